@@ -1,0 +1,83 @@
+"""The analytic counter: parameters and mult-adds of an architecture, without building its network.
+
+Counted as the authors' code counts: parameters are all trainable ones (batch-norm's gamma and beta and the
+classifier's bias included); mult-adds are those of convolutions and the classifier, without batch-norm,
+bias and pooling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+
+EXPANSION: Final = {"mb3": 3, "mb6": 6}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network costs: trainable parameters, and mult-adds for one image."""
+
+    params: int
+    mult_adds: int
+
+
+def cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
+    """Count one network. Raises `InvalidArchitectureError` when the macro has another number of blocks."""
+    macro.require(architecture)
+    side = _after_stride(task.resolution, macro.stem_stride)
+    channels = macro.stem_channels
+    params, mult_adds = _convolution(3, task.channels, channels, side)
+    for position, block in enumerate(architecture.blocks):
+        out = macro.block_channels(position, block.width)
+        stride = macro.strides[position]
+        first = _layer(block.op, block.kernel, block.skip, channels, out, side, stride)
+        side = _after_stride(side, stride)
+        params += first[0]
+        mult_adds += first[1]
+        if block.depth > 1:
+            further = _layer(block.op, block.kernel, block.skip, out, out, side, 1)
+            params += (block.depth - 1) * further[0]
+            mult_adds += (block.depth - 1) * further[1]
+        channels = out
+    head = _convolution(1, channels, macro.head_channels, side)
+    classifier = macro.head_channels * task.classes
+    return Cost(params + head[0] + classifier + task.classes, mult_adds + head[1] + classifier)
+
+
+def _after_stride(side: int, stride: int) -> int:
+    # Every convolution pads by k // 2, so only the stride shrinks the image.
+    return (side - 1) // stride + 1
+
+
+def _convolution(kernel: int, inputs: int, outputs: int, side: int) -> tuple[int, int]:
+    """A full convolution with its batch-norm, at `side` x `side` output pixels."""
+    weights = kernel * kernel * inputs * outputs
+    return weights + 2 * outputs, weights * side * side
+
+
+def _depthwise(kernel: int, channels: int, side: int) -> tuple[int, int]:
+    weights = kernel * kernel * channels
+    return weights + 2 * channels, weights * side * side
+
+
+@lru_cache(maxsize=65536)
+def _layer(
+    op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: int, stride: int
+) -> tuple[int, int]:
+    after = _after_stride(side, stride)
+    if op == "sep":
+        parts = [_depthwise(kernel, inputs, after), _convolution(1, inputs, outputs, after)]
+    else:
+        hidden = EXPANSION[op] * inputs
+        parts = [
+            _convolution(1, inputs, hidden, side),
+            _depthwise(kernel, hidden, after),
+            _convolution(1, hidden, outputs, after),
+        ]
+        if skip and (stride != 1 or inputs != outputs):
+            parts.append(_convolution(1, inputs, outputs, after))
+    return sum(p for p, _ in parts), sum(m for _, m in parts)

@@ -1,0 +1,116 @@
+"""Evolution's choices, pure: who breeds, who leaves, what a birth is, how a population is summed up."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.space import Held, Proposal, Space
+from eatnas_db.domain.states import Origin
+from eatnas_db.errors import NoRoomError
+
+REMOVALS: Final = ("oldest", "worst", "mixed")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A living candidate as breeding sees it."""
+
+    candidate_id: int
+    birth: int
+    joined: int
+    fitness: float
+    architecture: Architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """A decided birth: where it comes from and what it is."""
+
+    number: int
+    origin: Origin
+    proposal: Proposal
+    parent_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A population in a few numbers; `quality` is the mean fitness less its spread over the mean's root.
+
+    No source states the paper's formula. Ours, `mean - spread / sqrt(size)`, is the lower edge of the mean's
+    standard error: it rises when the population gets better and when it agrees.
+    """
+
+    size: int
+    mean: float | None
+    spread: float | None
+    best: float | None
+    quality: float | None
+
+
+def ranked(population: Sequence[Member]) -> list[Member]:
+    """The fittest first; of equals the elder."""
+    return sorted(population, key=lambda member: (-member.fitness, member.birth))
+
+
+def tournament(population: Sequence[Member], size: int, chance: Chance) -> Member:
+    """The winner of `size` distinct members drawn at random: the fittest, of equals the elder."""
+    ranks = chance.distinct(len(population), min(size, len(population)))
+    return ranked(population)[min(ranks)]
+
+
+def decide_birth(
+    number: int,
+    *,
+    seed: int,
+    population_size: int,
+    tournament_size: int,
+    population: Sequence[Member],
+    space: Space,
+    held: Held,
+) -> Birth:
+    """Birth `number`, a pure function of the seed, the population it may see and what the search holds.
+
+    The first `population_size` births, and any that finds nobody alive, are random samples. A parent all of
+    whose neighbours are taken or over the limits gives way to another tournament; when every member has,
+    the birth is a random sample. Raises `NoRoomError` when there is none either.
+    """
+    if number >= population_size:
+        remaining = list(population)
+        chance = Chance(seed, "tournament", number)
+        while remaining:
+            parent = tournament(remaining, tournament_size, chance)
+            try:
+                proposal = space.mutate(parent.architecture, Chance(seed, "mutation", number), held)
+            except NoRoomError:
+                remaining.remove(parent)
+                continue
+            return Birth(number, Origin.MUTATION, proposal, parent.candidate_id)
+    return Birth(number, Origin.RANDOM, space.sample(Chance(seed, "sample", number), held))
+
+
+def leaver(
+    population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int
+) -> Member | None:
+    """Who leaves a population that has grown over `limit`: the oldest, the worst, or either by a coin."""
+    if len(population) <= limit:
+        return None
+    if removal == "mixed":
+        removal = ("oldest", "worst")[Chance(seed, "removal", step).below(2)]
+    if removal == "worst":
+        return ranked(population)[-1]
+    return min(population, key=lambda member: member.joined)
+
+
+def summarize(fitnesses: Sequence[float]) -> Summary:
+    """Size, mean, spread (population standard deviation), best and quality."""
+    if not fitnesses:
+        return Summary(0, None, None, None, None)
+    mean = statistics.fmean(fitnesses)
+    spread = statistics.pstdev(fitnesses)
+    quality = mean - spread / len(fitnesses) ** 0.5
+    return Summary(len(fitnesses), mean, spread, max(fitnesses), quality)

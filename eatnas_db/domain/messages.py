@@ -1,0 +1,218 @@
+"""What a supervisor and a worker say to each other: frozen dataclasses, as length-prefixed JSON.
+
+They travel on file descriptors of their own; stdout and stderr stay free for the candidate's log.
+Every message about a training carries the fencing token (candidate, attempt).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+MAXIMUM_BYTES: Final = 64 * 1024 * 1024
+_PREFIX: Final = struct.Struct("!I")
+
+
+# Down: from the supervisor to a worker.
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Train this candidate. `resume` is the file to continue from; `checkpoint_folder` takes new ones."""
+
+    candidate: int
+    attempt: int
+    code: list[list[int | float]]
+    macro: dict[str, Any]
+    task: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any]
+    seed: int
+    checkpoint_folder: str
+    log_file: str
+    resume: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Write a checkpoint now, and go on."""
+
+    candidate: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Write a checkpoint, then stop training and say `Released`."""
+
+    candidate: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop training; nothing is kept. The answer is `Released`."""
+
+    candidate: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Finish what is in hand as `Release` does, then leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The supervisor lives. A worker that hears nothing for `lease_seconds` checkpoints and exits."""
+
+    lease_seconds: float
+
+
+# Up: from a worker to its supervisor.
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker is ready for its first assignment."""
+
+    pid: int
+    versions: dict[str, str]
+    device: str
+    cpu_capability: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a training does now: `loading`, `building`, `training`, `validating` or `saving`."""
+
+    candidate: int
+    attempt: int
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a training is: epoch (from 0), batches done in it and in a whole one, seconds in steps."""
+
+    candidate: int
+    attempt: int
+    epoch: int
+    batch: int
+    batches: int
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """One epoch's figures. `ended_at` is the worker's wall clock, seconds since 1970."""
+
+    candidate: int
+    attempt: int
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A file is whole on disk: it continues at (epoch, batch). `digest` is its SHA-256."""
+
+    candidate: int
+    attempt: int
+    path: str
+    digest: str
+    bytes: int
+    epoch: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment."""
+
+    candidate: int
+    attempt: int
+    val_accuracy: float
+    val_loss: float
+    data_digest: str
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Training stopped as asked; the last `Checkpointed`, if any, is where it goes on."""
+
+    candidate: int
+    attempt: int
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Training ended by its own doing; `kind` is a `states.FailureKind`. `fatal`: the worker exits."""
+
+    candidate: int
+    attempt: int
+    kind: str
+    message: str
+    traceback: str
+    device_seconds: float
+    fatal: bool = False
+
+
+Down = Assign | Checkpoint | Release | Cancel | Exit | Beat
+Up = Hello | Phase | Progress | EpochDone | Checkpointed | Finished | Released | Failed
+Message = Down | Up
+
+_KINDS: Final[dict[str, type[Any]]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Assign, Checkpoint, Release, Cancel, Exit, Beat),
+        *(Hello, Phase, Progress, EpochDone, Checkpointed, Finished, Released, Failed),
+    )
+}
+
+
+def encode(message: Message) -> bytes:
+    """A message as it goes over the pipe: four bytes of length, then JSON."""
+    body = json.dumps({"kind": type(message).__name__, **asdict(message)}).encode()
+    return _PREFIX.pack(len(body)) + body
+
+
+class Decoder:
+    """Turns whatever pieces a pipe delivers into whole messages."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, piece: bytes) -> list[Message]:
+        """The messages that this piece completes. Raises `ValueError` on anything that is not ours."""
+        self._buffer += piece
+        messages: list[Message] = []
+        while len(self._buffer) >= _PREFIX.size:
+            (length,) = _PREFIX.unpack_from(self._buffer)
+            if length > MAXIMUM_BYTES:
+                raise ValueError(f"a message of {length} bytes is none of ours")
+            end = _PREFIX.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(_decode(bytes(self._buffer[_PREFIX.size : end])))
+            del self._buffer[:end]
+        return messages
+
+
+def _decode(body: bytes) -> Message:
+    fields = json.loads(body)
+    kind = _KINDS.get(fields.pop("kind", ""))
+    if kind is None:
+        raise ValueError(f"unknown message {body[:80]!r}")
+    message: Message = kind(**fields)
+    return message

@@ -1,0 +1,30 @@
+"""Fitness: one number out of an accuracy and a cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eatnas_db.domain.cost import Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Hard limits that no proposed architecture breaks; None is no limit."""
+
+    max_params: int | None = None
+    max_mult_adds: int | None = None
+
+    def allow(self, cost: Cost) -> bool:
+        """Whether a network of this cost may be proposed."""
+        return (self.max_params is None or cost.params <= self.max_params) and (
+            self.max_mult_adds is None or cost.mult_adds <= self.max_mult_adds
+        )
+
+
+def fitness(
+    accuracy: float, mult_adds: int, target: int | None = None, exponent: float = 0.0
+) -> float:
+    """`accuracy * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626); no target: accuracy."""
+    if target is None:
+        return accuracy
+    return accuracy * float((mult_adds / target) ** exponent)

@@ -1,0 +1,74 @@
+"""The states of a candidate and the ways between them: data, from which the guards in SQL are made."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class State(StrEnum):
+    """Where a candidate stands."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    SCORED = "scored"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Transition(StrEnum):
+    """The edges; each is one function of `eatnas_db.transitions`, and the kind of the event it leaves."""
+
+    LEASE = "leased"
+    SCORE = "scored"
+    FAIL = "failed"
+    RELEASE = "released"
+    TAKE_BACK = "taken_back"
+    CANCEL = "cancelled"
+    RETRY = "retried"
+
+
+EDGES: Final[dict[Transition, tuple[frozenset[State], State]]] = {
+    Transition.LEASE: (frozenset({State.PENDING}), State.LEASED),
+    Transition.SCORE: (frozenset({State.LEASED}), State.SCORED),
+    Transition.FAIL: (frozenset({State.LEASED}), State.FAILED),
+    Transition.RELEASE: (frozenset({State.LEASED}), State.PENDING),
+    Transition.TAKE_BACK: (frozenset({State.LEASED}), State.PENDING),
+    Transition.CANCEL: (frozenset({State.PENDING, State.LEASED}), State.CANCELLED),
+    Transition.RETRY: (frozenset({State.FAILED}), State.PENDING),
+}
+
+SETTLED: Final = frozenset({State.SCORED, State.FAILED, State.CANCELLED})
+"""States in which a candidate holds up nobody: births after it may be decided."""
+
+
+class Origin(StrEnum):
+    """How a candidate came to be."""
+
+    RANDOM = "random"
+    MUTATION = "mutation"
+    PERTURBATION = "perturbation"
+    BASIC = "basic"
+    IMPORTED = "imported"
+
+
+class Wish(StrEnum):
+    """What the user wants of a search."""
+
+    RUN = "run"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+
+
+class FailureKind(StrEnum):
+    """Why an attempt ended without a score."""
+
+    EXCEPTION = "exception"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    SIGNAL = "signal"
+    HANG = "hang"
+    TIME_LIMIT = "time_limit"
+    UNREADABLE_DATA = "unreadable_data"
+    LOST = "lost"
+    """Killed, rebooted or unplugged: not the candidate's own doing, and never counted against it."""
