@@ -182,8 +182,8 @@ _KINDS: Final[dict[str, type[Any]]] = {
 
 
 def encode(message: Message) -> bytes:
-    """A message as it goes over the pipe: four bytes of length, then JSON."""
-    body = json.dumps({"kind": type(message).__name__, **asdict(message)}).encode()
+    """A message as it goes over the pipe: four bytes of length, then JSON, `[name, fields]`."""
+    body = json.dumps([type(message).__name__, asdict(message)]).encode()
     return _PREFIX.pack(len(body)) + body
 
 
@@ -210,9 +210,9 @@ class Decoder:
 
 
 def _decode(body: bytes) -> Message:
-    fields = json.loads(body)
-    kind = _KINDS.get(fields.pop("kind", ""))
-    if kind is None:
-        raise ValueError(f"unknown message {body[:80]!r}")
-    message: Message = kind(**fields)
+    try:
+        name, fields = json.loads(body)
+        message: Message = _KINDS[name](**fields)
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"unknown message {body[:80]!r}") from error
     return message

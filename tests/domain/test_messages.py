@@ -1,0 +1,96 @@
+import contextlib
+import dataclasses
+import itertools
+import json
+import struct
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eatnas_db.domain import messages
+from eatnas_db.domain.messages import Decoder, Down, Exit, Up, encode
+
+ints, texts = st.integers(0, 2**53), st.text(max_size=5)
+numbers = st.floats(allow_nan=False)
+mappings = st.dictionaries(texts, st.none() | ints | texts | st.lists(ints, max_size=3), max_size=3)
+BY_ANNOTATION = {
+    "int": ints,
+    "str": texts,
+    "float": numbers,
+    "bool": st.booleans(),
+    "str | None": st.none() | texts,
+    "dict[str, str]": st.dictionaries(texts, texts, max_size=3),
+    "dict[str, Any]": mappings,
+    "list[list[int | float]]": st.lists(st.lists(ints | numbers, max_size=5), max_size=7),
+}
+KINDS = [*typing.get_args(Down), *typing.get_args(Up)]
+any_message = st.one_of(
+    [st.builds(kind, **{f.name: BY_ANNOTATION[f.type] for f in dataclasses.fields(kind)}) for kind in KINDS]
+)
+
+
+def framed(body: bytes) -> bytes:
+    return struct.pack("!I", len(body)) + body
+
+
+@given(st.lists(any_message, max_size=5), st.lists(st.integers(0, 3000), max_size=8))
+def test_messages_round_trip_in_whatever_pieces_they_come(sent, cuts):
+    stream = b"".join(map(encode, sent))
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    decoder = Decoder()
+    received = []
+    for start, end in itertools.pairwise(edges):
+        received += decoder.feed(stream[start:end])
+    assert received == sent
+
+
+@given(st.lists(any_message, max_size=2))
+def test_messages_round_trip_byte_by_byte(sent):
+    decoder = Decoder()
+    stream = b"".join(map(encode, sent))
+    assert [m for n in range(len(stream)) for m in decoder.feed(stream[n : n + 1])] == sent
+
+
+def test_the_halves_of_the_conversation_are_all_messages_there_are():
+    assert {kind.__name__ for kind in KINDS} == set(messages._KINDS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"hello",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b'["Exit"]',
+        b'["Nobody", {}]',
+        b'[["Exit"], {}]',
+        b'["Exit", 3]',
+        b'["Exit", {"now": true}]',
+        b'["Release", {"candidate": 1}]',
+        b"[" * 100_000,
+    ],
+)
+def test_garbage_is_refused(body):
+    with pytest.raises(ValueError, match="unknown message"):
+        Decoder().feed(framed(body))
+
+
+def test_a_length_that_is_none_of_ours_is_refused_before_it_is_waited_for():
+    with pytest.raises(ValueError, match="none of ours"):
+        Decoder().feed(b"GET / HTTP/1.1")
+
+
+@given(st.binary(max_size=40))
+def test_arbitrary_bytes_give_messages_or_a_value_error(piece):
+    with contextlib.suppress(ValueError):
+        Decoder().feed(framed(piece))
+
+
+def test_a_message_is_json_after_four_bytes_of_length():
+    assert json.loads(encode(Exit())[4:]) == ["Exit", {}]
