@@ -1,0 +1,68 @@
+# Everything a newcomer needs: `make demo`, then `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# PyTorch's own index of builds without CUDA: a fraction of the size, for machines without an NVIDIA GPU.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.DEFAULT_GOAL := help
+.PHONY: help demo install test test-fast check bench wheel clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1: \2/p' Makefile
+
+demo: $(VENV)/.installed ## a small search on the bundled digits, from nothing to the best network
+	$(BIN)/eatnas-db demo
+
+install: $(VENV)/.installed-dev ## .venv with the package (editable) and the tools of development
+
+test: $(VENV)/.installed-dev ## the whole suite, the slow tests too
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed-dev ## the everyday suite
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-dev ## what has to pass before a change is merged: linters, types, layers, all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev ## the benchmarks, one after another
+	@set -e; for file in benchmarks/*.py; do \
+	  [ -e "$$file" ] || { echo "no benchmarks yet"; break; }; \
+	  echo "== $$file"; $(BIN)/python "$$file"; \
+	done
+
+wheel: $(VENV)/.installed-dev ## dist/*.whl
+	$(BIN)/python -m build --wheel
+
+clean: ## remove the environment and whatever was built; searches (.eatnas) stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "eatnas-db needs Python 3.11 or newer; $(PYTHON) is" \
+	    "$$($(PYTHON) -V 2>&1 || true). Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# A torch that cannot load its torchvision is worse than none: both go, and the next step brings a pair.
+$(VENV)/.torch: | $(BIN)/python
+	@works="$(BIN)/python -c 'import torch, torchvision'"; \
+	if ! eval "$$works" 2>/dev/null && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
+	  echo "no NVIDIA GPU here: trying the CPU build of PyTorch first"; \
+	  $(BIN)/python -m pip install --quiet --retries 0 --timeout 15 \
+	    --index-url $(TORCH_CPU_INDEX) torch torchvision 2>/dev/null || true; \
+	  eval "$$works" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torch torchvision; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $@ $(VENV)/.installed

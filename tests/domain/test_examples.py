@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from eatnas_db.domain.macro import PRESETS, Task
+from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.spec import parse_spec
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+TASKS = {
+    "digits": Task(8, 1, 10),
+    "FashionMNIST": Task(28, 1, 10),
+    "CIFAR10": Task(32, 3, 10),
+    "ImageNet": Task(224, 3, 1000),
+}
+
+
+def read(path: Path):
+    return parse_spec(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_a_valid_search_called_like_its_file(path):
+    assert read(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_leaves_room_for_its_whole_search(path):
+    spec = read(path)
+    limits = Limits(spec.objective.max_params, spec.objective.max_mult_adds)
+    task = TASKS[spec.data.name]
+    space = Space(spec.macro(), task, limits)
+    space.require_room()
+    assert space.size > 1000 * spec.budget.candidates
+    assert spec.macro().reduction <= task.resolution
+
+
+def test_every_space_and_a_users_own_have_an_example():
+    macros = {read(path).macro().name for path in EXAMPLES}
+    assert macros >= set(PRESETS)
+    assert macros - set(PRESETS)

@@ -1,0 +1,36 @@
+import re
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from eatnas_db.domain.spec import MacroSpec, SearchSpec
+
+PAGE = (Path(__file__).parents[2] / "docs" / "search-spec.md").read_text()
+ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
+
+
+def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    found = {}
+    for name, field in model.model_fields.items():
+        if field.is_required():
+            default = "required"
+        elif field.default is None:
+            default = "none"
+        elif isinstance(field.default, BaseModel):
+            default = "all defaults"
+        else:
+            default = f"`{field.default}`"
+        found[prefix + name] = default
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= fields(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def test_the_page_has_every_key_with_its_default_and_no_other():
+    rows = {key: default for key, default, _ in ROW.findall(PAGE)}
+    assert rows == fields(SearchSpec) | fields(MacroSpec, "space.")
+
+
+def test_every_choice_is_on_the_page():
+    for choice in ("none", "shift", "crop_flip", "oldest", "worst", "mixed", "strict"):
+        assert f"`{choice}`" in PAGE
