@@ -86,8 +86,7 @@ class Architecture:
     def to_code(self) -> list[list[int | float]]:
         """The authors' form: `[op, kernel, skip, depth, width factor]` for each block."""
         return [
-            [OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width]
-            for b in self.blocks
+            [OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width] for b in self.blocks
         ]
 
     @classmethod
@@ -100,13 +99,11 @@ class Architecture:
     @classmethod
     def parse(cls, text: str) -> Architecture:
         """Read the readable form. Raises `InvalidArchitectureError` naming the block and the text."""
-        return cls(
-            tuple(_block_from_text(number, part) for number, part in enumerate(text.split("/"), 1))
-        )
+        return cls(tuple(_block_from_text(number, part) for number, part in enumerate(text.split("/"), 1)))
 
 
 def digest(effective: Architecture) -> str:
-    """The name of a network, 32 hexadecimal digits. Take it of an *effective* genotype (`space.effective`)."""
+    """The name of a network, 32 hexadecimal digits; taken of an *effective* genotype (`Space.effective`)."""
     return hashlib.blake2b(str(effective).encode(), digest_size=16).hexdigest()
 
 
@@ -117,14 +114,15 @@ def _block_from_code(number: int, row: Any) -> Block:
         )
     indices = []
     for (primitive, allowed), index in zip(list(PRIMITIVES.items())[:4], row[:4], strict=True):
-        if not isinstance(index, int) or not 0 <= index < len(allowed):
+        boolean = isinstance(index, bool) and primitive != "skip"
+        if boolean or not isinstance(index, int) or not 0 <= index < len(allowed):
             raise InvalidArchitectureError(
                 f"block {number}: {primitive} code {index!r} is not one of 0 to {len(allowed) - 1}"
             )
         indices.append(index)
     op, kernel, skip, depth = indices
     width = row[4]
-    if not isinstance(width, int | float) or width not in WIDTHS:
+    if isinstance(width, bool) or not isinstance(width, int | float) or width not in WIDTHS:
         raise InvalidArchitectureError(
             f"block {number}: width {width!r} is not one of {', '.join(map(str, WIDTHS))}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +24,7 @@ class Member:
     birth: int
     joined: int
     fitness: float
-    architecture: Architecture
+    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,9 @@ def decide_birth(
         while remaining:
             parent = tournament(remaining, tournament_size, chance)
             try:
-                proposal = space.mutate(parent.architecture, Chance(seed, "mutation", number), held)
+                proposal = space.mutate(
+                    Architecture.parse(parent.code), Chance(seed, "mutation", number), held
+                )
             except NoRoomError:
                 remaining.remove(parent)
                 continue
@@ -93,9 +95,7 @@ def decide_birth(
     return Birth(number, Origin.RANDOM, space.sample(Chance(seed, "sample", number), held))
 
 
-def leaver(
-    population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int
-) -> Member | None:
+def leaver(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:
     """Who leaves a population that has grown over `limit`: the oldest, the worst, or either by a coin."""
     if len(population) <= limit:
         return None
@@ -103,14 +103,15 @@ def leaver(
         removal = ("oldest", "worst")[Chance(seed, "removal", step).below(2)]
     if removal == "worst":
         return ranked(population)[-1]
-    return min(population, key=lambda member: member.joined)
+    return min(population, key=lambda member: (member.joined, member.birth))
 
 
 def summarize(fitnesses: Sequence[float]) -> Summary:
     """Size, mean, spread (population standard deviation), best and quality."""
     if not fitnesses:
         return Summary(0, None, None, None, None)
-    mean = statistics.fmean(fitnesses)
-    spread = statistics.pstdev(fitnesses)
-    quality = mean - spread / len(fitnesses) ** 0.5
-    return Summary(len(fitnesses), mean, spread, max(fitnesses), quality)
+    size = len(fitnesses)
+    mean = math.fsum(fitnesses) / size
+    spread = math.sqrt(math.fsum((fitness - mean) ** 2 for fitness in fitnesses) / size)
+    quality = mean - spread / math.sqrt(size)
+    return Summary(size, mean, spread, max(fitnesses), quality)

@@ -21,10 +21,8 @@ class Limits:
         )
 
 
-def fitness(
-    accuracy: float, mult_adds: int, target: int | None = None, exponent: float = 0.0
-) -> float:
-    """`accuracy * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626); no target: accuracy."""
+def fitness(accuracy: float, mult_adds: int, target: int | None = None, exponent: float = 0.0) -> float:
+    """`accuracy * (mult_adds / target) ** exponent`, as MnasNet does (arXiv 1807.11626)."""
     if target is None:
         return accuracy
     return accuracy * float((mult_adds / target) ** exponent)

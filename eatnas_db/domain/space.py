@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from eatnas_db.domain.architecture import (
@@ -64,7 +64,7 @@ class Space:
 
     macro: Macro
     task: Task
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def effective(self, architecture: Architecture) -> Architecture:
         """The one code that stands for a network: of all codes that build it, the cheapest to write.
@@ -129,9 +129,7 @@ class Space:
                 proposal = self._shrunk(proposal, chance)
             if self.limits.allow(proposal.cost) and not held(proposal.digest):
                 return proposal
-        raise NoRoomError(
-            f"space {self.macro.name}: no new architecture within the limits was found"
-        )
+        raise NoRoomError(f"space {self.macro.name}: no new architecture within the limits was found")
 
     def mutate(self, parent: Architecture, chance: Chance, held: Held) -> Proposal:
         """The parent with one primitive of one block changed: a network the search does not hold.
@@ -149,9 +147,7 @@ class Space:
             if self.limits.allow(proposal.cost) and not held(proposal.digest):
                 return proposal
             refused.add(change)
-        raise NoRoomError(
-            f"every neighbour of {parent} is in the search already or over the limits"
-        )
+        raise NoRoomError(f"every neighbour of {parent} is in the search already or over the limits")
 
     @property
     def neighbours(self) -> int:

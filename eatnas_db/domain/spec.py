@@ -1,4 +1,4 @@
-"""What a user asks for: the search specification, checked at the edge. The one user of pydantic in the domain."""
+"""What a user asks for: the search specification, checked at the edge. The domain's one use of pydantic."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 class _Section(BaseModel):
     # allow_inf_nan: YAML's .nan and .inf pass every comparison or none; no field means either.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # else YAML's `yes` would count as 1
+            raise ValueError("no field is a yes or no")
+        return value
 
 
 class MacroSpec(_Section):
@@ -54,16 +61,10 @@ class DataSpec(_Section):
     """Which images: a data set by name, and what of its training part is trained on and validated on."""
 
     name: str = Field(min_length=1)
-    root: str | None = Field(
-        None, description="folder of the files; default: the home's data folder"
-    )
-    resolution: int | None = Field(
-        None, ge=4, le=1024, description="side in pixels; default: as stored"
-    )
+    root: str | None = Field(None, description="folder of the files; default: the home's data folder")
+    resolution: int | None = Field(None, ge=4, le=1024, description="side in pixels; default: as stored")
     train_images: int | None = Field(None, ge=1, description="default: all that validation leaves")
-    validation_images: int | None = Field(
-        None, ge=1, description="default: a fifth of the training part"
-    )
+    validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
     split_seed: int = Field(0, ge=0, le=MAXIMUM_INTEGER)
 
 
@@ -78,9 +79,7 @@ class TrainingSpec(_Section):
     weight_decay: float = Field(4e-5, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
-    threads: int = Field(
-        1, ge=1, le=1024, description="CPU threads of a worker; other values, other bits"
-    )
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values, other bits")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)
 
     def without_timing(self) -> dict[str, Any]:
@@ -171,9 +170,10 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
 
 def macro_from_stored(stored: Mapping[str, Any]) -> Macro:
     """A macro out of the JSON that `stored_macro` made."""
-    return Macro(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    )
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
+    }
+    return Macro(**fields)
 
 
 def stored_macro(macro: Macro) -> dict[str, Any]:
@@ -194,10 +194,12 @@ def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str)
 
 
 def _explained(error: ValidationError) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for problem in error.errors():
         # A union's branch (str, MacroSpec) is no key of the user's.
-        location = [part for part in map(str, problem["loc"]) if not _is_branch(part)]
+        location = list(map(str, problem["loc"]))
+        if location[:1] == ["space"] and len(location) > 1:
+            del location[1]
         path = ".".join(location)
         if location == ["space"] and problem["type"] in ("string_type", "model_type"):
             if isinstance(problem["input"], dict) or any("space:" in line for line in lines):
@@ -206,10 +208,10 @@ def _explained(error: ValidationError) -> list[str]:
             continue
         if problem["type"] == "extra_forbidden":
             known = _fields_at(location[:-1])
-            lines.append(
-                f"{path}: {_unknown(location[-1], known, 'key')}"
-                + (" (it holds a section's keys)" if location[-1] in _SECTIONS else "")
-            )
+            homes = [name for name in _SECTIONS if location[-1] in _fields_at([name])]
+            if len(homes) == 1:
+                known = [f"{homes[0]}.{location[-1]}"]
+            lines.append(f"{path}: {_unknown(location[-1], known, 'key')}")
         elif problem["type"] == "missing":
             lines.append(f"{path}: is missing")
         else:
@@ -218,10 +220,6 @@ def _explained(error: ValidationError) -> list[str]:
             shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
             lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
     return lines
-
-
-def _is_branch(part: str) -> bool:
-    return part in ("str", "MacroSpec") or part.startswith("function-")
 
 
 _SECTIONS: Final = frozenset(
