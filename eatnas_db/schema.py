@@ -59,7 +59,8 @@ def _table(name: str, *parts: Any, rowid: bool = True) -> Table:
 
 record = _table(
     "record",
-    Column("id", Integer, CheckConstraint("id = 1", name="single"), primary_key=True, autoincrement=False),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    CheckConstraint("id = 1", name="single"),
     Column("uuid", String(32), nullable=False),
     Column("created_at", Float, nullable=False),
 )
@@ -76,10 +77,10 @@ search = _table(
     Column("task", JSON, nullable=False),
     Column("data_digest", String(64), nullable=False),
     Column("population", Integer, nullable=False),
-    Column("lag", Integer, CheckConstraint("lag >= 1", name="lag"), nullable=False),
+    Column("lag", Integer, nullable=False),
     Column("budget_candidates", BigInteger, nullable=False),
     Column("budget_device_seconds", Float),
-    Column("wish", String(16), _one_of("wish", Wish), nullable=False),
+    Column("wish", String(16), nullable=False),
     Column("born", BigInteger, nullable=False, server_default=text("0")),
     Column("settled", BigInteger, nullable=False, server_default=text("0")),
     Column("scored", BigInteger, nullable=False, server_default=text("0")),
@@ -88,6 +89,8 @@ search = _table(
     Column("waiting", Text),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    _one_of("wish", Wish),
+    CheckConstraint("lag >= 1", name="lag"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
 )
 """One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth."""
@@ -120,9 +123,9 @@ candidate = _table(
     Column("birth", BigInteger, nullable=False),
     Column("architecture_id", Id, ForeignKey(architecture.c.id), nullable=False),
     Column("code", Text, nullable=False),
-    Column("origin", String(16), _one_of("origin", Origin), nullable=False),
+    Column("origin", String(16), nullable=False),
     Column("parent_id", Id, ForeignKey("eatnas_candidate.id")),
-    Column("state", String(16), _one_of("state", State), nullable=False),
+    Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("own_failures", Integer, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
@@ -134,6 +137,8 @@ candidate = _table(
     Column("left", BigInteger),
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
+    _one_of("origin", Origin),
+    _one_of("state", State),
     CheckConstraint("(state = 'scored') = (fitness IS NOT NULL)", name="scored_has_fitness"),
     CheckConstraint("joined IS NULL OR fitness IS NOT NULL", name="members_are_scored"),
     CheckConstraint('"left" IS NULL OR "left" > joined', name="left_after_joined"),

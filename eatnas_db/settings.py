@@ -55,9 +55,7 @@ def load_settings(environment: Mapping[str, str], home: str | None = None, db: s
     url = db or environment.get("EATNAS_DB_URL") or f"sqlite:///{folder / 'eatnas.db'}"
     if not url.startswith(("sqlite:///", "postgresql")):
         scheme = url.split(":", 1)[0]
-        raise RecordError(
-            f"database URL of kind {scheme!r}: only sqlite:///FILE is supported in this release"
-        )
+        raise RecordError(f"database URL of kind {scheme!r}: only sqlite:///FILE is supported in this release")
     if url.startswith("postgresql"):
         raise RecordError("PostgreSQL comes in a later release; use sqlite:///FILE, or leave --db out")
     return Settings(folder, url)

@@ -50,9 +50,7 @@ class Block:
         for primitive, allowed in PRIMITIVES.items():
             value = getattr(self, primitive)
             if value not in allowed:
-                raise InvalidArchitectureError(
-                    f"{primitive} {value!r} is not one of {', '.join(map(str, allowed))}"
-                )
+                raise InvalidArchitectureError(f"{primitive} {value!r} is not one of {', '.join(map(str, allowed))}")
 
     def __str__(self) -> str:
         skip = "_skip" if self.skip else ""
@@ -85,9 +83,7 @@ class Architecture:
 
     def to_code(self) -> list[list[int | float]]:
         """The authors' form: `[op, kernel, skip, depth, width factor]` for each block."""
-        return [
-            [OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width] for b in self.blocks
-        ]
+        return [[OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width] for b in self.blocks]
 
     @classmethod
     def from_code(cls, code: Any) -> Architecture:
@@ -109,9 +105,7 @@ def digest(effective: Architecture) -> str:
 
 def _block_from_code(number: int, row: Any) -> Block:
     if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != len(PRIMITIVES):
-        raise InvalidArchitectureError(
-            f"block {number}: expected [op, kernel, skip, depth, width], got {row!r}"
-        )
+        raise InvalidArchitectureError(f"block {number}: expected [op, kernel, skip, depth, width], got {row!r}")
     indices = []
     for (primitive, allowed), index in zip(list(PRIMITIVES.items())[:4], row[:4], strict=True):
         boolean = isinstance(index, bool) and primitive != "skip"
@@ -123,9 +117,7 @@ def _block_from_code(number: int, row: Any) -> Block:
     op, kernel, skip, depth = indices
     width = row[4]
     if isinstance(width, bool) or not isinstance(width, int | float) or width not in WIDTHS:
-        raise InvalidArchitectureError(
-            f"block {number}: width {width!r} is not one of {', '.join(map(str, WIDTHS))}"
-        )
+        raise InvalidArchitectureError(f"block {number}: width {width!r} is not one of {', '.join(map(str, WIDTHS))}")
     return Block(OPS[op], KERNELS[kernel], SKIPS[skip], DEPTHS[depth], float(width))
 
 

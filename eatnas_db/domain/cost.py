@@ -65,9 +65,7 @@ def _depthwise(kernel: int, channels: int, side: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=65536)
-def _layer(
-    op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: int, stride: int
-) -> tuple[int, int]:
+def _layer(op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: int, stride: int) -> tuple[int, int]:
     after = _after_stride(side, stride)
     if op == "sep":
         parts = [_depthwise(kernel, inputs, after), _convolution(1, inputs, outputs, after)]

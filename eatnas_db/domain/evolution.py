@@ -85,9 +85,7 @@ def decide_birth(
         while remaining:
             parent = tournament(remaining, tournament_size, chance)
             try:
-                proposal = space.mutate(
-                    Architecture.parse(parent.code), Chance(seed, "mutation", number), held
-                )
+                proposal = space.mutate(Architecture.parse(parent.code), Chance(seed, "mutation", number), held)
             except NoRoomError:
                 remaining.remove(parent)
                 continue

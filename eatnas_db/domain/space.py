@@ -77,11 +77,7 @@ class Space:
         blocks = []
         for position, block in enumerate(architecture.blocks):
             outputs = self.macro.block_channels(position, block.width)
-            usable = (
-                block.op != "sep"
-                or block.depth > 1
-                or (self.macro.strides[position] == 1 and inputs == outputs)
-            )
+            usable = block.op != "sep" or block.depth > 1 or (self.macro.strides[position] == 1 and inputs == outputs)
             width = next(w for w in WIDTHS if self.macro.block_channels(position, w) == outputs)
             blocks.append(Block(block.op, block.kernel, block.skip and usable, block.depth, width))
             inputs = outputs

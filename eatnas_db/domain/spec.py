@@ -43,8 +43,7 @@ class MacroSpec(_Section):
     def _agree(self) -> MacroSpec:
         if len(self.strides) != len(self.base):
             raise ValueError(
-                f"strides has {len(self.strides)} entries and base has {len(self.base)}; "
-                "both want one for each block"
+                f"strides has {len(self.strides)} entries and base has {len(self.base)}; both want one for each block"
             )
         if not all(1 <= stride <= 4 for stride in self.strides):
             raise ValueError("every stride is from 1 to 4")
@@ -101,9 +100,7 @@ class EvolutionSpec(_Section):
     @model_validator(mode="after")
     def _tournament_fits(self) -> EvolutionSpec:
         if self.tournament > self.population:
-            raise ValueError(
-                f"tournament ({self.tournament}) cannot be larger than population ({self.population})"
-            )
+            raise ValueError(f"tournament ({self.tournament}) cannot be larger than population ({self.population})")
         if self.lag is not None and self.lag > self.population:
             raise ValueError(
                 f"lag ({self.lag}) cannot be larger than population ({self.population}): "
@@ -170,9 +167,7 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
 
 def macro_from_stored(stored: Mapping[str, Any]) -> Macro:
     """A macro out of the JSON that `stored_macro` made."""
-    fields: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
-    }
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     return Macro(**fields)
 
 
