@@ -56,6 +56,7 @@ class Leased:
     search_id: int
     birth: int
     code: str
+    mult_adds: int
     resume: str | None
 
 
@@ -151,7 +152,7 @@ def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_i
         update(candidate)
         .where(candidate.c.id == eldest, candidate.c.state == State.PENDING)
         .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
-        .returning(candidate.c.id, candidate.c.attempt, candidate.c.birth, candidate.c.code)
+        .returning(candidate.c.id, candidate.c.attempt, candidate.c.birth, candidate.c.code, candidate.c.mult_adds)
     ).first()
     if row is None:
         return None
@@ -167,7 +168,7 @@ def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_i
         .order_by(checkpoint.c.epoch.desc(), checkpoint.c.batch.desc(), checkpoint.c.attempt.desc())
         .limit(1)
     ).scalar()
-    return Leased(token, search_id, row.birth, row.code, resume)
+    return Leased(token, search_id, row.birth, row.code, row.mult_adds, resume)
 
 
 def beat(connection: Connection, host_id: int) -> None:

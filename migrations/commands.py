@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from pathlib import Path
@@ -40,7 +41,7 @@ def differs(engine: Engine) -> bool:
 
 
 def _config(connection: Connection) -> Config:
-    config = Config(stdout=None)  # type: ignore[arg-type]
+    config = Config(stdout=io.StringIO())
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
     return config

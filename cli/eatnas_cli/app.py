@@ -1,0 +1,58 @@
+"""The command line: parse, call one function, print. Imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.asking import candidate_app, query_app
+from eatnas_cli.running import daemon_app, demo, run
+from eatnas_cli.searches import init, search_app
+from eatnas_cli.spaces import space_app
+from eatnas_cli.upkeep import data_app, database_app, doctor
+from eatnas_db.errors import EatnasError
+from eatnas_db.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(search_app, name="search")
+app.add_typer(query_app, name="query")
+app.add_typer(candidate_app, name="candidate")
+app.add_typer(daemon_app, name="daemon")
+app.add_typer(space_app, name="space")
+app.add_typer(data_app, name="data")
+app.add_typer(database_app, name="db")
+app.command()(demo)
+app.command()(init)
+app.command()(doctor)
+app.command()(run)
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    home: Annotated[str | None, typer.Option(help="Home folder; default .eatnas, or EATNAS_HOME.")] = None,
+    db: Annotated[str | None, typer.Option(help="Database URL; default in the home, or EATNAS_DB_URL.")] = None,
+) -> None:
+    """A neural architecture search that lives in a database."""
+    ctx.obj = load_settings(os.environ, home, db)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit 1."""
+    try:
+        app()
+    except EatnasError as error:
+        print(f"eatnas-db: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"eatnas-db: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

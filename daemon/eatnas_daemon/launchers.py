@@ -1,0 +1,95 @@
+"""Worker processes: fresh interpreters, in sessions of their own, spoken to over two pipes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from eatnas_db.domain.messages import Decoder, Down, Message, encode
+
+PIECE_BYTES: Final = 1 << 16
+TRAINING: Final = ("eatnas_training.worker",)
+
+
+class WorkerProcess:
+    """A running worker: send it messages, receive what it says, see it end."""
+
+    def __init__(self, process: subprocess.Popen[bytes], down: int, up: int) -> None:
+        self._process, self._down, self.up = process, down, up
+        self._decoder = Decoder()
+        os.set_blocking(up, False)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def send(self, message: Down) -> None:
+        """Say something. To a worker that is gone it is not said: its end is seen by `receive`."""
+        content = encode(message)
+        with contextlib.suppress(BrokenPipeError):
+            while content:
+                content = content[os.write(self._down, content) :]
+
+    def receive(self) -> tuple[list[Message], bool]:
+        """What it said since the last call, without waiting, and whether that was its last."""
+        messages: list[Message] = []
+        while True:
+            try:
+                piece = os.read(self.up, PIECE_BYTES)
+            except BlockingIOError:
+                return messages, False
+            if not piece:
+                return messages, True
+            messages += self._decoder.feed(piece)
+
+    def kill(self) -> None:
+        """End it and its children at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> int:
+        """Reap a worker whose pipe has ended; the exit status as `subprocess` tells it."""
+        try:
+            status = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            status = self._process.wait()
+        for descriptor in (self._down, self.up):
+            os.close(descriptor)
+        return status
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """Starts workers of one program: torch's, or the arithmetic one that tests and benchmarks use."""
+
+    log_folder: Path
+    program: Sequence[str] = TRAINING
+
+    def launch(self, slot: int) -> WorkerProcess:
+        """Start a worker for a slot; it says `Hello` when it is ready."""
+        down_read, down_write = os.pipe()
+        up_read, up_write = os.pipe()
+        module, *options = self.program
+        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), *options]
+        self.log_folder.mkdir(parents=True, exist_ok=True)
+        with (self.log_folder / f"worker-{slot}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(down_read, up_write),
+                start_new_session=True,
+            )
+        os.close(down_read)
+        os.close(up_write)
+        return WorkerProcess(process, down_write, up_read)

@@ -1,0 +1,167 @@
+"""One candidate, whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Table, select
+
+from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.mutations import list_changes
+from eatnas_db.schema import architecture, attempt, block, candidate, epoch, provenance, score, search
+
+_LARGEST_ID: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRow:
+    """One block of the effective genotype (from 1)."""
+
+    position: int
+    op: str
+    kernel: int
+    skip: bool
+    depth: int
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at training."""
+
+    number: int
+    started_at: float
+    ended_at: float | None
+    outcome: str | None
+    failure: str | None
+    message: str | None
+    traceback: str | None
+    device_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch (from 0)."""
+
+    number: int
+    attempt: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    seconds: float
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A metric, its seed, and what it was measured on."""
+
+    metric: str
+    seed: int
+    value: float
+    attempt: int
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRecord:
+    """A candidate with everything that is known of it."""
+
+    id: int
+    search: str
+    birth: int
+    origin: str
+    parent_id: int | None
+    parent_birth: int | None
+    state: str
+    fitness: float | None
+    params: int
+    mult_adds: int
+    code: str
+    digest: str
+    joined: int | None
+    left: int | None
+    created_at: float
+    ended_at: float | None
+    changes: tuple[str, ...]
+    blocks: tuple[BlockRow, ...]
+    attempts: tuple[Attempt, ...]
+    epochs: tuple[Epoch, ...]
+    scores: tuple[Score, ...]
+
+
+def require_candidate(connection: Connection, candidate_id: int) -> None:
+    """Raise `NotFoundError` unless the record holds this candidate."""
+    # A number that no integer column can hold would be the driver's error, not an answer.
+    held = 0 < candidate_id <= _LARGEST_ID
+    if not held or connection.execute(select(candidate.c.id).where(candidate.c.id == candidate_id)).first() is None:
+        raise NotFoundError(
+            f"no candidate {candidate_id}; `eatnas-db query best NAME` lists the ids of a search's best"
+        )
+
+
+def get_candidate(connection: Connection, candidate_id: int) -> CandidateRecord:
+    """The candidate of this id. Raises `NotFoundError`."""
+    require_candidate(connection, candidate_id)
+    row = _row(connection, candidate_id)
+    of = candidate_id
+    return CandidateRecord(
+        id=row.id,
+        search=row.search,
+        birth=row.birth,
+        origin=row.origin,
+        parent_id=row.parent_id,
+        parent_birth=row.parent_birth,
+        state=row.state,
+        fitness=row.fitness,
+        params=row.params,
+        mult_adds=row.mult_adds,
+        code=row.code,
+        digest=row.digest,
+        joined=row.joined,
+        left=row.left,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        changes=list_changes(connection, select(candidate.c.id).where(candidate.c.id == of)).get(of, ()),
+        blocks=_parts(connection, block, "architecture_id", row.architecture_id, "position", BlockRow),
+        attempts=_parts(connection, attempt, "candidate_id", of, "number", Attempt),
+        epochs=_parts(connection, epoch, "candidate_id", of, "number", Epoch),
+        scores=_scores(connection, of),
+    )
+
+
+def _row(connection: Connection, candidate_id: int) -> Any:
+    parent = candidate.alias("parent")
+    query = (
+        select(
+            candidate,
+            search.c.name.label("search"),
+            architecture.c.digest,
+            parent.c.birth.label("parent_birth"),
+        )
+        .join(search, search.c.id == candidate.c.search_id)
+        .join(architecture, architecture.c.id == candidate.c.architecture_id)
+        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+        .where(candidate.c.id == candidate_id)
+    )
+    return connection.execute(query).one()
+
+
+def _parts(connection: Connection, table: Table, key: str, value: int, order: str, kind: Any) -> tuple[Any, ...]:
+    columns = [table.c[name] for name in kind.__dataclass_fields__]
+    query = select(*columns).where(table.c[key] == value).order_by(table.c[order])
+    return tuple(kind(*row) for row in connection.execute(query))
+
+
+def _scores(connection: Connection, candidate_id: int) -> tuple[Score, ...]:
+    query = (
+        select(score.c.metric, score.c.seed, score.c.value, score.c.attempt, provenance.c.device, provenance.c.versions)
+        .join(provenance, provenance.c.id == score.c.provenance_id)
+        .where(score.c.candidate_id == candidate_id)
+        .order_by(score.c.metric, score.c.seed)
+    )
+    return tuple(Score(*row) for row in connection.execute(query))

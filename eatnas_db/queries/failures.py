@@ -1,0 +1,45 @@
+"""Which attempts ended without a score, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from eatnas_db.schema import attempt, candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed or lost attempt; `state` is where its candidate stands now."""
+
+    candidate_id: int
+    birth: int
+    attempt: int
+    state: str
+    failure: str
+    message: str | None
+    traceback: str | None
+    device_seconds: float
+    ended_at: float
+
+
+def list_failures(connection: Connection, search_id: int) -> tuple[Failure, ...]:
+    """Every failed or lost attempt, in order of birth and number."""
+    query = (
+        select(
+            candidate.c.id,
+            candidate.c.birth,
+            attempt.c.number,
+            candidate.c.state,
+            attempt.c.failure,
+            attempt.c.message,
+            attempt.c.traceback,
+            attempt.c.device_seconds,
+            attempt.c.ended_at,
+        )
+        .join(attempt, attempt.c.candidate_id == candidate.c.id)
+        .where(candidate.c.search_id == search_id, attempt.c.failure.is_not(None))
+        .order_by(candidate.c.birth, attempt.c.number)
+    )
+    return tuple(Failure(*row) for row in connection.execute(query))

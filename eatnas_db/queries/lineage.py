@@ -1,0 +1,76 @@
+"""Where a candidate comes from, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import CTE, Connection, Integer, literal, select
+
+from eatnas_db.queries.candidates import require_candidate
+from eatnas_db.queries.mutations import list_changes
+from eatnas_db.schema import candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """A candidate of a family; `generation` counts births away from the one asked about."""
+
+    id: int
+    parent_id: int | None
+    generation: int
+    birth: int
+    origin: str
+    state: str
+    fitness: float | None
+    gain: float | None
+    changes: tuple[str, ...]
+    code: str
+
+
+def get_lineage(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
+    """The candidate, its parent and so on to its root. Raises `NotFoundError`."""
+    return _relatives(connection, candidate_id, _family(candidate_id, upward=True))
+
+
+def list_descendants(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
+    """The candidate, its children, theirs and so on, in order of generation and birth. Raises `NotFoundError`."""
+    return _relatives(connection, candidate_id, _family(candidate_id, upward=False))
+
+
+def _family(candidate_id: int, *, upward: bool) -> CTE:
+    family = (
+        select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
+        .where(candidate.c.id == candidate_id)
+        .cte("family", recursive=True)
+    )
+    related = candidate.c.id == family.c.parent_id if upward else candidate.c.parent_id == family.c.id
+    return family.union_all(
+        select(candidate.c.id, candidate.c.parent_id, family.c.generation + 1).join(family, related)
+    )
+
+
+def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[Relative, ...]:
+    require_candidate(connection, candidate_id)
+    changes = list_changes(connection, select(family.c.id))
+    parent = candidate.alias("parent")
+    query = (
+        select(candidate, family.c.generation, parent.c.fitness.label("before"))
+        .join(family, family.c.id == candidate.c.id)
+        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+        .order_by(family.c.generation, candidate.c.birth)
+    )
+    return tuple(
+        Relative(
+            row.id,
+            row.parent_id,
+            row.generation,
+            row.birth,
+            row.origin,
+            row.state,
+            row.fitness,
+            None if row.fitness is None or row.before is None else row.fitness - row.before,
+            changes.get(row.id, ()),
+            row.code,
+        )
+        for row in connection.execute(query)
+    )

@@ -1,0 +1,69 @@
+"""Which searches there are, and how each stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from eatnas_db.domain.states import Wish
+from eatnas_db.errors import NotFoundError
+from eatnas_db.schema import search
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRecord:
+    """A search's row, with its status in words."""
+
+    id: int
+    name: str
+    status: str
+    seed: int
+    priority: int
+    spec: dict[str, Any]
+    macro: dict[str, Any]
+    task: dict[str, Any]
+    data_digest: str
+    population: int
+    lag: int
+    budget_candidates: int
+    budget_device_seconds: float | None
+    wish: str
+    born: int
+    settled: int
+    scored: int
+    device_seconds: float
+    exhausted: bool
+    waiting: str | None
+    created_at: float
+    finished_at: float | None
+
+
+def find_search(connection: Connection, name: str) -> SearchRecord:
+    """The search of this name. Raises `NotFoundError` that names what is there."""
+    row = connection.execute(select(search).where(search.c.name == name)).first()
+    if row is None:
+        names = connection.execute(select(search.c.name).order_by(search.c.id.desc()).limit(5)).scalars().all()
+        there = f"there are: {', '.join(names)}" if names else "there are none yet"
+        raise NotFoundError(f"no search named {name!r} ({there})")
+    return _record(row)
+
+
+def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
+    """Every search, the newest last."""
+    return tuple(_record(row) for row in connection.execute(select(search).order_by(search.c.id)))
+
+
+def _record(row: Any) -> SearchRecord:
+    return SearchRecord(status=_status(row), **row._mapping)
+
+
+def _status(row: Any) -> str:
+    if row.wish == Wish.CANCELLED:
+        return "cancelled"
+    if row.finished_at is not None:
+        return "finished"
+    if row.wish == Wish.PAUSED:
+        return "paused"
+    return f"waiting: {row.waiting}" if row.waiting else "running"
