@@ -1,0 +1,158 @@
+"""Answers on the terminal: as a table, as JSON, or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.tree import Tree
+
+    from eatnas_db.queries.lineage import Relative
+
+WIDE: Final = 100_000
+
+
+class Format(StrEnum):
+    """How an answer is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TABLE) -> None:  # noqa: A002
+    """Print dataclasses or mappings: a table of `columns`, a CSV of `columns`, or a JSON list of all there is."""
+    records = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row) for row in rows]
+    if format is Format.JSON:
+        print_json(records)
+    elif format is Format.CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_as_text(record[column]) for column in columns] for record in records)
+    else:
+        _print_table(records, columns)
+
+
+def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
+    """Print one dataclass: a name and a value a line (lists below, as tables), one JSON object, or a CSV of fields."""
+    record = asdict(row)
+    if format is Format.JSON:
+        print_json(record)
+        return
+    parts = {name: value for name, value in record.items() if _is_listing(value)}
+    fields = [{"field": name, "value": value} for name, value in record.items() if name not in parts]
+    if format is Format.CSV:
+        show(fields, ("field", "value"), format)
+        return
+    for field in fields:
+        field["value"] = _shown(field["field"], field["value"])
+    _print_table(fields, ("field", "value"))
+    for name, listing in parts.items():
+        _console().print(name, markup=False)
+        _print_table(listing, list(listing[0]))
+
+
+def print_json(value: Any) -> None:
+    """Print JSON that any reader takes: infinities become text."""
+    sys.stdout.write(json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def print_json_lines(records: Sequence[dict[str, Any]]) -> None:
+    """Print one JSON object a line."""
+    sys.stdout.writelines(json.dumps(_plain(record)) + "\n" for record in records)
+
+
+def lineage_tree(relatives: Sequence[Relative]) -> None:
+    """Print a family as a tree from its eldest, each branch with what changed and what that gained."""
+    from rich.tree import Tree
+
+    trees: dict[int, Tree] = {}
+    root: Tree | None = None
+    for relative in sorted(relatives, key=lambda one: one.birth):
+        label = _label(relative)
+        parent = trees.get(relative.parent_id) if relative.parent_id is not None else None
+        if parent is not None:
+            trees[relative.id] = parent.add(label)
+        else:
+            root = trees[relative.id] = Tree(label)
+    if root is not None:
+        # Never folded: a long line of descent is wider than any terminal.
+        _console(WIDE).print(root)
+
+
+def _label(relative: Relative) -> Any:
+    from rich.text import Text
+
+    fitness = relative.state if relative.fitness is None else f"{relative.fitness:.4f}"
+    gain = "" if relative.gain is None else f" ({relative.gain:+.4f})"
+    changes = f": {', '.join(relative.changes)}" if relative.changes else ""
+    words = f"{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}"
+    return Text(words)
+
+
+def _print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        numeric = any(_is_number(record[column]) for record in records)
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for record in records:
+        table.add_row(*(Text(_shown(column, record[column])) for column in columns))
+    # A pipe has no width; what reads it wants one row a line.
+    _console(None if sys.stdout.isatty() else WIDE).print(table)
+
+
+def _console(width: int | None = None) -> Console:
+    from rich.console import Console
+
+    return Console(width=width, highlight=False, soft_wrap=False)
+
+
+def _shown(column: str, value: Any) -> str:
+    if isinstance(value, float) and (column == "at" or column.endswith("_at")):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
+        return f"{value:,}"
+    text = _as_text(value)
+    # Messages come from programs that may have written terminal codes.
+    return "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return "; ".join(value)
+    return json.dumps(_plain(value), ensure_ascii=False) if isinstance(value, dict | list | tuple) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_listing(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], dict)
