@@ -50,9 +50,7 @@ class Display:
         self._next = now + REFRESH_SECONDS
         with reading(self._engine) as connection:
             row = find_search(connection, self._name)
-            top = list_best(connection, self._name, 1)
-        if row is None:
-            return
+            top = list_best(connection, row.id, 1)
         self._first = row.settled if self._first is None else self._first
         rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)
         note = f"best {top[0].fitness:.4f}  {rate:.1f}/min" if top else "training the first candidates"

@@ -93,9 +93,7 @@ def start(
     command += ["daemon", "start", "--foreground", *([] if slots is None else ["--slots", str(slots)])]
     settings.logs.mkdir(parents=True, exist_ok=True)
     with (settings.logs / "daemon.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
     while lock.holder_of(settings.lock_file) != process.pid:
         if process.poll() is not None or time.monotonic() > deadline:

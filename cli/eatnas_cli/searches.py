@@ -77,9 +77,7 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int)
     found = prepare("describe", {**data, "root": data["root"] or str(settings.data)})
     task = Task(found["resolution"], found["channels"], found["classes"])
     with transaction(engine) as connection:
-        steps.create_search(
-            connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time()
-        )
+        steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     return spec.name
 
 

@@ -186,8 +186,11 @@ class Supervisor:
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
         if slot.hello is not None and slot.worker_id is None:
-            values = {"device_id": self._device_id, "slot": slot.number, "pid": slot.hello.pid, "started_at": wall}
-            slot.worker_id = connection.execute(insert(worker).values(**values).returning(worker.c.id)).scalar_one()
+            slot.worker_id = connection.execute(
+                insert(worker)
+                .values(device_id=self._device_id, slot=slot.number, pid=slot.hello.pid, started_at=wall)
+                .returning(worker.c.id)
+            ).scalar_one()
         if slot.lease is None:
             return garbage
         token = slot.lease.token
@@ -237,7 +240,9 @@ class Supervisor:
         """A worker's pipe has ended: close its row, and its candidate's attempt where it left one open."""
         if slot.worker_id is not None:
             connection.execute(
-                update(worker).where(worker.c.id == slot.worker_id).values(ended_at=wall, ending=f"status {slot.status}")
+                update(worker)
+                .where(worker.c.id == slot.worker_id)
+                .values(ended_at=wall, ending=f"status {slot.status}")
             )
         if slot.lease is not None and not _final(slot.reports):
             kind, message = _cause(slot.status)
