@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from eatnas_db.queries.lineage import Relative
 
 WIDE: Final = 100_000
+LONG: Final = 500
+"""Rows from which on a table is set plainly: rich takes seconds for thousands."""
 
 
 class Format(StrEnum):
@@ -100,16 +102,35 @@ def _label(relative: Relative) -> Any:
 
 
 def _print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    heads = [column.replace("_", " ") for column in columns]
+    numeric = [any(_is_number(record[column]) for record in records) for column in columns]
+    cells = [[_shown(column, record[column]) for column in columns] for record in records]
+    if len(records) >= LONG:
+        _print_plainly(heads, numeric, cells)
+    else:
+        _print_richly(heads, numeric, cells)
+
+
+def _print_plainly(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> None:
+    lines = [heads, *([cell.replace("\n", " ") for cell in row] for row in cells)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    for line in lines:
+        parts = zip(line, widths, numeric, strict=True)
+        aligned = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts)
+        sys.stdout.write("  ".join(aligned).rstrip() + "\n")
+
+
+def _print_richly(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        numeric = any(_is_number(record[column]) for record in records)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for record in records:
-        table.add_row(*(Text(_shown(column, record[column])) for column in columns))
+    for head, right in zip(heads, numeric, strict=True):
+        table.add_column(head, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     # A pipe has no width; what reads it wants one row a line.
     _console(None if sys.stdout.isatty() else WIDE).print(table)
 

@@ -37,10 +37,7 @@ def show_spaces(
     """The spaces there are, or the blocks of one."""
     from eatnas_db.domain.macro import PRESETS
 
-    if name is None:
-        rows = [_summary(macro) for macro in PRESETS.values()]
-    else:
-        rows = list(_blocks(_macro(name)))
+    rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
     _write(rows, list(rows[0]), format)
 
 
