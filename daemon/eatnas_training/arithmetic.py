@@ -1,0 +1,159 @@
+"""`python -m eatnas_training.arithmetic`: a worker that speaks the whole protocol and trains nothing.
+
+Its metrics are a pure function of (seed, architecture, epoch): tests of crashes, protocol and scale use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, digest
+from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.messages import (
+    Assign,
+    Checkpointed,
+    EpochDone,
+    Finished,
+    Hello,
+    Phase,
+    Progress,
+    Released,
+    Up,
+)
+from eatnas_training import checkpoint
+from eatnas_training.conversation import Conversation, Wanted, leave_politely
+
+SLICE_SECONDS: Final = 0.02
+BATCHES: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long an epoch pretends to take, and in which candidate's second epoch the worker kills itself."""
+
+    seconds_per_epoch: float = 0.0
+    scramble: bool = False
+    crash_on: int | None = None
+
+    def seconds(self, candidate: int) -> float:
+        """Seconds for one epoch; scrambled, from a fifth to nine fifths of the mean."""
+        if not self.scramble:
+            return self.seconds_per_epoch
+        return self.seconds_per_epoch * (200 + Chance(candidate, "pace").below(1601)) / 1000
+
+
+def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[Up]:
+    """One candidate's arithmetic, with the reports of a training."""
+    candidate, attempt = assign.candidate, assign.attempt
+    started = time.monotonic()
+    architecture = Architecture.from_code(assign.code)
+    epochs = int(assign.training["epochs"])
+    yield Phase(candidate, attempt, "training")
+    rows = _resumed(assign)
+    yield from rows
+    while len(rows) < epochs:
+        epoch = len(rows)
+        if candidate == pace.crash_on and attempt <= 1 and assign.resume is None and epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        until = time.monotonic() + pace.seconds(candidate)
+        while True:
+            wish = wanted()
+            if wish is Wanted.RELEASE and epoch > 0:
+                yield _save(assign, rows)
+            if wish >= Wanted.RELEASE:
+                yield Released(candidate, attempt, time.monotonic() - started)
+                return
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, SLICE_SECONDS))
+        rows.append(_epoch(assign, architecture, epoch, epochs, pace.seconds(candidate)))
+        yield rows[-1]
+        yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
+        yield _save(assign, rows)
+    last = rows[-1]
+    yield Finished(
+        *(candidate, attempt, last.val_accuracy, last.val_loss),
+        *("arithmetic", time.monotonic() - started),
+    )
+
+
+def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, seconds: float) -> EpochDone:
+    """Figures that rise with capacity and with the epoch, with some noise; exact to 6 digits."""
+    network = int(digest(architecture)[:15], 16)
+    noise = Chance(assign.seed, "arithmetic", network, epoch).below(10_000) / 10_000
+    reached = (epoch + 1) / epochs
+    accuracy = round((0.4 + 0.5 * _capacity(architecture)) * (0.6 + 0.4 * reached) + 0.04 * noise, 6)
+    return EpochDone(
+        *(assign.candidate, assign.attempt, epoch),
+        train_loss=round(1.9 - 1.8 * accuracy, 6),
+        train_accuracy=round(accuracy + 0.02, 6),
+        val_loss=round(2 - 1.9 * accuracy, 6),
+        val_accuracy=accuracy,
+        learning_rate=round(float(assign.training["learning_rate"]) * (1 - epoch / epochs), 9),
+        seconds=seconds,
+        ended_at=time.time(),
+    )
+
+
+def _capacity(architecture: Architecture) -> float:
+    """From 0 to 1, larger for deeper, wider blocks of costlier operations, larger kernels and skips."""
+    total = sum(
+        OPS.index(block.op) / 2
+        + KERNELS.index(block.kernel) / 2
+        + (block.depth - 1) / 3
+        + (block.width - 0.5) / 1.5
+        + block.skip
+        for block in architecture.blocks
+    )
+    return total / (5 * len(architecture.blocks))
+
+
+def _save(assign: Assign, rows: list[EpochDone]) -> Checkpointed:
+    content = json.dumps([asdict(row) for row in rows]).encode()
+    return checkpoint.save(assign, len(rows), 0, content)
+
+
+def _resumed(assign: Assign) -> list[EpochDone]:
+    if assign.resume is None:
+        return []
+    try:
+        rows = [EpochDone(**row) for row in json.loads(checkpoint.read(Path(assign.resume)))]
+    except (OSError, ValueError, TypeError):
+        return []
+    return [replace(row, attempt=assign.attempt) for row in rows]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="eatnas_training.arithmetic", description=__doc__)
+    parser.add_argument("--in-fd", type=int, required=True)
+    parser.add_argument("--out-fd", type=int, required=True)
+    parser.add_argument("--device", default="cpu", help="said in Hello; nothing runs on it")
+    parser.add_argument("--threads", type=int, help="taken and ignored, as the real worker's twin")
+    parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
+    parser.add_argument("--scramble", action="store_true")
+    parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Talk to the supervisor on the two descriptors until told to leave."""
+    asked = _arguments()
+    pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on)
+    conversation = Conversation(asked.in_fd, asked.out_fd)
+    leave_politely(conversation)
+    hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic")
+    conversation.run(hello, lambda assign, wanted: train(assign, wanted, pace))
+
+
+if __name__ == "__main__":
+    main()

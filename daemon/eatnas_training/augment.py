@@ -1,0 +1,108 @@
+"""Images resident on the device, and batches of them: gathered, augmented whole, normalised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.chance import derived_seed
+from eatnas_training import datasets
+
+SHIFT_SHARE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """Images uint8 `[N, C, H, W]` and labels int64 `[N]` on a device; `mean`, `scale` `[1, C, 1, 1]`."""
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` to float32 of the train images' mean 0 and deviation 1, channels-last."""
+        floats = (images.to(torch.float32) - self.mean) * self.scale
+        return floats.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentData:
+    """Both parts on a device, normalised alike; `digest` names the data."""
+
+    train: Resident
+    validation: Resident
+    classes: int
+    digest: str
+
+
+def load(data: Mapping[str, Any], device: str) -> ResidentData:
+    """A `DataSpec`'s images on `device`; the last ones asked for stay loaded. Raises `DataError`."""
+    return _loaded(json.dumps(dict(data), sort_keys=True), device)
+
+
+@lru_cache(maxsize=1)
+def _loaded(data: str, device: str) -> ResidentData:
+    loaded = datasets.load_training(json.loads(data))
+    mean, scale = (torch.from_numpy(a).to(device) for a in _statistics(loaded.train.images))
+    train, validation = (
+        Resident(
+            torch.from_numpy(np.array(part.images)).to(device),
+            torch.from_numpy(np.array(part.labels)).to(device),
+            mean,
+            scale,
+        )
+        for part in (loaded.train, loaded.validation)
+    )
+    return ResidentData(train, validation, loaded.train.classes, loaded.digest)
+
+
+def _statistics(
+    images: datasets.Bytes,
+) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
+    """Each channel's mean and 1 / deviation, from exact counts of the 256 values: `[1, C, 1, 1]`."""
+    values = np.arange(256, dtype=np.float64)
+    means, scales = [], []
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+        mean = (counts * values).sum() / counts.sum()
+        variance = (counts * (values - mean) ** 2).sum() / counts.sum()
+        means.append(mean)
+        scales.append(1 / max(1.0, float(np.sqrt(variance))))
+    shape = (1, -1, 1, 1)
+    return np.array(means, np.float32).reshape(shape), np.array(scales, np.float32).reshape(shape)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` images in an epoch: int64 `[count]` on the CPU, keyed by (seed, epoch)."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def augmented(images: Tensor, kind: str, seed: int, epoch: int, batch: int) -> Tensor:
+    """A batch `[B, C, H, W]` shifted by up to an eighth of its side, and for `crop_flip` mirrored by half.
+
+    Keyed by (seed, epoch, batch); what is shifted in is 0. `none` gives the batch as it is.
+    """
+    if kind == "none":
+        return images
+    count, _, height, width = images.shape
+    generator = torch.Generator().manual_seed(derived_seed(seed, "augment", epoch, batch))
+    reach = max(1, height // SHIFT_SHARE)
+    shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
+    rows = shifts[0] + torch.arange(height)
+    columns = shifts[1] + torch.arange(width)
+    if kind == "crop_flip":
+        mirrored = torch.rand((count, 1), generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = torch.nn.functional.pad(images, (reach,) * 4).permute(0, 2, 3, 1)
+    which = torch.arange(count)[:, None, None]
+    picked = (index.to(images.device) for index in (which, rows[:, :, None], columns[:, None, :]))
+    return padded[tuple(picked)].permute(0, 3, 1, 2)

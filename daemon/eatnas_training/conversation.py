@@ -1,0 +1,196 @@
+"""The worker's side of the protocol, over any trainer. No torch: the arithmetic worker uses it too."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+from eatnas_db.domain.messages import (
+    Assign,
+    Beat,
+    Cancel,
+    Checkpoint,
+    Decoder,
+    EpochDone,
+    Exit,
+    Failed,
+    Hello,
+    Message,
+    Release,
+    Up,
+    encode,
+)
+
+IDLE_SECONDS: Final = 0.5
+PIECE_BYTES: Final = 65536
+
+
+class Wanted(IntEnum):
+    """What the supervisor wants of the training in hand; a larger one overrules a smaller one."""
+
+    GO_ON = 0
+    CHECKPOINT = 1
+    RELEASE = 2
+    CANCEL = 3
+
+
+Trainer = Callable[[Assign, Callable[[], Wanted]], Iterator[Up]]
+"""Trains one candidate, asking between batches what is wanted, and yields reports."""
+
+
+class Conversation:
+    """One worker's talk with its supervisor, from `Hello` to the end of either."""
+
+    def __init__(self, in_fd: int, out_fd: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._in, self._out, self._monotonic = in_fd, out_fd, monotonic
+        self._decoder = Decoder()
+        self._assignments: deque[Assign] = deque()
+        self._current: Assign | None = None
+        self._wanted = Wanted.GO_ON
+        self._leaving = False
+        self._lease_seconds: float | None = None
+        self._heard_at = monotonic()
+
+    def run(self, hello: Hello, trainer: Trainer) -> None:
+        """Say hello, then train what is assigned until told to leave or left alone."""
+        self._say(hello)
+        while not self._leaving:
+            self._listen(IDLE_SECONDS)
+            while self._assignments and not self._leaving:
+                self._train(self._assignments.popleft(), trainer)
+
+    def leave(self) -> None:
+        """Release what is in hand, then end `run`. Safe in a signal handler."""
+        self._leaving = True
+
+    def wanted(self) -> Wanted:
+        """What is wanted now; never waits. `CHECKPOINT` is said once, the others until obeyed."""
+        self._listen(0)
+        wanted = max(self._wanted, Wanted.RELEASE) if self._leaving else self._wanted
+        if wanted is Wanted.CHECKPOINT:
+            self._wanted = Wanted.GO_ON
+        return wanted
+
+    def _train(self, assign: Assign, trainer: Trainer) -> None:
+        self._current, self._wanted = assign, Wanted.GO_ON
+        try:
+            with _output_to(Path(assign.log_file)):
+                for report in trainer(assign, self.wanted):
+                    _log(report)
+                    self._say(report)
+                    if isinstance(report, Failed) and report.fatal:
+                        self.leave()
+        except Exception as error:
+            self._say(_failed(assign, error))
+        finally:
+            self._current = None
+
+    def _listen(self, seconds: float) -> None:
+        """Take in what has come, waiting up to `seconds` for it."""
+        if self._leaving:
+            return
+        while select.select([self._in], [], [], seconds)[0]:
+            piece = os.read(self._in, PIECE_BYTES)
+            if not piece:
+                self.leave()
+                return
+            self._heard_at = self._monotonic()
+            for message in self._decoder.feed(piece):
+                self._take(message)
+            seconds = 0
+        # After reading: whoever slept finds the beats of the meantime in the pipe.
+        silence = self._monotonic() - self._heard_at
+        if self._lease_seconds is not None and silence > self._lease_seconds:
+            self.leave()
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Assign():
+                self._assignments.append(message)
+            case Checkpoint():
+                self._want(message, Wanted.CHECKPOINT)
+            case Release():
+                self._want(message, Wanted.RELEASE)
+            case Cancel():
+                self._want(message, Wanted.CANCEL)
+            case Exit():
+                self.leave()
+            case Beat():
+                self._lease_seconds = message.lease_seconds
+
+    def _want(self, message: Checkpoint | Release | Cancel, wanted: Wanted) -> None:
+        # A request that crossed the end of its own training must not hit the next one.
+        current = self._current
+        if current is not None and (current.candidate, current.attempt) == (
+            message.candidate,
+            message.attempt,
+        ):
+            self._wanted = max(self._wanted, wanted)
+
+    def _say(self, report: Up) -> None:
+        """Send a report. To a supervisor that is gone or deaf nothing is sent, and the worker leaves."""
+        content = encode(report)
+        try:
+            while content:
+                if not select.select([], [self._out], [], self._lease_seconds)[1]:
+                    self.leave()
+                    return
+                # Pieces that a writable pipe takes without blocking.
+                content = content[os.write(self._out, content[: select.PIPE_BUF]) :]
+        except (BrokenPipeError, ConnectionError):
+            self.leave()
+
+
+def leave_politely(conversation: Conversation) -> None:
+    """SIGTERM: release, then leave. SIGINT is the supervisor's to answer: Ctrl-C hits the whole group."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: conversation.leave())
+
+
+@contextlib.contextmanager
+def _output_to(log_file: Path) -> Iterator[None]:
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    kept = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]
+    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        for stream, _ in kept:
+            stream.flush()
+            os.dup2(log, stream.fileno())
+        yield
+    finally:
+        os.close(log)
+        for stream, copy in kept:
+            stream.flush()
+            os.dup2(copy, stream.fileno())
+            os.close(copy)
+
+
+def _log(report: Up) -> None:
+    match report:
+        case EpochDone():
+            line = (
+                f"epoch {report.epoch}: train loss {report.train_loss:.4f}, "
+                f"accuracy {report.train_accuracy:.4f}; validation loss {report.val_loss:.4f}, "
+                f"accuracy {report.val_accuracy:.4f}; {report.seconds:.2f} s"
+            )
+        case Failed():
+            line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
+        case _:
+            return
+    if sys.__stdout__:
+        print(line, file=sys.__stdout__, flush=True)
+
+
+def _failed(assign: Assign, error: Exception) -> Failed:
+    text = "".join(traceback.format_exception(error))
+    return Failed(assign.candidate, assign.attempt, "exception", str(error), text, 0.0)

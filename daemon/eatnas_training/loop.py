@@ -1,0 +1,355 @@
+"""The one training loop: a generator of reports, with the same bits however often interrupted."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.messages import (
+    Assign,
+    Checkpointed,
+    EpochDone,
+    Failed,
+    Finished,
+    Phase,
+    Progress,
+    Released,
+    Up,
+)
+from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
+from eatnas_db.errors import DataError
+from eatnas_training import augment, checkpoint, network
+from eatnas_training.augment import ResidentData
+from eatnas_training.conversation import Wanted
+from eatnas_training.schedule import learning_rate
+
+PROGRESS_SECONDS: Final = 0.5
+VALIDATION_BATCHES: Final = 4
+"""Batches of validation hold so many times the images of training's: no gradients take room there."""
+
+Clock = Callable[[], float]
+
+
+class DivergedError(Exception):
+    """The loss is not a number any more."""
+
+
+@dataclass(slots=True)
+class State:
+    """A training between two batches: all that a checkpoint holds. `sums`: loss, correct, images."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    sums: Tensor
+    epoch: int = 0
+    batch: int = 0
+    epoch_seconds: float = 0.0
+    rows: list[EpochDone] = field(default_factory=list)
+
+
+def train(
+    assign: Assign,
+    wanted: Callable[[], Wanted],
+    *,
+    device: str = "cpu",
+    monotonic: Clock = time.monotonic,
+    wall_clock: Clock = time.time,
+) -> Iterator[Up]:
+    """Train one candidate; `wanted` is asked between batches. Ends in Finished, Released or Failed."""
+    training = Training(assign, device, monotonic, wall_clock)
+    try:
+        yield from training.run(wanted)
+    except Exception as error:
+        kind = _failure_kind(error)
+        text = "".join(traceback.format_exception(error))
+        fatal = device != "cpu" and kind == "exception" and isinstance(error, RuntimeError)
+        yield Failed(
+            *(assign.candidate, assign.attempt, kind, str(error) or type(error).__name__, text),
+            *(training.device_seconds, fatal),
+        )
+
+
+class Training:
+    """One assignment: its recipe, its data, its state, and the seconds it spent in steps."""
+
+    def __init__(
+        self,
+        assign: Assign,
+        device: str = "cpu",
+        monotonic: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        self.assign, self.device = assign, device
+        self.monotonic, self.wall_clock = monotonic, wall_clock
+        self.recipe = TrainingSpec(**assign.training)
+        self.device_seconds = 0.0
+        self.token = (assign.candidate, assign.attempt)
+        self.data: ResidentData
+        self.state: State
+        self.batches = 0
+        self._order: tuple[int, Tensor] | None = None
+        self._progress_at = -math.inf
+        self._saved_at = monotonic()
+
+    def run(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+        """The whole training. Raises whatever goes wrong; `train` turns it into `Failed`."""
+        yield Phase(*self.token, "loading")
+        self.load()
+        yield Phase(*self.token, "building")
+        self.build()
+        self.resume()
+        yield from self.state.rows
+        self._saved_at = self.monotonic()
+        while self.state.epoch < self.recipe.epochs:
+            yield Phase(*self.token, "training")
+            while self.state.batch < self.batches:
+                if (wish := wanted()) >= Wanted.RELEASE:
+                    yield from self._stopped(wish)
+                    return
+                if wish is Wanted.CHECKPOINT or self._checkpoint_due():
+                    yield from self.save()
+                self.step()
+                yield from self._progress()
+            self._require_finite(float(self.state.sums[0]))
+            yield Phase(*self.token, "validating")
+            validation = yield from self._validate(wanted)
+            if validation is None:
+                return
+            yield self._close_epoch(*validation)
+        yield from self.save()
+        last = self.state.rows[-1]
+        yield Finished(
+            *(*self.token, last.val_accuracy, last.val_loss),
+            *(self.data.digest, self.device_seconds),
+        )
+
+    def load(self) -> None:
+        """Bring the images onto the device, and check that they are what the task says."""
+        self.data = augment.load(self.assign.data, self.device)
+        count, channels, side, _ = self.data.train.images.shape
+        found, expected = Task(side, channels, self.data.classes), Task(**self.assign.task)
+        if found != expected:
+            raise DataError(f"the data are {found}, the search was created for {expected}")
+        self.batches = max(1, count // self.recipe.batch_size)
+
+    def build(self) -> None:
+        """The network and its optimizer at the start: the same bits, whatever this process did before."""
+        torch.set_num_threads(self.recipe.threads)
+        torch.use_deterministic_algorithms(True)
+        architecture = Architecture.from_code(self.assign.code)
+        macro = macro_from_stored(self.assign.macro)
+        model = network.build(architecture, macro, Task(**self.assign.task))
+        network.initialize(model, self.assign.seed)
+        model.to(device=self.device)
+        # `Module.to` has no overload for a memory format alone in torch's stubs.
+        cast("Any", model).to(memory_format=torch.channels_last)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.state = State(model, _optimizer(model, self.recipe), sums)
+
+    def resume(self) -> None:
+        """Go on from the assignment's file; from the start if it is missing, damaged or another's."""
+        if self.assign.resume is None:
+            return
+        try:
+            content = checkpoint.read(Path(self.assign.resume))
+            self._restore(checkpoint.unpack(content, self.device))
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            print(f"cannot go on from {self.assign.resume} ({error}); starting afresh", flush=True)
+            self.build()
+
+    def step(self) -> None:
+        """One batch forward and backward; its seconds count as the device's."""
+        started = self.monotonic()
+        state, recipe, data = self.state, self.recipe, self.data.train
+        at = state.epoch * self.batches + state.batch
+        rate = self._rate(at)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        chosen = self._chosen().to(self.device)
+        images = augment.augmented(data.images[chosen], recipe.augment, self.assign.seed, state.epoch, state.batch)
+        labels = data.labels[chosen]
+        logits = state.model(data.normalised(images))
+        loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        state.optimizer.step()
+        _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
+        state.batch += 1
+        self._spent(started)
+        if self.device == "cpu":  # elsewhere looking at the loss would wait for the device
+            self._require_finite(float(state.sums[0]))
+
+    def validate_batch(self, start: int, sums: Tensor) -> int:
+        """Add the figures of validation images from `start` on to `sums`; where the next batch starts."""
+        began = self.monotonic()
+        data = self.data.validation
+        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(data.labels))
+        self.state.model.eval()
+        with torch.inference_mode():
+            labels = data.labels[start:stop]
+            logits = self.state.model(data.normalised(data.images[start:stop]))
+            _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        self.state.model.train()
+        self._spent(began)
+        return stop
+
+    def save(self) -> Iterator[Up]:
+        """Write a checkpoint of the state between two batches."""
+        yield Phase(*self.token, "saving")
+        state = self.state
+        content = checkpoint.pack(
+            {
+                "identity": self._identity(),
+                "model": state.model.state_dict(),
+                "optimizer": state.optimizer.state_dict(),
+                "sums": state.sums,
+                "epoch": state.epoch,
+                "batch": state.batch,
+                "epoch_seconds": state.epoch_seconds,
+                "rows": [asdict(row) for row in state.rows],
+            }
+        )
+        saved: Checkpointed = checkpoint.save(self.assign, state.epoch, state.batch, content)
+        self._saved_at = self.monotonic()
+        yield saved
+
+    def _restore(self, kept: dict[str, Any]) -> None:
+        if kept["identity"] != self._identity():
+            raise ValueError("it is of another network, recipe or seed")
+        state = self.state
+        state.model.load_state_dict(kept["model"])
+        state.optimizer.load_state_dict(kept["optimizer"])
+        state.sums.copy_(kept["sums"])
+        state.epoch, state.batch = kept["epoch"], kept["batch"]
+        state.epoch_seconds = kept["epoch_seconds"]
+        rows = [EpochDone(**row) for row in kept["rows"]]
+        state.rows = [replace(row, attempt=self.assign.attempt) for row in rows]
+
+    def _identity(self) -> str:
+        """What must be equal for a checkpoint to fit: all that decides bits."""
+        # As JSON, in which a tuple is what it is after a journey through a pipe: a list.
+        decides = {
+            "code": self.assign.code,
+            "macro": self.assign.macro,
+            "task": self.assign.task,
+            "recipe": self.recipe.without_timing(),
+            "seed": self.assign.seed,
+            "data_digest": self.data.digest,
+        }
+        return json.dumps(decides, sort_keys=True)
+
+    def _validate(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, tuple[float, float] | None]:
+        """Loss and accuracy on the validation images; None when stopped, before the epoch is closed."""
+        count = len(self.data.validation.labels)
+        sums = torch.zeros_like(self.state.sums)
+        start = 0
+        while start < count:
+            if (wish := wanted()) >= Wanted.RELEASE:
+                yield from self._stopped(wish)
+                return None
+            if wish is Wanted.CHECKPOINT:
+                yield from self.save()
+            start = self.validate_batch(start, sums)
+        loss, correct, _ = sums.tolist()
+        self._require_finite(loss)
+        return loss / count, correct / count
+
+    def _close_epoch(self, val_loss: float, val_accuracy: float) -> EpochDone:
+        state = self.state
+        loss, correct, images = state.sums.tolist()
+        row = EpochDone(
+            *(*self.token, state.epoch, loss / images, correct / images, val_loss, val_accuracy),
+            learning_rate=self._rate((state.epoch + 1) * self.batches - 1),
+            seconds=state.epoch_seconds,
+            ended_at=self.wall_clock(),
+        )
+        state.rows.append(row)
+        state.epoch, state.batch, state.epoch_seconds = state.epoch + 1, 0, 0.0
+        state.sums.zero_()
+        return row
+
+    def _stopped(self, wish: Wanted) -> Iterator[Up]:
+        if wish is Wanted.RELEASE:
+            yield from self.save()
+        yield Released(*self.token, self.device_seconds)
+
+    def _progress(self) -> Iterator[Up]:
+        now = self.monotonic()
+        if now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        self._require_finite(float(self.state.sums[0]))
+        yield Progress(*(*self.token, self.state.epoch, self.state.batch, self.batches, self.device_seconds))
+
+    def _checkpoint_due(self) -> bool:
+        return self.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds
+
+    def _chosen(self) -> Tensor:
+        """Indices of the next batch's images: int64 `[B]`, on the CPU."""
+        epoch, batch = self.state.epoch, self.state.batch
+        if self._order is None or self._order[0] != epoch:
+            count = len(self.data.train.labels)
+            self._order = (epoch, augment.epoch_order(count, self.assign.seed, epoch))
+        size = self.recipe.batch_size
+        return self._order[1][batch * size : (batch + 1) * size]
+
+    def _rate(self, step: int) -> float:
+        recipe = self.recipe
+        total = recipe.epochs * self.batches
+        return learning_rate(step, total, recipe.learning_rate, recipe.warmup)
+
+    def _spent(self, started: float) -> None:
+        seconds = self.monotonic() - started
+        self.device_seconds += seconds
+        self.state.epoch_seconds += seconds
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}")
+
+
+def _add(sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+    sums[0] += loss_sum
+    sums[1] += (logits.argmax(1) == labels).sum()
+    sums[2] += len(labels)
+
+
+def _optimizer(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
+    """SGD with Nesterov's momentum; weight decay on convolutions' and the classifier's weights alone."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim == 1]
+    return torch.optim.SGD(
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def _failure_kind(error: Exception) -> str:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, DataError):
+        return "unreadable_data"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "out_of_memory"
+    # The CPU allocator has no exception class of its own.
+    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
+        return "out_of_memory"
+    return "exception"

@@ -1,0 +1,124 @@
+"""The network of an architecture under a macro, as eat-nas.md fixes it, and its keyed initial weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from eatnas_db.domain.architecture import Architecture, Block
+from eatnas_db.domain.cost import EXPANSION
+from eatnas_db.domain.macro import Macro, Task
+
+EPSILON: Final = 2e-5
+MOMENTUM: Final = 0.1
+LINEAR_DEVIATION: Final = 0.01
+
+
+class Convolution(nn.Conv2d):
+    """A convolution without bias that pads by k // 2. Its weights are unset until `initialize`."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Nothing: torch's own draws cost time and come from the global generator."""
+
+
+class Classifier(nn.Linear):
+    """The linear layer at the end. Its weights are unset until `initialize`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing, for the same reason."""
+
+
+class Layer(nn.Module):
+    """A body, and a shortcut that is added to it: `[N, in, H, W]` to `[N, out, H / stride, W / stride]`."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.shortcut = shortcut
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The sum of both branches."""
+        total: Tensor = self.body(images) + self.shortcut(images)
+        return total
+
+
+class Network(nn.Module):
+    """Stem, layers, head, global average and classifier: `[N, channels, H, W]` to logits `[N, classes]`."""
+
+    def __init__(self, features: nn.Sequential, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, classes]`."""
+        # A mean, not AdaptiveAvgPool2d: that one's backward pass is not deterministic on CUDA.
+        features: Tensor = self.features(images)
+        logits: Tensor = self.classifier(features.mean((2, 3)))
+        return logits
+
+
+def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
+    """The network of `architecture`; its weights are unset until `initialize`.
+
+    Raises `InvalidArchitectureError` when the macro has another number of blocks.
+    """
+    macro.require(architecture)
+    channels = macro.stem_channels
+    parts = _normed(Convolution(task.channels, channels, 3, macro.stem_stride), relu=True)
+    for position, block in enumerate(architecture.blocks):
+        out = macro.block_channels(position, block.width)
+        for layer in range(block.depth):
+            parts.append(_layer(block, channels, out, macro.strides[position] if layer == 0 else 1))
+            channels = out
+    parts += _normed(Convolution(channels, macro.head_channels), relu=True)
+    return Network(nn.Sequential(*parts), Classifier(macro.head_channels, task.classes))
+
+
+def initialize(network: nn.Module, seed: int) -> None:
+    """Set every weight and buffer from `seed` alone: Kaiming normal (fan out) for convolutions.
+
+    Draws on the CPU from a private generator, so a network is initialised before it moves to its device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * module.kernel_size[0] ** 2 // module.groups
+                module.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0, LINEAR_DEVIATION, generator=generator)
+                module.bias.zero_()
+
+
+def _layer(block: Block, inputs: int, outputs: int, stride: int) -> nn.Module:
+    same_shape = stride == 1 and inputs == outputs
+    if block.op == "sep":
+        body = nn.Sequential(
+            *_normed(Convolution(inputs, inputs, block.kernel, stride, groups=inputs), relu=True),
+            *_normed(Convolution(inputs, outputs), relu=True),
+        )
+        return Layer(body, nn.Identity()) if block.skip and same_shape else body
+    hidden = EXPANSION[block.op] * inputs
+    body = nn.Sequential(
+        *_normed(Convolution(inputs, hidden), relu=True),
+        *_normed(Convolution(hidden, hidden, block.kernel, stride, groups=hidden), relu=True),
+        *_normed(Convolution(hidden, outputs), relu=False),
+    )
+    if not block.skip:
+        return body
+    bypass = _normed(Convolution(inputs, outputs, 1, stride), relu=False)
+    return Layer(body, nn.Identity() if same_shape else nn.Sequential(*bypass))
+
+
+def _normed(convolution: Convolution, *, relu: bool) -> list[nn.Module]:
+    norm = nn.BatchNorm2d(convolution.out_channels, EPSILON, MOMENTUM)
+    return [convolution, norm, nn.ReLU(inplace=True)] if relu else [convolution, norm]

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eatnas_db.domain.messages import (
+    Assign,
+    Beat,
+    Cancel,
+    Checkpoint,
+    Checkpointed,
+    Decoder,
+    Down,
+    EpochDone,
+    Exit,
+    Failed,
+    Finished,
+    Hello,
+    Message,
+    Release,
+    Released,
+    Up,
+    encode,
+)
+from eatnas_training.conversation import Conversation, Wanted
+
+Make = Callable[..., Assign]
+
+
+class Worker:
+    """A worker process, seen from the supervisor's end of its pipes."""
+
+    def __init__(self, *arguments: str, module: str = "arithmetic") -> None:
+        down, self.down = os.pipe()
+        self.up, up = os.pipe()
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", f"eatnas_training.{module}"),
+                *("--in-fd", str(down), "--out-fd", str(up), *arguments),
+            ],
+            pass_fds=(down, up),
+        )
+        os.close(down)
+        os.close(up)
+        self.decoder = Decoder()
+        self.heard: list[Message] = []
+
+    def say(self, message: Down) -> None:
+        os.write(self.down, encode(message))
+
+    def hear(self, *kinds: type, seconds: float = 30) -> Message:
+        """The next report of one of these kinds, or a failure."""
+        until = time.monotonic() + seconds
+        while True:
+            for number, message in enumerate(self.heard):
+                if isinstance(message, kinds):
+                    del self.heard[: number + 1]
+                    return message
+            left = until - time.monotonic()
+            assert left > 0, f"none of {kinds} among {self.heard}"
+            if select.select([self.up], [], [], left)[0]:
+                piece = os.read(self.up, 65536)
+                assert piece, f"the worker left; {self.heard}"
+                self.heard += self.decoder.feed(piece)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for descriptor in {self.down, self.up} - {-1}:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def worker() -> Iterator[Callable[..., Worker]]:
+    workers: list[Worker] = []
+
+    def start(*arguments: str, module: str = "arithmetic") -> Worker:
+        workers.append(Worker(*arguments, module=module))
+        return workers[-1]
+
+    yield start
+    for started in workers:
+        started.close()
+
+
+def test_a_worker_says_hello_and_calculates_one_candidate_after_another(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker()
+    hello = one.hear(Hello)
+    assert isinstance(hello, Hello)
+    assert hello.pid == one.process.pid
+    for candidate in (1, 2):
+        one.say(assignment(candidate))
+        finished = one.hear(Finished)
+        assert isinstance(finished, Finished)
+        assert finished.candidate == candidate
+        assert finished.data_digest == "arithmetic"
+    one.say(Exit())
+    assert one.process.wait(10) == 0
+
+
+def test_arithmetic_goes_on_from_a_checkpoint_with_the_same_figures(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--seconds-per-epoch", "0.3")
+    one.say(assignment(epochs=3))
+    whole = [one.hear(EpochDone) for _ in range(3)]
+    one.hear(Finished)
+    one.say(assignment(attempt=2, epochs=3))
+    one.hear(EpochDone)
+    one.say(Release(1, 2))
+    saved = one.hear(Checkpointed)
+    one.hear(Released)
+    assert isinstance(saved, Checkpointed)
+    one.say(assignment(attempt=3, epochs=3, resume=saved.path))
+    resumed = [one.hear(EpochDone) for _ in range(3)]
+
+    def figures(rows: list[Message]) -> list[EpochDone]:
+        done = [row for row in rows if isinstance(row, EpochDone)]
+        return [replace(row, attempt=0, ended_at=0) for row in done]
+
+    assert figures(whole) == figures(resumed)
+
+
+def test_a_candidate_can_be_made_to_kill_its_worker_once(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--crash-on", "1")
+    one.say(assignment())
+    saved = one.hear(Checkpointed)
+    assert one.process.wait(10) == -signal.SIGKILL
+    assert isinstance(saved, Checkpointed)
+    another = worker("--crash-on", "1")
+    another.say(assignment(attempt=2, resume=saved.path))
+    another.hear(Finished)
+
+
+@pytest.mark.parametrize("ending", ["exit", "term", "end of pipe", "silence"])
+def test_a_worker_that_is_let_go_or_left_alone_leaves(
+    assignment: Make, worker: Callable[..., Worker], ending: str
+) -> None:
+    one = worker("--seconds-per-epoch", "5")
+    one.hear(Hello)
+    one.say(assignment(epochs=5))
+    time.sleep(0.1)
+    if ending == "exit":
+        one.say(Exit())
+    elif ending == "term":
+        one.process.send_signal(signal.SIGTERM)
+    elif ending == "silence":
+        one.say(Beat(0.3))
+    else:
+        os.close(one.down)
+        one.down = -1
+    one.hear(Released, seconds=3)
+    assert one.process.wait(3) == 0
+
+
+def test_an_idle_worker_ignores_ctrl_c_and_obeys_sigterm(worker: Callable[..., Worker]) -> None:
+    one = worker()
+    one.hear(Hello)
+    one.process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    assert one.process.poll() is None
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(3) == 0
+
+
+def test_requests_to_an_older_attempt_are_not_obeyed(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--seconds-per-epoch", "0.1")
+    one.say(assignment(attempt=2))
+    one.say(Cancel(1, 1))
+    one.hear(Finished)
+
+
+def test_cancel_stops_at_once(assignment: Make, worker: Callable[..., Worker]) -> None:
+    one = worker("--seconds-per-epoch", "60")
+    one.say(assignment())
+    one.say(Cancel(1, 1))
+    one.hear(Released, seconds=5)
+    assert not list(Path(assignment().checkpoint_folder).glob("*"))
+
+
+def test_a_supervisor_that_is_gone_costs_no_checkpoint(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--seconds-per-epoch", "0.4")
+    one.hear(Hello)
+    one.say(assignment(epochs=50))
+    one.hear(EpochDone)
+    os.close(one.up)
+    os.close(one.down)
+    one.up = one.down = -1
+    assert one.process.wait(5) == 0
+    assert list(Path(assignment().checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
+
+
+def test_starting_the_arithmetic_imports_neither_torch_nor_pydantic() -> None:
+    code = (
+        "import sys, eatnas_training.arithmetic;"
+        "print([m for m in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def converse(assign: Assign, trainer: Callable[..., Iterator[Up]], *more: Down) -> list[Message]:
+    """All that a conversation in this process says to `assign`, `more` and the end of the pipe."""
+    down, supervisor = os.pipe()
+    heard, up = os.pipe()
+    os.write(supervisor, b"".join(map(encode, (assign, *more))))
+    os.close(supervisor)
+    Conversation(down, up).run(Hello(1, {}, "cpu", ""), trainer)
+    os.close(up)
+    os.close(down)
+    with os.fdopen(heard, "rb") as file:
+        return Decoder().feed(file.read())
+
+
+def test_the_end_of_the_pipe_does_not_swallow_what_came_before(assignment: Make) -> None:
+    assert isinstance(converse(assignment(), lambda *_: iter(()))[0], Hello)
+
+
+def test_what_a_training_prints_goes_to_its_log_and_a_broken_trainer_is_a_failure(
+    assignment: Make, worker: Callable[..., Worker], tmp_path: Path
+) -> None:
+    one = worker()
+    one.say(assignment(code=[[9, 9]]))
+    failed = one.hear(Failed)
+    assert isinstance(failed, Failed)
+    assert failed.kind == "exception"
+    one.say(assignment(2))
+    one.hear(Finished)
+    assert "epoch 1: train loss" in (tmp_path / "logs" / "2.log").read_text()
+
+
+def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: Make) -> None:
+    down, supervisor = os.pipe()
+    heard, up = os.pipe()
+    seen: list[Wanted] = []
+
+    def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+        os.write(supervisor, encode(Checkpoint(1, 1)))
+        seen.extend([wanted(), wanted()])
+        os.write(supervisor, encode(Release(1, 1)))
+        seen.extend([wanted(), wanted()])
+        os.write(supervisor, encode(Exit()))
+        yield Released(1, 1, 0.0)
+
+    os.write(supervisor, encode(assignment()))
+    Conversation(down, up).run(Hello(1, {}, "cpu", ""), trainer)
+    for descriptor in (down, supervisor, heard, up):
+        os.close(descriptor)
+    assert seen == [Wanted.CHECKPOINT, Wanted.GO_ON, Wanted.RELEASE, Wanted.RELEASE]
+
+
+def test_the_real_worker_trains_checkpoints_and_leaves(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--device", "cpu", module="worker")
+    hello = one.hear(Hello, seconds=60)
+    assert isinstance(hello, Hello)
+    assert {"python", "torch", "numpy", "eatnas-db"} <= set(hello.versions)
+    one.say(Beat(30))
+    one.say(assignment())
+    one.hear(Finished)
+    one.say(assignment(2, epochs=1000))
+    one.say(Checkpoint(2, 1))
+    one.hear(Checkpointed)
+    one.say(Release(2, 1))
+    one.hear(Checkpointed)
+    one.hear(Released)
+    one.say(Exit())
+    assert one.process.wait(10) == 0
