@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from eatnas_db.queries.lineage import Relative
 
 WIDE: Final = 100_000
+GIVEN: Final = ("width", "multiplier", "learning_rate")
+"""Figures shown as they were given, not to four places."""
 LONG: Final = 500
 """Rows from which on a table is set plainly: rich takes seconds for thousands."""
 
@@ -145,7 +147,7 @@ def _shown(column: str, value: Any) -> str:
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{value:g}" if column in GIVEN else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
         return f"{value:,}"
     text = _as_text(value)
