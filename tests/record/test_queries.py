@@ -361,13 +361,13 @@ def test_ten_thousand_codes_are_counted_within_two_seconds(record, tmp_path):
     few = ask(space_app, record, "sample", "--count", 100, "--format", "json")
     file = tmp_path / "codes"
     file.write_text(few * 100)
-    begun = time.perf_counter()
+    begun = time.process_time()
     answer = ask(space_app, record, "cost", file, "--format", "json")
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2  # of this process, however busy the machine is
     assert answer == few * 100
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert len(ask(space_app, record, "cost", file).splitlines()) == 10_002
-    assert time.perf_counter() - begun < 2
+    assert time.process_time() - begun < 2  # of this process, however busy the machine is
 
 
 def test_both_forms_of_a_code_cost_the_same(record, tmp_path):
