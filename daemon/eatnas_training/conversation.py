@@ -55,8 +55,8 @@ class Conversation:
         self._in, self._out, self._monotonic = in_fd, out_fd, monotonic
         self._decoder = Decoder()
         self._assignments: deque[Assign] = deque()
-        self._current: Assign | None = None
-        self._wanted = Wanted.GO_ON
+        self._current = (0, 0)
+        self._wishes: dict[tuple[int, int], Wanted] = {}
         self._leaving = False
         self._lease_seconds: float | None = None
         self._heard_at = monotonic()
@@ -76,13 +76,14 @@ class Conversation:
     def wanted(self) -> Wanted:
         """What is wanted now; never waits. `CHECKPOINT` is said once, the others until obeyed."""
         self._listen(0)
-        wanted = max(self._wanted, Wanted.RELEASE) if self._leaving else self._wanted
-        if wanted is Wanted.CHECKPOINT:
-            self._wanted = Wanted.GO_ON
-        return wanted
+        wish = self._wishes[self._current]
+        if wish is Wanted.CHECKPOINT:
+            self._wishes[self._current] = Wanted.GO_ON
+        return max(wish, Wanted.RELEASE) if self._leaving else wish
 
     def _train(self, assign: Assign, trainer: Trainer) -> None:
-        self._current, self._wanted = assign, Wanted.GO_ON
+        self._current = (assign.candidate, assign.attempt)
+        self._wishes.setdefault(self._current, Wanted.GO_ON)
         try:
             with _output_to(Path(assign.log_file)):
                 for report in trainer(assign, self.wanted):
@@ -93,7 +94,7 @@ class Conversation:
         except Exception as error:
             self._say(_failed(assign, error))
         finally:
-            self._current = None
+            self._wishes.pop(self._current, None)
 
     def _listen(self, seconds: float) -> None:
         """Take in what has come, waiting up to `seconds` for it."""
@@ -117,6 +118,7 @@ class Conversation:
         match message:
             case Assign():
                 self._assignments.append(message)
+                self._wishes[message.candidate, message.attempt] = Wanted.GO_ON
             case Checkpoint():
                 self._want(message, Wanted.CHECKPOINT)
             case Release():
@@ -130,12 +132,9 @@ class Conversation:
 
     def _want(self, message: Checkpoint | Release | Cancel, wanted: Wanted) -> None:
         # A request that crossed the end of its own training must not hit the next one.
-        current = self._current
-        if current is not None and (current.candidate, current.attempt) == (
-            message.candidate,
-            message.attempt,
-        ):
-            self._wanted = max(self._wanted, wanted)
+        token = (message.candidate, message.attempt)
+        if token in self._wishes:
+            self._wishes[token] = max(self._wishes[token], wanted)
 
     def _say(self, report: Up) -> None:
         """Send a report. To a supervisor that is gone or deaf nothing is sent, and the worker leaves."""

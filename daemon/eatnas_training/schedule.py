@@ -12,6 +12,6 @@ def learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> fl
     """
     rising = round(total_steps * warmup)
     if step < rising:
-        return peak * (step + 1) / rising
+        return peak * ((step + 1) / rising)
     share = (step - rising) / max(1, total_steps - rising)
     return peak * (1 + math.cos(math.pi * share)) / 2

