@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.messages import Checkpointed, EpochDone
-from eatnas_db.domain.states import EDGES, FailureKind, State, Transition
+from eatnas_db.domain.states import EDGES, FailureKind, State, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import (
     architecture,
@@ -282,8 +282,8 @@ def record_failure(
     if hopeless:
         edge, changes = Transition.FAIL, {"ended_at": now}
     else:
-        delay = BACK_OFF_SECONDS * 2 ** (failures - 2) if failures >= 2 else 0.0
-        edge, changes = Transition.TAKE_BACK, {"not_before": now + delay}
+        not_before = now + BACK_OFF_SECONDS * 2 ** (failures - 2) if failures >= 2 else 0.0
+        edge, changes = Transition.TAKE_BACK, {"not_before": not_before}
     detail = {"failure": kind, "message": message}
     row = _move(connection, edge, token, now, detail=detail, own_failures=failures, losses=losses, **changes)
     _end_attempt(
@@ -332,7 +332,14 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     ).first()
     if row is None:
         raise ConflictError(f"candidate {candidate_id} has not failed: nothing to retry")
-    connection.execute(update(search).where(search.c.id == row.search_id).values(finished_at=None))
+    reopened = connection.execute(
+        update(search)
+        .where(search.c.id == row.search_id, search.c.wish != Wish.CANCELLED)
+        .values(finished_at=None)
+        .returning(search.c.id)
+    ).first()
+    if reopened is None:
+        raise ConflictError(f"the search of candidate {candidate_id} was cancelled, which is final")
     record_event(connection, now, Transition.RETRY, row.search_id, candidate_id)
 
 

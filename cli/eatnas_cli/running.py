@@ -182,7 +182,7 @@ DEMO: dict[str, Any] = {
     "seed": 1,
     "space": "eatnas-tiny",
     "data": {"name": "digits"},
-    "training": {"epochs": 4, "augment": "shift"},
+    "training": {"epochs": 6, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
-    "budget": {"candidates": 32},
+    "budget": {"candidates": 24},
 }

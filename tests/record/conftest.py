@@ -1,0 +1,78 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from eatnas_db import steps
+from eatnas_db.database import create_engine_for, open_record, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.schema import device, host, worker
+from eatnas_db.transitions import Leased, Provenance, lease_next, record_score
+from eatnas_migrations import commands
+
+TASK = Task(8, 1, 10)
+UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'eatnas.db'}"
+
+
+@pytest.fixture
+def engine(url: str) -> Engine:
+    commands.upgrade(create_engine_for(url))
+    engine = open_record(url)
+    with transaction(engine) as connection:
+        connection.execute(insert(host).values(id=1, name="here", seen_at=0))
+        connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
+        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+    return engine
+
+
+@pytest.fixture
+def search_factory(engine: Engine) -> Callable[..., int]:
+    def make(name: str = "s", **overrides: object) -> int:
+        tree = {"name": name, "seed": 7, "space": "eatnas-tiny", "data": {"name": "digits"}}
+        paths = {
+            "evolution.population": 4,
+            "evolution.tournament": 2,
+            "evolution.lag": 3,
+            "budget.candidates": 12,
+            **{key.replace("__", "."): value for key, value in overrides.items()},
+        }
+        with transaction(engine) as connection:
+            return steps.create_search(
+                connection, parse_spec(tree, paths), task=TASK, data_digest="data", slots=2, now=0.0
+            )
+
+    return make
+
+
+@pytest.fixture
+def lease_factory(engine: Engine) -> Callable[..., Leased | None]:
+    def lease(search_id: int, now: float = 1.0) -> Leased | None:
+        with transaction(engine) as connection:
+            return lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
+
+    return lease
+
+
+@pytest.fixture
+def score_factory(engine: Engine) -> Callable[[Leased, float], None]:
+    def score(leased: Leased, fitness: float) -> None:
+        with transaction(engine) as connection:
+            record_score(
+                connection,
+                leased.token,
+                fitness=fitness,
+                metrics={"val_accuracy": fitness},
+                seed=7,
+                circumstances=UNDER,
+                device_seconds=1.0,
+                now=2.0,
+            )
+
+    return score

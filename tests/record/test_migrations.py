@@ -1,0 +1,85 @@
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+import eatnas_migrations
+from eatnas_db.database import create_engine_for, current_revision, open_record, refuse_network_file_system, transaction
+from eatnas_db.errors import RecordError
+from eatnas_db.schema import REVISION, VERSION_TABLE
+from eatnas_migrations import commands
+
+
+def test_the_code_reads_the_newest_revision():
+    config = Config()
+    config.set_main_option("script_location", str(Path(eatnas_migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == REVISION
+
+
+def test_an_upgraded_database_has_the_tables_the_code_says(url):
+    engine = create_engine_for(url)
+    commands.upgrade(engine)
+    assert not commands.differs(engine)
+
+
+def test_a_downgrade_takes_every_table_of_ours_and_no_other(url):
+    engine = create_engine_for(url)
+    with transaction(engine) as connection:
+        connection.execute(text("CREATE TABLE trials (id INTEGER)"))
+    commands.upgrade(engine)
+    commands.downgrade(engine, "base")
+    assert set(inspect(engine).get_table_names()) == {"trials", VERSION_TABLE}
+    commands.upgrade(engine)
+    assert not commands.differs(engine)
+
+
+def test_a_migration_killed_halfway_leaves_nothing_behind(url):
+    killed = """
+import os, signal, sys
+from sqlalchemy import event
+from eatnas_db.database import create_engine_for
+from eatnas_migrations import commands
+engine = create_engine_for(sys.argv[1])
+@event.listens_for(engine, "before_cursor_execute")
+def _(connection, cursor, statement, *rest):
+    if "CREATE TABLE eatnas_candidate" in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+commands.upgrade(engine)
+"""
+    ended = subprocess.run([sys.executable, "-c", killed, url], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    engine = create_engine_for(url)
+    assert inspect(engine).get_table_names() == []
+    commands.upgrade(engine)
+    assert not commands.differs(engine)
+
+
+@pytest.mark.parametrize(("version", "words"), [("0000", "older version"), ("9999", "newer version")])
+def test_a_record_of_another_version_is_told_so_plainly(engine, url, version, words):
+    with transaction(engine) as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
+    assert current_revision(engine) == version
+    with pytest.raises(RecordError, match=words):
+        open_record(url)
+
+
+def test_what_is_no_database_is_refused(tmp_path):
+    garbage = tmp_path / "garbage.db"
+    garbage.write_bytes(b"no database at all, " * 100)
+    with pytest.raises(RecordError, match="not an SQLite database"):
+        open_record(f"sqlite:///{garbage}")
+    with pytest.raises(RecordError, match="no record at"):
+        open_record(f"sqlite:///{tmp_path / 'nothing.db'}")
+
+
+def test_a_network_file_system_is_refused(tmp_path):
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/sda / ext4 rw 0 0\nserver:/x /net/my\\040share nfs4 rw 0 0\n")
+    with pytest.raises(RecordError, match=r"network file system \(nfs4\)"):
+        refuse_network_file_system(Path("/net/my share/eatnas.db"), mounts)
+    refuse_network_file_system(Path("/home/eatnas.db"), mounts)

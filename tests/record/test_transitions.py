@@ -1,0 +1,173 @@
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_db import steps, transitions
+from eatnas_db.database import reading, transaction
+from eatnas_db.domain.messages import EpochDone
+from eatnas_db.domain.states import FailureKind, State
+from eatnas_db.errors import ConflictError, StaleLeaseError
+from eatnas_db.schema import attempt, candidate, event, lease, search
+
+LEASER = """
+import sys
+from eatnas_db.database import open_record, transaction
+from eatnas_db.transitions import lease_next
+engine = open_record(sys.argv[1])
+while True:
+    with transaction(engine) as connection:
+        leased = lease_next(connection, int(sys.argv[2]), host_id=1, worker_id=1, now=1.0)
+    if leased is None:
+        break
+    print(leased.token.candidate)
+"""
+
+
+def fail(engine, leased, kind, now=2.0):
+    with transaction(engine) as connection:
+        return transitions.record_failure(connection, leased.token, kind, "why", now=now)
+
+
+def one(engine, query):
+    with reading(engine) as connection:
+        return connection.execute(query).one()
+
+
+def test_many_processes_lease_every_candidate_exactly_once(engine, url, search_factory):
+    search_id = search_factory(evolution__population=60, budget__candidates=60)
+    command = [sys.executable, "-c", LEASER, url, str(search_id)]
+    leasers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    handed_out = Counter(line for leaser in leasers for line in leaser.communicate()[0].split())
+    assert len(handed_out) == 60
+    assert set(handed_out.values()) == {1}
+
+
+def test_the_eldest_candidate_goes_first_and_a_failed_lease_finds_none(search_factory, lease_factory):
+    search_id = search_factory()
+    assert [lease_factory(search_id).birth for _ in range(4)] == [0, 1, 2, 3]
+    assert lease_factory(search_id) is None
+
+
+def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, lease_factory, score_factory):
+    search_id = search_factory()
+    old = lease_factory(search_id)
+    assert fail(engine, old, FailureKind.LOST) is State.PENDING
+    new = lease_factory(search_id)
+    assert (new.token.candidate, new.token.attempt) == (old.token.candidate, 2)
+    with pytest.raises(StaleLeaseError):
+        score_factory(old, 0.5)
+    epoch = EpochDone(old.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    with pytest.raises(StaleLeaseError), transaction(engine) as connection:
+        transitions.record_epochs(connection, old.token, [epoch], 2.0)
+    score_factory(new, 0.75)
+    row = one(engine, select(candidate).where(candidate.c.id == new.token.candidate))
+    assert (row.state, row.fitness) == ("scored", 0.75)
+
+
+def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, search_factory, lease_factory):
+    leased = lease_factory(search_factory())
+    epoch = EpochDone(leased.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    other = EpochDone(leased.token.candidate, 1, 0, 1.5, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    with transaction(engine) as connection:
+        transitions.record_epochs(connection, leased.token, [epoch], 2.0)
+        transitions.record_epochs(connection, leased.token, [epoch], 2.0)
+    with reading(engine) as connection:
+        differs = select(event.c.id).where(event.c.kind == "replay_differs")
+        assert connection.execute(differs).all() == []
+    with transaction(engine) as connection:
+        transitions.record_epochs(connection, leased.token, [other], 2.0)
+        assert len(connection.execute(differs).all()) == 1
+
+
+def test_own_failures_are_tried_three_times_with_back_off_from_the_second(engine, search_factory, lease_factory):
+    search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
+    leased = lease_factory(search_id)
+    assert fail(engine, leased, FailureKind.EXCEPTION) is State.PENDING
+    leased = lease_factory(search_id)
+    assert fail(engine, leased, FailureKind.EXCEPTION, now=100.0) is State.PENDING
+    assert lease_factory(search_id, now=101.0).birth == 1
+    leased = lease_factory(search_id, now=200.0)
+    assert leased.birth == 0
+    assert fail(engine, leased, FailureKind.EXCEPTION, now=201.0) is State.FAILED
+
+
+def test_kills_never_count_but_for_twenty_in_a_row(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    states = [fail(engine, lease_factory(search_id), FailureKind.LOST) for _ in range(20)]
+    assert states == [State.PENDING] * 19 + [State.FAILED]
+
+
+def test_divergence_fails_at_once_and_retry_brings_the_candidate_back(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    leased = lease_factory(search_id)
+    assert fail(engine, leased, FailureKind.DIVERGED) is State.FAILED
+    with transaction(engine) as connection:
+        transitions.retry(connection, leased.token.candidate, 3.0)
+    assert lease_factory(search_id).token == transitions.Token(leased.token.candidate, 2)
+    with pytest.raises(ConflictError, match="has not failed"), transaction(engine) as connection:
+        transitions.retry(connection, leased.token.candidate, 3.0)
+
+
+def test_a_cancelled_candidate_loses_its_lease_and_attempt(engine, search_factory, lease_factory):
+    leased = lease_factory(search_factory())
+    with transaction(engine) as connection:
+        transitions.cancel(connection, leased.token.candidate, 3.0)
+    with reading(engine) as connection:
+        assert connection.execute(select(lease.c.candidate_id)).all() == []
+        assert connection.execute(select(attempt.c.outcome)).scalar_one() == "cancelled"
+
+
+def test_a_restarted_daemon_takes_its_leases_back(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    first = lease_factory(search_id)
+    with transaction(engine) as connection:
+        assert transitions.take_back_all(connection, 1, 3.0) == 1
+    assert lease_factory(search_id).token == transitions.Token(first.token.candidate, 2)
+
+
+def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
+    engine, search_factory, lease_factory, score_factory
+):
+    search_id = search_factory()
+    while (leased := lease_factory(search_id)) is not None:
+        score_factory(leased, (leased.birth * 7 % 5) / 10)
+        with transaction(engine) as connection:
+            steps.settle(connection, search_id, 3.0)
+            steps.breed(connection, search_id, 3.0)
+    with transaction(engine) as connection:
+        assert steps.finish(connection, search_id, 4.0)
+    row = one(engine, select(search).where(search.c.id == search_id))
+    assert (row.born, row.settled, row.scored) == (12, 12, 12)
+    with reading(engine) as connection:
+        living = candidate.c.joined.is_not(None) & candidate.c.left.is_(None)
+        births = connection.execute(select(candidate.c.birth).where(living)).scalars().all()
+    assert sorted(births) == [8, 9, 10, 11]
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_is_written(engine, search_factory):
+    search_factory()
+    with pytest.raises(ConflictError, match="named 's'"):
+        search_factory()
+    with reading(engine) as connection:
+        assert len(connection.execute(select(candidate.c.id)).all()) == 4
+
+
+def test_a_writer_that_is_killed_leaves_nothing_half_written(engine, url, search_factory):
+    search_id = search_factory()
+    killed = """
+import os, signal, sys
+from eatnas_db.database import open_record, transaction
+from eatnas_db.transitions import lease_next
+with transaction(open_record(sys.argv[1])) as connection:
+    lease_next(connection, int(sys.argv[2]), host_id=1, worker_id=1, now=1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    ended = subprocess.run([sys.executable, "-c", killed, url, str(search_id)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with reading(engine) as connection:
+        assert connection.execute(select(lease.c.candidate_id)).all() == []
+        assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
