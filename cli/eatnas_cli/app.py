@@ -12,6 +12,7 @@ from eatnas_cli.asking import candidate_app, query_app
 from eatnas_cli.running import daemon_app, demo, run
 from eatnas_cli.searches import init, search_app
 from eatnas_cli.spaces import space_app
+from eatnas_cli.tracking import mlflow_app
 from eatnas_cli.upkeep import data_app, database_app, doctor
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
@@ -24,6 +25,7 @@ app.add_typer(daemon_app, name="daemon")
 app.add_typer(space_app, name="space")
 app.add_typer(data_app, name="data")
 app.add_typer(database_app, name="db")
+app.add_typer(mlflow_app, name="mlflow")
 app.command()(demo)
 app.command()(init)
 app.command()(doctor)

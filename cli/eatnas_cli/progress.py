@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
@@ -42,10 +41,10 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def refresh(self, supervisor: Any) -> None:
+    def refresh(self, ended: bool, trouble: str | None = None) -> None:
         """Show what the record says; at most twice a second, but always at the end."""
         now = time.monotonic()
-        if now < self._next and not supervisor.finished:
+        if now < self._next and not ended:
             return
         self._next = now + REFRESH_SECONDS
         with reading(self._engine) as connection:
@@ -54,5 +53,5 @@ class Display:
         self._first = row.settled if self._first is None else self._first
         rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)
         note = f"best {top[0].fitness:.4f}  {rate:.1f}/min" if top else "training the first candidates"
-        note = supervisor.trouble or note
+        note = trouble or note
         self._bar.update(self._task, completed=row.settled, total=row.budget_candidates, note=note)

@@ -52,6 +52,7 @@ def _supervise(settings: Settings, engine: Any, slots: int | None, only: str | N
     from eatnas_daemon.launchers import Launcher
     from eatnas_daemon.supervisor import Supervisor
 
+    _follow(settings)
     count = slots or psutil.cpu_count(logical=False) or 1
     supervisor = Supervisor(
         engine,
@@ -67,7 +68,19 @@ def _supervise(settings: Settings, engine: Any, slots: int | None, only: str | N
     from eatnas_cli.progress import Display
 
     with Display(engine, only) as display:
-        supervisor.run(display.refresh)
+        supervisor.run(lambda now: display.refresh(now.finished, now.trouble))
+
+
+def _follow(settings: Settings) -> None:
+    """Start the process that copies the record to MLflow. Nothing waits for it; it leaves after its parent."""
+    command = [sys.executable, "-m", "eatnas_daemon.tracking", "--db", settings.database_url]
+    command += ["--mlflow", os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri]
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    with (settings.logs / "mlflow.log").open("ab") as log:
+        # Its own session, so that Ctrl-C in the terminal leaves it to write the last runs.
+        subprocess.Popen(
+            ["nice", "-n", "10", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
 
 
 @daemon_app.command()

@@ -13,6 +13,7 @@ from eatnas_db.settings import Settings
 
 search_app = typer.Typer(no_args_is_help=True, help="Create searches and steer them.")
 
+WATCH_SECONDS = 0.5
 SearchName = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -97,6 +98,88 @@ def list_command(ctx: typer.Context) -> None:
     with reading(open_record(ctx.obj.database_url)) as connection:
         for row in list_searches(connection):
             typer.echo(f"{row.name}\t{row.status}\t{row.settled}/{row.budget_candidates}")
+
+
+@search_app.command()
+def show(ctx: typer.Context, name: SearchName) -> None:
+    """One search: its status, counters and spec."""
+    import json
+
+    from eatnas_db.database import open_record, reading
+    from eatnas_db.queries.progress import get_progress
+    from eatnas_db.queries.searches import find_search
+
+    with reading(open_record(ctx.obj.database_url)) as connection:
+        row = find_search(connection, name)
+        progress = get_progress(connection, row.id)
+    typer.echo(f"{row.name}: {row.status}, {progress.done} of {progress.budget} candidates done")
+    typer.echo(
+        f"scored {progress.scored}, failed or cancelled {progress.failed}, in training {progress.leased}, "
+        f"pending {progress.pending}, best {'none yet' if progress.best is None else f'{progress.best:.4f}'}"
+    )
+    typer.echo(json.dumps(row.spec, indent=2))
+
+
+@search_app.command()
+def watch(ctx: typer.Context, name: SearchName) -> None:
+    """Watch a search until it ends or you press Ctrl-C; nothing is changed."""
+    from eatnas_cli.progress import Display
+    from eatnas_db.database import open_record, reading
+    from eatnas_db.queries.searches import find_search
+
+    engine = open_record(ctx.obj.database_url)
+    with Display(engine, name) as display:
+        while True:
+            with reading(engine) as connection:
+                ended = find_search(connection, name).finished_at is not None
+            display.refresh(ended)
+            if ended:
+                return
+            time.sleep(WATCH_SECONDS)
+
+
+@search_app.command()
+def estimate(
+    ctx: typer.Context,
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml")],
+    slots: Annotated[int, typer.Option(min=1)] = 2,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
+) -> None:
+    """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing."""
+    import yaml
+
+    from eatnas_cli.upkeep import ask_training, prepare
+    from eatnas_db.domain.chance import Chance
+    from eatnas_db.domain.macro import Task
+    from eatnas_db.domain.objective import Limits
+    from eatnas_db.domain.space import Space
+    from eatnas_db.domain.spec import parse_spec, stored_macro
+
+    settings: Settings = ctx.obj
+    asked = parse_spec(yaml.safe_load(spec.read_text()))
+    data = asked.data.model_dump()
+    data["root"] = data["root"] or str(settings.data)
+    found = prepare("describe", data)
+    task = Task(found["resolution"], found["channels"], found["classes"])
+    space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
+    space.require_room()
+    drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
+    timed = ask_training(
+        ["eatnas_training.calibrate"],
+        {
+            "codes": [proposal.architecture.to_code() for proposal in drawn],
+            "macro": stored_macro(space.macro),
+            "task": {"resolution": task.resolution, "channels": task.channels, "classes": task.classes},
+            "data": data,
+            "training": asked.training.model_dump(),
+        },
+    )
+    seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
+    hours = seconds * asked.budget.candidates / slots / 3600
+    typer.echo(
+        f"{seconds:.1f} s a candidate (median of {samples}); {asked.budget.candidates} candidates on {slots} slots: "
+        f"{hours:.2f} hours"
+    )
 
 
 @search_app.command()

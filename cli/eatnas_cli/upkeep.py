@@ -17,17 +17,22 @@ database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 
 
 def prepare(what: str, data: dict[str, Any]) -> Any:
-    """Ask the training package about a data set, in a process of its own. Raises `DataError`."""
+    """Ask about a data set: `list`, `describe` or `download`. Raises `DataError`."""
+    return ask_training(["eatnas_training.prepare", what], data)
+
+
+def ask_training(program: list[str], question: dict[str, Any]) -> Any:
+    """Ask the training package, JSON for JSON, in a process of its own. Raises `DataError`."""
     answer = subprocess.run(
-        [sys.executable, "-m", "eatnas_training.prepare", what],
-        input=json.dumps(data),
+        [sys.executable, "-m", *program],
+        input=json.dumps(question),
         capture_output=True,
         text=True,
         check=False,
     )
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines()
-        raise DataError(lines[-1] if lines else f"the data set could not be read (status {answer.returncode})")
+        raise DataError(lines[-1] if lines else f"{program[0]} left with status {answer.returncode}")
     return json.loads(answer.stdout)
 
 
