@@ -197,5 +197,6 @@ DEMO: dict[str, Any] = {
     "data": {"name": "digits"},
     "training": {"epochs": 6, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
+    "objective": {"max_mult_adds": 2_500_000},
     "budget": {"candidates": 24},
 }
