@@ -54,9 +54,7 @@ def test_the_packages_shipped_are_the_folders_there_are():
 
 def test_no_folder_with_modules_is_forgotten():
     folders = {
-        module.parent
-        for top in ("eatnas_db", "daemon", "cli", "migrations")
-        for module in (ROOT / top).rglob("*.py")
+        module.parent for top in ("eatnas_db", "daemon", "cli", "migrations") for module in (ROOT / top).rglob("*.py")
     }
     assert folders == {folder_of(package) for package in PACKAGES}
 
@@ -66,18 +64,14 @@ def test_a_package_imports_nothing_by_itself(package):
     assert (folder_of(package) / "__init__.py").read_text() == ""
 
 
-@pytest.mark.parametrize(
-    "module", sorted(path.stem for path in (ROOT / "eatnas_db" / "domain").glob("[!_]*.py"))
-)
+@pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "eatnas_db" / "domain").glob("[!_]*.py")))
 def test_the_domain_loads_nothing_heavy(module):
     loaded = loaded_by(f"eatnas_db.domain.{module}")
     assert not loaded & {"sqlalchemy", "torch", "mlflow", "numpy", "alembic", "typer", "yaml"}
     assert module == "spec" or "pydantic" not in loaded
 
 
-@pytest.mark.skipif(
-    not (ROOT / "cli/eatnas_cli/app.py").exists(), reason="the command line is not written yet"
-)
+@pytest.mark.skipif(not (ROOT / "cli/eatnas_cli/app.py").exists(), reason="the command line is not written yet")
 def test_the_command_line_starts_without_anything_heavy():
     assert not loaded_by("eatnas_cli.app") & set(CLI_NEVER_LOADS)
 
@@ -105,9 +99,7 @@ def test_the_wheel_holds_all_packages_and_its_command_line_starts(tmp_path):
     sources = tmp_path / "sources"
     sources.mkdir()
     for name in ("eatnas_db", "daemon", "cli", "migrations"):
-        shutil.copytree(
-            ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
+        shutil.copytree(ROOT / name, sources / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, sources)
     pip = [sys.executable, "-m", "pip", "--quiet"]

@@ -16,6 +16,4 @@ _blocks = st.builds(
     width=st.sampled_from(WIDTHS),
 )
 st.register_type_strategy(Block, _blocks)
-st.register_type_strategy(
-    Architecture, st.lists(_blocks, min_size=7, max_size=7).map(lambda b: Architecture(tuple(b)))
-)
+st.register_type_strategy(Architecture, st.lists(_blocks, min_size=7, max_size=7).map(lambda b: Architecture(tuple(b))))

@@ -40,13 +40,9 @@ def test_a_missing_key_is_named(missing):
 
 
 def test_an_unknown_key_names_the_nearest_known_one():
-    assert "evolution.turnament: unknown key 'turnament'; did you mean tournament?" in refusal(
-        evolution__turnament=3
-    )
+    assert "evolution.turnament: unknown key 'turnament'; did you mean tournament?" in refusal(evolution__turnament=3)
     assert "trainin: unknown key 'trainin'; did you mean training?" in refusal(trainin={})
-    assert "space.stride: unknown key 'stride'; did you mean strides?" in refusal(
-        space={**OWN, "stride": [1]}
-    )
+    assert "space.stride: unknown key 'stride'; did you mean strides?" in refusal(space={**OWN, "stride": [1]})
 
 
 def test_a_key_of_a_section_written_outside_names_its_section():
@@ -187,8 +183,6 @@ def test_a_macro_comes_back_whole_out_of_the_record(macro):
 
 
 def test_the_interval_of_checkpoints_is_no_part_of_the_recipe():
-    often, seldom = (
-        parse_spec(LEAST, {"training.checkpoint_seconds": n}).training.without_timing() for n in (1, 99)
-    )
+    often, seldom = (parse_spec(LEAST, {"training.checkpoint_seconds": n}).training.without_timing() for n in (1, 99))
     assert often == seldom
     assert "epochs" in often
