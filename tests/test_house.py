@@ -71,7 +71,6 @@ def test_the_domain_loads_nothing_heavy(module):
     assert module == "spec" or "pydantic" not in loaded
 
 
-@pytest.mark.skipif(not (ROOT / "cli/eatnas_cli/app.py").exists(), reason="the command line is not written yet")
 def test_the_command_line_starts_without_anything_heavy():
     assert not loaded_by("eatnas_cli.app") & set(CLI_NEVER_LOADS)
 

@@ -184,6 +184,7 @@ def demo(ctx: typer.Context) -> None:
     best(ctx, name, top=5)
     typer.echo("\nHow the best one came to be")
     lineage(ctx, name)
+    typer.echo("\nIts fingerprint, equal wherever this search is run on an equal processor")
     fingerprint(ctx, name)
     typer.echo(
         f"\nWhat to type next:\n  eatnas-db query population {name}\n"
