@@ -1,0 +1,48 @@
+"""How fast the command answers: medians of interleaved whole processes, beside an interpreter that does nothing."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from eatnas_cli.running import DEMO
+from eatnas_cli.searches import create, make_home
+from eatnas_db.settings import load_settings
+
+RUNS = 11
+
+
+def seconds(command: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        settings = load_settings({}, folder)
+        make_home(settings)
+        create(settings, {"name": "cold", **DEMO}, {}, 2)
+        eatnas = [sys.executable, "-m", "eatnas_cli", "--home", folder]
+        commands = {
+            "python -c pass": [sys.executable, "-c", "pass"],
+            "eatnas-db --help": [*eatnas, "--help"],
+            "eatnas-db query best": [*eatnas, "query", "best", "cold"],
+            "eatnas-db query lineage": [*eatnas, "query", "lineage", "1"],
+            "eatnas-db daemon status": [*eatnas, "daemon", "status"],
+        }
+        timings: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(RUNS):
+            for name, command in commands.items():
+                timings[name].append(seconds(command))
+        for name, values in timings.items():
+            print(
+                f"{name:<26} median {statistics.median(values):.3f} s  (min {min(values):.3f}, max {max(values):.3f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
