@@ -182,24 +182,12 @@ def record_epochs(connection: Connection, token: Token, reports: Sequence[EpochD
     known = {
         row.number: row for row in connection.execute(select(epoch).where(epoch.c.candidate_id == token.candidate))
     }
+    fresh = [report for report in reports if report.epoch not in known]
+    if fresh:
+        connection.execute(insert(epoch), [_epoch_row(token, report) for report in fresh])
     for report in reports:
         row = known.get(report.epoch)
-        if row is None:
-            connection.execute(
-                insert(epoch).values(
-                    candidate_id=token.candidate,
-                    number=report.epoch,
-                    attempt=token.attempt,
-                    train_loss=report.train_loss,
-                    train_accuracy=report.train_accuracy,
-                    val_loss=report.val_loss,
-                    val_accuracy=report.val_accuracy,
-                    learning_rate=report.learning_rate,
-                    seconds=report.seconds,
-                    ended_at=report.ended_at,
-                )
-            )
-        elif (row.train_loss, row.val_loss) != (report.train_loss, report.val_loss):
+        if row is not None and (row.train_loss, row.val_loss) != (report.train_loss, report.val_loss):
             _event_of(connection, now, "replay_differs", token, {"epoch": report.epoch})
 
 
@@ -380,6 +368,21 @@ def record_event(
             detail=None if detail is None else json.dumps(detail),
         )
     )
+
+
+def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
+    return {
+        "candidate_id": token.candidate,
+        "number": report.epoch,
+        "attempt": token.attempt,
+        "train_loss": report.train_loss,
+        "train_accuracy": report.train_accuracy,
+        "val_loss": report.val_loss,
+        "val_accuracy": report.val_accuracy,
+        "learning_rate": report.learning_rate,
+        "seconds": report.seconds,
+        "ended_at": report.ended_at,
+    }
 
 
 def _require_lease(connection: Connection, token: Token) -> Any:
