@@ -18,7 +18,8 @@ from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
 from eatnas_db.domain.states import SETTLED, State, Wish
-from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.errors import ConflictError, NoRoomError
+from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import architecture, candidate, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
@@ -74,7 +75,7 @@ def settle(connection: Connection, search_id: int, now: float) -> int:
 def breed(connection: Connection, search_id: int, now: float) -> int:
     """Submit every birth that may be decided now. How many were made."""
     made = 0
-    row = _get(connection, search_id)
+    row = get_row(connection, search_id)
     space = space_of(row)
     evolution = row.spec["evolution"]
     while row.wish == Wish.RUN and not row.exhausted and _may_be_born(row):
@@ -96,41 +97,34 @@ def breed(connection: Connection, search_id: int, now: float) -> int:
         if transitions.submit(connection, search_id, birth, now) is None:
             break
         made += 1
-        row = _get(connection, search_id)
+        row = get_row(connection, search_id)
     return made
 
 
 def finish(connection: Connection, search_id: int, now: float) -> bool:
     """Mark a search finished when nothing of it is left to do. Whether it is."""
-    row = _get(connection, search_id)
+    row = get_row(connection, search_id)
     if row.finished_at is not None:
         return True
+    spent = over_budget(row)
     done = row.settled == row.born and (row.exhausted or row.born >= row.budget_candidates)
-    spent = (
-        over_budget(row)
-        and not connection.execute(
-            select(lease.c.candidate_id).join(candidate).where(candidate.c.search_id == search_id).limit(1)
-        ).first()
-    )
-    retried = connection.execute(
-        select(candidate.c.id).where(candidate.c.search_id == search_id, candidate.c.state == State.PENDING).limit(1)
-    ).first()
-    if not spent and (not done or retried):
+    if not (spent or done):
+        return False
+    of_search = select(candidate.c.id).where(candidate.c.search_id == search_id).limit(1)
+    leased = of_search.join(lease)
+    # A retried candidate lies behind the settled prefix, and is still to be trained.
+    pending = of_search.where(candidate.c.state == State.PENDING)
+    if connection.execute(leased).first() or (not spent and connection.execute(pending).first()):
         return False
     connection.execute(update(search).where(search.c.id == search_id).values(finished_at=now))
-    transitions.record_event(
-        connection,
-        now,
-        "finished",
-        search_id,
-        detail={"why": "out of budget" if spent and not done else "done"},
-    )
+    why = "done" if done else "out of budget"
+    transitions.record_event(connection, now, "finished", search_id, detail={"why": why})
     return True
 
 
 def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
     """Run, pause or cancel a search. Raises `NotFoundError`, `ConflictError`."""
-    row = find_by_name(connection, name)
+    row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final")
     if row.finished_at is not None:
@@ -149,7 +143,7 @@ def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
 
 def extend(connection: Connection, name: str, more: int, now: float) -> int:
     """Give a search more candidates to try; reopens a finished one. The new budget."""
-    row = find_by_name(connection, name)
+    row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final")
     budget = int(row.budget_candidates) + more
@@ -157,16 +151,6 @@ def extend(connection: Connection, name: str, more: int, now: float) -> int:
     transitions.record_event(connection, now, "extended", row.id, detail={"candidates": budget})
     breed(connection, row.id, now)
     return budget
-
-
-def find_by_name(connection: Connection, name: str) -> Any:
-    """The search's row. Raises `NotFoundError` that names what is there."""
-    row = connection.execute(select(search).where(search.c.name == name)).first()
-    if row is None:
-        names = connection.execute(select(search.c.name).order_by(search.c.id.desc()).limit(5)).scalars().all()
-        there = f"there are: {', '.join(names)}" if names else "there are none yet"
-        raise NotFoundError(f"no search named {name!r} ({there})")
-    return row
 
 
 def space_of(row: Any) -> Space:
@@ -188,7 +172,7 @@ def _may_be_born(row: Any) -> bool:
 
 
 def _settle_one(connection: Connection, search_id: int, now: float) -> bool:
-    row = _get(connection, search_id)
+    row = get_row(connection, search_id)
     ended = connection.execute(
         select(candidate.c.id, candidate.c.state).where(
             candidate.c.search_id == search_id,
@@ -257,5 +241,6 @@ def _held(connection: Connection, search_id: int, before: int) -> Callable[[str]
     return held
 
 
-def _get(connection: Connection, search_id: int) -> Any:
+def get_row(connection: Connection, search_id: int) -> Any:
+    """A search's row as it is inside this transaction."""
     return connection.execute(select(search).where(search.c.id == search_id)).one()

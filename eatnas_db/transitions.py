@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.messages import Checkpointed, EpochDone
+from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, FailureKind, State, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import (
@@ -75,34 +76,12 @@ class Provenance:
 def submit(connection: Connection, search_id: int, birth: Birth, now: float) -> int | None:
     """Insert a decided birth as a pending candidate; None where another host was first with the same."""
     proposal = birth.proposal
-    genotype = str(proposal.effective)
-    architecture_id = connection.execute(
-        insert_new(architecture).values(digest=proposal.digest, genotype=genotype).returning(architecture.c.id)
-    ).scalar()
-    if architecture_id is None:
-        architecture_id = connection.execute(
-            select(architecture.c.id).where(architecture.c.digest == proposal.digest)
-        ).scalar_one()
-    else:
-        rows = [
-            {
-                "architecture_id": architecture_id,
-                "position": number,
-                "op": b.op,
-                "kernel": b.kernel,
-                "skip": b.skip,
-                "depth": b.depth,
-                "width": b.width,
-            }
-            for number, b in enumerate(proposal.effective, 1)
-        ]
-        connection.execute(insert(block), rows)
     candidate_id = connection.execute(
         insert_new(candidate)
         .values(
             search_id=search_id,
             birth=birth.number,
-            architecture_id=architecture_id,
+            architecture_id=_architecture_id(connection, proposal),
             code=str(proposal.architecture),
             origin=birth.origin,
             parent_id=birth.parent_id,
@@ -426,6 +405,20 @@ def _move(
 def _event_of(connection: Connection, now: float, kind: str, token: Token, detail: dict[str, Any]) -> None:
     row = _require_lease(connection, token)
     record_event(connection, now, kind, row.search_id, token.candidate, token.attempt, detail)
+
+
+def _architecture_id(connection: Connection, proposal: Proposal) -> int:
+    new = insert_new(architecture).values(digest=proposal.digest, genotype=str(proposal.effective))
+    made = connection.execute(new.returning(architecture.c.id)).scalar()
+    if made is None:
+        known = select(architecture.c.id).where(architecture.c.digest == proposal.digest)
+        return int(connection.execute(known).scalar_one())
+    rows = [
+        {"architecture_id": made, "position": position, **asdict(parts)}
+        for position, parts in enumerate(proposal.effective, 1)
+    ]
+    connection.execute(insert(block), rows)
+    return int(made)
 
 
 def _end_attempt(

@@ -199,9 +199,9 @@ def _record(ctx: typer.Context) -> Iterator[Connection]:
 
 
 def _search_id(connection: Connection, name: str) -> int:
-    from eatnas_db.queries.searches import find_search
+    from eatnas_db.queries.searches import get_search
 
-    return find_search(connection, name).id
+    return get_search(connection, name).id
 
 
 def _candidate_id(connection: Connection, name_or_id: str) -> int:

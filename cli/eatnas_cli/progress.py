@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from eatnas_db.database import reading
 from eatnas_db.queries.best import list_best
-from eatnas_db.queries.searches import find_search
+from eatnas_db.queries.searches import get_search
 
 REFRESH_SECONDS = 0.5
 
@@ -48,7 +48,7 @@ class Display:
             return
         self._next = now + REFRESH_SECONDS
         with reading(self._engine) as connection:
-            row = find_search(connection, self._name)
+            row = get_search(connection, self._name)
             top = list_best(connection, row.id, 1)
         self._first = row.settled if self._first is None else self._first
         rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)

@@ -28,17 +28,17 @@ def run(ctx: typer.Context, name: str, slots: Slots = None) -> None:
 def run_search(settings: Settings, name: str, slots: int | None) -> int:
     """Supervise one search with a progress line; the exit code."""
     from eatnas_daemon import lock
-    from eatnas_db import steps
     from eatnas_db.database import open_record, reading
     from eatnas_db.domain.states import Wish
+    from eatnas_db.queries.searches import get_search
 
     engine = open_record(settings.database_url)
     with reading(engine) as connection:
-        steps.find_by_name(connection, name)
+        get_search(connection, name)
     with lock.hold(settings.lock_file):
         _supervise(settings, engine, slots, name)
     with reading(engine) as connection:
-        row = steps.find_by_name(connection, name)
+        row = get_search(connection, name)
     if row.wish != Wish.RUN:
         return 3
     return 0 if row.finished_at is not None else 75
@@ -143,15 +143,12 @@ def restart(ctx: typer.Context, slots: Slots = None) -> None:
 @daemon_app.command()
 def status(ctx: typer.Context) -> None:
     """Whether the daemon runs, and how far each search is."""
+    from eatnas_cli.searches import print_searches
     from eatnas_daemon import lock
-    from eatnas_db.database import open_record, reading
-    from eatnas_db.queries.searches import list_searches
 
     holder = lock.holder_of(ctx.obj.lock_file)
     typer.echo("no daemon is running" if holder is None else f"daemon running, pid {holder}")
-    with reading(open_record(ctx.obj.database_url)) as connection:
-        for row in list_searches(connection):
-            typer.echo(f"{row.name}\t{row.status}\t{row.settled}/{row.budget_candidates}")
+    print_searches(ctx.obj)
 
 
 @daemon_app.command()

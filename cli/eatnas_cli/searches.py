@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eatnas_db.errors import InvalidSpecError, RecordError
 from eatnas_db.settings import Settings
+
+if TYPE_CHECKING:
+    from eatnas_db.domain.macro import Task
+    from eatnas_db.domain.spec import SearchSpec
 
 search_app = typer.Typer(no_args_is_help=True, help="Create searches and steer them.")
 
@@ -51,35 +55,51 @@ def create_command(
     slots: Annotated[int, typer.Option(min=1, help="Slots it will run on; settles the lag.")] = 2,
 ) -> None:
     """Check a spec and put its search, with the initial population, into the record."""
-    import yaml
-
-    try:
-        tree = yaml.safe_load(spec.read_text())
-        overrides = {key: yaml.safe_load(value) for key, value in map(_pair, changes or [])}
-    except yaml.YAMLError as error:
-        raise InvalidSpecError(f"{spec} is not YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError:
-        raise InvalidSpecError(f"{spec} is not a text file") from None
+    tree, overrides = _read(spec, changes)
     name = create(ctx.obj, tree, overrides, slots)
     typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
 
 
 def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int) -> str:
     """Create a search from a spec's tree; its name. Nothing is written unless all of it is right."""
-    from eatnas_cli.upkeep import prepare
     from eatnas_db import steps
     from eatnas_db.database import open_record, transaction
-    from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import parse_spec
 
     spec = parse_spec(tree, overrides)
     engine = open_record(settings.database_url)
-    data = spec.data.model_dump()
-    found = prepare("describe", {**data, "root": data["root"] or str(settings.data)})
-    task = Task(found["resolution"], found["channels"], found["classes"])
+    task, found = _describe(settings, spec)
     with transaction(engine) as connection:
         steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     return spec.name
+
+
+def _read(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any]]:
+    """A spec's tree and the changes to it, read but not yet checked. Raises `InvalidSpecError`."""
+    import yaml
+
+    try:
+        overrides = {key: yaml.safe_load(value) for key, value in map(_pair, changes or [])}
+        return yaml.safe_load(spec.read_text()), overrides
+    except yaml.YAMLError as error:
+        raise InvalidSpecError(f"{spec} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise InvalidSpecError(f"{spec} is not a text file") from None
+
+
+def _data(settings: Settings, spec: SearchSpec) -> dict[str, Any]:
+    data = spec.data.model_dump()
+    data["root"] = data["root"] or str(settings.data)
+    return data
+
+
+def _describe(settings: Settings, spec: SearchSpec) -> tuple[Task, dict[str, Any]]:
+    """What the data fixes of a network, and the rest that is known of the data. Raises `DataError`."""
+    from eatnas_cli.upkeep import prepare
+    from eatnas_db.domain.macro import Task
+
+    found = prepare("describe", _data(settings, spec))
+    return Task(found["resolution"], found["channels"], found["classes"]), found
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -92,10 +112,15 @@ def _pair(text: str) -> tuple[str, str]:
 @search_app.command("list")
 def list_command(ctx: typer.Context) -> None:
     """All searches, the newest last."""
+    print_searches(ctx.obj)
+
+
+def print_searches(settings: Settings) -> None:
+    """A line for each search: its status, and how many births of how many have settled."""
     from eatnas_db.database import open_record, reading
     from eatnas_db.queries.searches import list_searches
 
-    with reading(open_record(ctx.obj.database_url)) as connection:
+    with reading(open_record(settings.database_url)) as connection:
         for row in list_searches(connection):
             typer.echo(f"{row.name}\t{row.status}\t{row.settled}/{row.budget_candidates}")
 
@@ -107,10 +132,10 @@ def show(ctx: typer.Context, name: SearchName) -> None:
 
     from eatnas_db.database import open_record, reading
     from eatnas_db.queries.progress import get_progress
-    from eatnas_db.queries.searches import find_search
+    from eatnas_db.queries.searches import get_search
 
     with reading(open_record(ctx.obj.database_url)) as connection:
-        row = find_search(connection, name)
+        row = get_search(connection, name)
         progress = get_progress(connection, row.id)
     typer.echo(f"{row.name}: {row.status}, {progress.done} of {progress.budget} candidates done")
     typer.echo(
@@ -125,13 +150,13 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     """Watch a search until it ends or you press Ctrl-C; nothing is changed."""
     from eatnas_cli.progress import Display
     from eatnas_db.database import open_record, reading
-    from eatnas_db.queries.searches import find_search
+    from eatnas_db.queries.searches import get_search
 
     engine = open_record(ctx.obj.database_url)
     with Display(engine, name) as display:
         while True:
             with reading(engine) as connection:
-                ended = find_search(connection, name).finished_at is not None
+                ended = get_search(connection, name).finished_at is not None
             display.refresh(ended)
             if ended:
                 return
@@ -142,25 +167,21 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
 def estimate(
     ctx: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     slots: Annotated[int, typer.Option(min=1)] = 2,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
 ) -> None:
     """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing."""
-    import yaml
+    from dataclasses import asdict
 
-    from eatnas_cli.upkeep import ask_training, prepare
+    from eatnas_cli.upkeep import ask_training
     from eatnas_db.domain.chance import Chance
-    from eatnas_db.domain.macro import Task
     from eatnas_db.domain.objective import Limits
     from eatnas_db.domain.space import Space
-    from eatnas_db.domain.spec import parse_spec, stored_macro
+    from eatnas_db.domain.spec import parse_spec
 
-    settings: Settings = ctx.obj
-    asked = parse_spec(yaml.safe_load(spec.read_text()))
-    data = asked.data.model_dump()
-    data["root"] = data["root"] or str(settings.data)
-    found = prepare("describe", data)
-    task = Task(found["resolution"], found["channels"], found["classes"])
+    asked = parse_spec(*_read(spec, changes))
+    task, _ = _describe(ctx.obj, asked)
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
@@ -168,9 +189,9 @@ def estimate(
         ["eatnas_training.calibrate"],
         {
             "codes": [proposal.architecture.to_code() for proposal in drawn],
-            "macro": stored_macro(space.macro),
-            "task": {"resolution": task.resolution, "channels": task.channels, "classes": task.classes},
-            "data": data,
+            "macro": asdict(space.macro),
+            "task": asdict(task),
+            "data": _data(ctx.obj, asked),
             "training": asked.training.model_dump(),
         },
     )

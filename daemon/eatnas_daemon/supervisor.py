@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from eatnas_daemon.launchers import Launcher, WorkerProcess
 from eatnas_db import steps, transitions
-from eatnas_db.database import ChangeWatch, insert_new, reading, transaction
+from eatnas_db.database import ChangeWatch, insert_new, transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.messages import (
@@ -38,6 +38,7 @@ from eatnas_db.domain.messages import (
 from eatnas_db.domain.objective import fitness
 from eatnas_db.domain.states import FailureKind, Wish
 from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import device, host, search, worker
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Leased, Provenance
@@ -64,10 +65,15 @@ class Slot:
     ended: bool = False
     status: int = 0
 
-    @property
-    def idle(self) -> bool:
-        """Whether the worker is ready and has nothing to do."""
-        return self.worker_id is not None and self.lease is None and not self.ended
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a transaction has decided, to be carried out once it is committed."""
+
+    assigned: list[tuple[Slot, Leased, Assign]]
+    garbage: list[str]
+    stale: list[Slot]
+    ended: bool
 
 
 class Supervisor:
@@ -130,7 +136,7 @@ class Supervisor:
             self._flush_at = now + FLUSH_SECONDS
         try:
             with transaction(self._engine) as connection:
-                assigned, garbage, stale = self._write(connection, now)
+                written = self._write(connection, now)
         except RecordError as error:
             # Reports stay where they are and are written when the record can be reached again.
             self.trouble = str(error)
@@ -140,7 +146,7 @@ class Supervisor:
             self._flush_at = now + FLUSH_SECONDS
             return
         self.trouble = None
-        self._committed(assigned, garbage, stale)
+        self._committed(written)
 
     def _collect(self) -> None:
         for slot in self.slots:
@@ -166,9 +172,7 @@ class Supervisor:
                 self._selector.register(slot.process.up, selectors.EVENT_READ)
                 slot.process.send(Beat(LEASE_SECONDS))
 
-    def _write(
-        self, connection: Connection, now: float
-    ) -> tuple[list[tuple[Slot, Leased, Assign]], list[str], list[Slot]]:
+    def _write(self, connection: Connection, now: float) -> Written:
         wall = self._wall()
         garbage: list[str] = []
         stale: list[Slot] = []
@@ -181,7 +185,7 @@ class Supervisor:
                 self._write_ending(connection, slot, wall)
         if now >= self._beat_at:
             transitions.beat(connection, self._host_id)
-        return self._advance(connection, wall), garbage, stale
+        return Written(self._advance(connection, wall), garbage, stale, self._only_ended(connection))
 
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
@@ -220,7 +224,7 @@ class Supervisor:
     def _write_score(self, connection: Connection, slot: Slot, report: Finished, wall: float) -> None:
         assert slot.lease is not None
         assert slot.hello is not None
-        row = _search_row(connection, slot.lease.search_id)
+        row = steps.get_row(connection, slot.lease.search_id)
         objective = row.spec["objective"]
         recipe = {key: value for key, value in row.spec["training"].items() if key != "checkpoint_seconds"}
         transitions.record_score(
@@ -246,8 +250,11 @@ class Supervisor:
             )
         if slot.lease is not None and not _final(slot.reports):
             kind, message = _cause(slot.status)
+            seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):
-                transitions.record_failure(connection, slot.lease.token, kind, message, now=wall)
+                transitions.record_failure(
+                    connection, slot.lease.token, kind, message, device_seconds=seconds, now=wall
+                )
 
     def _advance(self, connection: Connection, wall: float) -> list[tuple[Slot, Leased, Assign]]:
         idle = [
@@ -277,8 +284,7 @@ class Supervisor:
     def _open_searches(self, connection: Connection) -> list[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)
         if self._only is not None:
-            row = steps.find_by_name(connection, self._only)
-            query = query.where(search.c.id == row.id)
+            query = query.where(search.c.name == self._only)
         # A cancelled search is finished, but its workers have yet to be told.
         held = [slot.lease.search_id for slot in self.slots if slot.lease is not None]
         return list(connection.execute(query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))))
@@ -310,7 +316,7 @@ class Supervisor:
             resume=leased.resume,
         )
 
-    def _committed(self, assigned: list[tuple[Slot, Leased, Assign]], garbage: list[str], stale: list[Slot]) -> None:
+    def _committed(self, written: Written) -> None:
         now = self._monotonic()
         for slot in self.slots:
             if slot.lease is not None and (_final(slot.reports) or slot.ended):
@@ -319,10 +325,10 @@ class Supervisor:
             if slot.ended:
                 slot.process, slot.hello, slot.worker_id, slot.ended = None, None, None, False
                 slot.launch_after = now + RESPAWN_SECONDS if not self._draining else now
-        for slot in stale:
+        for slot in written.stale:
             if slot.lease is not None and slot.process is not None:
                 slot.process.send(Cancel(slot.lease.token.candidate, slot.lease.token.attempt))
-        for slot, leased, assign in assigned:
+        for slot, leased, assign in written.assigned:
             slot.lease, slot.told_to_stop = leased, False
             if slot.process is not None:
                 slot.process.send(assign)
@@ -331,17 +337,15 @@ class Supervisor:
             for slot in self.slots:
                 if slot.process is not None:
                     slot.process.send(Beat(LEASE_SECONDS))
-        for path in garbage:
+        for path in written.garbage:
             Path(path).unlink(missing_ok=True)
-        self._refresh_only()
+        self.finished = written.ended and all(slot.lease is None for slot in self.slots)
 
-    def _refresh_only(self) -> None:
-        if self._only is None or self._draining:
-            return
-        with reading(self._engine) as connection:
-            row = steps.find_by_name(connection, self._only)
-            busy = any(slot.lease is not None for slot in self.slots)
-            self.finished = (row.finished_at is not None or row.wish != Wish.RUN) and not busy
+    def _only_ended(self, connection: Connection) -> bool:
+        if self._only is None:
+            return False
+        row = get_search(connection, self._only)
+        return row.finished_at is not None or row.wish != Wish.RUN
 
     def _over(self) -> bool:
         if self._draining:
@@ -375,10 +379,6 @@ def _cause(status: int) -> tuple[FailureKind, str]:
         lost = -status in (signal.SIGKILL, signal.SIGTERM)
         return (FailureKind.LOST if lost else FailureKind.SIGNAL), f"the worker was ended by {name}"
     return FailureKind.LOST, f"the worker left with status {status}"
-
-
-def _search_row(connection: Connection, search_id: int) -> Any:
-    return connection.execute(select(search).where(search.c.id == search_id)).one()
 
 
 def _provenance(recipe: dict[str, Any], data_digest: str, hello: Hello) -> Provenance:

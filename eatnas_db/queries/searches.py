@@ -40,7 +40,7 @@ class SearchRecord:
     finished_at: float | None
 
 
-def find_search(connection: Connection, name: str) -> SearchRecord:
+def get_search(connection: Connection, name: str) -> SearchRecord:
     """The search of this name. Raises `NotFoundError` that names what is there."""
     row = connection.execute(select(search).where(search.c.name == name)).first()
     if row is None:

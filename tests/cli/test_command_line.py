@@ -60,6 +60,7 @@ def test_a_home_is_made_once_and_kept(eatnas):
 def test_a_bad_spec_is_one_clear_error_and_changes_nothing(eatnas, spec, text, words):
     eatnas("init")
     assert words in eatnas("search", "create", spec(text), expect=1)
+    assert words in eatnas("search", "estimate", spec(text), expect=1)
     assert eatnas("search", "list") == ""
 
 

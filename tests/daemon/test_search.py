@@ -19,6 +19,7 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, lease, search
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
@@ -54,7 +55,7 @@ def supervise(settings, slots, program=FAST, on_tick=lambda _: None):
 
 def fingerprint(engine):
     with reading(engine) as connection:
-        return get_fingerprint(connection, steps.find_by_name(connection, "s").id).sha256
+        return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -111,7 +112,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path):
 
     def pause(supervisor):
         with transaction(engine) as connection:
-            if steps.find_by_name(connection, "s").scored >= 3 and any(slot.lease for slot in supervisor.slots):
+            if get_search(connection, "s").scored >= 3 and any(slot.lease for slot in supervisor.slots):
                 connection.execute(update(search).values(wish=Wish.PAUSED))
 
     supervise(settings, 2, on_tick=pause)

@@ -33,7 +33,7 @@ from eatnas_db.queries.lineage import get_lineage, list_descendants
 from eatnas_db.queries.population import list_population
 from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.quality import list_steps
-from eatnas_db.queries.searches import find_search, list_searches
+from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.settings import Settings
 
 BIRTHS = 24
@@ -141,11 +141,11 @@ def ask(app, record, *arguments):
 
 
 def test_a_search_is_found_by_name_with_its_status(record, connection):
-    found = find_search(connection, "small")
+    found = get_search(connection, "small")
     assert (found.id, found.status, found.seed, found.born) == (record.search_id, "finished", 5, BIRTHS)
     assert list_searches(connection) == (found,)
     with pytest.raises(NotFoundError, match=r"no search named 'smal' \(there are: small\)"):
-        find_search(connection, "smal")
+        get_search(connection, "smal")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_the_status_is_derived(tmp_path, wish, waiting, finished, status):
     made = make_record(tmp_path, births=0)
     with transaction(made.engine) as connection:
         connection.execute(schema.search.update().values(wish=wish, waiting=waiting, finished_at=finished))
-        assert find_search(connection, "small").status == status
+        assert get_search(connection, "small").status == status
     made.engine.dispose()
 
 

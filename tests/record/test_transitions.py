@@ -171,3 +171,22 @@ with transaction(open_record(sys.argv[1])) as connection:
     with reading(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
+
+
+def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
+    engine, search_factory, lease_factory, score_factory
+):
+    search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
+    failed = lease_factory(search_id)
+    fail(engine, failed, FailureKind.DIVERGED)
+    score_factory(lease_factory(search_id), 0.5)
+    with transaction(engine) as connection:
+        steps.settle(connection, search_id, 3.0)
+        transitions.retry(connection, failed.token.candidate, 3.0)
+        assert not steps.finish(connection, search_id, 3.0)
+    again = lease_factory(search_id, now=4.0)
+    with transaction(engine) as connection:
+        assert not steps.finish(connection, search_id, 4.0)
+    score_factory(again, 0.75)
+    with transaction(engine) as connection:
+        assert steps.finish(connection, search_id, 5.0)
