@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from typing import Annotated
 
 import typer
 
-from eatnas_db.errors import RecordError
+from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.settings import Settings
 
 mlflow_app = typer.Typer(no_args_is_help=True, help="The record as MLflow shows it.")
@@ -17,8 +18,7 @@ mlflow_app = typer.Typer(no_args_is_help=True, help="The record as MLflow shows 
 @mlflow_app.command("sync")
 def sync_runs(ctx: typer.Context) -> None:
     """Write what MLflow lacks; safe to repeat."""
-    uri = _tracking_uri(ctx.obj)
-    typer.echo(f"{_synced(ctx.obj, uri)} runs written to {uri}")
+    _sync(ctx.obj, _tracking_uri(ctx.obj))
 
 
 @mlflow_app.command()
@@ -28,21 +28,40 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Sync, then open MLflow's own pages on the store."""
+    from eatnas_daemon.tracking import masked
+
     uri = _tracking_uri(ctx.obj)
-    typer.echo(f"{_synced(ctx.obj, uri)} runs written to {uri}")
     if uri.startswith(("http://", "https://")):
-        raise RecordError(f"{uri} is an MLflow server already; open it in a browser")
+        raise RecordError(f"{masked(uri)} is an MLflow server already; open it in a browser")
+    _require_free(host, port)
+    _sync(ctx.obj, uri)
     sys.stdout.flush()
-    program = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri]
-    os.execv(sys.executable, [*program, "--host", host, "--port", str(port)])  # noqa: S606
+    # The store's address may hold a password, which everybody could read among the arguments.
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(ctx.obj.home / "mlflow-artifacts"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    program = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    os.execve(sys.executable, program, environment)  # noqa: S606
 
 
 def _tracking_uri(settings: Settings) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri
 
 
-def _synced(settings: Settings, uri: str) -> int:
-    from eatnas_daemon.tracking import sync
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConflictError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
+
+
+def _sync(settings: Settings, uri: str) -> None:
+    from eatnas_daemon.tracking import masked, sync
     from eatnas_db.database import open_record
 
-    return sync(open_record(settings.database_url), uri)
+    written = sync(open_record(settings.database_url), uri)
+    typer.echo(f"{written} runs written to {masked(uri)}")

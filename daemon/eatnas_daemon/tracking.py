@@ -3,93 +3,259 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import json
 import os
+import re
 import select as waiting
 import signal
 import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, union
 
 from eatnas_db.database import ChangeWatch, open_record, reading
 from eatnas_db.domain.states import State
-from eatnas_db.schema import architecture, attempt, candidate, epoch, record, search
+from eatnas_db.errors import RecordError
+from eatnas_db.schema import architecture, attempt, candidate, epoch, event, lease, record, search
 
-BATCH: Final = 1000
-"""The most metrics that MLflow takes in one call."""
+BATCH: Final = 800
+"""Metrics in one call. MLflow takes 1000 things at a time, and a run's parameters and tags go with its last metrics."""
+PAGE: Final = 500
+LONGEST_TAG: Final = 5000
+LONGEST_LINE: Final = 300
 EPOCH_METRICS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+MARKS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
+"""The tags that say how far a run has been written."""
 STATUSES: Final = {State.SCORED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED"}
 RUNNING: Final = "RUNNING"
 EVERY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A run that MLflow has already."""
+class Run:
+    """A run that MLflow has, and how far it has been written."""
 
     run_id: str
     status: str
-    tags: dict[str, str]
+    marks: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Where the runs of a search go, and the recipe that they share."""
+
+    experiment_id: str
+    recipe: dict[str, Any]
+
+
+class Mirror:
+    """Writes to MLflow what it lacks, and remembers what it has: later looks cost what has changed since.
+
+    Every write can be repeated: experiments and runs are found by their tags, and MLflow keeps an equal metric
+    once. After an error a new mirror goes on from what is there.
+    """
+
+    def __init__(self, engine: Engine, client: Any) -> None:
+        self._engine, self._client = engine, client
+        with reading(engine) as connection:
+            self._uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
+        self._seen: int | None = None
+        self._experiments: dict[int, Experiment] = {}
+        self._runs: dict[str, Run] = {}
+
+    def look(self) -> int:
+        """Bring MLflow up to date. How many runs were written."""
+        with _alone(self._engine):
+            with reading(self._engine) as connection:
+                newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
+                ids = sorted(connection.execute(_changed_since(self._seen)).scalars())
+                known = max(self._experiments, default=0)
+                searches = connection.execute(select(search).where(search.c.id > known)).all()
+            for row in searches:
+                self._meet(row)
+            written = 0
+            for begin in range(0, len(ids), PAGE):
+                # By id: parents come before their children.
+                for one in _read(self._engine, ids[begin : begin + PAGE]):
+                    written += self._bring_up_to_date(one)
+            self._seen = newest
+        return written
+
+    def _meet(self, row: Any) -> None:
+        from mlflow.entities import ViewType
+
+        mine = f"tags.`eatnas.record` = '{self._uuid}' AND tags.`eatnas.search` = '{row.name}'"
+        facts = {"eatnas.record": self._uuid, "eatnas.search": row.name, **_facts(row)}
+        found = self._client.search_experiments(view_type=ViewType.ALL, max_results=1, filter_string=mine)
+        if found:
+            experiment_id = str(found[0].experiment_id)
+            if found[0].lifecycle_stage == "deleted":
+                self._client.restore_experiment(experiment_id)
+            for run in self._list(experiment_id):
+                self._runs[run.data.tags.get("eatnas.candidate", "")] = _known(run)
+        else:
+            name = f"eatnas/{row.name}"
+            if self._client.get_experiment_by_name(name) is not None:  # another record's
+                name = f"{name} ({self._uuid[:8]})"
+            experiment_id = str(self._client.create_experiment(name, tags=facts))
+        self._experiments[row.id] = Experiment(experiment_id, row.spec["training"])
+
+    def _list(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self._client.search_runs([experiment_id], condition, max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _bring_up_to_date(self, one: Any) -> bool:
+        key = f"{self._uuid}/{one.id}"
+        run = self._runs.get(key)
+        status, marks = STATUSES.get(State(one.state), RUNNING), _marks(one)
+        if run is not None and (run.status, run.marks) == (status, marks):
+            return False
+        experiment = self._experiments[one.search_id]
+        run = run or self._find_or_create(experiment.experiment_id, key, one)
+        self._write(run, one, status, experiment.recipe)
+        self._runs[key] = Run(run.run_id, status, marks)
+        return True
+
+    def _find_or_create(self, experiment_id: str, key: str, one: Any) -> Run:
+        if self._seen is not None:  # somebody else may have written it since all runs were listed
+            for run in self._list(experiment_id, f"tags.`eatnas.candidate` = '{key}'"):
+                return _known(run)
+        return _known(
+            self._client.create_run(
+                experiment_id,
+                start_time=_milliseconds(one.started_at),
+                tags={"eatnas.candidate": key},
+                run_name=f"birth {one.birth}",
+            )
+        )
+
+    def _write(self, run: Run, one: Any, status: str, recipe: dict[str, Any]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        metrics = _metrics(self._engine, one, int(run.marks.get("eatnas.epochs", 0)))
+        while len(metrics) > BATCH:
+            self._client.log_batch(run.run_id, metrics=metrics[:BATCH])
+            metrics = metrics[BATCH:]
+        parent = self._runs.get(f"{self._uuid}/{one.parent_id}")
+        family = {} if parent is None else {"mlflow.parentRunId": parent.run_id}
+        tags = {**family, "eatnas.birth": str(one.birth), **_marks(one)}
+        # Stores write metrics before tags, so that the marks never tell of more than there is.
+        self._client.log_batch(
+            run.run_id,
+            metrics=metrics,
+            params=[Param(key, str(value)) for key, value in _params(one, recipe).items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        if status != RUNNING:
+            self._client.set_terminated(run.run_id, status, end_time=_milliseconds(one.ended_at))
+        elif run.status != RUNNING:
+            self._client.update_run(run.run_id, status=status)
 
 
 def sync(engine: Engine, tracking_uri: str) -> int:
-    """Bring an MLflow store up to date with the record. How many runs were written.
+    """Bring an MLflow store up to date with the whole record. How many runs were written.
 
-    Every write can be repeated: a run is found again by its tag, and MLflow keeps an equal metric once.
+    Raises `RecordError` where MLflow cannot be reached or used.
     """
-    client = _client(tracking_uri)
-    with reading(engine) as connection:
-        uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
-        searches = connection.execute(select(search.c.id, search.c.name, search.c.spec).order_by(search.c.id)).all()
-    return sum(_sync_search(engine, client, uuid, row) for row in searches)
+    _silence_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Mirror(engine, connect(tracking_uri)).look()
+    except (ImportError, MlflowException) as error:  # a missing driver is an ImportError
+        raise RecordError(_in_words(tracking_uri, error)) from error
 
 
 def follow(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> None:
-    """Sync whenever the record has changed, until the parent ends. MLflow's errors are told and tried again."""
+    """Look whenever the record has changed, until the parent ends. MLflow's errors are told and tried again."""
     parent = os.getppid()
     watch = ChangeWatch(engine)
-    due = False
-    try:
-        while True:
-            # The last round comes after the end, so that what the parent wrote last is there too.
-            ended = os.getppid() != parent
-            due = watch.changed() or due
-            if due:
-                due = not _tried(engine, tracking_uri)
-            if ended or _input_ended(every):
-                return
-    finally:
-        watch.close()
+    mirror: Mirror | None = None
+    store: tuple[int, int] | None = None
+    due = told = ended = False
+    while True:
+        # The last round comes after the end, so that what was written last is there too.
+        ended = ended or os.getppid() != parent
+        due = watch.changed() or due
+        if mirror is not None and _store_file(tracking_uri) != store:
+            # MLflow keeps a deleted file open and would go on writing into it: begin again.
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+        if due:
+            try:
+                mirror = mirror or Mirror(engine, connect(tracking_uri))
+                mirror.look()
+                store = _store_file(tracking_uri)
+                due = told = False
+            except Exception as error:  # whatever MLflow, its store or its network throws: it must never end a search
+                mirror = None
+                if not told:
+                    print(_in_words(tracking_uri, error), file=sys.stderr, flush=True)
+                told = True
+        if ended:
+            break
+        ended = _input_ended(every)
+    watch.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Follow a record from the command line of a child process."""
-    parser = argparse.ArgumentParser(prog="python -m eatnas_daemon.tracking", description=__doc__)
-    parser.add_argument("--db", required=True, help="URL of the record")
-    parser.add_argument("--mlflow", required=True, help="tracking URI")
+    """Follow a record in a child process. Addresses may hold passwords, so they come by the environment."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eatnas_daemon.tracking",
+        description=f"{__doc__} EATNAS_DB_URL says where the record is, MLFLOW_TRACKING_URI where MLflow is.",
+    )
+    parser.add_argument("--db", default=os.environ.get("EATNAS_DB_URL"), help=argparse.SUPPRESS)
+    parser.add_argument("--mlflow", default=os.environ.get("MLFLOW_TRACKING_URI"), help=argparse.SUPPRESS)
     parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two looks")
     options = parser.parse_args(arguments)
+    if not options.db or not options.mlflow:
+        parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     signal.signal(signal.SIGTERM, _leave)
     follow(open_record(options.db), options.mlflow, options.every)
 
 
+def connect(tracking_uri: str) -> Any:
+    """MLflow's own client, without telemetry, and quick to say that nobody answers."""
+    _silence_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def masked(text: str) -> str:
+    """The same text with the passwords of its addresses struck out."""
+    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
+
+
+def _silence_mlflow() -> None:
+    """Before MLflow is loaded, which reads its environment then."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+def _in_words(tracking_uri: str, error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    return masked(f"MLflow at {tracking_uri}: {type(error).__name__}: {first}")[:LONGEST_LINE]
+
+
 def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
-
-
-def _tried(engine: Engine, tracking_uri: str) -> bool:
-    try:
-        sync(engine, tracking_uri)
-    except Exception as error:  # whatever MLflow, its store or its network throws: it must never end a search
-        first = (str(error).splitlines() or [""])[0]
-        print(f"MLflow at {tracking_uri}: {type(error).__name__}: {first}", file=sys.stderr, flush=True)
-        return False
-    return True
 
 
 def _input_ended(seconds: float) -> bool:
@@ -105,34 +271,32 @@ def _input_ended(seconds: float) -> bool:
     return bool(ready) and os.read(0, 4096) == b""
 
 
-def _client(tracking_uri: str) -> Any:
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    os.environ["DO_NOT_TRACK"] = "true"
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri)
-
-
-def _sync_search(engine: Engine, client: Any, uuid: str, row: Any) -> int:
-    candidates = _tried_candidates(engine, row.id)
-    experiment_id = _experiment(client, row.name, uuid)
-    known = _known_runs(client, experiment_id)
-    written = 0
-    for one in candidates:  # by birth: parents come before their children
-        key = f"{uuid}/{one.id}"
-        run = known.get(key)
-        if run is not None and _up_to_date(run, one):
-            continue
-        if run is None:
-            run = known[key] = _create(client, experiment_id, key, one)
-        parent = known.get(f"{uuid}/{one.parent_id}")
-        _write(engine, client, run, one, row.spec["training"], parent)
-        written += 1
-    return written
+def _store_file(tracking_uri: str) -> tuple[int, int] | None:
+    """Which file an SQLite store is at the moment."""
+    try:
+        found = Path(tracking_uri.removeprefix("sqlite:///")).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
-def _tried_candidates(engine: Engine, search_id: int) -> Sequence[Any]:
+@contextmanager
+def _alone(engine: Engine) -> Iterator[None]:
+    """One writer at a time: two that find a run missing at once would both create it."""
+    with Path(f"{engine.url.database}.mlflow.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _changed_since(seen: int | None) -> Any:
+    """Which candidates may differ from what they were: those with newer events, and those in training."""
+    if seen is None:
+        return select(candidate.c.id).where(candidate.c.attempt > 0)
+    moved = select(event.c.candidate_id).where(event.c.id > seen, event.c.candidate_id.is_not(None))
+    return union(moved, select(lease.c.candidate_id))
+
+
+def _read(engine: Engine, ids: Sequence[int]) -> Sequence[Any]:
     started = select(func.min(attempt.c.started_at)).where(attempt.c.candidate_id == candidate.c.id)
     epochs = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
     query = (
@@ -143,78 +307,35 @@ def _tried_candidates(engine: Engine, search_id: int) -> Sequence[Any]:
             epochs.scalar_subquery().label("epochs"),
         )
         .join(architecture)
-        .where(candidate.c.search_id == search_id, candidate.c.attempt > 0)
-        .order_by(candidate.c.birth)
+        .where(candidate.c.id.in_(ids), candidate.c.attempt > 0)
+        .order_by(candidate.c.id)
     )
     with reading(engine) as connection:
         return connection.execute(query).all()
 
 
-def _experiment(client: Any, name: str, uuid: str) -> str:
-    found = client.get_experiment_by_name(f"eatnas/{name}")
-    if found is None:
-        return str(client.create_experiment(f"eatnas/{name}", tags={"eatnas.record": uuid}))
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+def _facts(row: Any) -> dict[str, str]:
+    space = row.spec["space"] if isinstance(row.spec["space"], str) else "a space of its own"
+    note = f"Search {row.name}: {space} on {row.spec['data']['name']}, seed {row.seed}, written by eatnas-db."
+    return {
+        "eatnas.space": space,
+        "eatnas.seed": str(row.seed),
+        "eatnas.spec": json.dumps(row.spec, sort_keys=True)[:LONGEST_TAG],
+        "mlflow.note.content": note,
+    }
 
 
-def _known_runs(client: Any, experiment_id: str) -> dict[str, Known]:
-    known: dict[str, Known] = {}
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], max_results=BATCH, page_token=token)
-        for run in page:
-            tags = dict(run.data.tags)
-            if "eatnas.candidate" in tags:
-                known[tags["eatnas.candidate"]] = Known(run.info.run_id, run.info.status, tags)
-        token = page.token
-        if not token:
-            return known
-
-
-def _up_to_date(run: Known, one: Any) -> bool:
-    return run.status == _status(one) and all(run.tags.get(key) == value for key, value in _marks(one).items())
+def _known(run: Any) -> Run:
+    marks = {key: run.data.tags[key] for key in MARKS if key in run.data.tags}
+    return Run(run.info.run_id, run.info.status, marks)
 
 
 def _marks(one: Any) -> dict[str, str]:
-    """The tags that say how far a run has been written."""
-    return {"eatnas.synced": one.state, "eatnas.attempt": str(one.attempt), "eatnas.epochs": str(one.epochs)}
-
-
-def _status(one: Any) -> str:
-    return STATUSES.get(State(one.state), RUNNING)
+    return dict(zip(MARKS, (one.state, str(one.attempt), str(one.epochs)), strict=True))
 
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def _create(client: Any, experiment_id: str, key: str, one: Any) -> Known:
-    run = client.create_run(
-        experiment_id,
-        start_time=_milliseconds(one.started_at),
-        tags={"eatnas.candidate": key},
-        run_name=f"birth {one.birth}",
-    )
-    return Known(run.info.run_id, run.info.status, {})
-
-
-def _write(engine: Engine, client: Any, run: Known, one: Any, recipe: dict[str, Any], parent: Known | None) -> None:
-    from mlflow.entities import Param, RunTag
-
-    status = _status(one)
-    if status != RUNNING:
-        client.set_terminated(run.run_id, status, end_time=_milliseconds(one.ended_at))
-    elif run.status != RUNNING:
-        client.update_run(run.run_id, status=status)
-    metrics = list(_metrics(engine, one, int(run.tags.get("eatnas.epochs", 0))))
-    for begin in range(0, len(metrics), BATCH):
-        client.log_batch(run.run_id, metrics=metrics[begin : begin + BATCH])
-    params = [Param(key, str(value)) for key, value in _params(one, recipe).items()]
-    # The marks come last: what was cut off before them is written again.
-    tags = [RunTag(key, value) for key, value in _tags(one, parent).items()]
-    client.log_batch(run.run_id, params=params, tags=tags)
 
 
 def _params(one: Any, recipe: dict[str, Any]) -> dict[str, Any]:
@@ -222,22 +343,18 @@ def _params(one: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     return {**recipe, **blocks, "params": one.params, "mult_adds": one.mult_adds, "origin": one.origin}
 
 
-def _tags(one: Any, parent: Known | None) -> dict[str, str]:
-    family = {} if parent is None else {"mlflow.parentRunId": parent.run_id}
-    return {**family, "eatnas.birth": str(one.birth), "eatnas.state": one.state, **_marks(one)}
-
-
-def _metrics(engine: Engine, one: Any, first: int) -> Iterator[Any]:
+def _metrics(engine: Engine, one: Any, first: int) -> list[Any]:
     from mlflow.entities import Metric
 
     query = select(epoch).where(epoch.c.candidate_id == one.id, epoch.c.number >= first, epoch.c.number < one.epochs)
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(epoch.c.number)).all()
-    for row in rows:
-        for key in EPOCH_METRICS:
-            yield Metric(key, getattr(row, key), _milliseconds(row.ended_at), row.number)
+    metrics = [
+        Metric(key, getattr(row, key), _milliseconds(row.ended_at), row.number) for row in rows for key in EPOCH_METRICS
+    ]
     if one.fitness is not None:
-        yield Metric("fitness", one.fitness, _milliseconds(one.ended_at), max(one.epochs - 1, 0))
+        metrics.append(Metric("fitness", one.fitness, _milliseconds(one.ended_at), max(one.epochs - 1, 0)))
+    return metrics
 
 
 if __name__ == "__main__":
