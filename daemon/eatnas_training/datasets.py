@@ -1,6 +1,7 @@
 """Images by name, as uint8 arrays; the split into train and validation; the digest of what is used.
 
-NumPy alone, but for the sets that torchvision reads. Small sets lie whole in memory.
+Small sets lie whole in memory; of folders too large for that only the files' names do, see `streamed`. NumPy alone,
+but for SVHN (SciPy) and folders of images (Pillow).
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ import difflib
 import gzip
 import hashlib
 import importlib.util
+import os
+import pickle
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +25,14 @@ from numpy.typing import NDArray
 from eatnas_db.domain.chance import Chance
 from eatnas_db.errors import DataError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
-FOLDER_LIMIT: Final = 50_000
+RESIDENT_BYTES: Final = 2**30
+"""Folders of images that would take more than this at their resolution are streamed."""
 DIGITS_TEST: Final = 360
 VALIDATION_SHARE: Final = 5
 RESIZED_AT_ONCE: Final = 1024
@@ -46,13 +53,30 @@ class Known:
 
 KNOWN: Final[dict[str, Known]] = {
     "digits": Known(1797 - DIGITS_TEST, DIGITS_TEST, 8, 1, 10, "scikit-learn, bundled", False),
-    "MNIST": Known(60_000, 10_000, 28, 1, 10, "IDX files, by torchvision", True),
-    "FashionMNIST": Known(60_000, 10_000, 28, 1, 10, "IDX files, by torchvision", True),
-    "CIFAR10": Known(50_000, 10_000, 32, 3, 10, "torchvision", True),
-    "CIFAR100": Known(50_000, 10_000, 32, 3, 100, "torchvision", True),
-    "SVHN": Known(73_257, 26_032, 32, 3, 10, "torchvision", True),
+    "MNIST": Known(60_000, 10_000, 28, 1, 10, "IDX files", True),
+    "FashionMNIST": Known(60_000, 10_000, 28, 1, 10, "IDX files", True),
+    "CIFAR10": Known(50_000, 10_000, 32, 3, 10, "pickled batches", True),
+    "CIFAR100": Known(50_000, 10_000, 32, 3, 100, "pickled batches", True),
+    "SVHN": Known(73_257, 26_032, 32, 3, 10, "MATLAB files", True),
     "ImageFolder": Known(0, 0, 0, 3, 0, "a folder of your own: root/class/image", False),
     "ImageNet": Known(1_281_167, 50_000, 224, 3, 1000, "a folder of your own: root/train", False),
+}
+
+IDX_SETS: Final = ("MNIST", "FashionMNIST")
+HOMES: Final = {
+    "MNIST": "MNIST/raw",
+    "FashionMNIST": "FashionMNIST/raw",
+    "CIFAR10": "cifar-10-batches-py",
+    "CIFAR100": "cifar-100-python",
+    "SVHN": "SVHN",
+}
+"""Below `data.root`, where the files of a set that can be downloaded are put."""
+
+_CIFAR_FILES: Final = {
+    ("CIFAR10", True): [f"data_batch_{number}" for number in range(1, 6)],
+    ("CIFAR10", False): ["test_batch"],
+    ("CIFAR100", True): ["train"],
+    ("CIFAR100", False): ["test"],
 }
 
 
@@ -74,10 +98,29 @@ class TrainingData:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """A part that is read from its files when it is needed; `labels` int64 `[N]`."""
+
+    paths: list[str]
+    labels: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedData:
+    """What a worker may see of a set that streams. `digest` names the files and their sizes, not their bytes."""
+
+    train: Files
+    validation: Files
+    side: int
+    classes: int
+    digest: str
+
+
 def load_training(data: Mapping[str, Any]) -> TrainingData:
     """The train and validation images of a `DataSpec` as a mapping; the test set is not among them.
 
-    Raises `DataError` when the set is unknown, missing or damaged, or holds too few images.
+    Raises `DataError` when the set is unknown, missing or damaged, holds too few images, or has to be `streamed`.
     """
     whole = _load(data, train=True)
     resolution = data.get("resolution")
@@ -87,6 +130,31 @@ def load_training(data: Mapping[str, Any]) -> TrainingData:
         for indices in (train, validation)
     ]
     return TrainingData(parts[0], parts[1], _digest(parts, [train, validation]))
+
+
+def streamed(data: Mapping[str, Any]) -> StreamedData | None:
+    """The files of a `DataSpec` whose images are decoded while a network trains; None for all other sets.
+
+    ImageNet always streams, a folder of one's own if its training part exceeds `RESIDENT_BYTES`. Raises `DataError`.
+    """
+    name = str(data["name"])
+    known(name)
+    if name not in ("ImageFolder", "ImageNet"):
+        return None
+    folder = _folder(_root(data), name, train=True)
+    side = _side(data)
+    if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
+        return None
+    sha = hashlib.sha256(f"streamed, side {side}, {folder.classes} classes\n".encode())
+    parts = []
+    for word, indices in zip(("train", "validation"), split(len(folder.names), data), strict=True):
+        chosen = indices.tolist()
+        paths = [str(folder.top / folder.names[index]) for index in chosen]
+        sha.update(f"{word} {len(chosen)}\n".encode())
+        for index, path in zip(chosen, paths, strict=True):
+            sha.update(f"{folder.labels[index]} {_size(path)} ".encode() + os.fsencode(folder.names[index]) + b"\n")
+        parts.append(Files(paths, folder.labels[indices]))
+    return StreamedData(parts[0], parts[1], side, folder.classes, sha.hexdigest())
 
 
 def load_test(data: Mapping[str, Any]) -> Images:
@@ -161,14 +229,20 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Images:
     classes = known(name).classes
     if name == "digits":
         return _digits(train=train)
-    if not data.get("root"):
-        raise DataError(f"{name}: give data.root, the folder where its files lie")
-    root = Path(str(data["root"])).expanduser()
-    if name in ("MNIST", "FashionMNIST"):
+    root = _root(data)
+    if name in IDX_SETS:
         return _idx_set(root, name, classes, train=train)
-    if name in ("ImageFolder", "ImageNet"):
-        return _folder(root, name, data.get("resolution"), train=train)
-    return _from_torchvision(root, name, classes, train=train)
+    if name in ("CIFAR10", "CIFAR100"):
+        return _cifar(root, name, classes, train=train)
+    if name == "SVHN":
+        return _svhn(root, classes, train=train)
+    return _decoded(_folder(root, name, train=train), name, _side(data))
+
+
+def _root(data: Mapping[str, Any]) -> Path:
+    if not data.get("root"):
+        raise DataError(f"{data['name']}: give data.root, the folder where its files lie")
+    return Path(str(data["root"])).expanduser()
 
 
 def _digits(*, train: bool) -> Images:
@@ -191,28 +265,44 @@ def _digits(*, train: bool) -> Images:
 
 def _idx_set(root: Path, name: str, classes: int, *, train: bool) -> Images:
     stem = "train" if train else "t10k"
-    images = _idx(_idx_file(root, name, f"{stem}-images-idx3-ubyte"), 3)
-    path = _idx_file(root, name, f"{stem}-labels-idx1-ubyte")
-    labels = _idx(path, 1)
-    if len(images) != len(labels):
-        raise DataError(f"{path} has {len(labels)} labels for {len(images)} images; {_again(name)}")
-    if len(labels) and labels.max() >= classes:
-        raise DataError(f"{path} has label {labels.max()}, {name} has {classes} classes")
-    return Images(images[:, None], labels.astype(np.int64), classes)
+    images = read_idx(_existing(root, name, f"{stem}-images-idx3-ubyte"), 3)
+    path = _existing(root, name, f"{stem}-labels-idx1-ubyte")
+    return Images(images[:, None], _labels(path, name, read_idx(path, 1), len(images), classes), classes)
 
 
-def _idx_file(root: Path, name: str, file: str) -> Path:
-    for folder in (root, root / name / "raw", root / name):
-        for path in (folder / file, folder / f"{file}.gz"):
-            if path.is_file():
-                return path
-    raise DataError(
-        f"{name}: no {file}[.gz] in {root} or {root / name / 'raw'}; "
-        f"set data.root, or run: eatnas-db data prepare {name}"
-    )
+def find(root: Path, name: str, file: str) -> Path | None:
+    """That file of a downloadable set, in its home below `root`, in `root/name` or in `root`; IDX files also as .gz."""
+    for folder in (root / HOMES[name], root / name, root):
+        for ending in ("", ".gz") if name in IDX_SETS else ("",):
+            if (folder / f"{file}{ending}").is_file():
+                return folder / f"{file}{ending}"
+    return None
 
 
-def _idx(path: Path, dimensions: int) -> Bytes:
+def _existing(root: Path, name: str, file: str) -> Path:
+    path = find(root, name, file)
+    if path is None:
+        raise DataError(
+            f"{name}: no {file} in {root / HOMES[name]} or {root}; set data.root, or run: eatnas-db data prepare {name}"
+        )
+    return path
+
+
+def _labels(path: Path, name: str, labels: Any, images: int, classes: int) -> Integers:
+    """int64 `[N]` from 0 to `classes - 1`, one for each image; else `DataError`."""
+    try:
+        found: Integers = np.asarray(labels, np.int64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} has labels that are no numbers; {_again(name)}") from error
+    if found.shape != (images,):
+        raise DataError(f"{path} has {found.size} labels for {images} images; {_again(name)}")
+    if images and not 0 <= found.min() <= found.max() < classes:
+        raise DataError(f"{path} has labels {found.min()} to {found.max()}, {name} has 0 to {classes - 1}")
+    return found
+
+
+def read_idx(path: Path, dimensions: int) -> Bytes:
+    """An IDX file of bytes, gzipped if its name ends so. Raises `DataError`."""
     content = _unzipped(path) if path.suffix == ".gz" else _bytes(path)
     head = 4 + 4 * dimensions
     if len(content) < head or content[:4] != bytes((0, 0, 8, dimensions)):
@@ -240,70 +330,163 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(error) from error
 
 
-def torchvision_set(root: Path, name: str, *, train: bool, download: bool = False) -> Any:
-    """torchvision's own data set object. Raises `DataError` in one line for whatever it raises."""
+class _Arrays(pickle.Unpickler):
+    """Reads what CIFAR's files are made of: lists, texts and NumPy's arrays. Anything else a pickle might call."""
+
+    # Found by using it: the function's module has another name in each NumPy.
+    _reconstruct = np.zeros(0).__reduce__()[0]
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return self._reconstruct
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+
+
+def _cifar(root: Path, name: str, classes: int, *, train: bool) -> Images:
+    images, labels = [], []
+    for file in _CIFAR_FILES[name, train]:
+        path = _existing(root, name, file)
+        try:
+            with path.open("rb") as content:
+                batch = _Arrays(content, encoding="latin1").load()
+            pixels: Bytes = batch["data"]
+            found = batch["labels" if "labels" in batch else "fine_labels"]
+            if pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * 32 * 32,):
+                raise ValueError(f"it holds {pixels.dtype} {pixels.shape}")
+        except Exception as error:  # a garbled pickle raises whatever its bytes happen to spell
+            raise DataError(f"{path} is no batch of {name} ({_line(error)}); {_again(name)}") from error
+        images.append(pixels.reshape(-1, 3, 32, 32))
+        labels.append(_labels(path, name, found, len(pixels), classes))
+    return Images(np.concatenate(images), np.concatenate(labels), classes)
+
+
+def _svhn(root: Path, classes: int, *, train: bool) -> Images:
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    path = _existing(root, "SVHN", f"{'train' if train else 'test'}_32x32.mat")
     try:
-        from torchvision import datasets
-    except (ImportError, RuntimeError) as error:
-        raise DataError(f"{name} needs torchvision, which does not load: {_line(error)}") from error
-    part: dict[str, Any] = {"train": train}
-    if name == "SVHN":
-        part = {"split": "train" if train else "test"}
-    try:
-        return getattr(datasets, name)(str(root), download=download, **part)
-    except Exception as error:  # its readers raise whatever a broken file or network makes them
-        way_out = "" if download else f"; run: eatnas-db data prepare {name}"
-        raise DataError(f"{name} in {root}: {_line(error)}{way_out}") from error
+        content = loadmat(str(path))
+        images: Bytes = content["X"]
+        labels = np.asarray(content["y"]).reshape(-1)
+        if images.dtype != np.uint8 or images.shape[:3] != (32, 32, 3):
+            raise ValueError(f"it holds {images.dtype} {images.shape}")
+    except Exception as error:  # SciPy's reader raises whatever a garbled file makes it
+        raise DataError(f"{path} is not SVHN's file ({_line(error)}); {_again('SVHN')}") from error
+    images = np.ascontiguousarray(images.reshape(32, 32, 3, -1).transpose(3, 2, 0, 1))
+    labels = np.where(labels == 10, 0, labels)  # its class 10 is the digit 0
+    return Images(images, _labels(path, "SVHN", labels, len(images), classes), classes)
 
 
-def _from_torchvision(root: Path, name: str, classes: int, *, train: bool) -> Images:
-    loaded = torchvision_set(root, name, train=train)
-    images = np.asarray(loaded.data)
-    if name != "SVHN":
-        images = images.transpose(0, 3, 1, 2)
-    labels = loaded.labels if name == "SVHN" else loaded.targets
-    return Images(np.ascontiguousarray(images), np.asarray(labels, np.int64), classes)
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """Image files below `top`: their names relative to it, in order; `labels` int64 `[N]`."""
+
+    top: Path
+    names: list[str]
+    labels: Integers
+    classes: int
+
+    def resident_bytes(self, side: int) -> int:
+        return len(self.names) * 3 * side * side
 
 
-def _folder(root: Path, name: str, resolution: int | None, *, train: bool) -> Images:
+def _folder(root: Path, name: str, *, train: bool) -> _Folder:
     part = root / ("train" if train else "val")
     top = part if part.is_dir() or not train else root
-    classes = sorted(path for path in top.iterdir() if path.is_dir()) if top.is_dir() else []
+    classes = _folders(top)
     if not classes:
-        raise DataError(f"{name}: {top} has no folders of classes; set data.root")
-    files = [(path, label) for label, folder in enumerate(classes) for path in sorted(folder.iterdir())]
-    if not files or len(files) > FOLDER_LIMIT:
-        raise DataError(
-            f"{name}: {top} holds {len(files)} files; folders of 1 to {FOLDER_LIMIT} images are "
-            "read, streaming larger ones comes later"
-        )
-    side = resolution or KNOWN[name].side
+        raise DataError(f"{name}: {top} has no folders of classes; put images into {top}/CLASS/, or set data.root")
+    names: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        inside = _files(top, folder)
+        names += inside
+        labels += [label] * len(inside)
+    if not names:
+        raise DataError(f"{name}: {top} has folders of classes, but no file in them")
+    return _Folder(top, names, np.array(labels, np.int64), len(classes))
+
+
+def _folders(top: Path) -> list[str]:
+    try:
+        with os.scandir(top) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not _hidden(entry.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _files(top: Path, folder: str) -> list[str]:
+    """All files below that folder, relative to `top`, sorted; hidden ones are nobody's images."""
+
+    def stop(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    found: list[str] = []
+    # Not pathlib: ImageNet has more than a million files, and each worker looks at them all.
+    for above, folders, files in os.walk(f"{top}{os.sep}{folder}", onerror=stop):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        below = above[len(str(top)) + 1 :]
+        found += [f"{below}/{file}" for file in files if not _hidden(file)]
+    return sorted(found)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _unreadable(error: OSError) -> DataError:
+    return DataError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def _side(data: Mapping[str, Any]) -> int:
+    side = data.get("resolution") or KNOWN[data["name"]].side
     if not side:
-        raise DataError(f"{name}: set data.resolution, the side that its images are brought to")
-    images = np.stack([_picture(path, side) for path, _ in files])
-    return Images(images, np.array([label for _, label in files], np.int64), len(classes))
+        raise DataError(f"{data['name']}: set data.resolution, the side that its images are brought to")
+    return int(side)
 
 
-def _picture(path: Path, side: int) -> Bytes:
-    """One file as `[3, side, side]`: its middle square, resized."""
+def _decoded(folder: _Folder, name: str, side: int) -> Images:
+    """Each file's middle square, resized."""
+    if folder.resident_bytes(side) > RESIDENT_BYTES:
+        raise DataError(f"{name}: {folder.top} holds {len(folder.names)} files, too many to lie in memory at {side}")
+    images = np.empty((len(folder.names), 3, side, side), np.uint8)
+    for number, file in enumerate(folder.names):
+        pixels: Bytes = np.asarray(picture(str(folder.top / file)))
+        height, width = pixels.shape[:2]
+        square = min(height, width)
+        top, left = (height - square) // 2, (width - square) // 2
+        middle = pixels[top : top + square, left : left + square].transpose(2, 0, 1)
+        images[number] = resized(middle[None], side)[0]
+    return Images(images, folder.labels, folder.classes)
+
+
+def picture(path: str) -> Image:
+    """An image file, decoded, in RGB. Raises `DataError` naming it."""
     try:
         from PIL import Image
     except ImportError as error:
         raise DataError(f"image folders need Pillow: {_line(error)}") from error
     try:
-        with Image.open(path) as picture:
-            pixels: Bytes = np.asarray(picture.convert("RGB"), np.uint8)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is no image that can be read: {_line(error)}") from error
-    height, width = pixels.shape[:2]
-    square = min(height, width)
-    top, left = (height - square) // 2, (width - square) // 2
-    middle = pixels[top : top + square, left : left + square].transpose(2, 0, 1)
-    square_image: Bytes = resized(middle[None], side)[0]
-    return square_image
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # each format has a reader of its own, and each raises what it likes
+        raise DataError(f"{path} is no image that can be read ({_line(error)}); replace or delete it") from error
 
 
 def _line(error: BaseException) -> str:

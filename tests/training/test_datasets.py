@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import gzip
-import json
-import os
+import io
+import pickle
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import PIL.Image
 import pytest
+import scipy.io
 
 from eatnas_db.errors import DataError
 from eatnas_training import datasets
@@ -105,20 +108,6 @@ def test_images_without_a_folder_ask_for_one() -> None:
         datasets.load_training({"name": "CIFAR10", "root": None})
 
 
-def test_a_folder_of_images_is_read_resized(tmp_path: Path) -> None:
-    pillow = pytest.importorskip("PIL.Image")
-    for label in ("cat", "dog"):
-        (tmp_path / label).mkdir()
-        for number in range(5):
-            picture = pillow.fromarray(np.full((20, 30, 3), 40 * number, np.uint8))
-            picture.save(tmp_path / label / f"{number}.png")
-    data = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
-    loaded = datasets.load_training(data)
-    assert loaded.train.images.shape == (8, 3, 8, 8)
-    assert loaded.train.classes == 2
-    assert set(np.unique(loaded.train.images)) <= {0, 40, 80, 120, 160}
-
-
 def test_resizing_keeps_flat_images_flat_and_averages_when_shrinking() -> None:
     flat = np.full((2, 1, 28, 28), 77, np.uint8)
     assert (datasets.resized(flat, 8) == 77).all()
@@ -127,29 +116,255 @@ def test_resizing_keeps_flat_images_flat_and_averages_when_shrinking() -> None:
     assert np.abs(datasets.resized(board, 4).astype(int) - 127).max() <= 2
 
 
-def prepare(command: str, data: object = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "eatnas_training.prepare", command],
-        input=json.dumps(data),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-    )
+CIFAR = {
+    "CIFAR10": (
+        "cifar-10-batches-py",
+        [f"data_batch_{n}" for n in range(1, 6)],
+        "test_batch",
+        "batches.meta",
+        "labels",
+    ),
+    "CIFAR100": ("cifar-100-python", ["train"], "test", "meta", "fine_labels"),
+}
 
 
-def test_prepare_describes_the_digits_and_lists_the_known_sets() -> None:
-    described = json.loads(prepare("describe", DIGITS).stdout)
-    assert described["train_images"] == 1150
-    assert (described["resolution"], described["channels"], described["classes"]) == (8, 1, 10)
-    assert len(described["data_digest"]) == 64
-    assert [known["name"] for known in json.loads(prepare("list").stdout)] == list(datasets.KNOWN)
+class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
+    """Writes as Python 2 did, in which CIFAR's files were made: its texts are bytes without an encoding."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+
+    def save_text(self, value: str | bytes) -> None:
+        content = value if isinstance(value, bytes) else value.encode("latin1")
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+        self.memoize(value)
+
+    dispatch[str] = dispatch[bytes] = save_text
 
 
-def test_prepare_says_a_mistake_in_one_line() -> None:
-    answer = prepare("describe", {"name": "digit"})
-    assert answer.returncode == 1
-    assert answer.stderr.count("\n") == 1
-    assert "did you mean digits" in answer.stderr
+def python2_pickle(value: object) -> bytes:
+    file = io.BytesIO()
+    Python2Pickler(file, protocol=2).dump(value)
+    return file.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+
+
+def write_cifar(root: Path, name: str, each: int = 6) -> None:
+    below, train, test, meta, key = CIFAR[name]
+    (root / below).mkdir(parents=True, exist_ok=True)
+    for number, file in enumerate([*train, test]):
+        pixels = np.full((each, 3072), 0, np.uint8)
+        pixels[:, :1024], pixels[:, 1024:2048], pixels[:, 2048:] = 10 * number, 100, np.arange(1024) % 256
+        batch = {"data": pixels, key: [(number + i) % 10 for i in range(each)], "filenames": ["a.png"] * each}
+        if name == "CIFAR100":
+            batch["coarse_labels"] = [0] * each
+        (root / below / file).write_bytes(python2_pickle(batch))
+    names = {"label_names" if name == "CIFAR10" else "fine_label_names": ["frog"]}
+    (root / below / meta).write_bytes(python2_pickle(names))
+
+
+def in_order(data: datasets.TrainingData, spec: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Both parts together, as they lay in the files."""
+    train, validation = datasets.split(len(data.train.labels) + len(data.validation.labels), spec)
+    order = np.argsort(np.concatenate([train, validation]))
+    images = np.concatenate([data.train.images, data.validation.images])[order]
+    return images, np.concatenate([data.train.labels, data.validation.labels])[order]
+
+
+@pytest.mark.parametrize("name", CIFAR)
+@pytest.mark.parametrize("inside", [False, True])
+def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, name: str, inside: bool) -> None:
+    write_cifar(tmp_path, name)
+    spec = {"name": name, "root": str(tmp_path / CIFAR[name][0] if inside else tmp_path)}
+    loaded = datasets.load_training(spec)
+    images, labels = in_order(loaded, spec)
+    batches = len(CIFAR[name][1])
+    assert images.shape == (6 * batches, 3, 32, 32)
+    assert images[-1, :, 1, 2].tolist() == [10 * (batches - 1), 100, 34]
+    assert labels.tolist() == [(number + i) % 10 for number in range(batches) for i in range(6)]
+    assert loaded.train.classes == datasets.KNOWN[name].classes
+    assert loaded.digest == datasets.load_training(spec).digest
+    assert datasets.load_test(spec).images[0, 0, 0, 0] == 10 * batches
+    assert datasets.load_training({**spec, "resolution": 16}).train.images.shape[1:] == (3, 16, 16)
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(tmp_path: Path) -> None:
+    write_cifar(tmp_path, "CIFAR100")
+    path = tmp_path / "cifar-100-python" / "train"
+    path.write_bytes(pickle.dumps({"data": Evil(tmp_path / "called"), "fine_labels": []}))
+    with pytest.raises(DataError, match=r"train is no batch of CIFAR100 \(it wants to call .*data prepare CIFAR100"):
+        datasets.load_training({"name": "CIFAR100", "root": str(tmp_path)})
+    assert not (tmp_path / "called").exists()
+
+
+def cifar_batch(**changes: Any) -> bytes:
+    batch = {"data": np.zeros((4, 3072), np.uint8), "labels": [0, 1, 2, 3]}
+    return python2_pickle({**batch, **changes})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x02}q\x00(",
+        cifar_batch()[:-2000],
+        python2_pickle([1, 2]),
+        python2_pickle({"labels": [0]}),
+        cifar_batch(data=np.zeros((4, 3072), np.float32)),
+        cifar_batch(data=np.zeros((4, 1000), np.uint8)),
+        cifar_batch(labels=[0, 1, 2]),
+        cifar_batch(labels=[0, 1, 2, 10]),
+        cifar_batch(labels=[0, 1, 2, -1]),
+        cifar_batch(labels=["a", "b", "c", "d"]),
+    ],
+)
+def test_a_damaged_cifar_batch_is_one_line_that_names_it(tmp_path: Path, content: bytes) -> None:
+    write_cifar(tmp_path, "CIFAR10")
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
+    with pytest.raises(DataError, match=r"^[^\n]*data_batch_3 [^\n]*$"):
+        datasets.load_training({"name": "CIFAR10", "root": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("CIFAR10", "cifar-10-batches-py/data_batch_1"),
+        ("CIFAR100", "cifar-100-python/train"),
+        ("SVHN", "SVHN/train_32x32.mat"),
+        ("FashionMNIST", "FashionMNIST/raw/train-images-idx3-ubyte"),
+    ],
+)
+@pytest.mark.parametrize("root", [".", "nowhere"])
+def test_a_missing_file_or_folder_is_named_with_the_way_to_get_it(
+    tmp_path: Path, name: str, file: str, root: str
+) -> None:
+    with pytest.raises(DataError) as raised:
+        datasets.load_training({"name": name, "root": str(tmp_path / root)})
+    folder, _, last = file.rpartition("/")
+    assert f"no {last} in {tmp_path / root / folder}" in str(raised.value)
+    assert f"eatnas-db data prepare {name}" in str(raised.value)
+
+
+def write_svhn(folder: Path, count: int = 12, **changes: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.arange(32 * 32 * 3 * count).reshape(32, 32, 3, count) % 251
+    content = {"X": images.astype(np.uint8), "y": (np.arange(count) % 10 + 1).astype(np.uint8)[:, None], **changes}
+    for part in ("train", "test"):
+        scipy.io.savemat(folder / f"{part}_32x32.mat", content, do_compression=True)
+    return folder / "train_32x32.mat"
+
+
+@pytest.mark.parametrize("below", [".", "SVHN"])
+def test_svhn_is_read_with_its_tens_as_zeros(tmp_path: Path, below: str) -> None:
+    write_svhn(tmp_path / below)
+    spec = {"name": "SVHN", "root": str(tmp_path)}
+    images, labels = in_order(datasets.load_training(spec), spec)
+    assert images.shape == (12, 3, 32, 32)
+    assert images[5, 2, 7, 9] == (((7 * 32 + 9) * 3 + 2) * 12 + 5) % 251
+    assert labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
+    assert len(datasets.load_test(spec).labels) == 12
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "garbage", "empty", "no images", "fewer labels", "wrong label", "wrong type"]
+)
+def test_a_damaged_svhn_file_is_one_line_that_names_it(tmp_path: Path, damage: str) -> None:
+    changes: dict[str, Any] = {
+        "no images": {"X": np.zeros(3)},
+        "fewer labels": {"y": np.ones((11, 1), np.uint8)},
+        "wrong label": {"y": np.full((12, 1), 20, np.uint8)},
+        "wrong type": {"X": np.zeros((32, 32, 3, 12))},
+    }
+    path = write_svhn(tmp_path, **changes.get(damage, {}))
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "garbage": b"x" * 999, "empty": b""}.get(damage, content))
+    with pytest.raises(DataError, match=r"^[^\n]*train_32x32.mat [^\n]*$"):
+        datasets.load_training({"name": "SVHN", "root": str(tmp_path)})
+
+
+@pytest.mark.parametrize("labels", [np.arange(19) % 10, np.arange(20) % 11])
+def test_idx_labels_that_do_not_fit_are_named(tmp_path: Path, labels: np.ndarray) -> None:
+    write_fashion(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(DataError, match=r"^[^\n]*train-labels-idx1-ubyte has [^\n]*labels [^\n]*$"):
+        datasets.load_training({"name": "FashionMNIST", "root": str(tmp_path)})
+
+
+def test_idx_images_and_labels_are_what_was_written(tmp_path: Path) -> None:
+    write_fashion(tmp_path)
+    spec = {"name": "FashionMNIST", "root": str(tmp_path)}
+    images, labels = in_order(datasets.load_training(spec), spec)
+    assert images.ravel().tolist() == [value % 256 for value in range(20 * 28 * 28)]
+    assert labels.tolist() == [number % 10 for number in range(20)]
+
+
+def write_folder(root: Path, each: int = 5, side: int = 20) -> None:
+    for label, word in enumerate(("cat", "dog")):
+        (root / word).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            pixels = np.full((side, side + 10, 3), 40 * number, np.uint8)
+            pixels[:, :, 0] = 100 * label
+            PIL.Image.fromarray(pixels).save(root / word / f"{number}.{'png' if number else 'jpeg'}")
+
+
+@pytest.mark.parametrize("below", [".", "train"])
+def test_a_folder_of_png_and_jpeg_is_read_with_its_folders_as_classes(tmp_path: Path, below: str) -> None:
+    write_folder(tmp_path / below)
+    (tmp_path / below / "dog" / ".hidden").write_text("no image")
+    (tmp_path / below / ".cache").mkdir()
+    (tmp_path / below / "notes.txt").write_text("no folder")
+    PIL.Image.new("L", (8, 8), 7).save(tmp_path / below / "dog" / "9.png")
+    spec = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
+    loaded = datasets.load_training(spec)
+    images, labels = in_order(loaded, spec)
+    assert labels.tolist() == [0] * 5 + [1] * 6
+    assert loaded.train.classes == 2
+    assert images[3, :, 0, 0].tolist() == [0, 120, 120]
+    assert images[9, :, 7, 7].tolist() == [100, 160, 160]
+    assert images[10, :, 4, 4].tolist() == [7, 7, 7]
+    assert loaded.digest == datasets.load_training(spec).digest
+
+
+def test_the_test_part_of_a_folder_is_its_val_and_never_the_training_images(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train")
+    spec = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
+    with pytest.raises(DataError, match="val has no folders of classes"):
+        datasets.load_test(spec)
+    write_folder(tmp_path / "val", each=1)
+    assert len(datasets.load_test(spec).labels) == 2
+    assert len(datasets.load_training(spec).train.labels) == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "cut.png", "cut.jpeg"])
+def test_an_image_that_is_no_image_is_one_line_that_names_it(tmp_path: Path, content: bytes | str) -> None:
+    write_folder(tmp_path)
+    if isinstance(content, str):
+        noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+        whole = tmp_path / content
+        PIL.Image.fromarray(noise).save(whole)
+        content = whole.read_bytes()[:2000]
+    (tmp_path / "cat" / "2.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"^[^\n]*2\.png is no image that can be read \([^\n]*; replace or delete it$"):
+        datasets.load_training({"name": "ImageFolder", "root": str(tmp_path), "resolution": 8})
+
+
+def test_folders_without_classes_images_or_resolution_say_what_is_wanted(tmp_path: Path) -> None:
+    spec = {"name": "ImageFolder", "root": str(tmp_path / "data")}
+    with pytest.raises(DataError, match=r"no folders of classes; put images into .*/CLASS/"):
+        datasets.load_training(spec)
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    with pytest.raises(DataError, match="no file in them"):
+        datasets.load_training(spec)
+    write_folder(tmp_path / "data")
+    with pytest.raises(DataError, match=r"set data\.resolution"):
+        datasets.load_training(spec)
 
 
 def test_describing_the_digits_imports_neither_torch_nor_scikit_learn() -> None:
