@@ -1,24 +1,34 @@
-"""The MLflow store says what the record says, once."""
+"""The MLflow store says what the record says, once, whatever happens to the processes between."""
 
+import os
+import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
+from contextlib import closing, contextmanager
 from itertools import pairwise
 
+import psutil
 import pytest
 from sqlalchemy import insert, select
+from test_search import home, supervise
 
-from eatnas_daemon.tracking import sync
+from eatnas_daemon.follower import RESTART_SECONDS, Follower
+from eatnas_daemon.tracking import EPOCH_METRICS, STATUSES, Mirror, connect, masked, sync
 from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, reading, transaction
+from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.messages import EpochDone
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.domain.states import FailureKind
-from eatnas_db.schema import candidate, device, host, record, worker
+from eatnas_db.domain.states import FailureKind, State
+from eatnas_db.schema import candidate, device, epoch, host, record, search, worker
 from eatnas_db.transitions import Provenance
 from eatnas_migrations import commands
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 SPEC = {
     "name": "small",
@@ -33,7 +43,13 @@ MADE_UNDER = Provenance("d" * 64, {}, "e" * 64, {}, "processor", "none")
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
+    engine = make_record(tmp_path / "eatnas.db")
+    yield engine
+    engine.dispose()
+
+
+def make_record(file):
+    engine = create_engine_for(f"sqlite:///{file}")
     commands.upgrade(engine)
     spec = parse_spec(SPEC)
     with transaction(engine) as connection:
@@ -41,8 +57,7 @@ def engine(tmp_path):
         connection.execute(insert(host).values(id=1, name="here", seen_at=100.0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=100.0))
-    yield engine
-    engine.dispose()
+    return engine
 
 
 def lease(connection, now):
@@ -86,74 +101,349 @@ def fill(engine):
     return token
 
 
-def runs_of(uri):
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("eatnas/small")
-    runs = client.search_runs([experiment.experiment_id])
-    return client, experiment, {int(run.data.tags["eatnas.birth"]): run for run in runs}, len(runs)
+def runs_of(uri, name="eatnas/small"):
+    client = connect(uri)
+    experiment = client.get_experiment_by_name(name)
+    return client, experiment, client.search_runs([experiment.experiment_id])
 
 
-def check(engine, uri):
-    client, experiment, runs, count = runs_of(uri)
+def assert_agreement(engine, uri, name="eatnas/small"):
+    """One run for each candidate that was ever tried, and everything in it is the record's."""
+    client, experiment, runs = runs_of(uri, name)
     with reading(engine) as connection:
         uuid = connection.execute(select(record.c.uuid)).scalar_one()
-        rows = {row.birth: row for row in connection.execute(select(candidate))}
+        rows = connection.execute(select(candidate).where(candidate.c.attempt > 0)).all()
+        epochs = connection.execute(select(epoch).order_by(epoch.c.number)).all()
+        searched = connection.execute(select(search)).one()
     assert experiment.tags["eatnas.record"] == uuid
-    assert count == 4
-    assert [runs[birth].info.status for birth in range(4)] == ["FINISHED", "FINISHED", "FAILED", "RUNNING"]
-    assert {birth: run.data.tags["eatnas.candidate"] for birth, run in runs.items()} == {
-        birth: f"{uuid}/{rows[birth].id}" for birth in range(4)
-    }
-    births = {row.id: birth for birth, row in rows.items()}
-    assert rows[2].parent_id is not None
-    assert runs[2].data.tags["mlflow.parentRunId"] == runs[births[rows[2].parent_id]].info.run_id
-    assert "mlflow.parentRunId" not in runs[0].data.tags
-    return client, runs
+    assert experiment.tags["eatnas.search"] == searched.name
+    assert experiment.tags["eatnas.space"] == "eatnas-tiny"
+    assert experiment.tags["eatnas.seed"] == str(searched.seed)
+    assert searched.name in experiment.tags["mlflow.note.content"]
+    assert sorted(run.data.tags["eatnas.candidate"] for run in runs) == sorted(f"{uuid}/{row.id}" for row in rows)
+    by_id = {int(run.data.tags["eatnas.candidate"].split("/")[1]): run for run in runs}
+    for row in rows:
+        run = by_id[row.id]
+        assert run.info.status == STATUSES.get(State(row.state), "RUNNING")
+        parent = by_id[row.parent_id].info.run_id if row.parent_id else None
+        assert run.data.tags.get("mlflow.parentRunId") == parent
+        assert run.data.params["origin"] == row.origin
+        assert (run.data.params["params"], run.data.params["mult_adds"]) == (str(row.params), str(row.mult_adds))
+        assert [run.data.params[f"block{number}"] for number in range(1, 8)]
+        assert run.data.params["epochs"] == str(searched.spec["training"]["epochs"])
+        assert run.data.metrics.get("fitness") == row.fitness
+        for metric in EPOCH_METRICS:
+            history = client.get_metric_history(run.info.run_id, metric)
+            assert [(m.step, m.timestamp, m.value) for m in history] == [
+                (e.number, round(e.ended_at * 1000), getattr(e, metric)) for e in epochs if e.candidate_id == row.id
+            ]
+    return client, {int(run.data.tags["eatnas.birth"]): run for run in runs}
 
 
+def until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def runs_in(store):
+    """How many runs an SQLite store has, asked without MLflow, which would keep the file open."""
+    if not store.exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        try:
+            return connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+        except sqlite3.OperationalError:
+            return 0
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+@contextmanager
+def server(folder, port):
+    """A real MLflow server, killed with all its processes at the end."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", folder / "files"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    uri = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        until(lambda: process.poll() is not None or answers(f"{uri}/health"), 120)
+        assert process.poll() is None, (folder / "server.log").read_text()
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def answers(address):
+    try:
+        with urllib.request.urlopen(address, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+@contextmanager
+def following(engine, uri, log=subprocess.DEVNULL):
+    """A real follower with a short breath; at the end it is told to leave and has to."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "eatnas_daemon.tracking", "--every", "0.1"],
+        env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},
+        stdin=subprocess.PIPE,
+        stderr=log,
+    )
+    try:
+        yield process
+        process.stdin.close()
+        process.wait(60)
+    finally:
+        process.kill()
+        process.stdin.close()
+        process.wait()
+
+
+@pytest.mark.slow
 def test_the_store_says_what_the_record_says_and_is_rebuilt(engine, tmp_path):
     token = fill(engine)
-    store = tmp_path / "mlflow.db"
-    uri = f"sqlite:///{store}"
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert sync(engine, uri) == 4
-    client, runs = check(engine, uri)
+    client, runs = assert_agreement(engine, uri)
+    assert [runs[birth].info.status for birth in range(4)] == ["FINISHED", "FINISHED", "FAILED", "RUNNING"]
+    assert "mlflow.parentRunId" in runs[2].data.tags
     first = runs[0]
     assert (first.info.run_name, first.info.start_time, first.info.end_time) == ("birth 0", 1_000_000, 1_030_000)
-    assert first.data.params["epochs"] == "2"
-    assert first.data.params["origin"] == "random"
-    assert {f"block{number}" for number in range(1, 8)} <= set(first.data.params)
-    assert first.data.metrics["fitness"] == 0.5
     history = client.get_metric_history(first.info.run_id, "train_loss")
     assert [(m.step, m.timestamp, m.value) for m in history] == [(0, 1_010_250, 2.0), (1, 1_020_000, 1.0)]
 
     assert sync(engine, uri) == 0
-    check(engine, uri)
-
     with transaction(engine) as connection:
         report(connection, token, 1, 4020.0)
         score(connection, token, 4030.0)
     assert sync(engine, uri) == 1
-    client, _, runs, count = runs_of(uri)
-    assert count == 4
+    client, runs = assert_agreement(engine, uri)
     assert runs[3].info.status == "FINISHED"
-    history = client.get_metric_history(runs[3].info.run_id, "val_loss")
-    assert [(m.step, m.timestamp) for m in history] == [(0, 4_010_000), (1, 4_020_000)]
-    assert all(a.step < b.step for a, b in pairwise(history))
+    assert all(a.step < b.step for a, b in pairwise(client.get_metric_history(runs[3].info.run_id, "val_loss")))
 
     another = f"sqlite:///{tmp_path / 'another.db'}"
     assert sync(engine, another) == 4
-    assert runs_of(another)[3] == 4
+    assert_agreement(engine, another)
 
 
+@pytest.mark.slow
+def test_a_look_costs_what_has_changed_and_not_the_history(engine, tmp_path):
+    token = fill(engine)
+    client = Counting(connect(f"sqlite:///{tmp_path / 'mlflow.db'}"))
+    mirror = Mirror(engine, client)
+    assert mirror.look() == 4
+    client.calls.clear()
+    assert (mirror.look(), client.calls) == (0, [])
+    with transaction(engine) as connection:
+        report(connection, token, 1, 4020.0)
+    assert (mirror.look(), client.calls) == (1, ["log_batch"])
+    client.calls.clear()
+    with transaction(engine) as connection:
+        score(connection, token, 4030.0)
+    assert (mirror.look(), client.calls) == (1, ["log_batch", "set_terminated"])
+    client.calls.clear()
+    assert (mirror.look(), client.calls) == (0, [])
+    with transaction(engine) as connection:
+        failed = connection.execute(select(candidate.c.id).where(candidate.c.state == State.FAILED)).scalar_one()
+        transitions.retry(connection, failed, 5000.0)
+    assert (mirror.look(), client.calls) == (1, ["log_batch", "update_run"])
+
+
+class Counting:
+    """MLflow's client, with a note of what was asked of it."""
+
+    def __init__(self, client):
+        self.client, self.calls = client, []
+
+    def __getattr__(self, name):
+        def call(*arguments, **options):
+            self.calls.append(name)
+            return getattr(self.client, name)(*arguments, **options)
+
+        return call
+
+
+@pytest.mark.slow
+def test_two_writers_by_turns_make_no_run_twice(engine, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    mirror = Mirror(engine, connect(uri))
+    assert mirror.look() == 0
+    fill(engine)
+    assert sync(engine, uri) == 4
+    mirror.look()
+    assert_agreement(engine, uri)
+    assert sync(engine, uri) == 0
+
+
+@pytest.mark.slow
+def test_searches_of_one_name_in_two_records_have_an_experiment_each(engine, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    other = make_record(tmp_path / "other.db")
+    fill(engine)
+    fill(other)
+    with reading(other) as connection:
+        uuid = connection.execute(select(record.c.uuid)).scalar_one()
+    for written in (4, 0):
+        assert [sync(engine, uri), sync(other, uri)] == [written, written]
+    assert_agreement(engine, uri)
+    assert_agreement(other, uri, f"eatnas/small ({uuid[:8]})")
+    other.dispose()
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_comes_back(engine, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fill(engine)
+    sync(engine, uri)
+    client, experiment, _ = runs_of(uri)
+    client.delete_experiment(experiment.experiment_id)
+    sync(engine, uri)
+    assert_agreement(engine, uri)
+
+
+@pytest.mark.slow
+def test_a_real_server_gets_it_over_http_and_nothing_twice(engine, tmp_path):
+    token = fill(engine)
+    with server(tmp_path, free_port()) as uri:
+        assert sync(engine, uri) == 4
+        assert_agreement(engine, uri)
+        assert sync(engine, uri) == 0
+        with transaction(engine) as connection:
+            report(connection, token, 1, 4020.0)
+            score(connection, token, 4030.0)
+        assert sync(engine, uri) == 1
+        assert_agreement(engine, uri)
+
+
+@pytest.mark.slow
+def test_a_follower_tells_once_that_the_server_has_gone_and_catches_up_when_it_is_back(engine, tmp_path):
+    token = fill(engine)
+    port, log, store = free_port(), tmp_path / "follower.log", tmp_path / "server.db"
+    with log.open("wb") as file, server(tmp_path, port) as uri, following(engine, uri, file) as follower:
+        until(lambda: runs_in(store) == 4)
+        os.killpg(server_group(port), signal.SIGKILL)
+        with transaction(engine) as connection:
+            report(connection, token, 1, 4020.0)
+            score(connection, token, 4030.0)
+        until(lambda: log.stat().st_size > 0)
+        with server(tmp_path, port):
+            until(lambda: [run.info.status for run in runs_of(uri)[2]].count("FINISHED") == 3)
+            follower.stdin.close()
+            assert follower.wait(60) == 0
+            assert_agreement(engine, uri)
+    (line,) = log.read_text().splitlines()
+    assert line.startswith(f"MLflow at {uri}: ")
+
+
+def server_group(port):
+    (process,) = (
+        process
+        for process in psutil.Process().children()
+        if process.cmdline()[1:4] == ["-m", "mlflow", "server"] and str(port) in process.cmdline()
+    )
+    return process.pid
+
+
+@pytest.mark.slow
 def test_a_follower_rebuilds_a_deleted_store_and_ends_with_its_input(engine, tmp_path):
     fill(engine)
     store = tmp_path / "mlflow.db"
     uri = f"sqlite:///{store}"
-    command = [sys.executable, "-m", "eatnas_daemon.tracking", "--db", str(engine.url), "--mlflow", uri]
-    for _ in range(2):
-        store.unlink(missing_ok=True)
-        done = subprocess.run([*command, "--every", "0.2"], input=b"", capture_output=True, check=False)
-        assert (done.returncode, done.stderr) == (0, b"")
-    check(engine, uri)
+    with following(engine, uri) as follower:
+        until(lambda: runs_in(store) == 4)
+        store.unlink()
+        until(lambda: runs_in(store) == 4)
+    assert follower.returncode == 0
+    assert_agreement(engine, uri)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [None, 3])
+def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_it(tmp_path, killed_at):
+    alone, followed = home(tmp_path / "alone"), home(tmp_path / "followed")
+    undisturbed = supervise(alone, 2)
+    engine, store = open_record(followed.database_url), followed.home / "mlflow.db"
+    with following(engine, followed.mlflow_uri) as follower:
+        until(store.exists)
+
+        def disturb(_):
+            if killed_at and runs_in(store) >= killed_at:
+                follower.kill()
+
+        slower = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+        assert supervise(followed, 2, slower, disturb) == undisturbed
+    assert follower.returncode == (-signal.SIGKILL if killed_at else 0)
+    assert (runs_in(store) < 24) == bool(killed_at)
+    assert (sync(engine, followed.mlflow_uri) > 0) == bool(killed_at)
+    assert_agreement(engine, followed.mlflow_uri, "eatnas/s")
+    assert sync(engine, followed.mlflow_uri) == 0
+    assert sync(open_record(alone.database_url), alone.mlflow_uri) == 24
+
+
+@pytest.mark.slow
+def test_a_follower_is_nice_in_a_session_of_its_own_and_shows_no_password(engine, tmp_path):
+    log = tmp_path / "logs" / "mlflow.log"
+    follower = Follower(str(engine.url), f"http://me:secret@127.0.0.1:{free_port()}", log)
+    follower.start()
+    process = psutil.Process(follower.pid)
+    try:
+        until(lambda: process.nice() == min(19, psutil.Process().nice() + 10))
+        assert os.getsid(process.pid) == process.pid
+        until(lambda: log.stat().st_size > 0)
+        assert "secret" not in " ".join(process.cmdline())
+    finally:
+        follower.stop()
+        until(lambda: follower.pid is None)
+    assert "me:***@127.0.0.1" in log.read_text()
+    assert "secret" not in log.read_text()
+
+
+def test_a_dead_follower_is_started_again_after_half_a_minute_unless_it_was_stopped(engine, tmp_path):
+    now = 0.0
+    follower = Follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "log", lambda: now)
+    follower.ensure()
+    assert follower.pid is None
+    follower.start()
+    first = follower.pid
+    now = RESTART_SECONDS
+    follower.ensure()
+    assert follower.pid == first
+    os.killpg(first, signal.SIGKILL)
+    until(lambda: follower.pid is None)
+    now = RESTART_SECONDS - 1
+    follower.ensure()
+    assert follower.pid is None
+    now = RESTART_SECONDS
+    follower.ensure()
+    second = follower.pid
+    assert second not in (None, first)
+    os.killpg(second, signal.SIGKILL)
+    follower.stop()
+    until(lambda: follower.pid is None)
+    now = 3 * RESTART_SECONDS
+    follower.ensure()
+    assert follower.pid is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
+        ("failed at postgresql+psycopg://me:se/cr@et@host/db: no", "failed at postgresql+psycopg://me:***@host/db: no"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
+    ],
+)
+def test_passwords_in_addresses_are_struck_out(text, shown):
+    assert masked(text) == shown
