@@ -1,4 +1,4 @@
-"""Images resident on the device, and batches of them: gathered, augmented whole, normalised."""
+"""Batches of images, and the sets that lie on the device whole: gathered, augmented at once, normalised."""
 
 from __future__ import annotations
 
@@ -6,16 +6,57 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from eatnas_db.domain.chance import derived_seed
+from eatnas_db.domain.macro import Task
 from eatnas_training import datasets
 
 SHIFT_SHARE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """One batch of a training: all that decides which images are in it and how they are augmented."""
+
+    augment: str
+    seed: int
+    size: int
+    epoch: int
+    batch: int
+
+    def indices(self, count: int) -> Tensor:
+        """Which of `count` images: int64 `[B]`, on the CPU."""
+        order = _remembered_order(count, self.seed, self.epoch)
+        return order[self.batch * self.size : (self.batch + 1) * self.size]
+
+
+class Part(Protocol):
+    """Images to train on or to validate on, wherever they lie. Batches are normalised float32, channels-last."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `[N]`."""
+
+    def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
+        """A batch to train on: images `[B, C, H, W]` and labels `[B]`. Raises `DataError`."""
+
+    def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """The images from `start` to before `stop`, not augmented, and their labels. Raises `DataError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Both parts, normalised alike; `digest` names the data."""
+
+    train: Part
+    validation: Part
+    task: Task
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +68,34 @@ class Resident:
     mean: Tensor
     scale: Tensor
 
+    def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
+        """See `Part`."""
+        chosen = key.indices(len(self.labels)).to(self.labels.device)
+        images = augmented(self.images[chosen], key.augment, key.seed, key.epoch, key.batch)
+        return self.normalised(images), self.labels[chosen]
+
+    def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """See `Part`."""
+        return self.normalised(self.images[start:stop]), self.labels[start:stop]
+
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 `[B, C, H, W]` to float32 of the train images' mean 0 and deviation 1, channels-last."""
-        floats = (images.to(torch.float32) - self.mean) * self.scale
-        return floats.contiguous(memory_format=torch.channels_last)
+        return normalised(images, self.mean, self.scale)
 
 
-@dataclass(frozen=True, slots=True)
-class ResidentData:
-    """Both parts on a device, normalised alike; `digest` names the data."""
-
-    train: Resident
-    validation: Resident
-    classes: int
-    digest: str
+def normalised(images: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """uint8 `[B, C, H, W]` to float32, channels-last, by `mean` and 1 / deviation `[1, C, 1, 1]`."""
+    floats = (images.to(torch.float32) - mean) * scale
+    return floats.contiguous(memory_format=torch.channels_last)
 
 
-def load(data: Mapping[str, Any], device: str) -> ResidentData:
+def load(data: Mapping[str, Any], device: str) -> Data:
     """A `DataSpec`'s images on `device`; the last ones asked for stay loaded. Raises `DataError`."""
     return _loaded(json.dumps(dict(data), sort_keys=True), device)
 
 
 @lru_cache(maxsize=1)
-def _loaded(data: str, device: str) -> ResidentData:
+def _loaded(data: str, device: str) -> Data:
     loaded = datasets.load_training(json.loads(data))
     mean, scale = (torch.from_numpy(a).to(device) for a in _statistics(loaded.train.images))
     train, validation = (
@@ -61,7 +107,8 @@ def _loaded(data: str, device: str) -> ResidentData:
         )
         for part in (loaded.train, loaded.validation)
     )
-    return ResidentData(train, validation, loaded.train.classes, loaded.digest)
+    _, channels, side, _ = train.images.shape
+    return Data(train, validation, Task(side, channels, loaded.train.classes), loaded.digest)
 
 
 def _statistics(
@@ -84,6 +131,9 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of `count` images in an epoch: int64 `[count]` on the CPU, keyed by (seed, epoch)."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
     return torch.randperm(count, generator=generator)
+
+
+_remembered_order = lru_cache(maxsize=2)(epoch_order)
 
 
 def augmented(images: Tensor, kind: str, seed: int, epoch: int, batch: int) -> Tensor:

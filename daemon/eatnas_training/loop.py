@@ -30,8 +30,8 @@ from eatnas_db.domain.messages import (
 )
 from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
 from eatnas_db.errors import DataError
-from eatnas_training import augment, checkpoint, network
-from eatnas_training.augment import ResidentData
+from eatnas_training import checkpoint, network, streaming
+from eatnas_training.augment import BatchKey, Data
 from eatnas_training.conversation import Wanted
 from eatnas_training.schedule import learning_rate
 
@@ -96,10 +96,9 @@ class Training:
         self.recipe = TrainingSpec(**assign.training)
         self.device_seconds = 0.0
         self.token = (assign.candidate, assign.attempt)
-        self.data: ResidentData
+        self.data: Data
         self.state: State
         self.batches = 0
-        self._order: tuple[int, Tensor] | None = None
         self._progress_at = -math.inf
         self._saved_at = monotonic()
 
@@ -136,13 +135,12 @@ class Training:
         )
 
     def load(self) -> None:
-        """Bring the images onto the device, and check that they are what the task says."""
-        self.data = augment.load(self.assign.data, self.device)
-        count, channels, side, _ = self.data.train.images.shape
-        found, expected = Task(side, channels, self.data.classes), Task(**self.assign.task)
+        """Have the images ready for the device, and check that they are what the task says."""
+        self.data = streaming.load(self.assign.data, self.device)
+        found, expected = self.data.task, Task(**self.assign.task)
         if found != expected:
             raise DataError(f"the data are {found}, the search was created for {expected}")
-        self.batches = max(1, count // self.recipe.batch_size)
+        self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
 
     def build(self) -> None:
         """The network and its optimizer at the start: the same bits, whatever this process did before."""
@@ -172,15 +170,14 @@ class Training:
     def step(self) -> None:
         """One batch forward and backward; its seconds count as the device's."""
         started = self.monotonic()
-        state, recipe, data = self.state, self.recipe, self.data.train
+        state, recipe = self.state, self.recipe
         at = state.epoch * self.batches + state.batch
         rate = self._rate(at)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        chosen = self._chosen().to(self.device)
-        images = augment.augmented(data.images[chosen], recipe.augment, self.assign.seed, state.epoch, state.batch)
-        labels = data.labels[chosen]
-        logits = state.model(data.normalised(images))
+        key = BatchKey(recipe.augment, self.assign.seed, recipe.batch_size, state.epoch, state.batch)
+        images, labels = self.data.train.batch(key)
+        logits = state.model(images)
         loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -198,8 +195,8 @@ class Training:
         stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(data.labels))
         self.state.model.eval()
         with torch.inference_mode():
-            labels = data.labels[start:stop]
-            logits = self.state.model(data.normalised(data.images[start:stop]))
+            images, labels = data.between(start, stop)
+            logits = self.state.model(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
         self._spent(began)
@@ -295,15 +292,6 @@ class Training:
 
     def _checkpoint_due(self) -> bool:
         return self.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds
-
-    def _chosen(self) -> Tensor:
-        """Indices of the next batch's images: int64 `[B]`, on the CPU."""
-        epoch, batch = self.state.epoch, self.state.batch
-        if self._order is None or self._order[0] != epoch:
-            count = len(self.data.train.labels)
-            self._order = (epoch, augment.epoch_order(count, self.assign.seed, epoch))
-        size = self.recipe.batch_size
-        return self._order[1][batch * size : (batch + 1) * size]
 
     def _rate(self, step: int) -> float:
         recipe = self.recipe
