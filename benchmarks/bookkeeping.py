@@ -64,9 +64,7 @@ def one_candidate(connection: Any) -> None:
         device_seconds=1.0,
         now=1.0,
     )
-    steps.settle(connection, 1, 1.0)
-    steps.breed(connection, 1, 1.0)
-    steps.finish(connection, 1, 1.0)
+    steps.advance(connection, steps.get_row(connection, 1), 1.0)
 
 
 def fill(engine: Engine, count: int) -> None:

@@ -35,25 +35,28 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 )
 
 
-def create_engine_for(url: str) -> Engine:
+def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """An engine whose transactions begin when they say so; the file need not exist.
 
     On SQLite the driver's own transactions are switched off: they would leave a migration that is killed
     halfway torn, and take a write lock too late.
     """
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def open_record(url: str, mounts: Path = Path("/proc/mounts")) -> Engine:
-    """An engine on an existing record of this code's version. Raises `RecordError` with the way out."""
+def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """An engine on an existing record of this code's version. Raises `RecordError` with the way out.
+
+    `busy_seconds`: how long to wait for another program's transaction before giving up.
+    """
     file = Path(url.removeprefix("sqlite:///"))
     refuse_network_file_system(file, mounts)
     if not file.exists():
         raise RecordError(f"no record at {file}; `eatnas-db init` makes one")
-    engine = create_engine_for(url)
+    engine = create_engine_for(url, busy_seconds)
     found = current_revision(engine)
     if found is None:
         raise RecordError(f"{file} holds no eatnas-db record; `eatnas-db init` adds one")
@@ -175,7 +178,7 @@ def _explained(engine: Engine) -> Iterator[None]:
 def _in_words(error: DBAPIError, file: str) -> str | None:
     cause = str(error.orig)
     for sign, words in (
-        ("locked", f"{file} has been held by another program's transaction for {BUSY_SECONDS} s; try again"),
+        ("locked", f"{file} is held by another program's open transaction; end that program, or try again"),
         ("readonly", f"{file} cannot be written: the file, its folder or the disk is read-only"),
         ("unable to open", f"{file} cannot be opened; check that its folder exists and may be written"),
         ("disk is full", f"the disk of {file} is full; make room, then go on: nothing is lost"),

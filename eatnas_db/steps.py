@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from eatnas_db import transitions
 from eatnas_db.domain.evolution import Member, decide_birth, leaver, summarize
@@ -20,7 +20,7 @@ from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
 from eatnas_db.domain.states import SETTLED, State, Wish
 from eatnas_db.errors import ConflictError, NoRoomError
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import architecture, candidate, lease, search, step
+from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
 
@@ -64,62 +64,57 @@ def create_search(
     return int(search_id)
 
 
+def advance(connection: Connection, row: Any, now: float) -> bool:
+    """Settle, breed and finish a search whose row was read in this transaction. Whether it is finished."""
+    course = Course(row)
+    _settle(connection, course, now)
+    _breed(connection, course, now)
+    return _finish(connection, course, now)
+
+
 def settle(connection: Connection, search_id: int, now: float) -> int:
     """Advance the settled prefix over every birth that has ended; each is one step. How many were made."""
-    made = 0
-    while _settle_one(connection, search_id, now):
-        made += 1
-    return made
+    return _settle(connection, Course(get_row(connection, search_id)), now)
 
 
 def breed(connection: Connection, search_id: int, now: float) -> int:
     """Submit every birth that may be decided now. How many were made."""
-    made = 0
-    row = get_row(connection, search_id)
-    space = space_of(row)
-    evolution = row.spec["evolution"]
-    while row.wish == Wish.RUN and not row.exhausted and _may_be_born(row):
-        sees = row.born - row.lag + 1
-        try:
-            birth = decide_birth(
-                row.born,
-                seed=row.seed,
-                population_size=row.population,
-                tournament_size=evolution["tournament"],
-                population=_population(connection, search_id, sees) if row.born >= row.population else (),
-                space=space,
-                held=_held(connection, search_id, row.born),
-            )
-        except NoRoomError as error:
-            connection.execute(update(search).where(search.c.id == search_id).values(exhausted=True))
-            transitions.record_event(connection, now, "space_exhausted", search_id, detail={"message": str(error)})
-            break
-        if transitions.submit(connection, search_id, birth, now) is None:
-            break
-        made += 1
-        row = get_row(connection, search_id)
-    return made
+    return _breed(connection, Course(get_row(connection, search_id)), now)
 
 
 def finish(connection: Connection, search_id: int, now: float) -> bool:
     """Mark a search finished when nothing of it is left to do. Whether it is."""
-    row = get_row(connection, search_id)
-    if row.finished_at is not None:
-        return True
-    spent = over_budget(row)
-    done = row.settled == row.born and (row.exhausted or row.born >= row.budget_candidates)
-    if not (spent or done):
-        return False
-    of_search = select(candidate.c.id).where(candidate.c.search_id == search_id).limit(1)
-    leased = of_search.join(lease)
-    # A retried candidate lies behind the settled prefix, and is still to be trained.
-    pending = of_search.where(candidate.c.state == State.PENDING)
-    if connection.execute(leased).first() or (not spent and connection.execute(pending).first()):
-        return False
-    connection.execute(update(search).where(search.c.id == search_id).values(finished_at=now))
-    why = "done" if done else "out of budget"
-    transitions.record_event(connection, now, "finished", search_id, detail={"why": why})
-    return True
+    return _finish(connection, Course(get_row(connection, search_id)), now)
+
+
+def collect(connection: Connection, row: Any) -> list[str]:
+    """Drop the rows of checkpoints that nobody needs any more; their paths, to be removed after the commit.
+
+    Needed are those of candidates that are to be trained, that live, that a birth still to be decided may have
+    for a parent, or that have a child in training. The table holds little else, so reading it stays cheap.
+    """
+    child = candidate.alias("child")
+    waits = exists().where(child.c.parent_id == candidate.c.id, child.c.state.in_((State.PENDING, State.LEASED)))
+    needless = (
+        select(checkpoint.c.path)
+        .join(candidate)
+        .where(
+            candidate.c.search_id == row.id,
+            candidate.c.state.in_(SETTLED),
+            candidate.c.birth < row.settled,
+            or_(candidate.c.joined.is_(None), candidate.c.left <= row.born - row.lag + 1),
+            ~waits,
+        )
+    )
+    paths = list(connection.execute(needless).scalars())
+    if paths:
+        connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(paths)))
+    return paths
+
+
+def set_waiting(connection: Connection, why: str | None) -> None:
+    """Say of every open search what its training waits for; None: for nothing."""
+    connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=why))
 
 
 def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
@@ -141,16 +136,32 @@ def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
         connection.execute(update(search).where(search.c.id == row.id).values(finished_at=now))
 
 
-def extend(connection: Connection, name: str, more: int, now: float) -> int:
-    """Give a search more candidates to try; reopens a finished one. The new budget."""
+def extend(
+    connection: Connection, name: str, *, candidates: int = 0, device_hours: float = 0.0, now: float
+) -> tuple[int, float | None]:
+    """Give a search more candidates or device hours; reopens a finished one.
+
+    The new budget: candidates, and device seconds or None where they are unlimited. Raises `NotFoundError`,
+    `ConflictError`.
+    """
     row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final")
-    budget = int(row.budget_candidates) + more
-    connection.execute(update(search).where(search.c.id == row.id).values(budget_candidates=budget, finished_at=None))
-    transitions.record_event(connection, now, "extended", row.id, detail={"candidates": budget})
+    if device_hours and row.budget_device_seconds is None:
+        raise ConflictError(f"search {name!r} has no limit of device hours: there is nothing to extend")
+    if row.exhausted:
+        raise ConflictError(f"search {name!r} found nothing new in its space any more: there is nothing to extend")
+    budget = int(row.budget_candidates) + candidates
+    seconds = row.budget_device_seconds and float(row.budget_device_seconds) + device_hours * 3600
+    connection.execute(
+        update(search)
+        .where(search.c.id == row.id)
+        .values(budget_candidates=budget, budget_device_seconds=seconds, finished_at=None)
+    )
+    detail = {"candidates": budget, "device_seconds": seconds}
+    transitions.record_event(connection, now, "extended", row.id, detail=detail)
     breed(connection, row.id, now)
-    return budget
+    return budget, seconds
 
 
 def space_of(row: Any) -> Space:
@@ -165,82 +176,168 @@ def over_budget(row: Any) -> bool:
     return row.budget_device_seconds is not None and row.device_seconds >= row.budget_device_seconds
 
 
-def _may_be_born(row: Any) -> bool:
-    if row.born >= row.budget_candidates or over_budget(row):
-        return False
-    return bool(row.born < row.population or row.born - row.lag + 1 <= row.settled)
+class Course:
+    """A search within one transaction: its row, and the counters as this transaction moves them on."""
+
+    __slots__ = ("born", "exhausted", "living", "row", "settled")
+
+    def __init__(self, row: Any) -> None:
+        self.row = row
+        self.born: int = row.born
+        self.settled: int = row.settled
+        self.exhausted: bool = row.exhausted
+        self.living: list[Member] | None = None
+
+    def may_be_born(self) -> bool:
+        """Whether the next birth may be decided now."""
+        row = self.row
+        if self.exhausted or row.wish != Wish.RUN or self.born >= row.budget_candidates or over_budget(row):
+            return False
+        return bool(self.born < row.population or self.born - row.lag + 1 <= self.settled)
 
 
-def _settle_one(connection: Connection, search_id: int, now: float) -> bool:
-    row = get_row(connection, search_id)
-    ended = connection.execute(
-        select(candidate.c.id, candidate.c.state).where(
-            candidate.c.search_id == search_id,
-            candidate.c.birth == row.settled,
-            candidate.c.state.in_(SETTLED),
-        )
-    ).first()
-    if ended is None:
+def _settle(connection: Connection, course: Course, now: float) -> int:
+    made = 0
+    while _settle_one(connection, course, now):
+        made += 1
+    return made
+
+
+_ENDED: Final = select(candidate.c.id, candidate.c.state).where(
+    candidate.c.search_id == bindparam("of"), candidate.c.birth == bindparam("birth")
+)
+_ADVANCE: Final = (
+    update(search)
+    .where(search.c.id == bindparam("of"), search.c.settled == bindparam("number") - 1)
+    .values(settled=bindparam("number"))
+    .returning(search.c.id)
+)
+_NEW_STEP: Final = insert(step)
+
+
+def _settle_one(connection: Connection, course: Course, now: float) -> bool:
+    row = course.row
+    if course.settled == course.born:
         return False
-    number = row.settled + 1
-    won = connection.execute(
-        update(search)
-        .where(search.c.id == search_id, search.c.settled == row.settled)
-        .values(settled=number)
-        .returning(search.c.id)
-    ).first()
-    if won is None:
+    ended = connection.execute(_ENDED, {"of": row.id, "birth": course.settled}).first()
+    if ended is None or ended.state not in SETTLED:
         return False
+    number = course.settled + 1
+    if connection.execute(_ADVANCE, {"of": row.id, "number": number}).first() is None:
+        return False
+    course.settled, course.living = number, None
     if ended.state == State.SCORED:
-        transitions.set_membership(connection, ended.id, joined=number)
-    population = _population(connection, search_id, number)
-    removal = row.spec["evolution"]["removal"]
-    gone = leaver(population, row.population, removal, seed=row.seed, step=number)
+        transitions.join_population(connection, ended.id, number)
+    population = _population(connection, course, number)
+    gone = leaver(population, row.population, row.spec["evolution"]["removal"], seed=row.seed, step=number)
     if gone is not None:
-        transitions.set_membership(connection, gone.candidate_id, left=number)
+        transitions.leave_population(connection, gone.candidate_id, number)
         population.remove(gone)
+    course.living = population
     summary = summarize([member.fitness for member in population])
-    connection.execute(
-        insert(step).values(
-            search_id=search_id,
-            number=number,
-            size=summary.size,
-            mean=summary.mean,
-            spread=summary.spread,
-            best=summary.best,
-            quality=summary.quality,
-            at=now,
-        )
-    )
+    values = {
+        "search_id": row.id,
+        "number": number,
+        "size": summary.size,
+        "mean": summary.mean,
+        "spread": summary.spread,
+        "best": summary.best,
+        "quality": summary.quality,
+        "at": now,
+    }
+    connection.execute(_NEW_STEP, values)
     return True
 
 
-def _population(connection: Connection, search_id: int, at_step: int) -> list[Member]:
-    # Two range reads, each by its own partial index: those who live, and those who left since that step.
-    columns = (candidate.c.id, candidate.c.birth, candidate.c.joined, candidate.c.fitness, candidate.c.code)
-    of_search = select(*columns).where(candidate.c.search_id == search_id, candidate.c.joined <= at_step)
-    living = of_search.where(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
-    later = of_search.where(candidate.c.left > at_step, candidate.c.left.is_not(None))
-    rows = [*connection.execute(living), *connection.execute(later)]
+def _breed(connection: Connection, course: Course, now: float) -> int:
+    if not course.may_be_born():
+        return 0
+    row, made = course.row, 0
+    space = space_of(row)
+    while course.may_be_born():
+        sees = course.born - row.lag + 1
+        try:
+            birth = decide_birth(
+                course.born,
+                seed=row.seed,
+                population_size=row.population,
+                tournament_size=row.spec["evolution"]["tournament"],
+                population=_population(connection, course, sees) if course.born >= row.population else (),
+                space=space,
+                held=_held(connection, row.id, course.born),
+            )
+        except NoRoomError as error:
+            connection.execute(update(search).where(search.c.id == row.id).values(exhausted=True))
+            transitions.record_event(connection, now, "space_exhausted", row.id, detail={"message": str(error)})
+            course.exhausted = True
+            break
+        if transitions.submit(connection, row.id, birth, now) is None:
+            break
+        course.born += 1
+        made += 1
+    return made
+
+
+def _finish(connection: Connection, course: Course, now: float) -> bool:
+    row = course.row
+    if row.finished_at is not None:
+        return True
+    spent = over_budget(row)
+    done = course.settled == course.born and (course.exhausted or course.born >= row.budget_candidates)
+    if not (spent or done):
+        return False
+    of_search = select(candidate.c.id).where(candidate.c.search_id == row.id).limit(1)
+    leased = of_search.join(lease)
+    # A retried candidate lies behind the settled prefix, and is still to be trained.
+    pending = of_search.where(PENDING)
+    if connection.execute(leased).first() or (not spent and connection.execute(pending).first()):
+        return False
+    connection.execute(update(search).where(search.c.id == row.id).values(finished_at=now))
+    why = "done" if done else "out of budget"
+    transitions.record_event(connection, now, "finished", row.id, detail={"why": why})
+    return True
+
+
+_MEMBERS: Final = select(
+    candidate.c.id, candidate.c.birth, candidate.c.joined, candidate.c.fitness, candidate.c.code
+).where(candidate.c.search_id == bindparam("of"), candidate.c.joined <= bindparam("step"))
+# Two range reads, each by its own partial index: those who live, and those who left since that step.
+_LIVING: Final = _MEMBERS.where(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
+_LEFT_SINCE: Final = _MEMBERS.where(candidate.c.left > bindparam("step"), candidate.c.left.is_not(None))
+
+
+def _population(connection: Connection, course: Course, at_step: int) -> list[Member]:
+    if at_step == course.settled and course.living is not None:
+        return course.living
+    asked = {"of": course.row.id, "step": at_step}
+    rows = [*connection.execute(_LIVING, asked)]
+    if at_step < course.settled:
+        rows += connection.execute(_LEFT_SINCE, asked)
     return sorted((Member(*row) for row in rows), key=lambda member: member.birth)
+
+
+_HELD: Final = (
+    select(candidate.c.id)
+    .join(architecture)
+    .where(
+        architecture.c.digest == bindparam("digest"),
+        candidate.c.search_id == bindparam("of"),
+        candidate.c.birth < bindparam("before"),
+    )
+)
 
 
 def _held(connection: Connection, search_id: int, before: int) -> Callable[[str], bool]:
     def held(digest: str) -> bool:
-        query = (
-            select(candidate.c.id)
-            .join(architecture)
-            .where(
-                architecture.c.digest == digest,
-                candidate.c.search_id == search_id,
-                candidate.c.birth < before,
-            )
-        )
-        return connection.execute(query).first() is not None
+        asked = {"digest": digest, "of": search_id, "before": before}
+        return connection.execute(_HELD, asked).first() is not None
 
     return held
 
 
+_ROW: Final = select(search).where(search.c.id == bindparam("of"))
+
+
 def get_row(connection: Connection, search_id: int) -> Any:
     """A search's row as it is inside this transaction."""
-    return connection.execute(select(search).where(search.c.id == search_id)).one()
+    return connection.execute(_ROW, {"of": search_id}).one()

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_, select, update
 
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
-from eatnas_db.domain.messages import Checkpointed, EpochDone
+from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, FailureKind, State, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import (
+    PENDING,
     architecture,
     attempt,
     block,
@@ -37,7 +39,8 @@ from eatnas_db.schema import (
 MAXIMUM_OWN_FAILURES: Final = 3
 MAXIMUM_LOSSES: Final = 20
 BACK_OFF_SECONDS: Final = 10.0
-HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.UNREADABLE_DATA})
+LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
+HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
 """Kinds that another try would only repeat."""
 
 
@@ -51,14 +54,14 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Leased:
-    """A candidate handed out for training, and the checkpoint that it goes on from."""
+    """A candidate handed out for training; `spent_seconds` of a device went into its earlier attempts."""
 
     token: Token
     search_id: int
     birth: int
     code: str
     mult_adds: int
-    resume: str | None
+    spent_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +76,31 @@ class Provenance:
     cpu_capability: str
 
 
+_NEW_MUTATION: Final = insert(mutation)
+_NEW_CANDIDATE: Final = insert_new(candidate).returning(candidate.c.id)
+_BORN: Final = (
+    update(search)
+    .where(search.c.id == bindparam("of"), search.c.born == bindparam("number"))
+    .values(born=search.c.born + 1)
+)
+
+
 def submit(connection: Connection, search_id: int, birth: Birth, now: float) -> int | None:
     """Insert a decided birth as a pending candidate; None where another host was first with the same."""
     proposal = birth.proposal
-    candidate_id = connection.execute(
-        insert_new(candidate)
-        .values(
-            search_id=search_id,
-            birth=birth.number,
-            architecture_id=_architecture_id(connection, proposal),
-            code=str(proposal.architecture),
-            origin=birth.origin,
-            parent_id=birth.parent_id,
-            state=State.PENDING,
-            params=proposal.cost.params,
-            mult_adds=proposal.cost.mult_adds,
-            created_at=now,
-        )
-        .returning(candidate.c.id)
-    ).scalar()
+    values = {
+        "search_id": search_id,
+        "birth": birth.number,
+        "architecture_id": _architecture_id(connection, proposal),
+        "code": str(proposal.architecture),
+        "origin": birth.origin,
+        "parent_id": birth.parent_id,
+        "state": State.PENDING,
+        "params": proposal.cost.params,
+        "mult_adds": proposal.cost.mult_adds,
+        "created_at": now,
+    }
+    candidate_id = connection.execute(_NEW_CANDIDATE, values).scalar()
     if candidate_id is None:
         return None
     if proposal.changes:
@@ -106,48 +115,53 @@ def submit(connection: Connection, search_id: int, birth: Birth, now: float) -> 
             }
             for ordinal, change in enumerate(proposal.changes)
         ]
-        connection.execute(insert(mutation), changes)
-    connection.execute(
-        update(search).where(search.c.id == search_id, search.c.born == birth.number).values(born=birth.number + 1)
-    )
+        connection.execute(_NEW_MUTATION, changes)
+    connection.execute(_BORN, {"of": search_id, "number": birth.number})
     record_event(connection, now, "born", search_id, candidate_id)
     return int(candidate_id)
 
 
+_ELDEST: Final = (
+    select(candidate.c.id)
+    .where(
+        candidate.c.search_id == bindparam("of"),
+        PENDING,
+        # A time too far off was written before the clock was set back.
+        or_(
+            candidate.c.not_before <= bindparam("now"),
+            candidate.c.not_before > bindparam("now") + LONGEST_BACK_OFF,
+        ),
+    )
+    .order_by(candidate.c.birth)
+    .limit(1)
+    .scalar_subquery()
+)
+_LEASE_ELDEST: Final = (
+    update(candidate)
+    .where(candidate.c.id == _ELDEST, PENDING)
+    .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
+    .returning(candidate.c.id, candidate.c.attempt, candidate.c.birth, candidate.c.code, candidate.c.mult_adds)
+)
+_NEW_ATTEMPT: Final = insert(attempt)
+_NEW_LEASE: Final = insert(lease)
+_SPENT: Final = select(func.coalesce(func.sum(attempt.c.device_seconds), 0.0)).where(
+    attempt.c.candidate_id == bindparam("of")
+)
+
+
 def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_id: int, now: float) -> Leased | None:
     """Hand out the search's eldest pending candidate, or None."""
-    eldest = (
-        select(candidate.c.id)
-        .where(
-            candidate.c.search_id == search_id,
-            candidate.c.state == State.PENDING,
-            candidate.c.not_before <= now,
-        )
-        .order_by(candidate.c.birth)
-        .limit(1)
-        .scalar_subquery()
-    )
-    row = connection.execute(
-        update(candidate)
-        .where(candidate.c.id == eldest, candidate.c.state == State.PENDING)
-        .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
-        .returning(candidate.c.id, candidate.c.attempt, candidate.c.birth, candidate.c.code, candidate.c.mult_adds)
-    ).first()
+    row = connection.execute(_LEASE_ELDEST, {"of": search_id, "now": now}).first()
     if row is None:
         return None
-    token = Token(row.id, row.attempt)
+    number = row.attempt
+    spent = 0.0 if number == 1 else float(connection.execute(_SPENT, {"of": row.id}).scalar_one())
     connection.execute(
-        insert(attempt).values(candidate_id=row.id, number=row.attempt, worker_id=worker_id, started_at=now)
+        _NEW_ATTEMPT, {"candidate_id": row.id, "number": number, "worker_id": worker_id, "started_at": now}
     )
-    connection.execute(insert(lease).values(candidate_id=row.id, attempt=row.attempt, host_id=host_id))
-    record_event(connection, now, Transition.LEASE, search_id, row.id, row.attempt)
-    resume = connection.execute(
-        select(checkpoint.c.path)
-        .where(checkpoint.c.candidate_id == row.id)
-        .order_by(checkpoint.c.epoch.desc(), checkpoint.c.batch.desc(), checkpoint.c.attempt.desc())
-        .limit(1)
-    ).scalar()
-    return Leased(token, search_id, row.birth, row.code, row.mult_adds, resume)
+    connection.execute(_NEW_LEASE, {"candidate_id": row.id, "attempt": number, "host_id": host_id})
+    record_event(connection, now, Transition.LEASE, search_id, row.id, number)
+    return Leased(Token(row.id, number), search_id, row.birth, row.code, row.mult_adds, spent)
 
 
 def beat(connection: Connection, host_id: int) -> None:
@@ -155,43 +169,96 @@ def beat(connection: Connection, host_id: int) -> None:
     connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
 
 
+_EPOCHS: Final = select(epoch).where(epoch.c.candidate_id == bindparam("of"))
+_NEW_EPOCH: Final = insert(epoch)
+_EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+
+
 def record_epochs(connection: Connection, token: Token, reports: Sequence[EpochDone], now: float) -> None:
     """Write epochs; one that is there already must be equal, else the event `replay_differs` tells."""
-    _require_lease(connection, token)
-    known = {
-        row.number: row for row in connection.execute(select(epoch).where(epoch.c.candidate_id == token.candidate))
-    }
+    held = _require_lease(connection, token)
+    known = {row.number: row for row in connection.execute(_EPOCHS, {"of": token.candidate})}
     fresh = [report for report in reports if report.epoch not in known]
     if fresh:
-        connection.execute(insert(epoch), [_epoch_row(token, report) for report in fresh])
+        connection.execute(_NEW_EPOCH, [_epoch_row(token, report) for report in fresh])
     for report in reports:
         row = known.get(report.epoch)
-        if row is not None and (row.train_loss, row.val_loss) != (report.train_loss, report.val_loss):
-            _event_of(connection, now, "replay_differs", token, {"epoch": report.epoch})
+        differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(report, k)]
+        if differing:
+            detail = {"epoch": report.epoch, "differing": differing}
+            record_event(connection, now, "replay_differs", held.search_id, token.candidate, token.attempt, detail)
+
+
+KEPT_CHECKPOINTS: Final = 2
+"""The newest, and the one before it in case the newest turns out to be damaged."""
+_NEW_CHECKPOINT: Final = insert_new(checkpoint)
+_NEWEST: Final = (
+    select(checkpoint.c.path)
+    .where(checkpoint.c.candidate_id == bindparam("of"))
+    .order_by(checkpoint.c.epoch.desc(), checkpoint.c.batch.desc(), checkpoint.c.attempt.desc())
+    .limit(KEPT_CHECKPOINTS)
+)
+_OLDER: Final = (
+    delete(checkpoint)
+    .where(checkpoint.c.candidate_id == bindparam("of"), checkpoint.c.path.not_in(_NEWEST))
+    .returning(checkpoint.c.path)
+)
 
 
 def record_checkpoint(connection: Connection, token: Token, report: Checkpointed, now: float) -> list[str]:
-    """Write a checkpoint's row; the older files' paths come back, to be removed after the commit."""
+    """Write a checkpoint's row; the paths of files that are too old now come back, to be removed after the commit."""
     _require_lease(connection, token)
-    older = connection.execute(
-        delete(checkpoint)
-        .where(checkpoint.c.candidate_id == token.candidate, checkpoint.c.path != report.path)
-        .returning(checkpoint.c.path)
-    ).scalars()
-    paths = list(older)
-    connection.execute(
-        insert_new(checkpoint).values(
-            candidate_id=token.candidate,
-            path=report.path,
-            attempt=token.attempt,
-            epoch=report.epoch,
-            batch=report.batch,
-            digest=report.digest,
-            bytes=report.bytes,
-            created_at=now,
-        )
-    )
-    return paths
+    values = {
+        "candidate_id": token.candidate,
+        "path": report.path,
+        "attempt": token.attempt,
+        "epoch": report.epoch,
+        "batch": report.batch,
+        "digest": report.digest,
+        "bytes": report.bytes,
+        "created_at": now,
+    }
+    connection.execute(_NEW_CHECKPOINT, values)
+    return list(connection.execute(_OLDER, {"of": token.candidate}).scalars())
+
+
+def record_resumption(connection: Connection, token: Token, report: Resumed, now: float) -> list[str]:
+    """Write down where an attempt began; damaged files lose their rows, and their paths come back.
+
+    A whole file without a row (its writer was killed between the two) is adopted.
+    """
+    held = _require_lease(connection, token)
+
+    def tell(kind: str, detail: dict[str, Any]) -> None:
+        record_event(connection, now, kind, held.search_id, token.candidate, token.attempt, detail)
+
+    of_candidate = checkpoint.c.candidate_id == token.candidate
+    for path, reason in report.damaged.items():
+        connection.execute(delete(checkpoint).where(of_candidate, checkpoint.c.path == path))
+        tell("checkpoint_damaged", {"path": path, "message": reason})
+    if report.path is None:
+        tell("started_afresh", {})
+        return list(report.damaged)
+    adopted = connection.execute(
+        _NEW_CHECKPOINT.returning(checkpoint.c.path),
+        {
+            "candidate_id": token.candidate,
+            "path": report.path,
+            "attempt": token.attempt,
+            "epoch": report.epoch,
+            "batch": report.batch,
+            "digest": report.digest,
+            "bytes": report.bytes,
+            "created_at": now,
+        },
+    ).first()
+    if adopted is not None:
+        tell("checkpoint_adopted", {"path": report.path})
+    tell("resumed", {"epoch": report.epoch, "batch": report.batch})
+    return list(report.damaged)
+
+
+_NEW_SCORE: Final = insert(score)
 
 
 def record_score(
@@ -207,23 +274,20 @@ def record_score(
 ) -> None:
     """End an attempt with a score."""
     row = _move(connection, Transition.SCORE, token, now, fitness=fitness, ended_at=now)
-    _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id)
+    _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1)
     provenance_id = _provenance_id(connection, circumstances)
-    connection.execute(
-        insert(score),
-        [
-            {
-                "candidate_id": token.candidate,
-                "metric": metric,
-                "seed": seed,
-                "value": value,
-                "attempt": token.attempt,
-                "provenance_id": provenance_id,
-            }
-            for metric, value in metrics.items()
-        ],
-    )
-    connection.execute(update(search).where(search.c.id == row.search_id).values(scored=search.c.scored + 1))
+    rows = [
+        {
+            "candidate_id": token.candidate,
+            "metric": metric,
+            "seed": seed,
+            "value": value,
+            "attempt": token.attempt,
+            "provenance_id": provenance_id,
+        }
+        for metric, value in metrics.items()
+    ]
+    connection.execute(_NEW_SCORE, rows)
 
 
 def record_failure(
@@ -238,13 +302,14 @@ def record_failure(
 ) -> State:
     """End an attempt without a score; where the candidate goes is the kind's policy.
 
-    An attempt counts against the candidate when it ended by its own doing; kills and reboots never do, but
-    for 20 of them in a row.
+    An attempt counts against the candidate when it ended by its own doing without any progress; kills and
+    reboots never do, but for 20 in a row without any.
     """
     held = _require_lease(connection, token)
     lost = kind == FailureKind.LOST
-    failures = held.own_failures + (0 if lost else 1)
-    losses = held.losses + 1 if lost else 0
+    progressed = _progressed(connection, token)
+    failures = held.own_failures + (0 if lost or progressed else 1)
+    losses = held.losses + 1 if lost and not progressed else 0
     hopeless = kind in HOPELESS or failures >= MAXIMUM_OWN_FAILURES or losses >= MAXIMUM_LOSSES
     if hopeless:
         edge, changes = Transition.FAIL, {"ended_at": now}
@@ -263,6 +328,7 @@ def record_failure(
         failure=kind,
         message=message,
         traceback=traceback,
+        progressed=progressed,
     )
     return EDGES[edge][1]
 
@@ -312,19 +378,36 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
 
 def take_back_all(connection: Connection, host_id: int, now: float) -> int:
     """A restarted supervisor takes back what its predecessor on this host held."""
-    held = connection.execute(select(lease.c.candidate_id, lease.c.attempt).where(lease.c.host_id == host_id)).all()
+    trained = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
+        epoch.c.candidate_id == lease.c.candidate_id, epoch.c.attempt == lease.c.attempt
+    )
+    held = connection.execute(
+        select(lease.c.candidate_id, lease.c.attempt, trained.scalar_subquery().label("seconds")).where(
+            lease.c.host_id == host_id
+        )
+    ).all()
     for row in held:
         token = Token(row.candidate_id, row.attempt)
-        record_failure(connection, token, FailureKind.LOST, "the daemon was restarted", now=now)
+        why = "the daemon was restarted"
+        record_failure(connection, token, FailureKind.LOST, why, device_seconds=row.seconds, now=now)
     return len(held)
 
 
-def set_membership(
-    connection: Connection, candidate_id: int, *, joined: int | None = None, left: int | None = None
-) -> None:
-    """A candidate joins or leaves the living population at a step."""
-    values = {key: value for key, value in (("joined", joined), ("left", left)) if value is not None}
-    connection.execute(update(candidate).where(candidate.c.id == candidate_id).values(**values))
+_JOINS: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(joined=bindparam("step"))
+_LEAVES: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(left=bindparam("step"))
+
+
+def join_population(connection: Connection, candidate_id: int, step: int) -> None:
+    """A candidate lives from this step on."""
+    connection.execute(_JOINS, {"of": candidate_id, "step": step})
+
+
+def leave_population(connection: Connection, candidate_id: int, step: int) -> None:
+    """A candidate lives no longer from this step on."""
+    connection.execute(_LEAVES, {"of": candidate_id, "step": step})
+
+
+_NEW_EVENT: Final = insert(event)
 
 
 def record_event(
@@ -337,16 +420,15 @@ def record_event(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Write down what happened."""
-    connection.execute(
-        insert(event).values(
-            at=now,
-            kind=kind,
-            search_id=search_id,
-            candidate_id=candidate_id,
-            attempt=attempt_number,
-            detail=None if detail is None else json.dumps(detail),
-        )
-    )
+    values = {
+        "at": now,
+        "kind": kind,
+        "search_id": search_id,
+        "candidate_id": candidate_id,
+        "attempt": attempt_number,
+        "detail": None if detail is None else json.dumps(detail),
+    }
+    connection.execute(_NEW_EVENT, values)
 
 
 def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
@@ -364,17 +446,46 @@ def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
     }
 
 
+_HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses).where(
+    candidate.c.id == bindparam("of"),
+    candidate.c.attempt == bindparam("number"),
+    candidate.c.state == State.LEASED,
+)
+
+
 def _require_lease(connection: Connection, token: Token) -> Any:
-    row = connection.execute(
-        select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses).where(
-            candidate.c.id == token.candidate,
-            candidate.c.attempt == token.attempt,
-            candidate.c.state == State.LEASED,
-        )
-    ).first()
+    row = connection.execute(_HELD, {"of": token.candidate, "number": token.attempt}).first()
     if row is None:
         raise StaleLeaseError(f"attempt {token.attempt} of candidate {token.candidate} no longer holds")
     return row
+
+
+def _progressed(connection: Connection, token: Token) -> bool:
+    """Whether an attempt has brought its candidate further: an epoch or a checkpoint that is its own."""
+    return any(
+        connection.execute(
+            select(table.c.candidate_id)
+            .where(table.c.candidate_id == token.candidate, table.c.attempt == token.attempt)
+            .limit(1)
+        ).first()
+        for table in (epoch, checkpoint)
+    )
+
+
+@cache
+def _moving(edge: Transition, *columns: str) -> Update:
+    """The guarded UPDATE of an edge that sets these columns besides the state."""
+    sources, target = EDGES[edge]
+    return (
+        update(candidate)
+        .where(
+            candidate.c.id == bindparam("of"),
+            candidate.c.attempt == bindparam("number"),
+            candidate.c.state.in_(sources),
+        )
+        .values(state=target, **{column: bindparam(f"new_{column}") for column in columns})
+        .returning(candidate.c.search_id)
+    )
 
 
 def _move(
@@ -385,16 +496,9 @@ def _move(
     detail: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Any:
-    sources, target = EDGES[edge]
+    values = {f"new_{column}": value for column, value in changes.items()}
     row = connection.execute(
-        update(candidate)
-        .where(
-            candidate.c.id == token.candidate,
-            candidate.c.attempt == token.attempt,
-            candidate.c.state.in_(sources),
-        )
-        .values(state=target, **changes)
-        .returning(candidate.c.search_id)
+        _moving(edge, *changes), {"of": token.candidate, "number": token.attempt, **values}
     ).first()
     if row is None:
         raise StaleLeaseError(f"attempt {token.attempt} of candidate {token.candidate} no longer holds")
@@ -402,23 +506,55 @@ def _move(
     return row
 
 
-def _event_of(connection: Connection, now: float, kind: str, token: Token, detail: dict[str, Any]) -> None:
-    row = _require_lease(connection, token)
-    record_event(connection, now, kind, row.search_id, token.candidate, token.attempt, detail)
+_NEW_ARCHITECTURE: Final = insert_new(architecture).returning(architecture.c.id)
+_KNOWN_ARCHITECTURE: Final = select(architecture.c.id).where(architecture.c.digest == bindparam("digest"))
+_NEW_BLOCK: Final = insert(block)
 
 
 def _architecture_id(connection: Connection, proposal: Proposal) -> int:
-    new = insert_new(architecture).values(digest=proposal.digest, genotype=str(proposal.effective))
-    made = connection.execute(new.returning(architecture.c.id)).scalar()
+    values = {"digest": proposal.digest, "genotype": str(proposal.effective)}
+    made = connection.execute(_NEW_ARCHITECTURE, values).scalar()
     if made is None:
-        known = select(architecture.c.id).where(architecture.c.digest == proposal.digest)
-        return int(connection.execute(known).scalar_one())
+        return int(connection.execute(_KNOWN_ARCHITECTURE, {"digest": proposal.digest}).scalar_one())
     rows = [
-        {"architecture_id": made, "position": position, **asdict(parts)}
+        {
+            "architecture_id": made,
+            "position": position,
+            "op": parts.op,
+            "kernel": parts.kernel,
+            "skip": parts.skip,
+            "depth": parts.depth,
+            "width": parts.width,
+        }
         for position, parts in enumerate(proposal.effective, 1)
     ]
-    connection.execute(insert(block), rows)
+    connection.execute(_NEW_BLOCK, rows)
     return int(made)
+
+
+@cache
+def _ending(*columns: str) -> Update:
+    """The UPDATE that closes a living attempt and sets these columns."""
+    return (
+        update(attempt)
+        .where(
+            attempt.c.candidate_id == bindparam("of"),
+            attempt.c.number == bindparam("try"),
+            attempt.c.ended_at.is_(None),
+        )
+        .values(**{column: bindparam(f"new_{column}") for column in columns})
+    )
+
+
+_DROP_LEASE: Final = delete(lease).where(lease.c.candidate_id == bindparam("of"))
+_COUNT: Final = (
+    update(search)
+    .where(search.c.id == bindparam("of"))
+    .values(
+        device_seconds=search.c.device_seconds + bindparam("seconds"),
+        scored=search.c.scored + bindparam("more"),
+    )
+)
 
 
 def _end_attempt(
@@ -429,29 +565,23 @@ def _end_attempt(
     now: float,
     *,
     search_id: int,
+    scored: int = 0,
     **failure: Any,
 ) -> None:
-    connection.execute(
-        update(attempt)
-        .where(
-            attempt.c.candidate_id == token.candidate,
-            attempt.c.number == token.attempt,
-            attempt.c.ended_at.is_(None),
-        )
-        .values(outcome=outcome, ended_at=now, device_seconds=device_seconds, **failure)
-    )
-    connection.execute(delete(lease).where(lease.c.candidate_id == token.candidate))
-    if device_seconds:
-        connection.execute(
-            update(search)
-            .where(search.c.id == search_id)
-            .values(device_seconds=search.c.device_seconds + device_seconds)
-        )
+    columns = {"outcome": outcome, "ended_at": now, "device_seconds": device_seconds, **failure}
+    values = {f"new_{column}": value for column, value in columns.items()}
+    connection.execute(_ending(*columns), {"of": token.candidate, "try": token.attempt, **values})
+    connection.execute(_DROP_LEASE, {"of": token.candidate})
+    if device_seconds or scored:
+        connection.execute(_COUNT, {"of": search_id, "seconds": device_seconds, "more": scored})
+
+
+_KNOWN_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest == bindparam("digest"))
 
 
 def _provenance_id(connection: Connection, circumstances: Provenance) -> int:
-    known = select(provenance.c.id).where(provenance.c.digest == circumstances.digest)
-    found = connection.execute(known).scalar()
+    known = {"digest": circumstances.digest}
+    found = connection.execute(_KNOWN_PROVENANCE, known).scalar()
     if found is None:
         connection.execute(
             insert_new(provenance).values(
@@ -463,5 +593,5 @@ def _provenance_id(connection: Connection, circumstances: Provenance) -> int:
                 cpu_capability=circumstances.cpu_capability,
             )
         )
-        found = connection.execute(known).scalar_one()
+        found = connection.execute(_KNOWN_PROVENANCE, known).scalar_one()
     return int(found)

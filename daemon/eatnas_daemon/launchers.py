@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from eatnas_db.domain.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
@@ -51,9 +53,15 @@ class WorkerProcess:
             messages += self._decoder.feed(piece)
 
     def kill(self) -> None:
-        """End it and its children at once."""
+        """End it and whatever it has started, at once."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
     def close(self) -> int:
         """Reap a worker whose pipe has ended; the exit status as `subprocess` tells it."""
@@ -74,6 +82,10 @@ class Launcher:
     log_folder: Path
     program: Sequence[str] = TRAINING
 
+    def log_file(self, slot: int) -> Path:
+        """Where a slot's workers write what belongs to no candidate."""
+        return self.log_folder / f"worker-{slot}.log"
+
     def launch(self, slot: int) -> WorkerProcess:
         """Start a worker for a slot; it says `Hello` when it is ready."""
         down_read, down_write = os.pipe()
@@ -81,7 +93,7 @@ class Launcher:
         module, *options = self.program
         arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), *options]
         self.log_folder.mkdir(parents=True, exist_ok=True)
-        with (self.log_folder / f"worker-{slot}.log").open("ab") as log:
+        with self.log_file(slot).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
-from eatnas_daemon.launchers import Launcher, WorkerProcess
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot, Work
 from eatnas_db import steps, transitions
 from eatnas_db.database import ChangeWatch, insert_new, transaction
 from eatnas_db.domain.architecture import Architecture
@@ -30,54 +32,38 @@ from eatnas_db.domain.messages import (
     Failed,
     Finished,
     Hello,
-    Message,
-    Progress,
     Release,
     Released,
+    Resumed,
 )
 from eatnas_db.domain.objective import fitness
-from eatnas_db.domain.states import FailureKind, Wish
+from eatnas_db.domain.states import FailureKind, State, Wish
 from eatnas_db.errors import RecordError, StaleLeaseError
-from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import device, host, search, worker
+from eatnas_db.schema import candidate, checkpoint, device, host, lease, search, worker
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import Leased, Provenance
+from eatnas_db.transitions import Leased, Provenance, Token
 
-LEASE_SECONDS: Final = 30.0
-FLUSH_SECONDS: Final = 2.0
-REST_SECONDS: Final = 0.5
-RESPAWN_SECONDS: Final = 2.0
-
-
-@dataclass(slots=True)
-class Slot:
-    """A place for one worker, and what the worker has in hand."""
-
-    number: int
-    process: WorkerProcess | None = None
-    hello: Hello | None = None
-    worker_id: int | None = None
-    lease: Leased | None = None
-    progress: Progress | None = None
-    told_to_stop: bool = False
-    launch_after: float = 0.0
-    reports: list[Message] = field(default_factory=list)
-    ended: bool = False
-    status: int = 0
+SUSPENDED_SECONDS: Final = 10.0
+"""A tick so late means that this process was frozen, and its workers perhaps too."""
+LEFTOVER_SECONDS: Final = 3600.0
+_OF_CANDIDATE: Final = re.compile(r"\.?c(?P<candidate>\d+)-a")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
     """What a transaction has decided, to be carried out once it is committed."""
 
-    assigned: list[tuple[Slot, Leased, Assign]]
+    assigned: list[tuple[Slot, Work]]
     garbage: list[str]
     stale: list[Slot]
     ended: bool
 
 
 class Supervisor:
-    """Keeps every slot training, and the record true, until told to stop or until `only` is finished."""
+    """Keeps every slot training, and the record true, until told to stop or until `only` is finished.
+
+    The engine should give up soon on a record that somebody else holds: meanwhile nobody hears the workers.
+    """
 
     def __init__(
         self,
@@ -88,21 +74,27 @@ class Supervisor:
         slots: int,
         host_name: str,
         only: str | None = None,
+        patience: Patience = PATIENCE,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._settings, self._launcher = engine, settings, launcher
-        self._only, self._monotonic, self._wall = only, monotonic, wall
+        self._only, self._patience, self._monotonic, self._wall = only, patience, monotonic, wall
         self.slots = [Slot(number) for number in range(slots)]
         self._selector = selectors.DefaultSelector()
         self._watch = ChangeWatch(engine)
         self._draining = False
-        self._beat_at = self._flush_at = 0.0
+        self._ticked_at = monotonic()
+        self._beat_at = self._count_at = self._flush_at = self._retry_at = self._collect_at = 0.0
+        self._said: str | None = None
         self.finished = False
         self.trouble: str | None = None
         with transaction(engine) as connection:
             self._host_id, self._device_id = _register(connection, host_name, wall())
             transitions.take_back_all(connection, self._host_id, wall())
+            leftovers = _leftovers(connection, settings.artifacts, wall())
+        for path in leftovers:
+            path.unlink(missing_ok=True)
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
         """Tick until the work is done or drained. The first SIGTERM or SIGINT drains, the second kills."""
@@ -111,7 +103,7 @@ class Supervisor:
                 while not self._over():
                     self.tick()
                     on_tick(self)
-                    self._rest()
+                    self._selector.select(self._patience.rest)
         finally:
             self._end_workers()
 
@@ -120,62 +112,87 @@ class Supervisor:
         for slot in self.slots:
             if slot.process is not None:
                 slot.process.kill() if self._draining else slot.process.send(Exit())
+                slot.stop_by = self._monotonic() + self._patience.obedience
         self._draining = True
 
     def tick(self) -> None:
         """One round: collect reports, settle and breed, lease, assign. All that is written is one commit."""
-        self._collect()
-        self._launch()
         now = self._monotonic()
+        self._excuse_a_suspension(now)
+        self._collect(now)
+        self._judge(now)
+        self._launch(now)
+        self._beat(now)
         changed = self._watch.changed()
         due = now >= self._flush_at
-        urgent = any(slot.ended or _urgent(slot.reports) for slot in self.slots)
-        if not (urgent or changed or due):
+        urgent = any(slot.ended or slot.reports for slot in self.slots)
+        if not (urgent or changed or due) or now < self._retry_at:
             return
-        if due:
-            self._flush_at = now + FLUSH_SECONDS
+        self._flush_at = now + self._patience.flush
         try:
             with transaction(self._engine) as connection:
-                written = self._write(connection, now)
+                written = self._write(connection, now, changed)
         except RecordError as error:
             # Reports stay where they are and are written when the record can be reached again.
             self.trouble = str(error)
             for slot in self.slots:
                 if any(isinstance(report, Hello) for report in slot.reports):
                     slot.worker_id = None
-            self._flush_at = now + FLUSH_SECONDS
+            self._retry_at = self._flush_at = self._monotonic() + self._patience.flush
+            self._said = self.trouble
             return
-        self.trouble = None
-        self._committed(written)
+        self.trouble = self._said
+        self._committed(written, now)
 
-    def _collect(self) -> None:
+    def _excuse_a_suspension(self, now: float) -> None:
+        gap = now - self._ticked_at
+        self._ticked_at = now
+        if gap > SUSPENDED_SECONDS:
+            for slot in self.slots:
+                slot.heard_at += gap
+                slot.stop_by = None if slot.stop_by is None else slot.stop_by + gap
+
+    def _collect(self, now: float) -> None:
         for slot in self.slots:
             if slot.process is None or slot.ended:
                 continue
             messages, ended = slot.process.receive()
             for message in messages:
-                if isinstance(message, Hello):
-                    slot.hello = message
-                elif isinstance(message, Progress):
-                    slot.progress = message
-                slot.reports.append(message)
+                slot.hear(message, now)
             if ended:
                 self._selector.unregister(slot.process.up)
                 slot.status = slot.process.close()
                 slot.ended = True
 
-    def _launch(self) -> None:
-        now = self._monotonic()
+    def _judge(self, now: float) -> None:
+        for slot in self.slots:
+            if slot.process is None or slot.ended or slot.condemned is not None or slot.final:
+                continue
+            slot.condemned = slot.verdict(now, self._patience)
+            if slot.condemned is not None:
+                slot.process.kill()
+
+    def _launch(self, now: float) -> None:
         for slot in self.slots:
             if slot.process is None and not self._draining and now >= slot.launch_after:
                 slot.process = self._launcher.launch(slot.number)
+                slot.heard_at = now
                 self._selector.register(slot.process.up, selectors.EVENT_READ)
-                slot.process.send(Beat(LEASE_SECONDS))
+                slot.process.send(Beat(self._patience.lease))
 
-    def _write(self, connection: Connection, now: float) -> Written:
+    def _beat(self, now: float) -> None:
+        """Tell the workers that somebody listens; it does not hang on the record."""
+        if now < self._beat_at:
+            return
+        self._beat_at = now + self._patience.lease / 3
+        for slot in self.slots:
+            if slot.process is not None:
+                slot.process.send(Beat(self._patience.lease))
+
+    def _write(self, connection: Connection, now: float, changed: bool) -> Written:
         wall = self._wall()
         garbage: list[str] = []
-        stale: list[Slot] = []
+        stale = self._fenced_off(connection) if changed else []
         for slot in self.slots:
             try:
                 garbage += self._write_reports(connection, slot, wall)
@@ -183,9 +200,22 @@ class Supervisor:
                 stale.append(slot)
             if slot.ended:
                 self._write_ending(connection, slot, wall)
-        if now >= self._beat_at:
+        if now >= self._count_at:
             transitions.beat(connection, self._host_id)
-        return Written(self._advance(connection, wall), garbage, stale, self._only_ended(connection))
+        said = self._in_words()
+        if said != self._said:
+            steps.set_waiting(connection, said)
+            self._said = said
+        assigned, ended = self._advance(connection, now, wall, garbage)
+        return Written(assigned, garbage, stale, ended)
+
+    def _fenced_off(self, connection: Connection) -> list[Slot]:
+        """Slots whose lease somebody else has ended: a candidate cancelled by hand."""
+        if not any(slot.work for slot in self.slots):
+            return []
+        held = select(lease.c.candidate_id, lease.c.attempt).where(lease.c.host_id == self._host_id)
+        tokens = {Token(*row) for row in connection.execute(held)}
+        return [slot for slot in self.slots if slot.work is not None and slot.work.leased.token not in tokens]
 
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
@@ -195,18 +225,24 @@ class Supervisor:
                 .values(device_id=self._device_id, slot=slot.number, pid=slot.hello.pid, started_at=wall)
                 .returning(worker.c.id)
             ).scalar_one()
-        if slot.lease is None:
+        if slot.work is None:
             return garbage
-        token = slot.lease.token
+        token = slot.work.leased.token
         epochs = [report for report in slot.reports if isinstance(report, EpochDone)]
         if epochs:
             transitions.record_epochs(connection, token, epochs, wall)
+        folder = _checkpoints_of(slot.work.leased.search_id)
         for report in slot.reports:
             match report:
                 case Checkpointed():
-                    garbage += transitions.record_checkpoint(connection, token, report, wall)
+                    saved = replace(report, path=folder + report.path)
+                    garbage += transitions.record_checkpoint(connection, token, saved, wall)
+                case Resumed():
+                    damaged = {folder + path: why for path, why in report.damaged.items()}
+                    begun = replace(report, path=report.path and folder + report.path, damaged=damaged)
+                    garbage += transitions.record_resumption(connection, token, begun, wall)
                 case Finished():
-                    self._write_score(connection, slot, report, wall)
+                    self._write_score(connection, slot, slot.work, report, wall)
                 case Released():
                     transitions.release(connection, token, report.device_seconds, wall)
                 case Failed():
@@ -221,20 +257,18 @@ class Supervisor:
                     )
         return garbage
 
-    def _write_score(self, connection: Connection, slot: Slot, report: Finished, wall: float) -> None:
-        assert slot.lease is not None
+    def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
         assert slot.hello is not None
-        row = steps.get_row(connection, slot.lease.search_id)
-        objective = row.spec["objective"]
-        recipe = {key: value for key, value in row.spec["training"].items() if key != "checkpoint_seconds"}
+        objective, training = work.objective, work.assign.training
+        recipe = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
         transitions.record_score(
             connection,
-            slot.lease.token,
+            work.leased.token,
             fitness=fitness(
-                report.val_accuracy, slot.lease.mult_adds, objective["target_mult_adds"], objective["exponent"]
+                report.val_accuracy, work.leased.mult_adds, objective["target_mult_adds"], objective["exponent"]
             ),
             metrics={"val_accuracy": report.val_accuracy, "val_loss": report.val_loss},
-            seed=derived_seed(row.seed, "training"),
+            seed=work.assign.seed,
             circumstances=_provenance(recipe, report.data_digest, slot.hello),
             device_seconds=report.device_seconds,
             now=wall,
@@ -242,35 +276,50 @@ class Supervisor:
 
     def _write_ending(self, connection: Connection, slot: Slot, wall: float) -> None:
         """A worker's pipe has ended: close its row, and its candidate's attempt where it left one open."""
+        kind, message = slot.condemned or _cause(slot.status)
         if slot.worker_id is not None:
             connection.execute(
-                update(worker)
-                .where(worker.c.id == slot.worker_id)
-                .values(ended_at=wall, ending=f"status {slot.status}")
+                update(worker).where(worker.c.id == slot.worker_id).values(ended_at=wall, ending=message)
             )
-        if slot.lease is not None and not _final(slot.reports):
-            kind, message = _cause(slot.status)
+        if slot.work is not None and not slot.final:
             seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):
                 transitions.record_failure(
-                    connection, slot.lease.token, kind, message, device_seconds=seconds, now=wall
+                    connection, slot.work.leased.token, kind, message, device_seconds=seconds, now=wall
                 )
 
-    def _advance(self, connection: Connection, wall: float) -> list[tuple[Slot, Leased, Assign]]:
+    def _in_words(self) -> str | None:
+        """What keeps candidates from being trained, if something does."""
+        if any(slot.phase == FULL_DISK for slot in self.slots):
+            return f"the disk of {self._settings.artifacts} is full; training goes on when there is room"
+        failing = [slot for slot in self.slots if slot.failed_starts > 1]
+        if failing:
+            log = self._launcher.log_file(failing[0].number)
+            return f"workers end before they are ready ({failing[0].failed_starts} times); see {log}"
+        return None
+
+    def _advance(
+        self, connection: Connection, now: float, wall: float, garbage: list[str]
+    ) -> tuple[list[tuple[Slot, Work]], bool]:
+        """Move every search on and hand out work; whether the `only` search has ended."""
         idle = [
             slot
             for slot in self.slots
-            if slot.worker_id is not None and not slot.ended and (slot.lease is None or _final(slot.reports))
+            if slot.worker_id is not None and not slot.ended and (slot.work is None or slot.final)
         ]
-        assigned: list[tuple[Slot, Leased, Assign]] = []
+        assigned: list[tuple[Slot, Work]] = []
+        ended = self._only is not None
+        collecting = now >= self._collect_at
         for row in self._open_searches(connection):
             if row.wish != Wish.RUN:
                 self._tell_to_stop(row)
                 continue
-            steps.settle(connection, row.id, wall)
-            steps.breed(connection, row.id, wall)
-            if steps.finish(connection, row.id, wall):
+            finished = steps.advance(connection, row, wall)
+            if collecting or finished:
+                garbage += steps.collect(connection, steps.get_row(connection, row.id))
+            if finished:
                 continue
+            ended = False
             while idle and not self._draining and not steps.over_budget(row):
                 assert idle[0].worker_id is not None
                 leased = transitions.lease_next(
@@ -278,31 +327,33 @@ class Supervisor:
                 )
                 if leased is None:
                     break
-                assigned.append((idle.pop(0), leased, self._assignment(row, leased)))
-        return assigned
+                assigned.append((idle.pop(0), self._work(row, leased)))
+        if collecting:
+            self._collect_at = now + self._patience.collect
+        return assigned, ended
 
     def _open_searches(self, connection: Connection) -> list[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)
         if self._only is not None:
             query = query.where(search.c.name == self._only)
         # A cancelled search is finished, but its workers have yet to be told.
-        held = [slot.lease.search_id for slot in self.slots if slot.lease is not None]
+        held = [slot.work.leased.search_id for slot in self.slots if slot.work is not None]
         return list(connection.execute(query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))))
 
     def _tell_to_stop(self, row: Any) -> None:
         for slot in self.slots:
-            if slot.lease is None or slot.lease.search_id != row.id or slot.told_to_stop or slot.process is None:
+            if slot.work is None or slot.work.leased.search_id != row.id or slot.process is None:
                 continue
-            token = slot.lease.token
-            kind = Cancel if row.wish == Wish.CANCELLED else Release
-            slot.process.send(kind(token.candidate, token.attempt))
-            slot.told_to_stop = True
+            if slot.stop_by is None:
+                token = slot.work.leased.token
+                kind = Cancel if row.wish == Wish.CANCELLED else Release
+                slot.process.send(kind(token.candidate, token.attempt))
+                slot.stop_by = self._monotonic() + self._patience.obedience
 
-    def _assignment(self, row: Any, leased: Leased) -> Assign:
+    def _work(self, row: Any, leased: Leased) -> Work:
         data = dict(row.spec["data"])
         data["root"] = data["root"] or str(self._settings.data)
-        folder = self._settings.artifacts / "checkpoints" / str(row.id)
-        return Assign(
+        assign = Assign(
             candidate=leased.token.candidate,
             attempt=leased.token.attempt,
             code=Architecture.parse(leased.code).to_code(),
@@ -311,49 +362,39 @@ class Supervisor:
             data=data,
             training=row.spec["training"],
             seed=derived_seed(row.seed, "training"),
-            checkpoint_folder=str(folder),
+            checkpoint_folder=str(self._settings.artifacts / _checkpoints_of(row.id)),
             log_file=str(self._settings.logs / f"candidate-{leased.token.candidate}.log"),
-            resume=leased.resume,
         )
+        limit = row.spec["budget"]["candidate_seconds"]
+        return Work(leased, assign, row.spec["objective"], None if limit is None else limit - leased.spent_seconds)
 
-    def _committed(self, written: Written) -> None:
-        now = self._monotonic()
+    def _committed(self, written: Written, now: float) -> None:
+        if now >= self._count_at:
+            self._count_at = now + self._patience.lease / 3
         for slot in self.slots:
-            if slot.lease is not None and (_final(slot.reports) or slot.ended):
-                slot.lease, slot.progress = None, None
+            if slot.final:
+                slot.drop()
+                slot.stop_by = None if not self._draining else slot.stop_by
             slot.reports.clear()
             if slot.ended:
-                slot.process, slot.hello, slot.worker_id, slot.ended = None, None, None, False
-                slot.launch_after = now + RESPAWN_SECONDS if not self._draining else now
+                slot.vacate(now, self._patience)
         for slot in written.stale:
-            if slot.lease is not None and slot.process is not None:
-                slot.process.send(Cancel(slot.lease.token.candidate, slot.lease.token.attempt))
-        for slot, leased, assign in written.assigned:
-            slot.lease, slot.told_to_stop = leased, False
+            if slot.work is not None and slot.process is not None and slot.stop_by is None:
+                token = slot.work.leased.token
+                slot.process.send(Cancel(token.candidate, token.attempt))
+                slot.stop_by = now + self._patience.obedience
+        for slot, work in written.assigned:
+            slot.take(work, now)
             if slot.process is not None:
-                slot.process.send(assign)
-        if now >= self._beat_at:
-            self._beat_at = now + LEASE_SECONDS / 3
-            for slot in self.slots:
-                if slot.process is not None:
-                    slot.process.send(Beat(LEASE_SECONDS))
+                slot.process.send(work.assign)
         for path in written.garbage:
-            Path(path).unlink(missing_ok=True)
-        self.finished = written.ended and all(slot.lease is None for slot in self.slots)
-
-    def _only_ended(self, connection: Connection) -> bool:
-        if self._only is None:
-            return False
-        row = get_search(connection, self._only)
-        return row.finished_at is not None or row.wish != Wish.RUN
+            (self._settings.artifacts / path).unlink(missing_ok=True)
+        self.finished = written.ended and all(slot.work is None for slot in self.slots)
 
     def _over(self) -> bool:
         if self._draining:
             return all(slot.process is None for slot in self.slots)
         return self.finished
-
-    def _rest(self) -> None:
-        self._selector.select(REST_SECONDS)
 
     def _end_workers(self) -> None:
         for slot in self.slots:
@@ -365,12 +406,9 @@ class Supervisor:
         self._watch.close()
 
 
-def _urgent(reports: list[Message]) -> bool:
-    return any(isinstance(report, Hello | Finished | Released | Failed | Checkpointed) for report in reports)
-
-
-def _final(reports: list[Message]) -> bool:
-    return any(isinstance(report, Finished | Released | Failed) for report in reports)
+def _checkpoints_of(search_id: int) -> str:
+    """The folder of a search's checkpoints, relative to the artifacts, as the record has it."""
+    return f"checkpoints/{search_id}/"
 
 
 def _cause(status: int) -> tuple[FailureKind, str]:
@@ -402,6 +440,22 @@ def _register(connection: Connection, name: str, wall: float) -> tuple[int, int]
     connection.execute(insert_new(device).values(host_id=host_id, uuid=uuid, kind="cpu", name="processor"))
     device_id = connection.execute(select(device.c.id).where(device.c.uuid == uuid)).scalar_one()
     return int(host_id), int(device_id)
+
+
+def _leftovers(connection: Connection, artifacts: Path, wall: float) -> list[Path]:
+    """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
+    known = set(connection.execute(select(checkpoint.c.path)).scalars())
+    unsettled = select(candidate.c.id).where(candidate.c.state.in_((State.PENDING, State.LEASED)))
+    open_ = set(connection.execute(unsettled).scalars())
+    found: list[Path] = []
+    for file in artifacts.glob("checkpoints/*/*"):
+        match = _OF_CANDIDATE.match(file.name)
+        if match is None or str(file.relative_to(artifacts)) in known:
+            continue
+        whole_and_wanted = int(match["candidate"]) in open_ and not file.name.startswith(".")
+        if not whole_and_wanted and wall - file.stat().st_mtime > LEFTOVER_SECONDS:
+            found.append(file)
+    return found
 
 
 @contextmanager

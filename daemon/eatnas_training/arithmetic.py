@@ -13,14 +13,12 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, digest
 from eatnas_db.domain.chance import Chance
 from eatnas_db.domain.messages import (
     Assign,
-    Checkpointed,
     EpochDone,
     Finished,
     Hello,
@@ -58,17 +56,20 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
     architecture = Architecture.from_code(assign.code)
     epochs = int(assign.training["epochs"])
     yield Phase(candidate, attempt, "training")
-    rows = _resumed(assign)
+    rows: list[EpochDone] = []
+    resumed = checkpoint.resume(assign, lambda content: _restore(assign, content, rows))
+    if resumed is not None:
+        yield resumed
     yield from rows
     while len(rows) < epochs:
         epoch = len(rows)
-        if candidate == pace.crash_on and attempt <= 1 and assign.resume is None and epoch == 1:
+        if candidate == pace.crash_on and attempt <= 1 and resumed is None and epoch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         until = time.monotonic() + pace.seconds(candidate)
         while True:
             wish = wanted()
             if wish is Wanted.RELEASE and epoch > 0:
-                yield _save(assign, rows)
+                yield from _save(assign, rows, wanted)
             if wish >= Wanted.RELEASE:
                 yield Released(candidate, attempt, time.monotonic() - started)
                 return
@@ -79,7 +80,7 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
         rows.append(_epoch(assign, architecture, epoch, epochs, pace.seconds(candidate)))
         yield rows[-1]
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
-        yield _save(assign, rows)
+        yield from _save(assign, rows, wanted)
     last = rows[-1]
     yield Finished(
         *(candidate, attempt, last.val_accuracy, last.val_loss),
@@ -118,19 +119,16 @@ def _capacity(architecture: Architecture) -> float:
     return total / (5 * len(architecture.blocks))
 
 
-def _save(assign: Assign, rows: list[EpochDone]) -> Checkpointed:
-    content = json.dumps([asdict(row) for row in rows]).encode()
-    return checkpoint.save(assign, len(rows), 0, content)
+def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], Wanted]) -> Iterator[Up]:
+    content = json.dumps({"code": assign.code, "seed": assign.seed, "rows": [asdict(row) for row in rows]})
+    return checkpoint.save_patiently(assign, len(rows), 0, content.encode(), wanted)
 
 
-def _resumed(assign: Assign) -> list[EpochDone]:
-    if assign.resume is None:
-        return []
-    try:
-        rows = [EpochDone(**row) for row in json.loads(checkpoint.read(Path(assign.resume)))]
-    except (OSError, ValueError, TypeError):
-        return []
-    return [replace(row, attempt=assign.attempt) for row in rows]
+def _restore(assign: Assign, content: bytes, rows: list[EpochDone]) -> None:
+    kept = json.loads(content)
+    if (kept["code"], kept["seed"]) != (assign.code, assign.seed):
+        raise ValueError("it is of another candidate")
+    rows[:] = [replace(EpochDone(**row), attempt=assign.attempt) for row in kept["rows"]]
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,22 +1,36 @@
-"""Checkpoint files: whole on disk under their name, or not there. Torch is imported where it is used."""
+"""Checkpoint files: whole on disk under their name, or not there; each ends in the SHA-256 of the rest.
+
+So a file tells by itself whether it is whole, with or without its row in the record. Torch is imported where
+it is used.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from eatnas_db.domain.messages import Assign, Checkpointed
+from eatnas_db.domain.messages import Assign, Checkpointed, Phase, Resumed
+from eatnas_training.conversation import Wanted
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""No room on the disk, in the quota, or under the limit on a file's size."""
+FULL_SECONDS: Final = 1.0
+DIGEST_BYTES: Final = 32
+_NAME: Final = re.compile(r"c(?P<candidate>\d+)-a(?P<attempt>\d+)-e(?P<epoch>\d+)-b(?P<batch>\d+)\.ckpt")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that is whole on disk: its SHA-256 in hexadecimal digits, and its size in bytes."""
+    """A file that is whole on disk: its content's SHA-256 in hexadecimal digits, and its size in bytes."""
 
     path: Path
     digest: str
@@ -32,16 +46,61 @@ def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed
     """Write an assignment's checkpoint and give its report. Raises `OSError`, a full disk among them."""
     name = file_name(assign.candidate, assign.attempt, epoch, batch)
     done = write(Path(assign.checkpoint_folder) / name, content)
-    return Checkpointed(assign.candidate, assign.attempt, str(done.path), done.digest, done.bytes, epoch, batch)
+    return Checkpointed(assign.candidate, assign.attempt, name, done.digest, done.bytes, epoch, batch)
+
+
+def save_patiently(
+    assign: Assign, epoch: int, batch: int, content: bytes, wanted: Callable[[], Wanted]
+) -> Iterator[Checkpointed | Phase]:
+    """Save; while the disk is full say so and try again, until there is room or a stop is wanted."""
+    while True:
+        try:
+            yield save(assign, epoch, batch, content)
+            return
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+        yield Phase(assign.candidate, assign.attempt, "disk full")
+        if wanted() >= Wanted.RELEASE:
+            return
+        time.sleep(FULL_SECONDS)
+
+
+def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
+    """Hand the newest usable checkpoint of an assignment's candidate to `restore`; None where there are no files.
+
+    `restore` raises `ValueError`, `KeyError`, `TypeError` or `RuntimeError` when the content is not for it; it
+    may be called again with an older one.
+    """
+    damaged: dict[str, str] = {}
+    found = [
+        match
+        for path in Path(assign.checkpoint_folder).glob(f"c{assign.candidate}-a*.ckpt")
+        if (match := _NAME.fullmatch(path.name))
+    ]
+    for match in sorted(found, key=lambda m: (int(m["epoch"]), int(m["batch"]), int(m["attempt"])), reverse=True):
+        path = Path(assign.checkpoint_folder) / match[0]
+        try:
+            content = read(path)
+            restore(content)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            damaged[match[0]] = str(error)
+            continue
+        digest, size = hashlib.sha256(content).hexdigest(), len(content) + DIGEST_BYTES
+        at = (int(match["epoch"]), int(match["batch"]))
+        return Resumed(assign.candidate, assign.attempt, match[0], digest, size, *at, damaged)
+    return Resumed(assign.candidate, assign.attempt, None, "", 0, 0, 0, damaged) if damaged else None
 
 
 def write(path: Path, content: bytes) -> Written:
     """Write `content` so that a crash at any moment leaves the whole file or none under `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(content)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.write(digest.digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105
@@ -49,14 +108,15 @@ def write(path: Path, content: bytes) -> Written:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
-    return Written(path, hashlib.sha256(content).hexdigest(), len(content))
+    return Written(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
 
 
-def read(path: Path, digest: str | None = None) -> bytes:
-    """A checkpoint's bytes. Raises `ValueError` if they differ from `digest`, `OSError` if there are none."""
-    content = path.read_bytes()
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{path} is damaged: its SHA-256 is not {digest}")
+def read(path: Path) -> bytes:
+    """A checkpoint's content. Raises `ValueError` if it is not whole, `OSError` if it is not there."""
+    whole = path.read_bytes()
+    content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError(f"{path.name} is damaged: its content is not what its SHA-256 says")
     return content
 
 

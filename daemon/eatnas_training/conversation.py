@@ -169,7 +169,8 @@ def _output_to(log_file: Path) -> Iterator[None]:
     finally:
         os.close(log)
         for stream, copy in kept:
-            stream.flush()
+            with contextlib.suppress(OSError):
+                stream.flush()
             os.dup2(copy, stream.fileno())
             os.close(copy)
 
@@ -186,8 +187,9 @@ def _log(report: Up) -> None:
             line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
         case _:
             return
-    if sys.__stdout__:
-        print(line, file=sys.__stdout__, flush=True)
+    # Unbuffered: on a full disk a line of the log is lost, and never the training.
+    with contextlib.suppress(OSError):
+        os.write(1, f"{line}\n".encode())
 
 
 def _failed(assign: Assign, error: Exception) -> Failed:

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
@@ -19,7 +18,6 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.messages import (
     Assign,
-    Checkpointed,
     EpochDone,
     Failed,
     Finished,
@@ -108,17 +106,17 @@ class Training:
         self.load()
         yield Phase(*self.token, "building")
         self.build()
-        self.resume()
+        yield from self.resume()
         yield from self.state.rows
         self._saved_at = self.monotonic()
         while self.state.epoch < self.recipe.epochs:
             yield Phase(*self.token, "training")
             while self.state.batch < self.batches:
                 if (wish := wanted()) >= Wanted.RELEASE:
-                    yield from self._stopped(wish)
+                    yield from self._stopped(wish, wanted)
                     return
                 if wish is Wanted.CHECKPOINT or self._checkpoint_due():
-                    yield from self.save()
+                    yield from self.save(wanted)
                 self.step()
                 yield from self._progress()
             self._require_finite(float(self.state.sums[0]))
@@ -127,7 +125,7 @@ class Training:
             if validation is None:
                 return
             yield self._close_epoch(*validation)
-        yield from self.save()
+        yield from self.save(wanted)
         last = self.state.rows[-1]
         yield Finished(
             *(*self.token, last.val_accuracy, last.val_loss),
@@ -156,16 +154,14 @@ class Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.state = State(model, _optimizer(model, self.recipe), sums)
 
-    def resume(self) -> None:
-        """Go on from the assignment's file; from the start if it is missing, damaged or another's."""
-        if self.assign.resume is None:
+    def resume(self) -> Iterator[Up]:
+        """Go on from the newest whole checkpoint; from the start where there is none."""
+        resumed = checkpoint.resume(self.assign, lambda content: self._restore(checkpoint.unpack(content, self.device)))
+        if resumed is None:
             return
-        try:
-            content = checkpoint.read(Path(self.assign.resume))
-            self._restore(checkpoint.unpack(content, self.device))
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            print(f"cannot go on from {self.assign.resume} ({error}); starting afresh", flush=True)
+        if resumed.path is None:  # what was tried may have left its marks on the network
             self.build()
+        yield resumed
 
     def step(self) -> None:
         """One batch forward and backward; its seconds count as the device's."""
@@ -202,8 +198,8 @@ class Training:
         self._spent(began)
         return stop
 
-    def save(self) -> Iterator[Up]:
-        """Write a checkpoint of the state between two batches."""
+    def save(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+        """Write a checkpoint of the state between two batches; on a full disk, wait for room or for a stop."""
         yield Phase(*self.token, "saving")
         state = self.state
         content = checkpoint.pack(
@@ -218,9 +214,8 @@ class Training:
                 "rows": [asdict(row) for row in state.rows],
             }
         )
-        saved: Checkpointed = checkpoint.save(self.assign, state.epoch, state.batch, content)
+        yield from checkpoint.save_patiently(self.assign, state.epoch, state.batch, content, wanted)
         self._saved_at = self.monotonic()
-        yield saved
 
     def _restore(self, kept: dict[str, Any]) -> None:
         if kept["identity"] != self._identity():
@@ -254,11 +249,12 @@ class Training:
         start = 0
         while start < count:
             if (wish := wanted()) >= Wanted.RELEASE:
-                yield from self._stopped(wish)
+                yield from self._stopped(wish, wanted)
                 return None
             if wish is Wanted.CHECKPOINT:
-                yield from self.save()
+                yield from self.save(wanted)
             start = self.validate_batch(start, sums)
+            yield from self._progress()
         loss, correct, _ = sums.tolist()
         self._require_finite(loss)
         return loss / count, correct / count
@@ -277,9 +273,9 @@ class Training:
         state.sums.zero_()
         return row
 
-    def _stopped(self, wish: Wanted) -> Iterator[Up]:
+    def _stopped(self, wish: Wanted, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         if wish is Wanted.RELEASE:
-            yield from self.save()
+            yield from self.save(wanted)
         yield Released(*self.token, self.device_seconds)
 
     def _progress(self) -> Iterator[Up]:

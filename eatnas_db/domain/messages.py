@@ -20,7 +20,7 @@ _PREFIX: Final = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this candidate. `resume` is the file to continue from; `checkpoint_folder` takes new ones."""
+    """Train this candidate, going on from the newest whole checkpoint of its own in `checkpoint_folder`."""
 
     candidate: int
     attempt: int
@@ -32,7 +32,6 @@ class Assign:
     seed: int
     checkpoint_folder: str
     log_file: str
-    resume: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a training does now: `loading`, `building`, `training`, `validating` or `saving`."""
+    """What a training does now: `loading`, `building`, `training`, `validating`, `saving`, or `disk full`."""
 
     candidate: int
     attempt: int
@@ -123,7 +122,9 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """A file is whole on disk: it continues at (epoch, batch). `digest` is its SHA-256."""
+    """A file is whole on disk: it continues at (epoch, batch). `path` is its name in the checkpoint folder,
+    `digest` its content's SHA-256.
+    """
 
     candidate: int
     attempt: int
@@ -132,6 +133,23 @@ class Checkpointed:
     bytes: int
     epoch: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where a training that found checkpoints of its own begins: `path` None means afresh.
+
+    `damaged` are files that could not be used, and why.
+    """
+
+    candidate: int
+    attempt: int
+    path: str | None
+    digest: str
+    bytes: int
+    epoch: int
+    batch: int
+    damaged: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,14 +187,14 @@ class Failed:
 
 
 Down = Assign | Checkpoint | Release | Cancel | Exit | Beat
-Up = Hello | Phase | Progress | EpochDone | Checkpointed | Finished | Released | Failed
+Up = Hello | Phase | Progress | EpochDone | Checkpointed | Resumed | Finished | Released | Failed
 Message = Down | Up
 
 _KINDS: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
         *(Assign, Checkpoint, Release, Cancel, Exit, Beat),
-        *(Hello, Phase, Progress, EpochDone, Checkpointed, Finished, Released, Failed),
+        *(Hello, Phase, Progress, EpochDone, Checkpointed, Resumed, Finished, Released, Failed),
     )
 }
 

@@ -123,6 +123,7 @@ class BudgetSpec(_Section):
 
     candidates: int = Field(100, ge=1, le=100_000_000)
     device_hours: float | None = Field(None, gt=0, le=1e9)
+    candidate_seconds: float | None = Field(None, gt=0, le=1e9)
 
 
 class SearchSpec(_Section):

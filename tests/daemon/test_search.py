@@ -112,7 +112,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path):
 
     def pause(supervisor):
         with transaction(engine) as connection:
-            if get_search(connection, "s").scored >= 3 and any(slot.lease for slot in supervisor.slots):
+            if get_search(connection, "s").scored >= 3 and any(slot.work for slot in supervisor.slots):
                 connection.execute(update(search).values(wish=Wish.PAUSED))
 
     supervise(settings, 2, on_tick=pause)
@@ -129,7 +129,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path):
     settings = home(tmp_path / "drained")
 
     def stop(supervisor):
-        if any(slot.lease for slot in supervisor.slots):
+        if any(slot.work for slot in supervisor.slots):
             supervisor.stop()
 
     supervise(settings, 2, on_tick=stop)
@@ -144,7 +144,7 @@ def test_extend_reopens_a_finished_search(tmp_path):
     supervise(settings, 2)
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:
-        assert steps.extend(connection, "s", 4, time.time()) == 28
+        assert steps.extend(connection, "s", candidates=4, now=time.time()) == (28, None)
     supervise(settings, 2)
     with reading(engine) as connection:
         assert connection.execute(select(search.c.scored)).scalar_one() == 28

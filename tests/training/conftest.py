@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,15 @@ CODE: list[list[int | float]] = [
 
 @pytest.fixture
 def assignment(tmp_path: Path) -> Callable[..., Assign]:
-    """Makes small assignments on the digits: two epochs of four batches."""
+    """Makes small assignments on the digits, each with a checkpoint folder of its own unless it is given one."""
+    folders = (tmp_path / f"checkpoints-{number}" for number in count())
 
     def make(
         candidate: int = 1,
         attempt: int = 1,
         *,
         code: list[list[int | float]] = CODE,
-        resume: str | None = None,
+        checkpoint_folder: str | None = None,
         data: dict[str, object] | None = None,
         seed: int = 7,
         **training: object,
@@ -43,9 +45,8 @@ def assignment(tmp_path: Path) -> Callable[..., Assign]:
             data or {"name": "digits", "train_images": 256, "validation_images": 100},
             {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, **training},
             seed,
-            str(tmp_path / "checkpoints"),
+            checkpoint_folder or str(next(folders)),
             str(tmp_path / "logs" / f"{candidate}.log"),
-            resume,
         )
 
     return make

@@ -117,13 +117,13 @@ def test_arithmetic_goes_on_from_a_checkpoint_with_the_same_figures(
     one.say(assignment(epochs=3))
     whole = [one.hear(EpochDone) for _ in range(3)]
     one.hear(Finished)
-    one.say(assignment(attempt=2, epochs=3))
+    stopped = assignment(attempt=2, epochs=3)
+    one.say(stopped)
     one.hear(EpochDone)
     one.say(Release(1, 2))
-    saved = one.hear(Checkpointed)
+    one.hear(Checkpointed)
     one.hear(Released)
-    assert isinstance(saved, Checkpointed)
-    one.say(assignment(attempt=3, epochs=3, resume=saved.path))
+    one.say(replace(stopped, attempt=3))
     resumed = [one.hear(EpochDone) for _ in range(3)]
 
     def figures(rows: list[Message]) -> list[EpochDone]:
@@ -135,12 +135,12 @@ def test_arithmetic_goes_on_from_a_checkpoint_with_the_same_figures(
 
 def test_a_candidate_can_be_made_to_kill_its_worker_once(assignment: Make, worker: Callable[..., Worker]) -> None:
     one = worker("--crash-on", "1")
-    one.say(assignment())
-    saved = one.hear(Checkpointed)
+    first = assignment()
+    one.say(first)
+    one.hear(Checkpointed)
     assert one.process.wait(10) == -signal.SIGKILL
-    assert isinstance(saved, Checkpointed)
     another = worker("--crash-on", "1")
-    another.say(assignment(attempt=2, resume=saved.path))
+    another.say(replace(first, attempt=2))
     another.hear(Finished)
 
 
@@ -184,22 +184,24 @@ def test_requests_to_an_older_attempt_are_not_obeyed(assignment: Make, worker: C
 
 def test_cancel_stops_at_once(assignment: Make, worker: Callable[..., Worker]) -> None:
     one = worker("--seconds-per-epoch", "60")
-    one.say(assignment())
+    assign = assignment()
+    one.say(assign)
     one.say(Cancel(1, 1))
     one.hear(Released, seconds=5)
-    assert not list(Path(assignment().checkpoint_folder).glob("*"))
+    assert not list(Path(assign.checkpoint_folder).glob("*"))
 
 
 def test_a_supervisor_that_is_gone_costs_no_checkpoint(assignment: Make, worker: Callable[..., Worker]) -> None:
     one = worker("--seconds-per-epoch", "0.4")
     one.hear(Hello)
-    one.say(assignment(epochs=50))
+    assign = assignment(epochs=50)
+    one.say(assign)
     one.hear(EpochDone)
     os.close(one.up)
     os.close(one.down)
     one.up = one.down = -1
     assert one.process.wait(5) == 0
-    assert list(Path(assignment().checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
+    assert list(Path(assign.checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
 
 
 def test_starting_the_arithmetic_imports_neither_torch_nor_pydantic() -> None:

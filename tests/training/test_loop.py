@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -17,8 +19,10 @@ from eatnas_db.domain.messages import (
     EpochDone,
     Failed,
     Finished,
+    Phase,
     Progress,
     Released,
+    Resumed,
     Up,
 )
 from eatnas_training import checkpoint, loop
@@ -44,8 +48,20 @@ def after(calls: int, wish: Wanted) -> Callable[[], Wanted]:
     return wanted
 
 
-def train(assign: Assign, wanted: Callable[[], Wanted] = go_on, **clocks: Any) -> list[Up]:
-    return list(loop.train(assign, wanted, **clocks))
+class Reports(list[Up]):
+    """What a training said, and where its checkpoints are."""
+
+    def __init__(self, reports: Iterable[Up], folder: str) -> None:
+        super().__init__(reports)
+        self.folder = folder
+
+    @property
+    def saved(self) -> list[Checkpointed]:
+        return [report for report in self if isinstance(report, Checkpointed)]
+
+
+def train(assign: Assign, wanted: Callable[[], Wanted] = go_on, **clocks: Any) -> Reports:
+    return Reports(loop.train(assign, wanted, **clocks), assign.checkpoint_folder)
 
 
 def rows(reports: Iterable[Up]) -> list[EpochDone]:
@@ -53,12 +69,11 @@ def rows(reports: Iterable[Up]) -> list[EpochDone]:
     return [replace(report, attempt=0, seconds=0, ended_at=0) for report in reports if isinstance(report, EpochDone)]
 
 
-def weights(reports: Iterable[Up]) -> dict[str, Any]:
-    last = [report for report in reports if isinstance(report, Checkpointed)][-1]
-    return checkpoint.unpack(checkpoint.read(Path(last.path), last.digest))
+def weights(reports: Reports) -> dict[str, Any]:
+    return checkpoint.unpack(checkpoint.read(Path(reports.folder, reports.saved[-1].path)))
 
 
-def assert_same_bits(one: list[Up], other: list[Up]) -> None:
+def assert_same_bits(one: Reports, other: Reports) -> None:
     assert isinstance(one[-1], Finished)
     assert isinstance(other[-1], Finished)
     assert rows(one) == rows(other)
@@ -99,9 +114,8 @@ def test_a_resumed_training_has_the_same_bits_wherever_it_stopped(assignment: Ma
     whole = train(assignment())
     stopped = train(assignment(attempt=2), after(calls, Wanted.RELEASE))
     assert isinstance(stopped[-1], Released)
-    saved = stopped[-2]
-    assert isinstance(saved, Checkpointed)
-    resumed = train(assignment(attempt=3, resume=saved.path))
+    assert isinstance(stopped[-2], Checkpointed)
+    resumed = train(assignment(attempt=3, checkpoint_folder=stopped.folder))
     assert_same_bits(whole, resumed)
     kept = [report for report in stopped if isinstance(report, EpochDone)]
     again = [report for report in resumed if isinstance(report, EpochDone)][: len(kept)]
@@ -128,14 +142,15 @@ def test_a_fresh_process_goes_on_inside_an_epoch_with_the_same_bits(assignment: 
     assert (saved.epoch, saved.batch) == (0, 2)
     answer = subprocess.run(
         [sys.executable, "-c", FRESH],
-        input=json.dumps(asdict(assignment(attempt=3, resume=saved.path))),
+        input=json.dumps(asdict(assignment(attempt=3, checkpoint_folder=stopped.folder))),
         capture_output=True,
         text=True,
         check=True,
     )
     kinds = {kind.__name__: kind for kind in (Checkpointed, EpochDone, Finished)}
     lines = [json.loads(line) for line in answer.stdout.splitlines()]
-    assert_same_bits(whole, [kinds[kind](**report) for kind, report in lines if kind in kinds])
+    again = Reports((kinds[kind](**report) for kind, report in lines if kind in kinds), stopped.folder)
+    assert_same_bits(whole, again)
 
 
 def test_a_checkpoint_that_is_asked_for_changes_no_bits(assignment: Make) -> None:
@@ -154,28 +169,65 @@ def test_checkpoints_come_by_the_clock_and_progress_twice_a_second(assignment: M
     assert 2 <= len(progress) < 8
 
 
-@pytest.mark.parametrize("damage", ["missing", "garbage", "another"])
-def test_an_unusable_checkpoint_is_no_failure_but_a_fresh_start(assignment: Make, tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "bad.ckpt"
-    if damage == "garbage":
-        path.write_bytes(b"not a checkpoint")
-    elif damage == "another":
-        stopped = train(assignment(candidate=2, seed=8), after(2, Wanted.RELEASE))
-        assert isinstance(stopped[-2], Checkpointed)
-        path = Path(stopped[-2].path)
+@pytest.mark.parametrize("damage", ["torn", "garbled", "empty", "another's"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(assignment: Make, damage: str) -> None:
+    ticks = iter(range(10**6))
     whole = train(assignment())
-    assert_same_bits(whole, train(assignment(attempt=2, resume=str(path))))
+    stopped = train(assignment(checkpoint_seconds=0.5), after(7, Wanted.RELEASE), monotonic=lambda: next(ticks) * 0.05)
+    before, newest = stopped.saved[-2:]
+    path = Path(stopped.folder, newest.path)
+    content = bytearray(path.read_bytes())
+    if damage == "torn":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "garbled":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        other = train(assignment(seed=8), after(2, Wanted.RELEASE))
+        path.write_bytes(Path(other.folder, other.saved[-1].path).read_bytes())
+    again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
+    (resumed,) = [report for report in again if isinstance(report, Resumed)]
+    assert (resumed.path, resumed.epoch, resumed.batch) == (before.path, before.epoch, before.batch)
+    assert list(resumed.damaged) == [newest.path]
+    assert_same_bits(whole, again)
+
+
+def test_without_a_usable_checkpoint_a_training_starts_afresh_and_says_so(assignment: Make) -> None:
+    stopped = train(assignment(), after(3, Wanted.RELEASE))
+    Path(stopped.folder, stopped.saved[-1].path).write_bytes(b"rubbish")
+    again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
+    (resumed,) = [report for report in again if isinstance(report, Resumed)]
+    assert resumed.path is None
+    assert list(resumed.damaged) == [stopped.saved[-1].path]
+    assert_same_bits(train(assignment()), again)
 
 
 def test_a_finished_checkpoint_only_repeats_its_reports(assignment: Make) -> None:
     whole = train(assignment())
-    again = train(assignment(attempt=2, resume=str(weights_path(whole))))
+    again = train(assignment(attempt=2, checkpoint_folder=whole.folder))
     assert rows(again) == rows(whole)
     assert not [report for report in again if isinstance(report, Progress)]
 
 
-def weights_path(reports: list[Up]) -> Path:
-    return Path([report for report in reports if isinstance(report, Checkpointed)][-1].path)
+def test_on_a_full_disk_a_training_waits_and_then_goes_on_with_the_same_bits(assignment: Make) -> None:
+    whole = train(assignment())
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    assign = assignment(attempt=2)
+    reports: list[Up] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, kept[1]))
+        for report in loop.train(assign, go_on):
+            reports.append(report)
+            if [report.phase for report in reports if isinstance(report, Phase)].count("disk full") == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert_same_bits(whole, Reports(reports, assign.checkpoint_folder))
+    assert not list(Path(assign.checkpoint_folder).glob(".*"))
 
 
 def test_cancel_stops_without_a_checkpoint(assignment: Make) -> None:

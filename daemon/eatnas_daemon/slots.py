@@ -1,0 +1,149 @@
+"""A slot: the place of one worker, what the worker has in hand, and how long it may be silent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from eatnas_daemon.launchers import WorkerProcess
+from eatnas_db.domain.messages import (
+    Assign,
+    Checkpointed,
+    Failed,
+    Finished,
+    Hello,
+    Message,
+    Phase,
+    Progress,
+    Released,
+)
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.transitions import Leased
+
+FULL_DISK = "disk full"
+"""The phase of a worker that waits for room to write a checkpoint."""
+SLOW_PHASES = frozenset({"loading", "building"})
+USUAL_GAPS = 20
+"""A training hangs when it is silent for so many times its longest silence so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the supervisor waits for what, in seconds of its own monotonic clock."""
+
+    rest: float = 0.5
+    """Between two ticks when nothing happens."""
+    flush: float = 2.0
+    """Between two looks at the record when nothing is known to have changed, and after an error of it."""
+    lease: float = 30.0
+    """A worker that hears nothing for so long checkpoints and leaves."""
+    silence: float = 120.0
+    """A training that says nothing for so long hangs."""
+    loading: float = 900.0
+    """The same while a worker starts, loads images or builds a network."""
+    obedience: float = 60.0
+    """A worker that was told to stop and has not is killed."""
+    respawn: float = 1.0
+    """Before the next try when a worker ended before it was ready; doubled each time, up to `longest_respawn`."""
+    longest_respawn: float = 60.0
+    collect: float = 10.0
+    """Between two looks for checkpoints that nobody needs."""
+
+
+PATIENCE = Patience()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A candidate in a worker's hands."""
+
+    leased: Leased
+    assign: Assign
+    objective: dict[str, Any]
+    seconds_left: float | None
+    """Of a device, before the candidate's time limit; None without one."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one worker."""
+
+    number: int
+    process: WorkerProcess | None = None
+    hello: Hello | None = None
+    worker_id: int | None = None
+    work: Work | None = None
+    progress: Progress | None = None
+    phase: str = ""
+    reports: list[Message] = field(default_factory=list)
+    heard_at: float = 0.0
+    longest_silence: float = 0.0
+    stop_by: float | None = None
+    condemned: tuple[FailureKind, str] | None = None
+    ended: bool = False
+    status: int = 0
+    failed_starts: int = 0
+    launch_after: float = 0.0
+
+    def hear(self, message: Message, now: float) -> None:
+        """Take in one report."""
+        if isinstance(message, Progress) and isinstance(self.progress, Progress):
+            self.longest_silence = max(self.longest_silence, now - self.heard_at)
+        self.heard_at = now
+        match message:
+            case Progress():
+                self.progress, self.phase = message, "training"
+            case Phase():
+                self.phase = message.phase
+            case Hello():
+                self.hello, self.failed_starts = message, 0
+                self.reports.append(message)
+            case Checkpointed():
+                self.phase = "training"
+                self.reports.append(message)
+            case _:
+                self.reports.append(message)
+
+    def take(self, work: Work, now: float) -> None:
+        """The worker was given a candidate."""
+        self.work, self.progress, self.phase = work, None, "loading"
+        self.heard_at, self.longest_silence, self.stop_by = now, 0.0, None
+
+    def drop(self) -> None:
+        """The worker has nothing in hand any more."""
+        self.work, self.progress, self.phase = None, None, ""
+
+    def vacate(self, now: float, patience: Patience) -> None:
+        """The worker is gone; when the next one may start."""
+        if self.hello is None:
+            self.failed_starts += 1
+            self.launch_after = now + min(patience.respawn * 2 ** (self.failed_starts - 1), patience.longest_respawn)
+        self.drop()
+        self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
+        self.ended, self.status = False, 0
+
+    def verdict(self, now: float, patience: Patience) -> tuple[FailureKind, str] | None:
+        """Why this slot's worker has to be killed, if it has to be."""
+        if self.stop_by is not None and now > self.stop_by:
+            return FailureKind.HANG, f"the worker did not stop within {patience.obedience:g} s"
+        silence = now - self.heard_at
+        if self.hello is None:
+            if silence > patience.loading:
+                return FailureKind.HANG, f"the worker was not ready within {patience.loading:g} s"
+            return None
+        if self.work is None:
+            return None
+        left = self.work.seconds_left
+        if left is not None and self.progress is not None and self.progress.device_seconds > left:
+            limit = left + self.work.leased.spent_seconds
+            return FailureKind.TIME_LIMIT, f"trained for more than budget.candidate_seconds ({limit:g} s)"
+        slow = self.phase in SLOW_PHASES
+        allowed = patience.loading if slow else max(patience.silence, USUAL_GAPS * self.longest_silence)
+        if silence > allowed:
+            return FailureKind.HANG, f"no sign of life for {allowed:.0f} s while {self.phase}"
+        return None
+
+    @property
+    def final(self) -> bool:
+        """Whether the worker has said its last word about what it had in hand."""
+        return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
