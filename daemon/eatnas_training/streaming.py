@@ -10,10 +10,12 @@ import json
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +44,7 @@ CROP_TRIES: Final = 10
 
 Box = tuple[float, float, float, float]
 Key = BatchKey | range
+Decoding = tuple[Future[Bytes], Callable[[], Bytes]]
 
 
 def load(data: Mapping[str, Any], device: str) -> Data:
@@ -57,8 +60,8 @@ def _loaded(data: str, device: str, threads: int) -> Data:
     found = datasets.streamed(json.loads(data))
     if found is None:
         return augment.load(json.loads(data), device)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    train, validation = (Streamed(part, found.side, device, pool) for part in (found.train, found.validation))
+    decoders = Decoders(threads)
+    train, validation = (Streamed(part, found.side, device, decoders) for part in (found.train, found.validation))
     return Data(train, validation, Task(found.side, 3, found.classes), found.digest)
 
 
@@ -69,12 +72,46 @@ def _threads() -> int:
     return int(text)
 
 
+class Decoders:
+    """A pool of threads. Not the standard library's, which decodes all that is queued before an interpreter may exit:
+    these are daemons, and go with it or with this object.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._queue: SimpleQueue[Decoding | None] = SimpleQueue()
+        for _ in range(threads):
+            threading.Thread(target=_decode_queued, args=(self._queue,), daemon=True).start()
+        weakref.finalize(self, _dismiss, self._queue, threads)
+
+    def begin(self, decode: Callable[[], Bytes]) -> Future[Bytes]:
+        """Queue an image; cancelling takes it out again."""
+        future: Future[Bytes] = Future()
+        self._queue.put((future, decode))
+        return future
+
+
+def _decode_queued(queue: SimpleQueue[Decoding | None]) -> None:
+    while (decoding := queue.get()) is not None:
+        future, decode = decoding
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(decode())
+        except BaseException as error:
+            future.set_exception(error)
+
+
+def _dismiss(queue: SimpleQueue[Decoding | None], threads: int) -> None:
+    for _ in range(threads):
+        queue.put(None)
+
+
 class Streamed:
     """A part whose images are read, cropped and resized to `side` by a pool of threads, a few batches in advance."""
 
-    def __init__(self, files: datasets.Files, side: int, device: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, files: datasets.Files, side: int, device: str, decoders: Decoders) -> None:
         self.labels = torch.from_numpy(files.labels)
-        self._paths, self._side, self._device, self._pool = files.paths, side, device, pool
+        self._paths, self._side, self._device, self._decoders = files.paths, side, device, decoders
         self._mean, self._scale = (
             (torch.tensor(values, dtype=torch.float32) * 255).pow(power).reshape(1, 3, 1, 1).to(device)
             for values, power in ((MEAN, 1), (DEVIATION, -1))
@@ -115,7 +152,7 @@ class Streamed:
         indices = self._indices(key).tolist()
         draws = [None] * len(indices) if isinstance(key, range) else _draws(key, len(indices))
         return [
-            self._pool.submit(_decoded, self._paths[index], self._side, draw)
+            self._decoders.begin(partial(_decoded, self._paths[index], self._side, draw))
             for index, draw in zip(indices, draws, strict=True)
         ]
 
@@ -137,9 +174,6 @@ def _draws(key: BatchKey, count: int) -> Sequence[list[float] | None]:
 
 def _decoded(path: str, side: int, draw: list[float] | None) -> Bytes:
     """uint8 `[side, side, 3]`: the middle of an image, or the crop that was drawn."""
-    # An interpreter that exits finishes what its pools were given: here that is wanted by nobody any more.
-    if not threading.main_thread().is_alive():
-        raise CancelledError
     picture = datasets.picture(path)
     box = _middle(*picture.size) if draw is None else _crop(*picture.size, draw)
     pixels: Bytes = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box))
