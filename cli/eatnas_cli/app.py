@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from eatnas_cli.asking import candidate_app, query_app
-from eatnas_cli.running import daemon_app, demo, run
+from eatnas_cli.daemons import daemon_app
+from eatnas_cli.running import demo, run
 from eatnas_cli.searches import init, search_app
 from eatnas_cli.spaces import space_app
 from eatnas_cli.tracking import mlflow_app

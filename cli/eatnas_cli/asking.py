@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eatnas_cli.printing import Format, lineage_tree, show, show_one
+from eatnas_cli.record import SearchName as Name
+from eatnas_cli.record import Written, changing, viewing
 from eatnas_db.errors import ConflictError, NotFoundError
-from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,9 +17,7 @@ if TYPE_CHECKING:
 query_app = typer.Typer(help="Ask the record.", no_args_is_help=True)
 candidate_app = typer.Typer(help="Look at one candidate, or change what becomes of it.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Name of a search.")]
 Id = Annotated[int, typer.Argument(help="Number of a candidate, as `query best` lists it.")]
-Written = Annotated[Format, typer.Option("--format", help="How to write the answer.")]
 
 
 @query_app.command()
@@ -33,7 +30,7 @@ def best(
     """The fittest candidates of a search."""
     from eatnas_db.queries.best import list_best
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = list_best(connection, _search_id(connection, name), top)
     show(rows, ("id", "birth", "fitness", "params", "mult_adds", "origin", "parent_birth", "code"), format)
 
@@ -47,7 +44,7 @@ def lineage(
     """Where a candidate comes from: every mutation from its root on."""
     from eatnas_db.queries.lineage import get_lineage
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = get_lineage(connection, _candidate_id(connection, name_or_id))
     _show_family(rows, format)
 
@@ -57,7 +54,7 @@ def descendants(ctx: typer.Context, candidate: Id, format: Written = Format.TABL
     """What came of a candidate: its children, theirs, and so on."""
     from eatnas_db.queries.lineage import list_descendants
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = list_descendants(connection, candidate)
     _show_family(rows, format)
 
@@ -72,7 +69,7 @@ def population(
     """Who lives in the population, now or after any step."""
     from eatnas_db.queries.population import list_population
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = list_population(connection, _search_id(connection, name), at)
     show(rows, ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", "code"), format)
 
@@ -82,7 +79,7 @@ def quality(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> N
     """How good the population was after each step."""
     from eatnas_db.queries.quality import list_steps
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = list_steps(connection, _search_id(connection, name))
     show(rows, ("number", "size", "mean", "spread", "best", "quality", "at"), format)
 
@@ -90,16 +87,28 @@ def quality(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> N
 @query_app.command()
 def events(
     ctx: typer.Context,
-    name: Name,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a search; default: all.")] = None,
+    candidate: Annotated[int | None, typer.Option(help="The story of this candidate alone.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, counted from the newest.")] = 50,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """What happened lately, the newest last."""
+    from eatnas_db.queries.candidates import require_candidate
     from eatnas_db.queries.events import list_events
 
-    with _record(ctx) as connection:
-        rows = list_events(connection, _search_id(connection, name), limit)
-    show(rows, ("id", "at", "kind", "candidate_id", "birth", "attempt", "detail"), format)
+    with viewing(ctx.obj) as connection:
+        if candidate is not None:
+            require_candidate(connection, candidate)
+        search_id = None if name is None else _search_id(connection, name)
+        rows = list_events(connection, search_id, limit, candidate_id=candidate)
+    if format is Format.TABLE:
+        told = [
+            {"at": row.at, "candidate": row.candidate_id, "birth": row.birth, "what happened": row.words}
+            for row in rows
+        ]
+        show(told, ("at", "candidate", "birth", "what happened"))
+    else:
+        show(rows, ("id", "at", "kind", "candidate_id", "birth", "attempt", "words"), format)
 
 
 @query_app.command()
@@ -107,7 +116,7 @@ def failures(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> 
     """Which attempts failed or were lost, and why."""
     from eatnas_db.queries.failures import list_failures
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         rows = list_failures(connection, _search_id(connection, name))
     show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
 
@@ -117,7 +126,7 @@ def fingerprint(ctx: typer.Context, name: Name, format: Written = Format.TABLE) 
     """One line that is equal for equal histories, whenever and wherever they ran."""
     from eatnas_db.queries.fingerprint import get_fingerprint
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         answer = get_fingerprint(connection, _search_id(connection, name))
     if format is Format.TABLE:
         typer.echo(answer.sha256)
@@ -130,7 +139,7 @@ def show_candidate(ctx: typer.Context, candidate: Id, format: Written = Format.T
     """Everything that is known of a candidate."""
     from eatnas_db.queries.candidates import get_candidate
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         row = get_candidate(connection, candidate)
     show_one(row, format)
 
@@ -140,9 +149,9 @@ def logs(ctx: typer.Context, candidate: Id) -> None:
     """What a candidate's trainings wrote on this machine."""
     from eatnas_db.queries.candidates import require_candidate
 
-    with _record(ctx) as connection:
+    with viewing(ctx.obj) as connection:
         require_candidate(connection, candidate)
-    file = _settings(ctx).logs / f"candidate-{candidate}.log"
+    file = ctx.obj.logs / f"candidate-{candidate}.log"
     if not file.is_file():
         raise NotFoundError(f"candidate {candidate} has no log at {file}: it has not been trained in this home")
     with file.open(encoding="utf-8", errors="replace") as lines:
@@ -168,34 +177,12 @@ def _change(ctx: typer.Context, candidate: int, transition: str) -> None:
     import time
 
     from eatnas_db import transitions
-    from eatnas_db.database import open_record, transaction
     from eatnas_db.queries.candidates import require_candidate
 
     change = {"retry": transitions.retry, "cancel": transitions.cancel}[transition]
-    engine = open_record(_settings(ctx).database_url)
-    try:
-        with transaction(engine) as connection:
-            require_candidate(connection, candidate)
-            change(connection, candidate, time.time())
-    finally:
-        engine.dispose()
-
-
-def _settings(ctx: typer.Context) -> Settings:
-    settings: Settings = ctx.obj
-    return settings
-
-
-@contextmanager
-def _record(ctx: typer.Context) -> Iterator[Connection]:
-    from eatnas_db.database import open_record, reading
-
-    engine = open_record(_settings(ctx).database_url)
-    try:
-        with reading(engine) as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    with changing(ctx.obj) as connection:
+        require_candidate(connection, candidate)
+        change(connection, candidate, time.time())
 
 
 def _search_id(connection: Connection, name: str) -> int:

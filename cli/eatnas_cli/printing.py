@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WIDE: Final = 100_000
 GIVEN: Final = ("width", "multiplier", "learning_rate")
-"""Figures shown as they were given, not to four places."""
+"""Figures shown as they were given, not to four places; so are a spec's, which are nested."""
 LONG: Final = 500
 """Rows from which on a table is set plainly: rich takes seconds for thousands."""
 
@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TABLE) -> None:  # noqa: A002
     """Print dataclasses or mappings: a table of `columns`, a CSV of `columns`, or a JSON list of all there is."""
-    records = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row) for row in rows]
+    records = [_record(row) for row in rows]
     if format is Format.JSON:
         print_json(records)
     elif format is Format.CSV:
@@ -47,11 +47,15 @@ def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TA
 
 
 def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
-    """Print one dataclass: a name and a value a line (lists below, as tables), one JSON object, or a CSV of fields."""
-    record = asdict(row)
+    """Print a dataclass or mapping: a name and a value a line, one JSON object, or a CSV of fields.
+
+    On the terminal lists come below, as tables; what is nested has its path as its name.
+    """
+    record = _record(row)
     if format is Format.JSON:
         print_json(record)
         return
+    record = _flat(record)
     parts = {name: value for name, value in record.items() if _is_listing(value)}
     fields = [{"field": name, "value": value} for name, value in record.items() if name not in parts]
     if format is Format.CSV:
@@ -63,6 +67,20 @@ def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
     for name, listing in parts.items():
         _console().print(name, markup=False)
         _print_table(listing, list(listing[0]))
+
+
+def _record(row: Any) -> dict[str, Any]:
+    return asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row)
+
+
+def _flat(record: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{path}{name}.")
+        else:
+            flat[path + name] = value
+    return flat
 
 
 def print_json(value: Any) -> None:
@@ -145,14 +163,19 @@ def _console(width: int | None = None) -> Console:
 
 def _shown(column: str, value: Any) -> str:
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
-        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        return time_in_words(value)
     if isinstance(value, float):
-        return f"{value:g}" if column in GIVEN else f"{value:.4f}"
+        return f"{value:g}" if column in GIVEN or "." in column else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
         return f"{value:,}"
     text = _as_text(value)
     # Messages come from programs that may have written terminal codes.
     return "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text)
+
+
+def time_in_words(seconds: float) -> str:
+    """A moment as tables show it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _as_text(value: Any) -> str:

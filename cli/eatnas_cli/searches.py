@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.record import SearchName, Written, changing, viewing
 from eatnas_db.errors import InvalidSpecError, RecordError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
     from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import SearchSpec
+    from eatnas_db.queries.searches import SearchRecord, Standing
 
 search_app = typer.Typer(no_args_is_help=True, help="Create searches and steer them.")
 
 WATCH_SECONDS = 0.5
-SearchName = Annotated[str, typer.Argument(metavar="NAME")]
+MOST_CANDIDATES = 100_000_000
+MOST_HOURS = 1e9
+ROOM_BYTES = 1 << 20
+"""What a fresh record takes, with something to spare."""
 
 
 def init(ctx: typer.Context) -> None:
@@ -42,9 +51,24 @@ def make_home(settings: Settings) -> None:
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be made: {error.strerror}; choose another --home") from None
     engine = create_engine_for(settings.database_url)
-    if current_revision(engine) is None:
+    if not file.exists() or current_revision(engine) is None:
+        _require_room(file.parent)
         commands.upgrade(engine)
-    open_record(settings.database_url)
+    engine.dispose()
+    open_record(settings.database_url).dispose()
+
+
+def _require_room(folder: Path) -> None:
+    # SQLite tells a used-up quota as an error of the disk; and a record made by halves would help nobody.
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(ROOM_BYTES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RecordError(f"the disk of {folder} is full; make room, then try again: nothing was made") from None
+        raise RecordError(f"{folder} cannot be written: {error.strerror}; choose another --home") from None
 
 
 @search_app.command("create")
@@ -63,13 +87,14 @@ def create_command(
 def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int) -> str:
     """Create a search from a spec's tree; its name. Nothing is written unless all of it is right."""
     from eatnas_db import steps
-    from eatnas_db.database import open_record, transaction
+    from eatnas_db.database import open_record
     from eatnas_db.domain.spec import parse_spec
 
     spec = parse_spec(tree, overrides)
-    engine = open_record(settings.database_url)
+    # Before the data is read, which takes seconds.
+    open_record(settings.database_url).dispose()
     task, found = _describe(settings, spec)
-    with transaction(engine) as connection:
+    with changing(settings) as connection:
         steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     return spec.name
 
@@ -110,39 +135,48 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @search_app.command("list")
-def list_command(ctx: typer.Context) -> None:
+def list_command(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """All searches, the newest last."""
-    print_searches(ctx.obj)
+    from eatnas_db.queries.searches import list_standings
+
+    with viewing(ctx.obj) as connection:
+        rows = list_standings(connection)
+    show_standings(ctx.obj, rows, format)
 
 
-def print_searches(settings: Settings) -> None:
-    """A line for each search: its status, and how many births of how many have settled."""
-    from eatnas_db.database import open_record, reading
-    from eatnas_db.queries.searches import list_searches
+def show_standings(settings: Settings, rows: Sequence[Standing], format: Format) -> None:  # noqa: A002
+    """A line for each search: its status, how many births of how many have settled, its best."""
+    told = [{**asdict(row), "status": status_now(settings, row)} for row in rows]
+    if format is not Format.TABLE:
+        show(told, ("name", "status", "settled", "budget", "best", "created_at"), format)
+    elif not rows:
+        typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` makes one")
+    else:
+        for row in told:
+            row["settled"] = f"{row['settled']}/{row['budget']}"
+        show(told, ("name", "status", "settled", "best", "created_at"))
 
-    with reading(open_record(settings.database_url)) as connection:
-        for row in list_searches(connection):
-            typer.echo(f"{row.name}\t{row.status}\t{row.settled}/{row.budget_candidates}")
+
+def status_now(settings: Settings, row: SearchRecord | Standing) -> str:
+    """A search's status; one that wants to run waits where nobody works on the record."""
+    from eatnas_daemon import lock
+
+    wants_to_run = row.status.startswith(("running", "waiting"))
+    idle = wants_to_run and lock.holder_of(settings.lock_file) is None
+    return "waiting: no daemon" if idle else row.status
 
 
-@search_app.command()
-def show(ctx: typer.Context, name: SearchName) -> None:
+@search_app.command("show")
+def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
-    import json
-
-    from eatnas_db.database import open_record, reading
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.searches import get_search
 
-    with reading(open_record(ctx.obj.database_url)) as connection:
+    with viewing(ctx.obj) as connection:
         row = get_search(connection, name)
-        progress = get_progress(connection, row.id)
-    typer.echo(f"{row.name}: {row.status}, {progress.done} of {progress.budget} candidates done")
-    typer.echo(
-        f"scored {progress.scored}, failed or cancelled {progress.failed}, in training {progress.leased}, "
-        f"pending {progress.pending}, best {'none yet' if progress.best is None else f'{progress.best:.4f}'}"
-    )
-    typer.echo(json.dumps(row.spec, indent=2))
+        progress = asdict(get_progress(connection, row.id))
+    facts = {"lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
+    show_one({"name": row.name, "status": status_now(ctx.obj, row), **progress, **facts}, format)
 
 
 @search_app.command()
@@ -153,13 +187,10 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     from eatnas_db.queries.searches import get_search
 
     engine = open_record(ctx.obj.database_url)
-    with Display(engine, name) as display:
-        while True:
-            with reading(engine) as connection:
-                ended = get_search(connection, name).finished_at is not None
-            display.refresh(ended)
-            if ended:
-                return
+    with reading(engine) as connection:
+        get_search(connection, name)
+    with Display(engine, ctx.obj, name) as display:
+        while not display.refresh():
             time.sleep(WATCH_SECONDS)
 
 
@@ -168,12 +199,11 @@ def estimate(
     ctx: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    slots: Annotated[int, typer.Option(min=1)] = 2,
+    slots: Annotated[int, typer.Option(min=1, help="Slots it would run on.")] = 2,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
+    format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing."""
-    from dataclasses import asdict
-
     from eatnas_cli.upkeep import ask_training
     from eatnas_db.domain.chance import Chance
     from eatnas_db.domain.objective import Limits
@@ -197,46 +227,60 @@ def estimate(
     )
     seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
     hours = seconds * asked.budget.candidates / slots / 3600
-    typer.echo(
-        f"{seconds:.1f} s a candidate (median of {samples}); {asked.budget.candidates} candidates on {slots} slots: "
-        f"{hours:.2f} hours"
-    )
+    if format is Format.TABLE:
+        typer.echo(
+            f"{seconds:.1f} s a candidate (median of {samples}); {asked.budget.candidates} candidates on {slots} "
+            f"slots: {hours:.2f} hours"
+        )
+        return
+    facts = {"seconds_per_candidate": seconds, "samples": samples, "candidates": asked.budget.candidates}
+    show_one({**facts, "slots": slots, "hours": hours}, format)
 
 
 @search_app.command()
 def pause(ctx: typer.Context, name: SearchName) -> None:
     """Checkpoint what is in training and stop; `resume` goes on."""
     _wish(ctx.obj, name, "paused")
+    typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` goes on with it")
 
 
 @search_app.command()
 def resume(ctx: typer.Context, name: SearchName) -> None:
     """Go on with a paused search."""
     _wish(ctx.obj, name, "run")
+    typer.echo(f"search {name} goes on")
 
 
 @search_app.command()
 def cancel(ctx: typer.Context, name: SearchName) -> None:
     """End a search for good; its history stays."""
     _wish(ctx.obj, name, "cancelled")
+    typer.echo(f"search {name} is cancelled; its history stays")
 
 
 @search_app.command()
-def extend(ctx: typer.Context, name: SearchName, candidates: Annotated[int, typer.Option(min=1)]) -> None:
-    """Give a search so many more candidates to try; reopens a finished one."""
+def extend(
+    ctx: typer.Context,
+    name: SearchName,
+    candidates: Annotated[int, typer.Option(min=0, max=MOST_CANDIDATES, help="How many more.")] = 0,
+    device_hours: Annotated[float, typer.Option(min=0, max=MOST_HOURS, help="How many more, where limited.")] = 0.0,
+) -> None:
+    """Give a search more to do; reopens a finished one."""
     from eatnas_db import steps
-    from eatnas_db.database import open_record, transaction
 
-    with transaction(open_record(ctx.obj.database_url)) as connection:
-        budget = steps.extend(connection, name, candidates, time.time())
-    typer.echo(f"search {name} may try {budget} candidates")
+    if not candidates and not device_hours:
+        raise typer.BadParameter("say how much more: --candidates N, --device-hours H, or both")
+    with changing(ctx.obj) as connection:
+        budget, seconds = steps.extend(
+            connection, name, candidates=candidates, device_hours=device_hours, now=time.time()
+        )
+    limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
+    typer.echo(f"search {name} may try {budget} candidates{limit}")
 
 
 def _wish(settings: Settings, name: str, wish: str) -> None:
     from eatnas_db import steps
-    from eatnas_db.database import open_record, transaction
     from eatnas_db.domain.states import Wish
 
-    with transaction(open_record(settings.database_url)) as connection:
+    with changing(settings) as connection:
         steps.set_wish(connection, name, Wish(wish), time.time())
-    typer.echo(f"search {name}: {wish}")

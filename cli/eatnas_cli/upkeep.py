@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import Annotated, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eatnas_db.errors import DataError, RecordError
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.record import Written, viewing
+from eatnas_db.errors import ConflictError, DataError, EatnasError, RecordError
 from eatnas_db.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
 database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+
+PACKAGES = ("eatnas-db", "torch", "torchvision", "mlflow", "sqlalchemy")
 
 
 def prepare(what: str, data: dict[str, Any]) -> Any:
@@ -37,48 +46,82 @@ def ask_training(program: list[str], question: dict[str, Any]) -> Any:
 
 
 @data_app.command("list")
-def list_data() -> None:
-    """Known data sets."""
-    for row in prepare("list", {}):
-        typer.echo(f"{row['name']:<14}" + "  ".join(f"{key}={row[key]}" for key in row if key != "name"))
+def list_data(format: Written = Format.TABLE) -> None:  # noqa: A002
+    """Known data sets; those without figures are folders of your own."""
+    rows = prepare("list", {})
+    if format is Format.TABLE:
+        rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
+        for row in rows:
+            row["needs_download"] = bool(row["needs_download"])
+    show(rows, ("name", "images", "test_images", "side", "channels", "classes", "needs_download", "source"), format)
 
 
 @data_app.command("prepare")
 def prepare_data(
     ctx: typer.Context,
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `data list` names it.")],
     root: Annotated[str | None, typer.Option(help="Folder of the files; default: the home's data folder.")] = None,
+    format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Download a data set where that is needed, and verify it."""
     settings: Settings = ctx.obj
-    found = prepare("download", {"name": name, "root": root or str(settings.data), "split_seed": 0})
-    typer.echo(json.dumps(found))
+    folder = root or str(settings.data)
+    if sys.stderr.isatty():
+        typer.echo(f"fetching and verifying {name}; this may take minutes", err=True)
+    show_one({"name": name, "root": folder, **prepare("download", {"name": name, "root": folder})}, format)
 
 
 @database_app.command()
 def upgrade(ctx: typer.Context) -> None:
     """Bring the record to this program's version; keeps all data."""
-    from eatnas_db.database import create_engine_for
+    from eatnas_db.database import current_revision
+    from eatnas_db.schema import REVISION
     from eatnas_migrations import commands
 
-    settings: Settings = ctx.obj
-    if settings.database_file is None or not settings.database_file.exists():
-        raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
-    commands.upgrade(create_engine_for(settings.database_url))
-    current(ctx)
+    with _unused(ctx.obj) as engine:
+        found = current_revision(engine)
+        if found is not None and found > REVISION:
+            raise RecordError(f"the record is of a newer version ({found}; this program: {REVISION}); update eatnas-db")
+        with _known_revisions():
+            commands.upgrade(engine)
+    typer.echo(f"the record is of version {REVISION}" + ("" if found == REVISION else f"; it was {found or 'none'}"))
 
 
 @database_app.command()
-def current(ctx: typer.Context) -> None:
+def downgrade(
+    ctx: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="REVISION|base", help="An older version; base: remove it all.")],
+    yes: Annotated[bool, typer.Option("--yes", help="I have read what will be lost.")] = False,
+) -> None:
+    """Bring the record back to an older version; what that version cannot hold is lost."""
+    from eatnas_db.database import current_revision, reading
+    from eatnas_db.queries.searches import list_searches
+    from eatnas_db.schema import REVISION
+    from eatnas_migrations import commands
+
+    with _unused(ctx.obj) as engine:
+        if current_revision(engine) != REVISION:
+            raise RecordError(f"only a record of this program's version ({REVISION}) can be brought back")
+        with reading(engine) as connection:
+            searches = list_searches(connection)
+        held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
+        lost = f"the whole record, {held}" if revision == "base" else f"what version {revision} cannot hold of {held}"
+        if not yes:
+            raise ConflictError(f"this would delete {lost}; nothing was changed, add --yes to do it")
+        with _known_revisions():
+            commands.downgrade(engine, revision)
+    typer.echo(f"the record is of version {revision}; deleted: {lost}")
+
+
+@database_app.command()
+def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """The record's version, and this program's."""
-    from eatnas_db.database import create_engine_for, current_revision
+    from eatnas_db.database import current_revision
     from eatnas_db.schema import REVISION
 
-    settings: Settings = ctx.obj
-    if settings.database_file is None or not settings.database_file.exists():
-        raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
-    found = current_revision(create_engine_for(settings.database_url))
-    typer.echo(f"record {found or 'none'}, program {REVISION}")
+    found = current_revision(_existing(ctx.obj))
+    agree = found == REVISION
+    show_one({"database": ctx.obj.database_url, "record": found, "program": REVISION, "agree": agree}, format)
 
 
 @database_app.command()
@@ -87,30 +130,79 @@ def check(ctx: typer.Context) -> None:
     from eatnas_db.database import open_record
     from eatnas_migrations import commands
 
-    settings: Settings = ctx.obj
-    if commands.differs(open_record(settings.database_url)):
+    if commands.differs(open_record(ctx.obj.database_url)):
         raise RecordError("the tables differ from what this program says; restore a backup")
     typer.echo("the record is sound: version and tables agree")
 
 
-def doctor(ctx: typer.Context) -> None:
-    """What this machine has, and whether a search could run here."""
+def _existing(settings: Settings) -> Engine:
+    from eatnas_db.database import create_engine_for
+
+    if settings.database_file is None or not settings.database_file.exists():
+        raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
+    return create_engine_for(settings.database_url)
+
+
+@contextmanager
+def _unused(settings: Settings) -> Iterator[Engine]:
+    """An existing record that no daemon works on, nor can begin to."""
+    from eatnas_daemon import lock
+
+    engine = _existing(settings)
+    holder = lock.holder_of(settings.lock_file)
+    if holder is not None:
+        raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
+    with lock.hold(settings.lock_file):
+        yield engine
+    engine.dispose()
+
+
+@contextmanager
+def _known_revisions() -> Iterator[None]:
+    from alembic.util.exc import CommandError
+
+    try:
+        yield
+    except CommandError as error:
+        raise RecordError(f"no way to that version: {' '.join(str(error).split())}; nothing was changed") from None
+
+
+def doctor(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """What this machine has, and whether a search could run here; exit 1 where it could not."""
+    rows = [{"what": what, "ok": ok, "found": found} for what, ok, found in _examine(ctx.obj)]
+    show(rows, ("what", "ok", "found"), format)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    import os
     import platform
     import shutil
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    from eatnas_db.database import open_record
+    from eatnas_daemon import lock
 
-    settings: Settings = ctx.obj
-    typer.echo(f"python {platform.python_version()}")
-    for name in ("eatnas-db", "torch", "torchvision", "mlflow", "sqlalchemy"):
-        typer.echo(f"{name} {version(name)}")
+    yield "python", True, platform.python_version()
+    for name in PACKAGES:
+        try:
+            yield name, True, version(name)
+        except PackageNotFoundError:
+            yield name, False, f"not installed; pip install {name}"
+    yield "processor cores", True, str(os.cpu_count())
     try:
-        open_record(settings.database_url)
-        typer.echo(f"record {settings.database_url}: ready")
+        with viewing(settings):
+            yield "record", True, settings.database_url
     except RecordError as error:
-        typer.echo(f"record: {error}")
+        yield "record", False, str(error)
+    holder = lock.holder_of(settings.lock_file)
+    yield "daemon", True, "not running" if holder is None else f"running, pid {holder}"
     if settings.home.exists():
-        typer.echo(f"free disk in {settings.home}: {shutil.disk_usage(settings.home).free / 1e9:.1f} GB")
-    digits = prepare("describe", {"name": "digits", "root": str(settings.data), "split_seed": 0})
-    typer.echo(f"digits: {digits['train_images']} images to train on, {digits['validation_images']} to validate on")
+        free = shutil.disk_usage(settings.home).free
+        yield "free disk", free > 1e9, f"{free / 1e9:.1f} GB in {settings.home}"
+    try:
+        digits = prepare("describe", {"name": "digits", "root": str(settings.data)})
+        found = f"{digits['train_images']} images to train on, {digits['validation_images']} to validate on"
+        yield "digits", True, found
+    except EatnasError as error:
+        yield "digits", False, str(error)

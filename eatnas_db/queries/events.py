@@ -1,35 +1,65 @@
-"""What happened lately."""
+"""What happened lately, as data and in words."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
 from eatnas_db.schema import candidate, event
 
+_WORDS: Final = {
+    "leased": "attempt {attempt} begins",
+    "scored": "attempt {attempt} ends with fitness {fitness}",
+    "failed": "attempt {attempt} failed for good: {failure}",
+    "taken_back": "attempt {attempt} ended without a score: {failure}; it waits for another try",
+    "released": "attempt {attempt} was stopped on request; it waits to go on from its checkpoint",
+    "started_afresh": "attempt {attempt} begins from scratch: no whole checkpoint was left",
+    "checkpoint_damaged": "the checkpoint {path} is damaged and was put aside",
+    "checkpoint_adopted": "the checkpoint {path} had been written before a kill, and is used",
+    "retried": "its failures are forgiven; it waits for another try",
+    "replay_differs": "attempt {attempt}: epoch {epoch} came out otherwise when it was repeated",
+    "extended": "the budget is {candidates} candidates now",
+    "finished": "the search finished: {why}",
+    "space_exhausted": "no architecture is left to propose: {message}",
+    "created": "the search was created",
+    "paused": "the search was paused",
+}
+_OF_CANDIDATE: Final = {
+    "cancelled": "it was cancelled",
+    "resumed": "attempt {attempt} goes on from epoch {epoch}, batch {batch}",
+}
+_OF_SEARCH: Final = {"cancelled": "the search was cancelled", "resumed": "the search goes on"}
+_BORN: Final = {"random": "born as a random sample", "mutation": "born as a mutation of candidate {parent_id}"}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened."""
+    """One thing that happened; `words` tells it."""
 
     id: int
     at: float
     kind: str
+    search_id: int | None
     candidate_id: int | None
     birth: int | None
     attempt: int | None
+    words: str
     detail: dict[str, Any] | None
 
 
 def list_events(
-    connection: Connection, search_id: int | None = None, limit: int = 50, after: int = 0
+    connection: Connection,
+    search_id: int | None = None,
+    limit: int = 50,
+    after: int = 0,
+    candidate_id: int | None = None,
 ) -> tuple[Event, ...]:
-    """The last `limit` events with an id over `after`, of one search or of all; the newest last."""
+    """The last `limit` events with an id over `after`, of one search or candidate or of all; the newest last."""
     query = (
-        select(event, candidate.c.birth)
+        select(event, candidate.c.birth, candidate.c.origin, candidate.c.parent_id, candidate.c.fitness)
         .outerjoin(candidate, candidate.c.id == event.c.candidate_id)
         .where(event.c.id > after)
         .order_by(event.c.id.desc())
@@ -37,16 +67,44 @@ def list_events(
     )
     if search_id is not None:
         query = query.where(event.c.search_id == search_id)
-    rows = connection.execute(query).all()
-    return tuple(
-        Event(
-            row.id,
-            row.at,
-            row.kind,
-            row.candidate_id,
-            row.birth,
-            row.attempt,
-            None if row.detail is None else json.loads(row.detail),
-        )
-        for row in reversed(rows)
+    if candidate_id is not None:
+        query = query.where(event.c.candidate_id == candidate_id)
+    return tuple(_event(row) for row in reversed(connection.execute(query).all()))
+
+
+def _event(row: Any) -> Event:
+    detail = None if row.detail is None else json.loads(row.detail)
+    return Event(
+        row.id,
+        row.at,
+        row.kind,
+        row.search_id,
+        row.candidate_id,
+        row.birth,
+        row.attempt,
+        _in_words(row, detail or {}),
+        detail,
     )
+
+
+def _in_words(row: Any, detail: dict[str, Any]) -> str:
+    """The event as a sentence. What a later version wrote and we do not know is told as it stands."""
+    facts = {**row._mapping, **detail}
+    if "failure" in detail:
+        facts["failure"] = ", ".join(filter(None, (detail["failure"].replace("_", " "), detail.get("message"))))
+    if row.fitness is not None:
+        facts["fitness"] = f"{row.fitness:.4f}"
+    if row.kind == "born":
+        words = _BORN.get(row.origin, f"born as {row.origin}")
+    else:
+        words = {**_WORDS, **(_OF_SEARCH if row.candidate_id is None else _OF_CANDIDATE)}.get(row.kind, "")
+    try:
+        told = words.format_map(facts) or _as_it_stands(row.kind, detail)
+    except KeyError:
+        told = _as_it_stands(row.kind, detail)
+    return " ".join(told.split())
+
+
+def _as_it_stands(kind: str, detail: dict[str, Any]) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in detail.items())
+    return f"{kind.replace('_', ' ')}: {told}".removesuffix(": ")

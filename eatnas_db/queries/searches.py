@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema import search
+from eatnas_db.schema import candidate, search
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,19 @@ class SearchRecord:
     finished_at: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a search is, in a line."""
+
+    id: int
+    name: str
+    status: str
+    settled: int
+    budget: int
+    best: float | None
+    created_at: float
+
+
 def get_search(connection: Connection, name: str) -> SearchRecord:
     """The search of this name. Raises `NotFoundError` that names what is there."""
     row = connection.execute(select(search).where(search.c.name == name)).first()
@@ -53,6 +66,15 @@ def get_search(connection: Connection, name: str) -> SearchRecord:
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     """Every search, the newest last."""
     return tuple(_record(row) for row in connection.execute(select(search).order_by(search.c.id)))
+
+
+def list_standings(connection: Connection) -> tuple[Standing, ...]:
+    """How far every search is, the newest last; reads a search's row and the top of its ranking."""
+    top = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
+    return tuple(
+        Standing(row.id, row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
+        for row in connection.execute(select(search, top.label("best")).order_by(search.c.id))
+    )
 
 
 def _record(row: Any) -> SearchRecord:

@@ -1,0 +1,205 @@
+"""`daemon …`: what trains while nobody looks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from eatnas_cli.printing import Format, show, show_one, time_in_words
+from eatnas_cli.record import Written, viewing
+from eatnas_cli.running import Slots
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.settings import Settings
+
+daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
+
+POLL_SECONDS: Final = 0.05
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 120.0
+STOP_NOW_SECONDS: Final = 10.0
+TAIL_BYTES: Final = 10_000_000
+
+
+@daemon_app.command()
+def start(
+    ctx: typer.Context,
+    slots: Slots = None,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
+) -> None:
+    """Start the daemon for every search of this home."""
+    from eatnas_daemon import lock
+    from eatnas_db.database import open_record
+
+    settings: Settings = ctx.obj
+    engine = open_record(settings.database_url)
+    if foreground:
+        from eatnas_cli.running import supervise
+
+        with lock.hold(settings.lock_file):
+            typer.echo(f"daemon runs, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it")
+            supervise(settings, engine, slots)
+        return
+    engine.dispose()
+    holder = lock.holder_of(settings.lock_file)
+    if holder is not None:
+        raise ConflictError(f"a daemon (pid {holder}) works on this record already")
+    typer.echo(f"daemon started, pid {_detached(settings, slots)}")
+
+
+def _detached(settings: Settings, slots: int | None) -> int:
+    """The pid of a daemon that has taken the lock. Raises `ConflictError` with its last words."""
+    from eatnas_daemon import lock
+
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "--db", settings.database_url]
+    command += ["daemon", "start", "--foreground", *([] if slots is None else ["--slots", str(slots)])]
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    output = settings.logs / "daemon.out"
+    with output.open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while lock.holder_of(settings.lock_file) != process.pid:
+        if process.poll() is not None:
+            words = output.read_text(errors="replace").strip().splitlines()
+            raise ConflictError(f"the daemon did not start: {words[-1] if words else f'see {output}'}")
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise ConflictError(f"the daemon did not start within {START_SECONDS:g} s; see {output}")
+        time.sleep(POLL_SECONDS)
+    return process.pid
+
+
+@daemon_app.command()
+def stop(ctx: typer.Context, now: Now = False) -> None:
+    """Drain: what is in training is checkpointed and released within seconds, then the daemon leaves.
+
+    With --now workers are killed at once; nothing that the record holds is lost, and the next daemon goes on
+    from the last checkpoints.
+    """
+    from eatnas_daemon import lock
+
+    settings: Settings = ctx.obj
+    holder = lock.holder_of(settings.lock_file)
+    if holder is None:
+        typer.echo("no daemon is running")
+        return
+    if _is_suspended(holder):
+        raise ConflictError(f"the daemon (pid {holder}) is suspended and hears nothing; `kill -CONT {holder}` wakes it")
+    _signal(holder)
+    patience = STOP_NOW_SECONDS if now else STOP_SECONDS
+    deadline = time.monotonic() + patience
+    while lock.holder_of(settings.lock_file) == holder:
+        if time.monotonic() > deadline:
+            way_out = f"`kill -KILL {holder}` ends it" if now else "`eatnas-db daemon stop --now` does not wait"
+            raise ConflictError(
+                f"the daemon (pid {holder}) has not left after {patience:g} s; {way_out}, and the record stays whole"
+            )
+        time.sleep(POLL_SECONDS)
+        if now:
+            # Its second signal kills the workers. Two at once may be delivered as one, hence again and again.
+            _signal(holder)
+    typer.echo("daemon stopped")
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise ConflictError(f"the daemon (pid {pid}) belongs to another user, who has to stop it") from None
+
+
+def _is_suspended(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
+@daemon_app.command()
+def restart(ctx: typer.Context, slots: Slots = None, now: Now = False) -> None:
+    """Stop, then start."""
+    stop(ctx, now)
+    start(ctx, slots)
+
+
+@daemon_app.command()
+def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """Whether the daemon runs, what each slot trains, and how far each search is."""
+    from eatnas_cli.searches import show_standings, status_now
+    from eatnas_daemon import lock
+    from eatnas_db.queries.searches import list_standings
+    from eatnas_db.queries.work import list_work
+
+    settings: Settings = ctx.obj
+    with viewing(settings) as connection:
+        work = list_work(connection)
+        searches = list_standings(connection)
+    holder = lock.holder_of(settings.lock_file)
+    # Whoever takes the lock writes its pid into it.
+    since = None if holder is None else settings.lock_file.stat().st_mtime
+    suspended = holder is not None and _is_suspended(holder)
+    if format is not Format.TABLE:
+        told = [{**asdict(row), "status": status_now(settings, row)} for row in searches]
+        daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
+        show_one({**daemon, "work": [asdict(row) for row in work], "searches": told}, format)
+        return
+    if holder is None or since is None:
+        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
+    else:
+        state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
+        typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+        rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
+        columns = ("slot", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+        show(rows, columns) if rows else typer.echo("nothing is in training")
+    show_standings(settings, searches, format)
+
+
+@daemon_app.command()
+def logs(
+    ctx: typer.Context,
+    lines: Annotated[int, typer.Option(min=1, help="How many, counted from the newest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+) -> None:
+    """The end of the daemon's log."""
+    file = _log_file(ctx.obj)
+    if not file.exists():
+        raise NotFoundError(f"there is no log yet at {file}: no daemon has run in this home")
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        for line in log.read().decode(errors="replace").splitlines()[-lines:]:
+            typer.echo(line)
+        end = log.tell()
+    if follow:
+        _follow(file, end)
+
+
+def _follow(file: Path, end: int) -> None:
+    while True:
+        sys.stdout.flush()
+        time.sleep(POLL_SECONDS)
+        size = file.stat().st_size if file.exists() else 0
+        if size < end:
+            # A new file has taken its place.
+            end = 0
+        if size > end:
+            with file.open("rb") as log:
+                log.seek(end)
+                piece = log.read()
+            end += len(piece)
+            typer.echo(piece.decode(errors="replace"), nl=False)
+
+
+def _log_file(settings: Settings) -> Path:
+    return settings.logs / "daemon.log"

@@ -1,0 +1,56 @@
+"""What is in training now, and how far each training is: reads by index, so that asking costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from eatnas_db.schema import attempt, candidate, epoch, host, lease, search, worker
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A candidate in training: where, in which attempt, and how many of its epochs are done."""
+
+    host: str
+    slot: int
+    worker_pid: int
+    candidate_id: int
+    birth: int
+    search: str
+    attempt: int
+    epochs_done: int
+    epochs: int
+    started_at: float
+
+
+def list_work(connection: Connection) -> tuple[Work, ...]:
+    """Every candidate in training, by host and slot."""
+    done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
+    query = (
+        select(
+            host.c.name.label("host"),
+            worker.c.slot,
+            worker.c.pid.label("worker_pid"),
+            lease.c.candidate_id,
+            candidate.c.birth,
+            search.c.name.label("search"),
+            lease.c.attempt,
+            done.scalar_subquery().label("epochs_done"),
+            search.c.spec,
+            attempt.c.started_at,
+        )
+        .select_from(lease)
+        .join(host, host.c.id == lease.c.host_id)
+        .join(candidate, candidate.c.id == lease.c.candidate_id)
+        .join(search, search.c.id == candidate.c.search_id)
+        .join(attempt, (attempt.c.candidate_id == lease.c.candidate_id) & (attempt.c.number == lease.c.attempt))
+        .join(worker, worker.c.id == attempt.c.worker_id)
+    )
+    found = []
+    for row in connection.execute(query):
+        fields = dict(row._mapping)
+        fields["epochs"] = fields.pop("spec")["training"]["epochs"]
+        found.append(Work(**fields))
+    return tuple(sorted(found, key=lambda work: (work.host, work.slot)))

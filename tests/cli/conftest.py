@@ -1,0 +1,90 @@
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+SPEC = """
+name: tiny
+space: eatnas-tiny
+data: {name: digits, train_images: 64, validation_images: 64}
+training: {epochs: 1, batch_size: 32}
+evolution: {population: 2, tournament: 2, lag: 2}
+budget: {candidates: 4}
+"""
+
+
+@pytest.fixture
+def home(tmp_path):
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fresh") / "home"
+    subprocess.run([sys.executable, "-m", "eatnas_cli", "--home", str(folder), "init"], check=True)
+    return folder
+
+
+@pytest.fixture
+def record(home, fresh_home):
+    """A home with an empty record, as `init` makes it."""
+    shutil.copytree(fresh_home, home)
+
+
+@pytest.fixture
+def eatnas(tmp_path, home):
+    """Runs a command to its end: what it printed, or where it is to fail its one line on stderr."""
+
+    def call(*arguments, expect=0, at=home, **options):
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(at), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, **options)
+        assert done.returncode == expect, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr if expect else done.stdout
+
+    return call
+
+
+@pytest.fixture
+def eatnas_started(tmp_path, home):
+    """Starts a command in a process group of its own, and ends what is left of it after the test."""
+    running = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), *arguments]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, process_group=0
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def spec(tmp_path):
+    def write(text=SPEC):
+        file = tmp_path / "spec.yaml"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def until():
+    """Waits for a condition, not for a time."""
+
+    def wait(condition, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not (found := condition()):
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.02)
+        return found
+
+    return wait

@@ -1,0 +1,209 @@
+"""What a user gets wrong, or the world: one clear line, exit 1, and nothing changed."""
+
+import ctypes
+import gzip
+import os
+import resource
+import sqlite3
+import struct
+
+import pytest
+
+from eatnas_db.schema import REVISION, VERSION_TABLE
+
+SPEC = """
+name: tiny
+space: eatnas-tiny
+data: {name: digits, train_images: 64, validation_images: 64}
+training: {epochs: 1, batch_size: 32}
+evolution: {population: 2, tournament: 2, lag: 2}
+budget: {candidates: 4}
+"""
+DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1
+KILOBYTES = 1000
+
+
+def one_line(words):
+    assert words.startswith("eatnas-db: ")
+    assert words.count("\n") == 1
+    return words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "is not YAML"),
+        ("just words", "a spec is a mapping"),
+        ("", "a spec is a mapping"),
+        (SPEC.replace("digits", "digitz"), "did you mean digits?"),
+        (SPEC.replace("epochs: 1", "epoch: 1"), "did you mean epochs?"),
+        (SPEC.replace("eatnas-tiny", "eatnas-tinny"), "did you mean eatnas-tiny?"),
+        (SPEC.replace("epochs: 1", "epochs: many"), "training.epochs"),
+        (SPEC.replace("epochs: 1", "epochs: 0"), "greater than or equal to 1"),
+        (SPEC.replace("tournament: 2", "tournament: 3"), "cannot be larger than population"),
+        (SPEC.replace("name: tiny", "name: a b"), "name"),
+        (SPEC + "objective: {max_params: 10}", "the smallest network"),
+        (SPEC + "objective: {max_mult_adds: 10}", "the smallest network"),
+        (SPEC.replace("train_images: 64", "train_images: 100000"), "do not fit"),
+        (SPEC.replace("name: digits", "name: FashionMNIST"), "data prepare FashionMNIST"),
+    ],
+)
+def test_a_bad_spec_is_one_clear_line_and_changes_nothing(record, eatnas, spec, text, words):
+    assert words in one_line(eatnas("search", "create", spec(text), expect=1))
+    assert eatnas("search", "list", "--format", "json") == "[]\n"
+
+
+def test_an_estimate_of_a_bad_spec_is_one_clear_line_too(record, eatnas, spec):
+    for text in (SPEC + "objective: {max_params: 10}", SPEC.replace("digits", "digitz")):
+        one_line(eatnas("search", "estimate", spec(text), expect=1))
+
+
+def test_a_spec_that_is_not_there_or_no_text_is_told(record, eatnas, tmp_path):
+    assert "No such file" in one_line(eatnas("search", "create", "nowhere.yaml", expect=1))
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
+    assert "not a text file" in one_line(eatnas("search", "create", "picture.yaml", expect=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [("epochs", "section.key=value"), ("training.epoch=3", "did you mean epochs?"), ("training.epochs=[", "not YAML")],
+)
+def test_a_bad_set_is_told(record, eatnas, spec, change, words):
+    assert words in one_line(eatnas("search", "create", spec(), "--set", change, expect=1))
+
+
+def idx(images):
+    return struct.pack(">IIII", 0x803, images, 28, 28) + bytes(images * 28 * 28)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b""), gzip.compress(idx(10))[:40], gzip.compress(idx(10)[:-1])],
+    ids=["empty", "garbage", "nothing packed", "truncated", "too short"],
+)
+def test_damaged_files_of_a_data_set_are_named_with_the_way_out(record, eatnas, spec, home, content):
+    folder = home / "data" / "FashionMNIST" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(content)
+    told = one_line(eatnas("search", "create", spec(SPEC.replace("digits", "FashionMNIST")), expect=1))
+    assert "train-images-idx3-ubyte.gz" in told
+    assert "data prepare" in told
+    assert eatnas("search", "list", "--format", "json") == "[]\n"
+
+
+def test_an_unknown_data_set_cannot_be_prepared(eatnas):
+    assert "did you mean CIFAR10?" in one_line(eatnas("data", "prepare", "CIFAR1", expect=1))
+
+
+def test_a_taken_name_and_an_unknown_one_are_told(record, eatnas, spec):
+    eatnas("search", "create", spec())
+    assert "choose another name" in one_line(eatnas("search", "create", spec(), expect=1))
+    assert "there are: tiny" in one_line(eatnas("query", "best", "tinny", expect=1))
+    assert "there are: tiny" in one_line(eatnas("run", "tinny", expect=1))
+    assert "there are: tiny" in one_line(eatnas("search", "watch", "tinny", expect=1))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "tiny", "--slots", "0"],
+        ["daemon", "start", "--slots", "0"],
+        ["search", "extend", "tiny"],
+        ["query", "best", "tiny", "--format", "xml"],
+        ["candidate", "show", "first"],
+        ["search", "destroy", "tiny"],
+    ],
+)
+def test_a_wrong_use_leaves_with_status_two(eatnas, arguments):
+    eatnas(*arguments, expect=2)
+
+
+def test_a_home_below_a_file_is_told(eatnas, tmp_path):
+    (tmp_path / "file").touch()
+    told = one_line(eatnas("init", expect=1, at=tmp_path / "file" / "home"))
+    assert "choose another --home" in told
+    assert "no record at" in one_line(eatnas("search", "list", expect=1, at=tmp_path / "file" / "home"))
+
+
+@pytest.mark.parametrize("kilobytes", [0, 30, 200])
+def test_a_full_disk_is_told_and_leaves_nothing_in_the_way_of_a_later_init(eatnas, home, kilobytes):
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * KILOBYTES,) * 2)
+
+    assert "is full" in one_line(eatnas("init", expect=1, preexec_fn=full))
+    assert not (home / "eatnas.db").exists()
+    eatnas("init")
+    assert "sound" in eatnas("db", "check")
+
+
+def test_a_database_that_is_no_database_is_told_and_left_alone(eatnas, home):
+    home.mkdir()
+    file = home / "eatnas.db"
+    file.write_text("a letter to a friend\n" * 100)
+    for command in (["init"], ["search", "list"], ["db", "upgrade"]):
+        assert "is not an SQLite database" in one_line(eatnas(*command, expect=1))
+    assert file.read_text() == "a letter to a friend\n" * 100
+
+
+def test_another_programs_database_is_told_and_may_be_shared(eatnas, home):
+    home.mkdir()
+    with sqlite3.connect(home / "eatnas.db") as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+        connection.execute("INSERT INTO theirs VALUES (1)")
+    connection.close()
+    assert "holds no eatnas-db record" in one_line(eatnas("search", "list", expect=1))
+    eatnas("init")
+    eatnas("db", "downgrade", "base", "--yes")
+    connection = sqlite3.connect(home / "eatnas.db")
+    assert connection.execute("SELECT x FROM theirs").fetchall() == [(1,)]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [("0000", "older version (0000; this program: {now}); run `eatnas-db db upgrade`"), ("9999", "newer version")],
+)
+def test_a_record_of_another_version_is_told(record, eatnas, home, version, words):
+    connection = sqlite3.connect(home / "eatnas.db")
+    connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
+    connection.commit()
+    connection.close()
+    for command in (["search", "list"], ["run", "tiny"], ["daemon", "start"]):
+        assert words.format(now=REVISION) in one_line(eatnas(*command, expect=1))
+    assert version in eatnas("db", "current")
+    one_line(eatnas("db", "upgrade", expect=1))
+    one_line(eatnas("db", "downgrade", "base", "--yes", expect=1))
+    assert version in eatnas("db", "current")
+
+
+def obey_permissions():
+    # Root may write anything; without this capability it may not, like everybody else.
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS, 0, 0, 0) != 0:
+        os._exit(99)
+
+
+def test_a_record_that_may_not_be_written_is_told(record, eatnas, spec, home):
+    file = home / "eatnas.db"
+    file.chmod(0o444)
+    home.chmod(0o555)
+    try:
+        for command in (["search", "create", spec()], ["search", "pause", "tiny"]):
+            assert "read-only" in one_line(eatnas(*command, expect=1, preexec_fn=obey_permissions))
+        assert "Permission denied" in one_line(eatnas("db", "upgrade", expect=1, preexec_fn=obey_permissions))
+    finally:
+        home.chmod(0o755)
+        file.chmod(0o644)
+    assert eatnas("search", "list", "--format", "json") == "[]\n"
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql://host/db"])
+def test_a_database_of_another_kind_is_told(eatnas, url):
+    assert "sqlite:///FILE" in one_line(eatnas("--db", url, "search", "list", expect=1))
+
+
+def test_a_candidate_that_is_not_there_or_in_no_state_for_it_is_told(record, eatnas, spec):
+    eatnas("search", "create", spec())
+    assert "no candidate 99" in one_line(eatnas("candidate", "show", "99", expect=1))
+    assert "no candidate 99" in one_line(eatnas("query", "events", "--candidate", "99", expect=1))
+    assert "has not failed" in one_line(eatnas("candidate", "retry", "1", expect=1))
+    assert "has no log" in one_line(eatnas("candidate", "logs", "1", expect=1))
