@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from eatnas_db.domain.macro import PRESETS, Task
-from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished, Released, Up
+from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished, Released, Resumed, Up
 from eatnas_db.errors import DataError
 from eatnas_training import augment, datasets, loop, prepare, streaming
 from eatnas_training.augment import BatchKey
@@ -283,6 +283,7 @@ def test_a_training_that_goes_on_inside_an_epoch_has_the_same_bits(
     assert isinstance(stopped[-1], Released)
     monkeypatch.setenv(streaming.THREADS, "1")
     resumed = train(assign(folder, tmp_path, candidate=2, attempt=2))
+    assert [(at.epoch, at.batch) for at in resumed if isinstance(at, Resumed)] == [(0, 3)]
     assert rows(resumed) == rows(whole)
     assert len(rows(whole)) == 2
 
