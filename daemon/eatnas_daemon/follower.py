@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -39,17 +40,9 @@ class Follower:
     def start(self) -> None:
         """Start it. It leaves by itself when this process ends, however it ends."""
         self._wanted, self._started_at = True, self._monotonic()
-        self._log_file.parent.mkdir(parents=True, exist_ok=True)
-        with self._log_file.open("ab") as log:
-            # Its own session, so that Ctrl-C in the terminal leaves it to write the last runs.
-            self._process = subprocess.Popen(
-                PROGRAM,
-                env={**os.environ, **self._environment},
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        # That a view of a search cannot be started (a full disk, no process left) must not end the search.
+        with contextlib.suppress(OSError):
+            self._process = self._launch()
 
     def ensure(self) -> None:
         """Start it again if it has died, half a minute after the last start at the earliest."""
@@ -61,6 +54,19 @@ class Follower:
         """Tell it to write the last and to leave; nothing waits for that."""
         self._wanted = False
         self._close_input()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as log:
+            # Its own session, so that Ctrl-C in the terminal leaves it to write the last runs.
+            return subprocess.Popen(
+                PROGRAM,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _close_input(self) -> None:
         if self._process is not None and self._process.stdin is not None:

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, func, select, union
 
 from eatnas_db.database import ChangeWatch, open_record, reading
 from eatnas_db.domain.states import State
-from eatnas_db.errors import RecordError
+from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.schema import architecture, attempt, candidate, epoch, event, lease, record, search
 
 BATCH: Final = 800
@@ -100,7 +100,8 @@ class Mirror:
             if found[0].lifecycle_stage == "deleted":
                 self._client.restore_experiment(experiment_id)
             for run in self._list(experiment_id):
-                self._runs[run.data.tags.get("eatnas.candidate", "")] = _known(run)
+                if key := run.data.tags.get("eatnas.candidate"):
+                    self._runs[key] = _known(run)
         else:
             name = f"eatnas/{row.name}"
             if self._client.get_experiment_by_name(name) is not None:  # another record's
@@ -223,7 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.db or not options.mlflow:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     signal.signal(signal.SIGTERM, _leave)
-    follow(open_record(options.db), options.mlflow, options.every)
+    try:
+        follow(open_record(options.db), options.mlflow, options.every)
+    except EatnasError as error:
+        sys.exit(str(error))
 
 
 def connect(tracking_uri: str) -> Any:
@@ -245,7 +249,8 @@ def _silence_mlflow() -> None:
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # A request that is sent again after a lost answer would create a run twice; we look it up first.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 

@@ -140,7 +140,7 @@ def assert_agreement(engine, uri, name="eatnas/small"):
     return client, {int(run.data.tags["eatnas.birth"]): run for run in runs}
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
@@ -175,7 +175,7 @@ def server(folder, port):
             command, cwd=folder, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until(lambda: process.poll() is not None or answers(f"{uri}/health"), 120)
+        until(lambda: process.poll() is not None or answers(f"{uri}/health"))
         assert process.poll() is None, (folder / "server.log").read_text()
         yield uri
     finally:
@@ -284,6 +284,16 @@ def test_two_writers_by_turns_make_no_run_twice(engine, tmp_path):
     mirror.look()
     assert_agreement(engine, uri)
     assert sync(engine, uri) == 0
+
+
+@pytest.mark.slow
+def test_writers_at_the_same_time_make_no_run_twice(engine, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fill(engine)
+    with following(engine, uri) as one, following(engine, uri) as two:
+        pass
+    assert (one.returncode, two.returncode) == (0, 0)
+    assert_agreement(engine, uri)
 
 
 @pytest.mark.slow
@@ -434,6 +444,49 @@ def test_a_dead_follower_is_started_again_after_half_a_minute_unless_it_was_stop
     now = 3 * RESTART_SECONDS
     follower.ensure()
     assert follower.pid is None
+
+
+@pytest.mark.slow
+def test_a_follower_writes_the_last_and_leaves_when_its_parent_is_killed(engine, tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from eatnas_daemon.follower import Follower
+follower = Follower(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+follower.start()
+print(follower.pid, flush=True)
+sys.stdin.read()
+"""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = [sys.executable, "-c", script, str(engine.url), uri, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        follower = psutil.Process(int(parent.stdout.readline()))
+        until(lambda: (tmp_path / "mlflow.db").exists())
+        fill(engine)
+        parent.kill()
+    until(lambda: not follower.is_running() or follower.status() == psutil.STATUS_ZOMBIE)
+    assert (tmp_path / "log").read_text() == ""
+    assert_agreement(engine, uri)
+
+
+def test_a_follower_that_cannot_be_started_ends_nothing(engine, tmp_path):
+    (tmp_path / "file").touch()
+    follower = Follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "file" / "log")
+    follower.start()
+    follower.ensure()
+    follower.stop()
+    assert follower.pid is None
+
+
+def test_a_follower_without_a_record_says_so_in_one_line(tmp_path):
+    addresses = {"EATNAS_DB_URL": f"sqlite:///{tmp_path / 'none.db'}", "MLFLOW_TRACKING_URI": "sqlite:///unused.db"}
+    command = [sys.executable, "-m", "eatnas_daemon.tracking"]
+    done = subprocess.run(
+        command, env={**os.environ, **addresses}, input=b"", capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("no record at")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
