@@ -149,7 +149,7 @@ def streamed(data: Mapping[str, Any]) -> StreamedData | None:
     parts = []
     for word, indices in zip(("train", "validation"), split(len(folder.names), data), strict=True):
         chosen = indices.tolist()
-        paths = [str(folder.top / folder.names[index]) for index in chosen]
+        paths = [folder.path(index) for index in chosen]
         sha.update(f"{word} {len(chosen)}\n".encode())
         for index, path in zip(chosen, paths, strict=True):
             sha.update(f"{folder.labels[index]} {_size(path)} ".encode() + os.fsencode(folder.names[index]) + b"\n")
@@ -384,12 +384,18 @@ def _svhn(root: Path, classes: int, *, train: bool) -> Images:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """Image files below `top`: their names relative to it, in order; `labels` int64 `[N]`."""
+    """Image files below `top`: their names relative to it, in order; `labels` int64 `[N]`.
+
+    Names, not paths of pathlib's: ImageNet has more than a million, and each worker looks at them all.
+    """
 
     top: Path
     names: list[str]
     labels: Integers
     classes: int
+
+    def path(self, index: int) -> str:
+        return f"{self.top}/{self.names[index]}"
 
     def resident_bytes(self, side: int) -> int:
         return len(self.names) * 3 * side * side
@@ -429,7 +435,6 @@ def _files(top: Path, folder: str) -> list[str]:
         raise _unreadable(error) from error
 
     found: list[str] = []
-    # Not pathlib: ImageNet has more than a million files, and each worker looks at them all.
     for above, folders, files in os.walk(f"{top}{os.sep}{folder}", onerror=stop):
         folders[:] = [name for name in folders if not _hidden(name)]
         below = above[len(str(top)) + 1 :]
@@ -447,7 +452,7 @@ def _unreadable(error: OSError) -> DataError:
 
 def _size(path: str) -> int:
     try:
-        return Path(path).stat().st_size
+        return os.stat(path).st_size  # noqa: PTH116
     except OSError as error:
         raise _unreadable(error) from error
 
@@ -464,8 +469,8 @@ def _decoded(folder: _Folder, name: str, side: int) -> Images:
     if folder.resident_bytes(side) > RESIDENT_BYTES:
         raise DataError(f"{name}: {folder.top} holds {len(folder.names)} files, too many to lie in memory at {side}")
     images = np.empty((len(folder.names), 3, side, side), np.uint8)
-    for number, file in enumerate(folder.names):
-        pixels: Bytes = np.asarray(picture(str(folder.top / file)))
+    for number in range(len(folder.names)):
+        pixels: Bytes = np.asarray(picture(folder.path(number)))
         height, width = pixels.shape[:2]
         square = min(height, width)
         top, left = (height - square) // 2, (width - square) // 2
