@@ -22,6 +22,7 @@ from eatnas_db.settings import Settings
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
 
+READY: Final = "daemon runs"
 POLL_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 120.0
@@ -40,15 +41,14 @@ def start(
     from eatnas_db.database import open_record
 
     settings: Settings = ctx.obj
-    engine = open_record(settings.database_url)
+    open_record(settings.database_url).dispose()
     if foreground:
         from eatnas_cli.running import supervise
 
+        words = f"{READY}, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it"
         with lock.hold(settings.lock_file):
-            typer.echo(f"daemon runs, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it")
-            supervise(settings, engine, slots)
+            supervise(settings, slots, when_ready=lambda: typer.echo(words))
         return
-    engine.dispose()
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
         raise ConflictError(f"a daemon (pid {holder}) works on this record already")
@@ -56,9 +56,7 @@ def start(
 
 
 def _detached(settings: Settings, slots: int | None) -> int:
-    """The pid of a daemon that has taken the lock. Raises `ConflictError` with its last words."""
-    from eatnas_daemon import lock
-
+    """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "--db", settings.database_url]
     command += ["daemon", "start", "--foreground", *([] if slots is None else ["--slots", str(slots)])]
     settings.logs.mkdir(parents=True, exist_ok=True)
@@ -66,10 +64,10 @@ def _detached(settings: Settings, slots: int | None) -> int:
     with output.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     deadline = time.monotonic() + START_SECONDS
-    while lock.holder_of(settings.lock_file) != process.pid:
+    while not (words := output.read_text(errors="replace")).startswith(READY):
         if process.poll() is not None:
-            words = output.read_text(errors="replace").strip().splitlines()
-            raise ConflictError(f"the daemon did not start: {words[-1] if words else f'see {output}'}")
+            last = (words.strip().splitlines() or [f"see {output}"])[-1]
+            raise ConflictError(f"the daemon did not start: {last.removeprefix('eatnas-db: ')}")
         if time.monotonic() > deadline:
             process.terminate()
             raise ConflictError(f"the daemon did not start within {START_SECONDS:g} s; see {output}")

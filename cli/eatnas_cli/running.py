@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,13 +17,13 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from eatnas_daemon.supervisor import Supervisor
     from eatnas_db.queries.searches import SearchRecord
 
 Slots = Annotated[int | None, typer.Option(min=1, help="Candidates trained at a time; default: physical cores.")]
 WATCH_SECONDS: Final = 0.2
+BUSY_SECONDS: Final = 5.0
+"""How long a supervisor waits for another program's transaction: meanwhile it does not hear its workers."""
 FINISHED, STOPPED, PREEMPTED = 0, 3, 75
 
 
@@ -67,10 +68,9 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
                     continue
                 supervise(
                     settings,
-                    engine,
                     slots,
-                    name,
-                    lambda now: display.refresh(at_once=now.finished, trouble=now.trouble),
+                    only=name,
+                    on_tick=lambda now: display.refresh(at_once=now.finished, trouble=now.trouble),
                 )
             break
         display.refresh(at_once=True)
@@ -79,10 +79,11 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
 
 def supervise(
     settings: Settings,
-    engine: Engine,
     slots: int | None,
+    *,
     only: str | None = None,
-    on_tick: Any = lambda _: None,
+    when_ready: Callable[[], None] = lambda: None,
+    on_tick: Callable[[Supervisor], object] = lambda _: None,
 ) -> None:
     """Keep all slots training until stopped, or until the search `only` is finished; the log tells."""
     import socket
@@ -93,7 +94,9 @@ def supervise(
     from eatnas_daemon.follower import Follower
     from eatnas_daemon.launchers import Launcher
     from eatnas_daemon.supervisor import Supervisor
+    from eatnas_db.database import open_record
 
+    engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     journal = Journal(engine, log)
     follower = Follower(
@@ -114,6 +117,7 @@ def supervise(
             engine, settings, Launcher(settings.logs), slots=count, host_name=socket.gethostname(), only=only
         )
         follower.start()
+        when_ready()
         supervisor.run(look)
         journal.look(supervisor, at_once=True)
     except Exception:

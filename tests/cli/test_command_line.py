@@ -34,14 +34,3 @@ def test_a_search_on_real_images_gives_one_history_on_one_and_two_slots(eatnas, 
         prints.add(eatnas("query", "fingerprint", name))
         assert len(json.loads(eatnas("query", "best", name, "--format", "json"))) == 4
     assert len(prints) == 1
-
-
-@pytest.mark.slow
-def test_the_daemon_starts_refuses_a_twin_and_stops(eatnas):
-    eatnas("init")
-    assert "daemon started" in eatnas("daemon", "start", "--slots", "1")
-    try:
-        assert "works on this record already" in eatnas("daemon", "start", expect=1)
-        assert "running" in eatnas("daemon", "status")
-    finally:
-        assert "daemon stopped" in eatnas("daemon", "stop")

@@ -1,0 +1,161 @@
+"""The daemon's commands, with a real daemon where it has to do something."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from eatnas_cli.journal import LARGEST_BYTES, open_log
+from eatnas_daemon import lock
+from eatnas_db.settings import load_settings
+
+LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
+
+
+@pytest.fixture
+def settings(home):
+    return load_settings({}, str(home))
+
+
+@pytest.fixture
+def daemon(record, eatnas, spec):
+    """A daemon of one slot, and a search that will not end."""
+    eatnas("search", "create", spec(), *LONG)
+    pid = int(eatnas("daemon", "start", "--slots", "1").split()[-1])
+    yield psutil.Process(pid)
+    if psutil.pid_exists(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def in_training(eatnas, until):
+    """Waits until somebody trains; what `daemon status` tells of it."""
+    return lambda: until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+
+
+def test_without_a_daemon_every_command_says_so(record, eatnas):
+    assert "no daemon is running" in eatnas("daemon", "status")
+    assert "no daemon is running" in eatnas("daemon", "stop")
+    assert "no daemon is running" in eatnas("daemon", "stop", "--now")
+    assert "no daemon has run" in eatnas("daemon", "logs", expect=1)
+
+
+def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings):
+    with lock.hold(settings.lock_file):
+        for command in (["upgrade"], ["downgrade", "base", "--yes"]):
+            assert f"a daemon (pid {os.getpid()}) works" in eatnas("db", *command, expect=1)
+    assert "sound" in eatnas("db", "check")
+
+
+def test_a_downgrade_says_what_would_be_lost_and_wants_a_yes(record, eatnas, spec):
+    eatnas("search", "create", spec())
+    told = eatnas("db", "downgrade", "base", expect=1)
+    assert "2 candidates of 1 searches" in told
+    assert "--yes" in told
+    assert "tiny" in eatnas("search", "list")
+    assert "2 candidates" in eatnas("db", "downgrade", "base", "--yes")
+    assert "holds no eatnas-db record" in eatnas("search", "list", expect=1)
+    eatnas("init")
+    assert "no searches yet" in eatnas("search", "list")
+
+
+def test_a_daemon_that_cannot_start_tells_its_last_words(record, eatnas, home):
+    (home / "logs" / "daemon.log").mkdir()
+    assert "Is a directory" in eatnas("daemon", "start", expect=1)
+
+
+def test_a_suspended_daemon_is_told_of(record, eatnas, settings):
+    code = "import sys, time; from pathlib import Path; from eatnas_daemon import lock\n"
+    code += "with lock.hold(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(settings.lock_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        holder.send_signal(signal.SIGSTOP)
+        assert f"kill -CONT {holder.pid}" in eatnas("daemon", "status")
+        assert "suspended" in eatnas("daemon", "stop", expect=1)
+        holder.send_signal(signal.SIGCONT)
+        assert "daemon stopped" in eatnas("daemon", "stop")
+
+
+def test_a_log_is_followed_also_into_its_next_file(record, eatnas_started, home, until):
+    file = home / "logs" / "daemon.log"
+    file.write_text("one\ntwo\nthree\n")
+    process = eatnas_started("daemon", "logs", "--lines", "2", "--follow")
+    assert [process.stdout.readline() for _ in range(2)] == ["two\n", "three\n"]
+    with file.open("a") as log:
+        log.write("four\n")
+    assert process.stdout.readline() == "four\n"
+    file.rename(home / "logs" / "daemon.log.1")
+    file.write_text("five\n")
+    assert process.stdout.readline() == "five\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 130
+
+
+def test_the_log_is_kept_in_files_of_limited_size_and_in_utc(tmp_path):
+    file = tmp_path / "daemon.log"
+    file.write_bytes(bytes(LARGEST_BYTES))
+    log = open_log(file)
+    log.info("a line")
+    for handler in log.handlers:
+        handler.close()
+    log.handlers.clear()
+    assert (tmp_path / "daemon.log.1").stat().st_size == LARGEST_BYTES
+    now = time.strftime("%Y-%m-%d %H", time.gmtime())
+    assert re.fullmatch(rf"{now}:\d\d:\d\dZ INFO a line\n", file.read_text())
+
+
+@pytest.mark.slow
+def test_status_tells_what_each_slot_trains_within_half_a_second(daemon, eatnas, in_training):
+    (work,) = in_training()
+    assert (work["slot"], work["search"], work["birth"], work["attempt"]) == (0, "tiny", 0, 1)
+    assert work["epochs"] == 1000
+    table = eatnas("daemon", "status")
+    assert re.search(rf"daemon running, pid {daemon.pid}, since \d{{4}}-", table)
+    assert re.search(r"\d+/1000", table)
+    assert "works on this record already" in eatnas("daemon", "start", expect=1)
+    before = os.times()
+    eatnas("daemon", "status")
+    after = os.times()
+    # Processor time of the command alone: how long it takes on a machine that has nothing else to do.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 0.5
+
+
+@pytest.mark.slow
+def test_a_stopped_daemon_has_released_what_was_in_training(daemon, eatnas, in_training, until):
+    in_training()
+    family = daemon.children(recursive=True)
+    assert "daemon stopped" in eatnas("daemon", "stop")
+    assert "was stopped on request" in eatnas("query", "events", "--candidate", "1")
+    until(lambda: not any(member.is_running() for member in family))
+    log = eatnas("daemon", "logs")
+    assert f"started, pid {daemon.pid}, 1 slots" in log
+    assert f"stopped, pid {daemon.pid}" in log
+
+
+@pytest.mark.slow
+def test_a_daemon_stopped_now_does_not_wait_for_checkpoints(daemon, eatnas, in_training, until):
+    (work,) = in_training()
+    # A worker that cannot answer: a drain would wait for it.
+    os.kill(work["worker_pid"], signal.SIGSTOP)
+    assert "daemon stopped" in eatnas("daemon", "stop", "--now")
+    until(lambda: not psutil.pid_exists(work["worker_pid"]))
+    assert "ended without a score" in eatnas("query", "events", "--candidate", "1")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in_training, until):
+    (work,) = in_training()
+    os.kill(work["worker_pid"], signal.SIGKILL)
+    until(lambda: "the worker was ended by SIGKILL" in eatnas("daemon", "logs"))
+    (again,) = in_training()
+    assert again["worker_pid"] != work["worker_pid"]
+    assert "daemon started" in eatnas("daemon", "restart", "--slots", "1")
+    assert "daemon stopped" in eatnas("daemon", "stop")

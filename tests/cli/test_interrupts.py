@@ -1,0 +1,61 @@
+"""Ctrl-C: no traceback, no process left behind, nothing lost."""
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+
+LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
+
+
+@pytest.fixture
+def interrupt(until):
+    """Ends a command as a terminal does, by a signal to its whole group; its status, once all its family is gone."""
+
+    def end(process):
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert "Traceback" not in out + err
+        until(lambda: not any(member.is_running() for member in family))
+        return process.returncode
+
+    return end
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+def test_a_run_is_drained_and_goes_on_later(record, eatnas, eatnas_started, spec, until, interrupt):
+    eatnas("search", "create", spec(), *LONG)
+    process = eatnas_started("run", "tiny", "--slots", "2")
+    until(lambda: len(json.loads(eatnas("daemon", "status", "--format", "json"))["work"]) == 2)
+    assert interrupt(process) == 75
+    found = json.loads(eatnas("daemon", "status", "--format", "json"))
+    assert (found["running"], found["work"]) == (False, [])
+    assert "waits to go on" in eatnas("query", "events", "tiny")
+
+
+@pytest.mark.slow
+def test_a_demo_is_drained(record, eatnas, eatnas_started, until, interrupt):
+    process = eatnas_started("demo")
+    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+    assert interrupt(process) == 75
+
+
+@pytest.mark.slow
+def test_an_estimate_is_given_up(record, eatnas, eatnas_started, spec, until, interrupt):
+    process = eatnas_started("search", "estimate", spec(), "--samples", "100")
+    until(lambda: any("eatnas_training.calibrate" in child.cmdline() for child in children(process)))
+    assert interrupt(process) == 130
+    assert eatnas("search", "list", "--format", "json") == "[]\n"
+
+
+def test_a_preparation_of_data_is_given_up(record, eatnas_started, until, interrupt):
+    process = eatnas_started("data", "prepare", "digits")
+    until(lambda: children(process))
+    assert interrupt(process) == 130

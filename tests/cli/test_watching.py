@@ -1,0 +1,143 @@
+"""`run` and `search watch` beside a daemon; here the test itself holds the daemon's lock."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from eatnas_daemon import lock
+from eatnas_db import steps
+from eatnas_db.database import open_record, transaction
+from eatnas_db.domain.states import Wish
+from eatnas_db.schema import search
+from eatnas_db.settings import load_settings
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+@pytest.fixture
+def tiny(record, eatnas, spec):
+    eatnas("search", "create", spec())
+
+
+@pytest.fixture
+def settings(home):
+    return load_settings({}, str(home))
+
+
+@pytest.fixture
+def change(settings):
+    """Changes the record as a daemon or another command would."""
+    engine = open_record(settings.database_url)
+
+    def wish(wanted):
+        with transaction(engine) as connection:
+            steps.set_wish(connection, "tiny", wanted, time.time())
+
+    def update(**values):
+        with transaction(engine) as connection:
+            connection.execute(search.update().values(**values))
+
+    yield wish, update
+    engine.dispose()
+
+
+def watching(process):
+    """The first line on stderr and on stdout: it has seen the daemon, and shown the search once."""
+    return process.stderr.readline(), process.stdout.readline()
+
+
+def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas_started, change):
+    _, update = change
+    with lock.hold(settings.lock_file):
+        process = eatnas_started("run", "tiny")
+        told, shown = watching(process)
+        assert told == f"a daemon (pid {os.getpid()}) works on this record; watching\n"
+        assert shown == "tiny  0/4  no score yet  running\n"
+        update(settled=1)
+        assert process.stdout.readline() == "tiny  1/4  no score yet  running\n"
+        update(settled=2, born=4)
+        assert process.stdout.readline() == "tiny  2/4  no score yet  running\n"
+        update(settled=4, finished_at=time.time())
+        out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert out == "tiny  4/4  no score yet  finished\n"
+
+
+@pytest.mark.parametrize("wanted", [Wish.PAUSED, Wish.CANCELLED])
+def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatnas_started, change, wanted):
+    wish, _ = change
+    with lock.hold(settings.lock_file):
+        process = eatnas_started("run", "tiny")
+        watching(process)
+        wish(wanted)
+        out, _ = process.communicate()
+    assert process.returncode == 3
+    assert out.splitlines()[-1].endswith(wanted)
+
+
+def test_a_search_out_of_device_hours_leaves_with_three(settings, eatnas_started, change):
+    _, update = change
+    with lock.hold(settings.lock_file):
+        process = eatnas_started("run", "tiny")
+        watching(process)
+        update(settled=2, budget_device_seconds=10, device_seconds=11, finished_at=time.time())
+        process.communicate()
+    assert process.returncode == 3
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_watching_run_is_ended_by_a_signal_and_the_daemon_is_left_alone(settings, eatnas_started, number, status):
+    with lock.hold(settings.lock_file):
+        process = eatnas_started("run", "tiny")
+        watching(process)
+        process.send_signal(number)
+        _, err = process.communicate()
+        assert lock.holder_of(settings.lock_file) == os.getpid()
+    assert process.returncode == status
+    assert "Traceback" not in err
+
+
+def test_a_search_that_is_over_is_not_run_again(eatnas, change):
+    wish, update = change
+    wish(Wish.PAUSED)
+    assert eatnas("run", "tiny", expect=3) == ""
+    wish(Wish.RUN)
+    update(settled=4, born=4, finished_at=time.time())
+    assert "finished" in eatnas("run", "tiny")
+
+
+def test_a_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_started, change):
+    wish, update = change
+    process = eatnas_started("search", "watch", "tiny")
+    assert process.stdout.readline() == "tiny  0/4  no score yet  waiting: no daemon\n"
+    with lock.hold(settings.lock_file):
+        assert process.stdout.readline().endswith("running\n")
+        wish(Wish.PAUSED)
+        assert process.stdout.readline().endswith("paused\n")
+        wish(Wish.RUN)
+        assert process.stdout.readline().endswith("running\n")
+        update(finished_at=time.time())
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (0, "tiny  0/4  no score yet  finished\n", "")
+
+
+def test_a_watch_is_ended_by_ctrl_c(eatnas_started):
+    process = eatnas_started("search", "watch", "tiny")
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (130, "")
+
+
+@pytest.mark.slow
+def test_a_run_takes_over_when_the_daemon_goes_away(settings, eatnas, eatnas_started):
+    with lock.hold(settings.lock_file):
+        process = eatnas_started("run", "tiny", "--slots", "1")
+        watching(process)
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    assert out.splitlines()[-1].startswith("tiny  4/4  best ")
+    assert "finished: done" in eatnas("query", "events", "tiny")
+    assert "the search finished: done" in eatnas("daemon", "logs")
