@@ -217,15 +217,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m eatnas_daemon.tracking",
         description=f"{__doc__} EATNAS_DB_URL says where the record is, MLFLOW_TRACKING_URI where MLflow is.",
     )
-    parser.add_argument("--db", default=os.environ.get("EATNAS_DB_URL"), help=argparse.SUPPRESS)
-    parser.add_argument("--mlflow", default=os.environ.get("MLFLOW_TRACKING_URI"), help=argparse.SUPPRESS)
     parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two looks")
     options = parser.parse_args(arguments)
-    if not options.db or not options.mlflow:
+    database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")
+    if not database_url or not tracking_uri:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     signal.signal(signal.SIGTERM, _leave)
     try:
-        follow(open_record(options.db), options.mlflow, options.every)
+        follow(open_record(database_url), tracking_uri, options.every)
     except EatnasError as error:
         sys.exit(str(error))
 
