@@ -403,7 +403,9 @@ class _Folder:
 
 def _folder(root: Path, name: str, *, train: bool) -> _Folder:
     part = root / ("train" if train else "val")
-    top = part if part.is_dir() or not train else root
+    # Where there is a test part beside, the root itself would make a class of it.
+    in_parts = not train or name == "ImageNet" or part.is_dir() or (root / "val").is_dir()
+    top = part if in_parts else root
     classes = _folders(top)
     if not classes:
         raise DataError(f"{name}: {top} has no folders of classes; put images into {top}/CLASS/, or set data.root")

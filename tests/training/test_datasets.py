@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
@@ -340,6 +341,9 @@ def test_the_test_part_of_a_folder_is_its_val_and_never_the_training_images(tmp_
     write_folder(tmp_path / "val", each=1)
     assert len(datasets.load_test(spec).labels) == 2
     assert len(datasets.load_training(spec).train.labels) == 8
+    shutil.rmtree(tmp_path / "train")
+    with pytest.raises(DataError, match="train has no folders of classes"):
+        datasets.load_training(spec)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut.png", "cut.jpeg"])
