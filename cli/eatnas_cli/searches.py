@@ -230,7 +230,7 @@ def estimate(
     if format is Format.TABLE:
         typer.echo(
             f"{seconds:.1f} s a candidate (median of {samples}); {asked.budget.candidates} candidates on {slots} "
-            f"slots: {hours:.2f} hours"
+            f"slots: {f'{hours:.1f} hours' if hours >= 1 else f'{hours * 60:.1f} minutes'}"
         )
         return
     facts = {"seconds_per_candidate": seconds, "samples": samples, "candidates": asked.budget.candidates}

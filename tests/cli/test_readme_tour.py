@@ -1,0 +1,34 @@
+"""The README's five minutes, command by command, as a newcomer types them."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SERVES_UNTIL_CTRL_C = ["eatnas-db mlflow ui"]
+
+
+def tour():
+    section = (ROOT / "README.md").read_text().split("## Five minutes")[1].split("\n## ")[0]
+    lines = [line.strip() for line in section.splitlines() if line.startswith("    eatnas-db ")]
+    return [line for line in lines if line not in SERVES_UNTIL_CTRL_C]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readmes_tour_works(tmp_path):
+    environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home")}
+    commands = tour()
+    assert len(commands) > 15
+    try:
+        for line in commands:
+            command = [sys.executable, "-m", "eatnas_cli", *shlex.split(line)[1:]]
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (line, done.stderr)
+            assert done.stdout, line
+    finally:
+        stop = [sys.executable, "-m", "eatnas_cli", "daemon", "stop", "--now"]
+        subprocess.run(stop, env=environment, capture_output=True, check=False)
