@@ -1,13 +1,17 @@
 """A candidate's whole bookkeeping through the real code, beside the same statements through the bare driver.
 
-Three copies of one record: the real code runs on the first while its statements are written down; then the
+Three copies of each record: the real code runs on the first while its statements are written down; then the
 real code on the second and the written statements, by sqlite3 alone, on the third take turns, candidate by
-candidate. One commit each: lease, 5 epochs, checkpoint, score, settle, tournament, birth and events.
+candidate, and the histories take turns too. One commit each: lease, 5 epochs, checkpoint, score, settle,
+tournament, birth and events. A commit's wait for the disk is told apart, since it is the same for both and
+varies more than all the rest.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import shutil
 import sqlite3
 import statistics
@@ -72,6 +76,7 @@ def fill(engine: Engine, count: int) -> None:
         with transaction(engine) as connection:
             for _ in range(min(1000, count - start)):
                 one_candidate(connection)
+            steps.collect(connection, steps.get_row(connection, 1))
 
 
 def written_down(engine: Engine) -> list[list[tuple[str, Any, bool]]]:
@@ -97,48 +102,86 @@ def replay(connection: sqlite3.Connection, script: list[tuple[str, Any, bool]]) 
         else:
             cursor = connection.execute(statement, parameters)
             cursor.fetchall()
-    connection.execute("COMMIT")
 
 
-def compare(history: int, folder: Path) -> float:
-    first = folder / f"{history}-a.db"
-    engine = new_record(first, history + MEASURED + 100)
-    fill(engine, history)
-    with sqlite3.connect(first) as checkpointing:
-        checkpointing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    engine.dispose()
-    second, third = folder / f"{history}-b.db", folder / f"{history}-c.db"
-    shutil.copy(first, second)
-    shutil.copy(first, third)
-    scripts = written_down(open_record(f"sqlite:///{first}"))
-    real_engine = open_record(f"sqlite:///{second}")
-    bare = sqlite3.connect(third, isolation_level=None)
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        bare.execute(f"PRAGMA {pragma}")
-    real, plain = [], []
-    for script in scripts:
+class History:
+    """One record of so many candidates, thrice, and the seconds that were taken on it."""
+
+    def __init__(self, candidates: int, folder: Path) -> None:
+        self.candidates = candidates
+        first, second, third = (folder / f"{candidates}-{name}.db" for name in "abc")
+        engine = new_record(first, candidates + MEASURED + 100)
+        fill(engine, candidates)
+        with sqlite3.connect(first) as checkpointing:
+            checkpointing.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        engine.dispose()
+        shutil.copy(first, second)
+        shutil.copy(first, third)
+        self.scripts = written_down(open_record(f"sqlite:///{first}"))
+        self.engine = open_record(f"sqlite:///{second}")
+        self.bare = sqlite3.connect(third, isolation_level=None)
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            self.bare.execute(f"PRAGMA {pragma}")
+        self.real: list[float] = []
+        self.plain: list[float] = []
+        self.commits: list[float] = []
+
+    def measure(self, number: int) -> None:
+        """One candidate by the real code, then the same by the bare driver."""
         started = time.perf_counter()
-        with transaction(real_engine) as connection:
+        with transaction(self.engine) as connection:
             one_candidate(connection)
         between = time.perf_counter()
-        replay(bare, script)
-        real.append(between - started)
-        plain.append(time.perf_counter() - between)
-    ratio = statistics.median(a / b for a, b in zip(real, plain, strict=True))
-    milliseconds = [1000 * statistics.median(values) for values in (real, plain)]
-    statements = statistics.median(map(len, scripts))
-    print(f"history {history:>7,}: real {milliseconds[0]:.2f} ms, bare {milliseconds[1]:.2f} ms, ratio {ratio:.2f}")
-    print(f"    medians of {MEASURED} pairs; {statements:.0f} statements in 1 commit")
-    return statistics.median(real)
+        replay(self.bare, self.scripts[number])
+        waiting = time.perf_counter()
+        self.bare.execute("COMMIT")
+        ended = time.perf_counter()
+        self.real.append(between - started)
+        self.plain.append(ended - between)
+        self.commits.append(ended - waiting)
+
+    def tell(self) -> None:
+        """Print the medians."""
+        ratio = statistics.median(a / b for a, b in zip(self.real, self.plain, strict=True))
+        real, plain, commit = (1000 * statistics.median(x) for x in (self.real, self.plain, self.commits))
+        statements = statistics.median(map(len, self.scripts))
+        print(
+            f"  history {self.candidates:>9,}: real {real:.2f} ms, bare {plain:.2f} ms "
+            f"(of it {commit:.2f} the commit), ratio {ratio:.2f}; {statements:.0f} statements, 1 commit"
+        )
+
+
+def spin(parent: int) -> None:
+    while os.getppid() == parent:
+        sum(range(10_000))
+
+
+def compare(histories: list[int], folder: Path, busy: int) -> None:
+    records = [History(history, folder) for history in histories]
+    burners = [multiprocessing.Process(target=spin, args=(os.getpid(),)) for _ in range(busy)]
+    for burner in burners:
+        burner.start()
+    for number in range(MEASURED):
+        for record in records:
+            record.measure(number)
+    for burner in burners:
+        burner.kill()
+    print(f"{busy} cores busy; medians of {MEASURED} pairs")
+    for record in records:
+        record.tell()
+    shortest, longest = records[0], records[-1]
+    growth = statistics.median(a / b for a, b in zip(longest.real, shortest.real, strict=True))
+    print(f"  {longest.candidates:,} over {shortest.candidates:,}: {growth:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--histories", type=int, nargs="+", default=[1_000, 20_000])
+    parser.add_argument("--histories", type=int, nargs="+", default=[1_000, 100_000])
+    parser.add_argument("--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="cores kept busy")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        times = [compare(history, Path(folder)) for history in asked.histories]
-    print(f"longest history over shortest: {times[-1] / times[0]:.2f}")
+    for busy in asked.busy:
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            compare(asked.histories, Path(folder), busy)
 
 
 if __name__ == "__main__":

@@ -152,9 +152,11 @@ Index("ix_eatnas_candidate_parent", candidate.c.parent_id)
 Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.desc(), candidate.c.birth)
 PENDING = text("state = 'pending'")
 """In words and not as a parameter: only so does a planner recognize the partial index."""
+# With the state, which is always the same: for two equalities a planner prefers it to the index on births.
 Index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,
+    candidate.c.state,
     candidate.c.birth,
     sqlite_where=PENDING,
     postgresql_where=PENDING,

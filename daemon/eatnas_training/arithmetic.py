@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -36,11 +37,17 @@ BATCHES: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long an epoch pretends to take, and in which candidate's second epoch the worker kills itself."""
+    """How long an epoch pretends to take, and which candidate goes wrong in its second epoch, and how.
+
+    `crash_on` kills the worker and `hang_on` blocks it, deaf to SIGTERM and with a child of its own, each at
+    the first attempt; `fail_on` raises at every attempt.
+    """
 
     seconds_per_epoch: float = 0.0
     scramble: bool = False
     crash_on: int | None = None
+    hang_on: int | None = None
+    fail_on: int | None = None
 
     def seconds(self, candidate: int) -> float:
         """Seconds for one epoch; scrambled, from a fifth to nine fifths of the mean."""
@@ -63,8 +70,8 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
     yield from rows
     while len(rows) < epochs:
         epoch = len(rows)
-        if candidate == pace.crash_on and attempt <= 1 and resumed is None and epoch == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if epoch == 1:
+            _go_wrong(candidate, attempt == 1, pace)
         until = time.monotonic() + pace.seconds(candidate)
         while True:
             wish = wanted()
@@ -86,6 +93,16 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
         *(candidate, attempt, last.val_accuracy, last.val_loss),
         *("arithmetic", time.monotonic() - started),
     )
+
+
+def _go_wrong(candidate: int, first: bool, pace: Pace) -> None:
+    if candidate == pace.crash_on and first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if candidate == pace.hang_on and first:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.run(["sleep", "600"], start_new_session=True, check=False)
+    if candidate == pace.fail_on:
+        raise RuntimeError("this candidate always fails")
 
 
 def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, seconds: float) -> EpochDone:
@@ -140,13 +157,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
     parser.add_argument("--scramble", action="store_true")
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
     return parser.parse_args()
 
 
 def main() -> None:
     """Talk to the supervisor on the two descriptors until told to leave."""
     asked = _arguments()
-    pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on)
+    pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on, asked.hang_on, asked.fail_on)
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from eatnas_db.schema import candidate, event
+from eatnas_db.schema import candidate, event, search
 
 _WORDS: Final = {
     "leased": "attempt {attempt} begins",
@@ -42,7 +42,7 @@ class Event:
     id: int
     at: float
     kind: str
-    search_id: int | None
+    search: str | None
     candidate_id: int | None
     birth: int | None
     attempt: int | None
@@ -59,7 +59,12 @@ def list_events(
 ) -> tuple[Event, ...]:
     """The last `limit` events with an id over `after`, of one search or candidate or of all; the newest last."""
     query = (
-        select(event, candidate.c.birth, candidate.c.origin, candidate.c.parent_id, candidate.c.fitness)
+        select(
+            event,
+            search.c.name.label("search"),
+            *(candidate.c[name] for name in ("birth", "origin", "parent_id", "fitness")),
+        )
+        .outerjoin(search, search.c.id == event.c.search_id)
         .outerjoin(candidate, candidate.c.id == event.c.candidate_id)
         .where(event.c.id > after)
         .order_by(event.c.id.desc())
@@ -78,7 +83,7 @@ def _event(row: Any) -> Event:
         row.id,
         row.at,
         row.kind,
-        row.search_id,
+        row.search,
         row.candidate_id,
         row.birth,
         row.attempt,

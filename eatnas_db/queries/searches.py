@@ -44,7 +44,6 @@ class SearchRecord:
 class Standing:
     """How far a search is, in a line."""
 
-    id: int
     name: str
     status: str
     settled: int
@@ -72,7 +71,7 @@ def list_standings(connection: Connection) -> tuple[Standing, ...]:
     """How far every search is, the newest last; reads a search's row and the top of its ranking."""
     top = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
     return tuple(
-        Standing(row.id, row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
+        Standing(row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
         for row in connection.execute(select(search, top.label("best")).order_by(search.c.id))
     )
 

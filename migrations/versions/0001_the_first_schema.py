@@ -160,7 +160,7 @@ def upgrade() -> None:
         batch_op.create_index("ix_eatnas_candidate_parent", ["parent_id"], unique=False)
         batch_op.create_index(
             "ix_eatnas_candidate_pending",
-            ["search_id", "birth"],
+            ["search_id", "state", "birth"],
             unique=False,
             sqlite_where=sa.text("state = 'pending'"),
             postgresql_where=sa.text("state = 'pending'"),

@@ -10,74 +10,34 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_daemon import lock
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
-from eatnas_db.domain.macro import Task
-from eatnas_db.domain.spec import parse_spec
+from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, lease, search
-from eatnas_db.settings import load_settings
-from eatnas_migrations import commands
-
-FAST = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.005", "--scramble")
-TREE = {
-    "name": "s",
-    "space": "eatnas-tiny",
-    "data": {"name": "digits"},
-    "training": {"epochs": 3},
-    "evolution": {"population": 6, "tournament": 3, "lag": 5},
-    "budget": {"candidates": 24},
-}
-
-
-def home(folder, seed=1):
-    settings = load_settings({}, str(folder))
-    folder.mkdir()
-    engine = create_engine_for(settings.database_url)
-    commands.upgrade(engine)
-    with transaction(engine) as connection:
-        spec = parse_spec(TREE, {"seed": seed})
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
-    return settings
-
-
-def supervise(settings, slots, program=FAST, on_tick=lambda _: None):
-    engine = open_record(settings.database_url)
-    supervisor = Supervisor(engine, settings, Launcher(settings.logs, program), slots=slots, host_name="here", only="s")
-    supervisor.run(on_tick)
-    return fingerprint(engine)
-
-
-def fingerprint(engine):
-    with reading(engine) as connection:
-        return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_one_two_and_four_slots_give_one_history(tmp_path, seed):
+def test_one_two_and_four_slots_give_one_history(tmp_path, home, supervise, seed):
     prints = {supervise(home(tmp_path / str(slots), seed), slots) for slots in (1, 2, 4)}
     assert len(prints) == 1
 
 
-def test_other_seeds_give_other_histories(tmp_path):
+def test_other_seeds_give_other_histories(tmp_path, home, supervise):
     assert supervise(home(tmp_path / "1", 1), 2) != supervise(home(tmp_path / "2", 2), 2)
 
 
-def test_a_worker_killed_in_between_changes_nothing(tmp_path):
+def test_a_worker_killed_in_between_changes_nothing(tmp_path, home, supervise, fast):
     undisturbed = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")
-    assert supervise(settings, 2, (*FAST, "--crash-on", "9")) == undisturbed
+    assert supervise(settings, 2, (*fast, "--crash-on", "9")) == undisturbed
     with reading(open_record(settings.database_url)) as connection:
         of_nine = select(attempt.c.outcome).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
         assert connection.execute(of_nine).scalars().all() == ["lost", "scored"]
 
 
-def test_a_supervisor_killed_with_its_work_in_hand_changes_nothing(tmp_path):
+def test_a_supervisor_killed_with_its_work_in_hand_changes_nothing(tmp_path, home, supervise, fast):
     undisturbed = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")
     script = """
@@ -90,7 +50,7 @@ settings = load_settings({}, sys.argv[1])
 Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs, sys.argv[2:]), slots=2,
            host_name="here", only="s").run()
 """
-    process = subprocess.Popen([sys.executable, "-c", script, str(settings.home), *FAST])
+    process = subprocess.Popen([sys.executable, "-c", script, str(settings.home), *fast])
     engine = open_record(settings.database_url)
     while True:
         with reading(engine) as connection:
@@ -105,7 +65,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
 
 
-def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path):
+def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, home, supervise):
     undisturbed = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "paused")
     engine = open_record(settings.database_url)
@@ -125,7 +85,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path):
     assert supervise(settings, 2) == undisturbed
 
 
-def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path):
+def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise):
     settings = home(tmp_path / "drained")
 
     def stop(supervisor):
@@ -139,7 +99,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path):
     assert outcomes <= {"released", "scored", "lost"}
 
 
-def test_extend_reopens_a_finished_search(tmp_path):
+def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
     settings = home(tmp_path / "more")
     supervise(settings, 2)
     engine = open_record(settings.database_url)

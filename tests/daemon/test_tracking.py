@@ -14,7 +14,6 @@ from itertools import pairwise
 import psutil
 import pytest
 from sqlalchemy import insert, select
-from test_search import home, supervise
 
 from eatnas_daemon.follower import RESTART_SECONDS, Follower
 from eatnas_daemon.tracking import EPOCH_METRICS, STATUSES, Mirror, connect, masked, sync
@@ -380,7 +379,9 @@ def test_a_follower_rebuilds_a_deleted_store_and_ends_with_its_input(engine, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [None, 3])
-def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_it(tmp_path, killed_at):
+def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_it(
+    tmp_path, home, supervise, killed_at
+):
     alone, followed = home(tmp_path / "alone"), home(tmp_path / "followed")
     undisturbed = supervise(alone, 2)
     engine, store = open_record(followed.database_url), followed.home / "mlflow.db"

@@ -1,0 +1,235 @@
+"""What goes wrong, and what becomes of it: hangs, poison, damage, a record that cannot be reached."""
+
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select, update
+
+from eatnas_daemon.slots import Patience
+from eatnas_db import transitions
+from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
+
+QUICK = Patience(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
+
+
+def rows(settings, query):
+    with reading(open_record(settings.database_url)) as connection:
+        return connection.execute(query).all()
+
+
+def events(settings, kind):
+    return rows(settings, select(event).where(event.c.kind == kind).order_by(event.c.id))
+
+
+def outcomes(settings, candidate_id):
+    query = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == candidate_id)
+    return [tuple(row) for row in rows(settings, query.order_by(attempt.c.number))]
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, home, supervise):
+    """The fingerprint of the search when nothing happens to it."""
+    return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
+
+
+def test_a_training_that_hangs_is_killed_with_its_children_and_tried_again(tmp_path, home, supervise, fast, calm):
+    settings = home(tmp_path / "hang")
+    children = set()
+
+    def look(supervisor):
+        for slot in supervisor.slots:
+            if slot.process is not None and psutil.pid_exists(slot.process.pid):
+                children.update(psutil.Process(slot.process.pid).children())
+
+    assert supervise(settings, program=(*fast, "--hang-on", "9"), on_tick=look, patience=QUICK) == calm
+    assert outcomes(settings, 9) == [("failed", "hang"), ("scored", None)]
+    assert children
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "deaf")
+
+    def pause(supervisor):
+        if any(slot.work and slot.work.leased.token.candidate == 3 and slot.progress for slot in supervisor.slots):
+            with transaction(open_record(settings.database_url)) as connection:
+                connection.execute(update(search).values(wish="paused"))
+
+    patience = Patience(rest=0.02, flush=0.1, silence=60, obedience=0.3)
+    supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, patience=patience)
+    assert outcomes(settings, 3) == [("failed", "hang")]
+    assert rows(settings, select(lease)) == []
+
+
+def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "poison")
+    wall = lambda: time.time() * 1000  # back-off passes a thousand times as fast  # noqa: E731
+    supervise(settings, program=(*fast, "--fail-on", "9"), patience=QUICK, wall=wall)
+    tried = outcomes(settings, 9)
+    # The first attempt brought it further, and does not count.
+    assert tried == [("failed", "exception")] * 4
+    (state,) = rows(settings, select(candidate.c.state).where(candidate.c.id == 9))
+    assert state.state == "failed"
+    (row,) = rows(settings, select(search))
+    assert (row.settled, row.scored) == (24, 23)
+    assert row.finished_at is not None
+
+
+def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6)
+    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.15"), patience=QUICK)
+    failures = rows(settings, select(attempt.c.failure, attempt.c.number))
+    assert {tuple(row) for row in failures} == {("time_limit", 1)}
+
+
+def test_workers_that_cannot_start_are_told_and_not_started_without_end(tmp_path, home, supervise):
+    settings = home(tmp_path / "broken")
+    seen = set()
+
+    def look(supervisor):
+        seen.add(supervisor.trouble)
+        if supervisor.trouble is not None and supervisor.slots[0].failed_starts >= 3:
+            supervisor.stop()
+
+    supervise(settings, slots=1, program=("eatnas_training.no_such_module",), on_tick=look, patience=QUICK)
+    (told,) = seen - {None}
+    assert "workers end before they are ready" in told
+    assert "worker-0.log" in told
+
+
+def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, supervise):
+    settings = home(tmp_path / "cancelled", budget__candidates=6)
+    engine = open_record(settings.database_url)
+    cancelled = []
+
+    def cancel(supervisor):
+        if not cancelled and any(slot.work and slot.work.leased.token.candidate == 2 for slot in supervisor.slots):
+            with transaction(engine) as connection:
+                transitions.cancel(connection, 2, time.time())
+            cancelled.append(time.monotonic())
+        working = [slot.work.leased.token.candidate for slot in supervisor.slots if slot.work]
+        if len(cancelled) == 1 and 2 not in working:
+            cancelled.append(time.monotonic())
+            supervisor.stop()
+
+    slow = ("eatnas_training.arithmetic", "--seconds-per-epoch", "60")
+    supervise(settings, program=slow, on_tick=cancel, patience=Patience(rest=0.02, flush=0.1))
+    assert cancelled[1] - cancelled[0] < 5
+
+
+def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "held")
+    other = sqlite3.connect(settings.database_file, isolation_level=None)
+    seen = set()
+    held_since = []
+
+    def hold(supervisor):
+        seen.add(supervisor.trouble)
+        if not held_since and any(slot.progress for slot in supervisor.slots):
+            other.execute("BEGIN IMMEDIATE")
+            held_since.append(time.monotonic())
+        if held_since and other.in_transaction and time.monotonic() - held_since[0] > 1:
+            other.execute("ROLLBACK")
+
+    assert supervise(settings, on_tick=hold, busy_seconds=0.1, patience=QUICK) == calm
+    (told,) = seen - {None}
+    assert "held by another program" in told
+
+
+def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "frozen")
+    frozen = []
+
+    def freeze(supervisor):
+        for slot in supervisor.slots:
+            if not frozen and slot.work and slot.work.leased.token.candidate >= 5 and slot.process:
+                frozen.append(psutil.Process(slot.process.pid))
+                frozen[0].send_signal(signal.SIGSTOP)
+
+    assert supervise(settings, on_tick=freeze, patience=QUICK) == calm
+    assert [row.kind for row in events(settings, "taken_back")] == ["taken_back"]
+    assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_supervisor_that_was_frozen_with_its_workers_blames_nobody(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "asleep")
+    jump = [0.0]
+
+    def sleep(supervisor):
+        if jump[0] == 0.0 and any(slot.progress for slot in supervisor.slots):
+            jump[0] = 3600.0
+
+    clock = lambda: time.monotonic() + jump[0]  # noqa: E731
+    assert supervise(settings, on_tick=sleep, monotonic=clock, patience=QUICK) == calm
+    assert events(settings, "taken_back") == []
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_clock_moved_by_an_hour_changes_nothing(tmp_path, home, supervise, fast, calm, hours):
+    settings = home(tmp_path / "clock")
+    moved = [0.0]
+
+    def move(supervisor):
+        if moved[0] == 0.0 and any(slot.work and slot.work.leased.birth >= 4 for slot in supervisor.slots):
+            moved[0] = 3600.0 * hours
+
+    program = (*fast, "--crash-on", "9")
+    wall = lambda: time.time() + moved[0]  # noqa: E731
+    assert supervise(settings, program=program, on_tick=move, wall=wall, patience=QUICK) == calm
+    assert outcomes(settings, 9)[-1] == ("scored", None)
+
+
+def drained_halfway(settings, supervise):
+    """Stop while candidate 7 is in training, with checkpoints of its own."""
+
+    def stop(supervisor):
+        for slot in supervisor.slots:
+            if slot.work and slot.work.leased.token.candidate == 7 and slot.progress:
+                supervisor.stop()
+
+    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1"), on_tick=stop)
+    query = select(checkpoint).where(checkpoint.c.candidate_id == 7).order_by(checkpoint.c.epoch)
+    return rows(settings, query)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_told(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "damaged")
+    kept = drained_halfway(settings, supervise)
+    for row in kept:
+        file = settings.artifacts / row.path
+        file.write_bytes(file.read_bytes()[:-1])
+    supervise(settings)
+    assert len(events(settings, "checkpoint_damaged")) == len(kept) > 0
+    assert len(events(settings, "started_afresh")) == 1
+    assert not [row for row in kept if (settings.artifacts / row.path).exists()]
+
+
+def test_a_whole_file_without_a_row_is_adopted(tmp_path, home, supervise):
+    settings = home(tmp_path / "adopted")
+    kept = drained_halfway(settings, supervise)
+    with transaction(open_record(settings.database_url)) as connection:
+        connection.execute(checkpoint.delete().where(checkpoint.c.candidate_id == 7))
+    supervise(settings)
+    (adopted,) = events(settings, "checkpoint_adopted")
+    assert kept[-1].path in adopted.detail
+    assert events(settings, "replay_differs") == []
+
+
+def test_checkpoints_that_nobody_needs_are_collected(tmp_path, home, supervise):
+    settings = home(tmp_path / "collected")
+    supervise(settings, patience=QUICK)
+    living = {
+        row.id
+        for row in rows(settings, select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None)))
+    }
+    files = {path.name for path in Path(settings.artifacts).glob("checkpoints/*/*")}
+    assert {int(name.split("-")[0][1:]) for name in files} >= living
+    # Besides the living there may be those that a further birth could still have for a parent.
+    assert len(files) <= 2 * (6 + 5)
+    known = {Path(row.path).name for row in rows(settings, select(checkpoint.c.path))}
+    assert files == known

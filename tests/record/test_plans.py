@@ -1,0 +1,98 @@
+"""Work per candidate is flat: no statement of a candidate's life reads a table from end to end."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from eatnas_db import steps, transitions
+from eatnas_db.database import reading, transaction
+from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
+from eatnas_db.transitions import Leased
+
+SMALL = ("SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW")
+"""What may be read whole: checkpoints are kept for the living alone, leases for what is in training."""
+
+
+def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
+    """Each statement that `life` executes, with SQLite's plan for it."""
+    seen: dict[str, Any] = {}
+
+    def write(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        seen[statement] = parameters[0] if many else parameters
+
+    event.listen(engine, "before_cursor_execute", write)
+    with transaction(engine) as connection:
+        life(connection)
+    event.remove(engine, "before_cursor_execute", write)
+    found = {}
+    with reading(engine) as connection:
+        for statement, parameters in seen.items():
+            if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                found[statement] = "; ".join(row.detail for row in rows)
+    return found
+
+
+def life(connection: Any, search_id: int, leased: list[Leased]) -> None:
+    """Lease one candidate, let one fail, score another, and move the search on."""
+    now = 10.0
+    one = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
+    assert one is not None
+    transitions.beat(connection, 1)
+    for held in leased:
+        token = held.token
+        transitions.record_resumption(
+            connection, token, Resumed(*_both(token), f"r{token.candidate}", "d", 1, 0, 0, {"x": "torn"}), now
+        )
+        epoch = EpochDone(*_both(token), 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+        transitions.record_epochs(connection, token, [epoch], now)
+        transitions.record_checkpoint(
+            connection, token, Checkpointed(*_both(token), f"c{token.candidate}", "d", 1, 1, 0), now
+        )
+    first, second = leased
+    transitions.record_failure(connection, second.token, transitions.FailureKind.DIVERGED, "nan", now=now)
+    transitions.record_score(
+        connection,
+        first.token,
+        fitness=0.5,
+        metrics={"val_accuracy": 0.5},
+        seed=1,
+        circumstances=transitions.Provenance("p", {}, "d", {}, "cpu", "none"),
+        device_seconds=1.0,
+        now=now,
+    )
+    steps.advance(connection, steps.get_row(connection, search_id), now)
+    steps.collect(connection, steps.get_row(connection, search_id))
+    transitions.take_back_all(connection, 1, now)
+
+
+def _both(token: transitions.Token) -> tuple[int, int]:
+    return token.candidate, token.attempt
+
+
+def test_a_candidates_life_reads_by_index_alone(
+    engine: Engine,
+    search_factory: Callable[..., int],
+    lease_factory: Callable[..., Leased | None],
+    score_factory: Callable[[Leased, float], None],
+) -> None:
+    search_id = search_factory(budget__candidates=40)
+    for _ in range(8):
+        leased = lease_factory(search_id)
+        assert leased is not None
+        score_factory(leased, 0.4)
+        with transaction(engine) as connection:
+            steps.settle(connection, search_id, 3.0)
+            steps.breed(connection, search_id, 3.0)
+    both = [lease_factory(search_id), lease_factory(search_id)]
+    found = plans(engine, lambda connection: life(connection, search_id, [one for one in both if one]))
+    assert len(found) > 20
+    scans = {part for plan in found.values() for part in plan.split("; ") if part.startswith("SCAN")}
+    assert scans <= set(SMALL)
+    leasing = "UPDATE eatnas_candidate SET state=?, attempt="
+    (lease,) = [plan for statement, plan in found.items() if statement.startswith(leasing)]
+    assert "ix_eatnas_candidate_pending" in lease
+    living = [plan for statement, plan in found.items() if statement.endswith('"left" IS NULL')]
+    assert living
+    assert all("ix_eatnas_candidate_living" in plan for plan in living)
