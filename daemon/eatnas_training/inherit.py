@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eatnas_db.domain.architecture import Architecture, Block
+from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_training.network import Layer, Network, build
 
@@ -69,8 +69,7 @@ def _inherit(source: Network, parent: Plan, model: Network, child: Plan) -> Inhe
 
     fresh = []
     reads_after = [*(_read(block[0]) for block in old.blocks[1:]), _columns(old.head.conv)]
-    blocks = zip(parent.architecture, child.architecture, old.blocks, new.blocks, reads_after, strict=True)
-    for number, (was, becomes, before, after, read) in enumerate(blocks, 1):
+    for number, (before, after, read) in enumerate(zip(old.blocks, new.blocks, reads_after, strict=True), 1):
         inputs = channels
         for layer in before:
             old_moments = _after(layer, old_moments)
@@ -78,11 +77,11 @@ def _inherit(source: Network, parent: Plan, model: Network, child: Plan) -> Inhe
         if not (before[0].identity and after[0].identity):
             importance = old_moments.var * sum(map(_read, before[1:]), read)
             channels = heir.origin(importance, after[-1].last.channels)
-        if _starts_afresh(was, becomes, before, after):
+        if before[0].separable == after[0].separable:
+            heir.take_block(before, after, inputs, channels, moments)
+        else:
             heir.exact = False
             fresh.append(number)
-        else:
-            heir.take_block(before, after, inputs, channels, moments)
         for layer in after:
             moments = _after(layer, moments)
 
@@ -110,7 +109,7 @@ class _Heir:
         return importance.argsort(descending=True, stable=True)[:count].sort().values
 
     def take(self, old: _Normed, new: _Normed, outputs: Tensor, inputs: Tensor) -> None:
-        """A convolution and its batch-norm: new inputs count zero for known outputs, new outputs stay."""
+        """A convolution and its batch-norm. To what is known new inputs add nothing; what is new stays as it is."""
         size, old_size = new.conv.kernel_size[0], old.conv.kernel_size[0]
         self.exact &= size >= old_size
         window, old_window = _centre(size, old_size), _centre(old_size, size)
@@ -127,7 +126,7 @@ class _Heir:
         self.take(old, new, channels, torch.zeros(1, dtype=torch.int64))
 
     def take_classifier(self, old: nn.Linear, new: nn.Linear, inputs: Tensor) -> None:
-        """All classes; new inputs count zero."""
+        """All classes; new inputs add nothing."""
         columns = _known(inputs)
         new.weight.zero_()
         new.weight[:, columns] = old.weight[:, inputs[columns]]
@@ -166,17 +165,17 @@ class _Heir:
         self.take(old.body[2], new.body[2], outputs, hidden)
 
     def take_shortcut(self, old: _Layer, new: _Layer, inputs: Tensor, outputs: Tensor, moments: _Moments) -> None:
-        """A bypass continues a bypass or an identity, or starts at zero; an identity continues an identity."""
-        if new.identity:
-            self.exact &= old.identity
-        elif new.bypass and old.bypass:
+        """A bypass goes on as the bypass or the identity that was there, or starts at zero."""
+        if not new.bypass:
+            self.exact &= new.identity == old.identity and not old.bypass
+        elif old.bypass:
             self.take(old.bypass, new.bypass, outputs, inputs)
-        elif new.bypass and old.identity:
+        elif old.identity:
             rows = _known(outputs)
             same = (outputs[rows, None] == inputs).to(moments.mean)
             new.bypass.conv.weight[rows] = same[:, :, None, None]
             _let_pass(new.bypass.norm, rows, _Moments(same @ moments.mean, same @ moments.var))
-        elif new.bypass:
+        else:
             new.bypass.norm.weight.zero_()
 
 
@@ -206,10 +205,6 @@ class _Layer:
     @property
     def last(self) -> _Normed:
         return self.body[-1]
-
-    @property
-    def shortcut(self) -> bool:
-        return self.identity or self.bypass is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,12 +237,6 @@ def _normed(modules: Iterable[nn.Module]) -> list[_Normed]:
     convolutions = (module for module in modules if isinstance(module, nn.Conv2d))
     norms = (module for module in modules if isinstance(module, nn.BatchNorm2d))
     return [_Normed(*pair) for pair in zip(convolutions, norms, strict=True)]
-
-
-def _starts_afresh(was: Block, becomes: Block, before: list[_Layer], after: list[_Layer]) -> bool:
-    """Whether SepConv and MBConv changed places, or a layer lost its shortcut."""
-    changed_kind = (was.op == "sep") != (becomes.op == "sep")
-    return changed_kind or any(old.shortcut and not new.shortcut for old, new in zip(before, after, strict=False))
 
 
 class _Moments(NamedTuple):
@@ -300,7 +289,8 @@ def _read(layer: _Layer) -> Tensor:
 
 
 def _columns(module: nn.Conv2d | nn.Linear) -> Tensor:
-    return module.weight.square().flatten(2).sum((0, 2)) if module.weight.ndim > 2 else module.weight.square().sum(0)
+    """The sum of the squares of all weights that each input meets: `[inputs]`."""
+    return module.weight.square().transpose(0, 1).flatten(1).sum(1)
 
 
 def _known(origin: Tensor) -> Tensor:
