@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,13 +103,10 @@ def events(
         search_id = None if name is None else _search_id(connection, name)
         rows = list_events(connection, search_id, limit, candidate_id=candidate)
     if format is Format.TABLE:
-        told = [
-            {"at": row.at, "candidate": row.candidate_id, "birth": row.birth, "what happened": row.words}
-            for row in rows
-        ]
-        show(told, ("at", "candidate", "birth", "what happened"))
+        told = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
+        show(told, ("at", *(() if name else ("search",)), "candidate", "birth", "what happened"))
     else:
-        show(rows, ("id", "at", "kind", "candidate_id", "birth", "attempt", "words"), format)
+        show(rows, ("id", "at", "kind", "search", "candidate_id", "birth", "attempt", "words"), format)
 
 
 @query_app.command()

@@ -141,15 +141,16 @@ def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa:
     from eatnas_db.queries.work import list_work
 
     settings: Settings = ctx.obj
-    with viewing(settings) as connection:
-        work = list_work(connection)
-        searches = list_standings(connection)
     holder = lock.holder_of(settings.lock_file)
+    with viewing(settings) as connection:
+        # Leases that a killed daemon has left are nobody's work.
+        work = () if holder is None else list_work(connection)
+        searches = list_standings(connection)
     # Whoever takes the lock writes its pid into it.
     since = None if holder is None else settings.lock_file.stat().st_mtime
     suspended = holder is not None and _is_suspended(holder)
     if format is not Format.TABLE:
-        told = [{**asdict(row), "status": status_now(settings, row)} for row in searches]
+        told = [{**asdict(row), "status": status_now(row, holder is not None)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
         show_one({**daemon, "work": [asdict(row) for row in work], "searches": told}, format)
         return
@@ -161,7 +162,7 @@ def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa:
         rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
         columns = ("slot", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
         show(rows, columns) if rows else typer.echo("nothing is in training")
-    show_standings(settings, searches, format)
+    show_standings(searches, holder is not None, format)
 
 
 @daemon_app.command()

@@ -14,7 +14,6 @@ from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.events import Event, list_events
-from eatnas_db.queries.searches import list_standings
 
 LARGEST_BYTES: Final = 10_000_000
 KEPT_FILES: Final = 3
@@ -75,17 +74,15 @@ class Journal:
         try:
             with reading(self._engine) as connection:
                 events = list_events(connection, limit=LATEST, after=self._after)
-                told = [event for event in events if event.candidate_id is None or event.kind not in DAILY]
-                names = {row.id: row.name for row in list_standings(connection)} if told else {}
         except RecordError as error:
             self._log.error("%s", error)
             return
-        for event in told:
-            self._tell(event, names)
+        for event in events:
+            if event.candidate_id is None or event.kind not in DAILY:
+                self._tell(event)
         self._after = max((event.id for event in events), default=self._after)
 
-    def _tell(self, event: Event, names: dict[int, str]) -> None:
-        name = names.get(event.search_id or 0, "?")
+    def _tell(self, event: Event) -> None:
         of = "" if event.candidate_id is None else f", candidate {event.candidate_id}"
         level = logging.INFO if event.candidate_id is None else logging.WARNING
-        self._log.log(level, "%s%s: %s", name, of, event.words)
+        self._log.log(level, "%s%s: %s", event.search, of, event.words)

@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from eatnas_cli.searches import status_now
+from eatnas_cli.searches import is_worked_on, status_now
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.best import list_best
@@ -62,7 +62,7 @@ class Display:
             self._tell(str(error))
             return False
         best = f"best {top[0].fitness:.4f}" if top else "no score yet"
-        status = trouble or status_now(self._settings, row)
+        status = trouble or status_now(row, is_worked_on(self._settings))
         self._tell(f"{row.settled}/{row.budget_candidates}  {best}  {status}")
         self._first = row.settled if self._first is None else self._first
         rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)

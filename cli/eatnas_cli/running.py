@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from eatnas_cli.record import SearchName
+from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
@@ -129,11 +130,11 @@ def supervise(
 
 
 def _goes_on(row: SearchRecord) -> bool:
-    return row.finished_at is None and row.wish == "run"
+    return row.finished_at is None and row.wish == Wish.RUN
 
 
 def _exit_code(row: SearchRecord) -> int:
-    if row.wish != "run":
+    if row.wish != Wish.RUN:
         return STOPPED
     if row.finished_at is None:
         return PREEMPTED

@@ -141,12 +141,12 @@ def list_command(ctx: typer.Context, format: Written = Format.TABLE) -> None:  #
 
     with viewing(ctx.obj) as connection:
         rows = list_standings(connection)
-    show_standings(ctx.obj, rows, format)
+    show_standings(rows, is_worked_on(ctx.obj), format)
 
 
-def show_standings(settings: Settings, rows: Sequence[Standing], format: Format) -> None:  # noqa: A002
+def show_standings(rows: Sequence[Standing], worked_on: bool, format: Format) -> None:  # noqa: A002
     """A line for each search: its status, how many births of how many have settled, its best."""
-    told = [{**asdict(row), "status": status_now(settings, row)} for row in rows]
+    told = [{**asdict(row), "status": status_now(row, worked_on)} for row in rows]
     if format is not Format.TABLE:
         show(told, ("name", "status", "settled", "budget", "best", "created_at"), format)
     elif not rows:
@@ -157,13 +157,17 @@ def show_standings(settings: Settings, rows: Sequence[Standing], format: Format)
         show(told, ("name", "status", "settled", "best", "created_at"))
 
 
-def status_now(settings: Settings, row: SearchRecord | Standing) -> str:
-    """A search's status; one that wants to run waits where nobody works on the record."""
+def is_worked_on(settings: Settings) -> bool:
+    """Whether a daemon, or `run`, works on the record."""
     from eatnas_daemon import lock
 
+    return lock.holder_of(settings.lock_file) is not None
+
+
+def status_now(row: SearchRecord | Standing, worked_on: bool) -> str:
+    """A search's status; one that wants to run waits where nobody works on the record."""
     wants_to_run = row.status.startswith(("running", "waiting"))
-    idle = wants_to_run and lock.holder_of(settings.lock_file) is None
-    return "waiting: no daemon" if idle else row.status
+    return "waiting: no daemon" if wants_to_run and not worked_on else row.status
 
 
 @search_app.command("show")
@@ -176,7 +180,7 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
         row = get_search(connection, name)
         progress = asdict(get_progress(connection, row.id))
     facts = {"lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
-    show_one({"name": row.name, "status": status_now(ctx.obj, row), **progress, **facts}, format)
+    show_one({"name": row.name, "status": status_now(row, is_worked_on(ctx.obj)), **progress, **facts}, format)
 
 
 @search_app.command()

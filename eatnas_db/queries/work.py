@@ -27,6 +27,8 @@ class Work:
 
 def list_work(connection: Connection) -> tuple[Work, ...]:
     """Every candidate in training, by host and slot."""
+    # First the few that are held: left to itself a planner may begin with all attempts there ever were.
+    held = connection.execute(select(lease.c.candidate_id)).scalars().all()
     done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
     query = (
         select(
@@ -47,6 +49,7 @@ def list_work(connection: Connection) -> tuple[Work, ...]:
         .join(search, search.c.id == candidate.c.search_id)
         .join(attempt, (attempt.c.candidate_id == lease.c.candidate_id) & (attempt.c.number == lease.c.attempt))
         .join(worker, worker.c.id == attempt.c.worker_id)
+        .where(candidate.c.id.in_(held))
     )
     found = []
     for row in connection.execute(query):

@@ -1,0 +1,134 @@
+"""What the command line reads: in three forms, in words, and by index alone."""
+
+import csv
+import io
+import json
+
+import pytest
+from sqlalchemy import event as hooks
+from sqlalchemy import insert
+
+from eatnas_db import schema
+from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.queries.events import list_events
+from eatnas_db.queries.searches import get_search, list_standings
+from eatnas_db.queries.work import list_work
+from eatnas_db.settings import load_settings
+from eatnas_db.transitions import record_event
+
+READS = [
+    ("search", "list"),
+    ("search", "show", "tiny"),
+    pytest.param(("search", "estimate", "spec.yaml", "--samples", "1"), marks=pytest.mark.slow),
+    ("daemon", "status"),
+    ("data", "list"),
+    ("data", "prepare", "digits"),
+    ("db", "current"),
+    ("doctor",),
+    ("query", "events", "tiny"),
+    ("query", "events", "--candidate", "2"),
+    ("candidate", "show", "1"),
+    ("space", "show"),
+]
+
+
+@pytest.fixture
+def tiny(record, eatnas, spec):
+    eatnas("search", "create", spec())
+
+
+@pytest.fixture
+def engine(tiny, home):
+    engine = open_record(load_settings({}, str(home)).database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("read", READS, ids=" ".join)
+def test_every_read_has_three_forms(tiny, eatnas, read):
+    lines = eatnas(*read, "--format", "json")
+    if read[0] != "space":  # one object a line, as `space cost` reads them
+        assert json.loads(lines)
+    assert len(list(csv.reader(io.StringIO(eatnas(*read, "--format", "csv"))))) > 1
+    assert "Error" not in eatnas(*read)
+
+
+def test_a_list_of_searches_says_how_far_each_is(tiny, eatnas):
+    (row,) = json.loads(eatnas("search", "list", "--format", "json"))
+    row.pop("created_at")
+    assert row == {"name": "tiny", "status": "waiting: no daemon", "settled": 0, "budget": 4, "best": None}
+    assert "0/4" in eatnas("search", "list")
+    assert "spec.training.batch_size" in eatnas("search", "show", "tiny")
+    assert json.loads(eatnas("search", "show", "tiny", "--format", "json"))["spec"]["training"]["batch_size"] == 32
+
+
+def test_a_doctor_leaves_with_one_where_no_search_could_run(eatnas):
+    eatnas("doctor", expect=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "candidate", "detail", "words"),
+    [
+        ("leased", 1, None, "attempt 3 begins"),
+        ("released", 1, None, "attempt 3 was stopped on request; it waits to go on from its checkpoint"),
+        (
+            "failed",
+            1,
+            {"failure": "out_of_memory", "message": "no\nroom"},
+            "attempt 3 failed for good: out of memory, no room",
+        ),
+        (
+            "taken_back",
+            1,
+            {"failure": "lost", "message": "a {brace}"},
+            "attempt 3 ended without a score: lost, a {brace}; it waits for another try",
+        ),
+        ("resumed", 1, {"epoch": 2, "batch": 7}, "attempt 3 goes on from epoch 2, batch 7"),
+        ("resumed", None, None, "the search goes on"),
+        ("cancelled", None, None, "the search was cancelled"),
+        ("cancelled", 1, None, "it was cancelled"),
+        ("finished", None, {"why": "done"}, "the search finished: done"),
+        ("finished", None, None, "finished"),
+        ("of_tomorrow", 1, {"depth": 3, "by": "us"}, "of tomorrow: depth 3, by us"),
+    ],
+)
+def test_an_event_is_told_in_words(engine, kind, candidate, detail, words):
+    with transaction(engine) as connection:
+        search_id = get_search(connection, "tiny").id
+        record_event(connection, 9.0, kind, search_id, candidate, 3 if candidate else None, detail)
+        found = list_events(connection, limit=1)
+    assert (found[0].words, found[0].search, found[0].detail) == (words, "tiny", detail)
+
+
+def test_the_story_of_a_candidate_holds_nothing_of_others(engine):
+    with reading(engine) as connection:
+        found = list_events(connection, candidate_id=2)
+    assert [(event.candidate_id, event.words) for event in found] == [(2, "born as a random sample")]
+
+
+def test_work_and_standings_are_read_by_index(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=4, pid=77, started_at=0))
+        connection.execute(insert(schema.attempt).values(candidate_id=2, number=3, worker_id=1, started_at=5.0))
+        connection.execute(insert(schema.lease).values(candidate_id=2, attempt=3, host_id=1))
+        connection.execute(
+            insert(schema.epoch),
+            [
+                dict.fromkeys([column.name for column in schema.epoch.c], 0.5)
+                | {"candidate_id": 2, "number": number, "attempt": 3}
+                for number in range(2)
+            ],
+        )
+    asked = []
+    with reading(engine) as connection:
+        hooks.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
+        (work,) = list_work(connection)
+        list_standings(connection)
+        list_events(connection, candidate_id=2)
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given).all() for sql, given in list(asked)]
+    assert (work.slot, work.worker_pid, work.candidate_id, work.birth) == (4, 77, 2, 1)
+    assert (work.attempt, work.epochs_done, work.epochs, work.started_at) == (3, 2, 1, 5.0)
+    scans = {row[3] for plan in plans for row in plan if row[3].startswith("SCAN") and "INDEX" not in row[3]}
+    assert scans <= {"SCAN eatnas_lease", "SCAN eatnas_search"}
