@@ -391,3 +391,13 @@ def test_the_layer_appended_to_a_separable_block_learns() -> None:
     for _ in range(10):
         one_step(new, inputs, labels, 0.1)
     assert bool(((gamma - before).abs() > before.abs()).any())
+
+
+@pytest.mark.parametrize("code", ["mb3_k3_d1_w1.0", "mb6_k5_d1_w1.0", "sep_k3_d1_w1.0"])
+def test_a_layer_that_hands_on_its_input_does_so_nearly_in_training_too(code) -> None:
+    parent = plan(code)
+    old, new, _ = born(parent, changed(parent, Change(2, "depth", 1, 2)))
+    inputs = images(count=64)
+    with torch.no_grad():
+        before, after = old.train()(inputs), new.train()(inputs)
+    assert float((after - before).std() / (before - before.mean(0)).std()) < 0.3
