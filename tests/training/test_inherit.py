@@ -22,8 +22,8 @@ EVEN = Macro("even", 8, 1, (1, 1, 2, 1), (8, 8, 8, 8), 24)
 """Blocks of equal widths, so that identities, bypasses and bare layers turn into one another."""
 ROUNDING = 1e-9
 
-settings.register_profile("inherit", derandomize=True, deadline=None, database=None, max_examples=60)
-settings.load_profile("inherit")
+# Fixed examples: the suite says the same on every machine and never fails by luck.
+fixed = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 
 blocks = st.builds(
     Block,
@@ -181,6 +181,7 @@ def test_a_block_of_the_other_kind_of_layer_starts_afresh(code, after) -> None:
     assert torch.equal(new.classifier.weight, old.classifier.weight)
 
 
+@fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), seeds)
 def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, seed) -> None:
     parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
@@ -194,6 +195,7 @@ def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, 
         assert distance(before, after) < ROUNDING
 
 
+@fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.integers(2, 5), seeds)
 def test_exact_is_said_of_several_mutations_at_once_only_where_it_is_true(macro, drawn, count, seed) -> None:
     parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
@@ -208,6 +210,7 @@ def test_exact_is_said_of_several_mutations_at_once_only_where_it_is_true(macro,
         assert distance(before, after) < ROUNDING
 
 
+@fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.data())
 def test_growing_several_blocks_at_once_is_exact(macro, drawn, data) -> None:
     blocks = [b.with_value("skip", b.skip and b.op != "sep") for b in drawn[: len(macro.base)]]
