@@ -1,7 +1,10 @@
 """`run` and `search watch` beside a daemon; here the test itself holds the daemon's lock."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -129,6 +132,20 @@ def test_a_watch_is_ended_by_ctrl_c(eatnas_started):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err) == (130, "")
+
+
+def test_on_a_terminal_a_watch_is_a_bar(home, until):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "search", "watch", "tiny"]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = bytearray()
+        until(lambda: shown.extend(os.read(ours, 4096)) or b"waiting: no daemon" in shown)
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == 130
+    os.close(ours)
+    assert "━" in shown.decode(errors="replace")
+    assert b"0/4" in shown
 
 
 @pytest.mark.slow
