@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.schema import REVISION, VERSION_TABLE
 
 BUSY_SECONDS: Final = 30
+LEAST_FREE_BYTES: Final = 1_000_000
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     [
         "nfs",
@@ -134,6 +136,13 @@ def refuse_network_file_system(file: Path, mounts: Path) -> None:
         )
 
 
+def _full(file: Path) -> bool:
+    try:
+        return shutil.disk_usage(file.parent).free < LEAST_FREE_BYTES
+    except OSError:
+        return False
+
+
 def _file_system(file: Path, mounts: Path) -> str | None:
     try:
         lines = mounts.read_text().splitlines()
@@ -177,6 +186,8 @@ def _explained(engine: Engine) -> Iterator[None]:
 
 def _in_words(error: DBAPIError, file: str) -> str | None:
     cause = str(error.orig)
+    if "disk I/O" in cause and _full(Path(file)):
+        cause = "disk is full"  # which SQLite tells in other words where it cannot even write its shared memory
     for sign, words in (
         ("locked", f"{file} is held by another program's open transaction; end that program, or try again"),
         ("readonly", f"{file} cannot be written: the file, its folder or the disk is read-only"),

@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-from eatnas_db.domain.states import Origin, State, Wish
+from eatnas_db.domain.states import Kind, Origin, State, Wish
 
 PREFIX = "eatnas_"
 VERSION_TABLE = "eatnas_alembic_version"
@@ -70,6 +70,10 @@ search = _table(
     "search",
     Column("id", Id, primary_key=True),
     Column("name", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("source_id", Id, ForeignKey("eatnas_search.id")),
+    Column("basic_id", Id),
+    Column("basic_code", Text),
     Column("seed", BigInteger, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("spec", JSON, nullable=False),
@@ -89,11 +93,19 @@ search = _table(
     Column("waiting", Text),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
+    _one_of("kind", Kind),
     _one_of("wish", Wish),
     CheckConstraint("lag >= 1", name="lag"),
+    CheckConstraint("(basic_id IS NULL) = (basic_code IS NULL)", name="basic_has_code"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
 )
-"""One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth."""
+"""One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth.
+
+A transferred search names its source, the basic candidate there, and the basic architecture as it is here; a
+yardstick names the search whose best it measures.
+"""
+
+Index("ix_eatnas_search_source", search.c.source_id)
 
 architecture = _table(
     "architecture",
@@ -125,6 +137,7 @@ candidate = _table(
     Column("code", Text, nullable=False),
     Column("origin", String(16), nullable=False),
     Column("parent_id", Id, ForeignKey("eatnas_candidate.id")),
+    Column("replica", Integer, nullable=False, server_default=text("0")),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("own_failures", Integer, nullable=False, server_default=text("0")),
@@ -133,6 +146,9 @@ candidate = _table(
     Column("params", BigInteger, nullable=False),
     Column("mult_adds", BigInteger, nullable=False),
     Column("fitness", Float),
+    Column("share_inherited", Float),
+    Column("logit_distance", Float),
+    Column("lineage_epochs", Integer),
     Column("joined", BigInteger),
     Column("left", BigInteger),
     Column("created_at", Float, nullable=False),
@@ -144,10 +160,21 @@ candidate = _table(
     CheckConstraint('"left" IS NULL OR "left" > joined', name="left_after_joined"),
     CheckConstraint("birth >= 0", name="birth"),
 )
-"""An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries."""
+"""An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
+
+`replica` numbers its seeds, 0 but in a yardstick. `share_inherited` is the share of its parameters that came from
+its parent, `logit_distance` how far it was from its parent at birth, `lineage_epochs` the epochs behind its score:
+its own and those that it inherited.
+"""
 
 Index("uq_eatnas_candidate_birth", candidate.c.search_id, candidate.c.birth, unique=True)
-Index("uq_eatnas_candidate_architecture", candidate.c.search_id, candidate.c.architecture_id, unique=True)
+Index(
+    "uq_eatnas_candidate_architecture",
+    candidate.c.search_id,
+    candidate.c.architecture_id,
+    candidate.c.replica,
+    unique=True,
+)
 Index("ix_eatnas_candidate_parent", candidate.c.parent_id)
 Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.desc(), candidate.c.birth)
 PENDING = text("state = 'pending'")

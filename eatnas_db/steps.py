@@ -6,20 +6,24 @@ is there and do what is missing, so a crash between two of them loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from eatnas_db import transitions
-from eatnas_db.domain.evolution import Member, decide_birth, leaver, summarize
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.evolution import Birth, Member, Seedling, decide_birth, leaver, summarize
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
-from eatnas_db.domain.states import SETTLED, State, Wish
-from eatnas_db.errors import ConflictError, NoRoomError
-from eatnas_db.queries.searches import get_search
+from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
+from eatnas_db.domain.transfer import Perturbation, stretched
+from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.queries.best import get_winner, list_best
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
@@ -37,31 +41,76 @@ def create_search(
     """Insert a search and its initial population. Raises `ConflictError`, `NoRoomError`."""
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
-    if connection.execute(select(exists().where(search.c.name == spec.name))).scalar():
-        raise ConflictError(f"a search named {spec.name!r} is there already; choose another name")
-    lag = spec.evolution.lag or min(max(2 * slots, DEFAULT_LEAST_LAG), spec.evolution.population)
-    search_id = connection.execute(
-        insert(search)
-        .values(
-            name=spec.name,
-            seed=spec.seed,
-            priority=spec.priority,
-            spec=spec.model_dump(mode="json"),
-            macro=stored_macro(space.macro),
-            task={"resolution": task.resolution, "channels": task.channels, "classes": task.classes},
-            data_digest=data_digest,
-            population=spec.evolution.population,
-            lag=lag,
-            budget_candidates=spec.budget.candidates,
-            budget_device_seconds=spec.budget.device_hours and spec.budget.device_hours * 3600,
-            wish=Wish.RUN,
-            created_at=now,
-        )
-        .returning(search.c.id)
-    ).scalar_one()
+    search_id = _insert(connection, spec, space, data_digest, slots, now)
     transitions.record_event(connection, now, "created", search_id)
     breed(connection, search_id, now)
-    return int(search_id)
+    return search_id
+
+
+def transfer(
+    connection: Connection,
+    source: str,
+    spec: SearchSpec,
+    *,
+    candidate_id: int | None = None,
+    force: bool = False,
+    task: Task,
+    data_digest: str,
+    slots: int,
+    now: float,
+) -> int:
+    """Insert a search whose initial population is the best of `source`, or the candidate given, and perturbations.
+
+    `force`: the source need not be finished. Raises `NotFoundError`, `ConflictError`, `NoRoomError`,
+    `InvalidArchitectureError`; then nothing is written.
+    """
+    old = get_search(connection, source)
+    if old.kind != Kind.EVOLUTION:
+        raise ConflictError(f"{source!r} is a yardstick: transfer from the search it measures")
+    if old.finished_at is None and not force:
+        raise ConflictError(f"search {source!r} is not finished ({old.status}); --force transfers what it has")
+    basic_id, code = _basic(connection, old, candidate_id)
+    before = Architecture.parse(code)
+    space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
+    space.require_room()
+    if len(before.blocks) != len(space.macro.base):
+        raise ConflictError(
+            f"candidate {basic_id} has {len(before.blocks)} blocks and space {space.macro.name} has "
+            f"{len(space.macro.base)}: it cannot be built there"
+        )
+    wanted = spec.transfer.stretch_to
+    basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
+    cost = space.propose(basic).cost
+    if not space.limits.allow(cost):
+        raise NoRoomError(
+            f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
+            "over the objective's limits; raise them, or let transfer.stretch_to bring it below"
+        )
+    search_id = _insert(connection, spec, space, data_digest, slots, now, old.id, basic_id, str(basic))
+    detail = {"source": source, "candidate": basic_id, "code": str(basic)}
+    transitions.record_event(connection, now, "transferred", search_id, detail=detail)
+    breed(connection, search_id, now)
+    row = get_row(connection, search_id)
+    if row.exhausted:
+        raise NoRoomError(
+            f"only {row.born} of {row.population} members of the initial population fit under the objective's limits "
+            "around the basic architecture; raise transfer.blocks or the limits, or take a smaller population"
+        )
+    return search_id
+
+
+def rescore(connection: Connection, name: str, *, top: int, seeds: int, epochs: int | None = None, now: float) -> str:
+    """Insert a search that trains the best `top` of another from scratch, each with fresh `seeds`; its name.
+
+    Raises `NotFoundError`, `ConflictError`.
+    """
+    row = get_search(connection, name)
+    if row.kind != Kind.EVOLUTION:
+        raise ConflictError(f"{name!r} is a yardstick itself")
+    best = list_best(connection, row.id, top)
+    if not best:
+        raise ConflictError(f"search {name!r} has no scored candidate yet: there is nothing to measure again")
+    return _insert_yardstick(connection, row, [(one.id, one.code) for one in best], seeds, epochs, now)
 
 
 def advance(connection: Connection, row: Any, now: float) -> bool:
@@ -115,6 +164,99 @@ def collect(connection: Connection, row: Any) -> list[str]:
 def set_waiting(connection: Connection, why: str | None) -> None:
     """Say of every open search what its training waits for; None: for nothing."""
     connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=why))
+
+
+def _basic(connection: Connection, source: SearchRecord, candidate_id: int | None) -> tuple[int, str]:
+    if candidate_id is not None:
+        given = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
+        code = connection.execute(given).scalar()
+        if code is None:
+            raise NotFoundError(f"search {source.name!r} has no candidate {candidate_id}")
+        return candidate_id, str(code)
+    winner = get_winner(connection, source.id)
+    if winner is None:
+        raise ConflictError(f"search {source.name!r} has no scored candidate: there is nothing to transfer")
+    return winner.id, winner.code
+
+
+def _insert(
+    connection: Connection,
+    spec: SearchSpec,
+    space: Space,
+    data_digest: str,
+    slots: int,
+    now: float,
+    source_id: int | None = None,
+    basic_id: int | None = None,
+    basic_code: str | None = None,
+) -> int:
+    if connection.execute(select(exists().where(search.c.name == spec.name))).scalar():
+        raise ConflictError(f"a search named {spec.name!r} is there already; choose another name")
+    lag = spec.evolution.lag or min(max(2 * slots, DEFAULT_LEAST_LAG), spec.evolution.population)
+    values = {
+        "name": spec.name,
+        "kind": Kind.EVOLUTION,
+        "source_id": source_id,
+        "basic_id": basic_id,
+        "basic_code": basic_code,
+        "seed": spec.seed,
+        "priority": spec.priority,
+        "spec": spec.model_dump(mode="json"),
+        "macro": stored_macro(space.macro),
+        "task": {
+            "resolution": space.task.resolution,
+            "channels": space.task.channels,
+            "classes": space.task.classes,
+        },
+        "data_digest": data_digest,
+        "population": spec.evolution.population,
+        "lag": lag,
+        "budget_candidates": spec.budget.candidates,
+        "budget_device_seconds": spec.budget.device_hours and spec.budget.device_hours * 3600,
+        "wish": Wish.RUN,
+        "created_at": now,
+    }
+    return int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
+
+
+def _insert_yardstick(
+    connection: Connection, row: Any, best: Sequence[tuple[int, str]], seeds: int, epochs: int | None, now: float
+) -> str:
+    """A search of given births: each of the best, once for each seed."""
+    taken = set(connection.execute(select(search.c.name).where(search.c.source_id == row.id)).scalars())
+    names = (f"{row.name[:48]}.yardstick{'' if number == 1 else number}" for number in count(1))
+    name = next(name for name in names if name not in taken)
+    trainings = len(best) * seeds
+    spec = {
+        **row.spec,
+        "name": name,
+        "training": {**row.spec["training"], "epochs": epochs or row.spec["training"]["epochs"]},
+        "budget": {**row.spec["budget"], "candidates": trainings, "device_hours": None},
+        "inheritance": {**row.spec["inheritance"], "weights": "fresh"},
+        "yardstick": {**row.spec["yardstick"], "top": 0},
+    }
+    values = {
+        **{key: getattr(row, key) for key in ("seed", "macro", "task", "data_digest")},
+        "name": name,
+        "kind": Kind.YARDSTICK,
+        "source_id": row.id,
+        # Before anything else: what is to be named the best waits for it.
+        "priority": row.priority + 1,
+        "spec": spec,
+        "population": trainings,
+        "lag": trainings,
+        "budget_candidates": trainings,
+        "wish": Wish.RUN,
+        "created_at": now,
+    }
+    search_id = int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
+    transitions.record_event(connection, now, "created", search_id, detail={"source": row.name})
+    space = space_of(row)
+    births = [(parent, code, replica) for parent, code in best for replica in range(1, seeds + 1)]
+    for number, (parent, code, replica) in enumerate(births):
+        proposal = space.propose(Architecture.parse(code))
+        transitions.submit(connection, search_id, Birth(number, Origin.YARDSTICK, proposal, parent), now, replica)
+    return name
 
 
 def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
@@ -253,7 +395,7 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
     if not course.may_be_born():
         return 0
     row, made = course.row, 0
-    space = space_of(row)
+    space, seedling = space_of(row), _seedling(connection, course)
     while course.may_be_born():
         sees = course.born - row.lag + 1
         try:
@@ -265,6 +407,7 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
                 population=_population(connection, course, sees) if course.born >= row.population else (),
                 space=space,
                 held=_held(connection, row.id, course.born),
+                seedling=seedling,
             )
         except NoRoomError as error:
             connection.execute(update(search).where(search.c.id == row.id).values(exhausted=True))
@@ -276,6 +419,16 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
         course.born += 1
         made += 1
     return made
+
+
+def _seedling(connection: Connection, course: Course) -> Seedling | None:
+    """What the initial population of a transferred search grows from, while it has still to be born."""
+    row = course.row
+    if row.basic_id is None or course.born >= row.population:
+        return None
+    code = connection.execute(select(candidate.c.code).where(candidate.c.id == row.basic_id)).scalar_one()
+    strength = Perturbation(row.spec["transfer"]["blocks"], tuple(row.spec["transfer"]["primitives"]))
+    return Seedling(row.basic_id, Architecture.parse(row.basic_code), Architecture.parse(code), strength)
 
 
 def _finish(connection: Connection, course: Course, now: float) -> bool:
@@ -295,6 +448,11 @@ def _finish(connection: Connection, course: Course, now: float) -> bool:
     connection.execute(update(search).where(search.c.id == row.id).values(finished_at=now))
     why = "done" if done else "out of budget"
     transitions.record_event(connection, now, "finished", row.id, detail={"why": why})
+    yardstick = row.spec["yardstick"]
+    best = list_best(connection, row.id, yardstick["top"]) if yardstick["top"] else ()
+    if best and row.kind == Kind.EVOLUTION:
+        measured = [(one.id, one.code) for one in best]
+        _insert_yardstick(connection, row, measured, yardstick["seeds"], yardstick["epochs"], now)
     return True
 
 

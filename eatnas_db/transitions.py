@@ -42,6 +42,8 @@ BACK_OFF_SECONDS: Final = 10.0
 LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
 HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
 """Kinds that another try would only repeat."""
+BLAMELESS: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
+"""Kinds that are not the candidate's own doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ class Leased:
     birth: int
     code: str
     mult_adds: int
+    parent_id: int | None
+    replica: int
+    origin: str
     spent_seconds: float
+    last_failure: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ _BORN: Final = (
 )
 
 
-def submit(connection: Connection, search_id: int, birth: Birth, now: float) -> int | None:
+def submit(connection: Connection, search_id: int, birth: Birth, now: float, replica: int = 0) -> int | None:
     """Insert a decided birth as a pending candidate; None where another host was first with the same."""
     proposal = birth.proposal
     values = {
@@ -95,6 +101,7 @@ def submit(connection: Connection, search_id: int, birth: Birth, now: float) -> 
         "code": str(proposal.architecture),
         "origin": birth.origin,
         "parent_id": birth.parent_id,
+        "replica": replica,
         "state": State.PENDING,
         "params": proposal.cost.params,
         "mult_adds": proposal.cost.mult_adds,
@@ -140,12 +147,23 @@ _LEASE_ELDEST: Final = (
     update(candidate)
     .where(candidate.c.id == _ELDEST, PENDING)
     .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
-    .returning(candidate.c.id, candidate.c.attempt, candidate.c.birth, candidate.c.code, candidate.c.mult_adds)
+    .returning(
+        candidate.c.id,
+        candidate.c.attempt,
+        candidate.c.birth,
+        candidate.c.code,
+        candidate.c.mult_adds,
+        candidate.c.parent_id,
+        candidate.c.replica,
+        candidate.c.origin,
+    )
 )
 _NEW_ATTEMPT: Final = insert(attempt)
 _NEW_LEASE: Final = insert(lease)
-_SPENT: Final = select(func.coalesce(func.sum(attempt.c.device_seconds), 0.0)).where(
-    attempt.c.candidate_id == bindparam("of")
+_EARLIER: Final = (
+    select(attempt.c.device_seconds, attempt.c.failure)
+    .where(attempt.c.candidate_id == bindparam("of"))
+    .order_by(attempt.c.number)
 )
 
 
@@ -155,13 +173,24 @@ def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_i
     if row is None:
         return None
     number = row.attempt
-    spent = 0.0 if number == 1 else float(connection.execute(_SPENT, {"of": row.id}).scalar_one())
+    earlier = [] if number == 1 else connection.execute(_EARLIER, {"of": row.id}).all()
     connection.execute(
         _NEW_ATTEMPT, {"candidate_id": row.id, "number": number, "worker_id": worker_id, "started_at": now}
     )
     connection.execute(_NEW_LEASE, {"candidate_id": row.id, "attempt": number, "host_id": host_id})
     record_event(connection, now, Transition.LEASE, search_id, row.id, number)
-    return Leased(Token(row.id, number), search_id, row.birth, row.code, row.mult_adds, spent)
+    return Leased(
+        Token(row.id, number),
+        search_id,
+        row.birth,
+        row.code,
+        row.mult_adds,
+        row.parent_id,
+        row.replica,
+        row.origin,
+        spent_seconds=sum(one.device_seconds for one in earlier),
+        last_failure=earlier[-1].failure if earlier else None,
+    )
 
 
 def beat(connection: Connection, host_id: int) -> None:
@@ -271,9 +300,22 @@ def record_score(
     circumstances: Provenance,
     device_seconds: float,
     now: float,
+    lineage_epochs: int | None = None,
+    share_inherited: float | None = None,
+    logit_distance: float | None = None,
 ) -> None:
     """End an attempt with a score."""
-    row = _move(connection, Transition.SCORE, token, now, fitness=fitness, ended_at=now)
+    row = _move(
+        connection,
+        Transition.SCORE,
+        token,
+        now,
+        fitness=fitness,
+        ended_at=now,
+        lineage_epochs=lineage_epochs,
+        share_inherited=share_inherited,
+        logit_distance=logit_distance,
+    )
     _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1)
     provenance_id = _provenance_id(connection, circumstances)
     rows = [
@@ -306,7 +348,7 @@ def record_failure(
     reboots never do, but for 20 in a row without any.
     """
     held = _require_lease(connection, token)
-    lost = kind == FailureKind.LOST
+    lost = kind in BLAMELESS
     progressed = _progressed(connection, token)
     failures = held.own_failures + (0 if lost or progressed else 1)
     losses = held.losses + 1 if lost and not progressed else 0

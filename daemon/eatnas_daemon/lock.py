@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final, TextIO
 
 from eatnas_db.errors import ConflictError
+
+LOOKS: Final = 50
+LOOK_SECONDS: Final = 0.02
 
 
 @contextmanager
@@ -16,15 +21,26 @@ def hold(lock_file: Path) -> Iterator[None]:
     """Hold the lock. Raises `ConflictError` that names the process which holds it already."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = holder_of(lock_file)
-            raise ConflictError(f"a daemon (pid {holder}) works on this record already") from None
+        _take(file, lock_file)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _take(file: TextIO, lock_file: Path) -> None:
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = holder_of(lock_file)
+            if holder is not None:
+                raise ConflictError(f"a daemon (pid {holder}) works on this record already") from None
+            # Somebody only looked who holds it, which takes a moment's lock.
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
+    raise ConflictError(f"{lock_file} is locked by a process that does not say which")
 
 
 def holder_of(lock_file: Path) -> int | None:

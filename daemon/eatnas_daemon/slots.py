@@ -60,6 +60,8 @@ class Work:
     leased: Leased
     assign: Assign
     objective: dict[str, Any]
+    lineage_epochs: int
+    """That will be behind its score: its own and those that it inherits."""
     seconds_left: float | None
     """Of a device, before the candidate's time limit; None without one."""
 
@@ -79,6 +81,7 @@ class Slot:
     heard_at: float = 0.0
     longest_silence: float = 0.0
     stop_by: float | None = None
+    leaving: bool = False
     condemned: tuple[FailureKind, str] | None = None
     ended: bool = False
     status: int = 0
@@ -120,7 +123,7 @@ class Slot:
             self.launch_after = now + min(patience.respawn * 2 ** (self.failed_starts - 1), patience.longest_respawn)
         self.drop()
         self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
-        self.ended, self.status = False, 0
+        self.ended, self.leaving, self.status = False, False, 0
 
     def verdict(self, now: float, patience: Patience) -> tuple[FailureKind, str] | None:
         """Why this slot's worker has to be killed, if it has to be."""

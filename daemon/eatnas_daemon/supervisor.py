@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,8 +37,10 @@ from eatnas_db.domain.messages import (
     Resumed,
 )
 from eatnas_db.domain.objective import fitness
-from eatnas_db.domain.states import FailureKind, State, Wish
+from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.states import FailureKind, Kind, Origin, State, Wish
 from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.queries.heritage import Link, list_heritage
 from eatnas_db.schema import candidate, checkpoint, device, host, lease, search, worker
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Leased, Provenance, Token
@@ -83,7 +85,7 @@ class Supervisor:
         self.slots = [Slot(number) for number in range(slots)]
         self._selector = selectors.DefaultSelector()
         self._watch = ChangeWatch(engine)
-        self._draining = False
+        self._draining = self._killing = False
         self._ticked_at = monotonic()
         self._beat_at = self._count_at = self._flush_at = self._retry_at = self._collect_at = 0.0
         self._said: str | None = None
@@ -108,11 +110,8 @@ class Supervisor:
             self._end_workers()
 
     def stop(self) -> None:
-        """Drain: workers checkpoint and leave. Called again: they are killed."""
-        for slot in self.slots:
-            if slot.process is not None:
-                slot.process.kill() if self._draining else slot.process.send(Exit())
-                slot.stop_by = self._monotonic() + self._patience.obedience
+        """Drain: workers checkpoint and leave. Called again: they are killed. Safe in a signal handler."""
+        self._killing = self._draining
         self._draining = True
 
     def tick(self) -> None:
@@ -121,6 +120,7 @@ class Supervisor:
         self._excuse_a_suspension(now)
         self._collect(now)
         self._judge(now)
+        self._drain(now)
         self._launch(now)
         self._beat(now)
         changed = self._watch.changed()
@@ -171,6 +171,18 @@ class Supervisor:
             slot.condemned = slot.verdict(now, self._patience)
             if slot.condemned is not None:
                 slot.process.kill()
+
+    def _drain(self, now: float) -> None:
+        if not self._draining:
+            return
+        for slot in self.slots:
+            if slot.process is None or slot.ended:
+                continue
+            if self._killing:
+                slot.process.kill()
+            elif not slot.leaving:
+                slot.process.send(Exit())
+                slot.leaving, slot.stop_by = True, now + self._patience.obedience
 
     def _launch(self, now: float) -> None:
         for slot in self.slots:
@@ -272,6 +284,9 @@ class Supervisor:
             circumstances=_provenance(recipe, report.data_digest, slot.hello),
             device_seconds=report.device_seconds,
             now=wall,
+            lineage_epochs=work.lineage_epochs,
+            share_inherited=report.share_inherited,
+            logit_distance=report.logit_distance,
         )
 
     def _write_ending(self, connection: Connection, slot: Slot, wall: float) -> None:
@@ -308,7 +323,7 @@ class Supervisor:
             if slot.worker_id is not None and not slot.ended and (slot.work is None or slot.final)
         ]
         assigned: list[tuple[Slot, Work]] = []
-        ended = self._only is not None
+        going_on = self._only is None
         collecting = now >= self._collect_at
         for row in self._open_searches(connection):
             if row.wish != Wish.RUN:
@@ -317,9 +332,10 @@ class Supervisor:
             finished = steps.advance(connection, row, wall)
             if collecting or finished:
                 garbage += steps.collect(connection, steps.get_row(connection, row.id))
+            # Where one finishes, its yardstick may just have begun.
+            going_on = True
             if finished:
                 continue
-            ended = False
             while idle and not self._draining and not steps.over_budget(row):
                 assert idle[0].worker_id is not None
                 leased = transitions.lease_next(
@@ -327,15 +343,18 @@ class Supervisor:
                 )
                 if leased is None:
                     break
-                assigned.append((idle.pop(0), self._work(row, leased)))
+                assigned.append((idle.pop(0), self._work(connection, row, leased)))
         if collecting:
             self._collect_at = now + self._patience.collect
-        return assigned, ended
+        return assigned, not going_on
 
     def _open_searches(self, connection: Connection) -> list[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)
         if self._only is not None:
-            query = query.where(search.c.name == self._only)
+            # With what measures it: it is not over before that is.
+            only = select(search.c.id).where(search.c.name == self._only).scalar_subquery()
+            measuring = (search.c.kind == Kind.YARDSTICK) & (search.c.source_id == only)
+            query = query.where((search.c.id == only) | measuring)
         # A cancelled search is finished, but its workers have yet to be told.
         held = [slot.work.leased.search_id for slot in self.slots if slot.work is not None]
         return list(connection.execute(query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))))
@@ -350,23 +369,42 @@ class Supervisor:
                 slot.process.send(kind(token.candidate, token.attempt))
                 slot.stop_by = self._monotonic() + self._patience.obedience
 
-    def _work(self, row: Any, leased: Leased) -> Work:
+    def _work(self, connection: Connection, row: Any, leased: Leased) -> Work:
+        heritage: tuple[Link, ...] = ()
+        if leased.parent_id is not None and leased.origin != Origin.YARDSTICK:
+            same_search = leased.origin == Origin.MUTATION
+            if inherits(row.spec, origin=leased.origin, same_search=same_search):
+                whole = leased.last_failure == FailureKind.PARENT_MISSING
+                heritage = list_heritage(connection, leased.parent_id, whole=whole)
+        assign = replace(
+            self._assign(leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
+            attempt=leased.token.attempt,
+            heritage=[asdict(self._ancestor(link)) for link in heritage],
+        )
+        inherited = heritage[-1].lineage_epochs if heritage else 0
+        limit = row.spec["budget"]["candidate_seconds"]
+        left = None if limit is None else limit - leased.spent_seconds
+        return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left)
+
+    def _ancestor(self, link: Link) -> Assign:
+        return self._assign(link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
+
+    def _assign(self, candidate_id: int, search_id: int, code: str, replica: int, row: Any, inheriting: bool) -> Assign:
         data = dict(row.spec["data"])
         data["root"] = data["root"] or str(self._settings.data)
-        assign = Assign(
-            candidate=leased.token.candidate,
-            attempt=leased.token.attempt,
-            code=Architecture.parse(leased.code).to_code(),
+        return Assign(
+            candidate=candidate_id,
+            attempt=0,
+            code=Architecture.parse(code).to_code(),
             macro=row.macro,
             task=row.task,
             data=data,
-            training=row.spec["training"],
-            seed=derived_seed(row.seed, "training"),
-            checkpoint_folder=str(self._settings.artifacts / _checkpoints_of(row.id)),
-            log_file=str(self._settings.logs / f"candidate-{leased.token.candidate}.log"),
+            training=recipe_of(row.spec, inheriting=inheriting),
+            seed=derived_seed(row.seed, "training", *([replica] if replica else [])),
+            checkpoint_folder=str(self._settings.artifacts / _checkpoints_of(search_id)),
+            log_file=str(self._settings.logs / f"candidate-{candidate_id}.log"),
+            inherits=inheriting,
         )
-        limit = row.spec["budget"]["candidate_seconds"]
-        return Work(leased, assign, row.spec["objective"], None if limit is None else limit - leased.spent_seconds)
 
     def _committed(self, written: Written, now: float) -> None:
         if now >= self._count_at:
@@ -374,7 +412,7 @@ class Supervisor:
         for slot in self.slots:
             if slot.final:
                 slot.drop()
-                slot.stop_by = None if not self._draining else slot.stop_by
+                slot.stop_by = slot.stop_by if slot.leaving else None
             slot.reports.clear()
             if slot.ended:
                 slot.vacate(now, self._patience)

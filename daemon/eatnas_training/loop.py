@@ -28,7 +28,8 @@ from eatnas_db.domain.messages import (
 )
 from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
 from eatnas_db.errors import DataError
-from eatnas_training import checkpoint, network, streaming
+from eatnas_training import ancestry, checkpoint, network, streaming
+from eatnas_training.ancestry import Ancestor, ParentMissingError
 from eatnas_training.augment import BatchKey, Data
 from eatnas_training.conversation import Wanted
 from eatnas_training.schedule import learning_rate
@@ -55,6 +56,8 @@ class State:
     batch: int = 0
     epoch_seconds: float = 0.0
     rows: list[EpochDone] = field(default_factory=list)
+    share_inherited: float | None = None
+    logit_distance: float | None = None
 
 
 def train(
@@ -88,8 +91,9 @@ class Training:
         device: str = "cpu",
         monotonic: Clock = time.monotonic,
         wall_clock: Clock = time.time,
+        ancestor: Ancestor | None = None,
     ) -> None:
-        self.assign, self.device = assign, device
+        self.assign, self.device, self.ancestor = assign, device, ancestor
         self.monotonic, self.wall_clock = monotonic, wall_clock
         self.recipe = TrainingSpec(**assign.training)
         self.device_seconds = 0.0
@@ -106,7 +110,9 @@ class Training:
         self.load()
         yield Phase(*self.token, "building")
         self.build()
-        yield from self.resume()
+        resumed = yield from self.resume()
+        if self.assign.inherits and not resumed and not (yield from self.inherit(wanted)):
+            return
         yield from self.state.rows
         self._saved_at = self.monotonic()
         while self.state.epoch < self.recipe.epochs:
@@ -130,6 +136,7 @@ class Training:
         yield Finished(
             *(*self.token, last.val_accuracy, last.val_loss),
             *(self.data.digest, self.device_seconds),
+            *(self.state.share_inherited, self.state.logit_distance),
         )
 
     def load(self) -> None:
@@ -140,7 +147,7 @@ class Training:
             raise DataError(f"the data are {found}, the search was created for {expected}")
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
 
-    def build(self) -> None:
+    def build(self, ancestor: Ancestor | None = None) -> None:
         """The network and its optimizer at the start: the same bits, whatever this process did before."""
         torch.set_num_threads(self.recipe.threads)
         torch.use_deterministic_algorithms(True)
@@ -148,20 +155,44 @@ class Training:
         macro = macro_from_stored(self.assign.macro)
         model = network.build(architecture, macro, Task(**self.assign.task))
         network.initialize(model, self.assign.seed)
+        share = distance = None
+        if ancestor is not None:
+            inheritance, distance = ancestry.take_over(ancestor, model, self.assign, self.data)
+            share = inheritance.share
         model.to(device=self.device)
         # `Module.to` has no overload for a memory format alone in torch's stubs.
         cast("Any", model).to(memory_format=torch.channels_last)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        self.state = State(model, _optimizer(model, self.recipe), sums)
+        optimizer = _optimizer(model, self.recipe)
+        self.state = State(model, optimizer, sums, share_inherited=share, logit_distance=distance)
 
-    def resume(self) -> Iterator[Up]:
-        """Go on from the newest whole checkpoint; from the start where there is none."""
+    def resume(self) -> Generator[Up, None, bool]:
+        """Go on from the newest whole checkpoint, if there is one."""
         resumed = checkpoint.resume(self.assign, lambda content: self._restore(checkpoint.unpack(content, self.device)))
         if resumed is None:
-            return
+            return False
         if resumed.path is None:  # what was tried may have left its marks on the network
             self.build()
         yield resumed
+        return resumed.path is not None
+
+    def inherit(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, bool]:
+        """Start from the parent's weights; where these are gone, train it again first. False when stopped."""
+        ancestor, missing = (self.ancestor, []) if self.ancestor else ancestry.nearest(self.assign)
+        for link in missing:
+            again = Training(link, self.device, self.monotonic, self.wall_clock, ancestor)
+            yield Phase(*self.token, "restoring")
+            for report in again.run(wanted):
+                if isinstance(report, Progress):
+                    yield replace(report, candidate=self.assign.candidate, attempt=self.assign.attempt)
+                elif isinstance(report, Released):
+                    yield Released(*self.token, self.device_seconds + again.device_seconds)
+                    return False
+            self.device_seconds += again.device_seconds
+            ancestor = Ancestor(ancestry.plan_of(link), again.state.model.cpu().state_dict())
+        assert ancestor is not None
+        self.build(ancestor)
+        return True
 
     def step(self) -> None:
         """One batch forward and backward; its seconds count as the device's."""
@@ -212,6 +243,8 @@ class Training:
                 "batch": state.batch,
                 "epoch_seconds": state.epoch_seconds,
                 "rows": [asdict(row) for row in state.rows],
+                "share_inherited": state.share_inherited,
+                "logit_distance": state.logit_distance,
             }
         )
         yield from checkpoint.save_patiently(self.assign, state.epoch, state.batch, content, wanted)
@@ -226,6 +259,7 @@ class Training:
         state.sums.copy_(kept["sums"])
         state.epoch, state.batch = kept["epoch"], kept["batch"]
         state.epoch_seconds = kept["epoch_seconds"]
+        state.share_inherited, state.logit_distance = kept["share_inherited"], kept["logit_distance"]
         rows = [EpochDone(**row) for row in kept["rows"]]
         state.rows = [replace(row, attempt=self.assign.attempt) for row in rows]
 
@@ -239,6 +273,9 @@ class Training:
             "recipe": self.recipe.without_timing(),
             "seed": self.assign.seed,
             "data_digest": self.data.digest,
+            "parent": [self.assign.heritage[-1][key] for key in ("candidate", "code", "training", "seed")]
+            if self.assign.heritage
+            else self.assign.inherits,
         }
         return json.dumps(decides, sort_keys=True)
 
@@ -331,6 +368,8 @@ def _failure_kind(error: Exception) -> str:
         return "diverged"
     if isinstance(error, DataError):
         return "unreadable_data"
+    if isinstance(error, ParentMissingError):
+        return "parent_missing"
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "out_of_memory"
     # The CPU allocator has no exception class of its own.

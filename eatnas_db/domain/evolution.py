@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import Chance
-from eatnas_db.domain.space import Held, Proposal, Space
+from eatnas_db.domain.space import Held, Proposal, Space, differences
 from eatnas_db.domain.states import Origin
+from eatnas_db.domain.transfer import Perturbation, perturbed
 from eatnas_db.errors import NoRoomError
 
 REMOVALS: Final = ("oldest", "worst", "mixed")
@@ -25,6 +26,17 @@ class Member:
     joined: int
     fitness: float
     code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seedling:
+    """What a transferred search's initial population grows from: a candidate of another search."""
+
+    candidate_id: int
+    basic: Architecture
+    before: Architecture
+    """The candidate's own architecture, before it was stretched for this task."""
+    strength: Perturbation
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +84,17 @@ def decide_birth(
     population: Sequence[Member],
     space: Space,
     held: Held,
+    seedling: Seedling | None = None,
 ) -> Birth:
     """Birth `number`, a pure function of the seed, the population it may see and what the search holds.
 
-    The first `population_size` births, and any that finds nobody alive, are random samples. A parent all of
+    The first `population_size` births are random samples; in a transferred search they are the basic
+    architecture and its perturbations. A birth that finds nobody alive is a random sample. A parent all of
     whose neighbours are taken or over the limits gives way to another tournament; when every member has,
     the birth is a random sample. Raises `NoRoomError` when there is none either.
     """
+    if number < population_size and seedling is not None:
+        return _transferred(number, seed, seedling, space, held)
     if number >= population_size:
         remaining = list(population)
         chance = Chance(seed, "tournament", number)
@@ -91,6 +107,16 @@ def decide_birth(
                 continue
             return Birth(number, Origin.MUTATION, proposal, parent.candidate_id)
     return Birth(number, Origin.RANDOM, space.sample(Chance(seed, "sample", number), held))
+
+
+def _transferred(number: int, seed: int, seedling: Seedling, space: Space, held: Held) -> Birth:
+    if number == 0:
+        proposal = space.propose(seedling.basic, *differences(seedling.before, seedling.basic))
+        return Birth(number, Origin.BASIC, proposal, seedling.candidate_id)
+    chance = Chance(seed, "perturbation", number)
+    proposal = perturbed(seedling.basic, space, seedling.strength, chance, held)
+    changes = differences(seedling.before, proposal.architecture)
+    return Birth(number, Origin.PERTURBATION, replace(proposal, changes=changes), seedling.candidate_id)
 
 
 def leaver(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 MAXIMUM_BYTES: Final = 64 * 1024 * 1024
@@ -20,7 +20,12 @@ _PREFIX: Final = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this candidate, going on from the newest whole checkpoint of its own in `checkpoint_folder`."""
+    """Train this candidate, going on from the newest whole checkpoint of its own in `checkpoint_folder`.
+
+    `inherits`: it starts from the weights of the last of `heritage`, each an assignment of its own. Where that
+    one's file cannot be used, it is trained again from the one before it; a heritage that begins with an
+    assignment which itself inherits is not whole.
+    """
 
     candidate: int
     attempt: int
@@ -32,6 +37,8 @@ class Assign:
     seed: int
     checkpoint_folder: str
     log_file: str
+    inherits: bool = False
+    heritage: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +161,12 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment."""
+    """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment.
+
+    `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
+    its parent's on validation images, in standard deviations of the parent's. None where nothing was inherited,
+    or where the classes differ.
+    """
 
     candidate: int
     attempt: int
@@ -162,6 +174,8 @@ class Finished:
     val_loss: float
     data_digest: str
     device_seconds: float
+    share_inherited: float | None = None
+    logit_distance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

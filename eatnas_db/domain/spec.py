@@ -126,6 +126,34 @@ class BudgetSpec(_Section):
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
 
 
+class TransferSpec(_Section):
+    """How a basic architecture becomes an initial population; used by `transfer` alone."""
+
+    blocks: int = Field(3, ge=1, le=32, description="the most blocks that a perturbation changes")
+    primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(
+        ("op", "kernel", "skip", "depth", "width"), min_length=1
+    )
+    stretch_to: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER, description="mult-adds; default: as it is")
+    stretch: tuple[Literal["depth", "width"], ...] = Field(("depth", "width"), min_length=1)
+    weights: Literal["fresh", "inherited"] = "fresh"
+
+
+class InheritanceSpec(_Section):
+    """Whether a child goes on from its parent's weights, and how it is trained then."""
+
+    weights: Literal["fresh", "inherited"] = "fresh"
+    epochs: int | None = Field(None, ge=1, le=100_000, description="of a child; default: as `training.epochs`")
+    learning_rate: float | None = Field(None, gt=0, le=100, description="of a child; default: a third of training's")
+
+
+class YardstickSpec(_Section):
+    """How the best of a search are trained again from scratch, with fresh seeds, when it ends."""
+
+    top: int = Field(0, ge=0, le=1000, description="so many of the best; 0: none")
+    seeds: int = Field(3, ge=1, le=100)
+    epochs: int | None = Field(None, ge=1, le=100_000, description="default: as `training.epochs`")
+
+
 class SearchSpec(_Section):
     """One search, whole. Equal specs give equal histories."""
 
@@ -138,6 +166,9 @@ class SearchSpec(_Section):
     evolution: EvolutionSpec = EvolutionSpec()
     objective: ObjectiveSpec = ObjectiveSpec()
     budget: BudgetSpec = BudgetSpec()
+    transfer: TransferSpec = TransferSpec()
+    inheritance: InheritanceSpec = InheritanceSpec()
+    yardstick: YardstickSpec = YardstickSpec()
 
     @field_validator("space", mode="before")
     @classmethod

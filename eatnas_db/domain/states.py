@@ -50,6 +50,16 @@ class Origin(StrEnum):
     PERTURBATION = "perturbation"
     BASIC = "basic"
     IMPORTED = "imported"
+    YARDSTICK = "yardstick"
+    """A candidate trained again from scratch, with another seed."""
+
+
+class Kind(StrEnum):
+    """What a search is for."""
+
+    EVOLUTION = "evolution"
+    YARDSTICK = "yardstick"
+    """The best of another search, each trained from scratch with fresh seeds; nothing is bred."""
 
 
 class Wish(StrEnum):
@@ -70,5 +80,7 @@ class FailureKind(StrEnum):
     HANG = "hang"
     TIME_LIMIT = "time_limit"
     UNREADABLE_DATA = "unreadable_data"
+    PARENT_MISSING = "parent_missing"
+    """The weights to inherit are gone or damaged: the next attempt makes them again from the record."""
     LOST = "lost"
     """Killed, rebooted or unplugged: not the candidate's own doing, and never counted against it."""

@@ -18,7 +18,11 @@ class SearchRecord:
 
     id: int
     name: str
+    kind: str
     status: str
+    source_id: int | None
+    basic_id: int | None
+    basic_code: str | None
     seed: int
     priority: int
     spec: dict[str, Any]

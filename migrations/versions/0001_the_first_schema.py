@@ -54,6 +54,10 @@ def upgrade() -> None:
         "eatnas_search",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("source_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("basic_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("basic_code", sa.Text(), nullable=True),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
@@ -73,13 +77,19 @@ def upgrade() -> None:
         sa.Column("waiting", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
+        sa.CheckConstraint("kind IN ('evolution', 'yardstick')", name=op.f("ck_eatnas_search_kind")),
         sa.CheckConstraint("wish IN ('run', 'paused', 'cancelled')", name=op.f("ck_eatnas_search_wish")),
+        sa.CheckConstraint("(basic_id IS NULL) = (basic_code IS NULL)", name=op.f("ck_eatnas_search_basic_has_code")),
         sa.CheckConstraint("lag >= 1", name=op.f("ck_eatnas_search_lag")),
         sa.CheckConstraint("settled <= born", name=op.f("ck_eatnas_search_settled_births_exist")),
+        sa.ForeignKeyConstraint(["source_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_search_source_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_search")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_search_name")),
         sqlite_with_rowid=True,
     )
+    with op.batch_alter_table("eatnas_search", schema=None) as batch_op:
+        batch_op.create_index("ix_eatnas_search_source", ["source_id"], unique=False)
+
     op.create_table(
         "eatnas_block",
         sa.Column("architecture_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -104,6 +114,7 @@ def upgrade() -> None:
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("origin", sa.String(length=16), nullable=False),
         sa.Column("parent_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column("replica", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("own_failures", sa.Integer(), server_default=sa.text("0"), nullable=False),
@@ -112,6 +123,9 @@ def upgrade() -> None:
         sa.Column("params", sa.BigInteger(), nullable=False),
         sa.Column("mult_adds", sa.BigInteger(), nullable=False),
         sa.Column("fitness", sa.Float(), nullable=True),
+        sa.Column("share_inherited", sa.Float(), nullable=True),
+        sa.Column("logit_distance", sa.Float(), nullable=True),
+        sa.Column("lineage_epochs", sa.Integer(), nullable=True),
         sa.Column("joined", sa.BigInteger(), nullable=True),
         sa.Column("left", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
@@ -120,7 +134,7 @@ def upgrade() -> None:
             "(state = 'scored') = (fitness IS NOT NULL)", name=op.f("ck_eatnas_candidate_scored_has_fitness")
         ),
         sa.CheckConstraint(
-            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'imported')",
+            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'imported', 'yardstick')",
             name=op.f("ck_eatnas_candidate_origin"),
         ),
         sa.CheckConstraint(
@@ -165,7 +179,9 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'pending'"),
             postgresql_where=sa.text("state = 'pending'"),
         )
-        batch_op.create_index("uq_eatnas_candidate_architecture", ["search_id", "architecture_id"], unique=True)
+        batch_op.create_index(
+            "uq_eatnas_candidate_architecture", ["search_id", "architecture_id", "replica"], unique=True
+        )
         batch_op.create_index("uq_eatnas_candidate_birth", ["search_id", "birth"], unique=True)
 
     op.create_table(
@@ -378,6 +394,9 @@ def downgrade() -> None:
 
     op.drop_table("eatnas_candidate")
     op.drop_table("eatnas_block")
+    with op.batch_alter_table("eatnas_search", schema=None) as batch_op:
+        batch_op.drop_index("ix_eatnas_search_source")
+
     op.drop_table("eatnas_search")
     op.drop_table("eatnas_record")
     op.drop_table("eatnas_provenance")

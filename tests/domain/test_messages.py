@@ -21,6 +21,8 @@ BY_ANNOTATION = {
     "float": numbers,
     "bool": st.booleans(),
     "str | None": st.none() | texts,
+    "float | None": st.none() | numbers,
+    "list[dict[str, Any]]": st.lists(mappings, max_size=3),
     "dict[str, str]": st.dictionaries(texts, texts, max_size=3),
     "dict[str, Any]": mappings,
     "list[list[int | float]]": st.lists(st.lists(ints | numbers, max_size=5), max_size=7),

@@ -1,0 +1,219 @@
+"""Elastic transfer and the yardstick, in the record."""
+
+import pytest
+from sqlalchemy import select, update
+
+from eatnas_db import steps
+from eatnas_db.database import transaction
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.domain.transfer import stretched
+from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.queries.best import get_winner, list_best
+from eatnas_db.queries.lineage import get_lineage
+from eatnas_db.queries.searches import get_search, list_searches
+from eatnas_db.schema import candidate, mutation, search
+
+TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
+
+
+@pytest.fixture
+def finished(engine, search_factory, lease_factory, score_factory):
+    """A finished small search; its best by its own scores is the candidate with the highest id."""
+
+    def make(name="small", **overrides):
+        search_id = search_factory(name, **overrides)
+        while (leased := lease_factory(search_id)) is not None:
+            score_factory(leased, leased.token.candidate / 100)
+            with transaction(engine) as connection:
+                steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+        return search_id
+
+    return make
+
+
+def transfer(engine, source="small", tree=TARGET, changes=None, **options):
+    spec = parse_spec(
+        tree, {"evolution.population": 5, "evolution.tournament": 2, "evolution.lag": 4, **(changes or {})}
+    )
+    with transaction(engine) as connection:
+        return steps.transfer(
+            connection, source, spec, task=Task(28, 1, 10), data_digest="large", slots=2, now=9.0, **options
+        )
+
+
+def initial(engine, search_id):
+    with transaction(engine) as connection:
+        rows = connection.execute(
+            select(candidate).where(candidate.c.search_id == search_id).order_by(candidate.c.birth)
+        )
+        return rows.all()
+
+
+def test_the_initial_population_is_the_best_and_its_perturbations(engine, finished):
+    small = finished()
+    large = transfer(engine)
+    with transaction(engine) as connection:
+        winner = get_winner(connection, small)
+        changed = connection.execute(select(mutation.c.candidate_id, mutation.c.block)).all()
+    rows = initial(engine, large)
+    assert [row.origin for row in rows] == ["basic"] + ["perturbation"] * 4
+    assert {row.parent_id for row in rows} == {winner.id}
+    assert rows[0].code == winner.code
+    assert len({row.architecture_id for row in rows}) == 5
+    for row in rows[1:]:
+        assert 1 <= len([block for of, block in changed if of == row.id]) <= 3
+
+
+def test_perturbations_keep_to_their_strength_and_primitives(engine, finished):
+    finished()
+    changes = {"transfer.blocks": 1, "transfer.primitives": ["kernel"], "evolution.population": 8}
+    large = transfer(engine, changes=changes)
+    basic, *rest = (Architecture.parse(row.code) for row in initial(engine, large))
+    for one in rest:
+        differing = [(a, b) for a, b in zip(basic, one, strict=True) if a != b]
+        assert len(differing) == 1
+        ((a, b),) = differing
+        assert a.kernel != b.kernel
+        assert a.with_value("kernel", b.kernel) == b
+
+
+def test_equal_specs_transfer_alike_and_other_seeds_differently(engine, finished):
+    finished()
+    codes = [
+        [row.code for row in initial(engine, transfer(engine, changes={"name": name, "seed": seed}))]
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert codes[0] == codes[1] != codes[2]
+
+
+def test_a_lineage_runs_back_into_the_small_search(engine, finished, lease_factory, score_factory):
+    small = finished()
+    large = transfer(engine)
+    child = initial(engine, large)[2]
+    with transaction(engine) as connection:
+        family = get_lineage(connection, child.id)
+        searches = {row.id: row.search_id for row in connection.execute(select(candidate.c.id, candidate.c.search_id))}
+    assert searches[family[0].id] == large
+    assert searches[family[-1].id] == small
+    assert len(family) >= 2
+
+
+def test_a_transferred_search_goes_on_as_any_other(engine, finished, lease_factory, score_factory):
+    finished()
+    large = transfer(engine, changes={"budget.candidates": 9})
+    while (leased := lease_factory(large)) is not None:
+        score_factory(leased, 0.5)
+        with transaction(engine) as connection:
+            steps.advance(connection, steps.get_row(connection, large), 3.0)
+    rows = initial(engine, large)
+    assert [row.origin for row in rows[5:]] == ["mutation"] * 4
+    assert {row.parent_id for row in rows[5:]} <= {row.id for row in rows}
+
+
+def test_a_candidate_of_choice_is_transferred(engine, finished):
+    small = finished()
+    chosen = initial(engine, small)[1]
+    assert initial(engine, transfer(engine, candidate_id=chosen.id))[0].parent_id == chosen.id
+    with pytest.raises(NotFoundError, match="no candidate 4711"):
+        transfer(engine, changes={"name": "other"}, candidate_id=4711)
+
+
+def test_the_basic_architecture_is_stretched_towards_the_larger_task(engine, finished):
+    finished()
+    plain = initial(engine, transfer(engine))[0]
+    target = 2 * plain.mult_adds
+    large = initial(engine, transfer(engine, changes={"name": "stretched", "transfer.stretch_to": target}))[0]
+    assert abs(large.mult_adds - target) < abs(plain.mult_adds - target) / 4
+    before, after = Architecture.parse(plain.code), Architecture.parse(large.code)
+    for a, b in zip(before, after, strict=True):
+        assert (a.op, a.kernel, a.skip) == (b.op, b.kernel, b.skip)
+
+
+def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
+    finished()
+    row = initial(engine, transfer(engine))[0]
+    with transaction(engine) as connection:
+        space = steps.space_of(connection.execute(select(search).where(search.c.name == "large")).one())
+    basic = Architecture.parse(row.code)
+    assert stretched(basic, space, row.mult_adds) == basic
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"source": "none"}, "no search named"),
+        ({"name": "small"}, {}, "choose another name"),
+        ({"objective.max_mult_adds": 40_000}, {}, "the smallest network"),
+        ({"objective.max_mult_adds": 900_000}, {}, "the basic architecture has"),
+        ({"transfer.primitives": ["skip"], "transfer.blocks": 1, "evolution.population": 50}, {}, "initial population"),
+        (
+            {"space": {"name": "two", "stem_channels": 4, "strides": [1, 2], "base": [4, 8], "head_channels": 8}},
+            {},
+            "has 7 blocks and space two has 2",
+        ),
+    ],
+)
+def test_a_bad_transfer_is_refused_with_its_reason_and_writes_nothing(engine, finished, changes, options, words):
+    finished()
+    with pytest.raises((ConflictError, NoRoomError, NotFoundError), match=words):
+        transfer(engine, changes=changes, **options)
+    with transaction(engine) as connection:
+        assert [row.name for row in list_searches(connection)] == ["small"]
+
+
+def test_an_unfinished_or_empty_source_wants_force(engine, search_factory, lease_factory, score_factory):
+    search_id = search_factory("small")
+    with pytest.raises(ConflictError, match="--force"):
+        transfer(engine)
+    with pytest.raises(ConflictError, match="no scored candidate"):
+        transfer(engine, force=True)
+    score_factory(lease_factory(search_id), 0.5)
+    with transaction(engine) as connection:
+        steps.settle(connection, search_id, 3.0)
+    assert transfer(engine, force=True)
+
+
+def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finished, lease_factory, score_factory):
+    small = finished()
+    with transaction(engine) as connection:
+        name = steps.rescore(connection, "small", top=2, seeds=3, now=5.0)
+        yardstick = get_search(connection, name)
+        first, second = list_best(connection, small, 2)
+    assert (name, yardstick.kind, yardstick.born) == ("small.yardstick", "yardstick", 6)
+    seen = []
+    while (leased := lease_factory(yardstick.id)) is not None:
+        seen.append((leased.parent_id, leased.replica))
+        score_factory(leased, 0.3 if leased.parent_id == first.id else 0.6)
+        with transaction(engine) as connection:
+            steps.advance(connection, steps.get_row(connection, yardstick.id), 3.0)
+    assert seen == [(one.id, replica) for one in (first, second) for replica in (1, 2, 3)]
+    with transaction(engine) as connection:
+        best = list_best(connection, small, 3)
+        assert [one.id for one in best[:2]] == [second.id, first.id]
+        assert (best[0].yardstick, best[0].yardstick_spread, best[0].yardstick_seeds) == (pytest.approx(0.6), 0.0, 3)
+        assert best[2].yardstick is None
+        assert get_winner(connection, small).id == second.id
+        assert get_search(connection, name).status == "finished"
+
+
+def test_a_search_that_ends_begins_its_yardstick_by_itself(engine, finished):
+    finished(yardstick__top=2, yardstick__seeds=2, yardstick__epochs=1)
+    with transaction(engine) as connection:
+        yardstick = get_search(connection, "small.yardstick")
+        assert yardstick.born == 4
+        assert yardstick.spec["training"]["epochs"] == 1
+        assert steps.rescore(connection, "small", top=1, seeds=1, now=5.0) == "small.yardstick2"
+        with pytest.raises(ConflictError, match="yardstick itself"):
+            steps.rescore(connection, "small.yardstick", top=1, seeds=1, now=5.0)
+
+
+def test_there_is_nothing_to_measure_in_an_empty_search(engine, search_factory):
+    search_factory("small")
+    with transaction(engine) as connection, pytest.raises(ConflictError, match="nothing to measure"):
+        steps.rescore(connection, "small", top=1, seeds=1, now=5.0)
+    with transaction(engine) as connection:
+        connection.execute(update(search).values(finished_at=1.0))
+    with pytest.raises(ConflictError, match="no scored candidate"):
+        transfer(engine)
