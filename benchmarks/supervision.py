@@ -40,6 +40,7 @@ TREE = {
     "training": {"batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 6},
     "objective": {"max_mult_adds": 2_500_000},
+    "yardstick": {"top": 0},
 }
 BARE = """
 import json, sys, time

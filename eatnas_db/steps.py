@@ -23,7 +23,7 @@ from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
 from eatnas_db.domain.transfer import Perturbation, stretched
 from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
 from eatnas_db.queries.best import get_winner, list_best
-from eatnas_db.queries.searches import SearchRecord, get_search
+from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
@@ -69,6 +69,10 @@ def transfer(
         raise ConflictError(f"{source!r} is a yardstick: transfer from the search it measures")
     if old.finished_at is None and not force:
         raise ConflictError(f"search {source!r} is not finished ({old.status}); --force transfers what it has")
+    if (measuring := get_open_yardstick(connection, old.id)) is not None and not force:
+        raise ConflictError(
+            f"{measuring.name!r}, which says what is best in {source!r}, is not finished; run it first, or --force"
+        )
     basic_id, code = _basic(connection, old, candidate_id)
     before = Architecture.parse(code)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))

@@ -14,6 +14,7 @@ from eatnas_cli.running import demo, run
 from eatnas_cli.searches import init, search_app
 from eatnas_cli.spaces import space_app
 from eatnas_cli.tracking import mlflow_app
+from eatnas_cli.transfers import transfer
 from eatnas_cli.upkeep import data_app, database_app, doctor
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
@@ -31,6 +32,7 @@ app.command()(demo)
 app.command()(init)
 app.command()(doctor)
 app.command()(run)
+app.command()(transfer)
 
 
 @app.callback()

@@ -13,7 +13,7 @@ from eatnas_cli.searches import is_worked_on, status_now
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.best import list_best
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.settings import Settings
 
 REFRESH_SECONDS = 0.5
@@ -25,7 +25,7 @@ class Display:
     def __init__(self, engine: Engine, settings: Settings, name: str) -> None:
         self._engine, self._settings, self._name = engine, settings, name
         self._bar = Progress(
-            TextColumn(name),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -36,7 +36,7 @@ class Display:
         self._started = time.monotonic()
         self._first: int | None = None
         self._next = 0.0
-        self._said = ""
+        self._said, self._showing = "", name
 
     def __enter__(self) -> Display:
         self._bar.start()
@@ -56,6 +56,8 @@ class Display:
         try:
             with reading(self._engine) as connection:
                 row = get_search(connection, self._name)
+                if row.finished_at is not None:
+                    row = get_open_yardstick(connection, row.id) or row
                 top = list_best(connection, row.id, 1)
         except RecordError as error:
             # To be told, not to be died of: the supervisor goes on when the record can be reached again.
@@ -63,17 +65,21 @@ class Display:
             return False
         best = f"best {top[0].fitness:.4f}" if top else "no score yet"
         status = trouble or status_now(row, is_worked_on(self._settings))
+        if row.name != self._showing:
+            self._showing, self._first, self._started = row.name, None, now
         self._tell(f"{row.settled}/{row.budget_candidates}  {best}  {status}")
         self._first = row.settled if self._first is None else self._first
         rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)
         note = f"{best}  {rate:.1f}/min" if status == "running" else f"{best}  {status}"
-        self._bar.update(self._task, completed=row.settled, total=row.budget_candidates, note=note)
+        self._bar.update(
+            self._task, description=row.name, completed=row.settled, total=row.budget_candidates, note=note
+        )
         return row.finished_at is not None
 
     def _tell(self, line: str) -> None:
         if self._bar.disable:
             if line != self._said:
-                print(f"{self._name}  {line}", flush=True)
+                print(f"{self._showing}  {line}", flush=True)
             self._said = line
         else:
             self._bar.update(self._task, note=line)

@@ -42,7 +42,7 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
     from eatnas_cli.progress import Display
     from eatnas_daemon import lock
     from eatnas_db.database import open_record, reading
-    from eatnas_db.queries.searches import get_search
+    from eatnas_db.queries.searches import get_open_yardstick, get_search
 
     # Until the supervisor takes the signals, nothing is in hand that would have to be checkpointed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -53,9 +53,15 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
         with reading(engine) as connection:
             return get_search(connection, name)
 
+    def goes_on() -> bool:
+        with reading(engine) as connection:
+            row = get_search(connection, name)
+            measuring = get_open_yardstick(connection, row.id)
+        return _goes_on(row) or (measuring is not None and _goes_on(measuring))
+
     standing()
     with Display(engine, settings, name) as display:
-        while _goes_on(standing()):
+        while goes_on():
             with ExitStack() as held:
                 try:
                     held.enter_context(lock.hold(settings.lock_file))

@@ -79,7 +79,7 @@ def create_command(
     slots: Annotated[int, typer.Option(min=1, help="Slots it will run on; settles the lag.")] = 2,
 ) -> None:
     """Check a spec and put its search, with the initial population, into the record."""
-    tree, overrides = _read(spec, changes)
+    tree, overrides = read_spec(spec, changes)
     name = create(ctx.obj, tree, overrides, slots)
     typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
 
@@ -93,13 +93,13 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int)
     spec = parse_spec(tree, overrides)
     # Before the data is read, which takes seconds.
     open_record(settings.database_url).dispose()
-    task, found = _describe(settings, spec)
+    task, found = describe(settings, spec)
     with changing(settings) as connection:
         steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     return spec.name
 
 
-def _read(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any]]:
+def read_spec(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any]]:
     """A spec's tree and the changes to it, read but not yet checked. Raises `InvalidSpecError`."""
     import yaml
 
@@ -118,7 +118,7 @@ def _data(settings: Settings, spec: SearchSpec) -> dict[str, Any]:
     return data
 
 
-def _describe(settings: Settings, spec: SearchSpec) -> tuple[Task, dict[str, Any]]:
+def describe(settings: Settings, spec: SearchSpec) -> tuple[Task, dict[str, Any]]:
     """What the data fixes of a network, and the rest that is known of the data. Raises `DataError`."""
     from eatnas_cli.upkeep import prepare
     from eatnas_db.domain.macro import Task
@@ -214,8 +214,8 @@ def estimate(
     from eatnas_db.domain.space import Space
     from eatnas_db.domain.spec import parse_spec
 
-    asked = parse_spec(*_read(spec, changes))
-    task, _ = _describe(ctx.obj, asked)
+    asked = parse_spec(*read_spec(spec, changes))
+    task, _ = describe(ctx.obj, asked)
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]

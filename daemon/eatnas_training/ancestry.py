@@ -65,11 +65,13 @@ def take_over(
     the two have other tasks.
     """
     plan = plan_of(assign)
-    inheritance = inherit(ancestor.weights, ancestor.plan, model, plan)
+    # Whether they come from a file or from a training just now: sums in another order would give other bits.
+    weights = {name: tensor.contiguous() for name, tensor in ancestor.weights.items()}
+    inheritance = inherit(weights, ancestor.plan, model, plan)
     if ancestor.plan.task != plan.task:
         return inheritance, None
     source = network.build(ancestor.plan.architecture, ancestor.plan.macro, ancestor.plan.task)
-    source.load_state_dict(ancestor.weights)
+    source.load_state_dict(weights)
     images, _ = data.validation.between(0, min(COMPARED_IMAGES, len(data.validation.labels)))
     before, after = (_logits(one, images.cpu()) for one in (source, model))
     return inheritance, float((after - before).square().mean().sqrt() / before.std().clamp(min=1e-12))

@@ -149,7 +149,7 @@ class InheritanceSpec(_Section):
 class YardstickSpec(_Section):
     """How the best of a search are trained again from scratch, with fresh seeds, when it ends."""
 
-    top: int = Field(0, ge=0, le=1000, description="so many of the best; 0: none")
+    top: int = Field(4, ge=0, le=1000, description="so many of the best; 0: none")
     seeds: int = Field(3, ge=1, le=100)
     epochs: int | None = Field(None, ge=1, le=100_000, description="default: as `training.epochs`")
 

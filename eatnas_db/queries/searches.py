@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from eatnas_db.domain.states import Wish
+from eatnas_db.domain.states import Kind, Wish
 from eatnas_db.errors import NotFoundError
 from eatnas_db.schema import candidate, search
 
@@ -69,6 +69,15 @@ def get_search(connection: Connection, name: str) -> SearchRecord:
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     """Every search, the newest last."""
     return tuple(_record(row) for row in connection.execute(select(search).order_by(search.c.id)))
+
+
+def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord | None:
+    """The yardstick of a search that still has to be trained, if there is one."""
+    query = select(search).where(
+        search.c.source_id == search_id, search.c.kind == Kind.YARDSTICK, search.c.finished_at.is_(None)
+    )
+    row = connection.execute(query.order_by(search.c.id).limit(1)).first()
+    return None if row is None else _record(row)
 
 
 def list_standings(connection: Connection) -> tuple[Standing, ...]:

@@ -63,6 +63,7 @@ def make_record(folder, *, start=1000.0, device="cpu", name="small", births=BIRT
             "data": {"name": "digits"},
             "evolution": {"population": POPULATION, "tournament": 3, "lag": 3},
             "budget": {"candidates": BIRTHS},
+            "yardstick": {"top": 0},
         }
     )
     with transaction(engine) as connection:

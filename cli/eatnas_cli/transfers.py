@@ -1,0 +1,81 @@
+"""`transfer` and `search rescore`: from a small search to a large one, and which of its best are really best."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from eatnas_cli.record import SearchName, changing
+from eatnas_cli.searches import describe, read_spec, search_app
+from eatnas_db.settings import Settings
+
+
+def transfer(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of the small search.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The large search.")],
+    candidate: Annotated[int | None, typer.Option(help="The basic architecture; default: the best of SOURCE.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="SOURCE or its yardstick need not be finished.")] = False,
+    slots: Annotated[int, typer.Option(min=1, help="Slots it will run on; settles the lag.")] = 2,
+) -> None:
+    """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
+    tree, overrides = read_spec(spec, changes)
+    name, basic = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
+    typer.echo(f"search {name} created from candidate {basic} of {source}; `eatnas-db run {name}` starts it")
+
+
+def start_transfer(
+    settings: Settings,
+    source: str,
+    tree: Any,
+    overrides: dict[str, Any],
+    slots: int,
+    *,
+    candidate: int | None = None,
+    force: bool = False,
+) -> tuple[str, int]:
+    """Create a transferred search; its name and the basic candidate. Nothing is written unless all is right."""
+    from eatnas_db import steps
+    from eatnas_db.database import open_record
+    from eatnas_db.domain.spec import parse_spec
+
+    spec = parse_spec(tree, overrides)
+    # Before the data is read, which takes seconds.
+    open_record(settings.database_url).dispose()
+    task, found = describe(settings, spec)
+    with changing(settings) as connection:
+        search_id = steps.transfer(
+            connection,
+            source,
+            spec,
+            candidate_id=candidate,
+            force=force,
+            task=task,
+            data_digest=found["data_digest"],
+            slots=slots,
+            now=time.time(),
+        )
+        basic = steps.get_row(connection, search_id).basic_id
+    return spec.name, int(basic)
+
+
+@search_app.command()
+def rescore(
+    ctx: typer.Context,
+    name: SearchName,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the best.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as in the search.")] = None,
+) -> None:
+    """Measure the best again: each trained from scratch with fresh seeds, in a search of its own."""
+    from eatnas_db import steps
+
+    with changing(ctx.obj) as connection:
+        yardstick = steps.rescore(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
+    typer.echo(
+        f"search {yardstick} created; `eatnas-db run {yardstick}` trains it, `eatnas-db query best {name}` shows it"
+    )
