@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -149,39 +150,75 @@ def _exit_code(row: SearchRecord) -> int:
 
 
 def demo(ctx: typer.Context) -> None:
-    """A whole search on real images (scikit-learn's digits), then what can be asked about it."""
+    """EAT-NAS from end to end on real images (scikit-learn's digits), then what can be asked about it.
+
+    A search on a few small images, its best measured again, and a search on more and larger images with wider
+    networks that begins with the winner.
+    """
     from eatnas_cli.asking import best, fingerprint, lineage
     from eatnas_cli.record import viewing
     from eatnas_cli.searches import create, make_home
+    from eatnas_cli.transfers import start_transfer
     from eatnas_db.queries.searches import list_searches
 
     settings: Settings = ctx.obj
     make_home(settings)
     with viewing(settings) as connection:
         taken = {row.name for row in list_searches(connection)}
-    name = next(n for n in ("demo", *(f"demo-{i}" for i in range(2, 10_000))) if n not in taken)
-    create(settings, {"name": name, **DEMO}, {}, 2)
-    code = run_search(settings, name, 2)
-    if code != FINISHED:
-        raise typer.Exit(code)
-    typer.echo("\nThe best architectures")
-    best(ctx, name, top=5)
-    typer.echo("\nHow the best one came to be")
-    lineage(ctx, name)
-    typer.echo("\nIts fingerprint, equal wherever this search is run on an equal processor")
-    fingerprint(ctx, name)
+    number = next(n for n in itertools.count(1) if not {f"demo-small-{n}", f"demo-large-{n}"} & taken)
+    small, large = f"demo-small-{number}", f"demo-large-{number}"
+    typer.echo("A small task: 500 digits of 8x8 pixels")
+    create(settings, {"name": small, **DEMO_SMALL}, {}, 2)
+    _run_to_its_end(settings, small)
+    typer.echo("\nIts best, measured again from scratch with fresh seeds (the yardstick)")
+    best(ctx, small, top=3)
     typer.echo(
-        f"\nWhat to type next:\n  eatnas-db query population {name}\n"
-        f"  eatnas-db query quality {name}\n  eatnas-db search extend {name} --candidates 16"
+        "\nThe large task: all digits at 16x16 pixels, wider networks; it begins with the winner and changes of it"
+    )
+    start_transfer(settings, small, {"name": large, **DEMO_LARGE}, {}, 2)
+    _run_to_its_end(settings, large)
+    best(ctx, large, top=5)
+    typer.echo("\nHow the best one came to be, across both searches")
+    lineage(ctx, large)
+    typer.echo("\nThe fingerprint of the large search, equal wherever both are run on an equal processor")
+    fingerprint(ctx, large)
+    typer.echo(
+        f"\nWhat to type next:\n  eatnas-db query quality {large}\n"
+        f"  eatnas-db search extend {large} --candidates 16\n  eatnas-db mlflow ui"
     )
 
 
-DEMO: Final[dict[str, Any]] = {
+def _run_to_its_end(settings: Settings, name: str) -> None:
+    code = run_search(settings, name, 2)
+    if code != FINISHED:
+        raise typer.Exit(code)
+
+
+DEMO_SMALL: Final[dict[str, Any]] = {
     "seed": 1,
     "space": "eatnas-tiny",
-    "data": {"name": "digits"},
+    "data": {"name": "digits", "train_images": 500},
     "training": {"epochs": 6, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
     "objective": {"max_mult_adds": 2_500_000},
     "budget": {"candidates": 24},
+    "yardstick": {"top": 3, "seeds": 2},
+}
+DEMO_LARGE: Final[dict[str, Any]] = {
+    "seed": 1,
+    "space": {
+        "name": "demo-large",
+        "stem_channels": 12,
+        "strides": [1, 1, 2, 1, 1, 2, 1],
+        "base": [16, 24, 32, 64, 96, 160, 320],
+        "head_channels": 128,
+        "multiplier": 0.3,
+    },
+    "data": {"name": "digits", "resolution": 16},
+    "training": {"epochs": 4, "batch_size": 32, "augment": "none"},
+    "evolution": {"population": 6, "tournament": 3, "lag": 4},
+    "objective": {"max_mult_adds": 16_000_000},
+    "transfer": {"blocks": 2},
+    "budget": {"candidates": 12},
+    "yardstick": {"top": 0},
 }
