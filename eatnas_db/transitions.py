@@ -287,6 +287,13 @@ def record_resumption(connection: Connection, token: Token, report: Resumed, now
     return list(report.damaged)
 
 
+def record_restoration(connection: Connection, token: Token, ancestor_id: int, now: float) -> None:
+    """Write down that an ancestor was trained again."""
+    held = _require_lease(connection, token)
+    detail = {"ancestor": ancestor_id}
+    record_event(connection, now, "ancestor_restored", held.search_id, token.candidate, token.attempt, detail)
+
+
 _NEW_SCORE: Final = insert(score)
 
 

@@ -34,6 +34,7 @@ from eatnas_db.domain.messages import (
     Hello,
     Release,
     Released,
+    Restored,
     Resumed,
 )
 from eatnas_db.domain.objective import fitness
@@ -253,6 +254,8 @@ class Supervisor:
                     damaged = {folder + path: why for path, why in report.damaged.items()}
                     begun = replace(report, path=report.path and folder + report.path, damaged=damaged)
                     garbage += transitions.record_resumption(connection, token, begun, wall)
+                case Restored():
+                    transitions.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
                 case Released():

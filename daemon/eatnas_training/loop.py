@@ -24,6 +24,7 @@ from eatnas_db.domain.messages import (
     Phase,
     Progress,
     Released,
+    Restored,
     Up,
 )
 from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
@@ -189,6 +190,7 @@ class Training:
                     yield Released(*self.token, self.device_seconds + again.device_seconds)
                     return False
             self.device_seconds += again.device_seconds
+            yield Restored(*self.token, link.candidate)
             ancestor = Ancestor(ancestry.plan_of(link), again.state.model.cpu().state_dict())
         assert ancestor is not None
         self.build(ancestor)

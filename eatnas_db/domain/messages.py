@@ -160,6 +160,15 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """An `ancestor` whose weights were gone or damaged has been trained again, so that its heir can start."""
+
+    candidate: int
+    attempt: int
+    ancestor: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment.
 
@@ -201,14 +210,14 @@ class Failed:
 
 
 Down = Assign | Checkpoint | Release | Cancel | Exit | Beat
-Up = Hello | Phase | Progress | EpochDone | Checkpointed | Resumed | Finished | Released | Failed
+Up = Hello | Phase | Progress | EpochDone | Checkpointed | Resumed | Restored | Finished | Released | Failed
 Message = Down | Up
 
 _KINDS: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
         *(Assign, Checkpoint, Release, Cancel, Exit, Beat),
-        *(Hello, Phase, Progress, EpochDone, Checkpointed, Resumed, Finished, Released, Failed),
+        *(Hello, Phase, Progress, EpochDone, Checkpointed, Resumed, Restored, Finished, Released, Failed),
     )
 }
 

@@ -19,6 +19,8 @@ _WORDS: Final = {
     "started_afresh": "attempt {attempt} begins from scratch: no whole checkpoint was left",
     "checkpoint_damaged": "the checkpoint {path} is damaged and was put aside",
     "checkpoint_adopted": "the checkpoint {path} had been written before a kill, and is used",
+    "ancestor_restored": "the weights of candidate {ancestor} were gone or damaged; it was trained again",
+    "transferred": "the search was created from candidate {candidate} of {source}",
     "retried": "its failures are forgiven; it waits for another try",
     "replay_differs": "attempt {attempt}: epoch {epoch} came out otherwise when it was repeated",
     "extended": "the budget is {candidates} candidates now",
@@ -32,7 +34,13 @@ _OF_CANDIDATE: Final = {
     "resumed": "attempt {attempt} goes on from epoch {epoch}, batch {batch}",
 }
 _OF_SEARCH: Final = {"cancelled": "the search was cancelled", "resumed": "the search goes on"}
-_BORN: Final = {"random": "born as a random sample", "mutation": "born as a mutation of candidate {parent_id}"}
+_BORN: Final = {
+    "random": "born as a random sample",
+    "mutation": "born as a mutation of candidate {parent_id}",
+    "basic": "born as the basic architecture, candidate {parent_id}",
+    "perturbation": "born as a perturbation of candidate {parent_id}",
+    "yardstick": "candidate {parent_id} is to be trained again from scratch",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,12 @@ def supervise() -> Callable[..., str]:
         program: tuple[str, ...] = FAST,
         on_tick: Callable[[Supervisor], None] = lambda _: None,
         busy_seconds: float = 30,
+        only: str = "s",
         **more: Any,
     ) -> str:
         engine = open_record(settings.database_url, busy_seconds=busy_seconds)
         launcher = Launcher(settings.logs, program)
-        supervisor = Supervisor(engine, settings, launcher, slots=slots, host_name="here", only="s", **more)
+        supervisor = Supervisor(engine, settings, launcher, slots=slots, host_name="here", only=only, **more)
         supervisor.run(on_tick)
         return fingerprint(engine)
 

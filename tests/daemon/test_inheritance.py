@@ -1,0 +1,96 @@
+"""Searches whose children inherit their parents' weights, with real trainings."""
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_daemon.slots import Patience
+from eatnas_db import steps
+from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.schema import attempt, candidate, event
+
+REAL = ("eatnas_training.worker",)
+INHERITING = {
+    "data": {"name": "digits", "train_images": 256, "validation_images": 128},
+    "training": {"epochs": 2, "batch_size": 32, "augment": "none"},
+    "inheritance": {"weights": "inherited", "epochs": 1},
+    "evolution": {"population": 4, "tournament": 2, "lag": 2},
+    "objective": {"max_mult_adds": 1_500_000},
+    "budget": {"candidates": 9},
+}
+
+
+def rows(settings, query):
+    with reading(open_record(settings.database_url)) as connection:
+        return connection.execute(query).all()
+
+
+def candidates(settings):
+    return rows(settings, select(candidate).order_by(candidate.c.birth))
+
+
+@pytest.mark.slow
+def test_children_go_on_from_their_parents_and_the_slots_do_not_matter(tmp_path, home, supervise):
+    one, two = (home(tmp_path / str(slots), **INHERITING) for slots in (1, 2))
+    assert supervise(one, 1, REAL) == supervise(two, 2, REAL)
+    for first, second in zip(candidates(one), candidates(two), strict=True):
+        assert (first.share_inherited, first.logit_distance) == (second.share_inherited, second.logit_distance)
+    by_id = {row.id: row for row in candidates(one)}
+    for row in by_id.values():
+        if row.parent_id is None:
+            assert (row.share_inherited, row.lineage_epochs) == (None, 2)
+        else:
+            assert 0 < row.share_inherited <= 1
+            assert row.lineage_epochs == by_id[row.parent_id].lineage_epochs + 1
+
+
+@pytest.mark.slow
+def test_a_garbled_parent_is_trained_again_before_its_child_starts(tmp_path, home, supervise):
+    longer = {**INHERITING, "budget": {"candidates": 12}}
+    calm = home(tmp_path / "calm", **longer)
+    undisturbed = supervise(calm, 1, REAL)
+    storm = home(tmp_path / "storm", **longer)
+    garbled = set()
+
+    def garble(supervisor):
+        # While one trains, the files of all its elders are spoilt.
+        for slot in supervisor.slots:
+            if slot.work and slot.work.leased.birth == 8 and slot.progress and not garbled:
+                for file in storm.artifacts.glob("checkpoints/*/c[1-8]-*"):
+                    file.write_bytes(file.read_bytes()[:-5])
+                    garbled.add(file.name)
+
+    assert supervise(storm, 1, REAL, on_tick=garble, patience=Patience(rest=0.02)) == undisturbed
+    assert garbled
+    missing = rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
+    restored = rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))
+    assert missing
+    assert len(restored) > len(missing)
+    assert {row.state for row in candidates(storm)} == {"scored"}
+
+
+@pytest.mark.slow
+def test_a_transfer_with_weights_goes_on_from_the_small_searchs_best(tmp_path, home, supervise):
+    settings = home(tmp_path / "small", **{**INHERITING, "budget": {"candidates": 5}})
+    supervise(settings, 2, REAL)
+    engine = open_record(settings.database_url)
+    tree = {
+        "name": "large",
+        "space": "eatnas-tiny",
+        "transfer": {"weights": "inherited", "blocks": 1},
+        **INHERITING,
+        "budget": {"candidates": 5},
+        "data": {**INHERITING["data"], "resolution": 12},
+        "objective": {"max_mult_adds": 5_000_000},
+        "yardstick": {"top": 0},
+    }
+    with transaction(engine) as connection:
+        spec = parse_spec(tree)
+        large = steps.transfer(connection, "s", spec, task=Task(12, 1, 10), data_digest="d", slots=2, now=1.0)
+    supervise(settings, 2, REAL, only="large")
+    born = [row for row in candidates(settings) if row.search_id == large]
+    assert {row.state for row in born} == {"scored"}
+    assert all(row.share_inherited > 0 for row in born)
+    basic = next(row for row in candidates(settings) if row.id == born[0].parent_id)
+    assert born[0].lineage_epochs == basic.lineage_epochs + 1
