@@ -26,6 +26,7 @@ check: $(VENV)/.installed-dev ## what has to pass before a change is merged: lin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy migrations/*.py migrations/versions
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 

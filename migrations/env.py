@@ -5,7 +5,7 @@ from alembic import context
 from eatnas_db.schema import PREFIX, VERSION_TABLE, metadata
 
 
-def _ours(name, kind, _parents):
+def _ours(name: str | None, kind: str, _parents: object) -> bool:
     # The database may be shared with MLflow or Optuna: their tables are not ours to compare.
     return kind != "table" or (name or "").startswith(PREFIX)
 

@@ -21,7 +21,7 @@ from eatnas_training.conversation import Conversation, leave_politely
 def versions() -> dict[str, str]:
     """The versions that a score's bits depend on."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for name in ("torchvision", "numpy", "eatnas-db"):
+    for name in ("numpy", "pillow", "eatnas-db"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

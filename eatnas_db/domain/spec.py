@@ -39,6 +39,13 @@ class MacroSpec(_Section):
     head_channels: int = Field(ge=1, le=16384)
     multiplier: float = Field(1.0, gt=0, le=16)
 
+    @field_validator("name")
+    @classmethod
+    def _own_name(cls, value: str) -> str:
+        if value in PRESETS:
+            raise ValueError(f"{value} is built in; give a macro of your own another name")
+        return value
+
     @model_validator(mode="after")
     def _agree(self) -> MacroSpec:
         if len(self.strides) != len(self.base):

@@ -49,6 +49,10 @@ def test_a_key_of_a_section_written_outside_names_its_section():
     assert "did you mean evolution.tournament?" in refusal(tournament=3)
 
 
+def test_a_macro_may_not_take_the_name_of_one_that_is_built_in():
+    assert "space.name: eatnas-tiny is built in" in refusal(space={**OWN, "name": "eatnas-tiny"})
+
+
 @pytest.mark.parametrize("key", ["str", "MacroSpec", "function-before", "data.str"])
 def test_an_unknown_key_may_be_called_anything(key):
     assert f"{key}: unknown key {key.split('.')[-1]!r}" in refusal(**{key: 1})
