@@ -96,13 +96,13 @@ search = _table(
     _one_of("kind", Kind),
     _one_of("wish", Wish),
     CheckConstraint("lag >= 1", name="lag"),
-    CheckConstraint("(basic_id IS NULL) = (basic_code IS NULL)", name="basic_has_code"),
+    CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name="basic_has_code"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
 )
 """One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth.
 
-A transferred search names its source, the basic candidate there, and the basic architecture as it is here; a
-yardstick names the search whose best it measures.
+A transferred search names its source, the basic candidate there, and the basic architecture as it is here; one that
+begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

@@ -41,9 +41,13 @@ def create_search(
     """Insert a search and its initial population. Raises `ConflictError`, `NoRoomError`."""
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
-    search_id = _insert(connection, spec, space, data_digest, slots, now)
+    given = spec.transfer.basic
+    basic = None if given is None else str(_expressed(Architecture.parse(given), "transfer.basic", spec, space))
+    search_id = _insert(connection, spec, space, data_digest, slots, now, basic_code=basic)
     transitions.record_event(connection, now, "created", search_id)
     breed(connection, search_id, now)
+    if basic is not None:
+        _require_population(get_row(connection, search_id))
     return search_id
 
 
@@ -64,6 +68,8 @@ def transfer(
     `force`: the source need not be finished. Raises `NotFoundError`, `ConflictError`, `NoRoomError`,
     `InvalidArchitectureError`; then nothing is written.
     """
+    if spec.transfer.basic is not None:
+        raise ConflictError(f"the basic architecture comes from {source!r}: leave transfer.basic out of the spec")
     old = get_search(connection, source)
     if old.kind != Kind.EVOLUTION:
         raise ConflictError(f"{source!r} is a yardstick: transfer from the search it measures")
@@ -77,29 +83,12 @@ def transfer(
     before = Architecture.parse(code)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
-    if len(before.blocks) != len(space.macro.base):
-        raise ConflictError(
-            f"candidate {basic_id} has {len(before.blocks)} blocks and space {space.macro.name} has "
-            f"{len(space.macro.base)}: it cannot be built there"
-        )
-    wanted = spec.transfer.stretch_to
-    basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
-    cost = space.propose(basic).cost
-    if not space.limits.allow(cost):
-        raise NoRoomError(
-            f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
-            "over the objective's limits; raise them, or let transfer.stretch_to bring it below"
-        )
+    basic = _expressed(before, f"candidate {basic_id}", spec, space)
     search_id = _insert(connection, spec, space, data_digest, slots, now, old.id, basic_id, str(basic))
     detail = {"source": source, "candidate": basic_id, "code": str(basic)}
     transitions.record_event(connection, now, "transferred", search_id, detail=detail)
     breed(connection, search_id, now)
-    row = get_row(connection, search_id)
-    if row.exhausted:
-        raise NoRoomError(
-            f"only {row.born} of {row.population} members of the initial population fit under the objective's limits "
-            "around the basic architecture; raise transfer.blocks or the limits, or take a smaller population"
-        )
+    _require_population(get_row(connection, search_id))
     return search_id
 
 
@@ -168,6 +157,32 @@ def collect(connection: Connection, row: Any) -> list[str]:
 def set_waiting(connection: Connection, why: str | None) -> None:
     """Say of every open search what its training waits for; None: for nothing."""
     connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=why))
+
+
+def _expressed(before: Architecture, what: str, spec: SearchSpec, space: Space) -> Architecture:
+    """A basic architecture as it is on the new task. Raises `ConflictError`, `NoRoomError` where it cannot be."""
+    if len(before.blocks) != len(space.macro.base):
+        raise ConflictError(
+            f"{what} has {len(before.blocks)} blocks and space {space.macro.name} has {len(space.macro.base)}: "
+            "it cannot be built there"
+        )
+    wanted = spec.transfer.stretch_to
+    basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
+    cost = space.propose(basic).cost
+    if not space.limits.allow(cost):
+        raise NoRoomError(
+            f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
+            "over the objective's limits; raise them, or let transfer.stretch_to bring it below"
+        )
+    return basic
+
+
+def _require_population(row: Any) -> None:
+    if row.exhausted:
+        raise NoRoomError(
+            f"only {row.born} of {row.population} members of the initial population fit under the objective's limits "
+            "around the basic architecture; raise transfer.blocks or the limits, or take a smaller population"
+        )
 
 
 def _basic(connection: Connection, source: SearchRecord, candidate_id: int | None) -> tuple[int, str]:
@@ -399,7 +414,7 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
     if not course.may_be_born():
         return 0
     row, made = course.row, 0
-    space, seedling = space_of(row), _seedling(connection, course)
+    space = space_of(row)
     while course.may_be_born():
         sees = course.born - row.lag + 1
         try:
@@ -411,7 +426,7 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
                 population=_population(connection, course, sees) if course.born >= row.population else (),
                 space=space,
                 held=_held(connection, row.id, course.born),
-                seedling=seedling,
+                seedling=_seedling(connection, course),
             )
         except NoRoomError as error:
             connection.execute(update(search).where(search.c.id == row.id).values(exhausted=True))
@@ -426,13 +441,20 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
 
 
 def _seedling(connection: Connection, course: Course) -> Seedling | None:
-    """What the initial population of a transferred search grows from, while it has still to be born."""
+    """What the initial population grows from where it is not random, while it has still to be born."""
     row = course.row
-    if row.basic_id is None or course.born >= row.population:
+    if row.basic_code is None or course.born >= row.population:
         return None
-    code = connection.execute(select(candidate.c.code).where(candidate.c.id == row.basic_id)).scalar_one()
+    own = (candidate.c.search_id == row.id) & (candidate.c.birth == 0)
+    given = select(candidate.c.id, candidate.c.code).where(
+        own if row.basic_id is None else candidate.c.id == row.basic_id
+    )
+    parent = connection.execute(given).first()
+    basic = Architecture.parse(row.basic_code)
     strength = Perturbation(row.spec["transfer"]["blocks"], tuple(row.spec["transfer"]["primitives"]))
-    return Seedling(row.basic_id, Architecture.parse(row.basic_code), Architecture.parse(code), strength)
+    if parent is None:
+        return Seedling(None, basic, basic, strength)
+    return Seedling(parent.id, basic, Architecture.parse(parent.code), strength)
 
 
 def _finish(connection: Connection, course: Course, now: float) -> bool:

@@ -30,12 +30,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Seedling:
-    """What a transferred search's initial population grows from: a candidate of another search."""
+    """What an initial population grows from: a candidate of another search, or an architecture of the user's own.
 
-    candidate_id: int
+    `candidate_id`: the other search's, or the one that birth 0 made here (None before it). `before`: the other's
+    own architecture, before it was stretched for this task.
+    """
+
+    candidate_id: int | None
     basic: Architecture
     before: Architecture
-    """The candidate's own architecture, before it was stretched for this task."""
     strength: Perturbation
 
 
@@ -88,8 +91,8 @@ def decide_birth(
 ) -> Birth:
     """Birth `number`, a pure function of the seed, the population it may see and what the search holds.
 
-    The first `population_size` births are random samples; in a transferred search they are the basic
-    architecture and its perturbations. A birth that finds nobody alive is a random sample. A parent all of
+    The first `population_size` births are random samples, or with a `seedling` the basic architecture and its
+    perturbations. A birth that finds nobody alive is a random sample. A parent all of
     whose neighbours are taken or over the limits gives way to another tournament; when every member has,
     the birth is a random sample. Raises `NoRoomError` when there is none either.
     """
@@ -112,7 +115,8 @@ def decide_birth(
 def _transferred(number: int, seed: int, seedling: Seedling, space: Space, held: Held) -> Birth:
     if number == 0:
         proposal = space.propose(seedling.basic, *differences(seedling.before, seedling.basic))
-        return Birth(number, Origin.BASIC, proposal, seedling.candidate_id)
+        origin = Origin.IMPORTED if seedling.candidate_id is None else Origin.BASIC
+        return Birth(number, origin, proposal, seedling.candidate_id)
     chance = Chance(seed, "perturbation", number)
     proposal = perturbed(seedling.basic, space, seedling.strength, chance, held)
     changes = differences(seedling.before, proposal.architecture)

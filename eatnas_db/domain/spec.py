@@ -9,8 +9,9 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
-from eatnas_db.errors import InvalidSpecError
+from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 
 MAXIMUM_INTEGER: Final = 2**63 - 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -134,8 +135,9 @@ class BudgetSpec(_Section):
 
 
 class TransferSpec(_Section):
-    """How a basic architecture becomes an initial population; used by `transfer` alone."""
+    """How a basic architecture becomes an initial population: another search's best, or one of the user's own."""
 
+    basic: str | None = Field(None, description="a readable code; `search create` begins with it")
     blocks: int = Field(3, ge=1, le=32, description="the most blocks that a perturbation changes")
     primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(
         ("op", "kernel", "skip", "depth", "width"), min_length=1
@@ -143,6 +145,22 @@ class TransferSpec(_Section):
     stretch_to: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER, description="mult-adds; default: as it is")
     stretch: tuple[Literal["depth", "width"], ...] = Field(("depth", "width"), min_length=1)
     weights: Literal["fresh", "inherited"] = "fresh"
+
+    @field_validator("basic")
+    @classmethod
+    def _is_a_code(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                Architecture.parse(value)
+            except InvalidArchitectureError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _weights_have_a_source(self) -> TransferSpec:
+        if self.basic is not None and self.weights != "fresh":
+            raise ValueError("weights cannot be inherited from transfer.basic, which has none")
+        return self
 
 
 class InheritanceSpec(_Section):

@@ -79,7 +79,7 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Float(), nullable=True),
         sa.CheckConstraint("kind IN ('evolution', 'yardstick')", name=op.f("ck_eatnas_search_kind")),
         sa.CheckConstraint("wish IN ('run', 'paused', 'cancelled')", name=op.f("ck_eatnas_search_wish")),
-        sa.CheckConstraint("(basic_id IS NULL) = (basic_code IS NULL)", name=op.f("ck_eatnas_search_basic_has_code")),
+        sa.CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name=op.f("ck_eatnas_search_basic_has_code")),
         sa.CheckConstraint("lag >= 1", name=op.f("ck_eatnas_search_lag")),
         sa.CheckConstraint("settled <= born", name=op.f("ck_eatnas_search_settled_births_exist")),
         sa.ForeignKeyConstraint(["source_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_search_source_id")),

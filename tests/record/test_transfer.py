@@ -9,7 +9,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.transfer import stretched
-from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFoundError
 from eatnas_db.queries.best import get_winner, list_best
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.searches import get_search, list_searches
@@ -140,11 +140,33 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
     assert stretched(basic, space, row.mult_adds) == basic
 
 
+MOBILENET = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 4, 3, 3, 1))
+
+
+def test_a_network_of_the_users_own_begins_a_search(engine, search_factory):
+    search_id = search_factory("own", transfer__basic=MOBILENET, transfer__blocks=2)
+    first, *rest = initial(engine, search_id)
+    assert (first.origin, first.code, first.parent_id) == ("imported", MOBILENET, None)
+    assert {(row.origin, row.parent_id) for row in rest} == {("perturbation", first.id)}
+
+
+def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_factory):
+    with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: 'mobilenet'"):
+        search_factory("own", transfer__basic="mobilenet")
+    with pytest.raises(ConflictError, match="has 1 blocks and space eatnas-tiny has 7"):
+        search_factory("own", transfer__basic="mb6_k3_d1_w1.0")
+    with pytest.raises(NoRoomError, match="the basic architecture has"):
+        search_factory("own", transfer__basic=MOBILENET, objective__max_mult_adds=1_000_000)
+    with pytest.raises(InvalidSpecError, match="weights cannot be inherited"):
+        search_factory("own", transfer__basic=MOBILENET, transfer__weights="inherited")
+
+
 @pytest.mark.parametrize(
     ("changes", "options", "words"),
     [
         ({}, {"source": "none"}, "no search named"),
         ({"name": "small"}, {}, "choose another name"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, {}, "leave transfer.basic out"),
         ({"objective.max_mult_adds": 40_000}, {}, "the smallest network"),
         ({"objective.max_mult_adds": 900_000}, {}, "the basic architecture has"),
         ({"transfer.primitives": ["skip"], "transfer.blocks": 1, "evolution.population": 50}, {}, "initial population"),
