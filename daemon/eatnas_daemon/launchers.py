@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import psutil
 
@@ -26,6 +26,7 @@ class WorkerProcess:
     def __init__(self, process: subprocess.Popen[bytes], down: int, up: int) -> None:
         self._process, self._down, self.up = process, down, up
         self._decoder = Decoder()
+        self._closed = False
         os.set_blocking(up, False)
 
     @property
@@ -33,8 +34,17 @@ class WorkerProcess:
         """The process's number."""
         return self._process.pid
 
+    @property
+    def suspended(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP, Ctrl-Z), so that it cannot say anything."""
+        with contextlib.suppress(psutil.Error):
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        return False
+
     def send(self, message: Down) -> None:
         """Say something. To a worker that is gone it is not said: its end is seen by `receive`."""
+        if self._closed:  # the descriptor's number may be somebody else's by now
+            return
         content = encode(message)
         with contextlib.suppress(BrokenPipeError):
             while content:
@@ -54,6 +64,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it and whatever it has started, at once."""
+        if self._closed:  # and so may its pid
+            return
         family: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
             family = psutil.Process(self._process.pid).children(recursive=True)
@@ -70,6 +82,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             status = self._process.wait()
+        self._closed = True
         for descriptor in (self._down, self.up):
             os.close(descriptor)
         return status
@@ -87,21 +100,33 @@ class Launcher:
         return self.log_folder / f"worker-{slot}.log"
 
     def launch(self, slot: int) -> WorkerProcess:
-        """Start a worker for a slot; it says `Hello` when it is ready."""
+        """Start a worker for a slot; it says `Hello` when it is ready. Raises `OSError` where that cannot be."""
         down_read, down_write = os.pipe()
         up_read, up_write = os.pipe()
         module, *options = self.program
         arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), *options]
-        self.log_folder.mkdir(parents=True, exist_ok=True)
-        with self.log_file(slot).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(down_read, up_write),
-                start_new_session=True,
-            )
-        os.close(down_read)
-        os.close(up_write)
+        try:
+            with self._log(slot) as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(down_read, up_write),
+                    start_new_session=True,
+                )
+        except OSError:
+            os.close(down_write)
+            os.close(up_read)
+            raise
+        finally:
+            os.close(down_read)
+            os.close(up_write)
         return WorkerProcess(process, down_write, up_read)
+
+    def _log(self, slot: int) -> BinaryIO:
+        try:
+            self.log_folder.mkdir(parents=True, exist_ok=True)
+            return self.log_file(slot).open("ab")
+        except OSError:  # a full disk of the logs costs the log, and no training
+            return Path(os.devnull).open("ab")

@@ -23,8 +23,12 @@ def hold(lock_file: Path) -> Iterator[None]:
     with lock_file.open("a+") as file:
         _take(file, lock_file)
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            os.write(file.fileno(), str(os.getpid()).encode())
+        except OSError as error:
+            raise ConflictError(
+                f"{lock_file} cannot be written ({error.strerror}); make room, then try again"
+            ) from None
         yield
 
 

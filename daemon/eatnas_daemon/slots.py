@@ -48,6 +48,8 @@ class Patience:
     longest_respawn: float = 60.0
     collect: float = 10.0
     """Between two looks for checkpoints that nobody needs."""
+    suspended: float = 10.0
+    """A tick so late means that this process was frozen, and its workers perhaps too."""
 
 
 PATIENCE = Patience()
@@ -86,6 +88,7 @@ class Slot:
     ended: bool = False
     status: int = 0
     failed_starts: int = 0
+    start_error: str | None = None
     launch_after: float = 0.0
 
     def hear(self, message: Message, now: float) -> None:
@@ -99,7 +102,7 @@ class Slot:
             case Phase():
                 self.phase = message.phase
             case Hello():
-                self.hello, self.failed_starts = message, 0
+                self.hello, self.failed_starts, self.start_error = message, 0, None
                 self.reports.append(message)
             case Checkpointed():
                 self.phase = "training"
@@ -119,11 +122,15 @@ class Slot:
     def vacate(self, now: float, patience: Patience) -> None:
         """The worker is gone; when the next one may start."""
         if self.hello is None:
-            self.failed_starts += 1
-            self.launch_after = now + min(patience.respawn * 2 ** (self.failed_starts - 1), patience.longest_respawn)
+            self.not_started(now, patience)
         self.drop()
         self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
         self.ended, self.leaving, self.status = False, False, 0
+
+    def not_started(self, now: float, patience: Patience, error: str | None = None) -> None:
+        """No worker could be started, or it ended before it was ready; each next try waits longer."""
+        self.failed_starts, self.start_error = self.failed_starts + 1, error
+        self.launch_after = now + min(patience.respawn * 2 ** (self.failed_starts - 1), patience.longest_respawn)
 
     def verdict(self, now: float, patience: Patience) -> tuple[FailureKind, str] | None:
         """Why this slot's worker has to be killed, if it has to be."""

@@ -46,8 +46,6 @@ from eatnas_db.schema import candidate, checkpoint, device, host, lease, search,
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Leased, Provenance, Token
 
-SUSPENDED_SECONDS: Final = 10.0
-"""A tick so late means that this process was frozen, and its workers perhaps too."""
 LEFTOVER_SECONDS: Final = 3600.0
 _OF_CANDIDATE: Final = re.compile(r"\.?c(?P<candidate>\d+)-a")
 
@@ -148,7 +146,7 @@ class Supervisor:
     def _excuse_a_suspension(self, now: float) -> None:
         gap = now - self._ticked_at
         self._ticked_at = now
-        if gap > SUSPENDED_SECONDS:
+        if gap > self._patience.suspended:
             for slot in self.slots:
                 slot.heard_at += gap
                 slot.stop_by = None if slot.stop_by is None else slot.stop_by + gap
@@ -171,6 +169,9 @@ class Supervisor:
                 continue
             slot.condemned = slot.verdict(now, self._patience)
             if slot.condemned is not None:
+                if slot.process.suspended:
+                    # Not the candidate's doing: it counts as a kill.
+                    slot.condemned = FailureKind.LOST, f"the worker was suspended: {slot.condemned[1]}"
                 slot.process.kill()
 
     def _drain(self, now: float) -> None:
@@ -188,7 +189,11 @@ class Supervisor:
     def _launch(self, now: float) -> None:
         for slot in self.slots:
             if slot.process is None and not self._draining and now >= slot.launch_after:
-                slot.process = self._launcher.launch(slot.number)
+                try:
+                    slot.process = self._launcher.launch(slot.number)
+                except OSError as error:
+                    slot.not_started(now, self._patience, str(error))
+                    continue
                 slot.heard_at = now
                 self._selector.register(slot.process.up, selectors.EVENT_READ)
                 slot.process.send(Beat(self._patience.lease))
@@ -312,6 +317,8 @@ class Supervisor:
             return f"the disk of {self._settings.artifacts} is full; training goes on when there is room"
         failing = [slot for slot in self.slots if slot.failed_starts > 1]
         if failing:
+            if failing[0].start_error is not None:
+                return f"workers cannot be started: {failing[0].start_error}"
             log = self._launcher.log_file(failing[0].number)
             return f"workers end before they are ready ({failing[0].failed_starts} times); see {log}"
         return None
@@ -418,6 +425,7 @@ class Supervisor:
                 slot.stop_by = slot.stop_by if slot.leaving else None
             slot.reports.clear()
             if slot.ended:
+                _sweep(slot)
                 slot.vacate(now, self._patience)
         for slot in written.stale:
             if slot.work is not None and slot.process is not None and slot.stop_by is None:
@@ -429,10 +437,15 @@ class Supervisor:
             if slot.process is not None:
                 slot.process.send(work.assign)
         for path in written.garbage:
-            (self._settings.artifacts / path).unlink(missing_ok=True)
+            with suppress(OSError):  # what stays is removed as a leftover
+                (self._settings.artifacts / path).unlink()
         self.finished = written.ended and all(slot.work is None for slot in self.slots)
+        if not self.finished:
+            self._launch(now)
 
     def _over(self) -> bool:
+        if self._killing:  # whatever the record has yet to hear: the next daemon takes the leases back
+            return all(slot.process is None or slot.ended for slot in self.slots)
         if self._draining:
             return all(slot.process is None for slot in self.slots)
         return self.finished
@@ -445,6 +458,14 @@ class Supervisor:
                     slot.process.close()
         self._selector.close()
         self._watch.close()
+
+
+def _sweep(slot: Slot) -> None:
+    """Remove the file that a worker was writing when it was killed."""
+    if slot.work is not None:
+        assign = slot.work.assign
+        for file in Path(assign.checkpoint_folder).glob(f".c{assign.candidate}-a{assign.attempt}-*"):
+            file.unlink(missing_ok=True)
 
 
 def _checkpoints_of(search_id: int) -> str:

@@ -158,9 +158,13 @@ def leave_politely(conversation: Conversation) -> None:
 
 @contextlib.contextmanager
 def _output_to(log_file: Path) -> Iterator[None]:
-    log_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    except OSError:  # a full disk of the logs costs the log, and no training
+        yield
+        return
     kept = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]
-    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         for stream, _ in kept:
             stream.flush()

@@ -1,15 +1,20 @@
 """What goes wrong, and what becomes of it: hangs, poison, damage, a record that cannot be reached."""
 
+import errno
+import os
 import signal
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import select, update
 
+from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Patience
+from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import transitions
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
@@ -154,6 +159,110 @@ def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_pat
     assert supervise(settings, on_tick=freeze, patience=QUICK) == calm
     assert [row.kind for row in events(settings, "taken_back")] == ["taken_back"]
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp_path, home, supervise):
+    settings = home(tmp_path / "suspended", budget__candidates=6)
+
+    def freeze(supervisor):
+        for slot in supervisor.slots:
+            if slot.phase == "training" and slot.work.leased.token == transitions.Token(2, 1) and not slot.ended:
+                psutil.Process(slot.process.pid).send_signal(signal.SIGSTOP)
+
+    slow = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+    supervise(settings, program=slow, on_tick=freeze, patience=QUICK)
+    assert outcomes(settings, 2) == [("lost", "lost"), ("scored", None)]
+    (message,) = rows(settings, select(attempt.c.message).where(attempt.c.candidate_id == 2, attempt.c.number == 1))
+    assert "suspended" in message.message
+
+
+def test_a_worker_that_dies_while_the_record_is_held_is_told_nothing_more(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "held-and-killed")
+    other = sqlite3.connect(settings.database_file, isolation_level=None)
+    ended_at = []
+
+    def strike(supervisor):
+        working = [slot for slot in supervisor.slots if slot.progress and slot.process]
+        if not ended_at and working and not other.in_transaction:
+            other.execute("BEGIN IMMEDIATE")
+            psutil.Process(working[0].process.pid).kill()
+        if not ended_at and any(slot.ended for slot in supervisor.slots):
+            ended_at.append(time.monotonic())
+        # Several beats are due before it is written down that the worker is gone.
+        if ended_at and other.in_transaction and time.monotonic() - ended_at[0] > 1:
+            other.execute("ROLLBACK")
+
+    patience = replace(QUICK, lease=0.6, silence=30.0)
+    assert supervise(settings, on_tick=strike, busy_seconds=0.05, patience=patience) == calm
+    assert ended_at
+
+
+def test_a_worker_started_as_the_signal_comes_leaves_too(tmp_path, home, fast):
+    settings = home(tmp_path / "crossing")
+    launched = []
+
+    class Crossed(Launcher):
+        def launch(self, slot):
+            process = super().launch(slot)
+            launched.append(process)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return process
+
+    engine = open_record(settings.database_url)
+    Supervisor(engine, settings, Crossed(settings.logs, fast), slots=1, host_name="here", only="s").run()
+    assert len(launched) == 1
+    assert rows(settings, select(lease)) == []
+
+
+def test_the_second_signal_ends_a_daemon_whose_record_cannot_be_reached(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "stuck")
+    other = sqlite3.connect(settings.database_file, isolation_level=None)
+
+    def stop(supervisor):
+        if any(slot.progress for slot in supervisor.slots):
+            if not other.in_transaction:
+                other.execute("BEGIN IMMEDIATE")
+            supervisor.stop()
+
+    supervise(settings, on_tick=stop, busy_seconds=0.05, patience=QUICK)
+    other.execute("ROLLBACK")
+    assert supervise(settings) == calm
+
+
+def test_workers_that_cannot_be_started_at_all_are_told_with_the_cause(tmp_path, home, fast):
+    settings = home(tmp_path / "no-processes")
+    seen = set()
+
+    class Broken(Launcher):
+        def launch(self, slot):
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    def look(supervisor):
+        seen.add(supervisor.trouble)
+        if supervisor.slots[0].failed_starts >= 3:
+            supervisor.stop()
+
+    engine = open_record(settings.database_url)
+    broken = Broken(settings.logs, fast)
+    Supervisor(engine, settings, broken, slots=1, host_name="here", only="s", patience=QUICK).run(look)
+    (told,) = seen - {None}
+    assert "workers cannot be started" in told
+
+
+def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "half-written")
+    torn = []
+
+    def strike(supervisor):
+        for slot in supervisor.slots:
+            if not torn and slot.progress and slot.process:
+                token, folder = slot.work.leased.token, Path(slot.work.assign.checkpoint_folder)
+                torn.append(folder / f".c{token.candidate}-a{token.attempt}-e9-b0.ckpt.torn")
+                torn[0].write_bytes(b"half")
+                psutil.Process(slot.process.pid).kill()
+
+    assert supervise(settings, on_tick=strike, patience=QUICK) == calm
+    assert not torn[0].exists()
 
 
 def test_a_supervisor_that_was_frozen_with_its_workers_blames_nobody(tmp_path, home, supervise, calm):
