@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast check bench wheel clean
+.PHONY: help demo install test test-fast check bench chaos wheel clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1: \2/p' Makefile
@@ -33,8 +33,12 @@ check: $(VENV)/.installed-dev ## what has to pass before a change is merged: lin
 bench: $(VENV)/.installed-dev ## the benchmarks, one after another
 	@set -e; for file in benchmarks/*.py; do \
 	  [ -e "$$file" ] || { echo "no benchmarks yet"; break; }; \
+	  [ "$$file" != benchmarks/chaos.py ] || continue; \
 	  echo "== $$file"; $(BIN)/python "$$file"; \
 	done
+
+chaos: $(VENV)/.installed-dev ## a search undisturbed, then under 260 faults: the same, to the bit? goes on where it stopped
+	$(BIN)/python benchmarks/chaos.py --out chaos.jsonl
 
 wheel: $(VENV)/.installed-dev ## dist/*.whl
 	$(BIN)/python -m build --wheel
