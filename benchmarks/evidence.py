@@ -1,0 +1,222 @@
+"""Does elastic transfer pay? Searches on Fashion-MNIST, arm by arm, each resumable, each result a row of a CSV.
+
+    python benchmarks/evidence.py noise    # how much one network's score varies, beside the networks' own spread
+    python benchmarks/evidence.py arms     # random, scratch, transfer, … with paired seeds
+    python benchmarks/evidence.py final    # each arm's winner by one longer recipe, tested once
+
+What is finished is not repeated: run it again after a kill. Compute is device seconds and images x mult-adds, the
+small search counted in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from sqlalchemy import select
+
+from eatnas_db.database import open_record, reading
+from eatnas_db.queries.searches import get_search, list_searches
+from eatnas_db.schema import candidate, epoch, score, search
+from eatnas_db.settings import Settings, load_settings
+
+MOBILENET: Final = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 4, 3, 3, 1))
+"""MobileNetV2's blocks, in the space's own words."""
+LARGE: Final[dict[str, Any]] = {
+    "space": "eatnas-small",
+    "data": {"name": "FashionMNIST", "train_images": 6000, "validation_images": 10_000},
+    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.1, "augment": "shift"},
+    "evolution": {"population": 12, "tournament": 6, "lag": 4},
+    "objective": {"max_mult_adds": 6_000_000},
+    "budget": {"candidates": 72},
+    "yardstick": {"top": 3, "seeds": 3},
+}
+SMALL: Final[dict[str, Any]] = {
+    **LARGE,
+    "data": {**LARGE["data"], "resolution": 14, "train_images": 2000},
+    "objective": {"max_mult_adds": 1_550_000},
+    "evolution": {"population": 8, "tournament": 4, "lag": 4},
+    "budget": {"candidates": 32},
+    "yardstick": {"top": 2, "seeds": 2},
+}
+TRANSFERRED: Final[dict[str, Any]] = {
+    "evolution": {"population": 8, "tournament": 4, "lag": 4},
+    "transfer": {"blocks": 3},
+}
+INHERITING: Final[dict[str, Any]] = {"inheritance": {"weights": "inherited", "epochs": 1}}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One search of an arm; `source` is the search that it is transferred from."""
+
+    name: str
+    spec: dict[str, Any]
+    source: str | None = None
+
+
+def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    whole = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
+    for change in changes:
+        for key, value in change.items():
+            whole[key] = {**whole.get(key, {}), **value} if isinstance(value, dict) else value
+    return whole
+
+
+def arms(seed: int) -> dict[str, list[Step]]:
+    """Every arm's searches, in order. Those that share a small search share its name, and so its result."""
+    small = Step(f"small-{seed}", {**SMALL, "seed": seed})
+    random_start = merged(LARGE, {"budget": {"candidates": 8}, "evolution": {"population": 8}, "yardstick": {"top": 0}})
+    small_inherits = Step(f"small-inherits-{seed}", merged(SMALL, INHERITING, {"seed": seed}))
+
+    def large(name: str, *changes: dict[str, Any], source: str | None = None) -> Step:
+        return Step(f"{name}-{seed}", merged(LARGE, *changes, {"seed": seed}), source)
+
+    everyone = {"evolution": {"population": 72, "tournament": 1, "lag": 4}}
+    own = {**TRANSFERRED, "transfer": {"blocks": 3, "basic": MOBILENET}}
+    return {
+        "random": [large("random", everyone)],
+        "scratch": [large("scratch")],
+        "transfer": [small, large("transfer", TRANSFERRED, source=small.name)],
+        "handmade": [large("handmade", own)],
+        "best-of-random": [
+            Step(f"start-{seed}", {**random_start, "seed": seed}),
+            large("best-of-random", TRANSFERRED, {"budget": {"candidates": 64}}, source=f"start-{seed}"),
+        ],
+        "basic-alone": [
+            small,
+            large("basic-alone", {"evolution": {"population": 2, "tournament": 1, "lag": 1}}, source=small.name),
+        ],
+        "scratch-inherits": [large("scratch-inherits", INHERITING)],
+        "transfer-inherits": [
+            small_inherits,
+            large("transfer-inherits", TRANSFERRED, INHERITING, source=small_inherits.name),
+        ],
+    }
+
+
+class Laboratory:
+    """A home for all searches, and the command line that makes them."""
+
+    def __init__(self, home: Path, data_root: str, slots: int, out: Path) -> None:
+        self.settings: Settings = load_settings({}, str(home))
+        self.data_root, self.slots, self.out = data_root, slots, out
+        self.call("init")
+
+    def call(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(self.settings.home), *arguments]
+        done = subprocess.run(command, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}")
+
+    def known(self) -> set[str]:
+        with reading(open_record(self.settings.database_url)) as connection:
+            return {row.name for row in list_searches(connection)}
+
+    def make(self, step: Step) -> None:
+        """Create a search if it is not there, and run it and its yardstick to their ends."""
+        if step.name not in self.known():
+            spec = merged(step.spec, {"name": step.name, "data": {"root": self.data_root}})
+            file = self.settings.home / f"{step.name}.yaml"
+            file.write_text(yaml.safe_dump(spec, sort_keys=False))
+            create = ("transfer", step.source) if step.source else ("search", "create")
+            self.call(*create, str(file), "--slots", str(self.slots))
+        self.call("run", step.name, "--slots", str(self.slots))
+
+    def write(self, name: str, labels: dict[str, Any], searches: list[str]) -> None:
+        """Every scored candidate of these searches and of their yardsticks, as rows of a CSV."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with reading(open_record(self.settings.database_url)) as connection:
+            ids = [get_search(connection, one).id for one in searches]
+            rows = [dict(row._mapping) for row in connection.execute(_rows(ids))]
+        file = self.out / f"{name}.csv"
+        with file.open("w", newline="") as sink:
+            writer = csv.DictWriter(sink, [*labels, *rows[0]])
+            writer.writeheader()
+            writer.writerows({**labels, **row} for row in rows)
+        print(f"{file}: {len(rows)} rows", flush=True)
+
+
+def _rows(ids: list[int]) -> Any:
+    accuracy = select(score.c.value).where(score.c.candidate_id == candidate.c.id, score.c.metric == "val_accuracy")
+    seconds = select(epoch.c.seconds).where(epoch.c.candidate_id == candidate.c.id).correlate(candidate)
+    trained = select(_sum(seconds)).scalar_subquery()
+    return (
+        select(
+            search.c.name.label("search"),
+            search.c.kind,
+            candidate.c.id,
+            candidate.c.birth,
+            candidate.c.replica,
+            candidate.c.origin,
+            candidate.c.parent_id,
+            candidate.c.fitness,
+            accuracy.limit(1).scalar_subquery().label("val_accuracy"),
+            candidate.c.params,
+            candidate.c.mult_adds,
+            candidate.c.lineage_epochs,
+            candidate.c.share_inherited,
+            trained.label("device_seconds"),
+            candidate.c.joined,
+            candidate.c.left,
+            candidate.c.code,
+        )
+        .join(search, search.c.id == candidate.c.search_id)
+        .where(search.c.id.in_(ids) | search.c.source_id.in_(ids) & (search.c.kind == "yardstick"))
+        .order_by(search.c.id, candidate.c.birth)
+    )
+
+
+def _sum(seconds: Any) -> Any:
+    from sqlalchemy import func
+
+    return func.sum(seconds.subquery().c.seconds)
+
+
+def noise(laboratory: Laboratory, networks: int, seeds: int) -> None:
+    """So many random networks, each trained with so many seeds."""
+    spec = merged(
+        LARGE,
+        {
+            "seed": 100,
+            "evolution": {"population": networks, "tournament": 1, "lag": networks},
+            "budget": {"candidates": networks},
+            "yardstick": {"top": networks, "seeds": seeds},
+        },
+    )
+    laboratory.make(Step("noise", spec))
+    laboratory.write("noise", {"experiment": "noise"}, ["noise"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["noise", "arms"])
+    parser.add_argument("--home", type=Path, default=Path(".eatnas-evidence"))
+    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
+    parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--arms", nargs="+", default=list(arms(1)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--networks", type=int, default=6)
+    parser.add_argument("--noise-seeds", type=int, default=8)
+    asked = parser.parse_args()
+    laboratory = Laboratory(asked.home.absolute(), asked.data_root, asked.slots, asked.out)
+    if asked.what == "noise":
+        noise(laboratory, asked.networks, asked.noise_seeds)
+        return
+    for seed in asked.seeds:
+        for arm in asked.arms:
+            steps = arms(seed)[arm]
+            for step in steps:
+                laboratory.make(step)
+            laboratory.write(f"{arm}-{seed}", {"arm": arm, "seed": seed}, [step.name for step in steps])
+
+
+if __name__ == "__main__":
+    main()
