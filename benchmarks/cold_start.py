@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from eatnas_cli.running import DEMO
+from eatnas_cli.running import DEMO_SMALL
 from eatnas_cli.searches import create, make_home
 from eatnas_db.settings import load_settings
 
@@ -25,7 +25,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({}, folder)
         make_home(settings)
-        create(settings, {"name": "cold", **DEMO}, {}, 2)
+        create(settings, {"name": "cold", **DEMO_SMALL}, {}, 2)
         eatnas = [sys.executable, "-m", "eatnas_cli", "--home", folder]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
