@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eatnas_cli.printing import Format, lineage_tree, show, show_one
+from eatnas_cli.printing import Format, Page, lineage_tree, show, show_one
 from eatnas_cli.record import SearchName as Name
 from eatnas_cli.record import Written, changing, viewing
 from eatnas_db.errors import ConflictError, NotFoundError
@@ -19,21 +22,62 @@ query_app = typer.Typer(help="Ask the record.", no_args_is_help=True)
 candidate_app = typer.Typer(help="Look at one candidate, or change what becomes of it.", no_args_is_help=True)
 
 Id = Annotated[int, typer.Argument(help="Number of a candidate, as `query best` lists it.")]
+Picture = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it; .svg and .pdf do as well.")]
+Block = Annotated[int | None, typer.Option(min=1, help="In this block alone.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Show so many at most.")]
+Offset = Annotated[int, typer.Option(min=0, help="Leave out so many first.")]
+Sort = Annotated[str | None, typer.Option(metavar="COLUMN", help="Order by a column; -COLUMN: the largest first.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help="COLUMN and =, !=, <, <=, > or >= and a value; may be repeated."),
+]
+
+
+MOST = 1_000_000
+
+
+class Over(StrEnum):
+    """What a curve runs over."""
+
+    BIRTHS = "births"
+    COMPUTE = "compute"
+
+
+class Measured(StrEnum):
+    """What searches are compared by."""
+
+    QUALITY = "quality"
+    MEAN = "mean"
+    BEST = "best"
+
+
+class Cost(StrEnum):
+    """What accuracy is weighed against."""
+
+    MULT_ADDS = "mult_adds"
+    PARAMS = "params"
 
 
 @query_app.command()
 def best(
     ctx: typer.Context,
     name: Name,
-    top: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many.")] = 10,
+    top: Annotated[int, typer.Option("--top", "--limit", min=1, max=1_000_000, help="How many.")] = 10,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """The fittest candidates of a search."""
     from eatnas_db.queries.best import list_best
 
+    page = Page(top, offset, sort, where or ())
     with viewing(ctx.obj) as connection:
-        rows = list_best(connection, _search_id(connection, name), top)
-    show(rows, ("id", "birth", "fitness", "params", "mult_adds", "origin", "parent_birth", "code"), format)
+        rows = list_best(connection, _search_id(connection, name), MOST if page.chooses else top + offset)
+    yardstick = ("yardstick", "yardstick_spread", "yardstick_seeds")
+    measured = yardstick if format is not Format.TABLE or any(row.yardstick_seeds for row in rows) else ()
+    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", "code")
+    show(page.of(rows), columns, format)
 
 
 @query_app.command()
@@ -65,6 +109,10 @@ def population(
     ctx: typer.Context,
     name: Name,
     at: Annotated[int | None, typer.Option(min=0, help="After this step; default: now.")] = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Who lives in the population, now or after any step."""
@@ -72,17 +120,148 @@ def population(
 
     with viewing(ctx.obj) as connection:
         rows = list_population(connection, _search_id(connection, name), at)
-    show(rows, ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", "code"), format)
+    page = Page(limit, offset, sort, where or ())
+    show(page.of(rows), ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", "code"), format)
 
 
 @query_app.command()
-def quality(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> None:  # noqa: A002
+def quality(
+    ctx: typer.Context,
+    name: Name,
+    picture: Picture = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Draw mean and best on the terminal.")] = False,
+    over: Annotated[Over, typer.Option(help="What the curve runs over.")] = Over.BIRTHS,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
     """How good the population was after each step."""
     from eatnas_db.queries.quality import list_steps
 
     with viewing(ctx.obj) as connection:
-        rows = list_steps(connection, _search_id(connection, name))
-    show(rows, ("number", "size", "mean", "spread", "best", "quality", "at"), format)
+        steps = list_steps(connection, _search_id(connection, name))
+    if picture is not None:
+        from eatnas_cli.pictures.curves import draw_quality
+
+        draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
+        typer.echo(f"{picture} drawn")
+    elif curve:
+        from eatnas_cli.pictures.terminal import quality_curve
+
+        typer.echo(quality_curve(steps, over_compute=over is Over.COMPUTE))
+    else:
+        rows = Page(limit, offset, sort, where or ()).of(steps)
+        show(rows, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
+
+
+@query_app.command()
+def compare(
+    ctx: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Searches; ratios are to the first one's.")],
+    level: Annotated[list[float] | None, typer.Option(help="A level to reach; may be repeated.")] = None,
+    by: Annotated[Measured, typer.Option(help="What is compared.")] = Measured.QUALITY,
+    alone: Annotated[bool, typer.Option("--alone", help="Leave out what a transferred search's source took.")] = False,
+    picture: Picture = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """How many device seconds each search took to reach the same quality."""
+    from eatnas_db.queries.compare import list_courses, list_reached
+
+    with viewing(ctx.obj) as connection:
+        courses = list_courses(connection, names, measure=by.value, alone=alone)
+    if picture is not None:
+        from eatnas_cli.pictures.curves import draw_courses
+
+        draw_courses(picture, courses, by.value)
+        typer.echo(f"{picture} drawn")
+        return
+    show(list_reached(courses, level or ()), ("level", "search", "device_seconds", "ratio"), format)
+
+
+@query_app.command()
+def primitives(
+    ctx: typer.Context,
+    name: Name,
+    block: Block = None,
+    points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Which values of which block survive: their share of the population over time, and how fit they are."""
+    from eatnas_db.queries.primitives import list_primitives
+
+    with viewing(ctx.obj) as connection:
+        rows = list_primitives(connection, _search_id(connection, name), block, points)
+    if format is Format.TABLE:
+        told, columns = _over_time(rows)
+        show(told, columns)
+    else:
+        show(rows, ("step", "block", "primitive", "value", "members", "share", "mean_fitness"), format)
+
+
+@query_app.command()
+def mutations(ctx: typer.Context, name: Name, block: Block = None, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """Which kinds of change paid: how often, and what a child gained on its parent."""
+    from eatnas_db.queries.mutations import list_mutation_kinds
+
+    with viewing(ctx.obj) as connection:
+        rows = list_mutation_kinds(connection, _search_id(connection, name), block)
+    columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
+    show(rows, columns, format)
+
+
+@query_app.command()
+def pareto(
+    ctx: typer.Context,
+    name: Name,
+    cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.MULT_ADDS,
+    picture: Picture = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """The candidates that no other beats at both accuracy and cost."""
+    from eatnas_db.queries.pareto import list_front, list_tradeoffs
+
+    with viewing(ctx.obj) as connection:
+        search_id = _search_id(connection, name)
+        front = list_front(connection, search_id, cost.value)
+        cloud = list_tradeoffs(connection, search_id) if picture is not None else ()
+    if picture is not None:
+        from eatnas_cli.pictures.curves import draw_front
+
+        draw_front(picture, name, cost.value, cloud, front)
+        typer.echo(f"{picture} drawn")
+        return
+    show(front, ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code"), format)
+
+
+@query_app.command()
+def utilisation(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """What a search took of each slot, and how much of the time the slots were busy with it."""
+    from eatnas_db.queries.utilisation import get_utilisation
+
+    with viewing(ctx.obj) as connection:
+        row = get_utilisation(connection, _search_id(connection, name), time.time())
+    show_one(row, format)
+
+
+@query_app.command()
+def sql(
+    ctx: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; docs/asking.md lists the views.")],
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show so many rows at most.")] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Seconds that it may take.")] = 30.0,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Ask in SQL. Nothing can be changed this way."""
+    from eatnas_db.readonly import ask
+
+    answer = ask(ctx.obj, question, limit=limit, seconds=timeout)
+    # Two columns may have one name; a row of names and values has room for one of them.
+    columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
+    show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format)
+    if answer.cut:
+        typer.echo(f"there is more: these are the first {limit} rows; --limit shows more", err=True)
 
 
 @query_app.command()
@@ -110,13 +289,22 @@ def events(
 
 
 @query_app.command()
-def failures(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> None:  # noqa: A002
+def failures(
+    ctx: typer.Context,
+    name: Name,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
     """Which attempts failed or were lost, and why."""
     from eatnas_db.queries.failures import list_failures
 
     with viewing(ctx.obj) as connection:
         rows = list_failures(connection, _search_id(connection, name))
-    show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
+    page = Page(limit, offset, sort, where or ())
+    show(page.of(rows), ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
 
 
 @query_app.command()
@@ -172,8 +360,6 @@ def cancel(ctx: typer.Context, candidate: Id) -> None:
 
 
 def _change(ctx: typer.Context, candidate: int, transition: str) -> None:
-    import time
-
     from eatnas_db import transitions
     from eatnas_db.queries.candidates import require_candidate
 
@@ -201,9 +387,36 @@ def _candidate_id(connection: Connection, name_or_id: str) -> int:
     return found[0].id
 
 
+def _over_time(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """A line for each value, with its share of the population at each step in per cent; the columns."""
+    steps = sorted({row.step for row in rows})
+    lines: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row.block, row.primitive, row.value)
+        line = lines.setdefault(key, dict(zip(("block", "primitive", "value"), key, strict=True)))
+        line[f"step {row.step}"] = f"{row.share:.0%}"
+        if row.step == steps[-1]:
+            line["mean_fitness"] = row.mean_fitness
+    columns = ["block", "primitive", "value", *(f"step {step}" for step in steps), "mean_fitness"]
+    empty = dict.fromkeys(columns[3:-1], "-") | {"mean_fitness": None}
+    return [empty | line for line in lines.values()], columns
+
+
 def _show_family(rows: Any, format: Format) -> None:  # noqa: A002
     if format is Format.TABLE:
         lineage_tree(rows)
     else:
-        columns = ("id", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes", "code")
+        columns = (
+            "id",
+            "search",
+            "parent_id",
+            "generation",
+            "birth",
+            "origin",
+            "state",
+            "fitness",
+            "gain",
+            "changes",
+            "code",
+        )
         show(rows, columns, format)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+import operator
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
+
+from eatnas_db.errors import ConflictError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,12 +29,73 @@ LONG: Final = 500
 """Rows from which on a table is set plainly: rich takes seconds for thousands."""
 
 
+_COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+
+
 class Format(StrEnum):
     """How an answer is written."""
 
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which rows to show, and in what order; None and nothing leave them as they come."""
+
+    limit: int | None = None
+    offset: int = 0
+    sort: str | None = None
+    where: Sequence[str] = ()
+
+    @property
+    def chooses(self) -> bool:
+        """Whether all rows have to be seen before the first is known."""
+        return self.sort is not None or bool(self.where)
+
+    def of(self, rows: Sequence[Any]) -> list[Any]:
+        """The rows of this page. Raises `ConflictError` for a column that is not there."""
+        chosen = list(rows)
+        for condition in self.where:
+            chosen = [row for row in chosen if _meets(row, condition)]
+        if self.sort is not None:
+            column, down = self.sort.removeprefix("-"), self.sort.startswith("-")
+            known = [row for row in chosen if _value(row, column) is not None]
+            # What has no value comes last, whichever way it is sorted.
+            unknown = [row for row in chosen if _value(row, column) is None]
+            chosen = sorted(known, key=lambda row: _value(row, column), reverse=down) + unknown
+        return chosen[self.offset : None if self.limit is None else self.offset + self.limit]
+
+
+def _meets(row: Any, condition: str) -> bool:
+    parts = _CONDITION.fullmatch(condition)
+    if parts is None:
+        raise ConflictError(f"--where {condition}: write COLUMN=VALUE, or one of != < <= > >= for the equals sign")
+    column, sign, wanted = parts[1], parts[2], parts[3].strip()
+    value = _value(row, column)
+    if value is None:
+        return (wanted == "") == (sign == "=")
+    if _is_number(value):
+        try:
+            return _COMPARISONS[sign](value, float(wanted))
+        except ValueError:
+            raise ConflictError(f"--where {condition}: {column} is a number") from None
+    return _COMPARISONS[sign](_as_text(value), wanted)
+
+
+def _value(row: Any, column: str) -> Any:
+    if column not in row.__dataclass_fields__:
+        raise ConflictError(f"there is no column {column!r}; there are: {', '.join(row.__dataclass_fields__)}")
+    return getattr(row, column)
 
 
 def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TABLE) -> None:  # noqa: A002
@@ -97,13 +162,17 @@ def lineage_tree(relatives: Sequence[Relative]) -> None:
     """Print a family as a tree from its eldest, each branch with what changed and what that gained."""
     from rich.tree import Tree
 
+    several = len({relative.search for relative in relatives}) > 1
+    known = {relative.id: relative for relative in relatives}
     trees: dict[int, Tree] = {}
     root: Tree | None = None
-    for relative in sorted(relatives, key=lambda one: one.birth):
-        label = _label(relative)
-        parent = trees.get(relative.parent_id) if relative.parent_id is not None else None
+    # A child's id is always higher than its parent's, in whatever search it was born.
+    for relative in sorted(relatives, key=lambda one: one.id):
+        parent = known.get(relative.parent_id or 0)
+        moved = several and (parent is None or parent.search != relative.search)
+        label = _label(relative, f"{relative.search}: " if moved else "")
         if parent is not None:
-            trees[relative.id] = parent.add(label)
+            trees[relative.id] = trees[parent.id].add(label)
         else:
             root = trees[relative.id] = Tree(label)
     if root is not None:
@@ -111,14 +180,13 @@ def lineage_tree(relatives: Sequence[Relative]) -> None:
         _console(WIDE).print(root)
 
 
-def _label(relative: Relative) -> Any:
+def _label(relative: Relative, place: str) -> Any:
     from rich.text import Text
 
     fitness = relative.state if relative.fitness is None else f"{relative.fitness:.4f}"
     gain = "" if relative.gain is None else f" ({relative.gain:+.4f})"
     changes = f": {', '.join(relative.changes)}" if relative.changes else ""
-    words = f"{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}"
-    return Text(words)
+    return Text(f"{place}{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}")
 
 
 def _print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:

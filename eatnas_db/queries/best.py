@@ -74,11 +74,12 @@ def _candidates() -> Select[Any]:
 
 def _measured(connection: Connection, query: Select[Any]) -> list[BestCandidate]:
     found = [BestCandidate(*row) for row in connection.execute(query)]
-    yardsticks = _yardsticks(connection, [one.id for one in found])
+    # By a subquery: a database takes only so many numbers in one statement.
+    yardsticks = _yardsticks(connection, select(query.subquery().c.id))
     return [_with_yardstick(one, yardsticks[one.id]) for one in found]
 
 
-def _yardsticks(connection: Connection, ids: list[int]) -> defaultdict[int, list[float]]:
+def _yardsticks(connection: Connection, ids: Select[Any]) -> defaultdict[int, list[float]]:
     query = select(candidate.c.parent_id, candidate.c.fitness).where(
         candidate.c.parent_id.in_(ids), candidate.c.origin == Origin.YARDSTICK, candidate.c.fitness.is_not(None)
     )

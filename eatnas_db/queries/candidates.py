@@ -79,6 +79,9 @@ class CandidateRecord:
     parent_birth: int | None
     state: str
     fitness: float | None
+    share_inherited: float | None
+    logit_distance: float | None
+    lineage_epochs: int | None
     params: int
     mult_adds: int
     code: str
@@ -118,6 +121,9 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateRecord:
         parent_birth=row.parent_birth,
         state=row.state,
         fitness=row.fitness,
+        share_inherited=row.share_inherited,
+        logit_distance=row.logit_distance,
+        lineage_epochs=row.lineage_epochs,
         params=row.params,
         mult_adds=row.mult_adds,
         code=row.code,

@@ -8,14 +8,18 @@ from sqlalchemy import CTE, Connection, Integer, literal, select
 
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import list_changes
-from eatnas_db.schema import candidate
+from eatnas_db.schema import candidate, search
 
 
 @dataclass(frozen=True, slots=True)
 class Relative:
-    """A candidate of a family; `generation` counts births away from the one asked about."""
+    """A candidate of a family; `generation` counts births away from the one asked about.
+
+    `gain`: its fitness less its parent's, where both were measured in one search.
+    """
 
     id: int
+    search: str
     parent_id: int | None
     generation: int
     birth: int
@@ -54,14 +58,17 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
     changes = list_changes(connection, select(family.c.id))
     parent = candidate.alias("parent")
     query = (
-        select(candidate, family.c.generation, parent.c.fitness.label("before"))
+        select(candidate, search.c.name.label("search"), family.c.generation, parent.c.fitness.label("before"))
         .join(family, family.c.id == candidate.c.id)
-        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
-        .order_by(family.c.generation, candidate.c.birth)
+        .join(search, search.c.id == candidate.c.search_id)
+        # Fitness on two tasks, or by two recipes, is not to be compared.
+        .outerjoin(parent, (parent.c.id == candidate.c.parent_id) & (parent.c.search_id == candidate.c.search_id))
+        .order_by(family.c.generation, candidate.c.search_id, candidate.c.birth)
     )
     return tuple(
         Relative(
             row.id,
+            row.search,
             row.parent_id,
             row.generation,
             row.birth,

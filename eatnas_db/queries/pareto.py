@@ -1,0 +1,62 @@
+"""The best accuracy for each cost: candidates that no other beats at both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, Select, Subquery, func, select
+
+from eatnas_db.schema import candidate, score
+
+Cost = Literal["mult_adds", "params"]
+ACCURACY: Final = "val_accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """A candidate's accuracy on validation, and what its network costs."""
+
+    id: int
+    birth: int
+    accuracy: float
+    fitness: float
+    params: int
+    mult_adds: int
+    origin: str
+    code: str
+
+
+def list_front(connection: Connection, search_id: int, cost: Cost = "mult_adds") -> tuple[Tradeoff, ...]:
+    """The front, the cheapest first: each is more accurate than all that cost as much or less."""
+    scored = _scored(search_id).subquery()
+    price = scored.c[cost]
+    cheaper = func.max(scored.c.accuracy).over(
+        order_by=(price, scored.c.accuracy.desc(), scored.c.birth), rows=(None, -1)
+    )
+    ranked: Subquery = select(scored, cheaper.label("cheaper")).subquery()
+    front = (
+        select(*(ranked.c[name] for name in Tradeoff.__dataclass_fields__))
+        .where((ranked.c.accuracy > ranked.c.cheaper) | ranked.c.cheaper.is_(None))
+        .order_by(ranked.c[cost])
+    )
+    return tuple(Tradeoff(*row) for row in connection.execute(front))
+
+
+def list_tradeoffs(connection: Connection, search_id: int, most: int = 5000) -> tuple[Tradeoff, ...]:
+    """What was scored, evenly over the births if there are more than `most`."""
+    born = connection.execute(
+        select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
+    ).scalar_one()
+    every = max(1, -(-born // most))
+    query = _scored(search_id).where(candidate.c.birth % every == 0).order_by(candidate.c.birth)
+    return tuple(Tradeoff(*row) for row in connection.execute(query))
+
+
+def _scored(search_id: int) -> Select[Any]:
+    columns = (candidate.c.fitness, candidate.c.params, candidate.c.mult_adds, candidate.c.origin, candidate.c.code)
+    return (
+        select(candidate.c.id, candidate.c.birth, score.c.value.label("accuracy"), *columns)
+        .join(score, score.c.candidate_id == candidate.c.id)
+        .where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None), score.c.metric == ACCURACY)
+    )

@@ -1,0 +1,91 @@
+"""A question of the user's own, in SQL, on a connection that cannot change anything."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eatnas_db.database import open_record
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.views import VIEWS
+from eatnas_db.settings import Settings
+
+DEFAULT_SECONDS: Final = 30.0
+LARGEST_VALUE: Final = 10_000_000
+"""Bytes of one text or blob, lest a question fill the memory."""
+
+_OPERATIONS_BETWEEN_LOOKS: Final = 10_000
+_ALLOWED: Final = frozenset(
+    [sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Columns and rows; `cut` says that there were more."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    cut: bool
+
+
+def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: float = DEFAULT_SECONDS) -> Answer:
+    """The answer to one SELECT over the tables and the views of `queries.views`.
+
+    Raises `RecordError`, and `ConflictError` for what is no SELECT, is wrong, or takes longer than `seconds`.
+    """
+    open_record(settings.database_url).dispose()
+    file = settings.database_file
+    assert file is not None
+    with _guarded(file, time.monotonic() + seconds) as connection:
+        try:
+            cursor = connection.execute(question)
+            rows = cursor.fetchmany(limit + 1)
+        # Before Python 3.12 a second statement is a Warning, which is no Error.
+        except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
+            raise ConflictError(_in_words(str(error), seconds)) from None
+        if cursor.description is None:
+            raise ConflictError("that is no SELECT: there is nothing to answer")
+        columns = tuple(name for name, *_ in cursor.description)
+        return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
+
+
+@contextmanager
+def _guarded(file: Path, deadline: float) -> Iterator[sqlite3.Connection]:
+    # A read-only file is not enough: such a connection may still attach another one, and write there.
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+        connection.execute("PRAGMA temp_store = MEMORY")
+        for name, query in VIEWS.items():
+            connection.execute(f"CREATE TEMP VIEW {name} AS {query}")
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _OPERATIONS_BETWEEN_LOOKS)
+        connection.set_authorizer(_judge)
+        yield connection
+
+
+def _judge(action: int, _first: str | None, second: str | None, _database: str | None, _inner: str | None) -> int:
+    loads_code = action == sqlite3.SQLITE_FUNCTION and second in ("load_extension", "fts3_tokenizer")
+    return sqlite3.SQLITE_OK if action in _ALLOWED and not loads_code else sqlite3.SQLITE_DENY
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _in_words(cause: str, seconds: float) -> str:
+    if cause == "interrupted":
+        return f"the question took longer than {seconds:g} seconds; narrow it down, or allow more by --timeout"
+    if "not authorized" in cause or "authorization denied" in cause:
+        return f"only SELECT may be asked here: {cause}"
+    if "one statement" in cause:
+        return "one statement at a time, please"
+    if "too big" in cause:
+        return f"a value of more than {LARGEST_VALUE:,} bytes: ask for less of it"
+    if "no such table" in cause:
+        return f"{cause}; the views are {', '.join(VIEWS)}"
+    return f"SQLite does not understand the question: {cause}"

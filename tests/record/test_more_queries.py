@@ -1,0 +1,343 @@
+"""Lineage across searches, curves over compute, primitives, changes, the front, utilisation; and SQL of one's own."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, insert, select, update
+
+from eatnas_db import readonly, schema, steps
+from eatnas_db.database import reading, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.queries.best import list_best
+from eatnas_db.queries.candidates import get_candidate
+from eatnas_db.queries.compare import Course, Point, list_courses, list_reached
+from eatnas_db.queries.lineage import get_lineage, list_descendants
+from eatnas_db.queries.mutations import list_mutation_kinds
+from eatnas_db.queries.pareto import list_front, list_tradeoffs
+from eatnas_db.queries.population import list_population
+from eatnas_db.queries.primitives import PRIMITIVES, list_primitives
+from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.utilisation import get_utilisation
+from eatnas_db.queries.views import VIEWS
+from eatnas_db.settings import Settings
+
+LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
+
+
+@pytest.fixture
+def train(engine, lease_factory, score_factory):
+    """Trains a search to its end; a candidate's score is its id in per cent."""
+
+    def to_the_end(search_id):
+        while (leased := lease_factory(search_id)) is not None:
+            score_factory(leased, leased.token.candidate / 100)
+            with transaction(engine) as connection:
+                steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+        return search_id
+
+    return to_the_end
+
+
+@pytest.fixture
+def small(search_factory, train):
+    return train(search_factory("small"))
+
+
+@pytest.fixture
+def large(engine, small, train):
+    """Transferred from the small one, whose three best were measured again."""
+    with transaction(engine) as connection:
+        steps.rescore(connection, "small", top=3, seeds=2, now=4.0)
+        yardstick = get_search(connection, "small.yardstick").id
+    train(yardstick)
+    changes = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 8}
+    with transaction(engine) as connection:
+        search_id = steps.transfer(
+            connection,
+            "small",
+            parse_spec(LARGE, changes),
+            task=Task(28, 1, 10),
+            data_digest="large",
+            slots=2,
+            now=9.0,
+        )
+    return train(search_id)
+
+
+@pytest.fixture
+def connection(engine):
+    with reading(engine) as connection:
+        yield connection
+
+
+def test_a_lineage_names_the_search_of_each_and_compares_fitness_within_one_alone(large, connection):
+    (youngest,) = (
+        connection.execute(
+            select(schema.candidate.c.id).where(schema.candidate.c.search_id == large).order_by(schema.candidate.c.id)
+        )
+        .scalars()
+        .all()[-1:]
+    )
+    line = get_lineage(connection, youngest)
+    names = [one.search for one in line]
+    assert names == sorted(names)
+    assert set(names) == {"large", "small"}
+    first = next(one for one in line if one.search == "small")
+    child = line[line.index(first) - 1]
+    assert (child.parent_id, child.gain) == (first.id, None)
+    assert {one.search for one in list_descendants(connection, first.id)} >= {"large", "small"}
+
+
+def test_a_candidate_tells_what_it_inherited(engine, small):
+    inherited = {"share_inherited": 0.5, "logit_distance": 0.25, "lineage_epochs": 6}
+    with transaction(engine) as connection:
+        connection.execute(update(schema.candidate).where(schema.candidate.c.id == 2).values(inherited))
+        found = get_candidate(connection, 2)
+    assert {name: getattr(found, name) for name in inherited} == inherited
+
+
+def test_more_best_may_be_asked_for_than_a_statement_takes_numbers(small, connection):
+    assert len(list_best(connection, small, 10**9)) == 12
+
+
+def test_compute_is_summed_over_births_failed_attempts_included(engine, small):
+    failed = {"number": 2, "worker_id": 1, "started_at": 1.0, "ended_at": 2.0, "outcome": "failed"}
+    with transaction(engine) as connection:
+        connection.execute(insert(schema.attempt).values(candidate_id=3, device_seconds=10.0, **failed))
+        seconds = [step.device_seconds for step in list_steps(connection, small)]
+    assert seconds == [1.0, 2.0, 13.0, *(float(number) for number in range(14, 23))]
+
+
+def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(large, connection):
+    both = list_courses(connection, ["small", "large"])
+    assert [course.seconds_before for course in both] == [0.0, 12.0 + 6.0]
+    assert both[1].points[0].device_seconds == 18.0 + 4.0
+    (alone,) = list_courses(connection, ["large"], alone=True)
+    assert (alone.seconds_before, alone.points[0].device_seconds, alone.points[0].step) == (0.0, 4.0, 4)
+    with pytest.raises(NotFoundError):
+        list_courses(connection, ["small", "other"])
+
+
+def test_levels_are_told_by_the_first_step_that_reaches_them_and_ratios_to_the_first_search():
+    one = Course("one", 0.0, (Point(1, 10.0, 0.5), Point(2, 20.0, 0.7), Point(3, 30.0, 0.6)))
+    two = Course("two", 0.0, (Point(1, 5.0, 0.6), Point(2, 8.0, 0.65)))
+    rows = list_reached([one, two], [0.6, 0.7])
+    assert [(row.search, row.device_seconds, row.ratio) for row in rows] == [
+        ("one", 20.0, 1.0),
+        ("two", 5.0, 0.25),
+        ("one", 20.0, 1.0),
+        ("two", None, None),
+    ]
+    levels = [row.level for row in list_reached([one, two])][::2]
+    assert levels == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7])
+    assert list_reached([Course("empty", 0.0, ())]) == ()
+    assert len(list_reached([Course("flat", 0.0, one.points[:1])])) == 1
+
+
+def test_primitives_are_shares_of_the_population_of_each_step(small, connection):
+    rows = list_primitives(connection, small, points=3)
+    assert sorted({row.step for row in rows}) == [4, 8, 12]
+    for step in (4, 8, 12):
+        members = list_population(connection, small, step)
+        for block in (1, 7):
+            for primitive in PRIMITIVES:
+                of = [row for row in rows if (row.step, row.block, row.primitive) == (step, block, primitive)]
+                assert sum(row.members for row in of) == len(members)
+                assert sum(row.share for row in of) == pytest.approx(1)
+                mean = sum(row.members * row.mean_fitness for row in of) / len(members)
+                assert mean == pytest.approx(sum(member.fitness for member in members) / len(members))
+    assert list_primitives(connection, small, block=3, points=3) == tuple(row for row in rows if row.block == 3)
+    with pytest.raises(NotFoundError, match="no member of the population has a block 99"):
+        list_primitives(connection, small, block=99)
+
+
+def test_kinds_of_change_count_children_and_average_what_they_gained(small, connection):
+    rows = list_mutation_kinds(connection, small)
+    assert sum(row.children for row in rows) == 8
+    assert [row.mean_gain for row in rows] == sorted((row.mean_gain for row in rows), reverse=True)
+    assert all(row.improved == 1 and row.joined == 1 and row.scored == row.children for row in rows)
+    by_block = [row for block in range(1, 8) for row in list_mutation_kinds(connection, small, block)]
+    assert sum(row.children for row in by_block) == 8
+
+
+def test_perturbations_are_not_counted_as_changes_that_paid(large, connection):
+    assert sum(row.children for row in list_mutation_kinds(connection, large)) == 4
+
+
+@pytest.mark.parametrize("cost", ["mult_adds", "params"])
+def test_the_front_is_what_no_other_beats_at_both(small, connection, cost):
+    everything = list_tradeoffs(connection, small)
+    assert len(everything) == 12
+
+    def beaten(one):
+        return any(
+            other.accuracy >= one.accuracy
+            and getattr(other, cost) <= getattr(one, cost)
+            and (other.accuracy, getattr(other, cost)) != (one.accuracy, getattr(one, cost))
+            for other in everything
+        )
+
+    front = list_front(connection, small, cost)
+    assert set(front) == {one for one in everything if not beaten(one)}
+    assert [getattr(one, cost) for one in front] == sorted(getattr(one, cost) for one in front)
+    assert len(list_tradeoffs(connection, small, most=4)) == 4
+
+
+def test_utilisation_is_busy_time_over_wall_time(engine, small):
+    with transaction(engine) as connection:
+        connection.execute(update(schema.attempt).values(started_at=0.0, ended_at=1.0, outcome="scored"))
+        connection.execute(
+            update(schema.attempt).where(schema.attempt.c.candidate_id == 1).values(ended_at=None, outcome=None)
+        )
+        connection.execute(update(schema.attempt).where(schema.attempt.c.candidate_id > 2).values(ended_at=0.0))
+        found = get_utilisation(connection, small, now=8.0)
+    (slot,) = found.slots
+    assert (found.wall_seconds, found.device_seconds, found.scored) == (8.0, 12.0, 12)
+    assert (slot.host, slot.slot, slot.attempts, slot.busy_seconds, slot.busy) == ("here", 0, 12, 9.0, 1.0)
+    assert found.candidates_per_hour == 3600 * 12 / 8
+
+
+def test_a_search_that_was_never_trained_has_answers_too(search_factory, connection):
+    search_id = search_factory("new")
+    assert list_steps(connection, search_id) == ()
+    assert list_primitives(connection, search_id) == ()
+    assert list_front(connection, search_id) == ()
+    assert list_mutation_kinds(connection, search_id) == ()
+    found = get_utilisation(connection, search_id, now=1.0)
+    assert (found.wall_seconds, found.candidates_per_hour, found.busy, found.slots) == (0.0, None, None, ())
+    assert list_reached(list_courses(connection, ["new"])) == ()
+
+
+def test_the_new_questions_read_candidates_by_index(engine, large, small):
+    asked = []
+    with reading(engine) as connection:
+        event.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
+        for question in (list_steps, list_primitives, list_mutation_kinds, list_front, list_tradeoffs):
+            question(connection, small)
+        get_utilisation(connection, small, 0.0)
+        list_courses(connection, ["large"])
+        get_lineage(connection, 1)
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given).all() for sql, given in list(asked)]
+    steps_of = [row[3] for plan in plans for row in plan]
+    read_whole = [words for words in steps_of if words.startswith("SCAN eatnas_") and "INDEX" not in words]
+    assert set(read_whole) <= {"SCAN eatnas_host", "SCAN eatnas_device", "SCAN eatnas_worker", "SCAN eatnas_search"}
+
+
+@pytest.fixture
+def settings(engine, tmp_path):
+    return Settings(tmp_path, str(engine.url))
+
+
+def test_every_view_has_the_columns_that_the_page_promises(settings, small):
+    page = (Path(__file__).parents[2] / "docs" / "asking.md").read_text()
+    for name in VIEWS:
+        answer = readonly.ask(settings, f"SELECT * FROM {name}")
+        assert f"| `{name}` | {', '.join(answer.columns)} |" in page
+
+
+def test_a_question_in_sql_is_answered(settings, small):
+    answer = readonly.ask(
+        settings,
+        "SELECT kernel, count(*) AS n FROM blocks JOIN candidates ON candidates.id = candidate_id "
+        "WHERE candidates.search = 'small' AND position = 5 AND joined IS NOT NULL GROUP BY kernel ORDER BY kernel",
+    )
+    assert answer.columns == ("kernel", "n")
+    assert sum(count for _, count in answer.rows) == 12
+    some = readonly.ask(settings, "SELECT id FROM candidates", limit=5)
+    assert (len(some.rows), some.cut) == (5, True)
+    assert readonly.ask(settings, "SELECT x'00ff', NULL, 'ä'").rows == (("00ff", None, "ä"),)
+    assert readonly.ask(
+        settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9) SELECT max(i) FROM n"
+    ).rows == ((9,),)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "ATTACH '{file}' AS other",
+        "VACUUM INTO '{file}'",
+        "VACUUM",
+        "PRAGMA user_version = 9",
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA writable_schema = ON",
+        "SELECT * FROM pragma_journal_mode('delete')",
+        "SELECT load_extension('{file}')",
+        "SELECT fts3_tokenizer('simple')",
+        "INSERT INTO eatnas_record VALUES (2, 'x', 0) RETURNING id",
+        "UPDATE eatnas_candidate SET fitness = 1 RETURNING id",
+        "WITH a AS (SELECT 1) DELETE FROM eatnas_event RETURNING id",
+        "REPLACE INTO eatnas_record VALUES (1, 'x', 0)",
+        "CREATE TABLE mine (a)",
+        "CREATE TEMP TABLE mine (a)",
+        "CREATE TEMP TRIGGER t BEFORE INSERT ON eatnas_event BEGIN SELECT 1; END",
+        "CREATE VIRTUAL TABLE mine USING fts5(a)",
+        "DROP VIEW candidates",
+        "DROP TABLE eatnas_event",
+        "ALTER TABLE eatnas_event ADD COLUMN mine",
+        "REINDEX",
+        "ANALYZE",
+        "BEGIN EXCLUSIVE",
+        "SAVEPOINT s",
+        "DETACH main",
+    ],
+)
+def test_sql_can_change_nothing(settings, small, tmp_path, question):
+    file = tmp_path / "other.db"
+    database = settings.database_file
+    before = (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir()))
+    with pytest.raises(ConflictError, match="only SELECT may be asked here"):
+        readonly.ask(settings, question.format(file=file))
+    assert (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir())) == before
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("SELECT 1; SELECT 2", "one statement at a time"),
+        ("SELECT 1; DROP TABLE eatnas_event", "one statement at a time"),
+        ("", "no SELECT"),
+        ("-- nothing", "no SELECT"),
+        ("SELEC", "does not understand"),
+        ("SELECT \0", "does not understand"),
+        ("SELECT nought FROM candidates", "no such column: nought"),
+        ("SELECT * FROM candidate", "the views are searches, candidates"),
+        ("SELECT randomblob(1000000000)", "ask for less"),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_told(settings, small, question, words):
+    with pytest.raises(ConflictError, match=words):
+        readonly.ask(settings, question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0",
+        "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g",
+    ],
+)
+def test_a_runaway_question_is_stopped(settings, small, question):
+    with pytest.raises(ConflictError, match=r"took longer than 0\.2 seconds"):
+        readonly.ask(settings, question, seconds=0.2)
+
+
+def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small, engine):
+    with transaction(engine) as writer:
+        writer.execute(update(schema.search).values(priority=7))
+        assert readonly.ask(settings, "SELECT count(*) FROM searches").rows == ((1,),)
+    with sqlite3.connect(settings.database_file, timeout=0) as other:
+        assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
+    other.close()
+
+
+def test_sql_needs_neither_alembic_nor_pydantic():
+    code = "import sys, eatnas_db.readonly; assert not {'alembic', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
