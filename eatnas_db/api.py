@@ -1,0 +1,308 @@
+"""The record from Python, for notebooks: the questions of the command line as frozen records and as data frames."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from sqlalchemy import Connection
+
+from eatnas_db import readonly
+from eatnas_db.database import open_record, reading
+from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.queries.best import BestCandidate, list_best
+from eatnas_db.queries.candidates import CandidateRecord, get_candidate
+from eatnas_db.queries.compare import Measure, Reached, list_courses, list_reached
+from eatnas_db.queries.events import Event, list_events
+from eatnas_db.queries.failures import Failure, list_failures
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.lineage import Relative, get_lineage, list_descendants
+from eatnas_db.queries.mutations import MutationKind, list_mutation_kinds
+from eatnas_db.queries.pareto import Cost, Tradeoff, list_front
+from eatnas_db.queries.population import Inhabitant, list_population
+from eatnas_db.queries.primitives import PrimitiveValue, list_primitives
+from eatnas_db.queries.progress import Progress, get_progress
+from eatnas_db.queries.quality import Step, list_steps
+from eatnas_db.queries.searches import SearchRecord, Standing, get_search, list_standings
+from eatnas_db.queries.utilisation import Utilisation, get_utilisation
+from eatnas_db.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SHOWN_ROWS: Final = 20
+ENDINGS: Final = {0: "finished", 3: "stopped", 75: "interrupted"}
+"""How `run` may end without a mistake, by its exit status."""
+Spec = str | Path | Mapping[str, Any]
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Rows(tuple[T_co, ...]):
+    """An answer: a tuple of frozen records, and a data frame when asked for one."""
+
+    columns: tuple[str, ...]
+
+    def __new__(cls, rows: Iterable[T_co], columns: Iterable[str]) -> Rows[T_co]:
+        """Rows whose frame has these columns."""
+        made = super().__new__(cls, tuple(rows))
+        made.columns = tuple(columns)
+        return made
+
+    def frame(self) -> DataFrame:
+        """The rows as a pandas data frame."""
+        from pandas import DataFrame
+
+        return DataFrame([_cells(row, self.columns) for row in self], columns=list(self.columns))
+
+    def _repr_html_(self) -> str:
+        more = f"<p>… and {len(self) - SHOWN_ROWS:,} more</p>" if len(self) > SHOWN_ROWS else ""
+        return _table(self.columns, [_cells(row, self.columns) for row in self[:SHOWN_ROWS]]) + more
+
+
+class Search:
+    """One search of a record. Every call asks anew, so a search may be watched while it runs."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings, self.name = settings, name
+
+    def __repr__(self) -> str:
+        return f"Search({self.name!r})"
+
+    def record(self) -> SearchRecord:
+        """Its row: spec, status, counters."""
+        with _viewing(self._settings) as connection:
+            return get_search(connection, self.name)
+
+    @property
+    def status(self) -> str:
+        """Running, waiting for something, paused, finished or cancelled."""
+        return self.record().status
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        with self._asked() as (connection, search_id):
+            return get_progress(connection, search_id)
+
+    def best(self, top: int = 10) -> Rows[BestCandidate]:
+        """The fittest, those that a yardstick measured first."""
+        with self._asked() as (connection, search_id):
+            return _rows(BestCandidate, list_best(connection, search_id, top))
+
+    def lineage(self, candidate: int | None = None) -> Rows[Relative]:
+        """Where a candidate comes from, by default the best."""
+        with self._asked() as (connection, search_id):
+            found = [one.id for one in list_best(connection, search_id, 1)] if candidate is None else [candidate]
+            if not found:
+                raise ConflictError(f"search {self.name!r} has no scored candidate yet")
+            return _rows(Relative, get_lineage(connection, found[0]))
+
+    def population(self, at: int | None = None) -> Rows[Inhabitant]:
+        """Who lives now, or after step `at`."""
+        with self._asked() as (connection, search_id):
+            return _rows(Inhabitant, list_population(connection, search_id, at))
+
+    def quality(self) -> Rows[Step]:
+        """How good the population was after each step."""
+        with self._asked() as (connection, search_id):
+            return _rows(Step, list_steps(connection, search_id))
+
+    def pareto(self, cost: Cost = "mult_adds") -> Rows[Tradeoff]:
+        """The candidates that no other beats at both accuracy and cost."""
+        with self._asked() as (connection, search_id):
+            return _rows(Tradeoff, list_front(connection, search_id, cost))
+
+    def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveValue]:
+        """Which values of which block survive."""
+        with self._asked() as (connection, search_id):
+            return _rows(PrimitiveValue, list_primitives(connection, search_id, block, points))
+
+    def mutations(self, block: int | None = None) -> Rows[MutationKind]:
+        """Which kinds of change paid."""
+        with self._asked() as (connection, search_id):
+            return _rows(MutationKind, list_mutation_kinds(connection, search_id, block))
+
+    def failures(self) -> Rows[Failure]:
+        """Which attempts failed, and why."""
+        with self._asked() as (connection, search_id):
+            return _rows(Failure, list_failures(connection, search_id))
+
+    def events(self, limit: int = 50) -> Rows[Event]:
+        """What happened lately, the newest last."""
+        with self._asked() as (connection, search_id):
+            return _rows(Event, list_events(connection, search_id, limit))
+
+    def utilisation(self) -> Utilisation:
+        """What it took of the machines."""
+        with self._asked() as (connection, search_id):
+            return get_utilisation(connection, search_id, time.time())
+
+    def fingerprint(self) -> str:
+        """One line that is equal for equal histories."""
+        with self._asked() as (connection, search_id):
+            return get_fingerprint(connection, search_id).sha256
+
+    def run(self, slots: int = 2) -> str:
+        """Train it here until it ends, in a process of its own; interrupt the kernel to stop it, and run it again.
+
+        Prints its progress. `finished`, `stopped` (paused, cancelled or out of device hours) or `interrupted`.
+        """
+        return ENDINGS[_command(self._settings, "run", self.name, "--slots", str(slots), told=True)]
+
+    @contextmanager
+    def _asked(self) -> Iterator[tuple[Connection, int]]:
+        with _viewing(self._settings) as connection:
+            yield connection, get_search(connection, self.name).id
+
+    def _repr_html_(self) -> str:
+        row = self.record()
+        facts = [row.status, f"{row.settled} of {row.budget_candidates}", f"{row.device_seconds:.0f}"]
+        columns = ("status", "settled", "device_seconds")
+        return f"<h4>{html.escape(self.name)}</h4>{_table(columns, [facts])}{self.best(5)._repr_html_()}"
+
+
+class Record:
+    """A record and its searches."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        open_record(settings.database_url).dispose()
+
+    def __repr__(self) -> str:
+        return f"Record({self._settings.database_url!r})"
+
+    def searches(self) -> Rows[Standing]:
+        """Every search, and how far it is; the newest last."""
+        with _viewing(self._settings) as connection:
+            return _rows(Standing, list_standings(connection))
+
+    def search(self, name: str) -> Search:
+        """The search of this name. Raises `NotFoundError`."""
+        found = Search(self._settings, name)
+        found.record()
+        return found
+
+    def candidate(self, candidate: int) -> CandidateRecord:
+        """Everything that is known of a candidate."""
+        with _viewing(self._settings) as connection:
+            return get_candidate(connection, candidate)
+
+    def descendants(self, candidate: int) -> Rows[Relative]:
+        """What came of a candidate, in whatever search."""
+        with _viewing(self._settings) as connection:
+            return _rows(Relative, list_descendants(connection, candidate))
+
+    def compare(
+        self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
+    ) -> Rows[Reached]:
+        """After how many device seconds each search reached the same levels."""
+        with _viewing(self._settings) as connection:
+            courses = list_courses(connection, names, measure=by, alone=alone)
+        return _rows(Reached, list_reached(courses, levels))
+
+    def sql(self, question: str, limit: int = 10_000, seconds: float = readonly.DEFAULT_SECONDS) -> Rows[Any]:
+        """The answer to one SELECT, as tuples; at most `limit` rows. Nothing can be changed this way."""
+        answer = readonly.ask(self._settings, question, limit=limit, seconds=seconds)
+        return Rows(answer.rows, answer.columns)
+
+    def create(self, spec: Spec) -> Search:
+        """Create a search from a YAML file or from a mapping of the same shape."""
+        return self._create(("search", "create"), spec)
+
+    def transfer(self, source: str, spec: Spec, candidate: int | None = None) -> Search:
+        """Create a search that begins with the best of `source`, or with a candidate of it."""
+        chosen = () if candidate is None else ("--candidate", str(candidate))
+        return self._create(("transfer", *chosen, source), spec)
+
+    def _create(self, command: Sequence[str], spec: Spec) -> Search:
+        before = {row.name for row in self.searches()}
+        if isinstance(spec, Mapping):
+            with tempfile.TemporaryDirectory() as folder:
+                # JSON is YAML.
+                file = Path(folder, "spec.yaml")
+                file.write_text(json.dumps(spec))
+                _command(self._settings, *command, str(file))
+        else:
+            _command(self._settings, *command, str(spec))
+        return self.search(next(row.name for row in reversed(self.searches()) if row.name not in before))
+
+    def _repr_html_(self) -> str:
+        return self.searches()._repr_html_()
+
+
+def open(home: str | Path | None = None) -> Record:  # noqa: A001
+    """The record in a home folder or at a database URL; by default where the command line would look.
+
+    Raises `RecordError`.
+    """
+    if isinstance(home, str) and "://" in home:
+        return Record(load_settings(os.environ, db=home))
+    return Record(load_settings(os.environ, home=None if home is None else str(home)))
+
+
+@contextmanager
+def _viewing(settings: Settings) -> Iterator[Connection]:
+    engine = open_record(settings.database_url)
+    try:
+        with reading(engine) as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _command(settings: Settings, *arguments: str, told: bool = False) -> int:
+    """Run the command line beside us; its exit status. Its one line of complaint becomes an `EatnasError`."""
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "--db", settings.database_url]
+    # Through us: what a process prints by itself does not reach a notebook. In a group of its own: Ctrl-C in a
+    # terminal would reach it twice.
+    with (
+        tempfile.TemporaryFile("w+") as complaints,
+        subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.PIPE, stderr=complaints, text=True, process_group=0
+        ) as process,
+    ):
+        assert process.stdout is not None
+        lines = iter(process.stdout)
+        while True:
+            try:
+                line = next(lines, None)
+                if line is None:
+                    break
+                if told:
+                    print(line, end="", flush=True)
+            except KeyboardInterrupt:
+                # It saves what it has, and says so; a second interrupt would not make that quicker.
+                process.terminate()
+        status = process.wait()
+        complaints.seek(0)
+        if status not in ENDINGS:
+            raise EatnasError(complaints.read().strip().removeprefix("eatnas-db: ") or f"it ended with {status}")
+        return status
+
+
+def _rows(kind: type[T_co], rows: Iterable[T_co]) -> Rows[T_co]:
+    return Rows(rows, kind.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def _cells(row: Any, columns: Sequence[str]) -> list[Any]:
+    return list(row) if isinstance(row, tuple) else [getattr(row, column) for column in columns]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(_shown(cell))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

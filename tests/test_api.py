@@ -1,0 +1,165 @@
+"""The record from Python: what a notebook sees, and the page that explains it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert
+
+from eatnas_db import api, schema, steps, transitions
+from eatnas_db.database import create_engine_for, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.errors import ConflictError, EatnasError, NotFoundError, RecordError
+from eatnas_migrations import commands
+
+PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
+SPEC = {"name": "small", "space": "eatnas-tiny", "data": {"name": "digits"}, "yardstick": {"top": 0}}
+SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 30}
+UNDER = transitions.Provenance("p", {}, "data", {}, "cpu", "none")
+ANSWERS = ["best", "lineage", "population", "quality", "pareto", "primitives", "mutations", "events"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A search of arithmetic, trained to its end."""
+    folder = tmp_path_factory.mktemp("home")
+    engine = create_engine_for(f"sqlite:///{folder / 'eatnas.db'}")
+    commands.upgrade(engine)
+    with transaction(engine) as connection:
+        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+        search_id = steps.create_search(
+            connection, parse_spec(SPEC, SIZES), task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0
+        )
+        while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
+            fitness = leased.token.candidate / 100
+            transitions.record_score(
+                connection,
+                leased.token,
+                fitness=fitness,
+                metrics={"val_accuracy": fitness},
+                seed=1,
+                circumstances=UNDER,
+                device_seconds=1.0,
+                now=2.0,
+            )
+            steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def record(home):
+    return api.open(home)
+
+
+@pytest.fixture
+def search(record):
+    return record.search("small")
+
+
+def test_a_record_is_opened_by_its_home_or_its_url_and_says_what_is_missing(home, tmp_path):
+    by_home, by_url = api.open(str(home)), api.open(f"sqlite:///{home / 'eatnas.db'}")
+    assert by_home.searches() == by_url.searches()
+    with pytest.raises(RecordError, match="`eatnas-db init` makes one"):
+        api.open(tmp_path)
+    with pytest.raises(NotFoundError, match="there are: small"):
+        by_home.search("smal")
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_every_answer_is_frozen_records_and_a_data_frame(search, question):
+    rows = getattr(search, question)()
+    assert rows
+    assert isinstance(rows, tuple)
+    assert all(is_dataclass(row) and row.__dataclass_params__.frozen for row in rows)
+    frame = rows.frame()
+    assert list(frame.columns) == list(rows[0].__dataclass_fields__)
+    assert len(frame) == len(rows)
+    assert rows._repr_html_().count("<tr>") == min(len(rows), api.SHOWN_ROWS) + 1
+
+
+def test_an_answer_without_rows_has_its_columns_still(search):
+    assert search.failures() == ()
+    assert "failure" in search.failures().frame().columns
+
+
+def test_single_answers(record, search):
+    assert search.status == "finished"
+    assert (search.progress().scored, search.utilisation().device_seconds) == (30, 30.0)
+    assert re.fullmatch("[0-9a-f]{64}", search.fingerprint())
+    best = search.best(1)[0]
+    assert record.candidate(best.id).code == best.code
+    assert [one.id for one in record.descendants(best.id)] == [best.id]
+    assert search.lineage(1)[0].id == 1
+    assert record.sql("SELECT count(*) AS n FROM candidates").frame()["n"].tolist() == [30]
+    assert record.compare("small", levels=[0.1]).frame()["ratio"].tolist() == [1.0]
+    with pytest.raises(ConflictError, match="only SELECT"):
+        record.sql("DELETE FROM eatnas_event")
+
+
+def test_what_is_displayed_is_escaped(record, search):
+    shown = record.sql("SELECT '<script>' AS \"<b>\"")._repr_html_()
+    assert "&lt;script&gt;" in shown
+    assert "&lt;b&gt;" in shown
+    assert "<h4>small</h4>" in search._repr_html_()
+    assert "finished" in record._repr_html_()
+    assert (repr(search), "eatnas.db" in repr(record)) == ("Search('small')", True)
+
+
+def test_a_wrong_spec_is_the_command_lines_own_sentence(record):
+    with pytest.raises(EatnasError, match="did you mean") as raised:
+        record.create({**SPEC, "name": "other", "spaec": "x"})
+    assert "\n" not in str(raised.value)
+
+
+def test_the_module_loads_nothing_that_only_some_need():
+    code = "import sys, eatnas_db.api; assert not {'pandas', 'alembic', 'pydantic', 'yaml'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_the_pages_examples_run(tmp_path, capfd):
+    engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
+    commands.upgrade(engine)
+    engine.dispose()
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block.replace('"home"', repr(str(tmp_path))), names)
+    assert names["ending"] == "finished"
+    assert "tiny  4/4  best " in capfd.readouterr().out
+    assert len(names["frame"]) == 3
+    assert names["mean_at_the_end"] > 0
+    assert names["kernels"]["n"].sum() == 4
+    assert "there are: tiny" in names["message"]
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_a_run_and_the_next_goes_on(tmp_path):
+    engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
+    commands.upgrade(engine)
+    engine.dispose()
+    data = {"name": "digits", "train_images": 64, "validation_images": 64}
+    training = {"epochs": 3, "batch_size": 8}
+    spec = {**SPEC, "data": data, "training": training, "budget": {"candidates": 6}}
+    search = api.open(tmp_path).create({**spec, "evolution": {"population": 2, "tournament": 2}})
+    begun = threading.Event()
+
+    def interrupt():
+        while search.progress().leased == 0:
+            begun.wait(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert search.run(slots=1) == "interrupted"
+    thread.join()
+    assert search.run(slots=1) == "finished"
