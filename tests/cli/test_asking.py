@@ -1,0 +1,199 @@
+"""`query …` as a user types it: across searches, page by page, and in SQL."""
+
+import csv
+import io
+import json
+import statistics
+import time
+
+import pytest
+from sqlalchemy import insert, update
+
+from eatnas_cli.printing import Page
+from eatnas_db import schema, steps, transitions
+from eatnas_db.database import open_record, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.failures import Failure
+from eatnas_db.queries.searches import get_search
+from eatnas_db.settings import load_settings
+
+SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 10}
+UNDER = transitions.Provenance("p", {}, "data", {}, "cpu", "none")
+
+
+def tree(name, space="eatnas-tiny"):
+    return {"name": name, "space": space, "data": {"name": "digits"}, "yardstick": {"top": 0}}
+
+
+def train(connection, search_id):
+    """To its end, by arithmetic: a candidate's score is its id in per cent."""
+    while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
+        fitness = leased.token.candidate / 100
+        transitions.record_score(
+            connection,
+            leased.token,
+            fitness=fitness,
+            metrics={"val_accuracy": fitness},
+            seed=1,
+            circumstances=UNDER,
+            device_seconds=1.0,
+            now=2.0,
+        )
+        steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+
+
+@pytest.fixture
+def engine(record, home):
+    engine = open_record(load_settings({}, str(home)).database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def small(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+        spec = parse_spec(tree("small"), SIZES)
+        search_id = steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
+        train(connection, search_id)
+
+
+@pytest.fixture
+def large(engine, small):
+    with transaction(engine) as connection:
+        steps.rescore(connection, "small", top=1, seeds=2, now=4.0)
+        train(connection, get_search(connection, "small.yardstick").id)
+        spec = parse_spec(tree("large", "eatnas-small"), SIZES)
+        found = steps.transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
+        train(connection, found)
+
+
+def asked(eatnas, *arguments):
+    return json.loads(eatnas("query", *arguments, "--format", "json"))
+
+
+def test_the_best_show_their_yardstick_where_any_has_one(eatnas, large):
+    row = asked(eatnas, "best", "small")[0]
+    assert (row["id"], row["yardstick_seeds"]) == (10, 2)
+    assert row["yardstick"] == pytest.approx(0.115)
+    assert row["yardstick_spread"] == pytest.approx(statistics.stdev([0.11, 0.12]))
+    assert "yardstick seeds" in eatnas("query", "best", "small")
+    assert "yardstick" not in eatnas("query", "best", "large")
+    assert asked(eatnas, "best", "large")[0]["yardstick"] is None
+
+
+def test_a_lineage_says_where_the_search_changes(eatnas, large):
+    rows = asked(eatnas, "lineage", "large")
+    assert {row["search"] for row in rows} == {"small", "large"}
+    told = eatnas("query", "lineage", "large")
+    first, *others = told.splitlines()
+    assert first.startswith("small: ")
+    assert sum("large: " in line for line in others) == 1
+    assert all(": block" in line or "basic" in line for line in others)
+    family = eatnas("query", "descendants", "10")
+    assert family.startswith("small: 10, ")
+    assert family.count("large: ") == 4
+    assert family.count("small.yardstick: ") == 2
+    assert "small: " not in eatnas("query", "lineage", "10")
+
+
+def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
+    with transaction(engine) as connection:
+        connection.execute(
+            update(schema.candidate).values(share_inherited=0.75, logit_distance=0.125, lineage_epochs=9)
+        )
+    told = eatnas("candidate", "show", "3")
+    for words in ("share_inherited  0.7500", "logit_distance   0.1250", "lineage_epochs   9"):
+        assert " ".join(words.split()) in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["compare", "primitives", "mutations", "pareto", "utilisation", "quality"],
+)
+def test_every_question_has_three_forms(eatnas, large, question):
+    found = asked(eatnas, question, "large")
+    columns, *rows = csv.reader(io.StringIO(eatnas("query", question, "large", "--format", "csv")))
+    assert rows
+    if isinstance(found, list):
+        assert len(rows) == len(found)
+        assert set(columns) == set(found[0])
+    assert len(eatnas("query", question, "large").splitlines()) > 3
+
+
+def test_searches_are_compared_by_compute_and_by_levels_of_ones_own(eatnas, large):
+    rows = asked(eatnas, "compare", "small", "large", "--by", "best", "--level", "0.05", "--level", "0.2")
+    assert [(row["search"], row["level"], row["device_seconds"]) for row in rows] == [
+        ("small", 0.05, 5.0),
+        ("large", 0.05, 10.0 + 2 + 4),
+        ("small", 0.2, None),
+        ("large", 0.2, 10.0 + 2 + 8),
+    ]
+    assert rows[1]["ratio"] == 16 / 5
+    (alone,) = asked(eatnas, "compare", "large", "--by", "best", "--level", "0.2", "--alone")
+    assert alone["device_seconds"] == 8.0
+
+
+def test_primitives_are_a_line_a_value_with_a_column_a_step(eatnas, small):
+    told = eatnas("query", "primitives", "small", "--block", "2", "--points", "2")
+    head = told.splitlines()[1].split()
+    assert head == ["block", "primitive", "value", "step", "5", "step", "10", "mean", "fitness"]
+    assert "kernel" in told
+    assert "%" in told
+
+
+def test_lists_are_paged_sorted_and_filtered(eatnas, small):
+    ids = [row["id"] for row in asked(eatnas, "best", "small")]
+    assert ids == list(range(10, 0, -1))
+    assert [row["id"] for row in asked(eatnas, "best", "small", "--limit", "3", "--offset", "2")] == [8, 7, 6]
+    assert [row["id"] for row in asked(eatnas, "best", "small", "--where", "origin=random", "--sort", "birth")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    dearest = asked(eatnas, "best", "small", "--sort", "-params", "--limit", "1")[0]["params"]
+    assert dearest == max(row["params"] for row in asked(eatnas, "best", "small"))
+    steps_ = asked(eatnas, "quality", "small", "--where", "number>3", "--where", "number<=5")
+    assert [row["number"] for row in steps_] == [4, 5]
+    assert len(asked(eatnas, "population", "small", "--limit", "2")) == 2
+    assert asked(eatnas, "failures", "small", "--sort", "-attempt") == []
+    assert "there is no column 'brith'; there are: id, birth" in eatnas(
+        "query", "best", "small", "--sort", "brith", expect=1
+    )
+
+
+def failure(number, message):
+    return Failure(number, number, 1, "failed", "exception", message, None, 1.0, 2.0)
+
+
+def test_what_has_no_value_comes_last_and_can_be_asked_for():
+    rows = [failure(1, None), failure(2, "b"), failure(3, "a")]
+    for sort, order in (("message", [3, 2, 1]), ("-message", [2, 3, 1])):
+        assert [row.birth for row in Page(sort=sort).of(rows)] == order
+    assert Page(where=["message="]).of(rows) == rows[:1]
+    assert Page(where=["message!="]).of(rows) == rows[1:]
+    assert Page(where=["birth >= 2", "message != a"]).of(rows) == rows[1:2]
+    assert Page(where=["message=a=b"]).of(rows) == []
+    assert Page(limit=1, offset=5).of(rows) == []
+    for wrong in ("birth", "birth=x", "=3", "nought=1"):
+        with pytest.raises(ConflictError, match=r"^(--where|there is no column) [^\n]+$"):
+            Page(where=[wrong]).of(rows)
+
+
+def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
+    assert asked(eatnas, "sql", "SELECT search, count(*) AS n FROM candidates GROUP BY search") == [
+        {"search": "small", "n": 10}
+    ]
+    assert asked(eatnas, "sql", "SELECT 1 AS a, 2 AS a") == [{"a": 1, "a_1": 2}]
+    assert len(asked(eatnas, "sql", "SELECT id FROM candidates", "--limit", "4")) == 4
+    assert asked(eatnas, "sql", "SELECT 1 WHERE 0") == []
+    assert "only SELECT" in eatnas("query", "sql", "DELETE FROM eatnas_event", expect=1)
+    begun = time.monotonic()
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    assert "longer than 0.1 seconds" in eatnas("query", "sql", endless, "--timeout", "0.1", expect=1)
+    assert time.monotonic() - begun < 30

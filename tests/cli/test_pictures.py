@@ -1,0 +1,84 @@
+"""Pictures: drawn as files, and as text on the terminal."""
+
+import subprocess
+import sys
+
+import pytest
+
+from eatnas_cli.pictures import curves
+from eatnas_cli.pictures.terminal import plot, quality_curve
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.compare import Course, Point
+from eatnas_db.queries.pareto import Tradeoff
+from eatnas_db.queries.quality import Step
+
+STEPS = [Step(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
+EMPTY = Step(1, 0, None, None, None, None, 1.0, 1.0)
+COURSES = [Course("one", 0.0, (Point(1, 2.0, 0.5), Point(2, 4.0, 0.7))), Course("ten", 1.0, (Point(1, 9.0, 0.6),))]
+FRONT = [Tradeoff(1, 0, 0.7, 0.7, 100, 2000, "random", "c"), Tradeoff(2, 1, 0.9, 0.9, 300, 9000, "random", "c")]
+
+
+def drawn(file):
+    from matplotlib.image import imread
+
+    picture = imread(file)
+    # More than paper: some ink, in more than one colour.
+    return picture.shape[0] > 300 and len({tuple(dot) for row in picture[::7, ::7] for dot in row}) > 5
+
+
+@pytest.mark.parametrize("over_compute", [False, True])
+@pytest.mark.parametrize("steps", [STEPS, [EMPTY, *STEPS[1:]], STEPS[:1]], ids=["many", "one empty", "one"])
+def test_quality_is_drawn(tmp_path, steps, over_compute):
+    curves.draw_quality(tmp_path / "q.png", "digits", steps, over_compute=over_compute)
+    assert drawn(tmp_path / "q.png")
+
+
+def test_courses_and_fronts_are_drawn(tmp_path):
+    curves.draw_courses(tmp_path / "c.png", COURSES, "quality")
+    curves.draw_front(tmp_path / "f.png", "digits", "mult_adds", FRONT, FRONT)
+    assert drawn(tmp_path / "c.png")
+    assert drawn(tmp_path / "f.png")
+
+
+def test_a_picture_of_nothing_is_a_picture_still(tmp_path):
+    curves.draw_quality(tmp_path / "q.svg", "digits", [EMPTY], over_compute=False)
+    assert (tmp_path / "q.svg").read_text().rstrip().endswith("</svg>")
+
+
+def test_an_ending_that_is_no_pictures_is_told(tmp_path):
+    with pytest.raises(ConflictError, match=r"ends in \.png"):
+        curves.draw_courses(tmp_path / "c.doc", COURSES, "quality")
+
+
+def test_long_histories_are_thinned_and_keep_both_ends():
+    few = curves.thinned(range(100_000), 50)
+    assert (len(few), few[0], few[-1]) == (50, 0, 99_999)
+    assert curves.thinned([1, 2, 3], 50) == [1, 2, 3]
+
+
+def test_a_rising_line_rises_from_corner_to_corner():
+    assert plot([[(0.0, 0.0), (10.0, 1.0)]], width=10, height=3, across="to").splitlines() == [
+        "1.0000 ┤⠀⠀⠀⠀⠀⠀⢀⡠⠔⠊",
+        "       ┤⠀⠀⠀⢀⠤⠒⠁",
+        "0.0000 ┤⡠⠔⠊⠁",
+        "       └──────────",
+        "        0   to  10",
+    ]
+
+
+@pytest.mark.parametrize("curve", [[(1.0, 2.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, 1.0), (1.0, 2.0)]])
+def test_curves_without_width_or_height_are_drawn(curve):
+    assert any(sign != "⠀" and "⠀" < sign <= "⣿" for sign in plot([curve]))
+
+
+def test_the_terminals_curve_tells_how_it_ended():
+    told = quality_curve(STEPS, over_compute=True)
+    assert "device seconds" in told
+    assert told.endswith("above: best 0.6000; below: mean 0.8000 ± 0.0200")
+    assert max(map(len, told.splitlines())) <= 80
+    assert quality_curve([EMPTY], over_compute=False) == "nothing to draw yet"
+
+
+def test_matplotlib_is_loaded_for_a_picture_alone():
+    code = "import sys, eatnas_cli.pictures.terminal, eatnas_cli.asking; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
