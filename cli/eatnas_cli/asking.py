@@ -84,6 +84,7 @@ def best(
 def lineage(
     ctx: typer.Context,
     name_or_id: Annotated[str, typer.Argument(help="A candidate's number, or a search's name for its best.")],
+    picture: Picture = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Where a candidate comes from: every mutation from its root on."""
@@ -91,17 +92,22 @@ def lineage(
 
     with viewing(ctx.obj) as connection:
         rows = get_lineage(connection, _candidate_id(connection, name_or_id))
-    _show_family(rows, format)
+    _show_family(rows, format, picture)
 
 
 @query_app.command()
-def descendants(ctx: typer.Context, candidate: Id, format: Written = Format.TABLE) -> None:  # noqa: A002
+def descendants(
+    ctx: typer.Context,
+    candidate: Id,
+    picture: Picture = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
     """What came of a candidate: its children, theirs, and so on."""
     from eatnas_db.queries.lineage import list_descendants
 
     with viewing(ctx.obj) as connection:
         rows = list_descendants(connection, candidate)
-    _show_family(rows, format)
+    _show_family(rows, format, picture)
 
 
 @query_app.command()
@@ -186,6 +192,7 @@ def primitives(
     name: Name,
     block: Block = None,
     points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
+    picture: Picture = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Which values of which block survive: their share of the population over time, and how fit they are."""
@@ -193,7 +200,12 @@ def primitives(
 
     with viewing(ctx.obj) as connection:
         rows = list_primitives(connection, _search_id(connection, name), block, points)
-    if format is Format.TABLE:
+    if picture is not None:
+        from eatnas_cli.pictures.families import draw_primitives
+
+        draw_primitives(picture, name, rows)
+        typer.echo(f"{picture} drawn")
+    elif format is Format.TABLE:
         told, columns = _over_time(rows)
         show(told, columns)
     else:
@@ -402,8 +414,13 @@ def _over_time(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return [empty | line for line in lines.values()], columns
 
 
-def _show_family(rows: Any, format: Format) -> None:  # noqa: A002
-    if format is Format.TABLE:
+def _show_family(rows: Any, format: Format, picture: Path | None) -> None:  # noqa: A002
+    if picture is not None:
+        from eatnas_cli.pictures.families import draw_family
+
+        draw_family(picture, rows)
+        typer.echo(f"{picture} drawn")
+    elif format is Format.TABLE:
         lineage_tree(rows)
     else:
         columns = (

@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
-from eatnas_cli.pictures import curves
+from eatnas_cli.pictures import curves, families
 from eatnas_cli.pictures.terminal import plot, quality_curve
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.compare import Course, Point
+from eatnas_db.queries.lineage import Relative
 from eatnas_db.queries.pareto import Tradeoff
+from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
 from eatnas_db.queries.quality import Step
 
 STEPS = [Step(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
@@ -23,7 +25,7 @@ def drawn(file):
 
     picture = imread(file)
     # More than paper: some ink, in more than one colour.
-    return picture.shape[0] > 300 and len({tuple(dot) for row in picture[::7, ::7] for dot in row}) > 5
+    return picture.shape[0] > 200 and len({tuple(dot) for row in picture[::7, ::7] for dot in row}) > 5
 
 
 @pytest.mark.parametrize("over_compute", [False, True])
@@ -38,6 +40,26 @@ def test_courses_and_fronts_are_drawn(tmp_path):
     curves.draw_front(tmp_path / "f.png", "digits", "mult_adds", FRONT, FRONT)
     assert drawn(tmp_path / "c.png")
     assert drawn(tmp_path / "f.png")
+
+
+def test_families_and_primitives_are_drawn(tmp_path):
+    line = [
+        Relative(3, "large", 2, 0, 1, "mutation", "pending", None, None, (), "c"),
+        Relative(2, "large", 1, 1, 0, "basic", "scored", 0.5, None, ("block 5 kernel 3 → 7",), "c"),
+        Relative(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
+    ]
+    families.draw_family(tmp_path / "l.png", line)
+    values = [
+        PrimitiveValue(step, 1, primitive, value, 2, share, 0.5)
+        for step in (5, 10)
+        for primitive in PRIMITIVES
+        for value, share in (("a", step / 10), ("b", 1 - step / 10))
+    ]
+    families.draw_primitives(tmp_path / "p.png", "small", values)
+    assert drawn(tmp_path / "l.png")
+    assert drawn(tmp_path / "p.png")
+    families.draw_family(tmp_path / "n.png", line[:1])
+    families.draw_primitives(tmp_path / "n.png", "small", [])
 
 
 def test_a_picture_of_nothing_is_a_picture_still(tmp_path):

@@ -36,7 +36,7 @@ def draw_quality(file: Path, name: str, steps: Sequence[Step], *, over_compute: 
     means = [step.mean or 0.0 for step in told]
     spreads = [step.spread or 0.0 for step in told]
     bests = [step.best or 0.0 for step in told]
-    with _figure(file, f"Population of {name}", COMPUTE if over_compute else "births", "fitness") as axes:
+    with _axes(file, f"Population of {name}", COMPUTE if over_compute else "births", "fitness") as axes:
         low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
         axes.fill_between(across, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="mean ± spread")
@@ -47,7 +47,7 @@ def draw_quality(file: Path, name: str, steps: Sequence[Step], *, over_compute: 
 
 def draw_courses(file: Path, courses: Sequence[Course], measure: str) -> None:
     """One line for each search over device seconds."""
-    with _figure(file, f"{measure} against compute", COMPUTE, measure) as axes:
+    with _axes(file, f"{measure} against compute", COMPUTE, measure) as axes:
         for course, colour, line in zip(courses, cycle(COLOURS), cycle(LINES), strict=False):
             points = thinned(course.points)
             axes.plot(
@@ -64,7 +64,7 @@ def draw_courses(file: Path, courses: Sequence[Course], measure: str) -> None:
 
 def draw_front(file: Path, name: str, cost: str, cloud: Sequence[Tradeoff], front: Sequence[Tradeoff]) -> None:
     """All that was scored, and the front as steps above it."""
-    with _figure(file, f"Accuracy against cost in {name}", cost.replace("_", " "), "validation accuracy") as axes:
+    with _axes(file, f"Accuracy against cost in {name}", cost.replace("_", " "), "validation accuracy") as axes:
         axes.scatter(
             [getattr(one, cost) for one in cloud],
             [one.accuracy for one in cloud],
@@ -91,13 +91,20 @@ def thinned(rows: Sequence[T], most: int = MOST_POINTS) -> list[T]:
 
 
 @contextmanager
-def _figure(file: Path, title: str, across: str, up: str) -> Iterator[Any]:
+def saved(file: Path, inches: tuple[float, float]) -> Iterator[Any]:
+    """A figure to draw on, written to the file at the end. Raises `ConflictError` for an ending we do not know."""
     # Without pyplot, which would look for a screen and keep every figure.
     from matplotlib.figure import Figure
 
     check_picture(file)
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
-    axes.grid(visible=True, alpha=0.3)
-    yield axes
+    figure = Figure(figsize=inches, dpi=120, layout="constrained")
+    yield figure
     figure.savefig(file)
+
+
+@contextmanager
+def _axes(file: Path, title: str, across: str, up: str) -> Iterator[Any]:
+    with saved(file, (8, 4.5)) as figure:
+        axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
+        axes.grid(visible=True, alpha=0.3)
+        yield axes
