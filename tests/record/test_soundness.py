@@ -1,0 +1,216 @@
+"""A record that came about by the rules is sound; each rule broken on purpose is named."""
+
+import hashlib
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, select
+
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db import steps
+from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.queries.soundness import Breach, list_breaches
+from eatnas_db.schema import checkpoint
+from eatnas_db.settings import Settings, load_settings
+from eatnas_db.transitions import record_failure, retry
+from eatnas_migrations import commands
+
+FAST = ("eatnas_training.arithmetic", "--fail-on", "6")
+SPEC = {
+    "name": "s",
+    "space": "eatnas-tiny",
+    "data": {"name": "digits"},
+    "training": {"epochs": 3},
+    "evolution": {"population": 4, "tournament": 2, "lag": 3},
+    "budget": {"candidates": 12},
+    "yardstick": {"top": 2, "seeds": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose search was trained to its end, with a candidate that failed, and measured by a yardstick."""
+    settings = load_settings({}, str(tmp_path_factory.mktemp("finished") / "home"))
+    settings.home.mkdir()
+    engine = create_engine_for(settings.database_url)
+    commands.upgrade(engine)
+    with transaction(engine) as connection:
+        steps.create_search(
+            connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0
+        )
+    hour = iter(range(0, 10**9, 60))
+    # Its clock runs fast, so that what failed is tried again at once.
+    Supervisor(
+        engine,
+        settings,
+        Launcher(settings.logs, FAST),
+        slots=2,
+        host_name="here",
+        only="s",
+        wall=lambda: float(next(hour)),
+    ).run()
+    engine.dispose()
+    return settings.home
+
+
+@pytest.fixture
+def settings(finished: Path, tmp_path: Path) -> Settings:
+    shutil.copytree(finished, tmp_path / "home")
+    return load_settings({}, str(tmp_path / "home"))
+
+
+@pytest.fixture
+def breaches(settings: Settings) -> Callable[..., dict[str, Breach]]:
+    """What is found after statements that no rule of the database held up."""
+
+    def find(*statements: str, whole_files: bool = True) -> dict[str, Breach]:
+        assert settings.database_file is not None
+        with closing(sqlite3.connect(settings.database_file)) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            for statement in statements:
+                assert connection.execute(statement).rowcount > 0, statement
+            connection.commit()
+        engine = open_record(settings.database_url)
+        found = list(list_breaches(engine, settings.artifacts, whole_files=whole_files))
+        engine.dispose()
+        return {breach.invariant: breach for breach in found}
+
+    return find
+
+
+@pytest.fixture
+def checkpoint_file(settings: Settings) -> Iterator[tuple[str, Path]]:
+    engine = open_record(settings.database_url)
+    with reading(engine) as connection:
+        path = connection.execute(select(checkpoint.c.path).order_by(checkpoint.c.path)).scalars().first()
+    engine.dispose()
+    assert path is not None
+    return path, settings.artifacts / path
+
+
+def test_a_search_run_to_its_end_breaks_nothing(breaches):
+    assert breaches() == {}
+
+
+def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, search_factory, lease_factory, tmp_path):
+    search_id = search_factory(training__epochs=1)
+    assert list(list_breaches(engine, tmp_path)) == []
+    leased = [lease_factory(search_id) for _ in range(2)]
+    assert list(list_breaches(engine, tmp_path)) == []
+    with transaction(engine) as connection:
+        record_failure(connection, leased[0].token, FailureKind.DIVERGED, "", now=2.0)
+        steps.advance(connection, steps.get_row(connection, search_id), 2.0)
+    assert list(list_breaches(engine, tmp_path)) == []
+    with transaction(engine) as connection:
+        retry(connection, leased[0].token.candidate, 3.0)
+    assert list(list_breaches(engine, tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "named", "example"),
+    [
+        ("DELETE FROM eatnas_score WHERE candidate_id = 3", "scores and a scored attempt", 3),
+        ("UPDATE eatnas_attempt SET outcome = 'failed' WHERE candidate_id = 3", "scores and a scored attempt", 3),
+        ("UPDATE eatnas_attempt SET outcome = 'scored' WHERE candidate_id = 6", "scores and a scored attempt", 6),
+        ("DELETE FROM eatnas_attempt WHERE candidate_id = 6 AND number = 2", "attempts are gapless", 6),
+        ("UPDATE eatnas_attempt SET number = 99 WHERE candidate_id = 6 AND number = 1", "attempts are gapless", 6),
+        ("UPDATE eatnas_candidate SET attempt = 2 WHERE id = 3", "attempts are gapless", 3),
+        ("UPDATE eatnas_attempt SET ended_at = NULL, outcome = NULL WHERE candidate_id = 3", "one living attempt", 3),
+        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "one living attempt", 6),
+        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "a lease, of its last attempt", 6),
+        ("INSERT INTO eatnas_lease VALUES (3, 1, 1, 0)", "a lease, of its last attempt", 3),
+        ("INSERT INTO eatnas_lease VALUES (99, 1, 1, 0)", "a lease, of its last attempt", 99),
+        ("UPDATE eatnas_candidate SET birth = 99 WHERE id = 3", "births are gapless", "s"),
+        ("UPDATE eatnas_search SET scored = scored - 1 WHERE id = 1", "counts of candidates", "s"),
+        ("UPDATE eatnas_search SET born = born + 1 WHERE id = 1", "counts of candidates", "s"),
+        ("DELETE FROM eatnas_step WHERE search_id = 1 AND number = 3", "steps are gapless", "s"),
+        ("UPDATE eatnas_search SET settled = settled - 1 WHERE id = 1", "steps are gapless", "s"),
+        ("UPDATE eatnas_candidate SET state = 'pending' WHERE id = 6", "have ended, or were retried", 6),
+        ("UPDATE eatnas_candidate SET joined = joined - 1 WHERE id = 3", "joined the population at its own step", 3),
+        ("UPDATE eatnas_candidate SET joined = NULL, left = NULL WHERE id = 3", "joined the population", 3),
+        ("UPDATE eatnas_candidate SET left = 99 WHERE id = 3", "joined the population at its own step", 3),
+        ("UPDATE eatnas_step SET size = 3 WHERE search_id = 1 AND number = 5", "size of its population", "step 5 of s"),
+        ("UPDATE eatnas_candidate SET left = left + 1 WHERE id = 1", "size of its population", "step 5 of s"),
+        ("UPDATE eatnas_search SET population = 3 WHERE id = 1", "never over the limit", "step 4 of s"),
+        ("UPDATE eatnas_candidate SET parent_id = 12 WHERE id = 8", "a parent exists", 8),
+        ("UPDATE eatnas_candidate SET parent_id = 99 WHERE id = 8", "a parent exists", 8),
+        ("UPDATE eatnas_candidate SET parent_id = NULL WHERE id = 8", "a parent exists", 8),
+        ("UPDATE eatnas_candidate SET parent_id = 1 WHERE id = 3", "a parent exists", 3),
+        ("DELETE FROM eatnas_mutation WHERE candidate_id = 8", "mutations tell", 8),
+        ("UPDATE eatnas_mutation SET before = 'x' WHERE candidate_id = 8", "mutations tell", 8),
+        ("INSERT INTO eatnas_mutation VALUES (3, 0, 1, 'depth', '1', '2')", "mutations tell", 3),
+        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 1", "epochs are gapless", 3),
+        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 2", "has all of them", 3),
+        ("UPDATE eatnas_architecture SET digest = '0' WHERE id = 3", "digest is that of its effective", 3),
+        ("UPDATE eatnas_candidate SET code = 'garbage' WHERE id = 3", "digest is that of its effective", 3),
+        (
+            "UPDATE eatnas_candidate SET code = (SELECT code FROM eatnas_candidate WHERE id = 4) WHERE id = 3",
+            "that is its candidate's",
+            3,
+        ),
+        ("UPDATE eatnas_attempt SET worker_id = 99 WHERE candidate_id = 3", "named exists", None),
+        ("UPDATE eatnas_candidate SET fitness = NULL WHERE id = 3", "the database is whole", None),
+    ],
+)
+def test_a_rule_that_is_broken_is_named_with_what_breaks_it(breaches, statement, named, example):
+    found = [breach for invariant, breach in breaches(statement).items() if named in invariant]
+    assert found, named
+    assert example is None or example in found[0].examples
+    assert str(found[0]).startswith(f"{found[0].invariant}: not so for {found[0].count} ")
+
+
+def test_many_breaches_are_counted_and_a_few_named(breaches):
+    (breach,) = breaches("DELETE FROM eatnas_mutation").values()
+    assert breach.count > len(breach.examples) == 5
+    assert str(breach).endswith(", …")
+
+
+def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_traceback(settings, breaches):
+    with closing(sqlite3.connect(settings.database_file)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'eatnas_epoch'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    whole = bytearray(settings.database_file.read_bytes())
+    # The page's second half: its head is whole, its rows are none.
+    whole[page * size - size // 2 : page * size] = b"\xff" * (size // 2)
+    settings.database_file.write_bytes(whole)
+    assert "the database is whole" in breaches()
+
+
+def test_a_checkpoint_that_is_gone_is_named(breaches, checkpoint_file):
+    path, file = checkpoint_file
+    file.unlink()
+    (breach,) = breaches().values()
+    assert (breach.invariant, breach.examples) == ("a checkpoint's file is there", (path,))
+
+
+def test_a_checkpoint_of_another_size_is_named(breaches, checkpoint_file):
+    path, file = checkpoint_file
+    file.write_bytes(file.read_bytes()[:-1])
+    (breach,) = breaches(whole_files=False).values()
+    assert breach.examples == (path,)
+
+
+def test_a_garbled_checkpoint_is_named_when_files_are_read_whole(breaches, checkpoint_file):
+    path, file = checkpoint_file
+    content = bytearray(file.read_bytes())
+    content[10] ^= 1
+    file.write_bytes(content)
+    assert breaches(whole_files=False) == {}
+    (breach,) = breaches(whole_files=True).values()
+    assert breach.examples == (path,)
+
+
+def test_a_whole_checkpoint_of_other_content_is_named(breaches, checkpoint_file):
+    path, file = checkpoint_file
+    content = b"x" * (file.stat().st_size - 32)
+    file.write_bytes(content + hashlib.sha256(content).digest())
+    (breach,) = breaches(whole_files=True).values()
+    assert breach.examples == (path,)
