@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, text
-from sqlalchemy.dialects.sqlite import Insert, insert
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, make_url, select, text
 
-from eatnas_db.errors import RecordError
-from eatnas_db.schema import REVISION, VERSION_TABLE
+# Compiles to the same words on SQLite; SQLite's own does not compile on PostgreSQL.
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+
+from eatnas_db.errors import CollisionError, ConflictError, RecordError
+from eatnas_db.schema import PREFIX, REVISION, VERSION_TABLE, candidate, search
 
 BUSY_SECONDS: Final = 30
+IDLE_SECONDS: Final = 10
+"""A program that is frozen inside a transaction holds up all others on a server for so long at most."""
+CONNECT_SECONDS: Final = 5
+RECONNECT_SECONDS: Final = 2.0
 LEAST_FREE_BYTES: Final = 1_000_000
 NETWORK_FILE_SYSTEMS: Final = frozenset(
     [
@@ -38,11 +47,13 @@ NETWORK_FILE_SYSTEMS: Final = frozenset(
 
 
 def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """An engine whose transactions begin when they say so; the file need not exist.
+    """An engine whose transactions begin when they say so; the database need not hold a record.
 
     On SQLite the driver's own transactions are switched off: they would leave a migration that is killed
-    halfway torn, and take a write lock too late.
+    halfway torn, and take a write lock too late. Raises `RecordError` for databases that are not supported.
     """
+    if not url.startswith("sqlite:"):
+        return _create_server_engine(url, busy_seconds)
     engine = create_engine(url, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -54,50 +65,67 @@ def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: flo
 
     `busy_seconds`: how long to wait for another program's transaction before giving up.
     """
-    file = Path(url.removeprefix("sqlite:///"))
-    refuse_network_file_system(file, mounts)
-    if not file.exists():
-        raise RecordError(f"no record at {file}; `eatnas-db init` makes one")
+    if url.startswith("sqlite:"):
+        file = Path(url.removeprefix("sqlite:///"))
+        refuse_network_file_system(file, mounts)
+        if not file.exists():
+            raise RecordError(f"no record at {file}; `eatnas-db init` makes one")
     engine = create_engine_for(url, busy_seconds)
-    found = current_revision(engine)
+    found, place = current_revision(engine), where(engine)
     if found is None:
-        raise RecordError(f"{file} holds no eatnas-db record; `eatnas-db init` adds one")
+        raise RecordError(f"{place} holds no eatnas-db record; `eatnas-db init` adds one")
     if found != REVISION:
         older = found < REVISION
         raise RecordError(
-            f"the record in {file} is of {'an older' if older else 'a newer'} version ({found}; this program: "
+            f"the record in {place} is of {'an older' if older else 'a newer'} version ({found}; this program: "
             f"{REVISION}); {'run `eatnas-db db upgrade`' if older else 'update eatnas-db to open it'}"
         )
     return engine
 
 
+def where(engine: Engine) -> str:
+    """The database's place, fit to be printed: the file, or the server and the database there."""
+    return _place(engine.url)
+
+
 def current_revision(engine: Engine) -> str | None:
     """The Alembic revision of the record behind an engine; None where there is none."""
+    there = "SELECT to_regclass(:name)"
+    if not on_server(engine):
+        there = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = :name"
     with reading(engine) as connection:
-        table = connection.execute(
-            text("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name"), {"name": VERSION_TABLE}
-        ).first()
-        if table is None:
+        if connection.execute(text(there), {"name": VERSION_TABLE}).scalar() is None:
             return None
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
         return None if found is None else str(found)
 
 
+def on_server(bind: Engine | Connection) -> bool:
+    """Whether several hosts may work on the record: it is no file."""
+    return bind.dialect.name != "sqlite"
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One write transaction: everything or nothing. The only place that commits."""
+    """One write transaction: everything or nothing. The only place that commits.
+
+    On a server what it reads may change from one statement to the next (READ COMMITTED): take locks first, or
+    guard what you write. Raises `CollisionError` where it met another one and is to be repeated as a whole.
+    """
     with _explained(engine), engine.begin() as connection:
         yield connection
+        if connection.info.pop(_WROTE, None):
+            sender = connection.get_execution_options()["eatnas_sender"]
+            connection.execute(_NOTIFY, {"channel": _CHANNEL, "sender": sender})
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One consistent view of the record. Keep it short: an open reader lets the write-ahead log grow."""
-    with (
-        _explained(engine),
-        engine.connect().execution_options(eatnas_reading=True) as connection,
-        connection.begin(),
-    ):
+    options: dict[str, Any] = {"eatnas_reading": True}
+    if on_server(engine):
+        options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    with _explained(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 
@@ -106,24 +134,157 @@ def insert_new(table: Table) -> Insert:
     return insert(table).on_conflict_do_nothing()
 
 
-class ChangeWatch:
-    """Tells whether somebody else has written since the last look, for the price of one PRAGMA."""
+def hold_searches(connection: Connection, which: Select[Any]) -> None:
+    """Make other hosts wait to settle and breed the searches selected by id, until this transaction ends.
+
+    Everybody takes them in the same order, so that no two wait for each other. On SQLite a write transaction
+    has the whole record anyway.
+    """
+    if on_server(connection):
+        rows = select(search.c.id).where(search.c.id.in_(which)).order_by(search.c.id)
+        connection.execute(rows.with_for_update(key_share=True)).all()
+
+
+def hold_schema(connection: Connection) -> None:
+    """Make other programs wait to change the tables, until this transaction ends."""
+    if on_server(connection):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:a, 0)"), {"a": _SCHEMA_LOCK})
+
+
+@contextmanager
+def alone(engine: Engine, what: str) -> Iterator[None]:
+    """Of all programs on this record, one at a time does `what`."""
+    if not on_server(engine):
+        with Path(f"{engine.url.database}.{what}.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    with _explained(engine), closing(_apart(engine)) as connection:
+        connection.execute("SET lock_timeout = 0")
+        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (_WHAT_LOCK, what))
+        yield
+
+
+def living_hosts(connection: Connection) -> frozenset[int]:
+    """The ids of the hosts whose supervisor is connected to the server now; on SQLite nobody can tell."""
+    if not on_server(connection):
+        return frozenset()
+    return frozenset(connection.execute(_LIVING_HOSTS, {"a": _HOST_LOCK}).scalars())
+
+
+class ChangeWatch(Protocol):
+    """Tells whether somebody else has written since the last look, for next to nothing."""
+
+    @property
+    def fileno(self) -> int | None:
+        """Readable when there may be something to tell; None where one has to look."""
+
+    def changed(self) -> bool:
+        """True at the first look, then whenever another program has committed. May be True for nothing."""
+
+    def hold_host(self, host_id: int, name: str) -> None:
+        """Be this host's one supervisor on a server, until closed or dead. Raises `ConflictError`."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+
+
+def watch_changes(engine: Engine) -> ChangeWatch:
+    """Watch what others write."""
+    return _Notifications(engine) if on_server(engine) else _DataVersion(engine)
+
+
+class _DataVersion:
+    """SQLite's count of the commits of others, asked by one PRAGMA."""
+
+    @property
+    def fileno(self) -> None:
+        return None
 
     def __init__(self, engine: Engine) -> None:
         self._connection = engine.raw_connection()
         self._seen: Any = None
 
     def changed(self) -> bool:
-        """True at the first look, then whenever another connection has committed."""
         cursor = self._connection.cursor()
         (version,) = cursor.execute("PRAGMA data_version").fetchone()
         cursor.close()
         before, self._seen = self._seen, version
         return bool(before != version)
 
+    def hold_host(self, host_id: int, name: str) -> None:
+        """The lock beside the file has seen to it."""
+
     def close(self) -> None:
-        """Give the connection back."""
         self._connection.close()
+
+
+class _Notifications:
+    """PostgreSQL's LISTEN, on a connection of its own that is made again when it is lost."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+        self._host_id: int | None = None
+        self._missed = False
+        self._try_at = 0.0
+
+    @property
+    def fileno(self) -> int | None:
+        return None if self._connection is None else int(self._connection.fileno())
+
+    def changed(self) -> bool:
+        if self._connection is None:
+            self._connect_again()
+        heard, self._missed = self._missed, False
+        if self._connection is None:
+            return heard
+        from psycopg import Error
+
+        own = self._engine.get_execution_options()["eatnas_sender"].encode()
+        try:
+            self._connection.pgconn.consume_input()
+            while (note := self._connection.pgconn.notifies()) is not None:
+                heard = heard or note.extra != own
+        except Error:
+            self.close()
+        return heard
+
+    def _connect_again(self) -> None:
+        if time.monotonic() < self._try_at:
+            return
+        self._try_at = time.monotonic() + RECONNECT_SECONDS
+        # Who cannot connect is told so by the next transaction.
+        with suppress(RecordError), _explained(self._engine):
+            self._listen()
+            if self._host_id is not None:
+                # In vain while the server has not noticed yet that our last connection is gone.
+                self._take()
+
+    def hold_host(self, host_id: int, name: str) -> None:
+        self._host_id = host_id
+        with _explained(self._engine):
+            if self._connection is None:
+                self._listen()
+            if not self._take():
+                raise ConflictError(
+                    f"a daemon of host {name!r} works on this record already, from another home or machine; "
+                    "EATNAS_HOST gives this one a name of its own"
+                )
+
+    def _listen(self) -> None:
+        self._connection = _apart(self._engine)
+        self._connection.execute(f"LISTEN {_CHANNEL}")
+        self._missed = True
+
+    def _take(self) -> bool:
+        locked = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (_HOST_LOCK, self._host_id))
+        return bool(locked.fetchone()[0])
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def refuse_network_file_system(file: Path, mounts: Path) -> None:
@@ -173,19 +334,151 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
+_WROTE: Final = "eatnas_wrote"
+_CHANNEL: Final = f"{PREFIX}changes"
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :sender)")
+_HOST_LOCK, _SCHEMA_LOCK, _WHAT_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
+"""The first halves of our advisory locks: numbers that nobody else is likely to use in a shared database."""
+_LIVING_HOSTS: Final = text(
+    "SELECT CAST(objid AS bigint) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+    "WHERE locktype = 'advisory' AND CAST(classid AS bigint) = :a AND granted AND datname = current_database()"
+)
+_SETTINGS: Final = {
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    # So that the server notices within half a minute when a host is gone with its power or its network.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+
+def _create_server_engine(url: str, busy_seconds: float) -> Engine:
+    try:
+        address = make_url(url)
+    except ArgumentError:
+        raise RecordError("the database URL cannot be understood; write postgresql://USER@HOST/DATABASE") from None
+    if address.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise RecordError(
+            f"databases of kind {address.drivername!r} are not supported: use PostgreSQL "
+            "(postgresql+psycopg://USER@HOST/DATABASE) or SQLite (sqlite:///FILE)"
+        )
+    try:
+        engine = create_engine(
+            address.set(drivername="postgresql+psycopg"),
+            isolation_level="READ COMMITTED",
+            execution_options={"eatnas_sender": uuid.uuid4().hex},
+            connect_args={
+                "application_name": "eatnas-db",
+                "connect_timeout": CONNECT_SECONDS,
+                "tcp_user_timeout": 20_000,
+                "keepalives_idle": 10,
+                **address.query,
+            },
+        )
+    except ModuleNotFoundError:
+        raise RecordError("PostgreSQL needs its driver: pip install 'eatnas-db[postgres]'") from None
+    limits = {**_SETTINGS, "lock_timeout": f"{round(1000 * busy_seconds)}ms"}
+    asked = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
+
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.autocommit = True
+        connection.execute(asked)
+        connection.autocommit = False
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "after_cursor_execute", _notice)
+    return engine
+
+
+def _notice(connection: Connection, cursor: Any, _sql: str, _given: Any, context: Any, _many: bool) -> None:
+    """Remember that this transaction has written what other hosts may be waiting for."""
+    if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
+        table = getattr(context.invoked_statement, "table", None)
+        if table is candidate or table is search:
+            connection.info[_WROTE] = True
+
+
+def _apart(engine: Engine) -> Any:
+    """A driver's connection that no pool knows of, each of whose statements is a transaction."""
+    pooled = engine.raw_connection()
+    connection = pooled.driver_connection
+    pooled.detach()
+    assert connection is not None
+    connection.autocommit = True
+    return connection
+
+
+def _place(url: URL) -> str:
+    """Never with the password, nor with the query, which may hold one too."""
+    if url.drivername.startswith("sqlite"):
+        return str(url.database)
+    host = url.host or url.query.get("host") or "localhost"
+    return f"database {url.database or url.username} on {host}{f':{url.port}' if url.port else ''}"
+
+
 @contextmanager
 def _explained(engine: Engine) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        message = _in_words(error, str(engine.url.database))
-        if message is None:
+        raised = _explanation(engine, error, error.orig)
+        if raised is None:
             raise
-        raise RecordError(message) from error
+        raise raised from error
+    except Exception as error:
+        # The driver's own, from a connection of our own.
+        raised = _explanation(engine, error, error) if hasattr(error, "sqlstate") else None
+        if raised is None:
+            raise
+        raise raised from error
 
 
-def _in_words(error: DBAPIError, file: str) -> str | None:
-    cause = str(error.orig)
+def _explanation(engine: Engine, error: Exception, cause: BaseException | None) -> RecordError | None:
+    if on_server(engine):
+        return _of_server(cause, where(engine), lost=getattr(error, "connection_invalidated", False))
+    message = _in_words(str(cause), where(engine)) if isinstance(error, DatabaseError) else None
+    return None if message is None else RecordError(message)
+
+
+def _of_server(cause: Any, place: str, *, lost: bool) -> RecordError | None:
+    """An error of PostgreSQL, by its code where it has one, else by the words of a refused connection."""
+    state = getattr(cause, "sqlstate", None) or ""
+    lines = str(cause).strip().splitlines() or [""]
+    if state in ("40001", "40P01"):
+        return CollisionError(f"another program changed the same rows of {place} at the same time; try again")
+    for sign, words in _BY_STATE.items():
+        if state.startswith(sign):
+            return RecordError(words.format(place=place, cause=lines[0]))
+    if lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):
+        for sign, words in _BY_WORDS.items():
+            if sign in str(cause):
+                return RecordError(words.format(place=place, cause=lines[-1]))
+        return RecordError(_UNREACHABLE.format(place=place, cause=lines[0]))
+    return None
+
+
+_UNREACHABLE: Final = "{place} cannot be reached ({cause}); what was not written yet is written when it can be"
+_BY_STATE: Final = {
+    "08": _UNREACHABLE,
+    "57P": _UNREACHABLE,
+    "25P03": _UNREACHABLE,
+    "53300": "{place} takes no more connections ({cause}); raise its max_connections",
+    "53100": "the disk of {place} is full; make room, then go on: nothing is lost",
+    "25006": "{place} cannot be written: it is read-only, perhaps a standby",
+    "42501": "{place} cannot be written by this user ({cause}); grant it the rights, or name another user",
+    "55P03": "{place} is held by another program's open transaction; end that program, or try again",
+    "28": "{place} lets this user not in ({cause}); check the user and its password",
+    "3D000": "there is no such database: {place} ({cause}); create it, or correct --db",
+}
+_BY_WORDS: Final = {
+    "password": "{place} lets this user not in ({cause}); check the user and its password",
+    "no pg_hba.conf entry": "{place} lets this user not in ({cause}); check the user and its password",
+    "role": "{place} lets this user not in ({cause}); check the user and its password",
+    "does not exist": "there is no such database: {place} ({cause}); create it, or correct --db",
+}
+
+
+def _in_words(cause: str, file: str) -> str | None:
     if "disk I/O" in cause and _full(Path(file)):
         cause = "disk is full"  # which SQLite tells in other words where it cannot even write its shared memory
     for sign, words in (
@@ -197,6 +490,6 @@ def _in_words(error: DBAPIError, file: str) -> str | None:
         ("not a database", f"{file} is not an SQLite database"),
         ("malformed", f"{file} is damaged ({cause}); restore a backup"),
     ):
-        if sign in cause and isinstance(error, DatabaseError):
+        if sign in cause:
             return words
     return None

@@ -29,6 +29,10 @@ class RecordError(EatnasError):
     """The database cannot be used: not ours, unreadable, read-only, or of another version."""
 
 
+class CollisionError(RecordError):
+    """A transaction met another one; nothing of it was written, and it may be repeated at once."""
+
+
 class DataError(EatnasError):
     """A data set that is unknown, missing or damaged."""
 

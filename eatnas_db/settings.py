@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eatnas_db.errors import RecordError
@@ -11,10 +13,11 @@ from eatnas_db.errors import RecordError
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A home folder and a database URL; everything else follows from the two."""
+    """A home folder, a database URL and this host's name in the record; everything else follows from them."""
 
     home: Path
     database_url: str
+    host: str = field(default_factory=socket.gethostname)
 
     @property
     def artifacts(self) -> Path:
@@ -44,18 +47,31 @@ class Settings:
 
     @property
     def lock_file(self) -> Path:
-        """Beside the SQLite file, so that two homes on one file meet."""
+        """Beside the SQLite file, so that two homes on one file meet. On a server each host has its own."""
         file = self.database_file
-        return self.home / "daemon.lock" if file is None else file.with_name(file.name + ".lock")
+        if file is not None:
+            return file.with_name(file.name + ".lock")
+        return self.home / f"daemon-{re.sub('[^A-Za-z0-9.-]', '_', self.host)}.lock"
+
+    @property
+    def shown_url(self) -> str:
+        """The database's address, fit to be printed: without a password, and without options that may hold one."""
+        if self.database_file is not None:
+            return self.database_url
+        return re.sub(r"//([^/@]*?)(:[^/]*)?@", r"//\1@", self.database_url.partition("?")[0])
 
 
 def load_settings(environment: Mapping[str, str], home: str | None = None, db: str | None = None) -> Settings:
-    """Options first, then `EATNAS_HOME` and `EATNAS_DB_URL`, then `.eatnas` in the working folder."""
+    """Options first, then `EATNAS_HOME` and `EATNAS_DB_URL`, then `.eatnas` in the working folder.
+
+    `EATNAS_HOST` names this host in the record; the machine's own name where it is not set.
+    """
     folder = Path(home or environment.get("EATNAS_HOME") or ".eatnas").absolute()
     url = db or environment.get("EATNAS_DB_URL") or f"sqlite:///{folder / 'eatnas.db'}"
-    if not url.startswith(("sqlite:///", "postgresql")):
-        scheme = url.split(":", 1)[0]
-        raise RecordError(f"database URL of kind {scheme!r}: only sqlite:///FILE is supported in this release")
-    if url.startswith("postgresql"):
-        raise RecordError("PostgreSQL comes in a later release; use sqlite:///FILE, or leave --db out")
-    return Settings(folder, url)
+    scheme = url.split(":", 1)[0]
+    if not url.startswith("sqlite:///") and scheme not in ("postgresql", "postgresql+psycopg"):
+        raise RecordError(
+            f"databases of kind {scheme!r} are not supported: use PostgreSQL "
+            "(postgresql+psycopg://USER@HOST/DATABASE) or SQLite (sqlite:///FILE)"
+        )
+    return Settings(folder, url, environment.get("EATNAS_HOST") or socket.gethostname())

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
 
 from eatnas_db import transitions
+from eatnas_db.database import hold_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth, Member, Seedling, decide_birth, leaver, summarize
 from eatnas_db.domain.macro import Task
@@ -21,7 +22,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
 from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
 from eatnas_db.domain.transfer import Perturbation, stretched
-from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.errors import CollisionError, ConflictError, NoRoomError, NotFoundError
 from eatnas_db.queries.best import get_winner, list_best
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
@@ -107,7 +108,10 @@ def rescore(connection: Connection, name: str, *, top: int, seeds: int, epochs: 
 
 
 def advance(connection: Connection, row: Any, now: float) -> bool:
-    """Settle, breed and finish a search whose row was read in this transaction. Whether it is finished."""
+    """Settle, breed and finish a search whose row was read in this transaction. Whether it is finished.
+
+    On a server the transaction holds the search (`database.hold_searches`); raises `CollisionError` if not.
+    """
     course = Course(row)
     _settle(connection, course, now)
     _breed(connection, course, now)
@@ -280,6 +284,7 @@ def _insert_yardstick(
 
 def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
     """Run, pause or cancel a search. Raises `NotFoundError`, `ConflictError`."""
+    hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final")
@@ -305,6 +310,7 @@ def extend(
     The new budget: candidates, and device seconds or None where they are unlimited. Raises `NotFoundError`,
     `ConflictError`.
     """
+    hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final")
@@ -385,7 +391,7 @@ def _settle_one(connection: Connection, course: Course, now: float) -> bool:
         return False
     number = course.settled + 1
     if connection.execute(_ADVANCE, {"of": row.id, "number": number}).first() is None:
-        return False
+        raise CollisionError(f"another program has settled birth {course.settled} of {row.name!r} first; try again")
     course.settled, course.living = number, None
     if ended.state == State.SCORED:
         transitions.join_population(connection, ended.id, number)
@@ -519,9 +525,9 @@ def _held(connection: Connection, search_id: int, before: int) -> Callable[[str]
     return held
 
 
-_ROW: Final = select(search).where(search.c.id == bindparam("of"))
+_ROW: Final = select(search).where(search.c.id == bindparam("of")).with_for_update(key_share=True)
 
 
 def get_row(connection: Connection, search_id: int) -> Any:
-    """A search's row as it is inside this transaction."""
+    """A search's row as it is inside this transaction, and stays but for what this transaction does."""
     return connection.execute(_ROW, {"of": search_id}).one()

@@ -141,6 +141,8 @@ _ELDEST: Final = (
     )
     .order_by(candidate.c.birth)
     .limit(1)
+    # Not one that another host is taking at this moment; SQLite lets one write at a time, and leaves these words out.
+    .with_for_update(skip_locked=True, key_share=True)
     .scalar_subquery()
 )
 _LEASE_ELDEST: Final = (
@@ -427,19 +429,31 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
 
 def take_back_all(connection: Connection, host_id: int, now: float) -> int:
     """A restarted supervisor takes back what its predecessor on this host held."""
-    trained = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
-        epoch.c.candidate_id == lease.c.candidate_id, epoch.c.attempt == lease.c.attempt
-    )
     held = connection.execute(
-        select(lease.c.candidate_id, lease.c.attempt, trained.scalar_subquery().label("seconds")).where(
-            lease.c.host_id == host_id
-        )
+        delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
     ).all()
     for row in held:
-        token = Token(row.candidate_id, row.attempt)
-        why = "the daemon was restarted"
-        record_failure(connection, token, FailureKind.LOST, why, device_seconds=row.seconds, now=now)
+        _take_back(connection, Token(*row), "the daemon was restarted", now)
     return len(held)
+
+
+def expire(connection: Connection, token: Token, counter: int, why: str, now: float) -> bool:
+    """Take a lease back from a host whose counter stood still; False where it has moved on, or is gone."""
+    still = delete(lease).where(
+        lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
+    )
+    if connection.execute(still.returning(lease.c.candidate_id)).first() is None:
+        return False
+    _take_back(connection, token, why, now)
+    return True
+
+
+def _take_back(connection: Connection, token: Token, why: str, now: float) -> None:
+    trained = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
+        epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
+    )
+    seconds = connection.execute(trained).scalar_one()
+    record_failure(connection, token, FailureKind.LOST, why, device_seconds=seconds, now=now)
 
 
 _JOINS: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(joined=bindparam("step"))

@@ -57,12 +57,20 @@ def start(
 
 def _detached(settings: Settings, slots: int | None) -> int:
     """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
-    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "--db", settings.database_url]
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home)]
     command += ["daemon", "start", "--foreground", *([] if slots is None else ["--slots", str(slots)])]
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
     with output.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            # The address may hold a password, which everybody could read among the arguments.
+            env={**os.environ, "EATNAS_DB_URL": settings.database_url},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + START_SECONDS
     while not (words := output.read_text(errors="replace")).startswith(READY):
         if process.poll() is not None:

@@ -59,12 +59,13 @@ class Display:
                 if row.finished_at is not None:
                     row = get_open_yardstick(connection, row.id) or row
                 top = list_best(connection, row.id, 1)
+                worked_on = is_worked_on(self._settings, connection)
         except RecordError as error:
             # To be told, not to be died of: the supervisor goes on when the record can be reached again.
             self._tell(str(error))
             return False
         best = f"best {top[0].fitness:.4f}" if top else "no score yet"
-        status = trouble or status_now(row, is_worked_on(self._settings))
+        status = trouble or status_now(row, worked_on)
         if row.name != self._showing:
             self._showing, self._first, self._started = row.name, None, now
         self._tell(f"{row.settled}/{row.budget_candidates}  {best}  {status}")

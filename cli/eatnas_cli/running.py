@@ -94,8 +94,6 @@ def supervise(
     on_tick: Callable[[Supervisor], object] = lambda _: None,
 ) -> None:
     """Keep all slots training until stopped, or until the search `only` is finished; the log tells."""
-    import socket
-
     import psutil
 
     from eatnas_cli.journal import Journal, open_log
@@ -122,7 +120,7 @@ def supervise(
     log.info("started, pid %d, %d slots%s", os.getpid(), count, f", for search {only} alone" if only else "")
     try:
         supervisor = Supervisor(
-            engine, settings, Launcher(settings.logs), slots=count, host_name=socket.gethostname(), only=only
+            engine, settings, Launcher(settings.logs), slots=count, host_name=settings.host, only=only
         )
         follower.start()
         when_ready()

@@ -17,6 +17,8 @@ from eatnas_db.errors import InvalidSpecError, RecordError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.queries.searches import SearchRecord, Standing
@@ -33,7 +35,7 @@ ROOM_BYTES = 1 << 20
 def init(ctx: typer.Context) -> None:
     """Make a home with an empty record; what is there already stays."""
     make_home(ctx.obj)
-    typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.database_url}")
+    typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.shown_url}")
 
 
 def make_home(settings: Settings) -> None:
@@ -42,17 +44,19 @@ def make_home(settings: Settings) -> None:
     from eatnas_migrations import commands
 
     file = settings.database_file
-    if file is None:
-        raise RecordError("only SQLite records can be made in this release")
-    refuse_network_file_system(file, Path("/proc/mounts"))
+    folders = [settings.home, settings.logs, settings.artifacts, settings.data]
+    if file is not None:
+        refuse_network_file_system(file, Path("/proc/mounts"))
+        folders.append(file.parent)
     try:
-        for folder in (settings.home, settings.logs, settings.artifacts, settings.data, file.parent):
+        for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be made: {error.strerror}; choose another --home") from None
     engine = create_engine_for(settings.database_url)
-    if not file.exists() or current_revision(engine) is None:
-        _require_room(file.parent)
+    if (file is not None and not file.exists()) or current_revision(engine) is None:
+        if file is not None:
+            _require_room(file.parent)
         commands.upgrade(engine)
     engine.dispose()
     open_record(settings.database_url).dispose()
@@ -140,8 +144,8 @@ def list_command(ctx: typer.Context, format: Written = Format.TABLE) -> None:  #
     from eatnas_db.queries.searches import list_standings
 
     with viewing(ctx.obj) as connection:
-        rows = list_standings(connection)
-    show_standings(rows, is_worked_on(ctx.obj), format)
+        rows, worked_on = list_standings(connection), is_worked_on(ctx.obj, connection)
+    show_standings(rows, worked_on, format)
 
 
 def show_standings(rows: Sequence[Standing], worked_on: bool, format: Format) -> None:  # noqa: A002
@@ -157,10 +161,13 @@ def show_standings(rows: Sequence[Standing], worked_on: bool, format: Format) ->
         show(told, ("name", "status", "settled", "best", "created_at"))
 
 
-def is_worked_on(settings: Settings) -> bool:
-    """Whether a daemon, or `run`, works on the record."""
+def is_worked_on(settings: Settings, connection: Connection) -> bool:
+    """Whether a daemon, or `run`, works on the record: here, or on a server on any host."""
     from eatnas_daemon import lock
+    from eatnas_db.database import living_hosts, on_server
 
+    if on_server(connection):
+        return bool(living_hosts(connection))
     return lock.holder_of(settings.lock_file) is not None
 
 
@@ -179,8 +186,9 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
     with viewing(ctx.obj) as connection:
         row = get_search(connection, name)
         progress = asdict(get_progress(connection, row.id))
+        status = status_now(row, is_worked_on(ctx.obj, connection))
     facts = {"lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
-    show_one({"name": row.name, "status": status_now(row, is_worked_on(ctx.obj)), **progress, **facts}, format)
+    show_one({"name": row.name, "status": status, **progress, **facts}, format)
 
 
 @search_app.command()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
-database_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
+database_app = typer.Typer(no_args_is_help=True, help="The database: versions, backups, soundness.")
 
 PACKAGES = ("eatnas-db", "torch", "torchvision", "mlflow", "sqlalchemy")
 
@@ -121,24 +123,77 @@ def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa
 
     found = current_revision(_existing(ctx.obj))
     agree = found == REVISION
-    show_one({"database": ctx.obj.database_url, "record": found, "program": REVISION, "agree": agree}, format)
+    show_one({"database": ctx.obj.shown_url, "record": found, "program": REVISION, "agree": agree}, format)
 
 
 @database_app.command()
-def check(ctx: typer.Context) -> None:
-    """Whether the tables are as the program says."""
+def check(
+    ctx: typer.Context,
+    files: Annotated[bool, typer.Option("--files", help="Read checkpoints whole, not only their sizes.")] = False,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
     from eatnas_db.database import open_record
+    from eatnas_db.queries.soundness import list_breaches
     from eatnas_migrations import commands
 
-    if commands.differs(open_record(ctx.obj.database_url)):
+    engine = open_record(ctx.obj.database_url)
+    if commands.differs(engine):
         raise RecordError("the tables differ from what this program says; restore a backup")
-    typer.echo("the record is sound: version and tables agree")
+    breaches = []
+    for breach in list_breaches(engine, ctx.obj.artifacts, whole_files=files):
+        breaches.append(breach)
+        if format is Format.TABLE:
+            typer.echo(breach)
+    if format is not Format.TABLE:
+        show(breaches, ("invariant", "what", "count", "examples"), format)
+    if breaches:
+        raise typer.Exit(1)
+    if format is Format.TABLE:
+        typer.echo("the record is sound: version, tables and rows agree")
+
+
+@database_app.command()
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it appears once it is whole.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy the record into one file, as it is now, while the daemon goes on."""
+    from eatnas_db.backup import back_up
+
+    copied = back_up(_file(ctx.obj), file.absolute(), force=force)
+    typer.echo(f"{file} holds the record, {in_bytes(copied.bytes)}, of version {copied.revision}")
+
+
+@database_app.command()
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` made.")],
+) -> None:
+    """Put a backup in the place of the record; the present one is kept under another name."""
+    from eatnas_db.backup import restore as put_back
+    from eatnas_db.schema import REVISION
+
+    database = _file(ctx.obj)
+    with _idle(ctx.obj):
+        restored = put_back(file.absolute(), database, now=time.time())
+    kept = "" if restored.kept is None else f"; what was there is kept as {restored.kept}"
+    typer.echo(f"{database} is restored from {file}{kept}")
+    if restored.revision != REVISION:
+        typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
+
+
+def _file(settings: Settings) -> Path:
+    if settings.database_file is None:
+        raise ConflictError("the record is on a server: back it up and restore it with pg_dump and pg_restore")
+    return settings.database_file
 
 
 def _existing(settings: Settings) -> Engine:
     from eatnas_db.database import create_engine_for
 
-    if settings.database_file is None or not settings.database_file.exists():
+    if settings.database_file is not None and not settings.database_file.exists():
         raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
     return create_engine_for(settings.database_url)
 
@@ -146,15 +201,27 @@ def _existing(settings: Settings) -> Engine:
 @contextmanager
 def _unused(settings: Settings) -> Iterator[Engine]:
     """An existing record that no daemon works on, nor can begin to."""
-    from eatnas_daemon import lock
+    from eatnas_db.database import living_hosts, reading
 
     engine = _existing(settings)
+    with _idle(settings):
+        with reading(engine) as connection:
+            if elsewhere := len(living_hosts(connection)):
+                raise ConflictError(f"daemons of {elsewhere} hosts work on this record; stop them first")
+        yield engine
+    engine.dispose()
+
+
+@contextmanager
+def _idle(settings: Settings) -> Iterator[None]:
+    """No daemon of this host works on the record, nor can begin to."""
+    from eatnas_daemon import lock
+
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
         raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
     with lock.hold(settings.lock_file):
-        yield engine
-    engine.dispose()
+        yield
 
 
 @contextmanager
@@ -192,17 +259,64 @@ def _examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     yield "processor cores", True, str(os.cpu_count())
     try:
         with viewing(settings):
-            yield "record", True, settings.database_url
+            yield "record", True, settings.shown_url
     except RecordError as error:
         yield "record", False, str(error)
     holder = lock.holder_of(settings.lock_file)
     yield "daemon", True, "not running" if holder is None else f"running, pid {holder}"
     if settings.home.exists():
         free = shutil.disk_usage(settings.home).free
-        yield "free disk", free > 1e9, f"{free / 1e9:.1f} GB in {settings.home}"
+        yield "free disk", free > 1e9, f"{in_bytes(free)} in {settings.home}"
+        yield from _examine_storage(settings)
     try:
         digits = prepare("describe", {"name": "digits", "root": str(settings.data)})
         found = f"{digits['train_images']} images to train on, {digits['validation_images']} to validate on"
         yield "digits", True, found
     except EatnasError as error:
         yield "digits", False, str(error)
+
+
+def _examine_storage(settings: Settings) -> Iterator[tuple[str, bool, str]]:
+    import os
+
+    from eatnas_db.config import read_max_bytes
+    from eatnas_db.database import open_record
+    from eatnas_db.queries.storage import measure, what_goes
+
+    try:
+        engine = open_record(settings.database_url)
+    except RecordError:
+        return
+    usage = measure(engine, settings, time.time())
+    engine.dispose()
+    if settings.database_file is not None:
+        yield "database", True, f"{in_bytes(usage.database)}, write-ahead log {in_bytes(usage.write_ahead_log)}"
+    of_searches = (f"{name} {in_bytes(size)}" for name, size in usage.checkpoints.most_common())
+    yield "checkpoints", True, ", ".join(of_searches) or "none"
+    yield "logs", True, in_bytes(usage.logs)
+    yield "MLflow store", True, in_bytes(usage.mlflow)
+    try:
+        limit = read_max_bytes(settings.home, os.environ)
+    except EatnasError as error:
+        yield "storage", False, str(error)
+        return
+    taken = f"{in_bytes(usage.bytes)}, other files {in_bytes(usage.other)} among them"
+    if limit is None:
+        yield "storage", True, f"{taken}; no bound"
+        return
+    going = sum(file.bytes for file in what_goes(usage, limit))
+    left = usage.bytes - going - limit
+    found = f"{taken}; the bound is {in_bytes(limit)}"
+    if left > 0:
+        found += f", which cannot be kept: {in_bytes(left)} more are needed than may go"
+    elif going:
+        found += f"; {in_bytes(going)} are to go, which the daemon sees to"
+    yield "storage", left <= 0, found
+
+
+def in_bytes(size: int) -> str:
+    """A size as people write it."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, Select, insert, select, update
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot, Work
 from eatnas_db import steps, transitions
-from eatnas_db.database import ChangeWatch, insert_new, transaction
+from eatnas_db.database import hold_searches, insert_new, on_server, transaction, watch_changes
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.messages import (
@@ -40,7 +40,7 @@ from eatnas_db.domain.messages import (
 from eatnas_db.domain.objective import fitness
 from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.domain.states import FailureKind, Kind, Origin, State, Wish
-from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.queries.heritage import Link, list_heritage
 from eatnas_db.schema import candidate, checkpoint, device, host, lease, search, worker
 from eatnas_db.settings import Settings
@@ -83,7 +83,11 @@ class Supervisor:
         self._only, self._patience, self._monotonic, self._wall = only, patience, monotonic, wall
         self.slots = [Slot(number) for number in range(slots)]
         self._selector = selectors.DefaultSelector()
-        self._watch = ChangeWatch(engine)
+        self._watch = watch_changes(engine)
+        self._listening: int | None = None
+        self._changed = False
+        self._silent: dict[Token, tuple[int, float]] = {}
+        self._looked_at = monotonic()
         self._draining = self._killing = False
         self._ticked_at = monotonic()
         self._beat_at = self._count_at = self._flush_at = self._retry_at = self._collect_at = 0.0
@@ -92,6 +96,8 @@ class Supervisor:
         self.trouble: str | None = None
         with transaction(engine) as connection:
             self._host_id, self._device_id = _register(connection, host_name, wall())
+        self._watch.hold_host(self._host_id, host_name)
+        with transaction(engine) as connection:
             transitions.take_back_all(connection, self._host_id, wall())
             leftovers = _leftovers(connection, settings.artifacts, wall())
         for path in leftovers:
@@ -122,26 +128,41 @@ class Supervisor:
         self._drain(now)
         self._launch(now)
         self._beat(now)
-        changed = self._watch.changed()
+        self._listen()
         due = now >= self._flush_at
         urgent = any(slot.ended or slot.reports for slot in self.slots)
-        if not (urgent or changed or due) or now < self._retry_at:
+        if not (urgent or self._changed or due) or now < self._retry_at:
             return
         self._flush_at = now + self._patience.flush
         try:
             with transaction(self._engine) as connection:
-                written = self._write(connection, now, changed)
+                written = self._write(connection, now, self._changed)
         except RecordError as error:
+            # Whether it was committed is not known where the answer was lost: to be compared.
+            self._changed = True
             # Reports stay where they are and are written when the record can be reached again.
-            self.trouble = str(error)
             for slot in self.slots:
                 if any(isinstance(report, Hello) for report in slot.reports):
                     slot.worker_id = None
-            self._retry_at = self._flush_at = self._monotonic() + self._patience.flush
-            self._said = self.trouble
+            self._said = str(error)
+            if not isinstance(error, CollisionError):
+                self.trouble = self._said
+                self._retry_at = self._flush_at = self._monotonic() + self._patience.flush
             return
+        self._changed = False
         self.trouble = self._said
         self._committed(written, now)
+
+    def _listen(self) -> None:
+        """Take notice of what others have written, and be woken by it where that can be."""
+        self._changed = self._watch.changed() or self._changed
+        fileno = self._watch.fileno
+        if fileno != self._listening:
+            if self._listening is not None:
+                self._selector.unregister(self._listening)
+            if fileno is not None:
+                self._selector.register(fileno, selectors.EVENT_READ)
+            self._listening = fileno
 
     def _excuse_a_suspension(self, now: float) -> None:
         gap = now - self._ticked_at
@@ -210,7 +231,13 @@ class Supervisor:
     def _write(self, connection: Connection, now: float, changed: bool) -> Written:
         wall = self._wall()
         garbage: list[str] = []
-        stale = self._fenced_off(connection) if changed else []
+        counting = now >= self._count_at
+        if counting:
+            transitions.beat(connection, self._host_id)
+        hold_searches(connection, self._open().with_only_columns(search.c.id).order_by(None))
+        stale = self._fenced_off(connection, wall) if changed or counting else []
+        if counting:
+            self._take_back_from_the_dead(connection, now, wall)
         for slot in self.slots:
             try:
                 garbage += self._write_reports(connection, slot, wall)
@@ -218,8 +245,6 @@ class Supervisor:
                 stale.append(slot)
             if slot.ended:
                 self._write_ending(connection, slot, wall)
-        if now >= self._count_at:
-            transitions.beat(connection, self._host_id)
         said = self._in_words()
         if said != self._said:
             steps.set_waiting(connection, said)
@@ -227,13 +252,36 @@ class Supervisor:
         assigned, ended = self._advance(connection, now, wall, garbage)
         return Written(assigned, garbage, stale, ended)
 
-    def _fenced_off(self, connection: Connection) -> list[Slot]:
-        """Slots whose lease somebody else has ended: a candidate cancelled by hand."""
-        if not any(slot.work for slot in self.slots):
-            return []
+    def _fenced_off(self, connection: Connection, wall: float) -> list[Slot]:
+        """Slots whose lease somebody else has ended: a candidate cancelled by hand, or a host that was thought dead."""
         held = select(lease.c.candidate_id, lease.c.attempt).where(lease.c.host_id == self._host_id)
         tokens = {Token(*row) for row in connection.execute(held)}
+        working = {slot.work.leased.token for slot in self.slots if slot.work is not None}
+        for token in tokens - working:
+            # It was leased by a commit whose answer was lost.
+            transitions.release(connection, token, 0.0, wall)
         return [slot for slot in self.slots if slot.work is not None and slot.work.leased.token not in tokens]
+
+    def _take_back_from_the_dead(self, connection: Connection, now: float, wall: float) -> None:
+        """End the leases of hosts whose counter stood still for a lease length, as seen from here.
+
+        What passed between two looks counts as half a lease at most: this host may have been away itself.
+        """
+        seen_for = min(now - self._looked_at, self._patience.lease / 2)
+        self._looked_at = now
+        if not on_server(connection):
+            return
+        held = select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, host.c.name).join(host)
+        silent: dict[Token, tuple[int, float]] = {}
+        for row in connection.execute(held.where(lease.c.host_id != self._host_id)).all():
+            token = Token(row.candidate_id, row.attempt)
+            counter, seconds = self._silent.get(token, (None, 0.0))
+            seconds = seconds + seen_for if counter == row.counter else 0.0
+            if seconds >= self._patience.lease:
+                transitions.expire(connection, token, row.counter, f"host {row.name} gives no sign of life", wall)
+            else:
+                silent[token] = (row.counter, seconds)
+        self._silent = silent
 
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
@@ -335,7 +383,7 @@ class Supervisor:
         assigned: list[tuple[Slot, Work]] = []
         going_on = self._only is None
         collecting = now >= self._collect_at
-        for row in self._open_searches(connection):
+        for row in connection.execute(self._open()).all():
             if row.wish != Wish.RUN:
                 self._tell_to_stop(row)
                 continue
@@ -358,7 +406,7 @@ class Supervisor:
             self._collect_at = now + self._patience.collect
         return assigned, not going_on
 
-    def _open_searches(self, connection: Connection) -> list[Any]:
+    def _open(self) -> Select[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)
         if self._only is not None:
             # With what measures it: it is not over before that is.
@@ -367,7 +415,7 @@ class Supervisor:
             query = query.where((search.c.id == only) | measuring)
         # A cancelled search is finished, but its workers have yet to be told.
         held = [slot.work.leased.search_id for slot in self.slots if slot.work is not None]
-        return list(connection.execute(query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))))
+        return query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))
 
     def _tell_to_stop(self, row: Any) -> None:
         for slot in self.slots:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, func, select, union
 
-from eatnas_db.database import ChangeWatch, open_record, reading
+from eatnas_db.database import alone, open_record, reading, watch_changes
 from eatnas_db.domain.states import State
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.schema import architecture, attempt, candidate, epoch, event, lease, record, search
@@ -73,7 +71,8 @@ class Mirror:
 
     def look(self) -> int:
         """Bring MLflow up to date. How many runs were written."""
-        with _alone(self._engine):
+        # Two that find a run missing at once would both create it.
+        with alone(self._engine, "mlflow"):
             with reading(self._engine) as connection:
                 newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
                 ids = sorted(connection.execute(_changed_since(self._seen)).scalars())
@@ -183,7 +182,7 @@ def sync(engine: Engine, tracking_uri: str) -> int:
 def follow(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> None:
     """Look whenever the record has changed, until the parent ends. MLflow's errors are told and tried again."""
     parent = os.getppid()
-    watch = ChangeWatch(engine)
+    watch = watch_changes(engine)
     mirror: Mirror | None = None
     store: tuple[int, int] | None = None
     due = told = ended = False
@@ -282,14 +281,6 @@ def _store_file(tracking_uri: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-@contextmanager
-def _alone(engine: Engine) -> Iterator[None]:
-    """One writer at a time: two that find a run missing at once would both create it."""
-    with Path(f"{engine.url.database}.mlflow.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _changed_since(seen: int | None) -> Any:

@@ -152,7 +152,7 @@ def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_pat
 
     def freeze(supervisor):
         for slot in supervisor.slots:
-            if not frozen and slot.work and slot.work.leased.token.candidate >= 5 and slot.process:
+            if not frozen and slot.phase == "training" and slot.work.leased.token.candidate >= 5 and slot.process:
                 frozen.append(psutil.Process(slot.process.pid))
                 frozen[0].send_signal(signal.SIGSTOP)
 

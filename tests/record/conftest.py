@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +16,24 @@ TASK = Task(8, 1, 10)
 UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'eatnas.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database without a record: each test runs on both kinds."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'eatnas.db'}"
+    return str(request.getfixturevalue("postgres").new_database())
 
 
 @pytest.fixture
-def engine(url: str) -> Engine:
+def engine(url: str) -> Iterator[Engine]:
     commands.upgrade(create_engine_for(url))
     engine = open_record(url)
     with transaction(engine) as connection:
         connection.execute(insert(host).values(id=1, name="here", seen_at=0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
-    return engine
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture

