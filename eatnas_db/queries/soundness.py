@@ -41,8 +41,8 @@ class Breach:
     examples: tuple[int | str, ...]
 
     def __str__(self) -> str:
-        more = ", …" if self.count > len(self.examples) else ""
-        return f"{self.invariant}: not so for {self.count} {self.what}: {', '.join(map(str, self.examples))}{more}"
+        more = f", … ({self.count} in all)" if self.count > len(self.examples) else ""
+        return f"{self.invariant}: not so for {self.what} {', '.join(map(str, self.examples))}{more}"
 
 
 def list_breaches(engine: Engine, artifacts: Path, *, whole_files: bool = False) -> Iterator[Breach]:

@@ -164,13 +164,13 @@ def test_a_rule_that_is_broken_is_named_with_what_breaks_it(breaches, statement,
     found = [breach for invariant, breach in breaches(statement).items() if named in invariant]
     assert found, named
     assert example is None or example in found[0].examples
-    assert str(found[0]).startswith(f"{found[0].invariant}: not so for {found[0].count} ")
+    assert str(found[0]).startswith(f"{found[0].invariant}: not so for {found[0].what} ")
 
 
 def test_many_breaches_are_counted_and_a_few_named(breaches):
     (breach,) = breaches("DELETE FROM eatnas_mutation").values()
     assert breach.count > len(breach.examples) == 5
-    assert str(breach).endswith(", …")
+    assert str(breach).endswith(f", … ({breach.count} in all)")
 
 
 def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_traceback(settings, breaches):

@@ -1,0 +1,120 @@
+"""Backups, soundness and the disk, as a user asks for them."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from eatnas_daemon import lock
+
+
+@pytest.fixture
+def broken(record, eatnas, spec, home):
+    """A record in which somebody has deleted by hand."""
+    eatnas("search", "create", spec())
+    with closing(sqlite3.connect(home / "eatnas.db")) as connection:
+        connection.execute("DELETE FROM eatnas_candidate WHERE birth = 0")
+        connection.commit()
+
+
+@pytest.fixture
+def answer(home, tmp_path):
+    """What a command prints before it leaves with status 1."""
+
+    def call(*arguments, **more):
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), *arguments]
+        environment = {**os.environ, **more}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+        assert (done.returncode, done.stderr) == (1, "")
+        return done.stdout
+
+    return call
+
+
+def test_a_backup_is_restored_and_what_was_there_is_kept(record, eatnas, spec, home):
+    eatnas("search", "create", spec())
+    assert "holds the record" in eatnas("db", "backup", "safe.db")
+    eatnas("search", "create", spec(), "--set", "name=later")
+    told = eatnas("db", "restore", "safe.db")
+    (kept,) = home.glob("eatnas.db.before-restore-*")
+    assert str(kept) in told
+    assert [row["name"] for row in json.loads(eatnas("search", "list", "--format", "json"))] == ["tiny"]
+    eatnas("--db", f"sqlite:///{kept}", "search", "show", "later")
+    assert "sound" in eatnas("db", "check")
+    assert "restored" in eatnas("query", "events")
+
+
+def test_a_home_is_made_of_a_backup_alone(record, eatnas, spec, tmp_path):
+    eatnas("search", "create", spec())
+    eatnas("db", "backup", "safe.db")
+    elsewhere = tmp_path / "elsewhere"
+    assert "kept" not in eatnas("db", "restore", "safe.db", at=elsewhere)
+    assert "tiny" in eatnas("search", "list", at=elsewhere)
+
+
+def test_a_file_that_is_there_is_replaced_by_force_alone(record, eatnas, tmp_path):
+    (tmp_path / "safe.db").write_text("precious")
+    assert "--force" in eatnas("db", "backup", "safe.db", expect=1)
+    assert (tmp_path / "safe.db").read_text() == "precious"
+    eatnas("db", "backup", "safe.db", "--force")
+    eatnas("db", "restore", "safe.db")
+
+
+def test_nothing_is_restored_while_a_daemon_works_on_the_record(record, eatnas, home):
+    with lock.hold(home / "eatnas.db.lock"):
+        eatnas("db", "backup", "safe.db")
+        assert f"a daemon (pid {os.getpid()})" in eatnas("db", "restore", "safe.db", expect=1)
+    eatnas("db", "restore", "safe.db")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\0" + b"x" * 2000])
+def test_what_is_no_backup_is_refused_in_one_line_and_nothing_changes(record, eatnas, tmp_path, home, content):
+    if content is not None:
+        (tmp_path / "safe.db").write_bytes(content)
+    assert len(eatnas("db", "restore", "safe.db", expect=1).splitlines()) == 1
+    assert not list(home.glob("*before-restore*"))
+    assert "sound" in eatnas("db", "check")
+
+
+def test_a_rule_that_is_broken_is_a_line_with_an_example(broken, answer):
+    lines = answer("db", "check").splitlines()
+    assert "births are gapless from 0: not so for searches tiny" in lines
+    assert not any("sound" in line for line in lines)
+
+
+def test_broken_rules_are_told_to_programs_too(broken, answer):
+    found = {one["invariant"]: one for one in json.loads(answer("db", "check", "--files", "--format", "json"))}
+    assert found["births are gapless from 0"]["examples"] == ["tiny"]
+    assert answer("db", "check", "--format", "csv").startswith("invariant,what,count,examples\n")
+
+
+def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
+    assert json.loads(eatnas("db", "check", "--format", "json")) == []
+
+
+def test_the_doctor_tells_what_the_home_takes(record, eatnas):
+    told = {row["what"]: row for row in json.loads(eatnas("doctor", "--format", "json"))}
+    for what in ("database", "checkpoints", "logs", "MLflow store", "free disk"):
+        assert told[what]["ok"]
+    assert told["storage"]["found"].endswith("no bound")
+
+
+@pytest.mark.parametrize(
+    ("bound", "told"),
+    [("100kB", "the bound is 100.0 kB, which cannot be kept"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
+)
+def test_the_doctor_tells_a_bound_that_cannot_be_kept_or_understood(record, answer, bound, told):
+    rows = json.loads(answer("doctor", "--format", "json", EATNAS_MAX_BYTES=bound))
+    (storage,) = [row for row in rows if row["what"] == "storage"]
+    assert not storage["ok"]
+    assert told in storage["found"]
+
+
+def test_a_bound_of_the_home_is_one_line_of_its_configuration(record, eatnas, home):
+    (home / "config.yaml").write_text("storage:\n  max_bytes: 20GB\n")
+    told = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
+    assert told["storage"].endswith("the bound is 20.0 GB")
