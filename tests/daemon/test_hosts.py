@@ -1,0 +1,226 @@
+"""Several hosts on one record: real servers, real processes, and hosts that die, freeze and come back."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sqlalchemy import func, select
+
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db import steps
+from eatnas_db.database import create_engine_for, living_hosts, open_record, reading, transaction, watch_changes
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema import attempt, candidate, device, host, lease, search, worker
+from eatnas_db.settings import Settings
+from eatnas_migrations import commands
+
+pytestmark = pytest.mark.slow
+
+TREE = {
+    "name": "s",
+    "space": "eatnas-tiny",
+    "data": {"name": "digits"},
+    "training": {"epochs": 3},
+    "evolution": {"population": 6, "tournament": 3, "lag": 5},
+    "budget": {"candidates": 40},
+    "yardstick": {"top": 0},
+}
+PATIENCE = "Patience(rest=0.05, flush=0.2, lease=2.0, collect=0.5)"
+HOST = f"""
+import sys
+from pathlib import Path
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.slots import Patience
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db.database import open_record
+from eatnas_db.settings import Settings
+url, home, name, seconds = sys.argv[1:]
+settings = Settings(Path(home), url, name)
+program = ("eatnas_training.arithmetic", "--seconds-per-epoch", seconds, "--scramble")
+Supervisor(open_record(url, busy_seconds=5), settings, Launcher(settings.logs / name, program), slots=2,
+           host_name=name, only="s", patience={PATIENCE}).run()
+"""
+WAIT_SECONDS = 120
+
+
+def make_search(url, seed=1):
+    engine = create_engine_for(url)
+    commands.upgrade(engine)
+    with transaction(engine) as connection:
+        spec = parse_spec(TREE, {"seed": seed})
+        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
+    return engine
+
+
+def fingerprint(engine):
+    with reading(engine) as connection:
+        return get_fingerprint(connection, get_search(connection, "s").id).sha256
+
+
+def until(condition, seconds=WAIT_SECONDS):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+    return found
+
+
+def one(engine, query):
+    with reading(engine) as connection:
+        return connection.execute(query).scalar()
+
+
+def finished(engine):
+    return one(engine, select(search.c.finished_at)) is not None
+
+
+def holds(engine, name):
+    """How many candidates a host has in training."""
+    return one(engine, select(func.count()).select_from(lease).join(host).where(host.c.name == name))
+
+
+@pytest.fixture
+def url(postgres):
+    return postgres.new_database()
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Starts supervisors in processes and sessions of their own; ends what is left of them."""
+    running = []
+
+    def start(url, name, seconds=0.02):
+        arguments = [url, str(tmp_path / "shared"), name, str(seconds)]
+        # A pause stops the supervisor and its workers, as a machine that is suspended would.
+        process = subprocess.Popen([sys.executable, "-c", HOST, *arguments])
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """The fingerprint of the search on SQLite with one slot, when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("calm")
+    settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
+    engine = make_search(settings.database_url)
+    program = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.001")
+    Supervisor(engine, settings, Launcher(settings.logs, program), slots=1, host_name="here", only="s").run()
+    return fingerprint(engine)
+
+
+def nothing_lost_or_doubled(engine):
+    with reading(engine) as connection:
+        assert connection.execute(select(lease.c.candidate_id)).all() == []
+        assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
+        scored = select(attempt.c.candidate_id).where(attempt.c.outcome == "scored")
+        ids = connection.execute(scored).scalars().all()
+        assert len(ids) == len(set(ids)) == 40
+        assert set(connection.execute(select(candidate.c.state)).scalars()) == {"scored"}
+
+
+def test_two_hosts_give_the_history_of_one_slot(url, hosts, calm):
+    engine = make_search(url)
+    both = [hosts(url, name) for name in ("a", "b")]
+    for process in both:
+        assert process.wait(WAIT_SECONDS) == 0
+    assert fingerprint(engine) == calm
+    nothing_lost_or_doubled(engine)
+    who = select(host.c.name).select_from(attempt).join(worker).join(device).join(host).distinct()
+    with reading(engine) as connection:
+        assert set(connection.execute(who).scalars()) == {"a", "b"}
+
+
+def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
+    engine = make_search(url)
+    dead, alive = hosts(url, "dead", 0.1), hosts(url, "alive", 0.05)
+    until(lambda: one(engine, select(search.c.scored)) >= 5 and holds(engine, "dead"))
+    dead.kill()
+    dead.wait()
+    assert alive.wait(WAIT_SECONDS) == 0
+    assert fingerprint(engine) == calm
+    nothing_lost_or_doubled(engine)
+    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead gives no sign of life")
+    assert one(engine, silent)
+
+
+def test_a_frozen_host_that_wakes_up_is_refused_and_works_on(url, hosts, calm):
+    engine = make_search(url)
+    frozen, alive = hosts(url, "frozen", 0.3), hosts(url, "alive", 0.3)
+    until(lambda: holds(engine, "frozen"))
+    frozen.send_signal(signal.SIGSTOP)
+    silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host frozen gives no sign of life")
+    until(lambda: one(engine, silent) and not holds(engine, "frozen"))
+    frozen.send_signal(signal.SIGCONT)
+    for process in (frozen, alive):
+        assert process.wait(WAIT_SECONDS) == 0
+    assert fingerprint(engine) == calm
+    nothing_lost_or_doubled(engine)
+
+
+def test_a_server_that_is_restarted_costs_nothing_but_the_time(new_server, hosts, calm):
+    server = new_server()
+    engine = make_search(url := server.new_database())
+    both = [hosts(url, name, 0.1) for name in ("a", "b")]
+    for number in (4, 12):
+        until(lambda least=number: one(engine, select(search.c.scored)) >= least)
+        server.stop()
+        with pytest.raises(RecordError, match="cannot be reached"):
+            finished(engine)
+        server.start()
+    for process in both:
+        assert process.wait(WAIT_SECONDS) == 0
+    assert fingerprint(engine) == calm
+    nothing_lost_or_doubled(engine)
+
+
+def test_one_host_has_one_daemon_and_is_seen_while_it_lives(url, tmp_path):
+    engine = make_search(url)
+    settings = Settings(tmp_path, url, "here")
+    first, second = watch_changes(engine), watch_changes(open_record(url))
+    first.hold_host(1, "here")
+    with reading(engine) as connection:
+        assert living_hosts(connection) == {1}
+    with pytest.raises(ConflictError, match="EATNAS_HOST"):
+        second.hold_host(1, "here")
+    first.close()
+    until(lambda: not _living(engine))
+    second.hold_host(1, "here")
+    second.close()
+    assert settings.lock_file.name == "daemon-here.lock"
+
+
+def _living(engine):
+    with reading(engine) as connection:
+        return living_hosts(connection)
+
+
+def test_what_others_write_is_told_at_once_and_what_is_ones_own_is_not(url):
+    engine, other = make_search(url), open_record(url)
+    watch = watch_changes(engine)
+    assert watch.changed()
+    assert not watch.changed()
+    with transaction(engine) as connection:
+        connection.execute(search.update().values(priority=1))
+    with transaction(other) as connection:
+        connection.execute(lease.update().values(counter=1))
+    assert not watch.changed()
+    with transaction(other) as connection:
+        connection.execute(search.update().values(priority=2))
+    until(watch.changed, 5)
+    assert not watch.changed()
+    watch.close()
