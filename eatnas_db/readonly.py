@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eatnas_db.database import open_record
+from sqlalchemy import Engine
+
+from eatnas_db.database import open_record, reading
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.settings import Settings
@@ -19,6 +21,7 @@ DEFAULT_SECONDS: Final = 30.0
 LARGEST_VALUE: Final = 10_000_000
 """Bytes of one text or blob, lest a question fill the memory."""
 
+_TOO_LONG: Final = "the question took longer than {:g} seconds; narrow it down, or allow more by --timeout"
 _OPERATIONS_BETWEEN_LOOKS: Final = 10_000
 _ALLOWED: Final = frozenset(
     [sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE]
@@ -39,9 +42,13 @@ def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: floa
 
     Raises `RecordError`, and `ConflictError` for what is no SELECT, is wrong, or takes longer than `seconds`.
     """
-    open_record(settings.database_url).dispose()
+    engine = open_record(settings.database_url)
     file = settings.database_file
-    assert file is not None
+    try:
+        if file is None:
+            return _ask_server(engine, question, limit, seconds)
+    finally:
+        engine.dispose()
     with _guarded(file, time.monotonic() + seconds) as connection:
         try:
             cursor = connection.execute(question)
@@ -53,6 +60,37 @@ def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: floa
             raise ConflictError("that is no SELECT: there is nothing to answer")
         columns = tuple(name for name, *_ in cursor.description)
         return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
+
+
+def _ask_server(engine: Engine, question: str, limit: int, seconds: float) -> Answer:
+    from psycopg import Error
+
+    views = ", ".join(f"{name} AS ({query})" for name, query in VIEWS.items())
+    # Inside another SELECT a question can be nothing else itself.
+    inner = question.strip().rstrip(";")
+    whole = f"WITH {views} SELECT * FROM (\n{inner}\n) AS question LIMIT {limit + 1}"  # noqa: S608
+    with reading(engine) as connection:
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(1000 * seconds))}")
+        driver: Any = connection.connection.driver_connection
+        try:
+            # Prepared: only so does the server refuse a second statement, such as a COMMIT that would end READ ONLY.
+            cursor = driver.execute(whole.encode(), prepare=True)
+            rows = cursor.fetchall()
+        except (Error, UnicodeEncodeError) as error:
+            raise ConflictError(_in_the_servers_words(error, seconds)) from None
+        columns = tuple(one.name for one in cursor.description)
+    return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
+
+
+def _in_the_servers_words(error: Exception, seconds: float) -> str:
+    cause = (str(error).splitlines() or ["nothing"])[0]
+    state = getattr(error, "sqlstate", None)
+    if state == "57014":
+        return _TOO_LONG.format(seconds)
+    if state == "42P01":
+        return f"{cause}; the views are {', '.join(VIEWS)}"
+    return f"only one SELECT may be asked here, and PostgreSQL says: {cause}"
 
 
 @contextmanager
@@ -79,7 +117,7 @@ def _plain(value: Any) -> Any:
 
 def _in_words(cause: str, seconds: float) -> str:
     if cause == "interrupted":
-        return f"the question took longer than {seconds:g} seconds; narrow it down, or allow more by --timeout"
+        return _TOO_LONG.format(seconds)
     if "not authorized" in cause or "authorization denied" in cause:
         return f"only SELECT may be asked here: {cause}"
     if "one statement" in cause:

@@ -30,6 +30,9 @@ from eatnas_db.settings import Settings
 LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
 
 
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 def train(engine, lease_factory, score_factory):
     """Trains a search to its end; a candidate's score is its id in per cent."""
@@ -214,6 +217,7 @@ def test_a_search_that_was_never_trained_has_answers_too(search_factory, connect
     assert list_reached(list_courses(connection, ["new"])) == ()
 
 
+@ON_SQLITE
 def test_the_new_questions_read_candidates_by_index(engine, large, small):
     asked = []
     with reading(engine) as connection:
@@ -231,7 +235,7 @@ def test_the_new_questions_read_candidates_by_index(engine, large, small):
 
 @pytest.fixture
 def settings(engine, tmp_path):
-    return Settings(tmp_path, str(engine.url))
+    return Settings(tmp_path, engine.url.render_as_string(hide_password=False))
 
 
 def test_every_view_has_the_columns_that_the_page_promises(settings, small):
@@ -251,12 +255,18 @@ def test_a_question_in_sql_is_answered(settings, small):
     assert sum(count for _, count in answer.rows) == 12
     some = readonly.ask(settings, "SELECT id FROM candidates", limit=5)
     assert (len(some.rows), some.cut) == (5, True)
-    assert readonly.ask(settings, "SELECT x'00ff', NULL, 'ä'").rows == (("00ff", None, "ä"),)
+    assert readonly.ask(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
     assert readonly.ask(
-        settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9) SELECT max(i) FROM n"
+        settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT max(i) FROM n"
     ).rows == ((9,),)
 
 
+@ON_SQLITE
+def test_bytes_are_told_as_hexadecimal(settings, small):
+    assert readonly.ask(settings, "SELECT x'00ff'").rows == (("00ff",),)
+
+
+@ON_SQLITE
 @pytest.mark.parametrize(
     "question",
     [
@@ -297,6 +307,7 @@ def test_sql_can_change_nothing(settings, small, tmp_path, question):
     assert not file.exists()
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("question", "words"),
     [
@@ -321,7 +332,7 @@ def test_what_is_wrong_with_a_question_is_told(settings, small, question, words)
     [
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0",
-        "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g",
+        "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g, events h",
     ],
 )
 def test_a_runaway_question_is_stopped(settings, small, question):
@@ -329,6 +340,7 @@ def test_a_runaway_question_is_stopped(settings, small, question):
         readonly.ask(settings, question, seconds=0.2)
 
 
+@ON_SQLITE
 def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small, engine):
     with transaction(engine) as writer:
         writer.execute(update(schema.search).values(priority=7))
@@ -336,6 +348,30 @@ def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small,
     with sqlite3.connect(settings.database_file, timeout=0) as other:
         assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("DELETE FROM eatnas_event", "only one SELECT"),
+        ("WITH gone AS (DELETE FROM eatnas_event RETURNING id) SELECT * FROM gone", "only one SELECT"),
+        ("SELECT 1) AS a; COMMIT; DELETE FROM eatnas_event; SELECT * FROM (SELECT 1", "multiple commands"),
+        ("SELECT set_config('transaction_read_only', 'off', true)", "read-write mode"),
+        ("SELECT lo_create(0)", "read-only transaction"),
+        ("SELECT 1; SELECT 2", "only one SELECT"),
+        ("", "only one SELECT"),
+        ("SELECT nought FROM candidates", "nought"),
+        ("SELECT * FROM candidate", "the views are searches, candidates"),
+    ],
+)
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_on_a_server_sql_can_change_nothing_either(settings, small, question, words):
+    if settings.database_file is not None:
+        pytest.skip("there is no server")
+    before = readonly.ask(settings, "SELECT count(*) FROM eatnas_event").rows
+    with pytest.raises(ConflictError, match=words):
+        readonly.ask(settings, question)
+    assert readonly.ask(settings, "SELECT count(*) FROM eatnas_event").rows == before
 
 
 def test_sql_needs_neither_alembic_nor_pydantic():
