@@ -2,7 +2,6 @@
 
     python benchmarks/evidence.py noise    # how much one network's score varies, beside the networks' own spread
     python benchmarks/evidence.py arms     # random, scratch, transfer, … with paired seeds
-    python benchmarks/evidence.py final    # each arm's winner by one longer recipe, tested once
 
 What is finished is not repeated: run it again after a kill. Compute is device seconds and images x mult-adds, the
 small search counted in.
@@ -12,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
+import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -179,19 +180,29 @@ def _sum(seconds: Any) -> Any:
     return func.sum(seconds.subquery().c.seconds)
 
 
-def noise(laboratory: Laboratory, networks: int, seeds: int) -> None:
-    """So many random networks, each trained with so many seeds."""
+def noise(laboratory: Laboratory, name: str, networks: int, seeds: int, training: dict[str, Any]) -> None:
+    """So many random networks, each trained with so many seeds: how far scores of one differ, and of all."""
     spec = merged(
         LARGE,
         {
+            "training": training,
             "seed": 100,
             "evolution": {"population": networks, "tournament": 1, "lag": networks},
             "budget": {"candidates": networks},
             "yardstick": {"top": networks, "seeds": seeds},
         },
     )
-    laboratory.make(Step("noise", spec))
-    laboratory.write("noise", {"experiment": "noise"}, ["noise"])
+    laboratory.make(Step(name, spec))
+    laboratory.write(name, {"experiment": name}, [name])
+    with (laboratory.out / f"{name}.csv").open(newline="") as source:
+        rows = [row for row in csv.DictReader(source) if row["kind"] == "yardstick"]
+    scores: dict[str, list[float]] = {}
+    for row in rows:
+        scores.setdefault(row["parent_id"], []).append(float(row["fitness"]))
+    within = math.sqrt(statistics.fmean(statistics.variance(own) for own in scores.values()))
+    between = statistics.stdev(map(statistics.fmean, scores.values()))
+    print(f"{name}: one network's scores spread by {within:.4f}, the networks' means by {between:.4f}")
+    print(f"    ratio {between / within:.2f}; {len(scores)} networks, {len(rows)} trainings")
 
 
 def main() -> None:
@@ -203,12 +214,15 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(arms(1)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--name", default="noise", help="of the search that measures the noise")
+    parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="another recipe for it")
     parser.add_argument("--networks", type=int, default=6)
     parser.add_argument("--noise-seeds", type=int, default=8)
     asked = parser.parse_args()
     laboratory = Laboratory(asked.home.absolute(), asked.data_root, asked.slots, asked.out)
     if asked.what == "noise":
-        noise(laboratory, asked.networks, asked.noise_seeds)
+        training = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in asked.training)}
+        noise(laboratory, asked.name, asked.networks, asked.noise_seeds, training)
         return
     for seed in asked.seeds:
         for arm in asked.arms:
