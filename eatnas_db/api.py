@@ -177,7 +177,7 @@ class Record:
         open_record(settings.database_url).dispose()
 
     def __repr__(self) -> str:
-        return f"Record({self._settings.database_url!r})"
+        return f"Record({self._settings.shown_url!r})"
 
     def searches(self) -> Rows[Standing]:
         """Every search, and how far it is; the newest last."""
@@ -260,13 +260,15 @@ def _viewing(settings: Settings) -> Iterator[Connection]:
 
 def _command(settings: Settings, *arguments: str, told: bool = False) -> int:
     """Run the command line beside us; its exit status. Its one line of complaint becomes an `EatnasError`."""
-    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "--db", settings.database_url]
+    command = [sys.executable, "-m", "eatnas_cli", *arguments]
+    # Not as options: everybody may read those, and a URL may hold a password.
+    environment = {**os.environ, "EATNAS_HOME": str(settings.home), "EATNAS_DB_URL": settings.database_url}
     # Through us: what a process prints by itself does not reach a notebook. In a group of its own: Ctrl-C in a
     # terminal would reach it twice.
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(
-            [*command, *arguments], stdout=subprocess.PIPE, stderr=complaints, text=True, process_group=0
+            command, env=environment, stdout=subprocess.PIPE, stderr=complaints, text=True, process_group=0
         ) as process,
     ):
         assert process.stdout is not None
