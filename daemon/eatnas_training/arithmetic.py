@@ -11,6 +11,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -95,6 +96,35 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
     )
 
 
+class Doom:
+    """Kills this process just before the n-th write of one candidate's first attempt: a report or a file's."""
+
+    def __init__(self, candidate: int, at: int) -> None:
+        self._candidate, self._left = candidate, at
+        self._folder: str | None = None
+        sys.addaudithook(self._audit)
+
+    def train(self, assign: Assign, reports: Iterator[Up]) -> Iterator[Up]:
+        """The same reports, as long as this process lives."""
+        doomed = (assign.candidate, assign.attempt) == (self._candidate, 1)
+        self._folder = assign.checkpoint_folder.rstrip("/") if doomed else None
+        for report in reports:
+            if doomed:
+                self._write()
+            yield report
+        self._folder = None
+
+    def _audit(self, kind: str, arguments: tuple[object, ...]) -> None:
+        # Opening is how a file or the folder's fsync begins; a rename has what was written, and synced, behind it.
+        if self._folder and kind in ("open", "os.rename") and str(arguments[0]).startswith(self._folder):
+            self._write()
+
+    def _write(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _go_wrong(candidate: int, first: bool, pace: Pace) -> None:
     if candidate == pace.crash_on and first:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -159,6 +189,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--die-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--die-at", type=int, default=1, metavar="WRITE")
     return parser.parse_args()
 
 
@@ -169,7 +201,13 @@ def main() -> None:
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic")
-    conversation.run(hello, lambda assign, wanted: train(assign, wanted, pace))
+    doom = None if asked.die_on is None else Doom(asked.die_on, asked.die_at)
+
+    def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+        reports = train(assign, wanted, pace)
+        return reports if doom is None else doom.train(assign, reports)
+
+    conversation.run(hello, trainer)
 
 
 if __name__ == "__main__":

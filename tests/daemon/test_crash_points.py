@@ -1,0 +1,172 @@
+"""Every write of a candidate's life is a place to die: each in turn ends the process, and the rest goes on."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_db.database import open_record, reading
+from eatnas_db.schema import attempt, lease
+from eatnas_db.settings import load_settings
+
+SMALL = {
+    "training__epochs": 2,
+    "evolution__population": 2,
+    "evolution__tournament": 2,
+    "evolution__lag": 1,
+    "budget__candidates": 4,
+}
+PROGRAM = ("eatnas_training.arithmetic",)
+SHARES = 4
+"""All places are tried by so many tests, to be done within the time that one may take."""
+EVERYDAY = 4
+"""So many places are tried in the everyday run."""
+CHILD = """
+import os, signal, sys
+from sqlalchemy import event
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.slots import Patience
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db.database import open_record
+from eatnas_db.settings import load_settings
+
+def supervise(home, die_at):
+    left = [die_at]
+    committed = [False]
+
+    def write():
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def audit(kind, arguments):
+        if kind == "os.remove" and "/artifacts/" in str(arguments[0]):
+            write()
+
+    settings = load_settings({}, home)
+    engine = open_record(settings.database_url)
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def statement(connection, cursor, sql, parameters, context, many):
+        if sql.split(None, 1)[0] in ("INSERT", "UPDATE", "DELETE"):
+            write()
+
+    @event.listens_for(engine, "commit")
+    def before(connection):
+        committed[0] = True
+        write()
+
+    @event.listens_for(engine, "checkin")
+    def after(connection, record):
+        if committed[0]:
+            committed[0] = False
+            write()
+
+    sys.addaudithook(audit)
+    patience = Patience(rest=0.02, collect=0.0)
+    Supervisor(
+        engine, settings, Launcher(settings.logs, PROGRAM), slots=2, host_name="here", only="s", patience=patience
+    ).run()
+    print(die_at - left[0])
+
+for argument in sys.argv[2:]:
+    home, die_at = argument.rsplit(":", 1)
+    child = os.fork()
+    if child == 0:
+        supervise(home, int(die_at))
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) in (0, -signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory, home):
+    """Copies of a home with a search that nobody has touched."""
+    folder = tmp_path_factory.mktemp("fresh")
+    home(folder / "original", **SMALL)
+
+    def copy(name):
+        shutil.copytree(folder / "original", folder / name)
+        return load_settings({}, str(folder / name))
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def calm(fresh, supervise):
+    return supervise(fresh("calm"), program=PROGRAM)
+
+
+def supervise_until_death(*places):
+    """Supervise each home in a process of its own that dies at its place; what those print who do not."""
+    script = CHILD.replace("PROGRAM", repr(PROGRAM))
+    arguments = [f"{settings.home}:{number}" for settings, number in places]
+    return subprocess.run(
+        [sys.executable, "-c", script, "-", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.split()
+
+
+@pytest.fixture(scope="module")
+def writes(fresh):
+    """How many writes a supervisor makes in the life of this search."""
+    (count,) = supervise_until_death((fresh("counted"), 10**9))
+    assert int(count) > 100
+    return int(count)
+
+
+def the_search_comes_out_the_same(settings, supervise, calm):
+    __tracebackhide__ = True
+    assert supervise(settings, program=PROGRAM) == calm
+    with reading(open_record(settings.database_url)) as connection:
+        assert connection.execute(select(lease)).all() == []
+        assert connection.execute(select(attempt).where(attempt.c.ended_at.is_(None))).all() == []
+        scored = list(connection.execute(select(attempt.c.candidate_id).where(attempt.c.outcome == "scored")).scalars())
+        assert sorted(scored) == [1, 2, 3, 4]
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
+
+
+def test_a_supervisor_may_die_at_a_sample_of_its_writes(fresh, supervise, calm, writes):
+    # Not to the last: time decides how often a supervisor looks at the record, and so how much it writes.
+    numbers = range(3, writes * 3 // 4, writes // EVERYDAY)
+    places = [(fresh(f"sample-{number}"), number) for number in numbers]
+    assert supervise_until_death(*places) == []
+    for settings, _ in places:
+        the_search_comes_out_the_same(settings, supervise, calm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_supervisor_may_die_at_every_single_write(fresh, supervise, calm, writes, share):
+    places = [(fresh(f"every-{number}"), number) for number in range(1 + share, writes + 1, SHARES)]
+    supervise_until_death(*places)
+    for settings, _ in places:
+        the_search_comes_out_the_same(settings, supervise, calm)
+        shutil.rmtree(settings.home)
+
+
+def lived_through(settings, number, supervise, calm):
+    """Let the worker of candidate 3 die at one of its writes; whether it has come so far."""
+    assert supervise(settings, program=(*PROGRAM, "--die-on", "3", "--die-at", str(number))) == calm
+    with reading(open_record(settings.database_url)) as connection:
+        query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
+        outcomes = list(connection.execute(query).scalars())
+    shutil.rmtree(settings.home)
+    assert outcomes in (["scored"], ["lost", "scored"])
+    return outcomes == ["scored"]
+
+
+@pytest.mark.parametrize("number", [1, 4, 6, 7])
+def test_a_worker_may_die_at_a_sample_of_its_writes(fresh, supervise, calm, number):
+    assert not lived_through(fresh(f"worker-sample-{number}"), number, supervise, calm)
+
+
+@pytest.mark.slow
+def test_a_worker_may_die_at_every_single_write(fresh, supervise, calm):
+    number = 1
+    while not lived_through(fresh(f"worker-{number}"), number, supervise, calm):
+        number += 1
+    # A phase, of each epoch its figures, its progress and its checkpoint: made, renamed, synced, told; and the end.
+    assert number - 1 == 1 + 2 * 6 + 1
