@@ -1,0 +1,98 @@
+"""A short storm by the benchmark's own program, and that nobody trains on for a daemon that is dead."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from eatnas_db.database import open_record, reading
+from eatnas_db.schema import attempt, epoch, lease
+
+CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
+KINDS = ("worker_killed", "supervisor_killed", "all_killed", "drained", "torn_file", "garbled_file", "checkpoints_full")
+SECONDS = 60
+SUPERVISE = """
+import sys
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db.database import open_record
+from eatnas_db.settings import load_settings
+settings = load_settings({}, sys.argv[1])
+Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs, sys.argv[2:]), slots=2,
+           host_name="here", only="s").run()
+"""
+
+
+def storm(out, *arguments):
+    """Run the storm; its faults and its rounds."""
+    command = [sys.executable, str(CHAOS), "--pace", "0.15", "--out", str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line for line in lines if "kind" in line], [line for line in lines if "lost" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the storm limits other processes by Linux's prlimit")
+def test_a_search_through_a_short_storm_comes_out_the_same(tmp_path):
+    faults, rounds = storm(tmp_path / "out", "--each", "2", "--real", "0", "--kinds", *KINDS)
+    hit = [fault["kind"] for fault in faults if fault["hit"]]
+    assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
+    assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
+
+    # Nothing is left to be done: it goes on where it stopped.
+    again, _ = storm(tmp_path / "out", "--each", "2", "--real", "0", "--kinds", *KINDS)
+    assert again == faults
+
+
+def wait_until(found):
+    deadline = time.monotonic() + SECONDS
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return result
+
+
+def orphaned(settings, program):
+    """Kill a supervisor whose workers train, by a signal that it cannot hear; its workers."""
+    with subprocess.Popen([sys.executable, "-c", SUPERVISE, str(settings.home), *program]) as supervisor:
+        engine = open_record(settings.database_url)
+
+        def trained():
+            with reading(engine) as connection:
+                return connection.execute(select(epoch.c.number)).first() and connection.execute(select(lease)).first()
+
+        wait_until(trained)
+        workers = psutil.Process(supervisor.pid).children(recursive=True)
+        supervisor.send_signal(signal.SIGKILL)
+        return workers
+
+
+def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home, supervise):
+    undisturbed = supervise(home(tmp_path / "calm"))
+    settings = home(tmp_path / "orphaned")
+    workers = orphaned(settings, ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.3"))
+    assert workers
+    _, left = psutil.wait_procs(workers, timeout=10)
+    assert not left
+    assert supervise(settings) == undisturbed
+
+
+@pytest.mark.slow
+def test_real_trainings_whose_supervisor_is_killed_end_within_a_step_and_a_checkpoint(tmp_path, home, supervise):
+    settings = home(tmp_path / "orphaned", training__epochs=200, budget__candidates=6)
+    workers = orphaned(settings, ("eatnas_training.worker",))
+    assert len(workers) == 2
+    _, left = psutil.wait_procs(workers, timeout=15)
+    assert not left
+    files = list(settings.artifacts.glob("checkpoints/*/c*.ckpt"))
+    # What they had trained is kept where it stood, in the middle of an epoch or not.
+    assert files
+    with reading(open_record(settings.database_url)) as connection:
+        assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {None}
