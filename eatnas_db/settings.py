@@ -58,7 +58,7 @@ class Settings:
         """The database's address, fit to be printed: without a password, and without options that may hold one."""
         if self.database_file is not None:
             return self.database_url
-        return re.sub(r"//([^/@]*?)(:[^/]*)?@", r"//\1@", self.database_url.partition("?")[0])
+        return re.sub(r"//([^:@/]*)(:.*)?@", r"//\1@", self.database_url).partition("?")[0]
 
 
 def load_settings(environment: Mapping[str, str], home: str | None = None, db: str | None = None) -> Settings:

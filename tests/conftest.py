@@ -41,6 +41,12 @@ class Server:
             cursor = connection.execute(statement)
             return [] if cursor.description is None else cursor.fetchall()
 
+    def demand_passwords(self, user: str) -> None:
+        """Trust everybody but this user."""
+        file = Path(self.execute("SHOW hba_file")[0][0])
+        file.write_text(f"local all {user} scram-sha-256\n{file.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+
     def stop(self) -> None:
         """As an administrator does: connections are broken at once."""
         self._server.stop()

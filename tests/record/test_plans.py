@@ -1,22 +1,24 @@
 """Work per candidate is flat: no statement of a candidate's life reads a table from end to end."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from sqlalchemy import Engine, event
 
 from eatnas_db import steps, transitions
-from eatnas_db.database import reading, transaction
+from eatnas_db.database import on_server, transaction
 from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
 from eatnas_db.transitions import Leased
 
-SMALL = ("SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW")
+SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
+SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}
 """What may be read whole: checkpoints are kept for the living alone, leases for what is in training."""
+LEASING = r"UPDATE eatnas_candidate SET state=\S+, attempt=\("
 
 
 def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
-    """Each statement that `life` executes, with SQLite's plan for it."""
+    """Each statement that `life` executes, with the database's plan for it."""
     seen: dict[str, Any] = {}
 
     def write(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
@@ -27,11 +29,16 @@ def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
         life(connection)
     event.remove(engine, "before_cursor_execute", write)
     found = {}
-    with reading(engine) as connection:
+    explain, column = "EXPLAIN QUERY PLAN", 3
+    with transaction(engine) as connection:
+        if on_server(engine):
+            # What is still read from end to end where that is made dear has no index to go by.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            explain, column = "EXPLAIN", 0
         for statement, parameters in seen.items():
-            if statement.startswith(("SELECT", "UPDATE", "DELETE")):
-                rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
-                found[statement] = "; ".join(row.detail for row in rows)
+            if statement.startswith(("SELECT", "UPDATE", "DELETE")) and "pg_notify" not in statement:
+                rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
+                found[statement] = "; ".join(row[column].strip() for row in rows)
     return found
 
 
@@ -72,7 +79,6 @@ def _both(token: transitions.Token) -> tuple[int, int]:
     return token.candidate, token.attempt
 
 
-@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_candidates_life_reads_by_index_alone(
     engine: Engine,
     search_factory: Callable[..., int],
@@ -90,10 +96,10 @@ def test_a_candidates_life_reads_by_index_alone(
     both = [lease_factory(search_id), lease_factory(search_id)]
     found = plans(engine, lambda connection: life(connection, search_id, [one for one in both if one]))
     assert len(found) > 20
-    scans = {part for plan in found.values() for part in plan.split("; ") if part.startswith("SCAN")}
-    assert scans <= set(SMALL)
-    leasing = "UPDATE eatnas_candidate SET state=?, attempt="
-    (lease,) = [plan for statement, plan in found.items() if statement.startswith(leasing)]
+    parts = {part for plan in found.values() for part in plan.split("; ")}
+    scans = {re.sub(r"^->\s+|  \(cost.*", "", part) for part in parts if re.match(r"SCAN|(->\s+)?Seq Scan", part)}
+    assert {re.sub(" eatnas_checkpoint_1$", "", scan) for scan in scans} <= SMALL
+    (lease,) = [plan for statement, plan in found.items() if re.match(LEASING, statement)]
     assert "ix_eatnas_candidate_pending" in lease
     living = [plan for statement, plan in found.items() if statement.endswith('"left" IS NULL')]
     assert living

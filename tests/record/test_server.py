@@ -1,0 +1,225 @@
+"""What only a database server does: writers at the same time, conflicts between them, and refusals."""
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+
+import pytest
+from sqlalchemy import insert, select, text, update
+
+from eatnas_db import steps
+from eatnas_db.database import create_engine_for, current_revision, open_record, reading, transaction
+from eatnas_db.errors import CollisionError, RecordError
+from eatnas_db.schema import device, host, search, worker
+from eatnas_db.settings import load_settings
+from eatnas_migrations import commands
+
+LEASER = """
+import sys
+from eatnas_db.database import open_record, transaction
+from eatnas_db.transitions import lease_next
+engine = open_record(sys.argv[1])
+sys.stdin.readline()
+while True:
+    with transaction(engine) as connection:
+        leased = lease_next(connection, 1, host_id=int(sys.argv[2]), worker_id=int(sys.argv[2]), now=1.0)
+    if leased is None:
+        break
+    print(leased.token.candidate)
+"""
+
+only_on_a_server = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+
+
+@only_on_a_server
+@pytest.mark.slow
+def test_sixteen_processes_on_four_hosts_lease_every_candidate_exactly_once(engine, url, search_factory):
+    with transaction(engine) as connection:
+        for number in (2, 3, 4):
+            connection.execute(insert(host).values(id=number, name=f"host {number}", seen_at=0))
+            connection.execute(insert(device).values(id=number, host_id=number, uuid=number, kind="cpu", name="x"))
+            connection.execute(insert(worker).values(id=number, device_id=number, slot=0, pid=1, started_at=0))
+    search_factory(evolution__population=400, evolution__lag=4, budget__candidates=400)
+    leasers = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEASER, url, str(1 + number % 4)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(16)
+    ]
+    # All have loaded their modules and wait before the first may begin.
+    for leaser in leasers:
+        leaser.stdin.write("go\n")
+        leaser.stdin.flush()
+    handed_out = Counter(line for leaser in leasers for line in leaser.communicate()[0].split())
+    assert len(handed_out) == 400
+    assert set(handed_out.values()) == {1}
+
+
+@only_on_a_server
+def test_a_candidate_that_another_host_is_taking_is_passed_over(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    with transaction(engine) as connection:
+        connection.execute(text("SELECT 1 FROM eatnas_candidate WHERE birth = 0 FOR NO KEY UPDATE"))
+        assert lease_factory(search_id).birth == 1
+    assert lease_factory(search_id).birth == 0
+
+
+@only_on_a_server
+def test_of_two_transactions_that_wait_for_each_other_one_is_to_be_repeated(engine, search_factory):
+    first, second = search_factory("a"), search_factory("b")
+    both = threading.Barrier(2)
+    ended = []
+
+    def cross(one, other):
+        try:
+            with transaction(engine) as connection:
+                connection.execute(update(search).where(search.c.id == one).values(priority=1))
+                both.wait()
+                connection.execute(update(search).where(search.c.id == other).values(priority=2))
+            ended.append("written")
+        except CollisionError as error:
+            ended.append(type(error.__cause__.orig).__name__)
+
+    threads = [threading.Thread(target=cross, args=pair) for pair in ((first, second), (second, first))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(ended) == ["DeadlockDetected", "written"]
+
+
+@only_on_a_server
+def test_a_serialization_failure_is_a_collision(engine, search_factory):
+    search_id = search_factory()
+    change = update(search).where(search.c.id == search_id)
+
+    def change_by_an_old_view():
+        with transaction(engine) as connection:
+            connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+            connection.execute(select(search.c.id)).all()
+            with transaction(engine) as other:
+                other.execute(change.values(priority=1))
+            connection.execute(change.values(priority=2))
+
+    with pytest.raises(CollisionError, match="try again"):
+        change_by_an_old_view()
+
+
+@only_on_a_server
+def test_a_stale_view_of_a_search_settles_nothing(engine, search_factory, lease_factory, score_factory):
+    search_id = search_factory()
+    with reading(engine) as connection:
+        stale = connection.execute(select(search)).one()
+    score_factory(lease_factory(search_id), 0.5)
+    with transaction(engine) as connection:
+        assert steps.settle(connection, search_id, 3.0) == 1
+    with pytest.raises(CollisionError, match="settled birth 0"), transaction(engine) as connection:
+        steps.advance(connection, stale, 3.0)
+
+
+@only_on_a_server
+def test_hosts_that_settle_at_the_same_time_make_one_history(engine, search_factory, lease_factory, score_factory):
+    search_id = search_factory()
+    leased = [lease_factory(search_id) for _ in range(4)]
+    for one in leased:
+        score_factory(one, 0.5)
+    made = []
+
+    def settle():
+        with transaction(engine) as connection:
+            made.append(steps.settle(connection, search_id, 3.0))
+            steps.breed(connection, search_id, 3.0)
+
+    threads = [threading.Thread(target=settle) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [0, 0, 0, 4]
+    with reading(engine) as connection:
+        row = connection.execute(select(search)).one()
+    assert (row.settled, row.born) == (4, 7)
+
+
+@only_on_a_server
+def test_two_programs_may_make_the_record_at_the_same_time(url):
+    engines = [create_engine_for(url) for _ in range(3)]
+    threads = [threading.Thread(target=commands.upgrade, args=(engine,)) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert current_revision(engines[0]) is not None
+    assert not commands.differs(engines[0])
+
+
+@only_on_a_server
+def test_a_transaction_held_by_another_program_is_told_in_words(engine, url, search_factory):
+    search_factory()
+    impatient = open_record(url, busy_seconds=0.1)
+    with transaction(engine) as connection:
+        connection.execute(update(search).values(priority=1))
+        with pytest.raises(RecordError, match="held by another program"), transaction(impatient) as other:
+            other.execute(update(search).values(priority=2))
+
+
+@only_on_a_server
+def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
+    search_factory()
+    with reading(engine) as connection:
+        before = connection.execute(select(search.c.priority)).scalar_one()
+        with transaction(engine) as other:
+            other.execute(update(search).values(priority=before + 1))
+        assert connection.execute(select(search.c.priority)).scalar_one() == before
+    with pytest.raises(RecordError, match="read-only"), reading(engine) as connection:
+        connection.execute(update(search).values(priority=7))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"database": "nowhere"}, "no such database"),
+        ({"username": "nobody"}, "lets this user not in"),
+        ({"query": {"host": "/nowhere"}}, "cannot be reached"),
+        ({"query": {}, "host": "127.0.0.1", "port": 1}, "cannot be reached"),
+        ({}, "holds no eatnas-db record; `eatnas-db init` adds one"),
+    ],
+)
+@only_on_a_server
+def test_a_server_that_cannot_be_used_is_told_in_words_and_without_the_password(url, change, words):
+    address = create_engine_for(url).url.set(password="secret", **change)
+    with pytest.raises(RecordError, match=words) as raised:
+        open_record(address.render_as_string(hide_password=False))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_wrong_password_is_told_in_words(new_server):
+    server = new_server()
+    server.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
+    server.demand_passwords("guarded")
+    url = server.url().replace("postgres:@", "guarded:{}@")
+    with pytest.raises(RecordError, match="no eatnas-db record"):
+        open_record(url.format("right"))
+    with pytest.raises(RecordError, match="check the user and its password") as raised:
+        open_record(url.format("wrong"))
+    assert "wrong" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["mysql+pymysql://u:secret@h/d", "mariadb://u:secret@h/d", "oracle://u:secret@h"])
+def test_other_databases_are_refused_plainly(url):
+    with pytest.raises(RecordError, match="not supported: use PostgreSQL") as raised:
+        load_settings({"EATNAS_DB_URL": url})
+    assert "secret" not in str(raised.value)
+    with pytest.raises(RecordError, match="not supported: use PostgreSQL") as raised:
+        create_engine_for(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_an_address_is_shown_without_what_may_be_secret(tmp_path):
+    shown = load_settings({}, str(tmp_path), "postgresql://me:se:cr/et@h:5/d?sslpassword=secret").shown_url
+    assert shown == "postgresql://me@h:5/d"
+    assert load_settings({}, str(tmp_path)).shown_url == f"sqlite:///{tmp_path}/eatnas.db"
