@@ -211,14 +211,15 @@ class Storm:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == token[0], attempt.c.number == token[1])
         return eventually(lambda: self.rows(query)[0].outcome)
 
-    def trains_again(self, since: float, number: int | None = None) -> float | None:
-        """Seconds from a fault until this slot, or any, trains."""
+    def trains_again(self, since: float, number: int | None = None, gone: int | None = None) -> float | None:
+        """Seconds from a fault until this slot, or any, trains; by another worker than the one that is gone."""
 
         def found(look: Json) -> float | None:
             slots = look["slots"] if number is None else look["slots"][number : number + 1]
-            if look["at"] <= since or not (found := training({"slots": slots})):
+            again = [slot for slot in training({"slots": slots}) if slot["pid"] != gone]
+            if look["at"] <= since or not again:
                 return None
-            began = [self.daemon.since[tuple(slot["token"])] for slot in found]
+            began = [self.daemon.since[tuple(slot["token"])] for slot in again]
             return min([at for at in began if at > since], default=look["at"]) - since
 
         return self.daemon.until(found)
@@ -312,7 +313,7 @@ class Storm:
         at = time.monotonic()
         outcome = self.end_of(slot["token"])
         hit, seen = outcome == "lost", f"killed; attempt {outcome}"
-        recovery = self.trains_again(at, number)
+        recovery = self.trains_again(at, number, slot["pid"])
         wasted = self.wasted(slot["token"], self.daemon.since.get(tuple(slot["token"])), at)  # type: ignore[call-overload]
         if damage is not None and hit:
             told = select(event.c.detail).where(event.c.kind == "checkpoint_damaged")
@@ -377,7 +378,7 @@ class Storm:
         with contextlib.suppress(ProcessLookupError):
             os.kill(slot["pid"], signal.SIGCONT)
         taken = time.monotonic() - at
-        recovery = self.trains_again(at, number)
+        recovery = self.trains_again(at, number, slot["pid"])
         seen = f"frozen; attempt {outcome} after {taken:.1f} s"
         return {"token": slot["token"], "seen": seen, "hit": frozen and outcome == "lost", "recovery": recovery}
 
