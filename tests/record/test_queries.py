@@ -34,7 +34,7 @@ from eatnas_db.queries.population import list_population
 from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.settings import Settings
+from eatnas_db.settings import Settings, load_settings
 
 BIRTHS = 24
 POPULATION = 6
@@ -49,10 +49,10 @@ class Record:
     search_id: int
 
 
-def make_record(folder, *, start=1000.0, device="cpu", name="small", births=BIRTHS, scores_from=1) -> Record:
+def make_record(folder, new_url, *, start=1000.0, device="cpu", name="small", births=BIRTHS, scores_from=1) -> Record:
     """A search trained to its end, unless it is to stop after fewer births."""
     folder.mkdir(exist_ok=True)
-    settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
+    settings = Settings(folder, new_url(folder))
     engine = create_engine_for(settings.database_url)
     schema.metadata.create_all(engine)
     spec = parse_spec(
@@ -113,11 +113,26 @@ def train_one(connection: Connection, search_id: int, now: float, device: str, s
     steps.finish(connection, search_id, now)
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def new_url(request):
+    """The address of a fresh database: each question is asked of both kinds."""
+    if request.param == "sqlite":
+        return lambda folder: f"sqlite:///{folder / 'eatnas.db'}"
+    postgres = request.getfixturevalue("postgres")
+    return lambda _: postgres.new_database()
+
+
 @pytest.fixture(scope="module")
-def record(tmp_path_factory):
-    made = make_record(tmp_path_factory.mktemp("record"))
+def record(tmp_path_factory, new_url):
+    made = make_record(tmp_path_factory.mktemp("record"), new_url)
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def nowhere(tmp_path_factory):
+    """For what asks no record."""
+    return Record(None, load_settings({}, str(tmp_path_factory.mktemp("nowhere"))), 0)
 
 
 @pytest.fixture
@@ -159,8 +174,8 @@ def test_a_search_is_found_by_name_with_its_status(record, connection):
         ("cancelled", None, 1.0, "cancelled"),
     ],
 )
-def test_the_status_is_derived(tmp_path, wish, waiting, finished, status):
-    made = make_record(tmp_path, births=0)
+def test_the_status_is_derived(tmp_path, wish, waiting, finished, status, new_url):
+    made = make_record(tmp_path, new_url, births=0)
     with transaction(made.engine) as connection:
         connection.execute(schema.search.update().values(wish=wish, waiting=waiting, finished_at=finished))
         assert get_search(connection, "small").status == status
@@ -238,8 +253,9 @@ def test_progress_counts(record, connection):
     assert (found.best, found.device_seconds, found.started_at) == (1 / 3, 46.0, 1000.0)
 
 
-def test_progress_in_the_middle_reads_no_table_from_end_to_end(tmp_path):
-    made = make_record(tmp_path, births=10)
+@pytest.mark.parametrize("new_url", ["sqlite"], indirect=True)
+def test_progress_in_the_middle_reads_no_table_from_end_to_end(tmp_path, new_url):
+    made = make_record(tmp_path, new_url, births=10)
     statements = []
     with transaction(made.engine) as connection:
         transitions.lease_next(connection, made.search_id, host_id=1, worker_id=1, now=2000)
@@ -263,12 +279,12 @@ def test_a_candidate_is_shown_whole(record, connection):
     assert found.attempts[0].outcome == "scored"
 
 
-def test_a_fingerprint_knows_neither_times_nor_devices_but_results(tmp_path, record, connection):
+def test_a_fingerprint_knows_neither_times_nor_devices_but_results(tmp_path, record, connection, new_url):
     first = get_fingerprint(connection, record.search_id)
     assert first.candidates == BIRTHS
     prints = []
     for number, other in enumerate(({"start": 5.0, "device": "gpu", "name": "b"}, {"scores_from": 1.0000001})):
-        made = make_record(tmp_path / str(number), **other)
+        made = make_record(tmp_path / str(number), new_url, **other)
         with reading(made.engine) as reader:
             prints.append(get_fingerprint(reader, made.search_id))
         made.engine.dispose()
@@ -290,8 +306,8 @@ def test_a_fingerprint_knows_neither_times_nor_devices_but_results(tmp_path, rec
         "UPDATE eatnas_search SET seed = 6",
     ],
 )
-def test_a_fingerprint_sees_every_result(tmp_path, record, connection, change):
-    made = make_record(tmp_path)
+def test_a_fingerprint_sees_every_result(tmp_path, record, connection, change, new_url):
+    made = make_record(tmp_path, new_url)
     with transaction(made.engine) as writer:
         assert writer.execute(text(change)).rowcount > 0
         assert get_fingerprint(writer, made.search_id) != get_fingerprint(connection, record.search_id)
@@ -331,8 +347,8 @@ def test_a_candidates_logs_and_record_are_shown(record):
     assert "field,value" in ask(candidate_app, record, "show", 1, "--format", "csv")
 
 
-def test_a_failed_candidate_is_retried_then_cancelled(tmp_path):
-    made = make_record(tmp_path)
+def test_a_failed_candidate_is_retried_then_cancelled(tmp_path, new_url):
+    made = make_record(tmp_path, new_url)
     failed = FAILING + 1
     assert "pending again" in ask(candidate_app, made, "retry", failed)
     assert "cancelled" in ask(candidate_app, made, "cancel", failed)
@@ -344,34 +360,34 @@ def test_a_failed_candidate_is_retried_then_cancelled(tmp_path):
     made.engine.dispose()
 
 
-def test_spaces_are_shown(record):
-    assert "eatnas-cifar" in ask(space_app, record, "show")
+def test_spaces_are_shown(nowhere):
+    assert "eatnas-cifar" in ask(space_app, nowhere, "show")
     assert (
         len(
             json.loads(
-                "[" + ask(space_app, record, "show", "eatnas-tiny", "--format", "json").replace("}\n{", "},{") + "]"
+                "[" + ask(space_app, nowhere, "show", "eatnas-tiny", "--format", "json").replace("}\n{", "},{") + "]"
             )
         )
         == 7
     )
     with pytest.raises(NotFoundError, match="did you mean eatnas-tiny"):
-        ask(space_app, record, "show", "eatnas-tin")
+        ask(space_app, nowhere, "show", "eatnas-tin")
 
 
-def test_ten_thousand_codes_are_counted_within_two_seconds(record, tmp_path):
-    few = ask(space_app, record, "sample", "--count", 100, "--format", "json")
+def test_ten_thousand_codes_are_counted_within_two_seconds(nowhere, tmp_path):
+    few = ask(space_app, nowhere, "sample", "--count", 100, "--format", "json")
     file = tmp_path / "codes"
     file.write_text(few * 100)
     begun = time.process_time()
-    answer = ask(space_app, record, "cost", file, "--format", "json")
+    answer = ask(space_app, nowhere, "cost", file, "--format", "json")
     assert time.process_time() - begun < 2  # of this process, however busy the machine is
     assert answer == few * 100
     begun = time.process_time()
-    assert len(ask(space_app, record, "cost", file).splitlines()) == 10_002
+    assert len(ask(space_app, nowhere, "cost", file).splitlines()) == 10_002
     assert time.process_time() - begun < 2  # of this process, however busy the machine is
 
 
-def test_both_forms_of_a_code_cost_the_same(record, tmp_path):
+def test_both_forms_of_a_code_cost_the_same(nowhere, tmp_path):
     code = [[2, 0, 1, 3, 1.0]] * 7
     lines = [
         {"code": code, "classes": 10, "mine": "kept"},
@@ -379,11 +395,11 @@ def test_both_forms_of_a_code_cost_the_same(record, tmp_path):
     ]
     file = tmp_path / "codes"
     file.write_text("\n\n".join(map(json.dumps, lines)))
-    first, second = map(json.loads, ask(space_app, record, "cost", file, "--format", "json").splitlines())
+    first, second = map(json.loads, ask(space_app, nowhere, "cost", file, "--format", "json").splitlines())
     assert first["mine"] == "kept"
     assert first["code"] == code
     assert (first["params"], first["mult_adds"]) == (second["params"], second["mult_adds"])
-    assert f"{first['params']:,}" in ask(space_app, record, "cost", file)
+    assert f"{first['params']:,}" in ask(space_app, nowhere, "cost", file)
 
 
 @pytest.mark.parametrize(
@@ -406,12 +422,12 @@ def test_both_forms_of_a_code_cost_the_same(record, tmp_path):
         b'{"code": "\\ud800\\n", "classes": 10}',
     ],
 )
-def test_a_bad_line_is_named_in_one_line(record, tmp_path, line):
+def test_a_bad_line_is_named_in_one_line(nowhere, tmp_path, line):
     file = tmp_path / "codes"
     good = json.dumps({"code": [[0, 0, 0, 0, 1.0]] * 7, "classes": 10}).encode()
     file.write_bytes(good + b"\n" + line + b"\n")
     with pytest.raises(InvalidArchitectureError, match=r"^line 2: [^\n]+$") as raised:
-        ask(space_app, record, "cost", file)
+        ask(space_app, nowhere, "cost", file)
     str(raised.value).encode()
 
 
