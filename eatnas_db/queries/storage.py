@@ -6,10 +6,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, exists, select
 
@@ -72,7 +73,7 @@ def what_goes(usage: Usage, limit: int) -> list[Removable]:
     """
     going: list[Removable] = []
     excess = usage.bytes - limit
-    for file in sorted(usage.removable, key=lambda one: (one.order, one.changed_at, one.path)):
+    for file in sorted(usage.removable, key=lambda one: (one.order, one.changed_at)):
         if excess <= 0:
             break
         going.append(file)
@@ -94,46 +95,59 @@ def measure(engine: Engine, settings: Settings, now: float) -> Usage:
     with reading(engine) as connection:
         known = _ask(connection)
     usage = Usage()
-    seen = set()
     database = settings.database_file
-    if database is not None:
-        for file, size, _ in _files(database.parent, deep=False):
-            if file == database:
+    apart = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *_parts(database))))
+    for part in _parts(database):
+        with suppress(FileNotFoundError):
+            size = os.stat(part).st_size  # noqa: PTH116
+            if part == database:
                 usage.database = size
-            elif file.name in (f"{database.name}-wal", f"{database.name}-shm"):
-                usage.write_ahead_log += size
             else:
-                continue
-            seen.add(file)
-    for file, size, changed_at in _files(settings.home, but=settings.data):
-        if file in seen:
-            continue
-        if file.is_relative_to(settings.artifacts):
-            _count_checkpoint(usage, known, settings.artifacts, Removable(file, size, changed_at, Order.LEFTOVER), now)
-        elif file.is_relative_to(settings.logs):
-            usage.logs += size
-            match = _LOG.fullmatch(file.name)
-            if match is not None and int(match[1]) not in known.unfinished:
-                usage.removable.append(Removable(file, size, changed_at, Order.LEFTOVER))
-        elif file.relative_to(settings.home).parts[0].startswith("mlflow"):
-            usage.mlflow += size
+                usage.write_ahead_log += size
+    for file in _files(settings.artifacts):
+        _count_checkpoint(usage, known, settings.artifacts, file, now)
+    for file in _files(settings.logs):
+        usage.logs += file.bytes
+        match = _LOG.fullmatch(file.name)
+        if match is not None and int(match[1]) not in known.unfinished:
+            usage.removable.append(Removable(Path(file.path), file.bytes, file.changed_at, Order.LEFTOVER))
+    mlflow = str(settings.home / "mlflow")
+    for file in _files(settings.home, apart):
+        if file.path.startswith(mlflow):
+            usage.mlflow += file.bytes
         else:
-            usage.other += size
+            usage.other += file.bytes
     return usage
 
 
-def _count_checkpoint(usage: Usage, known: _Known, artifacts: Path, file: Removable, now: float) -> None:
-    row = file.path.relative_to(artifacts).as_posix()
-    usage.checkpoints[known.searches.get(file.path.parent.name, "unknown")] += file.bytes
+class _File(NamedTuple):
+    """Text and not a `Path`: there may be a log for each of a hundred thousand candidates."""
+
+    path: str
+    name: str
+    bytes: int
+    changed_at: float
+
+
+def _parts(database: Path | None) -> list[Path]:
+    if database is None:
+        return []
+    return [database.with_name(database.name + share) for share in ("", "-wal", "-shm")]
+
+
+def _count_checkpoint(usage: Usage, known: _Known, artifacts: Path, file: _File, now: float) -> None:
+    path = Path(file.path)
+    usage.checkpoints[known.searches.get(path.parent.name, "unknown")] += file.bytes
+    row = path.relative_to(artifacts).as_posix()
     if row in known.orders:
         order = known.orders[row]
         if order is not None:
-            usage.removable.append(Removable(file.path, file.bytes, file.changed_at, order, row))
+            usage.removable.append(Removable(path, file.bytes, file.changed_at, order, row))
         return
-    match = _CHECKPOINT.match(file.path.name)
-    wanted = match is not None and int(match[1]) in known.unfinished and not file.path.name.startswith(".")
+    match = _CHECKPOINT.match(file.name)
+    wanted = match is not None and int(match[1]) in known.unfinished and not file.name.startswith(".")
     if match is not None and not wanted and now - file.changed_at > GRACE_SECONDS:
-        usage.removable.append(file)
+        usage.removable.append(Removable(path, file.bytes, file.changed_at, Order.LEFTOVER))
 
 
 def _ask(connection: Connection) -> _Known:
@@ -172,18 +186,17 @@ def _ask(connection: Connection) -> _Known:
     return _Known({str(one.id): one.name for one in searches}, frozenset([*pending, *leased]), orders)
 
 
-def _files(folder: Path, *, deep: bool = True, but: Path | None = None) -> Iterator[tuple[Path, int, float]]:
+def _files(folder: Path | str, but: frozenset[str] = frozenset()) -> Iterator[_File]:
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
     for entry in entries:
-        path = Path(entry.path)
-        try:
-            if entry.is_file(follow_symlinks=False):
-                status = entry.stat(follow_symlinks=False)
-                yield path, status.st_size, status.st_mtime
-            elif deep and path != but and entry.is_dir(follow_symlinks=False):
-                yield from _files(path)
-        except FileNotFoundError:  # it went between the two looks
+        if entry.path in but:
             continue
+        with suppress(FileNotFoundError):  # it went between the two looks
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, but)
+            elif entry.is_file(follow_symlinks=False):
+                status = entry.stat(follow_symlinks=False)
+                yield _File(entry.path, entry.name, status.st_size, status.st_mtime)
