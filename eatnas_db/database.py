@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, Select, Table, create_engine, event, func, make_url, select, text
 
 # Compiles to the same words on SQLite; SQLite's own does not compile on PostgreSQL.
 from sqlalchemy.dialects.postgresql import Insert, insert
@@ -143,6 +143,15 @@ def hold_searches(connection: Connection, which: Select[Any]) -> None:
     if on_server(connection):
         rows = select(search.c.id).where(search.c.id.in_(which)).order_by(search.c.id)
         connection.execute(rows.with_for_update(key_share=True)).all()
+
+
+def count_on(connection: Connection, table: Table) -> None:
+    """Let the database number further rows after those that were inserted with numbers of their own."""
+    if on_server(connection) and table.autoincrement_column is not None:
+        column = table.autoincrement_column
+        largest = select(func.max(column)).scalar_subquery()
+        counter = func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(select(func.setval(counter, func.coalesce(largest, 1), largest.is_not(None))))
 
 
 def hold_schema(connection: Connection) -> None:

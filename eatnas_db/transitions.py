@@ -357,6 +357,8 @@ def record_failure(
     reboots never do, but for 20 in a row without any.
     """
     held = _require_lease(connection, token)
+    # PostgreSQL knows no such character.
+    message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")
     lost = kind in BLAMELESS
     progressed = _progressed(connection, token)
     failures = held.own_failures + (0 if lost or progressed else 1)
@@ -378,7 +380,7 @@ def record_failure(
         search_id=row.search_id,
         failure=kind,
         message=message,
-        traceback=traceback,
+        traceback=traceback.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         progressed=progressed,
     )
     return EDGES[edge][1]

@@ -184,6 +184,44 @@ def restore(
         typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
 
 
+@database_app.command()
+def copy(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The file that holds the record.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="POSTGRES", help="Its new address; default: EATNAS_DB_URL, which keeps a password."),
+    ] = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Copy a record from its file into an empty database on a server, and compare every row."""
+    from dataclasses import replace
+
+    from eatnas_db.copying import copy_record
+    from eatnas_db.database import create_engine_for, current_revision, open_record
+    from eatnas_db.settings import load_settings
+    from eatnas_migrations import commands
+
+    old = replace(ctx.obj, database_url=f"sqlite:///{source.absolute()}")
+    new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
+    open_record(old.database_url).dispose()
+    if new.database_file is not None:
+        raise ConflictError("the target is a file: `eatnas-db db backup FILE` copies into one")
+    server = create_engine_for(new.database_url)
+    if current_revision(server) is None:
+        commands.upgrade(server)
+    server = open_record(new.database_url)
+    with _unused(old) as engine:
+        copied = copy_record(engine, server, _tell_rows if sys.stderr.isatty() else lambda *_: None)
+    show(copied, ("table", "rows", "sha256"), format)
+    if format is Format.TABLE:
+        typer.echo(f"{source} is copied to {new.shown_url}, and every row compared; checkpoints stay where they are")
+
+
+def _tell_rows(table: str, done: int, rows: int) -> None:
+    print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)
+
+
 def _file(settings: Settings) -> Path:
     if settings.database_file is None:
         raise ConflictError("the record is on a server: back it up and restore it with pg_dump and pg_restore")

@@ -1,0 +1,97 @@
+"""A record moved from one database into another, of either kind: all of it, and compared row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
+from sqlalchemy.exc import DataError
+
+from eatnas_db.database import count_on, hold_schema, living_hosts, reading, transaction, where
+from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.schema import metadata, record
+
+ROWS_AT_A_TIME: Final = 1000
+_MODULUS: Final = 1 << 256
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a table: how many rows, and the sum of their hashes, which does not depend on their order."""
+
+    table: str
+    rows: int
+    sha256: str
+
+
+def copy_record(
+    source: Engine, target: Engine, tell: Callable[[str, int, int], None] = lambda table, done, rows: None
+) -> list[Contents]:
+    """Copy a record into an empty one, in one transaction; what was copied, read again from the target.
+
+    `tell` hears of each table how many of how many rows are there. Raises `ConflictError` where the target holds
+    anything, `RecordError` where it does not read as the source does; then nothing was changed.
+    """
+    with reading(source) as old, transaction(target) as new:
+        hold_schema(new)
+        _require_empty(new, where(target))
+        new.execute(delete(record))
+        contents = [_copy(table, old, new, tell) for table in metadata.sorted_tables]
+        for table in metadata.sorted_tables:
+            count_on(new, table)
+    return contents
+
+
+def _require_empty(connection: Connection, place: str) -> None:
+    if living_hosts(connection):
+        raise ConflictError(f"daemons work on {place}; stop them first")
+    for table in metadata.sorted_tables:
+        if table is not record and connection.execute(select(1).select_from(table).limit(1)).first() is not None:
+            raise ConflictError(f"{place} holds a record that is not empty: copy into a fresh database")
+
+
+def _copy(table: Table, old: Connection, new: Connection, tell: Callable[[str, int, int], None]) -> Contents:
+    rows = old.execute(select(func.count()).select_from(table)).scalar_one()
+    done = 0
+    total = 0
+    for piece in _pieces(old, table):
+        try:
+            new.execute(insert(table), [dict(row._mapping) for row in piece])
+        except DataError as error:
+            raise RecordError(f"a row of {table.name} does not fit there ({error.orig}); nothing was changed") from None
+        total = _sum(total, piece)
+        done += len(piece)
+        tell(table.name, done, rows)
+    written = _contents(new, table)
+    if written != Contents(table.name, done, _hex(total)):
+        raise RecordError(f"{table.name} does not read as it was written; nothing was changed")
+    return written
+
+
+def _contents(connection: Connection, table: Table) -> Contents:
+    rows = total = 0
+    for piece in _pieces(connection, table):
+        rows, total = rows + len(piece), _sum(total, piece)
+    return Contents(table.name, rows, _hex(total))
+
+
+def _pieces(connection: Connection, table: Table) -> Iterator[list[Any]]:
+    # In order of their keys, so that parents come before their children.
+    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=ROWS_AT_A_TIME)
+    for piece in connection.execute(query).partitions():
+        yield list(piece)
+
+
+def _sum(total: int, rows: list[Any]) -> int:
+    for row in rows:
+        line = json.dumps([value.hex() if isinstance(value, float) else value for value in row], sort_keys=True)
+        total += int.from_bytes(hashlib.sha256(line.encode()).digest())
+    return total % _MODULUS
+
+
+def _hex(total: int) -> str:
+    return f"{total:064x}"
