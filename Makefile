@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 # PyTorch's own index of builds without CUDA: a fraction of the size, for machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# The tests wait for processes of their own more than they reckon: a few at a time, on two cores too.
+TESTS_AT_A_TIME ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(TESTS_AT_A_TIME)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo install test test-fast check bench chaos wheel clean
 
@@ -17,10 +21,10 @@ demo: $(VENV)/.installed ## a small search on the bundled digits, from nothing t
 install: $(VENV)/.installed-dev ## .venv with the package (editable) and the tools of development
 
 test: $(VENV)/.installed-dev ## the whole suite, the slow tests too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/.installed-dev ## the everyday suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.installed-dev ## what has to pass before a change is merged: linters, types, layers, all tests
 	$(BIN)/ruff check .
@@ -28,7 +32,7 @@ check: $(VENV)/.installed-dev ## what has to pass before a change is merged: lin
 	$(BIN)/mypy
 	$(BIN)/mypy migrations/*.py migrations/versions
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(VENV)/.installed-dev ## the benchmarks, one after another
 	@set -e; for file in benchmarks/*.py; do \

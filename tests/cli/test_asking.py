@@ -111,6 +111,7 @@ def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
         assert " ".join(words.split()) in " ".join(told.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "question",
     ["compare", "primitives", "mutations", "pareto", "utilisation", "quality"],

@@ -197,9 +197,12 @@ def test_a_record_that_may_not_be_written_is_told(record, eatnas, spec, home):
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-@pytest.mark.parametrize("url", ["mysql://host/db", "postgresql://host/db"])
-def test_a_database_of_another_kind_is_told(eatnas, url):
-    assert "sqlite:///FILE" in one_line(eatnas("--db", url, "search", "list", expect=1))
+def test_a_database_of_another_kind_is_told(eatnas):
+    assert "sqlite:///FILE" in one_line(eatnas("--db", "mysql://host/db", "search", "list", expect=1))
+
+
+def test_a_server_that_is_not_there_is_told(eatnas):
+    assert "cannot be reached" in one_line(eatnas("--db", "postgresql://127.0.0.1:1/db", "search", "list", expect=1))
 
 
 def test_a_candidate_that_is_not_there_or_in_no_state_for_it_is_told(record, eatnas, spec):

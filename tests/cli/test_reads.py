@@ -44,6 +44,7 @@ def engine(tiny, home):
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", READS, ids=" ".join)
 def test_every_read_has_three_forms(tiny, eatnas, read):
     lines = eatnas(*read, "--format", "json")
@@ -66,6 +67,7 @@ def test_a_doctor_leaves_with_one_where_no_search_could_run(eatnas):
     eatnas("doctor", expect=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "candidate", "detail", "words"),
     [

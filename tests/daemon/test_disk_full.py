@@ -19,6 +19,8 @@ from eatnas_db.database import open_record, reading
 from eatnas_db.errors import RecordError
 from eatnas_db.schema import attempt, search
 
+pytestmark = pytest.mark.slow
+
 QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05)
 PACED = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0

@@ -18,12 +18,13 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, lease, search
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
 def test_one_two_and_four_slots_give_one_history(tmp_path, home, supervise, seed):
     prints = {supervise(home(tmp_path / str(slots), seed), slots) for slots in (1, 2, 4)}
     assert len(prints) == 1
 
 
+@pytest.mark.slow
 def test_other_seeds_give_other_histories(tmp_path, home, supervise):
     assert supervise(home(tmp_path / "1", 1), 2) != supervise(home(tmp_path / "2", 2), 2)
 

@@ -74,6 +74,7 @@ def orphaned(settings, program):
         return workers
 
 
+@pytest.mark.slow
 def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home, supervise):
     undisturbed = supervise(home(tmp_path / "calm"))
     settings = home(tmp_path / "orphaned")

@@ -77,6 +77,7 @@ def leftovers(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.name.endswith(("-wal", "-shm", "-journal", ".partial"))]
 
 
+@pytest.mark.slow
 def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_been(database, engine, search_factory):
     search_factory(budget__candidates=30, training__epochs=3)
     settings = load_settings({}, str(database.parent))
@@ -102,6 +103,7 @@ def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_bee
     assert not list(list_breaches(engine, settings.artifacts, whole_files=True))
 
 
+@pytest.mark.slow
 def test_a_newer_checkpoint_of_a_candidate_in_training_is_adopted_after_a_restore(database, engine, search_factory):
     search_factory(budget__candidates=6, training__epochs=40)
     settings = load_settings({}, str(database.parent))

@@ -104,12 +104,14 @@ def ask(asked: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_command_answers_a_question_in_json_with_json() -> None:
     answer = ask(question(SMALL))
     (timed,) = json.loads(answer.stdout)
     assert set(timed) == {"seconds_per_epoch", "first_seconds"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
