@@ -32,7 +32,7 @@ MOBILENET: Final = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 
 LARGE: Final[dict[str, Any]] = {
     "space": "eatnas-small",
     "data": {"name": "FashionMNIST", "train_images": 6000, "validation_images": 10_000},
-    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.1, "augment": "shift"},
+    "training": {"epochs": 3, "batch_size": 64, "learning_rate": 0.1, "augment": "none"},
     "evolution": {"population": 12, "tournament": 6, "lag": 4},
     "objective": {"max_mult_adds": 6_000_000},
     "budget": {"candidates": 72},
