@@ -157,14 +157,14 @@ candidate = _table(
     _one_of("state", State),
     CheckConstraint("(state = 'scored') = (fitness IS NOT NULL)", name="scored_has_fitness"),
     CheckConstraint("joined IS NULL OR fitness IS NOT NULL", name="members_are_scored"),
-    CheckConstraint('"left" IS NULL OR "left" > joined', name="left_after_joined"),
+    CheckConstraint('"left" IS NULL OR "left" >= joined', name="left_after_joined"),
     CheckConstraint("birth >= 0", name="birth"),
 )
 """An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
 
-`replica` numbers its seeds, 0 but in a yardstick. `share_inherited` is the share of its parameters that came from
-its parent, `logit_distance` how far it was from its parent at birth, `lineage_epochs` the epochs behind its score:
-its own and those that it inherited.
+`left` equals `joined` where a newcomer was the one to leave. `replica` numbers its seeds, 0 but in a yardstick.
+`share_inherited` is the share of its parameters that came from its parent, `logit_distance` how far it was from its
+parent at birth, `lineage_epochs` the epochs behind its score: its own and those that it inherited.
 """
 
 Index("uq_eatnas_candidate_birth", candidate.c.search_id, candidate.c.birth, unique=True)

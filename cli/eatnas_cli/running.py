@@ -100,8 +100,10 @@ def supervise(
     from eatnas_daemon.follower import Follower
     from eatnas_daemon.launchers import Launcher
     from eatnas_daemon.supervisor import Supervisor
+    from eatnas_db.config import read_max_bytes
     from eatnas_db.database import open_record
 
+    max_bytes = read_max_bytes(settings.home, os.environ)
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     journal = Journal(engine, log)
@@ -120,7 +122,13 @@ def supervise(
     log.info("started, pid %d, %d slots%s", os.getpid(), count, f", for search {only} alone" if only else "")
     try:
         supervisor = Supervisor(
-            engine, settings, Launcher(settings.logs), slots=count, host_name=settings.host, only=only
+            engine,
+            settings,
+            Launcher(settings.logs),
+            slots=count,
+            host_name=settings.host,
+            only=only,
+            max_bytes=max_bytes,
         )
         follower.start()
         when_ready()

@@ -48,6 +48,8 @@ class Patience:
     longest_respawn: float = 60.0
     collect: float = 10.0
     """Between two looks for checkpoints that nobody needs."""
+    room: float = 300.0
+    """Between two looks at what the home takes on the disk, where that is bounded."""
     suspended: float = 10.0
     """A tick so late means that this process was frozen, and its workers perhaps too."""
 

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, Select, insert, select, update
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot, Work
-from eatnas_db import steps, transitions
+from eatnas_db import steps, storage, transitions
 from eatnas_db.database import hold_searches, insert_new, on_server, transaction, watch_changes
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import derived_seed
@@ -64,6 +64,7 @@ class Supervisor:
     """Keeps every slot training, and the record true, until told to stop or until `only` is finished.
 
     The engine should give up soon on a record that somebody else holds: meanwhile nobody hears the workers.
+    `max_bytes`: what the home may take on the disk.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class Supervisor:
         host_name: str,
         only: str | None = None,
         patience: Patience = PATIENCE,
+        max_bytes: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._settings, self._launcher = engine, settings, launcher
         self._only, self._patience, self._monotonic, self._wall = only, patience, monotonic, wall
         self.slots = [Slot(number) for number in range(slots)]
+        self._max_bytes, self._room_at = max_bytes, 0.0
         self._selector = selectors.DefaultSelector()
         self._watch = watch_changes(engine)
         self._listening: int | None = None
@@ -152,6 +155,14 @@ class Supervisor:
         self._changed = False
         self.trouble = self._said
         self._committed(written, now)
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Keep the home within its bound. Seldom: it looks at every file, and nobody hears the workers meanwhile."""
+        if self._max_bytes is not None and now >= self._room_at:
+            self._room_at = now + self._patience.room
+            with suppress(RecordError):
+                storage.make_room(self._engine, self._settings, self._max_bytes, self._wall())
 
     def _listen(self) -> None:
         """Take notice of what others have written, and be woken by it where that can be."""

@@ -140,7 +140,7 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('pending', 'leased', 'scored', 'failed', 'cancelled')", name=op.f("ck_eatnas_candidate_state")
         ),
-        sa.CheckConstraint('"left" IS NULL OR "left" > joined', name=op.f("ck_eatnas_candidate_left_after_joined")),
+        sa.CheckConstraint('"left" IS NULL OR "left" >= joined', name=op.f("ck_eatnas_candidate_left_after_joined")),
         sa.CheckConstraint("birth >= 0", name=op.f("ck_eatnas_candidate_birth")),
         sa.CheckConstraint(
             "joined IS NULL OR fitness IS NOT NULL", name=op.f("ck_eatnas_candidate_members_are_scored")

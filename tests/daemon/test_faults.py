@@ -342,3 +342,12 @@ def test_checkpoints_that_nobody_needs_are_collected(tmp_path, home, supervise):
     assert len(files) <= 2 * (6 + 5)
     known = {Path(row.path).name for row in rows(settings, select(checkpoint.c.path))}
     assert files == known
+
+
+def test_a_home_is_kept_within_its_bound_while_it_is_worked_on(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "small")
+    squeezed = replace(QUICK, room=0.0)
+    assert supervise(settings, patience=squeezed, max_bytes=1) == calm
+    # Only the newest of those who live, and may still be parents, are left.
+    files = list(settings.artifacts.glob("checkpoints/*/*"))
+    assert len({path.name.split("-")[0] for path in files}) == len(files)

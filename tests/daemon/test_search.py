@@ -100,6 +100,17 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
     assert outcomes <= {"released", "scored", "lost"}
 
 
+@pytest.mark.parametrize("removal", ["worst", "mixed"])
+def test_who_leaves_by_another_rule_hangs_on_no_slots_either(tmp_path, home, supervise, removal):
+    prints = {supervise(home(tmp_path / str(slots), evolution__removal=removal), slots) for slots in (1, 3)}
+    assert len(prints) == 1
+    with reading(open_record(f"sqlite:///{tmp_path / '1' / 'eatnas.db'}")) as connection:
+        stillborn = select(candidate.c.id).where(candidate.c.joined == candidate.c.left)
+        assert connection.execute(stillborn).first()  # a newcomer that was the least fit
+        living = select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None))
+        assert len(connection.execute(living).all()) == 6
+
+
 def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
     settings = home(tmp_path / "more")
     supervise(settings, 2)
