@@ -142,35 +142,43 @@ def restart(ctx: typer.Context, slots: Slots = None, now: Now = False) -> None:
 
 @daemon_app.command()
 def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
-    """Whether the daemon runs, what each slot trains, and how far each search is."""
-    from eatnas_cli.searches import show_standings, status_now
+    """Whether the daemon runs, what each slot trains, and how far each search is; on a server, on all hosts."""
+    from eatnas_cli.searches import is_worked_on, show_standings, status_now
     from eatnas_daemon import lock
+    from eatnas_db.database import on_server
     from eatnas_db.queries.searches import list_standings
-    from eatnas_db.queries.work import list_work
+    from eatnas_db.queries.work import list_hosts, list_work
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
     with viewing(settings) as connection:
+        worked_on = is_worked_on(settings, connection)
         # Leases that a killed daemon has left are nobody's work.
-        work = () if holder is None else list_work(connection)
+        work = list_work(connection) if worked_on else ()
+        hosts = list_hosts(connection) if on_server(connection) else ()
         searches = list_standings(connection)
     # Whoever takes the lock writes its pid into it.
     since = None if holder is None else settings.lock_file.stat().st_mtime
     suspended = holder is not None and _is_suspended(holder)
     if format is not Format.TABLE:
-        told = [{**asdict(row), "status": status_now(row, holder is not None)} for row in searches]
+        told = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
-        show_one({**daemon, "work": [asdict(row) for row in work], "searches": told}, format)
+        elsewhere = {"hosts": [asdict(row) for row in hosts]} if hosts else {}
+        show_one({**daemon, **elsewhere, "work": [asdict(row) for row in work], "searches": told}, format)
         return
     if holder is None or since is None:
         typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
     else:
         state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
         typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+    if hosts:
+        show(hosts, ("name", "alive", "devices", "in_training", "started_at"), format)
+    if worked_on:
         rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
-        columns = ("slot", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+        columns: tuple[str, ...] = ("slot", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+        columns = ("host", *columns) if hosts else columns
         show(rows, columns) if rows else typer.echo("nothing is in training")
-    show_standings(searches, holder is not None, format)
+    show_standings(searches, worked_on, format)
 
 
 @daemon_app.command()

@@ -1,4 +1,4 @@
-"""What is in training now, and how far each training is: reads by index, so that asking costs nothing."""
+"""What is in training now, how far each training is and where: reads by index, so that asking costs nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from eatnas_db.schema import attempt, candidate, epoch, host, lease, search, worker
+from eatnas_db.database import living_hosts
+from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, search, worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,26 @@ class Work:
     epochs_done: int
     epochs: int
     started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that has worked on the record; `alive`: its daemon is connected to the server now."""
+
+    name: str
+    alive: bool
+    devices: int
+    in_training: int
+    started_at: float
+
+
+def list_hosts(connection: Connection) -> tuple[Host, ...]:
+    """Every host of a record on a server, by name."""
+    alive = living_hosts(connection)
+    devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
+    held = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
+    rows = connection.execute(select(host.c.id, host.c.name, devices, held, host.c.seen_at).order_by(host.c.name))
+    return tuple(Host(name, host_id in alive, *rest) for host_id, name, *rest in rows)
 
 
 def list_work(connection: Connection) -> tuple[Work, ...]:

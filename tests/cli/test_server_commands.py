@@ -1,0 +1,75 @@
+"""The command line on a record that lies on a server."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PASSWORD = "hush-hush"
+
+
+@pytest.fixture
+def on_server(postgres, eatnas, home):
+    """Runs a command with the server's address, with a password in it, in the environment."""
+    url = postgres.new_database().replace("postgres:@", f"postgres:{PASSWORD}@")
+    environment = {**os.environ, "EATNAS_DB_URL": url}
+
+    def call(*arguments, **options):
+        answer = eatnas(*arguments, env={**environment, **options.pop("more", {})}, **options)
+        assert PASSWORD not in answer
+        return answer
+
+    return call
+
+
+def test_a_search_runs_on_a_server_and_no_password_is_seen(on_server, home, spec, until):
+    assert "holds no eatnas-db record; `eatnas-db init`" in on_server("search", "list", expect=1)
+    assert "postgresql+psycopg://postgres@" in on_server("init")
+    assert not (home / "eatnas.db").exists()
+    on_server("search", "create", spec())
+    assert json.loads(on_server("search", "list", "--format", "json"))[0]["status"] == "waiting: no daemon"
+    started = on_server("daemon", "start", "--slots", "1", more={"EATNAS_HOST": "node/1"})
+    daemon = psutil.Process(int(started.split()[-1]))
+    for process in (daemon, *daemon.children(recursive=True)):
+        assert PASSWORD not in " ".join(process.cmdline())
+    status = json.loads(on_server("daemon", "status", "--format", "json"))
+    assert (status["running"], status["hosts"][0]["name"], status["hosts"][0]["alive"]) == (False, "node/1", True)
+    assert status["searches"][0]["status"] == "running"
+    assert "daemons of 1 hosts work on this record" in on_server("db", "downgrade", "base", "--yes", expect=1)
+    assert "pid" in on_server("daemon", "start", expect=1, more={"EATNAS_HOST": "node/1"})
+    other = ("--home", str(home.parent / "other"), "run", "tiny")
+    refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})
+    assert "a daemon of host 'node/1' works on this record already" in refused
+    until(lambda: "finished" in on_server("search", "list"), 240)
+    on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
+    assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4
+    told = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())
+    assert PASSWORD not in told
+    assert "is of version" in on_server("db", "downgrade", "base", "--yes")
+
+
+def test_a_record_is_copied_to_a_server_by_one_command(on_server, home, eatnas, record, spec):
+    eatnas("search", "create", spec())
+    copied = on_server("db", "copy", str(home / "eatnas.db"))
+    assert "every row compared" in copied
+    here, there = eatnas("query", "fingerprint", "tiny"), on_server("query", "fingerprint", "tiny")
+    assert here == there
+    assert "is not empty" in on_server("db", "copy", str(home / "eatnas.db"), expect=1)
+    assert "db backup" in eatnas("db", "copy", str(home / "eatnas.db"), expect=1)
+    assert "no record at" in on_server("db", "copy", str(home / "nothing.db"), expect=1)
+
+
+def test_without_the_driver_it_is_said_how_to_get_it(home):
+    program = "import sys; sys.modules['psycopg'] = None; from eatnas_cli.app import main; main()"
+    command = [sys.executable, "-c", program, "--home", str(home), "--db", "postgresql://h/d", "search", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "eatnas-db: PostgreSQL needs its driver: pip install 'eatnas-db[postgres]'\n",
+    )
