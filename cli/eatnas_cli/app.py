@@ -10,6 +10,7 @@ import typer
 
 from eatnas_cli.asking import candidate_app, query_app
 from eatnas_cli.daemons import daemon_app
+from eatnas_cli.devices import devices
 from eatnas_cli.reporting import report
 from eatnas_cli.running import demo, run
 from eatnas_cli.searches import init, search_app
@@ -34,6 +35,7 @@ app.command()(init)
 app.command()(doctor)
 app.command()(run)
 app.command()(transfer)
+app.command()(devices)
 app.command()(report)
 
 

@@ -81,7 +81,7 @@ class Holder:
 
     def __str__(self) -> str:
         who = self.identity or Identity()
-        return f"{who.name or 'a process'} (pid {self.pid}, {who.owner or 'owner unknown'})"
+        return _printable(f"{who.name or 'a process'} (pid {self.pid}, {who.owner or 'owner unknown'})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +389,11 @@ def in_gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
+def _printable(text: str) -> str:
+    """Without the terminal codes that a stranger's program may have for a name."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
 # What is wished
 
 
@@ -556,8 +561,7 @@ def _signature(content: bytes) -> Locker:
     with suppress(ValueError):
         signed: Any = json.loads(content)
         if isinstance(signed, dict) and isinstance(signed.get("pid"), int):
-            user = "".join(sign for sign in str(signed.get("user")) if sign.isprintable())
-            return Locker(user[:64], signed["pid"])
+            return Locker(_printable(str(signed.get("user")))[:64], signed["pid"])
     return Locker()
 
 

@@ -1,0 +1,127 @@
+"""`devices`: what could train here, and per device why it is or is not used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eatnas_cli.printing import Format, print_json, show
+from eatnas_cli.record import Written
+from eatnas_db.settings import Settings
+
+if TYPE_CHECKING:
+    from eatnas_daemon.devices import Probed
+
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--devices", help="Only these: indices, UUIDs or `cpu`, separated by commas. Default: all GPUs."),
+]
+Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Never these; named as in --devices.")]
+MaxPerDevice = Annotated[int | None, typer.Option("--max-per-device", min=1, help="Workers on one GPU at most.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Users and programs that may be on a GPU without making it somebody else's."),
+]
+
+
+def devices(
+    ctx: typer.Context,
+    explain: Annotated[bool, typer.Option("--explain", help="Say in words why each is or is not used.")] = False,
+    only: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    memory: Annotated[float, typer.Option("--memory", min=0, help="GiB that a candidate needs.")] = 0.0,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """What could train here: GPUs and the processor, and whether each is free for one more worker now.
+
+    The options are those of a daemon, to see what they would do.
+    """
+    from eatnas_daemon.devices import CPU, GIB, cpu_slots, in_gib, judge, probe, wishes_of
+    from eatnas_daemon.nvml import Nvml
+
+    nvml = Nvml()
+    seen = probe(nvml)
+    wishes = wishes_of(
+        seen,
+        devices=only or (),
+        exclude=exclude or (),
+        max_per_device=max_per_device,
+        allowed=allow or (),
+        environment=os.environ,
+    )
+    daemon, workers = _ours(ctx.obj)
+    needs = int(memory * GIB)
+    rows: list[dict[str, Any]] = []
+    for one in seen:
+        # What this home's daemon holds is not somebody else's.
+        device = replace(one, locked_by=None) if one.locked_by and one.locked_by.pid == daemon else one
+        held = [holder.pid for holder in device.holders if holder.pid in workers]
+        own = workers if device.kind == CPU and nvml.trouble else held
+        verdict = judge(device, wishes, own, needs)
+        slots = cpu_slots(device, len(own), needs) if device.kind == CPU else None
+        rows.append(
+            {
+                "device": CPU if device.kind == CPU else str(device.index),
+                "name": device.name,
+                "uuid": device.uuid,
+                "free": verdict.free,
+                "own": len(own),
+                "total_bytes": device.total_bytes,
+                "free_bytes": device.free_bytes,
+                "busy_percent": device.utilisation,
+                "cores": device.cores or None,
+                "load": round(device.load, 2) if device.cores else None,
+                "slots": slots,
+                "processes": [str(holder) for holder in device.holders],
+                "cause": verdict.cause,
+                "why": verdict.reason,
+            }
+        )
+    if format is Format.JSON:
+        print_json({"nvidia": nvml.trouble or "works", "devices": rows})
+        return
+    if format is Format.TABLE and nvml.trouble:
+        typer.echo(f"no GPU: {nvml.trouble}")
+    if explain and format is Format.TABLE:
+        _explain(seen, rows)
+        return
+    if format is Format.CSV:
+        show(rows, [column for column in rows[0] if column != "processes"], format)
+        return
+    for row in rows:
+        row["memory_free"] = f"{row['free_bytes'] / GIB:.1f} of {in_gib(row['total_bytes'])}"
+        percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"
+        row["busy"] = f"load {row['load']:.1f}" if row["cores"] else percent
+    show(rows, ("device", "name", "uuid", "free", "memory_free", "busy", "cores", "slots"))
+
+
+def _explain(seen: Sequence[Probed], rows: Sequence[dict[str, Any]]) -> None:
+    for device, row in zip(seen, rows, strict=True):
+        state = "free" if row["free"] else "not used"
+        if row["own"]:
+            state = "in use by our workers, room for more" if row["free"] else "in use by our workers, no more now"
+        slots = "" if row["slots"] is None else f"; slots: {row['slots']}"
+        typer.echo(f"{device.label}: {state}: {row['why']}{slots}")
+
+
+def _ours(settings: Settings) -> tuple[int | None, list[int]]:
+    """The pid of this home's daemon, and those of its workers."""
+    import psutil
+
+    from eatnas_daemon import lock
+    from eatnas_daemon.devices import who_is
+
+    daemon = lock.holder_of(settings.lock_file)
+    if daemon is None:
+        return None, []
+    try:
+        started = [process.pid for process in psutil.Process(daemon).children(recursive=True)]
+    except psutil.Error:
+        return daemon, []
+    return daemon, [pid for pid in started if (identity := who_is(pid)) is not None and identity.polite]
