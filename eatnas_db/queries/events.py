@@ -21,7 +21,7 @@ _WORDS: Final = {
     "checkpoint_adopted": "the checkpoint {path} had been written before a kill, and is used",
     "ancestor_restored": "the weights of candidate {ancestor} were gone or damaged; it was trained again",
     "room_made": "{files} checkpoints were removed to make room, {bytes} bytes",
-    "restored": "the record was put back from a backup",
+    "restored": "the record was restored from a backup",
     "transferred": "the search was created from candidate {candidate} of {source}",
     "retried": "its failures are forgiven; it waits for another try",
     "replay_differs": "attempt {attempt}: epoch {epoch} came out otherwise when it was repeated",
