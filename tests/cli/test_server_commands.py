@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from eatnas_daemon import lock
+
 pytestmark = pytest.mark.slow
 
 PASSWORD = "hush-hush"
@@ -25,7 +27,11 @@ def on_server(postgres, eatnas, home):
         assert PASSWORD not in answer
         return answer
 
-    return call
+    yield call
+    # A test that fails halfway leaves a daemon behind.
+    for lock_file in home.glob("daemon-*.lock"):
+        if (holder := lock.holder_of(lock_file)) is not None:
+            psutil.Process(holder).kill()
 
 
 def test_a_search_runs_on_a_server_and_no_password_is_seen(on_server, home, spec, until):
