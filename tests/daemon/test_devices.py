@@ -293,7 +293,9 @@ def test_a_process_is_known_by_its_owner_and_program_and_one_that_is_not_there_i
 
 
 def test_a_worker_of_another_eatnas_db_is_known_as_polite(process):
-    worker = process(sys.executable, "-c", "import sys; sys.stdin.read()", "eatnas_training.worker")
+    program = "import sys; print(flush=True); sys.stdin.read()"
+    worker = process(sys.executable, "-c", program, "eatnas_training.worker")
+    worker.stdout.readline()  # only then is it surely the program that it was started as
     assert who_is(worker.pid).polite
 
 
