@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from eatnas_db.database import open_record, reading
 from eatnas_db.queries.searches import get_search, list_searches
@@ -146,8 +146,7 @@ class Laboratory:
 
 def _rows(ids: list[int]) -> Any:
     accuracy = select(score.c.value).where(score.c.candidate_id == candidate.c.id, score.c.metric == "val_accuracy")
-    seconds = select(epoch.c.seconds).where(epoch.c.candidate_id == candidate.c.id).correlate(candidate)
-    trained = select(_sum(seconds)).scalar_subquery()
+    trained = select(func.sum(epoch.c.seconds)).where(epoch.c.candidate_id == candidate.c.id).scalar_subquery()
     return (
         select(
             search.c.name.label("search"),
@@ -172,12 +171,6 @@ def _rows(ids: list[int]) -> Any:
         .where(search.c.id.in_(ids) | search.c.source_id.in_(ids) & (search.c.kind == "yardstick"))
         .order_by(search.c.id, candidate.c.birth)
     )
-
-
-def _sum(seconds: Any) -> Any:
-    from sqlalchemy import func
-
-    return func.sum(seconds.subquery().c.seconds)
 
 
 def noise(laboratory: Laboratory, name: str, networks: int, seeds: int, training: dict[str, Any]) -> None:

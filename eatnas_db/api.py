@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy import Connection
 
 from eatnas_db import readonly
-from eatnas_db.database import open_record, reading
+from eatnas_db.database import open_record, viewing
 from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.queries.best import BestCandidate, list_best
 from eatnas_db.queries.candidates import CandidateRecord, get_candidate
@@ -79,7 +79,7 @@ class Search:
 
     def record(self) -> SearchRecord:
         """Its row: spec, status, counters."""
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             return get_search(connection, self.name)
 
     @property
@@ -159,7 +159,7 @@ class Search:
 
     @contextmanager
     def _asked(self) -> Iterator[tuple[Connection, int]]:
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             yield connection, get_search(connection, self.name).id
 
     def _repr_html_(self) -> str:
@@ -181,7 +181,7 @@ class Record:
 
     def searches(self) -> Rows[Standing]:
         """Every search, and how far it is; the newest last."""
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             return _rows(Standing, list_standings(connection))
 
     def search(self, name: str) -> Search:
@@ -192,19 +192,19 @@ class Record:
 
     def candidate(self, candidate: int) -> CandidateRecord:
         """Everything that is known of a candidate."""
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             return get_candidate(connection, candidate)
 
     def descendants(self, candidate: int) -> Rows[Relative]:
         """What came of a candidate, in whatever search."""
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             return _rows(Relative, list_descendants(connection, candidate))
 
     def compare(
         self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
     ) -> Rows[Reached]:
         """After how many device seconds each search reached the same levels."""
-        with _viewing(self._settings) as connection:
+        with viewing(self._settings.database_url) as connection:
             courses = list_courses(connection, names, measure=by, alone=alone)
         return _rows(Reached, list_reached(courses, levels))
 
@@ -246,16 +246,6 @@ def open(home: str | Path | None = None) -> Record:  # noqa: A001
     if isinstance(home, str) and "://" in home:
         return Record(load_settings(os.environ, db=home))
     return Record(load_settings(os.environ, home=None if home is None else str(home)))
-
-
-@contextmanager
-def _viewing(settings: Settings) -> Iterator[Connection]:
-    engine = open_record(settings.database_url)
-    try:
-        with reading(engine) as connection:
-            yield connection
-    finally:
-        engine.dispose()
 
 
 def _command(settings: Settings, *arguments: str, told: bool = False) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import re
 import shutil
+import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
@@ -129,6 +130,29 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+@contextmanager
+def viewing(url: str) -> Iterator[Connection]:
+    """One look at a record, which is opened for it. Raises `RecordError`."""
+    with _opened(url) as engine, reading(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def changing(url: str) -> Iterator[Connection]:
+    """One change of a record, which is opened for it. Raises `RecordError`."""
+    with _opened(url) as engine, transaction(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Engine]:
+    engine = open_record(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def insert_new(table: Table) -> Insert:
     """INSERT … ON CONFLICT DO NOTHING: of writers that race for one row, the first wins."""
     return insert(table).on_conflict_do_nothing()
@@ -215,9 +239,10 @@ class _DataVersion:
         self._seen: Any = None
 
     def changed(self) -> bool:
-        cursor = self._connection.cursor()
-        (version,) = cursor.execute("PRAGMA data_version").fetchone()
-        cursor.close()
+        try:
+            ((version,),) = self._connection.cursor().execute("PRAGMA data_version").fetchall()
+        except sqlite3.Error:
+            return True  # what is wrong is told by the transaction that looks
         before, self._seen = self._seen, version
         return bool(before != version)
 

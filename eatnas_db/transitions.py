@@ -239,17 +239,7 @@ _OLDER: Final = (
 def record_checkpoint(connection: Connection, token: Token, report: Checkpointed, now: float) -> list[str]:
     """Write a checkpoint's row; the paths of files that are too old now come back, to be removed after the commit."""
     _require_lease(connection, token)
-    values = {
-        "candidate_id": token.candidate,
-        "path": report.path,
-        "attempt": token.attempt,
-        "epoch": report.epoch,
-        "batch": report.batch,
-        "digest": report.digest,
-        "bytes": report.bytes,
-        "created_at": now,
-    }
-    connection.execute(_NEW_CHECKPOINT, values)
+    connection.execute(_NEW_CHECKPOINT, _checkpoint_row(token, report, now))
     return list(connection.execute(_OLDER, {"of": token.candidate}).scalars())
 
 
@@ -272,16 +262,7 @@ def record_resumption(connection: Connection, token: Token, report: Resumed, now
         return list(report.damaged)
     adopted = connection.execute(
         _NEW_CHECKPOINT.returning(checkpoint.c.path),
-        {
-            "candidate_id": token.candidate,
-            "path": report.path,
-            "attempt": token.attempt,
-            "epoch": report.epoch,
-            "batch": report.batch,
-            "digest": report.digest,
-            "bytes": report.bytes,
-            "created_at": now,
-        },
+        _checkpoint_row(token, report, now),
     ).first()
     if adopted is not None:
         tell("checkpoint_adopted", {"path": report.path})
@@ -494,6 +475,19 @@ def record_event(
         "detail": None if detail is None else json.dumps(detail),
     }
     connection.execute(_NEW_EVENT, values)
+
+
+def _checkpoint_row(token: Token, report: Checkpointed | Resumed, now: float) -> dict[str, Any]:
+    return {
+        "candidate_id": token.candidate,
+        "path": report.path,
+        "attempt": token.attempt,
+        "epoch": report.epoch,
+        "batch": report.batch,
+        "digest": report.digest,
+        "bytes": report.bytes,
+        "created_at": now,
+    }
 
 
 def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from eatnas_cli.record import Written
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from eatnas_daemon.devices import Probed
+    from eatnas_daemon.devices import Probed, Wishes
 
 Devices = Annotated[
     list[str] | None,
@@ -42,7 +42,7 @@ def devices(
 
     The options are those of a daemon, to see what they would do.
     """
-    from eatnas_daemon.devices import CPU, GIB, cpu_slots, in_gib, judge, probe, wishes_of
+    from eatnas_daemon.devices import GIB, probe, wishes_of
     from eatnas_daemon.nvml import Nvml
 
     nvml = Nvml()
@@ -56,44 +56,49 @@ def devices(
         environment=os.environ,
     )
     daemon, workers = _ours(ctx.obj)
-    needs = int(memory * GIB)
-    rows: list[dict[str, Any]] = []
-    for one in seen:
-        # What this home's daemon holds is not somebody else's.
-        device = replace(one, locked_by=None) if one.locked_by and one.locked_by.pid == daemon else one
-        held = [holder.pid for holder in device.holders if holder.pid in workers]
-        own = workers if device.kind == CPU and nvml.trouble else held
-        verdict = judge(device, wishes, own, needs)
-        slots = cpu_slots(device, len(own), needs) if device.kind == CPU else None
-        rows.append(
-            {
-                "device": CPU if device.kind == CPU else str(device.index),
-                "name": device.name,
-                "uuid": device.uuid,
-                "free": verdict.free,
-                "own": len(own),
-                "total_bytes": device.total_bytes,
-                "free_bytes": device.free_bytes,
-                "busy_percent": device.utilisation,
-                "cores": device.cores or None,
-                "load": round(device.load, 2) if device.cores else None,
-                "slots": slots,
-                "processes": [str(holder) for holder in device.holders],
-                "cause": verdict.cause,
-                "why": verdict.reason,
-            }
-        )
+    rows = [_judged(one, wishes, daemon, workers, int(memory * GIB), blind=bool(nvml.trouble)) for one in seen]
     if format is Format.JSON:
         print_json({"nvidia": nvml.trouble or "works", "devices": rows})
-        return
-    if format is Format.TABLE and nvml.trouble:
-        typer.echo(f"no GPU: {nvml.trouble}")
-    if explain and format is Format.TABLE:
-        _explain(seen, rows)
-        return
-    if format is Format.CSV:
+    elif format is Format.CSV:
         show(rows, [column for column in rows[0] if column != "processes"], format)
-        return
+    else:
+        if nvml.trouble:
+            typer.echo(f"no GPU: {nvml.trouble}")
+        _explain(seen, rows) if explain else _tabulate(rows)
+
+
+def _judged(
+    one: Probed, wishes: Wishes, daemon: int | None, workers: list[int], needs: int, *, blind: bool
+) -> dict[str, Any]:
+    """A device and the verdict on it. `blind`: NVML does not say who is where."""
+    from eatnas_daemon.devices import CPU, cpu_slots, judge
+
+    # What this home's daemon holds is not somebody else's.
+    device = replace(one, locked_by=None) if one.locked_by and one.locked_by.pid == daemon else one
+    held = [holder.pid for holder in device.holders if holder.pid in workers]
+    own = workers if device.kind == CPU and blind else held
+    verdict = judge(device, wishes, own, needs)
+    return {
+        "device": CPU if device.kind == CPU else str(device.index),
+        "name": device.name,
+        "uuid": device.uuid,
+        "free": verdict.free,
+        "own": len(own),
+        "total_bytes": device.total_bytes,
+        "free_bytes": device.free_bytes,
+        "busy_percent": device.utilisation,
+        "cores": device.cores or None,
+        "load": round(device.load, 2) if device.cores else None,
+        "slots": cpu_slots(device, len(own), needs) if device.kind == CPU else None,
+        "processes": [str(holder) for holder in device.holders],
+        "cause": verdict.cause,
+        "why": verdict.reason,
+    }
+
+
+def _tabulate(rows: Sequence[dict[str, Any]]) -> None:
+    from eatnas_daemon.devices import GIB, in_gib
+
     for row in rows:
         row["memory_free"] = f"{row['free_bytes'] / GIB:.1f} of {in_gib(row['total_bytes'])}"
         percent = "" if row["busy_percent"] is None else f"{row['busy_percent']}%"

@@ -21,24 +21,16 @@ SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a searc
 @contextmanager
 def viewing(settings: Settings) -> Iterator[Connection]:
     """One consistent view of the record. Raises `RecordError`."""
-    from eatnas_db.database import open_record, reading
+    from eatnas_db import database
 
-    engine = open_record(settings.database_url)
-    try:
-        with reading(engine) as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    with database.viewing(settings.database_url) as connection:
+        yield connection
 
 
 @contextmanager
 def changing(settings: Settings) -> Iterator[Connection]:
     """One change of the record: everything or nothing. Raises `RecordError`."""
-    from eatnas_db.database import open_record, transaction
+    from eatnas_db import database
 
-    engine = open_record(settings.database_url)
-    try:
-        with transaction(engine) as connection:
-            yield connection
-    finally:
-        engine.dispose()
+    with database.changing(settings.database_url) as connection:
+        yield connection

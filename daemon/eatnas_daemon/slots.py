@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from eatnas_daemon.assignments import Work
 from eatnas_daemon.launchers import WorkerProcess
 from eatnas_db.domain.messages import (
-    Assign,
     Checkpointed,
     Failed,
     Finished,
@@ -18,7 +17,6 @@ from eatnas_db.domain.messages import (
     Released,
 )
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.transitions import Leased
 
 FULL_DISK = "disk full"
 """The phase of a worker that waits for room to write a checkpoint."""
@@ -55,19 +53,6 @@ class Patience:
 
 
 PATIENCE = Patience()
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A candidate in a worker's hands."""
-
-    leased: Leased
-    assign: Assign
-    objective: dict[str, Any]
-    lineage_epochs: int
-    """That will be behind its score: its own and those that it inherits."""
-    seconds_left: float | None
-    """Of a device, before the candidate's time limit; None without one."""
 
 
 @dataclass(slots=True)

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, insert, select, update
 
+from eatnas_daemon.assignments import Work, checkpoints_of, work_for
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot, Work
+from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
 from eatnas_db import steps, storage, transitions
 from eatnas_db.database import hold_searches, insert_new, on_server, transaction, watch_changes
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.messages import (
-    Assign,
     Beat,
     Cancel,
     Checkpointed,
@@ -38,16 +35,12 @@ from eatnas_db.domain.messages import (
     Resumed,
 )
 from eatnas_db.domain.objective import fitness
-from eatnas_db.domain.recipe import inherits, recipe_of
-from eatnas_db.domain.states import FailureKind, Kind, Origin, State, Wish
+from eatnas_db.domain.states import FailureKind, Kind, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
-from eatnas_db.queries.heritage import Link, list_heritage
-from eatnas_db.schema import candidate, checkpoint, device, host, lease, search, worker
+from eatnas_db.queries.storage import list_leftovers
+from eatnas_db.schema import device, host, lease, search, worker
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import Leased, Provenance, Token
-
-LEFTOVER_SECONDS: Final = 3600.0
-_OF_CANDIDATE: Final = re.compile(r"\.?c(?P<candidate>\d+)-a")
+from eatnas_db.transitions import Provenance, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +95,7 @@ class Supervisor:
         self._watch.hold_host(self._host_id, host_name)
         with transaction(engine) as connection:
             transitions.take_back_all(connection, self._host_id, wall())
-            leftovers = _leftovers(connection, settings.artifacts, wall())
-        for path in leftovers:
+        for path in list_leftovers(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
@@ -308,7 +300,7 @@ class Supervisor:
         epochs = [report for report in slot.reports if isinstance(report, EpochDone)]
         if epochs:
             transitions.record_epochs(connection, token, epochs, wall)
-        folder = _checkpoints_of(slot.work.leased.search_id)
+        folder = checkpoints_of(slot.work.leased.search_id)
         for report in slot.reports:
             match report:
                 case Checkpointed():
@@ -412,7 +404,7 @@ class Supervisor:
                 )
                 if leased is None:
                     break
-                assigned.append((idle.pop(0), self._work(connection, row, leased)))
+                assigned.append((idle.pop(0), work_for(connection, self._settings, row, leased)))
         if collecting:
             self._collect_at = now + self._patience.collect
         return assigned, not going_on
@@ -437,43 +429,6 @@ class Supervisor:
                 kind = Cancel if row.wish == Wish.CANCELLED else Release
                 slot.process.send(kind(token.candidate, token.attempt))
                 slot.stop_by = self._monotonic() + self._patience.obedience
-
-    def _work(self, connection: Connection, row: Any, leased: Leased) -> Work:
-        heritage: tuple[Link, ...] = ()
-        if leased.parent_id is not None and leased.origin != Origin.YARDSTICK:
-            same_search = leased.origin == Origin.MUTATION
-            if inherits(row.spec, origin=leased.origin, same_search=same_search):
-                whole = leased.last_failure == FailureKind.PARENT_MISSING
-                heritage = list_heritage(connection, leased.parent_id, whole=whole)
-        assign = replace(
-            self._assign(leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
-            attempt=leased.token.attempt,
-            heritage=[asdict(self._ancestor(link)) for link in heritage],
-        )
-        inherited = heritage[-1].lineage_epochs if heritage else 0
-        limit = row.spec["budget"]["candidate_seconds"]
-        left = None if limit is None else limit - leased.spent_seconds
-        return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left)
-
-    def _ancestor(self, link: Link) -> Assign:
-        return self._assign(link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
-
-    def _assign(self, candidate_id: int, search_id: int, code: str, replica: int, row: Any, inheriting: bool) -> Assign:
-        data = dict(row.spec["data"])
-        data["root"] = data["root"] or str(self._settings.data)
-        return Assign(
-            candidate=candidate_id,
-            attempt=0,
-            code=Architecture.parse(code).to_code(),
-            macro=row.macro,
-            task=row.task,
-            data=data,
-            training=recipe_of(row.spec, inheriting=inheriting),
-            seed=derived_seed(row.seed, "training", *([replica] if replica else [])),
-            checkpoint_folder=str(self._settings.artifacts / _checkpoints_of(search_id)),
-            log_file=str(self._settings.logs / f"candidate-{candidate_id}.log"),
-            inherits=inheriting,
-        )
 
     def _committed(self, written: Written, now: float) -> None:
         if now >= self._count_at:
@@ -527,11 +482,6 @@ def _sweep(slot: Slot) -> None:
             file.unlink(missing_ok=True)
 
 
-def _checkpoints_of(search_id: int) -> str:
-    """The folder of a search's checkpoints, relative to the artifacts, as the record has it."""
-    return f"checkpoints/{search_id}/"
-
-
 def _cause(status: int) -> tuple[FailureKind, str]:
     if status < 0:
         name = signal.Signals(-status).name
@@ -561,22 +511,6 @@ def _register(connection: Connection, name: str, wall: float) -> tuple[int, int]
     connection.execute(insert_new(device).values(host_id=host_id, uuid=uuid, kind="cpu", name="processor"))
     device_id = connection.execute(select(device.c.id).where(device.c.uuid == uuid)).scalar_one()
     return int(host_id), int(device_id)
-
-
-def _leftovers(connection: Connection, artifacts: Path, wall: float) -> list[Path]:
-    """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
-    known = set(connection.execute(select(checkpoint.c.path)).scalars())
-    unsettled = select(candidate.c.id).where(candidate.c.state.in_((State.PENDING, State.LEASED)))
-    open_ = set(connection.execute(unsettled).scalars())
-    found: list[Path] = []
-    for file in artifacts.glob("checkpoints/*/*"):
-        match = _OF_CANDIDATE.match(file.name)
-        if match is None or str(file.relative_to(artifacts)) in known:
-            continue
-        whole_and_wanted = int(match["candidate"]) in open_ and not file.name.startswith(".")
-        if not whole_and_wanted and wall - file.stat().st_mtime > LEFTOVER_SECONDS:
-            found.append(file)
-    return found
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import Chance
@@ -13,8 +12,6 @@ from eatnas_db.domain.space import Held, Proposal, Space, differences
 from eatnas_db.domain.states import Origin
 from eatnas_db.domain.transfer import Perturbation, perturbed
 from eatnas_db.errors import NoRoomError
-
-REMOVALS: Final = ("oldest", "worst", "mixed")
 
 
 @dataclass(frozen=True, slots=True)

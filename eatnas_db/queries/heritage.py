@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Integer, literal, select
 
 from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.schema import candidate, search
+
+_COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +70,10 @@ def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tup
         inherited = row.parents_search is not None and inherits(
             row.spec, origin=row.origin, same_search=row.parents_search == row.search_id
         )
-        chain.append(
-            Link(
-                row.id,
-                row.search_id,
-                row.code,
-                row.replica,
-                inherited,
-                row.seed,
-                row.spec,
-                row.macro,
-                row.task,
-                row.lineage_epochs or 0,
-            )
-        )
+        fields = {
+            name: getattr(row, name) for name in ("search_id", "code", "replica", "seed", "spec", "macro", "task")
+        }
+        chain.append(Link(candidate_id=row.id, inherited=inherited, lineage_epochs=row.lineage_epochs or 0, **fields))
         if not inherited:
             break
     return tuple(reversed(chain))

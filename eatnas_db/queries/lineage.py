@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
+from eatnas_db.domain.states import Origin
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import list_changes
 from eatnas_db.schema import candidate, search
@@ -31,6 +33,18 @@ class Relative:
     code: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """A scored child of somebody in a line of descent, and not of the line itself."""
+
+    id: int
+    parent_id: int
+    birth: int
+    origin: str
+    fitness: float
+    code: str
+
+
 def get_lineage(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
     """The candidate, its parent and so on to its root. Raises `NotFoundError`."""
     return _relatives(connection, candidate_id, _family(candidate_id, upward=True))
@@ -39,6 +53,18 @@ def get_lineage(connection: Connection, candidate_id: int) -> tuple[Relative, ..
 def list_descendants(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
     """The candidate, its children, theirs and so on, in order of generation and birth. Raises `NotFoundError`."""
     return _relatives(connection, candidate_id, _family(candidate_id, upward=False))
+
+
+def list_kin(connection: Connection, line: Sequence[int]) -> list[Kin]:
+    """The scored children of the candidates of a line, but for the line itself; yardsticks are no children of it."""
+    columns = [candidate.c[name] for name in Kin.__dataclass_fields__]
+    query = select(*columns).where(
+        candidate.c.parent_id.in_(line),
+        candidate.c.id.not_in(line),
+        candidate.c.fitness.is_not(None),
+        candidate.c.origin != Origin.YARDSTICK,
+    )
+    return [Kin(*row) for row in connection.execute(query.order_by(candidate.c.id))]
 
 
 def _family(candidate_id: int, *, upward: bool) -> CTE:

@@ -120,6 +120,16 @@ def measure(engine: Engine, settings: Settings, now: float) -> Usage:
     return usage
 
 
+def list_leftovers(engine: Engine, artifacts: Path, now: float) -> list[Path]:
+    """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
+    with reading(engine) as connection:
+        known = _ask(connection)
+    usage = Usage()
+    for file in _files(artifacts):
+        _count_checkpoint(usage, known, artifacts, file, now)
+    return [file.path for file in usage.removable if file.order is Order.LEFTOVER]
+
+
 class _File(NamedTuple):
     """Text and not a `Path`: there may be a log for each of a hundred thousand candidates."""
 

@@ -113,7 +113,7 @@ def test_the_log_is_kept_in_files_of_limited_size_and_in_utc(tmp_path):
 
 
 @pytest.mark.slow
-def test_status_tells_what_each_slot_trains_at_once(daemon, eatnas, in_training):
+def test_status_tells_what_each_slot_trains_within_half_a_second(daemon, eatnas, in_training):
     (work,) = in_training()
     assert (work["slot"], work["search"], work["birth"], work["attempt"]) == (0, "tiny", 0, 1)
     assert work["epochs"] == 1000
@@ -121,13 +121,15 @@ def test_status_tells_what_each_slot_trains_at_once(daemon, eatnas, in_training)
     assert re.search(rf"daemon running, pid {daemon.pid}, since \d{{4}}-", table)
     assert re.search(r"\d+/1000", table)
     assert "works on this record already" in eatnas("daemon", "start", expect=1)
-    # Processor time of the command alone, on cores that other tests share; benchmarks/cold_start.py has its seconds.
-    assert min(processor_seconds(lambda: eatnas("daemon", "status")) for _ in range(5)) < 1
+    # In turns with --help, which takes 0.14 s where nothing else runs: so the half second holds on cores that other
+    # tests share. benchmarks/cold_start.py has the seconds themselves.
+    pairs = [(processor_seconds(eatnas, "daemon", "status"), processor_seconds(eatnas, "--help")) for _ in range(5)]
+    assert min(status for status, _ in pairs) < 0.5 / 0.14 * min(help_ for _, help_ in pairs)
 
 
-def processor_seconds(call):
+def processor_seconds(eatnas, *arguments):
     before = os.times()
-    call()
+    eatnas(*arguments)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

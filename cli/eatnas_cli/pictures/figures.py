@@ -12,10 +12,10 @@ from typing import Any, Final
 import plotly.graph_objects as go
 
 from eatnas_cli.pictures.curves import COLOURS, thinned
-from eatnas_cli.pictures.findings import Findings, Kin
+from eatnas_cli.pictures.findings import Findings
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
-from eatnas_db.queries.lineage import Relative
+from eatnas_db.queries.lineage import Kin, Relative
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
 
@@ -152,6 +152,17 @@ def family(found: Findings) -> list[Drawing]:
         hovertext=[_person(one) for one in found.kin],
         hoverinfo="text",
     )
+    _add_line(figure, line, depth)
+    figure.update_layout(height=480, hoverlabel={"font": {"family": "monospace"}, "align": "left"})
+    figure.update_xaxes(range=[-0.5, found.generations + 0.5], **({"dtick": 1} if found.generations <= FEW else {}))
+    told = ["Hover over a candidate for its blocks and what changed at its birth."]
+    told.append(_sampled(len(line), found.generations, "generations"))
+    told.append(_sampled(len(found.kin), found.kin_found, "other children"))
+    return [Drawing("lineage", figure, " ".join(filter(None, told)))]
+
+
+def _add_line(figure: Any, line: Sequence[Relative], depth: dict[int, int]) -> None:
+    """The best and its ancestors, each search with a mark of its own."""
     # Their number is written beside few; beside many it would be a blot.
     named = len(line) <= FEW
     for number, search in enumerate(dict.fromkeys(one.search for one in line)):
@@ -172,12 +183,6 @@ def family(found: Findings) -> list[Drawing]:
             hovertext=[_relative(one) for one in of],
             hoverinfo="text",
         )
-    figure.update_layout(height=480, hoverlabel={"font": {"family": "monospace"}, "align": "left"})
-    figure.update_xaxes(range=[-0.5, found.generations + 0.5], **({"dtick": 1} if found.generations <= FEW else {}))
-    told = ["Hover over a candidate for its blocks and what changed at its birth."]
-    told.append(_sampled(len(line), found.generations, "generations"))
-    told.append(_sampled(len(found.kin), found.kin_found, "other children"))
-    return [Drawing("lineage", figure, " ".join(filter(None, told)))]
 
 
 def primitives(found: Findings) -> list[Drawing]:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from eatnas_cli.pictures.curves import thinned
-from eatnas_db.domain.states import Origin
 from eatnas_db.queries.best import BestCandidate, get_winner, list_best
 from eatnas_db.queries.candidates import Score, get_candidate
 from eatnas_db.queries.failures import Failure, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
-from eatnas_db.queries.lineage import Relative, get_lineage
+from eatnas_db.queries.lineage import Kin, Relative, get_lineage, list_kin
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveValue, list_primitives
 from eatnas_db.queries.progress import Progress, get_progress
 from eatnas_db.queries.quality import Step, list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
-from eatnas_db.schema import candidate
 
 LEADERS: Final = 10
 MOST_TRADEOFFS: Final = 3000
@@ -29,18 +26,6 @@ MOST_ANCESTORS: Final = 200
 MOST_KIN: Final = 400
 POINTS: Final = 20
 """At so many steps the primitives are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kin:
-    """Another child of an ancestor of the best."""
-
-    id: int
-    parent_id: int
-    birth: int
-    origin: str
-    fitness: float
-    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +65,7 @@ def collect(connection: Connection, name: str, now: float) -> Findings:
     best = winner if winner is not None and winner.yardstick is not None else fittest
     ancestors = () if best is None else get_lineage(connection, best.id)
     lineage = tuple(thinned(ancestors, MOST_ANCESTORS))
-    kin = _kin(connection, lineage)
+    kin = list_kin(connection, [one.id for one in lineage])
     return Findings(
         search=search,
         source=next((one.name for one in list_searches(connection) if one.id == search.source_id), None),
@@ -102,16 +87,3 @@ def collect(connection: Connection, name: str, now: float) -> Findings:
         scores=() if best is None else get_candidate(connection, best.id).scores,
         now=now,
     )
-
-
-def _kin(connection: Connection, lineage: Sequence[Relative]) -> list[Kin]:
-    """The scored children of those that are drawn, but for the line itself; the yardsticks are no children of it."""
-    ids = [one.id for one in lineage]
-    columns = [candidate.c[name] for name in Kin.__dataclass_fields__]
-    query = select(*columns).where(
-        candidate.c.parent_id.in_(ids),
-        candidate.c.id.not_in(ids),
-        candidate.c.fitness.is_not(None),
-        candidate.c.origin != Origin.YARDSTICK,
-    )
-    return [Kin(*row) for row in connection.execute(query.order_by(candidate.c.id))]

@@ -1,0 +1,82 @@
+"""What a worker is given for a leased candidate: its assignment, and that of whom it inherits from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.chance import derived_seed
+from eatnas_db.domain.messages import Assign
+from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.states import FailureKind, Origin
+from eatnas_db.queries.heritage import Link, list_heritage
+from eatnas_db.settings import Settings
+from eatnas_db.transitions import Leased
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A candidate in a worker's hands."""
+
+    leased: Leased
+    assign: Assign
+    objective: dict[str, Any]
+    lineage_epochs: int
+    """That will be behind its score: its own and those that it inherits."""
+    seconds_left: float | None
+    """Of a device, before the candidate's time limit; None without one."""
+
+
+def work_for(connection: Connection, settings: Settings, row: Any, leased: Leased) -> Work:
+    """What to do about a leased candidate of the search `row`."""
+    heritage = _heritage(connection, row, leased)
+    assign = replace(
+        _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
+        attempt=leased.token.attempt,
+        heritage=[asdict(_ancestor(settings, link)) for link in heritage],
+    )
+    inherited = heritage[-1].lineage_epochs if heritage else 0
+    limit = row.spec["budget"]["candidate_seconds"]
+    left = None if limit is None else limit - leased.spent_seconds
+    return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left)
+
+
+def checkpoints_of(search_id: int) -> str:
+    """The folder of a search's checkpoints, relative to the artifacts, as the record has it."""
+    return f"checkpoints/{search_id}/"
+
+
+def _heritage(connection: Connection, row: Any, leased: Leased) -> tuple[Link, ...]:
+    # All parents but a mutation's are in another search, or have no weights to give.
+    same_search = leased.origin == Origin.MUTATION
+    if leased.parent_id is None or not inherits(row.spec, origin=leased.origin, same_search=same_search):
+        return ()
+    whole = leased.last_failure == FailureKind.PARENT_MISSING
+    return list_heritage(connection, leased.parent_id, whole=whole)
+
+
+def _ancestor(settings: Settings, link: Link) -> Assign:
+    return _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
+
+
+def _assign(
+    settings: Settings, candidate_id: int, search_id: int, code: str, replica: int, row: Any, inheriting: bool
+) -> Assign:
+    data = dict(row.spec["data"])
+    data["root"] = data["root"] or str(settings.data)
+    return Assign(
+        candidate=candidate_id,
+        attempt=0,
+        code=Architecture.parse(code).to_code(),
+        macro=row.macro,
+        task=row.task,
+        data=data,
+        training=recipe_of(row.spec, inheriting=inheriting),
+        seed=derived_seed(row.seed, "training", *([replica] if replica else [])),
+        checkpoint_folder=str(settings.artifacts / checkpoints_of(search_id)),
+        log_file=str(settings.logs / f"candidate-{candidate_id}.log"),
+        inherits=inheriting,
+    )
