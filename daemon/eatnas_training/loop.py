@@ -152,6 +152,8 @@ class Training:
         """The network and its optimizer at the start: the same bits, whatever this process did before."""
         torch.set_num_threads(self.recipe.threads)
         torch.use_deterministic_algorithms(True)
+        # On top of that torch would fill all fresh memory with NaN: a tenth of a step, for code that reads it unset.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         architecture = Architecture.from_code(self.assign.code)
         macro = macro_from_stored(self.assign.macro)
         model = network.build(architecture, macro, Task(**self.assign.task))

@@ -86,8 +86,9 @@ def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_pa
 
 
 def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
-    settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6)
-    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.15"), patience=QUICK)
+    # Far longer than its limit: it has not ended before a supervisor on a busy machine looks.
+    settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
+    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05"), patience=QUICK)
     failures = rows(settings, select(attempt.c.failure, attempt.c.number))
     assert {tuple(row) for row in failures} == {("time_limit", 1)}
 
