@@ -1,0 +1,123 @@
+"""Trainings outside any search: the recipe and the images of a spec, one network after another, two at a time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished
+from eatnas_db.domain.recipe import recipe_of
+from eatnas_db.domain.spec import SearchSpec, parse_spec, stored_macro
+
+TIMED_STEPS = 8
+
+
+def parsed(spec: dict[str, Any], data_root: str) -> SearchSpec:
+    return parse_spec({**spec, "name": "evidence", "data": {**spec["data"], "root": data_root}})
+
+
+def task_of(spec: SearchSpec) -> Task:
+    return Task(spec.data.resolution or 28, 1, 10)
+
+
+def assignment(spec: SearchSpec, number: int, code: str, seed: int, folder: Path, **training: Any) -> Assign:
+    """`training` replaces fields of the recipe."""
+    folder.mkdir(parents=True, exist_ok=True)
+    task = task_of(spec)
+    recipe = {**recipe_of(spec.model_dump(mode="json"), inheriting=False), **training}
+    return Assign(
+        candidate=number,
+        attempt=1,
+        code=Architecture.parse(code).to_code(),
+        macro=stored_macro(spec.macro()),
+        task={"resolution": task.resolution, "channels": task.channels, "classes": task.classes},
+        data=spec.data.model_dump(mode="json"),
+        training=recipe,
+        seed=seed,
+        checkpoint_folder=str(folder),
+        log_file="",
+    )
+
+
+def trained(assign: Assign) -> dict[str, Any]:
+    """Train to the end, in this process: accuracy, seconds in steps, share inherited. Raises where it fails."""
+    from eatnas_training.conversation import Wanted
+    from eatnas_training.loop import train
+
+    for report in train(assign, lambda: Wanted.GO_ON):
+        if isinstance(report, Failed):
+            raise RuntimeError(report.message)
+        if isinstance(report, EpochDone):
+            last = report
+        if isinstance(report, Finished):
+            return {
+                "val_accuracy": last.val_accuracy,
+                "device_seconds": report.device_seconds,
+                "share_inherited": report.share_inherited,
+                "logit_distance": report.logit_distance,
+            }
+    raise RuntimeError("the training ended without a score")
+
+
+def seconds_per_epoch(assign: Assign) -> float:
+    """Of one core, alone or not: processor time of some steps and of one batch of validation, times their number."""
+    import torch
+
+    from eatnas_training.loop import Training
+
+    training = Training(assign)
+    training.load()
+    training.build()
+    training.step()
+    began = time.process_time()
+    for _ in range(TIMED_STEPS):
+        training.step()
+    step = (time.process_time() - began) / TIMED_STEPS
+    sums = torch.zeros_like(training.state.sums)
+    training.validate_batch(0, sums)
+    began = time.process_time()
+    done = training.validate_batch(0, sums)
+    validation = (time.process_time() - began) * len(training.data.validation.labels) / done
+    return step * training.batches + validation
+
+
+class Kept:
+    """Results by name in a file of JSON lines: what is there is not done again."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.results: dict[str, Any] = dict(json.loads(line) for line in lines)
+
+    def keep(self, name: str, result: Any) -> None:
+        self.results[name] = result
+        with self.file.open("a") as sink:
+            sink.write(json.dumps([name, result]) + "\n")
+
+
+def pool(slots: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(slots, mp_context=get_context("spawn"))
+
+
+def train_all(asked: Iterable[tuple[str, Assign]], kept: Kept, slots: int) -> dict[str, Any]:
+    """Every assignment's result by its name, in the order they finish; kept as they come."""
+    with pool(slots) as workers:
+        todo = {workers.submit(trained, assign): name for name, assign in asked if name not in kept.results}
+        for done in _as_completed(todo):
+            kept.keep(todo[done], done.result())
+            print(f"{todo[done]}: {done.result()['val_accuracy']:.4f}", flush=True)
+    return kept.results
+
+
+def _as_completed(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        yield from done
