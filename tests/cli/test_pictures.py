@@ -59,7 +59,23 @@ def test_families_and_primitives_are_drawn(tmp_path):
     assert drawn(tmp_path / "l.png")
     assert drawn(tmp_path / "p.png")
     families.draw_family(tmp_path / "n.png", line[:1])
+    sister = Relative(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
+    families.draw_family(tmp_path / "w.png", [*line, sister])
+    assert drawn(tmp_path / "w.png")
     families.draw_primitives(tmp_path / "n.png", "small", [])
+
+
+def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_path):
+    changes = ("block 5 kernel 3 → 7", "block 6 width 0.5 → 2.0")
+    line = [
+        Relative(2, "large", 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
+        Relative(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
+    ]
+    families.draw_family(tmp_path / "l.svg", line)
+    # matplotlib draws letters as outlines, and says above each text what it is.
+    words = (tmp_path / "l.svg").read_text()
+    for told in (", ".join(changes), "a random sample", "0.7500  (+0.0500)", "Where 2 comes from"):
+        assert f"<!-- {told} -->" in words
 
 
 def test_a_picture_of_nothing_is_a_picture_still(tmp_path):

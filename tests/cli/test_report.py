@@ -41,7 +41,7 @@ FIGURES = [
     "quality-over-compute",
     "front",
     "lineage",
-    *(f"primitives-{primitive}" for primitive in ("op", "kernel", "skip", "depth", "width")),
+    *(f"primitives-{primitive}" for primitive in ("op", "kernel", "depth", "width", "skip")),
     "failures",
     "utilisation",
 ]

@@ -188,7 +188,8 @@ def _add_line(figure: Any, line: Sequence[Relative], depth: dict[int, int]) -> N
 def primitives(found: Findings) -> list[Drawing]:
     """For each primitive a heat map: which values of which block live at which step."""
     drawings = []
-    for primitive in PRIMITIVES:
+    # The two of most values side by side: figures of like height leave no gap.
+    for primitive in sorted(PRIMITIVES, key=("op", "kernel", "depth", "width", "skip").index):
         rows = [row for row in found.primitives if row.primitive == primitive]
         if not rows:
             continue

@@ -52,6 +52,7 @@ dl div.wide { grid-column: 1 / -1; }
 figure { margin: 0; flex: 1 1 100%; min-width: 0; }
 figure.half { flex: 0 0 calc(50% - .5rem); }
 @media (max-width: 900px) { figure.half { flex: 1 1 100%; } }
+.column { flex: 1 1 26rem; min-width: 0; }
 figcaption { padding: 0 0 .6rem; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; margin: .6rem 0; }
@@ -208,9 +209,20 @@ def _time(found: Findings) -> str:
 
 
 def _spec(found: Findings) -> str:
-    rows = [(key, json.dumps(value, ensure_ascii=False)) for key, value in _flat(found.search.spec)]
+    rows = [(key, _given(value)) for key, value in _flat(found.search.spec)]
     rows.append(("(data digest)", found.search.data_digest))
-    return _table(("key", "value"), rows)
+    half = -(-len(rows) // 2)
+    return (
+        '<div class="drawings">'
+        + "".join(f'<div class="column">{_table(("key", "value"), part)}</div>' for part in (rows[:half], rows[half:]))
+        + "</div>"
+    )
+
+
+def _given(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _versions(found: Findings) -> str:
