@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -193,7 +194,12 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
 
 @search_app.command()
 def watch(ctx: typer.Context, name: SearchName) -> None:
-    """Watch a search until it ends or you press Ctrl-C; nothing is changed."""
+    """Watch a search until it ends or you press Ctrl-C; nothing is changed.
+
+    On a terminal: budgets with the time left, the quality curve, the best, and what each slot does. Elsewhere a
+    line for each change.
+    """
+    from eatnas_cli.dashboard import Dashboard
     from eatnas_cli.progress import Display
     from eatnas_db.database import open_record, reading
     from eatnas_db.queries.searches import get_search
@@ -201,7 +207,9 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     engine = open_record(ctx.obj.database_url)
     with reading(engine) as connection:
         get_search(connection, name)
-    with Display(engine, ctx.obj, name) as display:
+    view: Dashboard | Display
+    view = (Dashboard if sys.stdout.isatty() else Display)(engine, ctx.obj, name)
+    with view as display:
         while not display.refresh():
             time.sleep(WATCH_SECONDS)
 

@@ -48,3 +48,23 @@ def list_steps(connection: Connection, search_id: int, after: int = 0) -> tuple[
         Step(number, size, mean, spread, best, quality, spent[number - 1], at)
         for number, size, mean, spread, best, quality, at in connection.execute(query)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A step without what it cost, which takes longer to sum up than all the rest."""
+
+    number: int
+    mean: float | None
+    best: float | None
+    at: float
+
+
+def list_moments(connection: Connection, search_id: int, after: int = 0, every: int = 1) -> tuple[Moment, ...]:
+    """The steps after number `after`, or of these each that `every` divides, in order."""
+    query = (
+        select(*(step.c[name] for name in Moment.__dataclass_fields__))
+        .where(step.c.search_id == search_id, step.c.number > after, step.c.number % every == 0)
+        .order_by(step.c.number)
+    )
+    return tuple(Moment(*row) for row in connection.execute(query))

@@ -1,0 +1,80 @@
+"""What `search watch` draws on a terminal."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from eatnas_cli.dashboard import Standing, draw, pace, span
+from eatnas_db.queries.best import BestCandidate
+from eatnas_db.queries.progress import Progress
+from eatnas_db.queries.quality import Moment
+from eatnas_db.queries.work import Work
+
+MOMENTS = [Moment(number, 0.5 + number / 200, 0.7, 2.0 * number) for number in range(1, 41)]
+PROGRESS = Progress(
+    budget=100,
+    born=44,
+    settled=40,
+    done=40,
+    scored=38,
+    failed=2,
+    pending=2,
+    leased=2,
+    best=0.7,
+    device_seconds=1800.0,
+    budget_device_seconds=7200.0,
+    created_at=0.0,
+    started_at=1.0,
+    finished_at=None,
+)
+LEADER = BestCandidate(7, 6, 0.7, 123_456, 2_345_678, "mutation", 3, "code")
+WORK = [
+    Work("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0),
+    Work("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0),
+]
+
+
+def drawn(seen, width=100, height=40):
+    console = Console(file=StringIO(), width=width, height=height)
+    console.print(draw(seen, 100.0, width, height))
+    return console.file.getvalue().splitlines()
+
+
+def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots():
+    lines = drawn(Standing("digits", "running", PROGRESS, MOMENTS, [LEADER], WORK, pace(MOMENTS)))
+    told = "\n".join(lines)
+    candidates = next(line for line in lines if line.startswith("candidates"))
+    # 60 births to go, one in 2 seconds.
+    assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "a", "minute", "2", "min", "00", "s", "left"]
+    # 5400 device seconds to go, 45 for each birth.
+    hours = next(line for line in lines if line.startswith("device hours"))
+    assert "0.50/2" in hours
+    assert "4 min 00 s left" in hours
+    assert any("⠀" < sign <= "⣿" for sign in told)
+    assert any(line.split() == ["7", "6", "0.7000", "2,345,678", "123,456", "mutation"] for line in lines)
+    slot = next(line.split() for line in lines if line.split()[:3] == ["0", "41", "40"])
+    assert slot[-3:] == ["3/6", "30", "s"]
+
+
+def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_the_terminal():
+    nothing = drawn(Standing("digits", "waiting: no daemon", PROGRESS))
+    assert "no score yet" in "\n".join(nothing)
+    assert "left" not in "\n".join(nothing)
+    for width, height in ((80, 24), (200, 60)):
+        lines = drawn(Standing("digits", "running", PROGRESS, MOMENTS, [LEADER] * 5, WORK, 0.5), width, height)
+        assert len(lines) < height
+        assert max(map(len, lines)) <= width
+
+
+def test_spans_are_told_in_their_two_largest_units():
+    assert [span(seconds) for seconds in (5, 65, 3660, 90_000)] == ["5 s", "1 min 05 s", "1 h 01 min", "1 d 1 h"]
+
+
+def test_there_is_no_pace_without_two_births_at_different_times():
+    assert pace(MOMENTS[:1]) is None
+    assert pace([MOMENTS[0], MOMENTS[0]]) is None
+    assert pace(MOMENTS) == 0.5
+    # Of two slots the first two end at once.
+    together = [Moment(number, 0.5, 0.5, 20.0) for number in (1, 2)]
+    assert pace(together) is None
+    assert pace(together, started_at=10.0) == 0.2
