@@ -21,9 +21,9 @@ from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
 from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
-from eatnas_db.domain.transfer import Perturbation, stretched
+from eatnas_db.domain.transfer import Perturbation, Survivors, stretched, survivors
 from eatnas_db.errors import CollisionError, ConflictError, NoRoomError, NotFoundError
-from eatnas_db.queries.best import get_winner, list_best
+from eatnas_db.queries.best import get_winner, list_best, list_living
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
@@ -66,6 +66,7 @@ def transfer(
 ) -> int:
     """Insert a search whose initial population is the best of `source`, or the candidate given, and perturbations.
 
+    Under `transfer.start: survivors` it is the best and those who live in `source`; perturbations fill it up.
     `force`: the source need not be finished. Raises `NotFoundError`, `ConflictError`, `NoRoomError`,
     `InvalidArchitectureError`; then nothing is written.
     """
@@ -81,13 +82,29 @@ def transfer(
             f"{measuring.name!r}, which says what is best in {source!r}, is not finished; run it first, or --force"
         )
     basic_id, code = _basic(connection, old, candidate_id)
-    before = Architecture.parse(code)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
-    basic = _expressed(before, f"candidate {basic_id}", spec, space)
+    ranked = [(basic_id, code)]
+    found = Survivors((), 0, 0)
+    if spec.transfer.start == "survivors":
+        ranked += [(one.id, one.code) for one in list_living(connection, old.id) if one.id != basic_id]
+        architectures = [Architecture.parse(each) for _, each in ranked]
+        _require_blocks(architectures[0], f"candidate {basic_id}", space)
+        found = survivors(architectures, space, min(spec.evolution.population, spec.budget.candidates))
+        if found.taken and candidate_id is None:
+            # The best that this task has room for.
+            basic_id, code = ranked[found.taken[0][0]]
+    basic = _expressed(Architecture.parse(code), f"candidate {basic_id}", spec, space)
     search_id = _insert(connection, spec, space, data_digest, slots, now, old.id, basic_id, str(basic))
     detail = {"source": source, "candidate": basic_id, "code": str(basic)}
     transitions.record_event(connection, now, "transferred", search_id, detail=detail)
+    for number, (place, proposal) in enumerate(found.taken):
+        origin = Origin.SURVIVOR if number else Origin.BASIC
+        transitions.submit(connection, search_id, Birth(number, origin, proposal, ranked[place][0]), now)
+    if found.taken:
+        counts = {"over_limits": found.over_limits, "same_network": found.same_network}
+        detail = {"source": source, "taken": len(found.taken), **counts}
+        transitions.record_event(connection, now, "survivors_taken", search_id, detail=detail)
     breed(connection, search_id, now)
     _require_population(get_row(connection, search_id))
     return search_id
@@ -165,11 +182,7 @@ def set_waiting(connection: Connection, why: str | None) -> None:
 
 def _expressed(before: Architecture, what: str, spec: SearchSpec, space: Space) -> Architecture:
     """A basic architecture as it is on the new task. Raises `ConflictError`, `NoRoomError` where it cannot be."""
-    if len(before.blocks) != len(space.macro.base):
-        raise ConflictError(
-            f"{what} has {len(before.blocks)} blocks and space {space.macro.name} has {len(space.macro.base)}: "
-            "it cannot be built there"
-        )
+    _require_blocks(before, what, space)
     wanted = spec.transfer.stretch_to
     basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
     cost = space.propose(basic).cost
@@ -179,6 +192,14 @@ def _expressed(before: Architecture, what: str, spec: SearchSpec, space: Space) 
             "over the objective's limits; raise them, or let transfer.stretch_to bring it below"
         )
     return basic
+
+
+def _require_blocks(architecture: Architecture, what: str, space: Space) -> None:
+    if len(architecture.blocks) != len(space.macro.base):
+        raise ConflictError(
+            f"{what} has {len(architecture.blocks)} blocks and space {space.macro.name} has {len(space.macro.base)}: "
+            "it cannot be built there"
+        )
 
 
 def _require_population(row: Any) -> None:

@@ -24,7 +24,9 @@ def transfer(
 ) -> None:
     """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
     tree, overrides = read_spec(spec, changes)
-    name, basic = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
+    name, basic, began = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
+    for words in began:
+        typer.echo(words)
     typer.echo(f"search {name} created from candidate {basic} of {source}; `eatnas-db run {name}` starts it")
 
 
@@ -37,11 +39,15 @@ def start_transfer(
     *,
     candidate: int | None = None,
     force: bool = False,
-) -> tuple[str, int]:
-    """Create a transferred search; its name and the basic candidate. Nothing is written unless all is right."""
+) -> tuple[str, int, tuple[str, ...]]:
+    """Create a transferred search; its name, the basic candidate and in words who came along unchanged.
+
+    Nothing is written unless all is right.
+    """
     from eatnas_db import steps
     from eatnas_db.database import open_record
     from eatnas_db.domain.spec import parse_spec
+    from eatnas_db.queries.events import list_events
 
     spec = parse_spec(tree, overrides)
     # Before the data is read, which takes seconds.
@@ -60,7 +66,8 @@ def start_transfer(
             now=time.time(),
         )
         basic = steps.get_row(connection, search_id).basic_id
-    return spec.name, int(basic)
+        taken = list_events(connection, search_id, kind="survivors_taken")
+    return spec.name, int(basic), tuple(event.words for event in taken)
 
 
 @search_app.command()

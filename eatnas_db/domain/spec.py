@@ -138,6 +138,9 @@ class TransferSpec(_Section):
     """How a basic architecture becomes an initial population: another search's best, or one of the user's own."""
 
     basic: str | None = Field(None, description="a readable code; `search create` begins with it")
+    start: Literal["perturbations", "survivors"] = Field(
+        "perturbations", description="of the basic architecture; or who lived at the end of the source, unchanged"
+    )
     blocks: int = Field(3, ge=1, le=32, description="the most blocks that a perturbation changes")
     primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(
         ("op", "kernel", "skip", "depth", "width"), min_length=1
@@ -160,6 +163,14 @@ class TransferSpec(_Section):
     def _weights_have_a_source(self) -> TransferSpec:
         if self.basic is not None and self.weights != "fresh":
             raise ValueError("weights cannot be inherited from transfer.basic, which has none")
+        return self
+
+    @model_validator(mode="after")
+    def _survivors_come_as_they_are(self) -> TransferSpec:
+        if self.start == "survivors" and self.basic is not None:
+            raise ValueError("start: survivors wants a search to come from, and basic is one architecture")
+        if self.start == "survivors" and self.stretch_to is not None:
+            raise ValueError("start: survivors takes architectures unchanged, and stretch_to changes them")
         return self
 
 

@@ -49,6 +49,8 @@ class Origin(StrEnum):
     MUTATION = "mutation"
     PERTURBATION = "perturbation"
     BASIC = "basic"
+    SURVIVOR = "survivor"
+    """One who lived at the end of the search that this one was transferred from, unchanged."""
     IMPORTED = "imported"
     YARDSTICK = "yardstick"
     """A candidate trained again from scratch, with another seed."""

@@ -27,6 +27,34 @@ class Perturbation:
     primitives: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Survivors:
+    """Who may be carried over to another task, by their place in the ranking, and who is left out, and why."""
+
+    taken: tuple[tuple[int, Proposal], ...]
+    over_limits: int
+    same_network: int
+
+
+def survivors(ranked: Sequence[Architecture], space: Space, most: int) -> Survivors:
+    """The first `most` of a ranking that are within the limits and build different networks on the new task."""
+    taken: list[tuple[int, Proposal]] = []
+    held: set[str] = set()
+    over_limits = same_network = 0
+    for place, architecture in enumerate(ranked):
+        if len(taken) == most:
+            break
+        proposal = space.propose(architecture)
+        if not space.limits.allow(proposal.cost):
+            over_limits += 1
+        elif proposal.digest in held:
+            same_network += 1
+        else:
+            held.add(proposal.digest)
+            taken.append((place, proposal))
+    return Survivors(tuple(taken), over_limits, same_network)
+
+
 def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance: Chance, held: Held) -> Proposal:
     """The basic architecture with one primitive changed in each of one to `strength.blocks` blocks.
 

@@ -38,7 +38,7 @@ def list_best(connection: Connection, search_id: int, top: int = 10) -> tuple[Be
     """The fittest first; of equals the elder. Those that a yardstick has measured come first, by its measure."""
     scored = _candidates().where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
     fittest = scored.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(top)
-    return tuple(sorted(_measured(connection, fittest), key=lambda one: (one.yardstick is None, -(one.yardstick or 0))))
+    return _ranked(_measured(connection, fittest))
 
 
 def get_winner(connection: Connection, search_id: int) -> BestCandidate | None:
@@ -51,11 +51,24 @@ def get_winner(connection: Connection, search_id: int) -> BestCandidate | None:
     measured = _measured(connection, _candidates().where(candidate.c.id.in_(measures)))
     if measured:
         return max(measured, key=lambda one: (one.yardstick or 0.0, -one.birth))
-    living = _candidates().where(
+    fittest = _living(search_id).order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(1)
+    return next(iter(_measured(connection, fittest)), None)
+
+
+def list_living(connection: Connection, search_id: int) -> tuple[BestCandidate, ...]:
+    """The population as it stands, ranked: those that a yardstick has measured first, then by fitness and birth."""
+    living = _living(search_id).order_by(candidate.c.fitness.desc(), candidate.c.birth)
+    return _ranked(_measured(connection, living))
+
+
+def _living(search_id: int) -> Select[Any]:
+    return _candidates().where(
         candidate.c.search_id == search_id, candidate.c.joined.is_not(None), candidate.c.left.is_(None)
     )
-    fittest = living.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(1)
-    return next(iter(_measured(connection, fittest)), None)
+
+
+def _ranked(found: list[BestCandidate]) -> tuple[BestCandidate, ...]:
+    return tuple(sorted(found, key=lambda one: (one.yardstick is None, -(one.yardstick or 0))))
 
 
 def _candidates() -> Select[Any]:

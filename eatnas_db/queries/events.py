@@ -23,6 +23,8 @@ _WORDS: Final = {
     "room_made": "{files} checkpoints were removed to make room, {bytes} bytes",
     "restored": "the record was restored from a backup",
     "transferred": "the search was created from candidate {candidate} of {source}",
+    "survivors_taken": "{taken} of {source} come along unchanged; left out: {over_limits} over the limits, "
+    "{same_network} that build the network of another; perturbations of the best fill up",
     "retried": "its failures are forgiven; it waits for another try",
     "replay_differs": "attempt {attempt}: epoch {epoch} came out otherwise when it was repeated",
     "extended": "the budget is {candidates} candidates now",
@@ -40,6 +42,7 @@ _BORN: Final = {
     "random": "born as a random sample",
     "mutation": "born as a mutation of candidate {parent_id}",
     "basic": "born as the basic architecture, candidate {parent_id}",
+    "survivor": "born as candidate {parent_id}, unchanged",
     "perturbation": "born as a perturbation of candidate {parent_id}",
     "yardstick": "candidate {parent_id} is to be trained again from scratch",
 }
@@ -66,8 +69,9 @@ def list_events(
     limit: int = 50,
     after: int = 0,
     candidate_id: int | None = None,
+    kind: str | None = None,
 ) -> tuple[Event, ...]:
-    """The last `limit` events with an id over `after`, of one search or candidate or of all; the newest last."""
+    """The last `limit` events with an id over `after`, of one search, candidate or kind or of all; the newest last."""
     query = (
         select(
             event,
@@ -84,6 +88,8 @@ def list_events(
         query = query.where(event.c.search_id == search_id)
     if candidate_id is not None:
         query = query.where(event.c.candidate_id == candidate_id)
+    if kind is not None:
+        query = query.where(event.c.kind == kind)
     return tuple(_event(row) for row in reversed(connection.execute(query).all()))
 
 

@@ -134,7 +134,7 @@ def upgrade() -> None:
             "(state = 'scored') = (fitness IS NOT NULL)", name=op.f("ck_eatnas_candidate_scored_has_fitness")
         ),
         sa.CheckConstraint(
-            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'imported', 'yardstick')",
+            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'yardstick')",
             name=op.f("ck_eatnas_candidate_origin"),
         ),
         sa.CheckConstraint(

@@ -6,13 +6,17 @@ from sqlalchemy import select, update
 from eatnas_db import steps
 from eatnas_db.database import transaction
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Task
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.domain.transfer import stretched
+from eatnas_db.domain.transfer import stretched, survivors
 from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFoundError
-from eatnas_db.queries.best import get_winner, list_best
+from eatnas_db.queries.best import get_winner, list_best, list_living
+from eatnas_db.queries.events import list_events
+from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.searches import get_search, list_searches
+from eatnas_db.queries.soundness import list_breaches
 from eatnas_db.schema import candidate, mutation, search
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
@@ -138,6 +142,78 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
         space = steps.space_of(connection.execute(select(search).where(search.c.name == "large")).one())
     basic = Architecture.parse(row.code)
     assert stretched(basic, space, row.mult_adds) == basic
+
+
+SURVIVORS = {"transfer.start": "survivors"}
+
+
+def living_of(engine, search_id):
+    with transaction(engine) as connection:
+        return list_living(connection, search_id)
+
+
+def test_survivors_come_along_unchanged_in_the_order_of_their_rank(engine, finished, tmp_path):
+    living = living_of(engine, finished())
+    rows = initial(engine, transfer(engine, changes=SURVIVORS))
+    assert [one.fitness for one in living] == sorted((one.fitness for one in living), reverse=True)
+    assert [(row.parent_id, row.code) for row in rows[:4]] == [(one.id, one.code) for one in living]
+    assert [row.origin for row in rows] == ["basic", "survivor", "survivor", "survivor", "perturbation"]
+    assert rows[4].parent_id == living[0].id
+    smaller = {"name": "fewer", "evolution.population": 3, "evolution.lag": 3}
+    fewer = initial(engine, transfer(engine, changes={**SURVIVORS, **smaller}))
+    assert [row.parent_id for row in fewer[:3]] == [one.id for one in living[:3]]
+    assert list(list_breaches(engine, tmp_path)) == []
+
+
+def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine, finished):
+    living = living_of(engine, finished())
+    costs = [row.mult_adds for row in initial(engine, transfer(engine, changes={**SURVIVORS, "name": "free"}))[:4]]
+    limit = max(costs) - 1
+    fitting = [one.id for one, cost in zip(living, costs, strict=True) if cost <= limit]
+    large = transfer(engine, changes={**SURVIVORS, "objective.max_mult_adds": limit})
+    rows = initial(engine, large)
+    assert [row.parent_id for row in rows] == fitting + [fitting[0]] * (5 - len(fitting))
+    assert [row.origin for row in rows[len(fitting) :]] == ["perturbation"] * (5 - len(fitting))
+    with transaction(engine) as connection:
+        (told,) = list_events(connection, large, kind="survivors_taken")
+    assert told.words.startswith(f"{len(fitting)} of small come along unchanged; left out: {4 - len(fitting)} over")
+    costliest = living[costs.index(max(costs))].id
+    changes = {**SURVIVORS, "name": "other", "objective.max_mult_adds": limit}
+    with pytest.raises(NoRoomError, match="the basic architecture has"):
+        transfer(engine, changes=changes, candidate_id=costliest)
+
+
+def test_survivors_that_build_one_network_on_the_new_task_come_along_once():
+    space = Space(Macro("narrow", 4, 1, (1, 1), (4, 4), 8), Task(8, 1, 10))
+    codes = ("mb3_k3_d1_w1.0/sep_k3_d1_w0.5", "mb3_k3_d1_w0.5/sep_k3_d1_w1.0", "mb6_k3_d1_w1.0/sep_k3_d1_w1.0")
+    found = survivors([Architecture.parse(code) for code in codes], space, 3)
+    assert [place for place, _ in found.taken] == [0, 2]
+    assert (found.over_limits, found.same_network) == (0, 1)
+
+
+def test_a_population_carried_over_is_the_same_every_time(engine, finished, lease_factory, score_factory):
+    finished()
+    prints = []
+    for name in ("a", "b"):
+        large = transfer(engine, changes={**SURVIVORS, "name": name, "budget.candidates": 9, "yardstick.top": 0})
+        while (leased := lease_factory(large)) is not None:
+            score_factory(leased, 0.5 + leased.birth / 100)
+            with transaction(engine) as connection:
+                steps.advance(connection, steps.get_row(connection, large), 3.0)
+        with transaction(engine) as connection:
+            prints.append(get_fingerprint(connection, large))
+    assert prints[0] == prints[1]
+    assert prints[0].candidates == 9
+
+
+def test_survivors_are_not_stretched_and_come_from_a_search():
+    tree = {**TARGET, "transfer": {"start": "survivors"}}
+    for changes, words in (
+        ({"transfer.stretch_to": 10}, "stretch_to changes them"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, "basic is one architecture"),
+    ):
+        with pytest.raises(InvalidSpecError, match=words):
+            parse_spec(tree, changes)
 
 
 MOBILENET = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 4, 3, 3, 1))
