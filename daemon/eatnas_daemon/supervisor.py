@@ -332,6 +332,7 @@ class Supervisor:
         assert slot.hello is not None
         objective, training = work.objective, work.assign.training
         recipe = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
+        recipe["precision"] = report.precision
         transitions.record_score(
             connection,
             work.leased.token,

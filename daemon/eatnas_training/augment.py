@@ -70,7 +70,7 @@ class Resident:
 
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """See `Part`."""
-        chosen = key.indices(len(self.labels)).to(self.labels.device)
+        chosen = moved(key.indices(len(self.labels)), self.labels.device)
         images = augmented(self.images[chosen], key.augment, key.seed, key.epoch, key.batch)
         return self.normalised(images), self.labels[chosen]
 
@@ -81,6 +81,16 @@ class Resident:
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 `[B, C, H, W]` to float32 of the train images' mean 0 and deviation 1, channels-last."""
         return normalised(images, self.mean, self.scale)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the processor's on a device, without waiting for what the device has yet to do.
+
+    From memory that may be swapped out a copy would wait; torch keeps the pinned memory until the copy is made.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def normalised(images: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -144,15 +154,17 @@ def augmented(images: Tensor, kind: str, seed: int, epoch: int, batch: int) -> T
     if kind == "none":
         return images
     count, _, height, width = images.shape
+    device = images.device
     generator = torch.Generator().manual_seed(derived_seed(seed, "augment", epoch, batch))
     reach = max(1, height // SHIFT_SHARE)
     shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
-    rows = shifts[0] + torch.arange(height)
-    columns = shifts[1] + torch.arange(width)
+    mirrored = torch.rand((count, 1), generator=generator) < 0.5
+    # Drawn on the processor, so that every device has the same draws; sent in one piece.
+    down, across, mirror = moved(torch.stack((*shifts, mirrored.long())), device)
+    rows = down + torch.arange(height, device=device)
+    columns = across + torch.arange(width, device=device)
     if kind == "crop_flip":
-        mirrored = torch.rand((count, 1), generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
+        columns = torch.where(mirror > 0, columns.flip(1), columns)
     padded = torch.nn.functional.pad(images, (reach,) * 4).permute(0, 2, 3, 1)
-    which = torch.arange(count)[:, None, None]
-    picked = (index.to(images.device) for index in (which, rows[:, :, None], columns[:, None, :]))
-    return padded[tuple(picked)].permute(0, 3, 1, 2)
+    which = torch.arange(count, device=device)[:, None, None]
+    return padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -39,6 +40,9 @@ PROGRESS_SECONDS: Final = 0.5
 VALIDATION_BATCHES: Final = 4
 """Batches of validation hold so many times the images of training's: no gradients take room there."""
 
+# Without it cuBLAS is not deterministic, and torch refuses to compute. It is read when the first matrix is multiplied.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 Clock = Callable[[], float]
 
 
@@ -53,6 +57,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.SGD
     sums: Tensor
+    precision: str
     epoch: int = 0
     batch: int = 0
     epoch_seconds: float = 0.0
@@ -100,6 +105,7 @@ class Training:
         self.device_seconds = 0.0
         self.token = (assign.candidate, assign.attempt)
         self.data: Data
+        self.precision: str
         self.state: State
         self.batches = 0
         self._progress_at = -math.inf
@@ -126,7 +132,7 @@ class Training:
                     yield from self.save(wanted)
                 self.step()
                 yield from self._progress()
-            self._require_finite(float(self.state.sums[0]))
+            self._require_finite()
             yield Phase(*self.token, "validating")
             validation = yield from self._validate(wanted)
             if validation is None:
@@ -138,6 +144,7 @@ class Training:
             *(*self.token, last.val_accuracy, last.val_loss),
             *(self.data.digest, self.device_seconds),
             *(self.state.share_inherited, self.state.logit_distance),
+            precision=self.state.precision,
         )
 
     def load(self) -> None:
@@ -154,6 +161,8 @@ class Training:
         torch.use_deterministic_algorithms(True)
         # On top of that torch would fill all fresh memory with NaN: a tenth of a step, for code that reads it unset.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        # Convolutions in TF32 would be a third precision, and one that no recipe names.
+        torch.backends.cudnn.allow_tf32 = False
         architecture = Architecture.from_code(self.assign.code)
         macro = macro_from_stored(self.assign.macro)
         model = network.build(architecture, macro, Task(**self.assign.task))
@@ -167,7 +176,8 @@ class Training:
         cast("Any", model).to(memory_format=torch.channels_last)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         optimizer = _optimizer(model, self.recipe)
-        self.state = State(model, optimizer, sums, share_inherited=share, logit_distance=distance)
+        self.precision = precision_on(self.device, self.recipe.precision)
+        self.state = State(model, optimizer, sums, self.precision, share_inherited=share, logit_distance=distance)
 
     def resume(self) -> Generator[Up, None, bool]:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -199,7 +209,10 @@ class Training:
         return True
 
     def step(self) -> None:
-        """One batch forward and backward; its seconds count as the device's."""
+        """One batch forward and backward; its seconds count as the device's.
+
+        Nothing here waits for a device that is not the processor: it is given its work, and looked at by `_progress`.
+        """
         started = self.monotonic()
         state, recipe = self.state, self.recipe
         at = state.epoch * self.batches + state.batch
@@ -208,8 +221,9 @@ class Training:
             group["lr"] = rate
         key = BatchKey(recipe.augment, self.assign.seed, recipe.batch_size, state.epoch, state.batch)
         images, labels = self.data.train.batch(key)
-        logits = state.model(images)
-        loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        with self._autocast():
+            logits = state.model(images)
+            loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -217,7 +231,7 @@ class Training:
         state.batch += 1
         self._spent(started)
         if self.device == "cpu":  # elsewhere looking at the loss would wait for the device
-            self._require_finite(float(state.sums[0]))
+            self._require_finite()
 
     def validate_batch(self, start: int, sums: Tensor) -> int:
         """Add the figures of validation images from `start` on to `sums`; where the next batch starts."""
@@ -225,7 +239,7 @@ class Training:
         data = self.data.validation
         stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(data.labels))
         self.state.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             images, labels = data.between(start, stop)
             logits = self.state.model(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
@@ -243,6 +257,7 @@ class Training:
                 "model": state.model.state_dict(),
                 "optimizer": state.optimizer.state_dict(),
                 "sums": state.sums,
+                "precision": state.precision,
                 "epoch": state.epoch,
                 "batch": state.batch,
                 "epoch_seconds": state.epoch_seconds,
@@ -261,6 +276,8 @@ class Training:
         state.model.load_state_dict(kept["model"])
         state.optimizer.load_state_dict(kept["optimizer"])
         state.sums.copy_(kept["sums"])
+        # Weights are float32 either way: what another kind of device has done is not thrown away, but it is told.
+        state.precision = self.precision if kept["precision"] == self.precision else "mixed"
         state.epoch, state.batch = kept["epoch"], kept["batch"]
         state.epoch_seconds = kept["epoch_seconds"]
         state.share_inherited, state.logit_distance = kept["share_inherited"], kept["logit_distance"]
@@ -296,8 +313,8 @@ class Training:
                 yield from self.save(wanted)
             start = self.validate_batch(start, sums)
             yield from self._progress()
-        loss, correct, _ = sums.tolist()
-        self._require_finite(loss)
+        loss, correct, _ = self._looked_at(sums)
+        _require_finite(loss, self.state.epoch)
         return loss / count, correct / count
 
     def _close_epoch(self, val_loss: float, val_accuracy: float) -> EpochDone:
@@ -324,7 +341,7 @@ class Training:
         if now - self._progress_at < PROGRESS_SECONDS:
             return
         self._progress_at = now
-        self._require_finite(float(self.state.sums[0]))
+        self._require_finite()
         yield Progress(*(*self.token, self.state.epoch, self.state.batch, self.batches, self.device_seconds))
 
     def _checkpoint_due(self) -> bool:
@@ -340,9 +357,36 @@ class Training:
         self.device_seconds += seconds
         self.state.epoch_seconds += seconds
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise DivergedError(f"the loss is {loss} in epoch {self.state.epoch}")
+    def _autocast(self) -> torch.autocast:
+        """The network's arithmetic in the recipe's precision; weights, loss and sums stay float32 or better."""
+        device = torch.device(self.device).type
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    def _looked_at(self, sums: Tensor) -> list[float]:
+        """The sums; waits for the device to have done its steps, which are its seconds as well."""
+        started = self.monotonic()
+        found: list[float] = sums.tolist()
+        if self.device != "cpu":
+            self._spent(started)
+        return found
+
+    def _require_finite(self) -> None:
+        _require_finite(self._looked_at(self.state.sums)[0], self.state.epoch)
+
+
+def precision_on(device: str, asked: str) -> str:
+    """What a recipe's precision comes to on a device: `auto` is bfloat16 where a CUDA device computes in it."""
+    if asked != "auto":
+        return asked
+    if torch.device(device).type != "cuda":
+        return "float32"  # on processors bfloat16 was slower for all but the largest networks
+    with torch.cuda.device(device):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def _require_finite(loss: float, epoch: int) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} in epoch {epoch}")
 
 
 def _add(sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:

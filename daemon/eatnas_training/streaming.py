@@ -111,7 +111,8 @@ class Streamed:
 
     def __init__(self, files: datasets.Files, side: int, device: str, decoders: Decoders) -> None:
         self.labels = torch.from_numpy(files.labels)
-        self._paths, self._side, self._device, self._decoders = files.paths, side, device, decoders
+        self._paths, self._side, self._decoders = files.paths, side, decoders
+        self._device = torch.device(device)
         self._mean, self._scale = (
             (torch.tensor(values, dtype=torch.float32) * 255).pow(power).reshape(1, 3, 1, 1).to(device)
             for values, power in ((MEAN, 1), (DEVIATION, -1))
@@ -144,8 +145,8 @@ class Streamed:
             if key not in self._begun:
                 self._begun[key] = self._begin(key)
         decoded = np.stack([future.result() for future in self._begun.pop(keys[0])])
-        images = torch.from_numpy(decoded).to(self._device).permute(0, 3, 1, 2)
-        labels = self.labels[self._indices(keys[0])].to(self._device)
+        images = augment.moved(torch.from_numpy(decoded), self._device).permute(0, 3, 1, 2)
+        labels = augment.moved(self.labels[self._indices(keys[0])], self._device)
         return augment.normalised(images, self._mean, self._scale), labels
 
     def _begin(self, key: Key) -> list[Future[Bytes]]:

@@ -8,9 +8,6 @@ import importlib.metadata
 import os
 import platform
 
-# cuBLAS reads it once, when the first context is made: without it it is not deterministic.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-
 import torch
 
 from eatnas_db.domain.messages import Hello

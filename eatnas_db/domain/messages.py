@@ -172,6 +172,7 @@ class Restored:
 class Finished:
     """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment.
 
+    `precision`: what the recipe's came to, `float32` or `bfloat16`; `mixed` where a device of the other kind began.
     `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
     its parent's on validation images, in standard deviations of the parent's. None where nothing was inherited,
     or where the classes differ.
@@ -185,6 +186,7 @@ class Finished:
     device_seconds: float
     share_inherited: float | None = None
     logit_distance: float | None = None
+    precision: str = "float32"
 
 
 @dataclass(frozen=True, slots=True)

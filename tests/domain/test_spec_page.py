@@ -32,5 +32,5 @@ def test_the_page_has_every_key_with_its_default_and_no_other():
 
 
 def test_every_choice_is_on_the_page():
-    for choice in ("none", "shift", "crop_flip", "oldest", "worst", "mixed", "strict"):
+    for choice in ("none", "shift", "crop_flip", "float32", "bfloat16", "oldest", "worst", "mixed", "strict"):
         assert f"`{choice}`" in PAGE

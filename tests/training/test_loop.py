@@ -266,3 +266,67 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
 def test_a_train_part_smaller_than_a_batch_is_one_batch(assignment: Make) -> None:
     data = {"name": "digits", "train_images": 10, "validation_images": 5}
     assert isinstance(train(assignment(data=data))[-1], Finished)
+
+
+def finished(reports: Reports) -> Finished:
+    last = reports[-1]
+    assert isinstance(last, Finished), last
+    return last
+
+
+def test_the_precision_is_the_recipes_and_a_score_tells_it(assignment: Make) -> None:
+    auto, plain = (train(assignment(precision=precision)) for precision in ("auto", "float32"))
+    assert finished(auto).precision == finished(plain).precision == "float32"
+    assert rows(auto) == rows(plain)
+    half = train(assignment(precision="bfloat16"))
+    assert finished(half).precision == "bfloat16"
+    assert rows(half) != rows(plain)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(half)["model"].values())
+    stopped = train(assignment(attempt=2, precision="bfloat16"), after(3, Wanted.RELEASE))
+    assert_same_bits(half, train(assignment(attempt=3, precision="bfloat16", checkpoint_folder=stopped.folder)))
+
+
+def test_what_another_kind_of_device_began_is_kept_and_told(assignment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(loop, "precision_on", lambda *_: "bfloat16")
+        stopped = train(assignment(), after(3, Wanted.RELEASE))
+    again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
+    (resumed,) = [report for report in again if isinstance(report, Resumed)]
+    assert (resumed.path, resumed.damaged) == (stopped.saved[-1].path, {})
+    assert finished(again).precision == "mixed"
+
+
+def test_another_precision_in_the_recipe_is_another_training(assignment: Make) -> None:
+    stopped = train(assignment(precision="bfloat16"), after(3, Wanted.RELEASE))
+    again = train(assignment(attempt=2, precision="float32", checkpoint_folder=stopped.folder))
+    (resumed,) = [report for report in again if isinstance(report, Resumed)]
+    assert resumed.path is None
+    assert finished(again).precision == "float32"
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+@CUDA
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignment: Make, precision: str) -> None:
+    whole = train(assignment(precision=precision), device="cuda:0")
+    assert finished(whole).precision == precision
+    assert_same_bits(whole, train(assignment(attempt=2, precision=precision), device="cuda:0"))
+    stopped = train(assignment(attempt=3, precision=precision), after(3, Wanted.RELEASE), device="cuda:0")
+    resumed = assignment(attempt=4, precision=precision, checkpoint_folder=stopped.folder)
+    assert_same_bits(whole, train(resumed, device="cuda:0"))
+
+
+@CUDA
+def test_a_step_on_a_gpu_waits_for_nothing(assignment: Make) -> None:
+    training = loop.Training(assignment(), "cuda:0")
+    training.load()
+    training.build()
+    training.step()  # the first one allocates
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.step()
+        training.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
