@@ -90,6 +90,9 @@ search = _table(
     Column("scored", BigInteger, nullable=False, server_default=text("0")),
     Column("device_seconds", Float, nullable=False, server_default=text("0")),
     Column("exhausted", Boolean(name="exhausted"), nullable=False, server_default=false()),
+    Column("quality_mark", Float),
+    Column("flat_since", BigInteger),
+    Column("ends_at", BigInteger),
     Column("waiting", Text),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
@@ -103,6 +106,8 @@ search = _table(
 
 A transferred search names its source, the basic candidate there, and the basic architecture as it is here; one that
 begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures.
+Under `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of quality and its step, and
+`ends_at` is the number of births after which the search ends, once it is flat.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

@@ -15,7 +15,17 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, selec
 from eatnas_db import transitions
 from eatnas_db.database import hold_searches
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.evolution import Birth, Member, Seedling, decide_birth, leaver, summarize
+from eatnas_db.domain.evolution import (
+    Birth,
+    Member,
+    Seedling,
+    Watch,
+    decide_birth,
+    is_flat,
+    leaver,
+    summarize,
+    watched,
+)
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
@@ -28,6 +38,7 @@ from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_sea
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
+DEFAULT_FLAT_POPULATIONS: Final = 4
 
 
 def create_search(
@@ -326,7 +337,7 @@ def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
 def extend(
     connection: Connection, name: str, *, candidates: int = 0, device_hours: float = 0.0, now: float
 ) -> tuple[int, float | None]:
-    """Give a search more candidates or device hours; reopens a finished one.
+    """Give a search more candidates or device hours; reopens a finished one, and one whose quality is flat.
 
     The new budget: candidates, and device seconds or None where they are unlimited. Raises `NotFoundError`,
     `ConflictError`.
@@ -344,7 +355,14 @@ def extend(
     connection.execute(
         update(search)
         .where(search.c.id == row.id)
-        .values(budget_candidates=budget, budget_device_seconds=seconds, finished_at=None)
+        .values(
+            budget_candidates=budget,
+            budget_device_seconds=seconds,
+            finished_at=None,
+            # Quality has as many steps again in which to rise.
+            ends_at=None,
+            flat_since=row.flat_since if row.ends_at is None else row.ends_at,
+        )
     )
     detail = {"candidates": budget, "device_seconds": seconds}
     transitions.record_event(connection, now, "extended", row.id, detail=detail)
@@ -367,19 +385,27 @@ def over_budget(row: Any) -> bool:
 class Course:
     """A search within one transaction: its row, and the counters as this transaction moves them on."""
 
-    __slots__ = ("born", "exhausted", "living", "row", "settled")
+    __slots__ = ("born", "ends_at", "exhausted", "living", "row", "settled", "watch")
 
     def __init__(self, row: Any) -> None:
         self.row = row
         self.born: int = row.born
         self.settled: int = row.settled
         self.exhausted: bool = row.exhausted
+        self.ends_at: int | None = row.ends_at
+        self.watch = None if row.quality_mark is None else Watch(row.quality_mark, row.flat_since)
         self.living: list[Member] | None = None
+
+    @property
+    def births_allowed(self) -> int:
+        """After so many births the search ends."""
+        budget = int(self.row.budget_candidates)
+        return budget if self.ends_at is None else min(budget, self.ends_at)
 
     def may_be_born(self) -> bool:
         """Whether the next birth may be decided now."""
         row = self.row
-        if self.exhausted or row.wish != Wish.RUN or self.born >= row.budget_candidates or over_budget(row):
+        if self.exhausted or row.wish != Wish.RUN or self.born >= self.births_allowed or over_budget(row):
             return False
         return bool(self.born < row.population or self.born - row.lag + 1 <= self.settled)
 
@@ -434,7 +460,34 @@ def _settle_one(connection: Connection, course: Course, now: float) -> bool:
         "at": now,
     }
     connection.execute(_NEW_STEP, values)
+    if row.spec["evolution"]["stop_when"] == "quality_flat" and row.kind == Kind.EVOLUTION:
+        _watch_quality(connection, course, summary.quality, now)
     return True
+
+
+def _watch_quality(connection: Connection, course: Course, quality: float | None, now: float) -> None:
+    """Note a rise of quality; or that there was none for so long that the search is to end.
+
+    It ends with the births that may be in flight when step s is made, the first s + lag - 1: wherever it runs,
+    these are born whatever that step says, and the next one may only be born when it is known.
+    """
+    row, number = course.row, course.settled
+    if number < row.population or course.ends_at is not None:
+        return
+    evolution = row.spec["evolution"]
+    watch = watched(course.watch, number, quality, evolution["flat_by"])
+    flat_steps = evolution["flat_steps"] or DEFAULT_FLAT_POPULATIONS * row.population
+    if watch is not None and watch != course.watch:
+        course.watch = watch
+        values: dict[str, Any] = {"quality_mark": watch.mark, "flat_since": watch.since}
+    elif watch is not None and is_flat(watch, number, population=row.population, flat_steps=flat_steps):
+        course.ends_at = min(number + row.lag - 1, row.budget_candidates)
+        values = {"ends_at": course.ends_at}
+        detail = {"step": number, "since": watch.since, "by": evolution["flat_by"], "births": course.ends_at}
+        transitions.record_event(connection, now, "quality_flat", row.id, detail=detail)
+    else:
+        return
+    connection.execute(update(search).where(search.c.id == row.id).values(values))
 
 
 def _breed(connection: Connection, course: Course, now: float) -> int:
@@ -489,7 +542,7 @@ def _finish(connection: Connection, course: Course, now: float) -> bool:
     if row.finished_at is not None:
         return True
     spent = over_budget(row)
-    done = course.settled == course.born and (course.exhausted or course.born >= row.budget_candidates)
+    done = course.settled == course.born and (course.exhausted or course.born >= course.births_allowed)
     if not (spent or done):
         return False
     of_search = select(candidate.c.id).where(candidate.c.search_id == row.id).limit(1)
@@ -499,7 +552,8 @@ def _finish(connection: Connection, course: Course, now: float) -> bool:
     if connection.execute(leased).first() or (not spent and connection.execute(pending).first()):
         return False
     connection.execute(update(search).where(search.c.id == row.id).values(finished_at=now))
-    why = "done" if done else "out of budget"
+    flat = done and not course.exhausted and course.born < row.budget_candidates
+    why = "its quality is flat" if flat else "done" if done else "out of budget"
     transitions.record_event(connection, now, "finished", row.id, detail={"why": why})
     yardstick = row.spec["yardstick"]
     best = list_best(connection, row.id, yardstick["top"]) if yardstick["top"] else ()

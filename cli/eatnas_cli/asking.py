@@ -145,9 +145,11 @@ def quality(
 ) -> None:
     """How good the population was after each step."""
     from eatnas_db.queries.quality import list_steps
+    from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
         steps = list_steps(connection, _search_id(connection, name))
+        search = get_search(connection, name)
     if picture is not None:
         from eatnas_cli.pictures.curves import draw_quality
 
@@ -160,6 +162,8 @@ def quality(
     else:
         rows = Page(limit, offset, sort, where or ()).of(steps)
         show(rows, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
+    if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
+        typer.echo(f"ended: {search.ended}")
 
 
 @query_app.command()

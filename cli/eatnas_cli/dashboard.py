@@ -17,7 +17,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from eatnas_cli.pictures.terminal import plot
-from eatnas_cli.searches import is_worked_on, status_now
+from eatnas_cli.searches import is_worked_on, status_told
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.best import BestCandidate, list_best
@@ -221,7 +221,7 @@ class Dashboard:
             self._moments += list_moments(connection, row.id, after, every)
             seen = Standing(
                 row.name,
-                status_now(row, is_worked_on(self.settings, connection)),
+                status_told(row, is_worked_on(self.settings, connection)),
                 progress,
                 self._moments,
                 list_best(connection, row.id, LEADERS),

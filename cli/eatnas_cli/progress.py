@@ -9,7 +9,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from eatnas_cli.searches import is_worked_on, status_now
+from eatnas_cli.searches import is_worked_on, status_told
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.best import list_best
@@ -65,7 +65,7 @@ class Display:
             self._tell(str(error))
             return False
         best = f"best {top[0].fitness:.4f}" if top else "no score yet"
-        status = trouble or status_now(row, worked_on)
+        status = trouble or status_told(row, worked_on)
         if row.name != self._showing:
             self._showing, self._first, self._started = row.name, None, now
         self._tell(f"{row.settled}/{row.budget_candidates}  {best}  {status}")

@@ -151,7 +151,7 @@ def _exit_code(row: SearchRecord) -> int:
         return STOPPED
     if row.finished_at is None:
         return PREEMPTED
-    done = row.exhausted or row.settled >= row.budget_candidates
+    done = row.exhausted or row.settled >= row.births_allowed
     return FINISHED if done else STOPPED
 
 

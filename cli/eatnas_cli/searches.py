@@ -178,6 +178,13 @@ def status_now(row: SearchRecord | Standing, worked_on: bool) -> str:
     return "waiting: no daemon" if wants_to_run and not worked_on else row.status
 
 
+def status_told(row: SearchRecord, worked_on: bool) -> str:
+    """The same, and why a search ended before its budget of candidates was done."""
+    status = status_now(row, worked_on)
+    early = status == "finished" and row.settled < row.budget_candidates
+    return f"{status}: {row.ended}" if early else status
+
+
 @search_app.command("show")
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
@@ -189,7 +196,7 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
         progress = asdict(get_progress(connection, row.id))
         status = status_now(row, is_worked_on(ctx.obj, connection))
     facts = {"lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
-    show_one({"name": row.name, "status": status, **progress, **facts}, format)
+    show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)
 
 
 @search_app.command()

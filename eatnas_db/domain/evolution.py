@@ -131,6 +131,29 @@ def leaver(population: Sequence[Member], limit: int, removal: str, *, seed: int,
     return min(population, key=lambda member: (member.joined, member.birth))
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Whether quality still rises: its `mark`, the last value that counted as a rise, and the step `since` then."""
+
+    mark: float
+    since: int
+
+
+def watched(before: Watch | None, step: int, quality: float | None, flat_by: float) -> Watch | None:
+    """The watch after a step: a quality that is over the mark by more than `flat_by` is the new mark.
+
+    A fold of the steps' qualities, from the first step of a whole population on, and of nothing else.
+    """
+    if quality is not None and (before is None or quality > before.mark + flat_by):
+        return Watch(quality, step)
+    return before
+
+
+def is_flat(watch: Watch | None, step: int, *, population: int, flat_steps: int) -> bool:
+    """Whether so many steps went by without a rise; never before each member could have been renewed once."""
+    return watch is not None and step >= 2 * population and step - watch.since >= flat_steps
+
+
 def summarize(fitnesses: Sequence[float]) -> Summary:
     """Size, mean, spread (population standard deviation), best and quality."""
     if not fitnesses:

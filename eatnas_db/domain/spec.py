@@ -107,6 +107,11 @@ class EvolutionSpec(_Section):
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in flight; default: twice the slots, at least 4"
     )
+    stop_when: Literal["budget", "quality_flat"] = "budget"
+    flat_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="steps without a rise of quality; default: four populations"
+    )
+    flat_by: float = Field(0.001, ge=0, le=1e9, description="a quality has risen when it is higher by more")
 
     @model_validator(mode="after")
     def _tournament_fits(self) -> EvolutionSpec:

@@ -29,6 +29,7 @@ _WORDS: Final = {
     "replay_differs": "attempt {attempt}: epoch {epoch} came out otherwise when it was repeated",
     "extended": "the budget is {candidates} candidates now",
     "finished": "the search finished: {why}",
+    "quality_flat": "quality has not risen by more than {by} since step {since}; the search ends after {births} births",
     "space_exhausted": "no architecture is left to propose: {message}",
     "created": "the search was created",
     "paused": "the search was paused",

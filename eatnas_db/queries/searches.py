@@ -39,9 +39,33 @@ class SearchRecord:
     scored: int
     device_seconds: float
     exhausted: bool
+    quality_mark: float | None
+    flat_since: int | None
+    ends_at: int | None
     waiting: str | None
     created_at: float
     finished_at: float | None
+
+    @property
+    def births_allowed(self) -> int:
+        """After so many births it ends: its budget, or fewer where its quality is flat."""
+        return self.budget_candidates if self.ends_at is None else min(self.budget_candidates, self.ends_at)
+
+    @property
+    def ended(self) -> str | None:
+        """Why it ended, in words; None while it goes on."""
+        if self.wish == Wish.CANCELLED:
+            return "cancelled"
+        if self.finished_at is None:
+            return None
+        if self.exhausted:
+            return "no architecture is left to propose"
+        if self.settled >= self.budget_candidates:
+            return "its budget of candidates is done"
+        if self.settled >= self.births_allowed:
+            by = self.spec["evolution"]["flat_by"]
+            return f"its quality has not risen by more than {by:g} since step {self.flat_since}"
+        return "its device hours are used up"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import Chance
-from eatnas_db.domain.evolution import Member, Summary, decide_birth, leaver, summarize, tournament
+from eatnas_db.domain.evolution import Member, Summary, decide_birth, is_flat, leaver, summarize, tournament, watched
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.objective import fitness
 from eatnas_db.domain.space import Space
@@ -153,3 +153,16 @@ def test_fitness_is_the_accuracy_unless_a_target_is_given():
 @pytest.mark.parametrize(("mult_adds", "better"), [(500, True), (2000, False)])
 def test_a_target_rewards_cheap_networks(mult_adds, better):
     assert (fitness(0.5, mult_adds, 1000, -0.07) > 0.5) == better
+
+
+def test_quality_is_flat_after_so_many_steps_without_a_rise_and_never_early():
+    watch, ends = None, []
+    # A slow climb, each time by less than what counts, then nothing more.
+    for step, quality in enumerate([0.5, 0.506, 0.512, None, 0.509, 0.518, *[0.52] * 20], start=4):
+        watch = watched(watch, step, quality, 0.01)
+        ends.append(is_flat(watch, step, population=4, flat_steps=5))
+    assert watch is not None
+    assert (watch.mark, watch.since) == (0.512, 6)
+    assert ends.index(True) + 4 == 11
+    assert not is_flat(watch, 19, population=10, flat_steps=5)
+    assert is_flat(watch, 20, population=10, flat_steps=5)

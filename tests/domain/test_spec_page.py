@@ -32,5 +32,6 @@ def test_the_page_has_every_key_with_its_default_and_no_other():
 
 
 def test_every_choice_is_on_the_page():
-    for choice in ("none", "shift", "crop_flip", "float32", "bfloat16", "oldest", "worst", "mixed", "strict"):
+    training = ("none", "shift", "crop_flip", "float32", "bfloat16")
+    for choice in (*training, "oldest", "worst", "mixed", "strict", "quality_flat", "survivors"):
         assert f"`{choice}`" in PAGE

@@ -85,7 +85,7 @@ def test_a_candidates_life_reads_by_index_alone(
     lease_factory: Callable[..., Leased | None],
     score_factory: Callable[[Leased, float], None],
 ) -> None:
-    search_id = search_factory(budget__candidates=40)
+    search_id = search_factory(budget__candidates=40, evolution__stop_when="quality_flat")
     for _ in range(8):
         leased = lease_factory(search_id)
         assert leased is not None
