@@ -10,7 +10,7 @@ TESTS_AT_A_TIME ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(TESTS_AT_A_TIME)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast check bench chaos wheel clean
+.PHONY: help demo install test test-fast check bench chaos docs wheel clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1: \2/p' Makefile
@@ -44,11 +44,15 @@ bench: $(VENV)/.installed-dev ## the benchmarks, one after another
 chaos: $(VENV)/.installed-dev ## a search undisturbed, then under 260 faults: the same, to the bit? goes on where it stopped
 	$(BIN)/python benchmarks/chaos.py --out chaos.jsonl
 
+docs: $(VENV)/.installed-dev ## the pages as a site, in site/index.html; broken links are errors
+	$(BIN)/python docs/house.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 wheel: $(VENV)/.installed-dev ## dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove the environment and whatever was built; searches (.eatnas) stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -11,13 +11,14 @@ import typer
 from eatnas_cli.asking import candidate_app, query_app
 from eatnas_cli.daemons import daemon_app
 from eatnas_cli.devices import devices
+from eatnas_cli.doctor import doctor
 from eatnas_cli.reporting import report
 from eatnas_cli.running import demo, run
 from eatnas_cli.searches import init, search_app
 from eatnas_cli.spaces import space_app
 from eatnas_cli.tracking import mlflow_app
 from eatnas_cli.transfers import transfer
-from eatnas_cli.upkeep import data_app, database_app, doctor
+from eatnas_cli.upkeep import data_app, database_app
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
 

@@ -246,6 +246,14 @@ def time_in_words(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def in_bytes(size: int) -> str:
+    """A size as people write it."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
 def _as_text(value: Any) -> str:
     if value is None:
         return ""

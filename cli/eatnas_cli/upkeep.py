@@ -1,4 +1,4 @@
-"""Upkeep: the database's version, the data sets, and whether this machine is ready."""
+"""Upkeep: the database's version and soundness, and the data sets."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eatnas_cli.printing import Format, show, show_one
-from eatnas_cli.record import Written, viewing
-from eatnas_db.errors import ConflictError, DataError, EatnasError, RecordError
+from eatnas_cli.printing import Format, in_bytes, show, show_one
+from eatnas_cli.record import Written
+from eatnas_db.errors import ConflictError, DataError, RecordError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
 database_app = typer.Typer(no_args_is_help=True, help="The database: versions, backups, soundness.")
-
-PACKAGES = ("eatnas-db", "torch", "torchvision", "mlflow", "sqlalchemy")
 
 
 def prepare(what: str, data: dict[str, Any]) -> Any:
@@ -270,91 +268,3 @@ def _known_revisions() -> Iterator[None]:
         yield
     except CommandError as error:
         raise RecordError(f"no way to that version: {' '.join(str(error).split())}; nothing was changed") from None
-
-
-def doctor(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
-    """What this machine has, and whether a search could run here; exit 1 where it could not."""
-    rows = [{"what": what, "ok": ok, "found": found} for what, ok, found in _examine(ctx.obj)]
-    show(rows, ("what", "ok", "found"), format)
-    if not all(row["ok"] for row in rows):
-        raise typer.Exit(1)
-
-
-def _examine(settings: Settings) -> Iterator[tuple[str, bool, str]]:
-    import os
-    import platform
-    import shutil
-    from importlib.metadata import PackageNotFoundError, version
-
-    from eatnas_daemon import lock
-
-    yield "python", True, platform.python_version()
-    for name in PACKAGES:
-        try:
-            yield name, True, version(name)
-        except PackageNotFoundError:
-            yield name, False, f"not installed; pip install {name}"
-    yield "processor cores", True, str(os.cpu_count())
-    try:
-        with viewing(settings):
-            yield "record", True, settings.shown_url
-    except RecordError as error:
-        yield "record", False, str(error)
-    holder = lock.holder_of(settings.lock_file)
-    yield "daemon", True, "not running" if holder is None else f"running, pid {holder}"
-    if settings.home.exists():
-        free = shutil.disk_usage(settings.home).free
-        yield "free disk", free > 1e9, f"{in_bytes(free)} in {settings.home}"
-        yield from _examine_storage(settings)
-    try:
-        digits = prepare("describe", {"name": "digits", "root": str(settings.data)})
-        found = f"{digits['train_images']} images to train on, {digits['validation_images']} to validate on"
-        yield "digits", True, found
-    except EatnasError as error:
-        yield "digits", False, str(error)
-
-
-def _examine_storage(settings: Settings) -> Iterator[tuple[str, bool, str]]:
-    import os
-
-    from eatnas_db.config import read_max_bytes
-    from eatnas_db.database import open_record
-    from eatnas_db.queries.storage import measure, what_goes
-
-    try:
-        engine = open_record(settings.database_url)
-    except RecordError:
-        return
-    usage = measure(engine, settings, time.time())
-    engine.dispose()
-    if settings.database_file is not None:
-        yield "database", True, f"{in_bytes(usage.database)}, write-ahead log {in_bytes(usage.write_ahead_log)}"
-    of_searches = (f"{name} {in_bytes(size)}" for name, size in usage.checkpoints.most_common())
-    yield "checkpoints", True, ", ".join(of_searches) or "none"
-    yield "logs", True, in_bytes(usage.logs)
-    yield "MLflow store", True, in_bytes(usage.mlflow)
-    try:
-        limit = read_max_bytes(settings.home, os.environ)
-    except EatnasError as error:
-        yield "storage", False, str(error)
-        return
-    taken = f"{in_bytes(usage.bytes)}, other files {in_bytes(usage.other)} among them"
-    if limit is None:
-        yield "storage", True, f"{taken}; no bound"
-        return
-    going = sum(file.bytes for file in what_goes(usage, limit))
-    left = usage.bytes - going - limit
-    found = f"{taken}; the bound is {in_bytes(limit)}"
-    if left > 0:
-        found += f", which cannot be kept: {in_bytes(left)} more are needed than may go"
-    elif going:
-        found += f"; {in_bytes(going)} are to go, which the daemon sees to"
-    yield "storage", left <= 0, found
-
-
-def in_bytes(size: int) -> str:
-    """A size as people write it."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"

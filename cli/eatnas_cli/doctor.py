@@ -1,0 +1,241 @@
+"""`doctor`: what this machine has, whether a search could run here, and what to do where it could not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from eatnas_cli.printing import Format, in_bytes, show
+from eatnas_cli.record import Written, viewing
+from eatnas_db.errors import EatnasError, RecordError
+from eatnas_db.settings import Settings
+
+PACKAGE: Final = "eatnas-db"
+ENOUGH_BYTES: Final = 1_000_000_000
+MLFLOW_SECONDS: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `advice`: what to do about it, where there is something to do."""
+
+    what: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def doctor(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """What this machine has, whether a search could run here, and what to do where not; exit 1 where it could not."""
+    rows = list(_examine(ctx.obj, os.environ))
+    columns = ["what", "ok", "found"]
+    if format is not Format.TABLE or any(row.advice for row in rows):
+        columns.append("advice")
+    show(rows, columns, format)
+    if not all(row.ok for row in rows):
+        raise typer.Exit(1)
+
+
+def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
+    yield from _platform()
+    yield from _versions()
+    yield from _devices()
+    yield _home(settings)
+    record = _record(settings)
+    yield record
+    yield _daemon(settings)
+    if settings.home.exists():
+        yield _disk(settings.home)
+        yield from _storage(settings, environment)
+    yield _mlflow(settings, environment)
+    yield from _data(settings, searches=record.ok)
+
+
+def _platform() -> Iterator[Finding]:
+    name = platform.system()
+    advice = "" if name in ("Linux", "Darwin") else "use Linux or macOS; on Windows, WSL2"
+    yield Finding("system", not advice, f"{name} {platform.release()}, {platform.machine()}", advice)
+    old = sys.version_info < (3, 11)
+    advice = "install Python 3.11 or newer, and a new environment with it" if old else ""
+    yield Finding("python", not old, platform.python_version(), advice)
+
+
+def _versions() -> Iterator[Finding]:
+    """The package itself, and what it needs: each as it is declared."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    try:
+        yield Finding(PACKAGE, True, version(PACKAGE))
+    except PackageNotFoundError:
+        yield Finding(PACKAGE, False, "not installed", "pip install . in its sources")
+        return
+    for line in requires(PACKAGE) or ():
+        needed = Requirement(line)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(needed.name)
+        except PackageNotFoundError:
+            yield Finding(needed.name, False, f"not installed; needed: {needed.specifier}", f"pip install '{line}'")
+            continue
+        if not needed.specifier.contains(found, prereleases=True):
+            yield Finding(needed.name, False, f"{found}; needed: {needed.specifier}", f"pip install --upgrade '{line}'")
+        elif needed.name in ("torch", "torchvision", "mlflow", "sqlalchemy"):
+            # All are looked at; these are what one is asked for.
+            yield Finding(needed.name, True, found)
+
+
+def _devices() -> Iterator[Finding]:
+    from eatnas_daemon.devices import probe
+    from eatnas_daemon.nvml import Nvml
+
+    nvml = Nvml()
+    try:
+        names = [one.label for one in probe(nvml) if one.kind != "cpu"]
+    finally:
+        nvml.close()
+    yield Finding("processor cores", True, str(os.cpu_count()))
+    if names:
+        yield Finding("GPUs", True, "; ".join(names), "`eatnas-db devices --explain` tells which are free")
+    else:
+        yield Finding("GPUs", True, f"none: {nvml.trouble or 'no NVIDIA GPU'}; searches train on the processor")
+
+
+def _home(settings: Settings) -> Finding:
+    home = settings.home
+    if not home.exists():
+        return Finding("home", True, f"{home} is not there yet", "`eatnas-db init` makes it")
+    if not home.is_dir():
+        return Finding("home", False, f"{home} is not a folder", "name another one with --home or EATNAS_HOME")
+    closed = [
+        folder
+        for folder in (home, settings.logs, settings.artifacts, settings.data)
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)
+    ]
+    if closed:
+        return Finding("home", False, f"{closed[0]} cannot be written", f"chown or chmod u+rwx {closed[0]}")
+    return Finding("home", True, str(home))
+
+
+def _record(settings: Settings) -> Finding:
+    try:
+        with viewing(settings):
+            return Finding("record", True, settings.shown_url)
+    except RecordError as error:
+        # Its message names the way out behind the last semicolon, as all of ours do.
+        found, _, advice = str(error).rpartition("; ")
+        return Finding("record", False, found or advice, advice if found else "")
+
+
+def _daemon(settings: Settings) -> Finding:
+    from eatnas_daemon import lock
+
+    holder = lock.holder_of(settings.lock_file)
+    if holder is None:
+        return Finding("daemon", True, "not running", "`eatnas-db daemon start` trains what is pending")
+    return Finding("daemon", True, f"running, pid {holder}")
+
+
+def _disk(home: Path) -> Finding:
+    free = shutil.disk_usage(home).free
+    enough = free > ENOUGH_BYTES
+    advice = (
+        "" if enough else f"make room: training stops where the disk is full; {in_bytes(ENOUGH_BYTES)} should be free"
+    )
+    return Finding("free disk", enough, f"{in_bytes(free)} in {home}", advice)
+
+
+def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
+    from eatnas_db.config import read_max_bytes
+    from eatnas_db.database import open_record
+    from eatnas_db.queries.storage import measure, what_goes
+
+    try:
+        engine = open_record(settings.database_url)
+    except RecordError:
+        return
+    usage = measure(engine, settings, time.time())
+    engine.dispose()
+    if settings.database_file is not None:
+        found = f"{in_bytes(usage.database)}, write-ahead log {in_bytes(usage.write_ahead_log)}"
+        yield Finding("database", True, found)
+    of_searches = (f"{name} {in_bytes(size)}" for name, size in usage.checkpoints.most_common())
+    yield Finding("checkpoints", True, ", ".join(of_searches) or "none")
+    yield Finding("logs", True, in_bytes(usage.logs))
+    yield Finding("MLflow store", True, in_bytes(usage.mlflow))
+    try:
+        limit = read_max_bytes(settings.home, environment)
+    except EatnasError as error:
+        yield Finding("storage", False, str(error), "correct it; the daemon does not start with it")
+        return
+    taken = f"{in_bytes(usage.bytes)}, other files {in_bytes(usage.other)} among them"
+    if limit is None:
+        yield Finding("storage", True, f"{taken}; no bound")
+        return
+    going = sum(file.bytes for file in what_goes(usage, limit))
+    left = usage.bytes - going - limit
+    found, advice = f"{taken}; the bound is {in_bytes(limit)}", ""
+    if left > 0:
+        found += f", which cannot be kept: {in_bytes(left)} more are needed than may go"
+        advice = "raise the bound (EATNAS_MAX_BYTES, storage.max_bytes), or remove other files"
+    elif going:
+        found += f"; {in_bytes(going)} are to go, which the daemon sees to"
+    yield Finding("storage", left <= 0, found, advice)
+
+
+def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
+    uri = environment.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return Finding("MLflow", True, f"the home's own store, {settings.mlflow_uri}")
+    from urllib.parse import urlsplit
+
+    address = urlsplit(uri)
+    shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
+    if address.scheme not in ("http", "https"):
+        return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {shown if address.hostname else uri}")
+    import socket
+
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), MLFLOW_SECONDS).close()
+    except OSError as error:
+        # Nothing waits for MLflow: a search runs without it.
+        advice = "start the server or correct MLFLOW_TRACKING_URI; searches run meanwhile, and are written there later"
+        return Finding("MLflow", True, f"{shown} does not answer: {error.strerror or error}", advice)
+    return Finding("MLflow", True, f"{shown} answers")
+
+
+def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
+    """Digits, which need no file, and the data of every search that is not over."""
+    from eatnas_cli.upkeep import prepare
+
+    wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
+    if searches:
+        from eatnas_db.domain.states import Wish
+        from eatnas_db.queries.searches import list_searches
+
+        with viewing(settings) as connection:
+            going = [row for row in list_searches(connection) if row.finished_at is None and row.wish != Wish.CANCELLED]
+        for row in going:
+            data = {**row.spec["data"]}
+            data["root"] = data.get("root") or str(settings.data)
+            wanted.setdefault(data["name"], data)
+    for name, data in wanted.items():
+        try:
+            told = prepare("describe", data)
+        except EatnasError as error:
+            yield Finding(name, False, str(error), f"`eatnas-db data prepare {name}` fetches and verifies it")
+            continue
+        images = f"{told['train_images']} images to train on, {told['validation_images']} to validate on"
+        yield Finding(name, True, images)

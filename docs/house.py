@@ -1,0 +1,96 @@
+"""The documentation's own tools: writes commands.md from the program itself, and helps MkDocs with links that lead out.
+
+python docs/house.py    writes docs/commands.md; a test says when that is stale
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+PAGE = Path(__file__).with_name("commands.md")
+HEAD = """# The commands
+
+Every command with its arguments and options, written by `python docs/house.py` from the program itself. What they are
+for is told page by page in [the index](index.md). `eatnas-db --home` (or `EATNAS_HOME`) names the home folder,
+`--db` (or `EATNAS_DB_URL`) a database elsewhere; both come before the command.
+"""
+
+
+def commands_page() -> str:
+    """The page on every command."""
+    from eatnas_cli.app import app
+
+    return HEAD + "".join([*_commands(app, "eatnas-db", "##"), *_groups(app)])
+
+
+def _groups(app: typer.Typer) -> Iterator[str]:
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield f"\n## {group.name}\n\n{group.typer_instance.info.help}\n"
+        yield from _commands(group.typer_instance, f"eatnas-db {group.name}", "###")
+
+
+def _commands(app: typer.Typer, path: str, level: str) -> Iterator[str]:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = f"{path} {command.name or command.callback.__name__.replace('_', '-')}"
+        yield f"\n{level} {name.removeprefix('eatnas-db ')}\n\n{_one(name, command.callback)}"
+
+
+def _one(name: str, function: Callable[..., Any]) -> str:
+    # What typer itself reads: names, types with their help, and defaults.
+    types = get_type_hints(function, include_extras=True)
+    given = [one for one in inspect.signature(function).parameters.values() if one.name != "ctx"]
+    told = [(one, types[one.name], _info(types[one.name])) for one in given]
+    arguments = [one for one in told if isinstance(one[2], ArgumentInfo)]
+    options = [one for one in told if isinstance(one[2], OptionInfo)]
+    usage = " ".join([name, *(_argument(*one) for one in arguments), *(["[OPTIONS]"] if options else [])])
+    rows = [(f"`{_argument(*one)}`", one[2].help) for one in arguments if one[2].help]
+    rows += [(_option(*one), _meaning(*one)) for one in options]
+    table = ["", "| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)] if rows else []
+    return "\n".join([f"`{usage}`", "", inspect.cleandoc(function.__doc__ or ""), *table]) + "\n"
+
+
+def _info(hint: Any) -> Any:
+    return next(one for one in hint.__metadata__ if isinstance(one, ArgumentInfo | OptionInfo))
+
+
+def _argument(one: inspect.Parameter, hint: Any, info: Any) -> str:
+    name = info.metavar or one.name.upper()
+    return name if one.default is one.empty or name.startswith("[") else f"[{name}]"
+
+
+def _option(one: inspect.Parameter, hint: Any, info: Any) -> str:
+    # Where an option is an annotation, typer keeps its first name in the place of the default.
+    names = [part for part in (info.default, *(info.param_decls or ())) if isinstance(part, str)]
+    names = names or [f"--{one.name.replace('_', '-')}"]
+    kind = next((part for part in (*get_args(hint.__origin__), hint.__origin__) if isinstance(part, type)), str)
+    if issubclass(kind, StrEnum):
+        takes = "|".join(kind)
+    else:
+        takes = info.metavar or {bool: "", int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
+    return ", ".join(f"`{f'{name} {takes}'.strip()}`" for name in names).replace("|", "\\|")
+
+
+def _meaning(one: inspect.Parameter, hint: Any, info: Any) -> str:
+    words = " ".join((info.help or "").split()).replace("|", "\\|")
+    if one.default in (None, False, one.empty) or "efault" in words:
+        return words
+    return f"{words} Default: {one.default}."
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """MkDocs: a file of the repository beyond docs/ has no page; it is named, not linked."""
+    return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?!docs/)[^)]*\)", r"\1", markdown)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(commands_page(), encoding="utf-8")

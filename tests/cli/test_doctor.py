@@ -1,0 +1,76 @@
+"""`doctor`: what it finds, and what it says to do about it."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from eatnas_cli import doctor
+from eatnas_db.settings import load_settings
+
+
+@pytest.fixture
+def examined(tmp_path, home):
+    def look(expect=0, **environment):
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "doctor", "--format", "json"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=tmp_path, env={**os.environ, **environment}
+        )
+        assert (done.returncode, done.stderr) == (expect, "")
+        return {row["what"]: row for row in json.loads(done.stdout)}
+
+    return look
+
+
+def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
+    told = examined()
+    assert all(row["ok"] for row in told.values())
+    assert {"system", "python", "torch", "GPUs", "home", "record", "free disk", "MLflow", "digits"} <= set(told)
+
+
+def test_without_a_record_it_says_what_makes_one(examined):
+    told = examined(expect=1)
+    assert not told["record"]["ok"]
+    assert told["record"]["advice"] == "`eatnas-db init` makes one"
+
+
+def test_an_mlflow_that_does_not_answer_holds_up_nothing_and_no_password_is_shown(home):
+    settings = load_settings({}, str(home))
+    found = doctor._mlflow(settings, {"MLFLOW_TRACKING_URI": "http://user:secret@localhost:1/x"})
+    assert found.ok
+    assert found.found.startswith("http://localhost:1 does not answer")
+    assert "MLFLOW_TRACKING_URI" in found.advice
+    assert "secret" not in str(found)
+
+
+def test_a_folder_that_is_none_and_a_full_disk_are_told_with_the_way_out(tmp_path, home, monkeypatch):
+    home.write_text("")
+    assert "is not a folder" in doctor._home(load_settings({}, str(home))).found
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    found = doctor._disk(tmp_path)
+    assert (found.ok, found.advice.split(":")[0]) == (False, "make room")
+
+
+def test_the_data_of_a_search_that_is_to_run_is_looked_for(record, eatnas, spec, home, examined):
+    folder = home / "images"
+    for name in ("train/a", "train/b", "val/a", "val/b"):
+        (folder / name).mkdir(parents=True)
+    from PIL import Image
+
+    for number in range(8):
+        for name in ("a", "b"):
+            Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(folder / "train" / name / f"{number}.png")
+    tree = f"{{name: ImageFolder, root: {folder}, resolution: 8, validation_images: 4}}"
+    eatnas(
+        "search",
+        "create",
+        spec(f"name: mine\nspace: eatnas-tiny\ndata: {tree}\nevolution: {{population: 2, tournament: 2, lag: 2}}\n"),
+    )
+    assert examined()["ImageFolder"]["found"] == "12 images to train on, 4 to validate on"
+    folder.rename(home / "away")
+    told = examined(expect=1)["ImageFolder"]
+    assert not told["ok"]
+    assert "data prepare ImageFolder" in told["advice"]

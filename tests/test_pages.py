@@ -1,0 +1,104 @@
+"""The pages: the reference is fresh, the site builds strictly, and what a page says to type works."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
+BLOCK = re.compile(r"(?:<!-- not run: (.+) -->\n\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIGITS = """
+name: digits
+space: eatnas-tiny
+data: {name: digits, train_images: 64, validation_images: 64}
+training: {epochs: 1, batch_size: 32}
+evolution: {population: 4, tournament: 2, lag: 2}
+objective: {max_mult_adds: 1_000_000}
+budget: {candidates: 8}
+yardstick: {top: 0}
+"""
+
+
+def commands_of(page):
+    """The blocks that a reader is to type, in order, but for those that say why a test cannot."""
+    return [text for why, kind, text in BLOCK.findall(page.read_text()) if kind == "bash" and not why]
+
+
+def test_the_reference_of_the_commands_is_what_the_program_says():
+    written = runpy.run_path(str(ROOT / "docs/house.py"))["commands_page"]()
+    stale = "docs/commands.md is stale; `python docs/house.py` writes it anew"
+    assert (ROOT / "docs/commands.md").read_text() == written, stale
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_is_in_a_block_that_is_run_or_says_why_not(page):
+    text = page.read_text()
+    # An indented line is a command that nobody runs.
+    outside = BLOCK.sub("", text)
+    assert not re.findall(r"^    (?:\w+=\S+ )?(?:eatnas-db|python|pip) .*", outside, re.MULTILINE)
+    fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
+    assert set(fences[::2]) <= {"bash", "python", "yaml", "text", "sql"}, "a block has to say what it is"
+    if page.name != "python-api.md":  # run by test_api.py
+        assert "python" not in fences
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_no_link_is_broken(tmp_path):
+    pytest.importorskip("mkdocs", reason="MkDocs is not installed: pip install 'eatnas-db[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    built = (tmp_path / "site/index.html").read_text()
+    # What the theme itself links to is not fetched; scripts, styles and fonts come from the site.
+    assert not re.findall(r'<(?:script|img)[^>]+src="https?:', built)
+    assert not re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="https?:', built)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A home with a finished search called `digits`, as most pages take it to be."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "digits.yaml").write_text(DIGITS)
+    eatnas = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / ".eatnas")]
+    for arguments in (["init"], ["search", "create", str(folder / "digits.yaml")], ["run", "digits", "--slots", "2"]):
+        subprocess.run([*eatnas, *arguments], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.stem)
+def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
+    shutil.copytree(searched / ".eatnas", tmp_path / ".eatnas")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    large = tmp_path / "examples/digits-large.yaml"
+    # A page is about the way, not about the result.
+    small = {
+        "name: digits\n": "name: digits\n  train_images: 64\n",
+        "epochs: 3": "epochs: 1",
+        "candidates: 10": "candidates: 7",
+    }
+    for before, after in small.items():
+        assert before in large.read_text()
+        large.write_text(large.read_text().replace(before, after))
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    # Whatever is on the path of whoever runs the tests: this interpreter's program.
+    (scripts / "eatnas-db").write_text(f'#!/bin/sh\nexec {sys.executable} -m eatnas_cli "$@"\n')
+    (scripts / "eatnas-db").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("EATNAS_HOME", "EATNAS_DB_URL"):
+        environment.pop(name, None)
+    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    try:
+        for block in commands_of(page):
+            done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], **run)
+            assert done.returncode == 0, (block, done.stderr)
+            assert done.stdout, block
+    finally:
+        subprocess.run(["eatnas-db", "daemon", "stop", "--now"], **run)
