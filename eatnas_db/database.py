@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 
 from eatnas_db.errors import CollisionError, ConflictError, RecordError
 from eatnas_db.schema import PREFIX, REVISION, VERSION_TABLE, candidate, search
+from eatnas_db.schema import event as events
 
 BUSY_SECONDS: Final = 30
 IDLE_SECONDS: Final = 10
@@ -205,6 +206,31 @@ def living_hosts(connection: Connection) -> frozenset[int]:
     return frozenset(connection.execute(_LIVING_HOSTS, {"a": _HOST_LOCK}).scalars())
 
 
+class Horizon:
+    """How far the events are complete: up to there no open transaction can add one any more.
+
+    A server numbers events before their transactions are committed, so a later one may be seen before an earlier
+    one: who goes on from the last that was seen would miss it. Nobody is waited for; each look tells what has ended
+    since the one before.
+    """
+
+    def __init__(self) -> None:
+        self._reached = self._next = 0
+        self._writers: frozenset[str] = frozenset()
+
+    def look(self, engine: Engine) -> int:
+        """The id of the last event up to which all can be read, by a transaction that begins after this."""
+        with reading(engine) as connection:
+            newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
+            # After the numbers, and not as of the same moment: whoever wrote one of them is seen, or has ended.
+            now = frozenset(connection.execute(_EVENT_WRITERS).scalars()) if on_server(connection) else frozenset()
+        if not now & self._writers:
+            self._reached, self._next, self._writers = self._next, newest, now
+        if not now:
+            self._reached = newest
+        return self._reached
+
+
 class ChangeWatch(Protocol):
     """Tells whether somebody else has written since the last look, for next to nothing."""
 
@@ -377,6 +403,11 @@ _LIVING_HOSTS: Final = text(
     "SELECT CAST(objid AS bigint) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
     "WHERE locktype = 'advisory' AND CAST(classid AS bigint) = :a AND granted AND datname = current_database()"
 )
+_EVENT_WRITERS: Final = text(
+    "SELECT virtualtransaction FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
+    "WHERE locktype = 'relation' AND relation = to_regclass(:name) AND mode = 'RowExclusiveLock' AND granted "
+    "AND datname = current_database()"
+).bindparams(name=events.name)
 _SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
     # So that the server notices within half a minute when a host is gone with its power or its network.

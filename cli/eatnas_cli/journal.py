@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import reading
+from eatnas_db.database import Horizon, reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.events import Event, list_events
 
@@ -47,6 +47,7 @@ class Journal:
         self._workers: dict[int, int] = {}
         self._trouble: str | None = None
         self._look_at = 0.0
+        self._horizon = Horizon()
         with reading(engine) as connection:
             self._after = max((event.id for event in list_events(connection, limit=1)), default=0)
 
@@ -72,8 +73,9 @@ class Journal:
 
     def _look_at_record(self) -> None:
         try:
+            until = self._horizon.look(self._engine)
             with reading(self._engine) as connection:
-                events = list_events(connection, limit=LATEST, after=self._after)
+                events = list_events(connection, limit=LATEST, after=self._after, until=until)
         except RecordError as error:
             self._log.error("%s", error)
             return

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from sqlalchemy import Engine, func, select, union
 
-from eatnas_db.database import alone, open_record, reading, watch_changes
+from eatnas_db.database import Horizon, alone, open_record, reading, watch_changes
 from eatnas_db.domain.states import State
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.schema import architecture, attempt, candidate, epoch, event, lease, record, search
@@ -65,6 +65,7 @@ class Mirror:
         self._engine, self._client = engine, client
         with reading(engine) as connection:
             self._uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
+        self._horizon = Horizon()
         self._seen: int | None = None
         self._experiments: dict[int, Experiment] = {}
         self._runs: dict[str, Run] = {}
@@ -73,11 +74,10 @@ class Mirror:
         """Bring MLflow up to date. How many runs were written."""
         # Two that find a run missing at once would both create it.
         with alone(self._engine, "mlflow"):
+            newest = self._horizon.look(self._engine)
             with reading(self._engine) as connection:
-                newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
                 ids = sorted(connection.execute(_changed_since(self._seen)).scalars())
-                known = max(self._experiments, default=0)
-                searches = connection.execute(select(search).where(search.c.id > known)).all()
+                searches = connection.execute(select(search).where(search.c.id.not_in(self._experiments))).all()
             for row in searches:
                 self._meet(row)
             written = 0

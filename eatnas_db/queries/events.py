@@ -71,8 +71,12 @@ def list_events(
     after: int = 0,
     candidate_id: int | None = None,
     kind: str | None = None,
+    until: int | None = None,
 ) -> tuple[Event, ...]:
-    """The last `limit` events with an id over `after`, of one search, candidate or kind or of all; the newest last."""
+    """The last `limit` events with an id over `after`, of one search, candidate or kind or of all; the newest last.
+
+    `until`: none with an id over it. Who goes on from the last one reads up to `database.Horizon`.
+    """
     query = (
         select(
             event,
@@ -91,6 +95,8 @@ def list_events(
         query = query.where(event.c.candidate_id == candidate_id)
     if kind is not None:
         query = query.where(event.c.kind == kind)
+    if until is not None:
+        query = query.where(event.c.id <= until)
     return tuple(_event(row) for row in reversed(connection.execute(query).all()))
 
 

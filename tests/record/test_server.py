@@ -4,13 +4,15 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, current_revision, open_record, reading, transaction
+from eatnas_db import steps, transitions
+from eatnas_db.database import Horizon, create_engine_for, current_revision, open_record, reading, transaction
 from eatnas_db.errors import CollisionError, RecordError
+from eatnas_db.queries.events import list_events
 from eatnas_db.schema import device, host, search, worker
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
@@ -177,6 +179,48 @@ def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
         assert connection.execute(select(search.c.priority)).scalar_one() == before
     with pytest.raises(RecordError, match="read-only"), reading(engine) as connection:
         connection.execute(update(search).values(priority=7))
+
+
+@only_on_a_server
+def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, search_factory):
+    search_factory()
+    horizon, told = Horizon(), []
+
+    def follow():
+        until = horizon.look(engine)
+        with reading(engine) as connection:
+            found = list_events(connection, limit=1000, after=told[-1][0] if told else 0, until=until)
+        told.extend((event.id, event.kind) for event in found)
+
+    follow()
+    before = list(told)
+    assert before
+    with transaction(engine) as early:
+        transitions.record_event(early, 1.0, "first")
+        with transaction(engine) as late:
+            transitions.record_event(late, 1.0, "second")
+        follow()
+        with reading(engine) as connection:
+            assert list_events(connection, limit=1)[0].kind == "second"
+        assert told == before
+    for _ in range(2):
+        follow()
+    assert [kind for _, kind in told[len(before) :]] == ["first", "second"]
+
+
+@only_on_a_server
+def test_a_follower_goes_on_although_somebody_always_writes(engine):
+    horizon, seen = Horizon(), []
+    with ExitStack() as open_ones:
+        for number in range(8):
+            with ExitStack() as last:
+                connection = last.enter_context(transaction(engine))
+                transitions.record_event(connection, 1.0, f"number {number}")
+                seen.append(horizon.look(engine))
+                open_ones.close()
+                open_ones.push(last.pop_all())
+        assert seen == sorted(seen)
+        assert seen[-1] > 0
 
 
 @pytest.mark.parametrize(
