@@ -16,7 +16,13 @@ from eatnas_cli.record import Written, changing, viewing
 from eatnas_db.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
+
+    from eatnas_db.queries.best import BestCandidate
+    from eatnas_db.queries.lineage import Relative
+    from eatnas_db.queries.population import Inhabitant
 
 query_app = typer.Typer(help="Ask the record.", no_args_is_help=True)
 candidate_app = typer.Typer(help="Look at one candidate, or change what becomes of it.", no_args_is_help=True)
@@ -76,7 +82,8 @@ def best(
         rows = list_best(connection, _search_id(connection, name), MOST if page.chooses else top + offset)
     yardstick = ("yardstick", "yardstick_spread", "yardstick_seeds")
     measured = yardstick if format is not Format.TABLE or any(row.yardstick_seeds for row in rows) else ()
-    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", "code")
+    inherited = _inherited(rows, format)
+    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited, "code")
     show(page.of(rows), columns, format)
 
 
@@ -127,7 +134,8 @@ def population(
     with viewing(ctx.obj) as connection:
         rows = list_population(connection, _search_id(connection, name), at)
     page = Page(limit, offset, sort, where or ())
-    show(page.of(rows), ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", "code"), format)
+    columns = ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", *_inherited(rows, format))
+    show(page.of(rows), (*columns, "code"), format)
 
 
 @query_app.command()
@@ -177,10 +185,24 @@ def compare(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """How many device seconds each search took to reach the same quality."""
+    from eatnas_db.domain.recipe import INHERITED
     from eatnas_db.queries.compare import list_courses, list_reached
+    from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
         courses = list_courses(connection, names, measure=by.value, alone=alone)
+        specs = {name: get_search(connection, name).spec for name in names}
+    inheriting = [
+        name
+        for name, spec in specs.items()
+        if INHERITED in (spec["inheritance"]["weights"], spec["transfer"]["weights"])
+    ]
+    if inheriting and len(specs) > 1:
+        typer.echo(
+            f"note: scores of {', '.join(inheriting)} have inherited epochs behind them; between searches only "
+            "yardsticks compare such (`query best` shows them)",
+            err=True,
+        )
     if picture is not None:
         from eatnas_cli.pictures.curves import draw_courses
 
@@ -418,6 +440,12 @@ def _over_time(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return [empty | line for line in lines.values()], columns
 
 
+def _inherited(rows: Sequence[BestCandidate | Inhabitant | Relative], format: Format) -> tuple[str, ...]:  # noqa: A002
+    """The columns of inheritance; in a table only where somebody inherited."""
+    told = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
+    return ("share_inherited", "lineage_epochs") if told else ()
+
+
 def _show_family(rows: Any, format: Format, picture: Path | None) -> None:  # noqa: A002
     if picture is not None:
         from eatnas_cli.pictures.families import draw_family
@@ -438,6 +466,7 @@ def _show_family(rows: Any, format: Format, picture: Path | None) -> None:  # no
             "fitness",
             "gain",
             "changes",
+            *_inherited(rows, format),
             "code",
         )
         show(rows, columns, format)

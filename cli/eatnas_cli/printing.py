@@ -186,7 +186,9 @@ def _label(relative: Relative, place: str) -> Any:
     fitness = relative.state if relative.fitness is None else f"{relative.fitness:.4f}"
     gain = "" if relative.gain is None else f" ({relative.gain:+.4f})"
     changes = f": {', '.join(relative.changes)}" if relative.changes else ""
-    return Text(f"{place}{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}")
+    share = relative.share_inherited
+    behind = "" if share is None else f", {share:.0%} inherited, {relative.lineage_epochs} epochs behind it"
+    return Text(f"{place}{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}{behind}")
 
 
 def _print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:

@@ -101,7 +101,14 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int)
     task, found = describe(settings, spec)
     with changing(settings) as connection:
         steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
+    tell_doubts(spec)
     return spec.name
+
+
+def tell_doubts(spec: SearchSpec) -> None:
+    """Say on stderr what of a spec that was accepted is doubtful."""
+    for doubt in spec.doubts:
+        typer.echo(f"note: {doubt}", err=True)
 
 
 def read_spec(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any]]:

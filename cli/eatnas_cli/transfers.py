@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eatnas_cli.record import SearchName, changing
-from eatnas_cli.searches import describe, read_spec, search_app
+from eatnas_cli.searches import describe, read_spec, search_app, tell_doubts
 from eatnas_db.settings import Settings
 
 
@@ -67,6 +67,7 @@ def start_transfer(
         )
         basic = steps.get_row(connection, search_id).basic_id
         taken = list_events(connection, search_id, kind="survivors_taken")
+    tell_doubts(spec)
     return spec.name, int(basic), tuple(event.words for event in taken)
 
 

@@ -221,6 +221,17 @@ class SearchSpec(_Section):
             raise ValueError(_unknown(value, PRESETS, "space"))
         return value
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What may be meant so and is worth a word, a sentence each."""
+        removal = self.evolution.removal
+        if self.inheritance.weights == "inherited" and removal != "oldest":
+            return (
+                f"evolution.removal is {removal} and weights are inherited: fitness counts a lineage's epochs as well "
+                "as its architecture, so the long-trained stay; `oldest` compares more fairly",
+            )
+        return ()
+
     def macro(self) -> Macro:
         """The macro that `space` names or spells out."""
         return PRESETS[self.space] if isinstance(self.space, str) else self.space.to_macro()

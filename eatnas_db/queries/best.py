@@ -18,7 +18,7 @@ class BestCandidate:
     """A scored candidate in the ranking.
 
     `yardstick`: the mean fitness of its trainings from scratch with fresh seeds, so many of them, and their
-    standard deviation (None for fewer than two).
+    standard deviation (None for fewer than two). `share_inherited` and `lineage_epochs` as in the table of candidates.
     """
 
     id: int
@@ -29,6 +29,8 @@ class BestCandidate:
     origin: str
     parent_birth: int | None
     code: str
+    share_inherited: float | None = None
+    lineage_epochs: int | None = None
     yardstick: float | None = None
     yardstick_spread: float | None = None
     yardstick_seeds: int = 0
@@ -82,6 +84,8 @@ def _candidates() -> Select[Any]:
         candidate.c.origin,
         parent.c.birth.label("parent_birth"),
         candidate.c.code,
+        candidate.c.share_inherited,
+        candidate.c.lineage_epochs,
     ).outerjoin(parent, parent.c.id == candidate.c.parent_id)
 
 

@@ -31,6 +31,8 @@ class Relative:
     gain: float | None
     changes: tuple[str, ...]
     code: str
+    share_inherited: float | None = None
+    lineage_epochs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
             None if row.fitness is None or row.before is None else row.fitness - row.before,
             changes.get(row.id, ()),
             row.code,
+            row.share_inherited,
+            row.lineage_epochs,
         )
         for row in connection.execute(query)
     )

@@ -22,6 +22,8 @@ class Inhabitant:
     params: int
     mult_adds: int
     origin: str
+    share_inherited: float | None
+    lineage_epochs: int | None
     code: str
 
 

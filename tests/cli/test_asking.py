@@ -106,6 +106,13 @@ def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
         connection.execute(
             update(schema.candidate).values(share_inherited=0.75, logit_distance=0.125, lineage_epochs=9)
         )
+    row = asked(eatnas, "best", "small", "--where", "lineage_epochs>8", "--limit", "1")[0]
+    assert (row["share_inherited"], row["lineage_epochs"]) == (0.75, 9)
+    assert asked(eatnas, "population", "small")[0]["share_inherited"] == 0.75
+    assert asked(eatnas, "lineage", "small")[0]["lineage_epochs"] == 9
+    assert ", 75% inherited, 9 epochs behind it" in eatnas("query", "lineage", "small")
+    for question in ("best", "population"):
+        assert "share inherited   lineage epochs" in eatnas("query", question, "small")
     told = eatnas("candidate", "show", "3")
     for words in ("share_inherited  0.7500", "logit_distance   0.1250", "lineage_epochs   9"):
         assert " ".join(words.split()) in " ".join(told.split())

@@ -190,3 +190,11 @@ def test_the_interval_of_checkpoints_is_no_part_of_the_recipe():
     often, seldom = (parse_spec(LEAST, {"training.checkpoint_seconds": n}).training.without_timing() for n in (1, 99))
     assert often == seldom
     assert "epochs" in often
+
+
+def test_an_inheriting_search_that_does_not_remove_the_oldest_is_worth_a_word():
+    tree = {"name": "s", "data": {"name": "digits"}, "inheritance": {"weights": "inherited"}}
+    assert parse_spec(tree).doubts == ()
+    (doubt,) = parse_spec(tree, {"evolution.removal": "worst"}).doubts
+    assert doubt.startswith("evolution.removal is worst and weights are inherited")
+    assert parse_spec(tree, {"evolution.removal": "mixed", "inheritance.weights": "fresh"}).doubts == ()
