@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
+from eatnas_daemon.devices import PROCESSOR, Probed
 from eatnas_daemon.launchers import Launcher, WorkerProcess
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps
@@ -66,8 +67,8 @@ class Timed(Launcher):
 
     heard: list[tuple[int, str, float]]
 
-    def launch(self, slot: int) -> WorkerProcess:
-        process = super().launch(slot)
+    def launch(self, slot: int, device: Probed = PROCESSOR) -> WorkerProcess:
+        process = super().launch(slot, device)
         receive = process.receive
 
         def timed() -> Any:

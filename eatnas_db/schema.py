@@ -237,8 +237,17 @@ device = _table(
     Column("uuid", String(64), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
     Column("name", String(255), nullable=False),
+    Column("paused_at", Float),
+    Column("waits", Text),
+    Column("used_bytes", BigInteger),
+    Column("total_bytes", BigInteger),
+    Column("seen_at", Float),
 )
-"""What trains: a GPU by its UUID, or a host's processor."""
+"""What trains: a GPU by its UUID, or a host's processor.
+
+`paused_at`: since when it is left alone by hand. The rest is what its host's daemon saw last: `waits` says in words
+why no worker may start there, and is null where one may.
+"""
 
 worker = _table(
     "worker",
@@ -297,6 +306,7 @@ lease = _table(
     Column("attempt", Integer, nullable=False),
     Column("host_id", Id, ForeignKey(host.c.id), nullable=False),
     Column("counter", BigInteger, nullable=False, server_default=text("0")),
+    Column("images_per_second", Float),
 )
 """Who holds a candidate now. Narrow and apart, so that heartbeats touch no index of the candidates."""
 

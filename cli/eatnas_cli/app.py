@@ -10,7 +10,7 @@ import typer
 
 from eatnas_cli.asking import candidate_app, query_app
 from eatnas_cli.daemons import daemon_app
-from eatnas_cli.devices import devices
+from eatnas_cli.devices import devices_app
 from eatnas_cli.doctor import doctor
 from eatnas_cli.reporting import report
 from eatnas_cli.running import demo, run
@@ -27,6 +27,7 @@ app.add_typer(search_app, name="search")
 app.add_typer(query_app, name="query")
 app.add_typer(candidate_app, name="candidate")
 app.add_typer(daemon_app, name="daemon")
+app.add_typer(devices_app, name="devices")
 app.add_typer(space_app, name="space")
 app.add_typer(data_app, name="data")
 app.add_typer(database_app, name="db")
@@ -36,7 +37,6 @@ app.command()(init)
 app.command()(doctor)
 app.command()(run)
 app.command()(transfer)
-app.command()(devices)
 app.command()(report)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.devices import Allow, Devices, Exclude, Manners, MaxPerDevice
 from eatnas_cli.printing import Format, show, show_one, time_in_words
 from eatnas_cli.record import Written, viewing
-from eatnas_cli.running import Slots
+from eatnas_cli.running import Resources, Slots, resources
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.settings import Settings
 
@@ -34,31 +37,40 @@ TAIL_BYTES: Final = 10_000_000
 def start(
     ctx: typer.Context,
     slots: Slots = None,
+    devices: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    policy: Manners = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
 ) -> None:
     """Start the daemon for every search of this home."""
+    _start(ctx.obj, resources(slots, devices, exclude, max_per_device, allow, policy), foreground)
+
+
+def _start(settings: Settings, asked: Resources, foreground: bool = False) -> None:
     from eatnas_daemon import lock
     from eatnas_db.database import open_record
 
-    settings: Settings = ctx.obj
     open_record(settings.database_url).dispose()
     if foreground:
         from eatnas_cli.running import supervise
 
         words = f"{READY}, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it"
         with lock.hold(settings.lock_file):
-            supervise(settings, slots, when_ready=lambda: typer.echo(words))
+            _keep(settings, asked)
+            supervise(settings, asked, when_ready=lambda: typer.echo(words))
         return
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
         raise ConflictError(f"a daemon (pid {holder}) works on this record already")
-    typer.echo(f"daemon started, pid {_detached(settings, slots)}")
+    typer.echo(f"daemon started, pid {_detached(settings, asked)}")
 
 
-def _detached(settings: Settings, slots: int | None) -> int:
+def _detached(settings: Settings, asked: Resources) -> int:
     """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home)]
-    command += ["daemon", "start", "--foreground", *([] if slots is None else ["--slots", str(slots)])]
+    command += ["daemon", "start", "--foreground", *asked.arguments()]
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
     with output.open("wb") as out:
@@ -134,20 +146,59 @@ def _is_suspended(pid: int) -> bool:
 
 
 @daemon_app.command()
-def restart(ctx: typer.Context, slots: Slots = None, now: Now = False) -> None:
-    """Stop, then start."""
+def restart(
+    ctx: typer.Context,
+    slots: Slots = None,
+    devices: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    policy: Manners = None,
+    now: Now = False,
+) -> None:
+    """Stop, then start with the same options but for those given here."""
+    given = resources(slots, devices, exclude, max_per_device, allow, policy)
+    before = _kept(ctx.obj)
     stop(ctx, now)
-    start(ctx, slots)
+    _start(ctx.obj, replace(before, **{key: value for key, value in asdict(given).items() if value not in (None, ())}))
+
+
+def _options_file(settings: Settings) -> Path:
+    return settings.lock_file.with_suffix(".options.json")
+
+
+def _keep(settings: Settings, asked: Resources) -> None:
+    _options_file(settings).write_text(json.dumps(asdict(asked)), encoding="utf-8")
+
+
+def _kept(settings: Settings) -> Resources:
+    """How the daemon was started last; nothing where that cannot be read."""
+    try:
+        told: Any = json.loads(_options_file(settings).read_text(encoding="utf-8"))
+        kept: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+        return Resources(**kept)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Resources()
 
 
 @daemon_app.command()
-def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+def status(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="A table of all devices that goes on, until Ctrl-C.")] = False,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
     """Whether the daemon runs, what each slot trains, and how far each search is; on a server, on all hosts."""
+    if watch:
+        from eatnas_cli.watching import watch_devices
+
+        watch_devices(ctx.obj)
+        return
     from eatnas_cli.searches import is_worked_on, show_standings, status_now
+    from eatnas_cli.watching import device_in_words
     from eatnas_daemon import lock
     from eatnas_db.database import on_server
     from eatnas_db.queries.searches import list_standings
-    from eatnas_db.queries.work import list_hosts, list_work
+    from eatnas_db.queries.work import list_devices, list_hosts, list_work
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
@@ -156,6 +207,7 @@ def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa:
         # Leases that a killed daemon has left are nobody's work.
         work = list_work(connection) if worked_on else ()
         hosts = list_hosts(connection) if on_server(connection) else ()
+        devices = list_devices(connection)
         searches = list_standings(connection)
     # Whoever takes the lock writes its pid into it.
     since = None if holder is None else settings.lock_file.stat().st_mtime
@@ -164,7 +216,8 @@ def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa:
         told = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
         elsewhere = {"hosts": [asdict(row) for row in hosts]} if hosts else {}
-        show_one({**daemon, **elsewhere, "work": [asdict(row) for row in work], "searches": told}, format)
+        lists = {"devices": [asdict(row) for row in devices], "work": [asdict(row) for row in work]}
+        show_one({**daemon, **elsewhere, **lists, "searches": told}, format)
         return
     if holder is None or since is None:
         typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
@@ -173,9 +226,23 @@ def status(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa:
         typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
     if hosts:
         show(hosts, ("name", "alive", "devices", "in_training", "started_at"), format)
+    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
+        named = ("host",) if hosts else ()
+        busy = Counter(row.device for row in work)
+        told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
+        show(told, (*named, "uuid", "name", "memory", "state"), format)
     if worked_on:
         rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
-        columns: tuple[str, ...] = ("slot", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+        columns: tuple[str, ...] = (
+            "slot",
+            "device",
+            "candidate_id",
+            "birth",
+            "search",
+            "attempt",
+            "epochs",
+            "started_at",
+        )
         columns = ("host", *columns) if hosts else columns
         show(rows, columns) if rows else typer.echo("nothing is in training")
     show_standings(searches, worked_on, format)

@@ -11,6 +11,7 @@ import typer
 
 from eatnas_cli.printing import Format, print_json, show
 from eatnas_cli.record import Written
+from eatnas_db.errors import NotFoundError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,8 +27,16 @@ Allow = Annotated[
     list[str] | None,
     typer.Option("--allow", help="Users and programs that may be on a GPU without making it somebody else's."),
 ]
+Manners = Annotated[
+    str | None,
+    typer.Option("--policy", help="When somebody comes to a GPU in use: yield (the default) leaves it, stay does not."),
+]
+Device = Annotated[str, typer.Argument(metavar="DEVICE", help="A UUID, its beginning, an index, or `cpu`.")]
+
+devices_app = typer.Typer(help="What could train here; which device is left alone.")
 
 
+@devices_app.callback(invoke_without_command=True)
 def devices(
     ctx: typer.Context,
     explain: Annotated[bool, typer.Option("--explain", help="Say in words why each is or is not used.")] = False,
@@ -42,6 +51,8 @@ def devices(
 
     The options are those of a daemon, to see what they would do.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     from eatnas_daemon.devices import GIB, probe, wishes_of
     from eatnas_daemon.nvml import Nvml
 
@@ -65,6 +76,53 @@ def devices(
         if nvml.trouble:
             typer.echo(f"no GPU: {nvml.trouble}")
         _explain(seen, rows) if explain else _tabulate(rows)
+
+
+@devices_app.command()
+def pause(ctx: typer.Context, device: Device) -> None:
+    """Leave a device alone: what trains there is checkpointed within seconds and goes on elsewhere, or later."""
+    _set_paused(ctx.obj, device, paused=True)
+
+
+@devices_app.command()
+def resume(ctx: typer.Context, device: Device) -> None:
+    """Use a device again."""
+    _set_paused(ctx.obj, device, paused=False)
+
+
+def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
+    import time
+
+    from eatnas_cli.record import changing
+    from eatnas_db import machines
+
+    now = time.time()
+    with changing(settings) as connection:
+        known = machines.list_uuids(connection)
+        uuid = machines.processor_of(settings.host) if word == "cpu" else word
+        found = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
+        if len(found) != 1:
+            local = _local(word, settings)
+            host_id = machines.register_host(connection, settings.host, now)
+            machines.register_device(connection, host_id, *local)
+            found = [local[0]]
+        changed = machines.set_paused(connection, found[0], now if paused else None)
+    state = "paused" if paused else "in use again" if changed else "not paused"
+    typer.echo(f"{found[0]} is {state}{' already' if paused and not changed else ''}")
+
+
+def _local(word: str, settings: Settings) -> tuple[str, str, str]:
+    """A device of this machine: UUID, kind and name. Raises `NotFoundError`."""
+    from eatnas_daemon.devices import CPU, probe, wishes_of
+    from eatnas_daemon.nvml import Nvml
+    from eatnas_db import machines
+
+    seen = probe(Nvml())
+    chosen = wishes_of(seen, devices=[word]).chosen or frozenset()
+    if len(chosen) != 1:
+        raise NotFoundError(f"DEVICE {word!r}: name one device")
+    (one,) = (device for device in seen if device.uuid in chosen)
+    return machines.processor_of(settings.host) if one.kind == CPU else one.uuid, one.kind, one.name
 
 
 def _judged(

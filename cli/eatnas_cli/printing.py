@@ -18,6 +18,7 @@ from eatnas_db.errors import ConflictError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.tree import Tree
 
     from eatnas_db.queries.lineage import Relative
@@ -211,7 +212,19 @@ def _print_plainly(heads: list[str], numeric: list[bool], cells: list[list[str]]
         sys.stdout.write("  ".join(aligned).rstrip() + "\n")
 
 
+def table_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+    """Records as a table that rich can show again and again."""
+    heads = [column.replace("_", " ") for column in columns]
+    numeric = [any(_is_number(record[column]) for record in records) for column in columns]
+    return _table(heads, numeric, [[_shown(column, record[column]) for column in columns] for record in records])
+
+
 def _print_richly(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> None:
+    # A pipe has no width; what reads it wants one row a line.
+    _console(None if sys.stdout.isatty() else WIDE).print(_table(heads, numeric, cells))
+
+
+def _table(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -221,8 +234,7 @@ def _print_richly(heads: list[str], numeric: list[bool], cells: list[list[str]])
         table.add_column(head, justify="right" if right else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    # A pipe has no width; what reads it wants one row a line.
-    _console(None if sys.stdout.isatty() else WIDE).print(table)
+    return table
 
 
 def _console(width: int | None = None) -> Console:

@@ -9,36 +9,91 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.devices import Allow, Devices, Exclude, Manners, MaxPerDevice
 from eatnas_cli.record import SearchName
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
+    from eatnas_daemon.placement import Floor
     from eatnas_daemon.supervisor import Supervisor
     from eatnas_db.queries.searches import SearchRecord
 
-Slots = Annotated[int | None, typer.Option(min=1, help="Candidates trained at a time; default: physical cores.")]
+Slots = Annotated[
+    int | None,
+    typer.Option(min=1, help="Candidates trained at a time; default: physical cores, or as many as fit on the GPUs."),
+]
 WATCH_SECONDS: Final = 0.2
+FIRST_LOOK_SECONDS: Final = 15.0
+"""How long a start waits for NVIDIA's driver."""
+DRIVERLESS_SECONDS: Final = 60.0
+"""Between two looks where there is no driver, or one that does not work."""
 BUSY_SECONDS: Final = 5.0
 """How long a supervisor waits for another program's transaction: meanwhile it does not hear its workers."""
 FINISHED, STOPPED, PREEMPTED = 0, 3, 75
 
 
-def run(ctx: typer.Context, name: SearchName, slots: Slots = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a daemon may take of its machine, as asked for."""
+
+    slots: int | None = None
+    devices: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_per_device: int | None = None
+    allow: tuple[str, ...] = ()
+    policy: str | None = None
+
+    def arguments(self) -> list[str]:
+        """The same as options of a command line."""
+        given = [("--slots", self.slots), ("--max-per-device", self.max_per_device), ("--policy", self.policy)]
+        named = [("--devices", self.devices), ("--exclude", self.exclude), ("--allow", self.allow)]
+        pairs = [(option, value) for option, value in given if value is not None]
+        pairs += [(option, value) for option, values in named for value in values]
+        return [part for option, value in pairs for part in (option, str(value))]
+
+
+def resources(
+    slots: int | None,
+    devices: list[str] | None,
+    exclude: list[str] | None,
+    max_per_device: int | None,
+    allow: list[str] | None,
+    policy: str | None,
+) -> Resources:
+    """The options of a command line. Raises `ConflictError`."""
+    if policy not in (None, "yield", "stay"):
+        raise ConflictError(f"--policy {policy}: expected yield or stay")
+    named = (tuple(words or ()) for words in (devices, exclude, allow))
+    return Resources(slots, next(named), next(named), max_per_device, next(named), policy)
+
+
+def run(
+    ctx: typer.Context,
+    name: SearchName,
+    slots: Slots = None,
+    devices: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    policy: Manners = None,
+) -> None:
     """Train one search in the foreground until it ends.
 
     Where a daemon works on the record already, only watch; take over if it goes away. Exit 0: finished. 75:
     stopped by a signal, start me again. 3: paused, cancelled or out of device hours.
     """
-    raise typer.Exit(run_search(ctx.obj, name, slots))
+    asked = resources(slots, devices, exclude, max_per_device, allow, policy)
+    raise typer.Exit(run_search(ctx.obj, name, asked))
 
 
-def run_search(settings: Settings, name: str, slots: int | None) -> int:
+def run_search(settings: Settings, name: str, asked: Resources) -> int:
     """Supervise one search, or watch who does, with a progress line; the exit code."""
     from eatnas_cli.progress import Display
     from eatnas_daemon import lock
@@ -76,7 +131,7 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
                     continue
                 supervise(
                     settings,
-                    slots,
+                    asked,
                     only=name,
                     on_tick=lambda now: display.refresh(at_once=now.finished, trouble=now.trouble),
                 )
@@ -87,15 +142,13 @@ def run_search(settings: Settings, name: str, slots: int | None) -> int:
 
 def supervise(
     settings: Settings,
-    slots: int | None,
+    asked: Resources,
     *,
     only: str | None = None,
     when_ready: Callable[[], None] = lambda: None,
     on_tick: Callable[[Supervisor], object] = lambda _: None,
 ) -> None:
     """Keep all slots training until stopped, or until the search `only` is finished; the log tells."""
-    import psutil
-
     from eatnas_cli.journal import Journal, open_log
     from eatnas_daemon.follower import Follower
     from eatnas_daemon.launchers import Launcher
@@ -112,14 +165,15 @@ def supervise(
         os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri,
         settings.logs / "mlflow.log",
     )
-    count = slots or psutil.cpu_count(logical=False) or 1
+    count, floor = _floor(asked)
 
     def look(supervisor: Supervisor) -> None:
         journal.look(supervisor)
         follower.ensure()
         on_tick(supervisor)
 
-    log.info("started, pid %d, %d slots%s", os.getpid(), count, f", for search {only} alone" if only else "")
+    gpus = "" if floor is None else " on the processor"
+    log.info("started, pid %d, %d slots%s%s", os.getpid(), count, gpus, f", for search {only} alone" if only else "")
     try:
         supervisor = Supervisor(
             engine,
@@ -129,6 +183,7 @@ def supervise(
             host_name=settings.host,
             only=only,
             max_bytes=max_bytes,
+            floor=floor,
         )
         follower.start()
         when_ready()
@@ -140,6 +195,41 @@ def supervise(
     finally:
         follower.stop()
     log.info("stopped, pid %d", os.getpid())
+
+
+def _floor(asked: Resources) -> tuple[int, Floor | None]:
+    """How many slots the processor has, and the GPUs where some may be used. Raises `EatnasError` for bad wishes."""
+    import psutil
+
+    from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Lookout, Policy, judge, probe, wishes_of
+    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.placement import Floor
+    from eatnas_db.domain.chance import Chance
+
+    nvml = Nvml()
+    lookout = Lookout(lambda: probe(nvml), patience=FIRST_LOOK_SECONDS)
+    seen = lookout.seen()
+    if not seen and (asked.devices or asked.exclude):
+        raise ConflictError(f"the NVIDIA driver has not answered for {FIRST_LOOK_SECONDS:g} s: devices are not known")
+    seen = seen or [PROCESSOR]
+    wishes = wishes_of(
+        seen,
+        devices=asked.devices,
+        exclude=asked.exclude,
+        max_per_device=asked.max_per_device,
+        allowed=asked.allow,
+        environment=os.environ,
+    )
+    trains = any(judge(one, wishes).cause is not Cause.UNWANTED for one in seen if one.kind == CPU)
+    slots = (asked.slots or psutil.cpu_count(logical=False) or 1) if trains else 0
+    if wishes.chosen is not None and wishes.chosen <= {CPU}:
+        lookout.close()
+        return slots, None
+    if nvml.trouble is not None:
+        lookout.every = DRIVERLESS_SECONDS
+    chance = Chance(time.time_ns(), "yield", os.getpid())
+    policy = Policy(asked.policy or Policy.YIELD)
+    return slots, Floor(lookout, wishes, chance, policy=policy, most=None if trains else asked.slots)
 
 
 def _goes_on(row: SearchRecord) -> bool:
@@ -195,7 +285,7 @@ def demo(ctx: typer.Context) -> None:
 
 
 def _run_to_its_end(settings: Settings, name: str) -> None:
-    code = run_search(settings, name, 2)
+    code = run_search(settings, name, Resources(slots=2))
     if code != FINISHED:
         raise typer.Exit(code)
 

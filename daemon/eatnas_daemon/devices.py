@@ -6,6 +6,7 @@ import difflib
 import errno
 import fcntl
 import json
+import math
 import os
 import stat
 import threading
@@ -48,6 +49,8 @@ class Cause(StrEnum):
     BUSY = "busy"
     MEMORY = "memory"
     WAITING = "waiting"
+    PAUSED = "paused"
+    ASIDE = "aside"
 
 
 class Policy(StrEnum):
@@ -176,6 +179,10 @@ class Verdict:
     reason: str
     cause: Cause = Cause.FREE
     foreign: tuple[Holder, ...] = ()
+
+
+PROCESSOR: Final = Probed(CPU, CPU, "processor")
+"""The processor, as a slot knows it that nobody has probed."""
 
 
 class Randomness(Protocol):
@@ -382,6 +389,11 @@ def misplaced(uuid: str, pid: int, block_bytes: int, before: Sequence[Probed], a
     if any(one.pid == pid for one in there.holders) or free[uuid] - there.free_bytes >= block_bytes:
         return None
     return f"a worker allocated {in_gib(block_bytes)} and {uuid} does not show it"
+
+
+def _soon(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"within {minutes} minutes" if minutes > 1 else "within a minute"
 
 
 def in_gib(size: int) -> str:
@@ -621,29 +633,47 @@ class Pool:
         self._folder, self._monotonic = folder, monotonic
         self._held: dict[str, tuple[Hold, float]] = {}
         self._leaving: set[str] = set()
+        self._suspected: set[str] = set()
+        """Where memory alone has told of somebody else, once so far."""
         self._turns: dict[str, tuple[int, float]] = {}
         """How often a device was left in a row, and until when."""
 
-    def stand(self, own: Mapping[str, Collection[int]], needs_bytes: int = 0) -> list[Standing]:
-        """Decide about every device. `own` are our workers on each; a device that has none any more is given back."""
+    def stand(
+        self, own: Mapping[str, Collection[int]], needs_bytes: int = 0, own_bytes: Mapping[str, int] | None = None
+    ) -> list[Standing]:
+        """Decide about every device. `own` are our workers on each; a device that has none any more is given back.
+
+        `own_bytes` is what these hold by their own account.
+        """
         now = self._monotonic()
         for uuid in [uuid for uuid in self._held if not own.get(uuid)]:
             self._give_back(uuid, now)
         for lock, _ in self._held.values():
             lock.refresh()
-        return [self._standing(device, own.get(device.uuid, ()), needs_bytes, now) for device in self._look()]
+        told = own_bytes or {}
+        return [
+            self._standing(device, own.get(device.uuid, ()), needs_bytes, told.get(device.uuid), now)
+            for device in self._look()
+        ]
 
-    def _standing(self, seen: Probed, own_pids: Collection[int], needs_bytes: int, now: float) -> Standing:
+    def _standing(
+        self, seen: Probed, own_pids: Collection[int], needs_bytes: int, own_bytes: int | None, now: float
+    ) -> Standing:
         device = replace(seen, locked_by=None) if seen.uuid in self._held else seen
-        verdict = judge(device, self._wishes, own_pids, needs_bytes)
+        verdict = judge(device, self._wishes, own_pids, needs_bytes, own_bytes=own_bytes)
         if must_leave(self._policy, device, verdict, own_pids):
-            self._leaving.add(device.uuid)
+            # Memory is told by our workers a little later than it is taken: that alone is looked at twice.
+            if verdict.foreign or device.uuid in self._suspected:
+                self._leaving.add(device.uuid)
+            self._suspected.add(device.uuid)
+        else:
+            self._suspected.discard(device.uuid)
         left = self._turns.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._leaving:
             # Also when the other one has gone meanwhile: it has to end before it may begin again.
             verdict = replace(verdict, free=False)
         elif verdict.free and left > 0:
-            verdict = Verdict(False, f"it was left to somebody else; tried again in {left:.0f} s", Cause.WAITING)
+            verdict = Verdict(False, f"it was left to somebody else; tried again {_soon(left)}", Cause.WAITING)
         return Standing(device, verdict, leave=device.uuid in self._leaving)
 
     def take(self, device: Probed) -> bool:
@@ -684,20 +714,23 @@ class Lookout:
         patience: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._every, self._patience, self._monotonic = look, every, patience, monotonic
+        self._look, self.every, self._patience, self._monotonic = look, every, patience, monotonic
         self._seen: Sequence[Probed] = ()
+        self.begun_at = -math.inf
+        """When the look began that is told now; -inf before the first."""
         self._error: Exception | None = None
         self._answered, self._over = threading.Event(), threading.Event()
         self._heard_at = monotonic()
         threading.Thread(target=self._go_on_looking, name="lookout", daemon=True).start()
 
-    def seen(self) -> list[Probed]:
+    def seen(self, *, wait: bool = True) -> list[Probed]:
         """The last look; the first one is waited for. What no longer answers is told as broken."""
-        self._answered.wait(self._patience)
+        if wait:
+            self._answered.wait(self._patience)
         if self._error is not None:
             raise self._error
         silence = self._monotonic() - self._heard_at
-        if silence <= self._patience + self._every:
+        if silence <= self._patience + self.every:
             return list(self._seen)
         trouble = f"the driver has not answered for {silence:.0f} s"
         return [device if device.kind == CPU else replace(device, trouble=trouble) for device in self._seen]
@@ -708,12 +741,14 @@ class Lookout:
 
     def _go_on_looking(self) -> None:
         while not self._over.is_set():
+            begun_at = self._monotonic()
             try:
                 self._seen = self._look()
+                self.begun_at = begun_at
             except Exception as error:  # raised where somebody hears it
                 self._error = error
             self._heard_at = self._monotonic()
             self._answered.set()
             if self._error is not None:
                 return
-            self._over.wait(self._every)
+            self._over.wait(self.every)

@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 import psutil
 
+from eatnas_daemon.devices import PROCESSOR, Probed, torch_device, worker_environment
 from eatnas_db.domain.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
@@ -99,16 +100,20 @@ class Launcher:
         """Where a slot's workers write what belongs to no candidate."""
         return self.log_folder / f"worker-{slot}.log"
 
-    def launch(self, slot: int) -> WorkerProcess:
-        """Start a worker for a slot; it says `Hello` when it is ready. Raises `OSError` where that cannot be."""
+    def launch(self, slot: int, device: Probed = PROCESSOR) -> WorkerProcess:
+        """Start a worker for a slot; it says `Hello` when it is ready. Raises `OSError` where that cannot be.
+
+        Of all GPUs it sees its own alone.
+        """
         down_read, down_write = os.pipe()
         up_read, up_write = os.pipe()
         module, *options = self.program
-        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), *options]
+        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), "--device", torch_device(device), *options]
         try:
             with self._log(slot) as log:
                 process = subprocess.Popen(
                     [sys.executable, "-m", module, *arguments],
+                    env={**os.environ, **worker_environment(device)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eatnas_daemon.assignments import Work
+from eatnas_daemon.devices import CPU, PROCESSOR, Probed
 from eatnas_daemon.launchers import WorkerProcess
 from eatnas_db.domain.messages import (
     Checkpointed,
+    Exit,
     Failed,
     Finished,
     Hello,
@@ -48,6 +50,8 @@ class Patience:
     """Between two looks for checkpoints that nobody needs."""
     room: float = 300.0
     """Between two looks at what the home takes on the disk, where that is bounded."""
+    devices: float = 2.0
+    """Between two decisions about which devices may be used."""
     suspended: float = 10.0
     """A tick so late means that this process was frozen, and its workers perhaps too."""
 
@@ -57,9 +61,21 @@ PATIENCE = Patience()
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one worker."""
+    """A place for one worker, on a device."""
 
     number: int
+    device: Probed = PROCESSOR
+    may_start: bool = True
+    """Whether a worker may be started now; on a GPU that is decided anew each time."""
+    proven: bool = True
+    """Whether the worker has been seen on its own device."""
+    doubts: int = 0
+    evicted: str | None = None
+    """Why the worker has to leave the device, if it has to."""
+    hello_at: float = 0.0
+    held_bytes: int = 0
+    """Of the device's memory, by the worker's own account."""
+    images_per_second: float | None = None
     process: WorkerProcess | None = None
     hello: Hello | None = None
     worker_id: int | None = None
@@ -85,11 +101,14 @@ class Slot:
         self.heard_at = now
         match message:
             case Progress():
+                self.images_per_second = self._rate(message) or self.images_per_second
                 self.progress, self.phase = message, "training"
+                self.held_bytes = message.memory_bytes
             case Phase():
                 self.phase = message.phase
             case Hello():
                 self.hello, self.failed_starts, self.start_error = message, 0, None
+                self.hello_at, self.held_bytes = now, message.block_bytes
                 self.reports.append(message)
             case Checkpointed():
                 self.phase = "training"
@@ -101,6 +120,7 @@ class Slot:
         """The worker was given a candidate."""
         self.work, self.progress, self.phase = work, None, "loading"
         self.heard_at, self.longest_silence, self.stop_by = now, 0.0, None
+        self.images_per_second = None
 
     def drop(self) -> None:
         """The worker has nothing in hand any more."""
@@ -112,7 +132,17 @@ class Slot:
             self.not_started(now, patience)
         self.drop()
         self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
-        self.ended, self.leaving, self.status = False, False, 0
+        self.ended, self.leaving, self.status, self.evicted = False, False, 0, None
+        self.may_start, self.proven = self.may_start and not self.on_gpu, not self.on_gpu
+        self.doubts = self.held_bytes = 0
+
+    def evict(self, why: str, now: float, patience: Patience) -> None:
+        """Have the worker give back what it has in hand, and leave; it is not its candidate's doing."""
+        self.may_start = False
+        if self.process is None or self.leaving:
+            return
+        self.process.send(Exit())
+        self.evicted, self.leaving, self.stop_by = why, True, now + patience.obedience
 
     def not_started(self, now: float, patience: Patience, error: str | None = None) -> None:
         """No worker could be started, or it ended before it was ready; each next try waits longer."""
@@ -122,6 +152,8 @@ class Slot:
     def verdict(self, now: float, patience: Patience) -> tuple[FailureKind, str] | None:
         """Why this slot's worker has to be killed, if it has to be."""
         if self.stop_by is not None and now > self.stop_by:
+            if self.evicted is not None:
+                return FailureKind.LOST, f"the worker did not leave within {patience.obedience:g} s: {self.evicted}"
             return FailureKind.HANG, f"the worker did not stop within {patience.obedience:g} s"
         silence = now - self.heard_at
         if self.hello is None:
@@ -139,6 +171,28 @@ class Slot:
         if silence > allowed:
             return FailureKind.HANG, f"no sign of life for {allowed:.0f} s while {self.phase}"
         return None
+
+    def _rate(self, now: Progress) -> float | None:
+        """Images a second since the progress before, by the seconds in steps."""
+        before, work = self.progress, self.work
+        if before is None or work is None or (before.candidate, before.attempt) != (now.candidate, now.attempt):
+            return None
+        batches = (now.epoch - before.epoch) * now.batches + now.batch - before.batch
+        seconds = now.device_seconds - before.device_seconds
+        if batches <= 0 or seconds <= 0:
+            return None
+        return float(batches * work.assign.training["batch_size"] / seconds)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is not a place on the processor."""
+        return self.device.kind != CPU
+
+    @property
+    def idle(self) -> bool:
+        """Whether its worker waits for a candidate."""
+        ready = self.worker_id is not None and self.proven and not self.ended and not self.leaving
+        return ready and (self.work is None or self.final)
 
     @property
     def final(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import selectors
 import signal
 import time
@@ -13,13 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, insert, select, update
+from sqlalchemy import Connection, Engine, Select, select
 
 from eatnas_daemon.assignments import Work, checkpoints_of, work_for
+from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Standing
 from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.placement import PAUSED, Floor
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
-from eatnas_db import steps, storage, transitions
-from eatnas_db.database import hold_searches, insert_new, on_server, transaction, watch_changes
+from eatnas_db import machines, steps, storage, transitions
+from eatnas_db.database import hold_searches, on_server, transaction, watch_changes
 from eatnas_db.domain.messages import (
     Beat,
     Cancel,
@@ -38,7 +41,7 @@ from eatnas_db.domain.objective import fitness
 from eatnas_db.domain.states import FailureKind, Kind, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.queries.storage import list_leftovers
-from eatnas_db.schema import device, host, lease, search, worker
+from eatnas_db.schema import host, lease, search
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Provenance, Token
 
@@ -57,6 +60,7 @@ class Supervisor:
     """Keeps every slot training, and the record true, until told to stop or until `only` is finished.
 
     The engine should give up soon on a record that somebody else holds: meanwhile nobody hears the workers.
+    `slots`: those on the processor; those on GPUs are opened and closed as `floor` finds them free.
     `max_bytes`: what the home may take on the disk.
     """
 
@@ -71,12 +75,18 @@ class Supervisor:
         only: str | None = None,
         patience: Patience = PATIENCE,
         max_bytes: int | None = None,
+        floor: Floor | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._settings, self._launcher = engine, settings, launcher
         self._only, self._patience, self._monotonic, self._wall = only, patience, monotonic, wall
         self.slots = [Slot(number) for number in range(slots)]
+        self.floor = floor
+        self._paused: frozenset[str] = frozenset()
+        self._arrange_at = -math.inf
+        self._causes: dict[str, Cause] = {}
+        self._causes_said: tuple[tuple[Any, ...], str] | None = None
         self._max_bytes, self._room_at = max_bytes, 0.0
         self._selector = selectors.DefaultSelector()
         self._watch = watch_changes(engine)
@@ -91,7 +101,13 @@ class Supervisor:
         self.finished = False
         self.trouble: str | None = None
         with transaction(engine) as connection:
-            self._host_id, self._device_id = _register(connection, host_name, wall())
+            self._host_id = machines.register_host(connection, host_name, wall())
+            if slots:
+                machines.register_device(
+                    connection, self._host_id, machines.processor_of(host_name), CPU, PROCESSOR.name
+                )
+            self._paused = machines.list_paused(connection, self._host_id)
+        self._processor = machines.processor_of(host_name)
         self._watch.hold_host(self._host_id, host_name)
         with transaction(engine) as connection:
             transitions.take_back_all(connection, self._host_id, wall())
@@ -121,6 +137,7 @@ class Supervisor:
         self._collect(now)
         self._judge(now)
         self._drain(now)
+        self._arrange(now)
         self._launch(now)
         self._beat(now)
         self._listen()
@@ -210,11 +227,25 @@ class Supervisor:
                 slot.process.send(Exit())
                 slot.leaving, slot.stop_by = True, now + self._patience.obedience
 
+    def _arrange(self, now: float) -> None:
+        """Go where devices are free, and leave those that are wanted by others. Seldom, and without waiting."""
+        if self._draining or now < self._arrange_at:
+            return
+        self._arrange_at = now + self._patience.devices
+        for slot in self.slots:
+            if not slot.on_gpu:
+                slot.may_start = self._processor not in self._paused
+                if not slot.may_start:
+                    slot.evict(PAUSED.reason, now, self._patience)
+        if self.floor is not None:
+            self.floor.arrange(self.slots, self._paused, self._patience)
+
     def _launch(self, now: float) -> None:
         for slot in self.slots:
-            if slot.process is None and not self._draining and now >= slot.launch_after:
+            if slot.process is None and slot.may_start and not self._draining and now >= slot.launch_after:
+                slot.may_start = not slot.on_gpu
                 try:
-                    slot.process = self._launcher.launch(slot.number)
+                    slot.process = self._launcher.launch(slot.number, slot.device)
                 except OSError as error:
                     slot.not_started(now, self._patience, str(error))
                     continue
@@ -236,7 +267,12 @@ class Supervisor:
         garbage: list[str] = []
         counting = now >= self._count_at
         if counting:
-            transitions.beat(connection, self._host_id)
+            transitions.beat(connection, self._host_id, self._rates())
+        if changed or counting:
+            paused = machines.list_paused(connection, self._host_id)
+            if paused != self._paused:
+                self._paused, self._arrange_at = paused, -math.inf
+        self._write_standings(connection, wall, at_once=counting)
         hold_searches(connection, self._open().with_only_columns(search.c.id).order_by(None))
         stale = self._fenced_off(connection, wall) if changed or counting else []
         if counting:
@@ -289,11 +325,9 @@ class Supervisor:
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
         if slot.hello is not None and slot.worker_id is None:
-            slot.worker_id = connection.execute(
-                insert(worker)
-                .values(device_id=self._device_id, slot=slot.number, pid=slot.hello.pid, started_at=wall)
-                .returning(worker.c.id)
-            ).scalar_one()
+            uuid = slot.device.uuid if slot.on_gpu else self._processor
+            device_id = machines.register_device(connection, self._host_id, uuid, slot.device.kind, slot.device.name)
+            slot.worker_id = machines.start_worker(connection, device_id, slot.number, slot.hello.pid, wall)
         if slot.work is None:
             return garbage
         token = slot.work.leased.token
@@ -314,13 +348,16 @@ class Supervisor:
                     transitions.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
+                    self._tell_floor(slot, fatal=False)
                 case Released():
                     transitions.release(connection, token, report.device_seconds, wall)
                 case Failed():
+                    self._tell_floor(slot, fatal=report.fatal)
+                    kind = FailureKind.LOST if report.fatal and self._is_troubled(slot) else FailureKind(report.kind)
                     transitions.record_failure(
                         connection,
                         token,
-                        FailureKind(report.kind),
+                        kind,
                         report.message,
                         traceback=report.traceback,
                         device_seconds=report.device_seconds,
@@ -328,8 +365,29 @@ class Supervisor:
                     )
         return garbage
 
+    def _rates(self) -> dict[Token, float]:
+        return {
+            slot.work.leased.token: slot.images_per_second
+            for slot in self.slots
+            if slot.work is not None and slot.images_per_second is not None
+        }
+
+    def _write_standings(self, connection: Connection, wall: float, *, at_once: bool) -> None:
+        """How the devices stand, now and then and whenever one is free no more, or again."""
+        standings = [] if self.floor is None else self.floor.standings
+        causes = {one.device.uuid: one.verdict.cause for one in standings}
+        if standings and (at_once or causes != self._causes):
+            self._causes = causes
+            machines.record_standings(connection, self._host_id, map(_in_record, standings), wall)
+
+    def _is_troubled(self, slot: Slot) -> bool:
+        return self.floor is not None and self.floor.troubled(slot.device.uuid)
+
+    def _tell_floor(self, slot: Slot, *, fatal: bool) -> None:
+        if self.floor is not None and slot.on_gpu:
+            self.floor.failed(slot, fatal=fatal)
+
     def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
-        assert slot.hello is not None
         objective, training = work.objective, work.assign.training
         recipe = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
         recipe["precision"] = report.precision
@@ -341,7 +399,7 @@ class Supervisor:
             ),
             metrics={"val_accuracy": report.val_accuracy, "val_loss": report.val_loss},
             seed=work.assign.seed,
-            circumstances=_provenance(recipe, report.data_digest, slot.hello),
+            circumstances=_provenance(recipe, report.data_digest, slot),
             device_seconds=report.device_seconds,
             now=wall,
             lineage_epochs=work.lineage_epochs,
@@ -353,9 +411,7 @@ class Supervisor:
         """A worker's pipe has ended: close its row, and its candidate's attempt where it left one open."""
         kind, message = slot.condemned or _cause(slot.status)
         if slot.worker_id is not None:
-            connection.execute(
-                update(worker).where(worker.c.id == slot.worker_id).values(ended_at=wall, ending=message)
-            )
+            machines.end_worker(connection, slot.worker_id, slot.evicted or message, wall)
         if slot.work is not None and not slot.final:
             seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):
@@ -367,23 +423,34 @@ class Supervisor:
         """What keeps candidates from being trained, if something does."""
         if any(slot.phase == FULL_DISK for slot in self.slots):
             return f"the disk of {self._settings.artifacts} is full; training goes on when there is room"
-        failing = [slot for slot in self.slots if slot.failed_starts > 1]
+        failing = [slot for slot in self.slots if slot.failed_starts > 1 and not slot.on_gpu]
         if failing:
             if failing[0].start_error is not None:
                 return f"workers cannot be started: {failing[0].start_error}"
             log = self._launcher.log_file(failing[0].number)
             return f"workers end before they are ready ({failing[0].failed_starts} times); see {log}"
-        return None
+        if self._draining or any(slot.process is not None or slot.may_start for slot in self.slots):
+            return None
+        return self._no_device()
+
+    def _no_device(self) -> str | None:
+        """Why there is no slot at all. Said anew when a cause changes, not with every figure."""
+        standings = [] if self.floor is None else self.floor.standings
+        reasons = [f"{one.device.label}: {one.verdict.reason}" for one in standings if not one.verdict.free]
+        if self._processor in self._paused and any(not slot.on_gpu for slot in self.slots):
+            reasons.append(f"{PROCESSOR.label}: {PAUSED.reason}")
+        if not reasons:
+            return None
+        causes = tuple(one.verdict.cause for one in standings)
+        if self._causes_said is None or self._causes_said[0] != (causes, len(reasons)):
+            self._causes_said = (causes, len(reasons)), f"no device is free: {'; '.join(reasons)}"
+        return self._causes_said[1]
 
     def _advance(
         self, connection: Connection, now: float, wall: float, garbage: list[str]
     ) -> tuple[list[tuple[Slot, Work]], bool]:
         """Move every search on and hand out work; whether the `only` search has ended."""
-        idle = [
-            slot
-            for slot in self.slots
-            if slot.worker_id is not None and not slot.ended and (slot.work is None or slot.final)
-        ]
+        idle = [slot for slot in self.slots if slot.idle]
         assigned: list[tuple[Slot, Work]] = []
         going_on = self._only is None
         collecting = now >= self._collect_at
@@ -471,6 +538,8 @@ class Supervisor:
                 slot.process.kill()
                 if not slot.ended:
                     slot.process.close()
+        if self.floor is not None:
+            self.floor.close()
         self._selector.close()
         self._watch.close()
 
@@ -491,27 +560,24 @@ def _cause(status: int) -> tuple[FailureKind, str]:
     return FailureKind.LOST, f"the worker left with status {status}"
 
 
-def _provenance(recipe: dict[str, Any], data_digest: str, hello: Hello) -> Provenance:
+def _provenance(recipe: dict[str, Any], data_digest: str, slot: Slot) -> Provenance:
+    hello = slot.hello
+    assert hello is not None
     facts = {
         "recipe": recipe,
         "data_digest": data_digest,
         "versions": hello.versions,
-        "device": hello.device,
+        "device": slot.device.name if slot.on_gpu else hello.device,
         "cpu_capability": hello.cpu_capability,
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return Provenance(digest, **facts)  # type: ignore[arg-type]
 
 
-def _register(connection: Connection, name: str, wall: float) -> tuple[int, int]:
-    connection.execute(insert_new(host).values(name=name, seen_at=wall))
-    host_id = connection.execute(
-        update(host).where(host.c.name == name).values(seen_at=wall).returning(host.c.id)
-    ).scalar_one()
-    uuid = f"cpu:{name}"
-    connection.execute(insert_new(device).values(host_id=host_id, uuid=uuid, kind="cpu", name="processor"))
-    device_id = connection.execute(select(device.c.id).where(device.c.uuid == uuid)).scalar_one()
-    return int(host_id), int(device_id)
+def _in_record(standing: Standing) -> machines.Standing:
+    device = standing.device
+    waits = None if standing.verdict.free or standing.verdict.cause is Cause.FULL else standing.verdict.reason
+    return machines.Standing(device.uuid, device.kind, device.name, waits, device.used_bytes, device.total_bytes)
 
 
 @contextmanager

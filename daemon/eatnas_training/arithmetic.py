@@ -200,7 +200,9 @@ def main() -> None:
     pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on, asked.hang_on, asked.fail_on)
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
-    hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic")
+    # It computes on no device; it says of itself what it was told.
+    uuid = os.environ.get("CUDA_VISIBLE_DEVICES") or None
+    hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic", uuid)
     doom = None if asked.die_on is None else Doom(asked.die_on, asked.die_at)
 
     def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:

@@ -342,7 +342,9 @@ class Training:
             return
         self._progress_at = now
         self._require_finite()
-        yield Progress(*(*self.token, self.state.epoch, self.state.batch, self.batches, self.device_seconds))
+        at = (self.state.epoch, self.state.batch, self.batches)
+        held = 0 if self.device == "cpu" else torch.cuda.memory_reserved(self.device)
+        yield Progress(*(*self.token, *at, self.device_seconds, held))
 
     def _checkpoint_due(self) -> bool:
         return self.monotonic() - self._saved_at >= self.recipe.checkpoint_seconds

@@ -7,20 +7,28 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import torch
 
-from eatnas_db.domain.messages import Hello
+from eatnas_db.domain.messages import Assign, Hello, Up
 from eatnas_training import loop
-from eatnas_training.conversation import Conversation, leave_politely
+from eatnas_training.conversation import Conversation, Wanted, leave_politely
+
+BLOCK_BYTES: Final = 256 << 20
+"""Enough to stand out from what a driver takes for itself."""
 
 
-def versions() -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:
     """The versions that a score's bits depend on."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("numpy", "pillow", "eatnas-db"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
+    if device != "cpu":
+        found["cuda"] = str(torch.version.cuda)
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     return found
 
 
@@ -31,6 +39,28 @@ def _warm_up(device: str) -> None:
     layer(images).sum().backward()
     # Its first construction imports torch's compiler, seconds of it.
     torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True).step()
+
+
+class Block:
+    """Memory on a GPU that shows where this worker is, until it is needed."""
+
+    def __init__(self, device: str) -> None:
+        self._held: torch.Tensor | None = None
+        self.uuid: str | None = None
+        if device != "cpu":
+            self._held = torch.empty(BLOCK_BYTES, dtype=torch.uint8, device=device)
+            self.uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or None
+
+    @property
+    def bytes(self) -> int:
+        """How much it is."""
+        return 0 if self._held is None else self._held.numel()
+
+    def free(self) -> None:
+        """Give it back to the device."""
+        if self._held is not None:
+            self._held = None
+            torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -45,10 +75,17 @@ def main() -> None:
     leave_politely(conversation)
     torch.set_num_threads(asked.threads)
     _warm_up(asked.device)
+    block = Block(asked.device)
     hello = Hello(
-        *(os.getpid(), versions(), asked.device, torch.backends.cpu.get_cpu_capability()),
+        *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
+        *(block.uuid, block.bytes),
     )
-    conversation.run(hello, lambda assign, wanted: loop.train(assign, wanted, device=asked.device))
+
+    def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+        block.free()
+        return loop.train(assign, wanted, device=asked.device)
+
+    conversation.run(hello, trainer)
 
 
 if __name__ == "__main__":

@@ -82,12 +82,18 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A worker is ready for its first assignment."""
+    """A worker is ready for its first assignment.
+
+    On a GPU: the UUID that torch says it is on, and a block of memory that it holds until it is assigned something,
+    so that the driver can be asked where it is.
+    """
 
     pid: int
     versions: dict[str, str]
     device: str
     cpu_capability: str
+    uuid: str | None = None
+    block_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: epoch (from 0), batches done in it and in a whole one, seconds in steps."""
+    """How far a training is: epoch (from 0), batches done in it and in a whole one, seconds in steps.
+
+    `memory_bytes`: what the worker holds of a GPU's memory now.
+    """
 
     candidate: int
     attempt: int
@@ -109,6 +118,7 @@ class Progress:
     batch: int
     batches: int
     device_seconds: float
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

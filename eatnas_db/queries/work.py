@@ -24,6 +24,23 @@ class Work:
     epochs_done: int
     epochs: int
     started_at: float
+    device: str
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What trains. `waits`: why no worker may start there, as its host's daemon saw it last (at `seen_at`)."""
+
+    host: str
+    uuid: str
+    kind: str
+    name: str
+    paused_at: float | None
+    waits: str | None
+    used_bytes: int | None
+    total_bytes: int | None
+    seen_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,13 @@ def list_hosts(connection: Connection) -> tuple[Host, ...]:
     return tuple(Host(name, host_id in alive, *rest) for host_id, name, *rest in rows)
 
 
+def list_devices(connection: Connection) -> tuple[Device, ...]:
+    """Every device of every host, by host."""
+    columns = (device.c[field] for field in Device.__slots__ if field != "host")
+    query = select(host.c.name.label("host"), *columns).join(host, host.c.id == device.c.host_id)
+    return tuple(Device(*row) for row in connection.execute(query.order_by(host.c.name, device.c.id)))
+
+
 def list_work(connection: Connection) -> tuple[Work, ...]:
     """Every candidate in training, by host and slot."""
     # First the few that are held: left to itself a planner may begin with all attempts there ever were.
@@ -63,6 +87,8 @@ def list_work(connection: Connection) -> tuple[Work, ...]:
             done.scalar_subquery().label("epochs_done"),
             search.c.spec,
             attempt.c.started_at,
+            device.c.uuid.label("device"),
+            lease.c.images_per_second,
         )
         .select_from(lease)
         .join(host, host.c.id == lease.c.host_id)
@@ -70,6 +96,7 @@ def list_work(connection: Connection) -> tuple[Work, ...]:
         .join(search, search.c.id == candidate.c.search_id)
         .join(attempt, (attempt.c.candidate_id == lease.c.candidate_id) & (attempt.c.number == lease.c.attempt))
         .join(worker, worker.c.id == attempt.c.worker_id)
+        .join(device, device.c.id == worker.c.device_id)
         .where(candidate.c.id.in_(held))
     )
     found = []

@@ -13,6 +13,8 @@ import pytest
 
 from eatnas_cli.journal import LARGEST_BYTES, open_log
 from eatnas_daemon import lock
+from eatnas_db import machines
+from eatnas_db.database import open_record, transaction
 from eatnas_db.settings import load_settings
 
 LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
@@ -21,6 +23,41 @@ LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
 @pytest.fixture
 def settings(home):
     return load_settings({}, str(home))
+
+
+def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, settings):
+    with transaction(open_record(settings.database_url)) as connection:
+        there = machines.register_host(connection, "there", 0.0)
+        seen = machines.Standing("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
+        machines.record_standings(connection, there, [seen], 0.0)
+    with lock.hold(settings.lock_file):
+        for command in (["daemon", "status"], ["daemon", "status", "--watch"]):
+            told = eatnas(*command)
+            assert "waits: bob computes on it" in told
+            assert "1.0 of 24.0 GiB" in told
+        assert "GPU-1 is paused" in eatnas("devices", "pause", "GPU-1")
+        assert "GPU-1 is paused already" in eatnas("devices", "pause", "GPU")
+        assert "paused by hand since" in eatnas("daemon", "status")
+        assert "GPU-1 is in use again" in eatnas("devices", "resume", "GPU-1")
+        (told,) = json.loads(eatnas("daemon", "status", "--format", "json"))["devices"]
+    assert (told["host"], told["waits"], told["paused_at"]) == ("there", "bob computes on it", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--devices", "cpux"], "did you mean cpu?"),
+        (["--policy", "go"], "--policy go: expected yield or stay"),
+        (["--exclude", "cpu"], "leaves no device"),
+    ],
+)
+def test_a_daemon_asked_for_what_is_not_there_does_not_start(record, eatnas, options, words):
+    assert words in eatnas("daemon", "start", *options, expect=1)
+    assert "no daemon is running" in eatnas("daemon", "status")
+
+
+def test_a_device_that_is_not_there_is_not_paused(record, eatnas):
+    assert "did you mean cpu?" in eatnas("devices", "pause", "cpux", expect=1)
 
 
 @pytest.fixture
@@ -163,5 +200,11 @@ def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in
     until(lambda: "the worker was ended by SIGKILL" in eatnas("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
-    assert "daemon started" in eatnas("daemon", "restart", "--slots", "1")
+    # With the slots that it was started with.
+    assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
+    until(lambda: eatnas("daemon", "logs").count(", 1 slots") == 2)
+    assert "cpu:" in eatnas("devices", "pause", "cpu")
+    until(lambda: "no device is free: processor: paused by hand" in eatnas("daemon", "status"))
+    assert "in use again" in eatnas("devices", "resume", "cpu")
+    in_training()
     assert "daemon stopped" in eatnas("daemon", "stop")

@@ -9,10 +9,12 @@ constants are pynvml's own.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
+import psutil
 import pynvml
 
 GIB = 1 << 30
@@ -31,13 +33,20 @@ class FakeGpu:
     memory_errors: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """An error's number for each function that fails."""
+    shown_as: str | None = None
+    """Another UUID, whose workers are on this GPU by mistake."""
 
 
 class FakeNvml:
-    """Speaks like pynvml, as far as `eatnas_daemon.nvml` calls it."""
+    """Speaks like pynvml, as far as `eatnas_daemon.nvml` calls it.
 
-    def __init__(self, *gpus: FakeGpu) -> None:
+    With `worker_bytes`, the real workers that this process has started are on the GPU that their environment names,
+    and take so much of its memory each.
+    """
+
+    def __init__(self, *gpus: FakeGpu, worker_bytes: int | None = None) -> None:
         self.gpus = list(gpus)
+        self.worker_bytes = worker_bytes
         self.driver_error: int | None = None
         self.before_memory: Callable[[], object] = lambda: None
         self.sessions = 0
@@ -68,13 +77,15 @@ class FakeNvml:
     def nvmlDeviceGetMemoryInfo(self, gpu: FakeGpu) -> SimpleNamespace:
         self.before_memory()
         self._checked(gpu, "nvmlDeviceGetMemoryInfo")
-        return SimpleNamespace(total=gpu.total, used=gpu.used, free=gpu.total - gpu.used)
+        used = gpu.used + (self.worker_bytes or 0) * len(self._workers(gpu))
+        return SimpleNamespace(total=gpu.total, used=used, free=gpu.total - used)
 
     def nvmlDeviceGetUtilizationRates(self, gpu: FakeGpu) -> SimpleNamespace:
         return SimpleNamespace(gpu=self._checked(gpu, "nvmlDeviceGetUtilizationRates").utilisation, memory=0)
 
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: FakeGpu) -> list[SimpleNamespace]:
-        return _processes(self._checked(gpu, "nvmlDeviceGetComputeRunningProcesses").compute)
+        workers = [(pid, self.worker_bytes) for pid in self._workers(gpu)]
+        return _processes([*self._checked(gpu, "nvmlDeviceGetComputeRunningProcesses").compute, *workers])
 
     def nvmlDeviceGetGraphicsRunningProcesses(self, gpu: FakeGpu) -> list[SimpleNamespace]:
         return _processes(self._checked(gpu, "nvmlDeviceGetGraphicsRunningProcesses").graphics)
@@ -89,6 +100,9 @@ class FakeNvml:
     def nvmlDeviceGetTotalEccErrors(self, gpu: FakeGpu, kind: int, counter: int) -> int:
         return self._checked(gpu, "nvmlDeviceGetTotalEccErrors").memory_errors
 
+    def _workers(self, gpu: FakeGpu) -> list[int]:
+        return [] if self.worker_bytes is None else workers_on(gpu.shown_as or gpu.uuid)
+
     def _driver(self) -> None:
         if self.driver_error is not None:
             raise pynvml.NVMLError(self.driver_error)
@@ -98,6 +112,17 @@ class FakeNvml:
         if function in gpu.errors:
             raise pynvml.NVMLError(gpu.errors[function])
         return gpu
+
+
+def workers_on(uuid: str) -> list[int]:
+    """This process's workers that were told to be on a GPU."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            arguments = child.cmdline()
+            if "--in-fd" in arguments and child.environ().get("CUDA_VISIBLE_DEVICES") == uuid:
+                found.append(child.pid)
+    return found
 
 
 def _processes(pairs: list[tuple[int, int | None]]) -> list[SimpleNamespace]:

@@ -203,8 +203,8 @@ def test_a_worker_started_as_the_signal_comes_leaves_too(tmp_path, home, fast):
     launched = []
 
     class Crossed(Launcher):
-        def launch(self, slot):
-            process = super().launch(slot)
+        def launch(self, slot, device):
+            process = super().launch(slot, device)
             launched.append(process)
             os.kill(os.getpid(), signal.SIGTERM)
             return process
@@ -235,7 +235,7 @@ def test_workers_that_cannot_be_started_at_all_are_told_with_the_cause(tmp_path,
     seen = set()
 
     class Broken(Launcher):
-        def launch(self, slot):
+        def launch(self, slot, device):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     def look(supervisor):

@@ -1,0 +1,243 @@
+"""Where workers may be: slots are opened on devices that are free, and given up where these are wanted by others."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from eatnas_daemon.devices import (
+    CPU,
+    LOCKS,
+    Cause,
+    Lookout,
+    Policy,
+    Pool,
+    Probed,
+    Randomness,
+    Standing,
+    Verdict,
+    Wishes,
+    give_way,
+    misplaced,
+)
+from eatnas_daemon.slots import Patience, Slot
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.errors import ConflictError
+
+SILENT_LOOKS: Final = 3
+"""A device that answers none of so many looks in a row is left by its workers."""
+DOUBTFUL_LOOKS: Final = 3
+"""A worker that is not seen on its device in so many looks is not there."""
+FORGOTTEN_SECONDS: Final = 10.0
+"""So long after its end a worker may still be told by the driver."""
+FAILED_STARTS: Final = 2
+FATAL_FAILURES: Final = 2
+PAUSED: Final = Verdict(False, "paused by hand (`eatnas-db devices resume`)", Cause.PAUSED)
+
+
+@dataclass(slots=True)
+class _Trust:
+    """How a device has served so far."""
+
+    silent_looks: int = 0
+    failures: int = 0
+    """Workers in a row that could not use it."""
+    fatal: int = 0
+    """CUDA's errors in a row."""
+    why: str | None = None
+    until: float = 0.0
+
+
+class Floor:
+    """The GPUs of one daemon, and its workers on them. It never waits for the driver.
+
+    `most`: how many workers there may be on all of them; None: as many as fit.
+    """
+
+    def __init__(
+        self,
+        lookout: Lookout,
+        wishes: Wishes,
+        chance: Randomness,
+        *,
+        policy: Policy = Policy.YIELD,
+        most: int | None = None,
+        folder: Path = LOCKS,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lookout, self._chance, self._most, self._monotonic = lookout, chance, most, monotonic
+        self._pool = Pool(self._seen, wishes, chance, policy=policy, folder=folder, monotonic=monotonic)
+        self._trust: dict[str, _Trust] = {}
+        self._living: set[int] = set()
+        self._gone: dict[int, float] = {}
+        """Workers that have ended of late: the driver may still tell of them, and they are nobody else's."""
+        self._before: dict[int, list[Probed]] = {}
+        """What was seen before a slot's worker was started."""
+        self._proved_at: dict[int, float] = {}
+        self.standings: list[Standing] = []
+
+    def arrange(self, slots: list[Slot], paused: Collection[str], patience: Patience) -> None:
+        """Open slots where a device is free, evict workers where it is not theirs any more, drop what is left."""
+        now = self._monotonic()
+        own = _pids(slots)
+        self._remember(own, now)
+        told = {uuid: sum(slot.held_bytes for slot in slots if slot.device.uuid == uuid) for uuid in own}
+        self.standings = [
+            self._judged(standing, paused, now)
+            for standing in self._pool.stand(own, own_bytes=told)
+            if standing.device.kind != CPU
+        ]
+        for standing in self.standings:
+            here = [slot for slot in slots if slot.device.uuid == standing.device.uuid]
+            for slot in here:
+                self._prove(slot, patience, now)
+            if standing.leave:
+                for slot in here:
+                    slot.evict(standing.verdict.reason, now, patience)
+            elif standing.verdict.free:
+                self._fill(standing, slots, here, now)
+        known = {standing.device.uuid: standing for standing in self.standings}
+        slots[:] = [slot for slot in slots if not slot.on_gpu or _stays(slot, known.get(slot.device.uuid))]
+
+    def failed(self, slot: Slot, *, fatal: bool) -> None:
+        """A training on a GPU has ended badly or well; a device of too many CUDA errors is left alone for a while."""
+        trust = self._trust_in(slot.device.uuid)
+        trust.fatal = trust.fatal + 1 if fatal else 0
+        if trust.fatal >= FATAL_FAILURES:
+            trust.fatal = 0
+            self._put_aside(slot.device.uuid, "trainings end by CUDA errors there", self._monotonic())
+
+    def troubled(self, uuid: str) -> bool:
+        """Whether a device does not answer."""
+        return any(one.device.uuid == uuid and one.verdict.cause is Cause.BROKEN for one in self.standings)
+
+    def close(self) -> None:
+        """Give all devices back."""
+        self._pool.close()
+        self._lookout.close()
+
+    def _seen(self) -> list[Probed]:
+        """The last look, without what has been ours since: workers that have ended, and locks that were given back."""
+        return [
+            replace(
+                device,
+                holders=tuple(one for one in device.holders if one.pid not in self._gone),
+                locked_by=None if device.locked_by and device.locked_by.pid == os.getpid() else device.locked_by,
+            )
+            for device in self._lookout.seen(wait=False)
+        ]
+
+    def _remember(self, own: dict[str, set[int]], now: float) -> None:
+        living = {pid for pids in own.values() for pid in pids}
+        self._gone |= dict.fromkeys(self._living - living, now)
+        self._living = living
+        for pid, since in list(self._gone.items()):
+            if pid in living or self._lookout.begun_at > since + FORGOTTEN_SECONDS:
+                del self._gone[pid]
+
+    def _trust_in(self, uuid: str) -> _Trust:
+        return self._trust.setdefault(uuid, _Trust())
+
+    def _judged(self, standing: Standing, paused: Collection[str], now: float) -> Standing:
+        uuid, verdict = standing.device.uuid, standing.verdict
+        trust = self._trust_in(uuid)
+        trust.silent_looks = trust.silent_looks + 1 if verdict.cause is Cause.BROKEN else 0
+        if uuid in paused:
+            return Standing(standing.device, PAUSED, leave=True)
+        if trust.silent_looks >= SILENT_LOOKS:
+            return replace(standing, leave=True)
+        if verdict.free and trust.why is not None and now < trust.until:
+            return Standing(standing.device, Verdict(False, trust.why, Cause.ASIDE), standing.leave)
+        return standing
+
+    def _fill(self, standing: Standing, slots: list[Slot], here: list[Slot], now: float) -> None:
+        """Let one more worker start on a free device; the next one only when this one is at work."""
+        device = standing.device
+        waiting = [slot for slot in here if slot.process is None]
+        if waiting and waiting[0].failed_starts >= FAILED_STARTS:
+            log = f"logs/worker-{waiting[0].number}.log"
+            error = waiting[0].start_error
+            why = f"workers cannot be started: {error}" if error else f"workers end before they are ready; see {log}"
+            self._put_aside(device.uuid, why, now)
+            for slot in waiting:
+                slot.may_start = False
+            return
+        if not waiting and (here or not self._more_wanted(slots)):
+            return
+        try:
+            if not self._pool.take(device):
+                return
+        except ConflictError as error:
+            self._put_aside(device.uuid, str(error), now)
+            return
+        slot = waiting[0] if waiting else Slot(_number(slots), device, proven=False)
+        slot.may_start = True
+        self._before[slot.number] = self._lookout.seen(wait=False)
+        if not waiting:
+            slots.append(slot)
+
+    def _more_wanted(self, slots: list[Slot]) -> bool:
+        return self._most is None or sum(slot.on_gpu for slot in slots) < self._most
+
+    def _prove(self, slot: Slot, patience: Patience, now: float) -> None:
+        """See a new worker on its own device, or refuse it."""
+        hello, process, begun_at = slot.hello, slot.process, self._lookout.begun_at
+        if hello is None or process is None or slot.proven or slot.leaving or slot.condemned is not None:
+            return
+        uuid = slot.device.uuid
+        others = [device.uuid for device in self._lookout.seen(wait=False) if device.uuid != uuid]
+        why = None
+        if (elsewhere := next((one for one in others if _same(one, hello.uuid)), None)) is not None:
+            why = f"a worker for {uuid} came up on {elsewhere}"
+        elif begun_at <= max(slot.hello_at, self._proved_at.get(slot.number, 0.0)):
+            return
+        else:
+            self._proved_at[slot.number] = begun_at
+            seen = self._lookout.seen(wait=False)
+            why = misplaced(uuid, process.pid, hello.block_bytes, self._before.get(slot.number, []), seen)
+            blind = any(device.uuid == uuid and device.blindness is not None for device in seen)
+            if why is not None and blind and _same(uuid, hello.uuid):
+                why = None  # who is where cannot be seen, and CUDA itself has named this device
+            slot.doubts += 1
+            if why is not None and "came up on" not in why and slot.doubts < DOUBTFUL_LOOKS:
+                return
+        if why is None:
+            slot.proven = True
+            self._trust_in(uuid).failures = 0
+            return
+        slot.condemned = FailureKind.LOST, why
+        process.kill()
+        self._put_aside(uuid, why, now)
+
+    def _put_aside(self, uuid: str, why: str, now: float) -> None:
+        trust = self._trust_in(uuid)
+        trust.failures, wait = give_way(trust.failures, 0.0, self._chance)
+        trust.why, trust.until = why, now + wait
+
+
+def _pids(slots: Collection[Slot]) -> dict[str, set[int]]:
+    own: dict[str, set[int]] = {}
+    for slot in slots:
+        if slot.on_gpu and slot.process is not None and not slot.ended:
+            own.setdefault(slot.device.uuid, set()).add(slot.process.pid)
+    return own
+
+
+def _same(uuid: str, told: str | None) -> bool:
+    """Whether CUDA's name of a device, which has no prefix, is the driver's."""
+    return told is not None and uuid.removeprefix("GPU-") == told.removeprefix("GPU-")
+
+
+def _number(slots: Collection[Slot]) -> int:
+    taken = {slot.number for slot in slots}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+def _stays(slot: Slot, standing: Standing | None) -> bool:
+    if slot.process is not None:
+        return True
+    return slot.may_start and standing is not None and (standing.verdict.free or standing.verdict.cause is Cause.FULL)

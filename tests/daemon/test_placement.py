@@ -1,0 +1,291 @@
+"""Searches on GPUs: real workers that do arithmetic, on devices that a fake of NVML's library shows."""
+
+import itertools
+import subprocess
+import threading
+import time
+
+import psutil
+import pynvml
+import pytest
+from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
+from sqlalchemy import select
+
+from eatnas_daemon.devices import Lookout, Policy, Wishes, holder_of, probe
+from eatnas_daemon.nvml import Nvml
+from eatnas_daemon.placement import Floor
+from eatnas_daemon.slots import Patience
+from eatnas_db import machines
+from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.domain.chance import Chance
+from eatnas_db.schema import attempt, candidate, device, host, lease, provenance, score, search, worker
+
+QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
+SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05")
+ENDLESS = ("eatnas_training.arithmetic", "--seconds-per-epoch", "600")
+GPUS = ("GPU-aaaa", "GPU-bbbb")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, home, supervise):
+    """The fingerprint of the search on two slots of the processor."""
+    return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
+
+
+@pytest.fixture
+def other():
+    """A process of somebody else's."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def gpus(tmp_path):
+    """Fake GPUs, and the floor of a daemon on them."""
+    floors = []
+
+    def make(*cards, wishes=None, **options):
+        library = FakeNvml(*(cards or map(FakeGpu, GPUS)), worker_bytes=GIB)
+        nvml = Nvml(library)
+        locks = tmp_path / "locks"
+        locks.mkdir(exist_ok=True)
+        lookout = Lookout(lambda: probe(nvml, folder=locks), every=0.02, patience=options.pop("hears", 30.0))
+        floor = Floor(lookout, wishes or Wishes(processor=False), Chance(1, "yield"), folder=locks, **options)
+        floors.append(floor)
+        return library, floor
+
+    yield make
+    for floor in floors:
+        floor.close()
+
+
+def rows(settings, query):
+    with reading(open_record(settings.database_url)) as connection:
+        return connection.execute(query).all()
+
+
+def outcomes(settings):
+    return {row.outcome for row in rows(settings, select(attempt.c.outcome))}
+
+
+def devices_used(settings):
+    return {
+        row.uuid
+        for row in rows(settings, select(device.c.uuid).join(worker).join(attempt, worker.c.id == attempt.c.worker_id))
+    }
+
+
+def training_on(supervisor, uuid):
+    return [slot for slot in supervisor.slots if slot.device.uuid == uuid and slot.phase == "training"]
+
+
+def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_path, home, supervise, gpus, calm):
+    settings = home(tmp_path / "gpus")
+    _, floor = gpus()
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK) == calm
+    assert devices_used(settings) == set(GPUS)
+    known = rows(settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host))
+    assert sorted(known) == [(uuid, "cuda", "NVIDIA Pretended", "here") for uuid in GPUS]
+    told = rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
+    assert {row.device for row in told} == {"NVIDIA Pretended"}
+
+
+def test_a_device_is_held_while_it_is_used_and_each_worker_sees_its_own_alone(tmp_path, home, supervise, gpus):
+    _, floor = gpus()
+    seen = set()
+
+    def look(supervisor):
+        for slot in supervisor.slots:
+            if slot.process is not None and slot.phase == "training":
+                seen.add((slot.device.uuid, psutil.Process(slot.process.pid).environ()["CUDA_VISIBLE_DEVICES"]))
+                assert holder_of(slot.device.uuid, tmp_path / "locks")
+
+    supervise(home(tmp_path / "held"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    assert seen == {(uuid, uuid) for uuid in GPUS}
+    assert not any(holder_of(uuid, tmp_path / "locks") for uuid in GPUS)
+
+
+def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tmp_path, home, supervise, gpus, other):
+    settings = home(tmp_path / "left")
+    library, floor = gpus(FakeGpu(GPUS[0]))
+    at = []
+
+    def come(supervisor):
+        if not at and training_on(supervisor, GPUS[0]):
+            library.gpus[0].compute = [(other.pid, GIB)]
+            at.append(time.monotonic())
+        if at and not workers_on(GPUS[0]):
+            at.append(time.monotonic())
+        if len(at) > 1 and supervisor.trouble is not None:
+            supervisor.stop()
+
+    supervise(settings, 0, program=ENDLESS, floor=floor, patience=QUICK, on_tick=come)
+    assert at[1] - at[0] < 10
+    assert [row.outcome for row in rows(settings, select(attempt.c.outcome))] == ["released"]
+    assert rows(settings, select(lease)) == []
+    (gone,) = rows(settings, select(worker.c.ending))
+    assert f"(pid {other.pid}, " in gone.ending
+    (first, *_) = rows(settings, select(candidate.c.state, candidate.c.own_failures, candidate.c.losses))
+    assert first == ("pending", 0, 0)
+
+
+def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, supervise, gpus, calm, other):
+    settings = home(tmp_path / "shared")
+    library, floor = gpus()
+
+    def come(supervisor):
+        if training_on(supervisor, GPUS[0]):
+            library.gpus[0].compute = [(other.pid, GIB)]
+
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=come) == calm
+    assert outcomes(settings) <= {"scored", "released"}
+    (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
+    assert f"(pid {other.pid}, " in row.waits
+
+
+def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus, calm, other):
+    settings = home(tmp_path / "stay")
+    library, floor = gpus(policy=Policy.STAY)
+
+    def come(supervisor):
+        first = library.gpus[0]
+        if not first.compute and training_on(supervisor, first.uuid):
+            first.compute = [(other.pid, GIB)]
+
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=come) == calm
+    assert outcomes(settings) == {"scored"}
+
+
+def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, home, supervise, gpus, calm):
+    settings = home(tmp_path / "paused")
+    _, floor = gpus(FakeGpu(GPUS[0]))
+    engine = open_record(settings.database_url)
+    told = []
+
+    def change(supervisor):
+        with reading(engine) as connection:
+            scored = connection.execute(select(search.c.scored)).scalar_one()
+            waiting = connection.execute(select(search.c.waiting)).scalar_one()
+        if scored >= 3 and not told:
+            with transaction(engine) as connection:
+                assert machines.set_paused(connection, GPUS[0], 1.0)
+            told.append(None)
+        if told == [None] and not supervisor.slots and waiting is not None:
+            told.append(waiting)
+            with transaction(engine) as connection:
+                machines.set_paused(connection, GPUS[0], None)
+
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=change) == calm
+    assert told[1].startswith("no device is free: GPU 0")
+    assert "paused by hand" in told[1]
+    assert outcomes(settings) <= {"scored", "released"}
+
+
+def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
+    settings = home(tmp_path / "processor")
+    engine = open_record(settings.database_url)
+
+    def change(supervisor):
+        if any(slot.phase == "training" for slot in supervisor.slots):
+            with transaction(engine) as connection:
+                machines.set_paused(connection, machines.processor_of("here"), 1.0)
+        if supervisor.trouble is not None:
+            supervisor.stop()
+
+    supervise(settings, 1, program=ENDLESS, patience=QUICK, on_tick=change)
+    assert rows(settings, select(lease)) == []
+    (row,) = rows(settings, select(search.c.waiting))
+    assert row.waiting == "no device is free: processor: paused by hand (`eatnas-db devices resume`)"
+
+
+def test_a_device_that_breaks_is_left_and_the_search_goes_on_with_the_others(tmp_path, home, supervise, gpus, calm):
+    settings = home(tmp_path / "broken")
+    library, floor = gpus()
+
+    def strike(supervisor):
+        if training_on(supervisor, GPUS[0]):
+            library.gpus[0].errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
+
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=strike) == calm
+    assert outcomes(settings) <= {"scored", "released"}
+    (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
+    assert row.waits == "it does not answer: GPU is lost"
+
+
+def test_a_driver_that_hangs_holds_up_no_tick(tmp_path, home, supervise, gpus):
+    library, floor = gpus(hears=0.3)
+    hung, ticks = threading.Event(), []
+    library.before_memory = lambda: hung.is_set() and time.sleep(3600)
+
+    def look(supervisor):
+        if any(slot.phase == "training" for slot in supervisor.slots):
+            hung.set()
+        ticks.append(time.monotonic())
+        if hung.is_set() and not supervisor.slots:
+            supervisor.stop()
+
+    settings = home(tmp_path / "hung")
+    supervise(settings, 0, program=ENDLESS, floor=floor, patience=QUICK, on_tick=look)
+    assert max(later - earlier for earlier, later in itertools.pairwise(ticks)) < 5
+    assert "has not answered" in rows(settings, select(device.c.waits))[0].waits
+    assert outcomes(settings) == {"released"}
+
+
+def test_a_worker_on_another_device_than_its_own_is_refused(tmp_path, home, supervise, gpus):
+    first, second = FakeGpu(GPUS[0]), FakeGpu(GPUS[1], shown_as=GPUS[0])
+    # What runs for the first is on the second.
+    first.shown_as = "GPU-none"
+    _, floor = gpus(first, second)
+
+    def look(supervisor):
+        if any("came up on" in one.verdict.reason for one in floor.standings):
+            supervisor.stop()
+
+    settings = home(tmp_path / "misplaced")
+    supervise(settings, 0, floor=floor, patience=QUICK, on_tick=look)
+    endings = [row.ending for row in rows(settings, select(worker.c.ending)) if row.ending]
+    assert f"a worker for {GPUS[0]} came up on {GPUS[1]}" in endings
+    assert not rows(
+        settings, select(attempt).join(worker, worker.c.id == attempt.c.worker_id).where(worker.c.device_id == 1)
+    )
+
+
+def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, supervise, gpus):
+    _, floor = gpus(FakeGpu(GPUS[0]))
+    settings = home(tmp_path / "no-start")
+
+    def look(supervisor):
+        if supervisor.trouble is not None:
+            supervisor.stop()
+
+    supervise(settings, 0, program=("eatnas_training.no_such_module",), floor=floor, patience=QUICK, on_tick=look)
+    (row,) = rows(settings, select(search.c.waiting))
+    assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
+
+
+def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path, home, supervise, gpus, calm, other):
+    settings = home(tmp_path / "waiting")
+    library, floor = gpus(FakeGpu(GPUS[0], compute=[(other.pid, GIB)]))
+    told = set()
+
+    def leave(supervisor):
+        told.add(supervisor.trouble)
+        if supervisor.trouble is not None:
+            library.gpus[0].compute = []
+
+    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=leave) == calm
+    (words,) = told - {None}
+    assert words.startswith(f"no device is free: GPU 0 (NVIDIA Pretended, {GPUS[0]}): ")
+    assert f"(pid {other.pid}, " in words
+
+
+def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home, supervise, gpus):
+    _, floor = gpus(most=1)
+    most = [0]
+
+    def look(supervisor):
+        most[0] = max(most[0], len(supervisor.slots))
+
+    supervise(home(tmp_path / "most"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    assert most == [1]
