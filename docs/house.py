@@ -35,6 +35,9 @@ def _groups(app: typer.Typer) -> Iterator[str]:
     for group in app.registered_groups:
         assert group.typer_instance is not None
         yield f"\n## {group.name}\n\n{group.typer_instance.info.help}\n"
+        own = group.typer_instance.registered_callback
+        if own is not None and own.callback is not None:  # the group's name alone is a command too
+            yield f"\n{_one(f'eatnas-db {group.name}', own.callback)}"
         yield from _commands(group.typer_instance, f"eatnas-db {group.name}", "###")
 
 
