@@ -29,6 +29,7 @@ from eatnas_db.database import create_engine_for, open_record, reading, transact
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.messages import Finished, Phase
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.schema import candidate
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=30.0, metavar="SECONDS")
     asked = parser.parse_args()
     slots = os.cpu_count() or 1
-    ratios, gaps = [], []
+    ratios, gaps, shares = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for pair in range(asked.pairs):
@@ -174,16 +175,23 @@ def main() -> None:
             ours, found, assigned = supervised(settings, slots)
             plain = bare(assigned, slots, folder / f"bare-{pair}")
             with reading(open_record(settings.database_url)) as connection:
+                used = get_utilisation(connection, 1, time.time())
                 count = len(connection.execute(select(candidate.c.id)).all())
             assert len(assigned) == count, (len(assigned), count)
             ratios.append(plain / ours)
             gaps += found
+            assert used.training is not None
+            shares.append(used.training)
             print(
                 f"  pair {pair}: supervised {ours:.1f} s, bare {plain:.1f} s, {ours * slots / count:.1f} s a candidate"
             )
         print(
             f"candidates a minute against bare loops: {100 * statistics.median(ratios):.1f}% "
             f"(median of {asked.pairs} pairs, {slots} slots, {asked.candidates} candidates)"
+        )
+        print(
+            f"inside training steps, by the record: {100 * statistics.median(shares):.1f}% of the time "
+            f"from the first candidate's start to the last one's end"
         )
         print(
             f"gap on a warm worker: median {1000 * statistics.median(gaps):.1f} ms, "

@@ -214,6 +214,13 @@ class Training:
         Nothing here waits for a device that is not the processor: it is given its work, and looked at by `_progress`.
         """
         started = self.monotonic()
+        self._descend()  # in a call of its own: to free what it held takes time, too
+        self.state.batch += 1
+        self._spent(started)
+        if self.device == "cpu":  # elsewhere looking at the loss would wait for the device
+            self._require_finite()
+
+    def _descend(self) -> None:
         state, recipe = self.state, self.recipe
         at = state.epoch * self.batches + state.batch
         rate = self._rate(at)
@@ -228,24 +235,22 @@ class Training:
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
-        state.batch += 1
-        self._spent(started)
-        if self.device == "cpu":  # elsewhere looking at the loss would wait for the device
-            self._require_finite()
 
     def validate_batch(self, start: int, sums: Tensor) -> int:
         """Add the figures of validation images from `start` on to `sums`; where the next batch starts."""
         began = self.monotonic()
-        data = self.data.validation
-        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(data.labels))
+        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(self.data.validation.labels))
+        self._judge(start, stop, sums)
+        self._spent(began)
+        return stop
+
+    def _judge(self, start: int, stop: int, sums: Tensor) -> None:
         self.state.model.eval()
         with torch.inference_mode(), self._autocast():
-            images, labels = data.between(start, stop)
+            images, labels = self.data.validation.between(start, stop)
             logits = self.state.model(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
-        self._spent(began)
-        return stop
 
     def save(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         """Write a checkpoint of the state between two batches; on a full disk, wait for room or for a stop."""

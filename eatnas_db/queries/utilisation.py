@@ -11,7 +11,9 @@ from eatnas_db.schema import attempt, candidate, device, host, search, worker
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A slot of a host: the time its workers had a candidate of this search, as a share of the search's wall time."""
+    """A slot of a host: `busy` is the share of the search's wall time in which its workers had a candidate,
+    `training` that in which they were inside training and validation steps.
+    """
 
     host: str
     slot: int
@@ -20,6 +22,7 @@ class Slot:
     device_seconds: float
     busy_seconds: float
     busy: float
+    training: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Utilisation:
     scored: int
     candidates_per_hour: float | None
     busy: float | None
+    training: float | None
     slots: tuple[Slot, ...]
 
 
@@ -71,6 +75,7 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
             busy_seconds=one.busy_seconds,
             # A clock that was set back would give a slot more than all the time there was.
             busy=min(1.0, one.busy_seconds / wall) if wall > 0 else 0.0,
+            training=min(1.0, one.device_seconds / wall) if wall > 0 else 0.0,
         )
         for one in rows
     )
@@ -81,5 +86,6 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
         scored=row.scored,
         candidates_per_hour=3600 * row.scored / wall if wall > 0 else None,
         busy=sum(slot.busy for slot in slots) / len(slots) if slots and wall > 0 else None,
+        training=sum(slot.training for slot in slots) / len(slots) if slots and wall > 0 else None,
         slots=slots,
     )

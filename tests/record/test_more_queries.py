@@ -194,7 +194,8 @@ def test_the_front_is_what_no_other_beats_at_both(small, connection, cost):
 
 def test_utilisation_is_busy_time_over_wall_time(engine, small):
     with transaction(engine) as connection:
-        connection.execute(update(schema.attempt).values(started_at=0.0, ended_at=1.0, outcome="scored"))
+        whole = {"started_at": 0.0, "ended_at": 1.0, "outcome": "scored", "device_seconds": 0.5}
+        connection.execute(update(schema.attempt).values(**whole))
         connection.execute(
             update(schema.attempt).where(schema.attempt.c.candidate_id == 1).values(ended_at=None, outcome=None)
         )
@@ -203,6 +204,7 @@ def test_utilisation_is_busy_time_over_wall_time(engine, small):
     (slot,) = found.slots
     assert (found.wall_seconds, found.device_seconds, found.scored) == (8.0, 12.0, 12)
     assert (slot.host, slot.slot, slot.attempts, slot.busy_seconds, slot.busy) == ("here", 0, 12, 9.0, 1.0)
+    assert slot.training == found.training == 12 * 0.5 / 8.0
     assert found.candidates_per_hour == 3600 * 12 / 8
 
 
@@ -214,6 +216,7 @@ def test_a_search_that_was_never_trained_has_answers_too(search_factory, connect
     assert list_mutation_kinds(connection, search_id) == ()
     found = get_utilisation(connection, search_id, now=1.0)
     assert (found.wall_seconds, found.candidates_per_hour, found.busy, found.slots) == (0.0, None, None, ())
+    assert found.training is None
     assert list_reached(list_courses(connection, ["new"])) == ()
 
 
