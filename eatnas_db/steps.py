@@ -92,7 +92,7 @@ def transfer(
         raise ConflictError(
             f"{measuring.name!r}, which says what is best in {source!r}, is not finished; run it first, or --force"
         )
-    basic_id, code = _basic(connection, old, candidate_id)
+    basic_id, code, chosen = _basic(connection, old, candidate_id)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
     ranked = [(basic_id, code)]
@@ -102,12 +102,14 @@ def transfer(
         architectures = [Architecture.parse(each) for _, each in ranked]
         _require_blocks(architectures[0], f"candidate {basic_id}", space)
         found = survivors(architectures, space, min(spec.evolution.population, spec.budget.candidates))
-        if found.taken and candidate_id is None:
-            # The best that this task has room for.
+        if found.taken and found.taken[0][0] > 0 and candidate_id is None:
             basic_id, code = ranked[found.taken[0][0]]
+            chosen = "the best of its population that this task has room for"
+    if measuring is not None and candidate_id is None:
+        chosen += f"; {measuring.name!r} is not finished"
     basic = _expressed(Architecture.parse(code), f"candidate {basic_id}", spec, space)
     search_id = _insert(connection, spec, space, data_digest, slots, now, old.id, basic_id, str(basic))
-    detail = {"source": source, "candidate": basic_id, "code": str(basic)}
+    detail = {"source": source, "candidate": basic_id, "code": str(basic), "chosen": chosen}
     transitions.record_event(connection, now, "transferred", search_id, detail=detail)
     for number, (place, proposal) in enumerate(found.taken):
         origin = Origin.SURVIVOR if number else Origin.BASIC
@@ -198,9 +200,10 @@ def _expressed(before: Architecture, what: str, spec: SearchSpec, space: Space) 
     basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
     cost = space.propose(basic).cost
     if not space.limits.allow(cost):
+        other = "take transfer.start: perturbations and " if spec.transfer.start == "survivors" else ""
         raise NoRoomError(
             f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
-            "over the objective's limits; raise them, or let transfer.stretch_to bring it below"
+            f"over the objective's limits; raise them, or {other}let transfer.stretch_to bring it below"
         )
     return basic
 
@@ -221,17 +224,21 @@ def _require_population(row: Any) -> None:
         )
 
 
-def _basic(connection: Connection, source: SearchRecord, candidate_id: int | None) -> tuple[int, str]:
+def _basic(connection: Connection, source: SearchRecord, candidate_id: int | None) -> tuple[int, str, str]:
+    """The candidate that a transfer begins with: its id, its code, and by what it was chosen."""
     if candidate_id is not None:
         given = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
         code = connection.execute(given).scalar()
         if code is None:
             raise NotFoundError(f"search {source.name!r} has no candidate {candidate_id}")
-        return candidate_id, str(code)
+        return candidate_id, str(code), "as was asked for"
     winner = get_winner(connection, source.id)
     if winner is None:
         raise ConflictError(f"search {source.name!r} has no scored candidate: there is nothing to transfer")
-    return winner.id, winner.code
+    if winner.yardstick is None:
+        return winner.id, winner.code, "its best by fitness alone, which no yardstick has measured"
+    seeds = f"{winner.yardstick_seeds} seed{'' if winner.yardstick_seeds == 1 else 's'}"
+    return winner.id, winner.code, f"its best by the yardstick, {winner.yardstick:.4f} over {seeds}"
 
 
 def _insert(

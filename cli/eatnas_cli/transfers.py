@@ -24,10 +24,10 @@ def transfer(
 ) -> None:
     """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
     tree, overrides = read_spec(spec, changes)
-    name, basic, began = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
-    for words in began:
+    name, told = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
+    for words in told:
         typer.echo(words)
-    typer.echo(f"search {name} created from candidate {basic} of {source}; `eatnas-db run {name}` starts it")
+    typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
 
 
 def start_transfer(
@@ -39,8 +39,8 @@ def start_transfer(
     *,
     candidate: int | None = None,
     force: bool = False,
-) -> tuple[str, int, tuple[str, ...]]:
-    """Create a transferred search; its name, the basic candidate and in words who came along unchanged.
+) -> tuple[str, list[str]]:
+    """Create a transferred search; its name, and in words what it begins with.
 
     Nothing is written unless all is right.
     """
@@ -65,10 +65,10 @@ def start_transfer(
             slots=slots,
             now=time.time(),
         )
-        basic = steps.get_row(connection, search_id).basic_id
-        taken = list_events(connection, search_id, kind="survivors_taken")
+        kinds = ("transferred", "survivors_taken")
+        told = [event.words for kind in kinds for event in list_events(connection, search_id, kind=kind)]
     tell_doubts(spec)
-    return spec.name, int(basic), tuple(event.words for event in taken)
+    return spec.name, told
 
 
 @search_app.command()

@@ -22,7 +22,7 @@ _WORDS: Final = {
     "ancestor_restored": "the weights of candidate {ancestor} were gone or damaged; it was trained again",
     "room_made": "{files} checkpoints were removed to make room, {bytes} bytes",
     "restored": "the record was restored from a backup",
-    "transferred": "the search was created from candidate {candidate} of {source}",
+    "transferred": "the search was created from candidate {candidate} of {source}, {chosen}",
     "survivors_taken": "{taken} of {source} come along unchanged; left out: {over_limits} over the limits, "
     "{same_network} that build the network of another; perturbations of the best fill up",
     "retried": "its failures are forgiven; it waits for another try",

@@ -207,6 +207,28 @@ def test_a_population_carried_over_is_the_same_every_time(engine, finished, leas
     assert prints[0].candidates == 9
 
 
+def test_a_transfer_says_by_what_the_basic_architecture_was_chosen(engine, finished, lease_factory, score_factory):
+    small = finished()
+
+    def told(name, **options):
+        large = transfer(engine, changes={"name": name}, **options)
+        with transaction(engine) as connection:
+            return list_events(connection, large, kind="transferred")[0].words
+
+    assert told("a").endswith("of small, its best by fitness alone, which no yardstick has measured")
+    assert told("b", candidate_id=initial(engine, small)[0].id).endswith("of small, as was asked for")
+    with transaction(engine) as connection:
+        yardstick = get_search(connection, steps.rescore(connection, "small", top=2, seeds=2, now=5.0)).id
+    score_factory(lease_factory(yardstick), 0.75)
+    words = "its best by the yardstick, 0.7500 over"
+    assert told("c", force=True).endswith(f"{words} 1 seed; 'small.yardstick' is not finished")
+    while (leased := lease_factory(yardstick)) is not None:
+        score_factory(leased, 0.75)
+    with transaction(engine) as connection:
+        steps.advance(connection, steps.get_row(connection, yardstick), 3.0)
+    assert told("d").endswith(f"{words} 2 seeds")
+
+
 def test_survivors_are_not_stretched_and_come_from_a_search():
     tree = {**TARGET, "transfer": {"start": "survivors"}}
     for changes, words in (
