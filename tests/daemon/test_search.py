@@ -25,6 +25,25 @@ def test_one_two_and_four_slots_give_one_history(tmp_path, home, supervise, seed
 
 
 @pytest.mark.slow
+def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_kills(tmp_path, home, supervise, fast):
+    flat = {
+        "evolution__stop_when": "quality_flat",
+        "evolution__flat_steps": 8,
+        "evolution__flat_by": 0.02,
+        "budget__candidates": 200,
+    }
+    prints = set()
+    for slots, program in ((1, fast), (4, fast), (2, (*fast, "--crash-on", "15"))):
+        settings = home(tmp_path / str(slots), **flat)
+        prints.add(supervise(settings, slots, program))
+        with reading(open_record(settings.database_url)) as connection:
+            row = get_search(connection, "s")
+        assert row.born == row.settled == row.ends_at < 200
+        assert row.ended.startswith("its quality has not risen")
+    assert len(prints) == 1
+
+
+@pytest.mark.slow
 def test_other_seeds_give_other_histories(tmp_path, home, supervise):
     assert supervise(home(tmp_path / "1", 1), 2) != supervise(home(tmp_path / "2", 2), 2)
 
