@@ -28,7 +28,7 @@ from eatnas_training.augment import BatchKey
 from eatnas_training.loop import Training
 
 CLASSES = 10
-CODE: list[list[int | float]] = [[2, 1, 1, 1, 1.0]] * 7
+CODE: list[list[int | float]] = [[0, 1, 0, 0, 0.5]] * 7
 
 
 def make_folder(root: Path, images: int, side: int) -> None:
