@@ -57,6 +57,7 @@ def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
         yield _disk(settings.home)
         yield from _storage(settings, environment)
     yield _mlflow(settings, environment)
+    yield _hooks(settings)
     yield from _data(settings, searches=record.ok)
 
 
@@ -214,6 +215,25 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
         advice = "start the server or correct MLFLOW_TRACKING_URI; searches run meanwhile, and are written there later"
         return Finding("MLflow", True, f"{shown} does not answer: {error.strerror or error}", advice)
     return Finding("MLflow", True, f"{shown} answers")
+
+
+def _hooks(settings: Settings) -> Finding:
+    from eatnas_db.config import read_hooks
+
+    try:
+        hooks = read_hooks(settings.home)
+    except EatnasError as error:
+        found, _, advice = str(error).rpartition("; ")
+        return Finding("hooks", False, found or advice, advice if found else "")
+    if hooks is None:
+        return Finding("hooks", True, "none")
+    # As the command is started: in the home, and without a shell.
+    program = hooks.command[0]
+    path = shutil.which(settings.home / program if "/" in program else program)
+    if path is None:
+        advice = f"install it and make it executable, or correct hooks.on_event in {settings.home / 'config.yaml'}"
+        return Finding("hooks", False, f"there is no program {program!r}", advice)
+    return Finding("hooks", True, f"{path} is told of {', '.join(hooks.events)}")
 
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
+    from eatnas_daemon.follower import Follower
     from eatnas_daemon.placement import Floor
     from eatnas_daemon.supervisor import Supervisor
     from eatnas_db.queries.searches import SearchRecord
@@ -150,7 +151,6 @@ def supervise(
 ) -> None:
     """Keep all slots training until stopped, or until the search `only` is finished; the log tells."""
     from eatnas_cli.journal import Journal, open_log
-    from eatnas_daemon.follower import Follower
     from eatnas_daemon.launchers import Launcher
     from eatnas_daemon.supervisor import Supervisor
     from eatnas_db.config import read_max_bytes
@@ -160,16 +160,13 @@ def supervise(
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     journal = Journal(engine, log)
-    follower = Follower(
-        settings.database_url,
-        os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri,
-        settings.logs / "mlflow.log",
-    )
+    followers = _followers(settings)
     count, floor = _floor(asked)
 
     def look(supervisor: Supervisor) -> None:
         journal.look(supervisor)
-        follower.ensure()
+        for follower in followers:
+            follower.ensure()
         on_tick(supervisor)
 
     gpus = "" if floor is None else " on the processor"
@@ -185,7 +182,8 @@ def supervise(
             max_bytes=max_bytes,
             floor=floor,
         )
-        follower.start()
+        for follower in followers:
+            follower.start()
         when_ready()
         supervisor.run(look)
         journal.look(supervisor, at_once=True)
@@ -193,7 +191,8 @@ def supervise(
         log.exception("ends by an error")
         raise
     finally:
-        follower.stop()
+        for follower in followers:
+            follower.stop()
     log.info("stopped, pid %d", os.getpid())
 
 
@@ -230,6 +229,25 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
     chance = Chance(time.time_ns(), "yield", os.getpid())
     policy = Policy(asked.policy or Policy.YIELD)
     return slots, Floor(lookout, wishes, chance, policy=policy, most=None if trains else asked.slots)
+
+
+def _followers(settings: Settings) -> list[Follower]:
+    """MLflow's, and where a command is configured the one that starts it. Raises `EatnasError`."""
+    from eatnas_daemon.follower import Follower
+    from eatnas_db.config import read_hooks
+
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri
+    addresses = {
+        "EATNAS_DB_URL": settings.database_url,
+        "EATNAS_HOME": str(settings.home),
+        "EATNAS_HOST": settings.host,
+        "MLFLOW_TRACKING_URI": uri,
+    }
+    followers = [Follower(("eatnas_daemon.tracking",), addresses, settings.logs / "mlflow.log")]
+    if read_hooks(settings.home) is not None:
+        program = ("eatnas_daemon.hooks", "--since", str(time.time()))
+        followers.append(Follower(program, addresses, settings.logs / "hooks.log"))
+    return followers
 
 
 def _goes_on(row: SearchRecord) -> bool:

@@ -1,32 +1,34 @@
-"""Keeps MLflow's follower going: a process of its own, that nothing waits for."""
+"""Keeps a follower going: a process that reads the record (for MLflow, for hooks), and that nothing waits for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 RESTART_SECONDS: Final = 30.0
-PROGRAM: Final = ("nice", "-n", "10", sys.executable, "-m", "eatnas_daemon.tracking")
+PYTHON: Final = ("nice", "-n", "10", sys.executable, "-m")
 
 
 class Follower:
-    """Starts `eatnas_daemon.tracking` on a record, and starts it again if it dies."""
+    """Starts a module on a record, and starts it again if it dies."""
 
     def __init__(
         self,
-        database_url: str,
-        tracking_uri: str,
+        program: Sequence[str],
+        environment: Mapping[str, str],
         log_file: Path,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        # By the environment: addresses may hold passwords, and everybody can read a process's arguments.
-        self._environment = {"EATNAS_DB_URL": database_url, "MLFLOW_TRACKING_URI": tracking_uri}
+        # Addresses by the environment: they may hold passwords, and everybody can read a process's arguments.
+        self._program, self._environment = (*PYTHON, *program), dict(environment)
         self._log_file, self._monotonic = log_file, monotonic
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
@@ -60,7 +62,7 @@ class Follower:
         with self._log_file.open("ab") as log:
             # Its own session, so that Ctrl-C in the terminal leaves it to write the last runs.
             return subprocess.Popen(
-                PROGRAM,
+                self._program,
                 env={**os.environ, **self._environment},
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -71,3 +73,16 @@ class Follower:
     def _close_input(self) -> None:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def input_ended(seconds: float) -> bool:
+    """In the follower itself: wait; whether the pipe that is our standard input was closed meanwhile."""
+    try:
+        piped = stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:
+        piped = False
+    if not piped:
+        time.sleep(seconds)
+        return False
+    ready, _, _ = select.select([0], [], [], seconds)
+    return bool(ready) and os.read(0, 4096) == b""

@@ -6,34 +6,50 @@ import argparse
 import json
 import os
 import re
-import select as waiting
 import signal
-import stat
 import sys
-import time
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from sqlalchemy import Engine, func, select, union
+from sqlalchemy import Connection, Engine, func, select, union
 
-from eatnas_db.database import Horizon, alone, open_record, reading, watch_changes
+from eatnas_daemon import lock
+from eatnas_daemon.drawing import describe_architecture, draw_architecture
+from eatnas_daemon.follower import input_ended
+from eatnas_daemon.summaries import KEY, RUNNING, WAITING, Painter, Summaries, introduction
+from eatnas_db.database import Horizon, alone, living_hosts, on_server, open_record, reading, watch_changes
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.spec import macro_from_stored
 from eatnas_db.domain.states import State
 from eatnas_db.errors import EatnasError, RecordError
-from eatnas_db.schema import architecture, attempt, candidate, epoch, event, lease, record, search
+from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.schema import architecture, attempt, candidate, device, epoch, event, host, lease, record, worker
 
 BATCH: Final = 800
 """Metrics in one call. MLflow takes 1000 things at a time, and a run's parameters and tags go with its last metrics."""
 PAGE: Final = 500
 LONGEST_TAG: Final = 5000
 LONGEST_LINE: Final = 300
-EPOCH_METRICS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+EPOCH_METRICS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
+SCORE_METRICS: Final = ("fitness", "device_seconds", "params", "mult_adds", "share_inherited", "lineage_epochs")
+"""As metrics too where they are params, so that MLflow sorts and draws them by size."""
 MARKS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
 """The tags that say how far a run has been written."""
-STATUSES: Final = {State.SCORED: "FINISHED", State.FAILED: "FAILED", State.CANCELLED: "KILLED"}
-RUNNING: Final = "RUNNING"
+STATUSES: Final = {
+    State.SCORED: "FINISHED",
+    State.FAILED: "FAILED",
+    State.CANCELLED: "KILLED",
+    State.LEASED: RUNNING,
+    State.PENDING: WAITING,
+}
+ABANDONED: Final = "KILLED"
+"""In training for a supervisor that is gone; it goes on when there is one."""
+ENDED: Final = ("FINISHED", "FAILED", "KILLED")
 EVERY_SECONDS: Final = 5.0
 
 
@@ -44,14 +60,21 @@ class Run:
     run_id: str
     status: str
     marks: dict[str, str]
+    drawn: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Where the runs of a search go, and the recipe that they share."""
+    """Where the runs of a search go, and what they share."""
 
     experiment_id: str
     recipe: dict[str, Any]
+    macro: Macro
+    task: Task
+
+
+def _to_stderr(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 class Mirror:
@@ -61,34 +84,62 @@ class Mirror:
     once. After an error a new mirror goes on from what is there.
     """
 
-    def __init__(self, engine: Engine, client: Any) -> None:
-        self._engine, self._client = engine, client
+    def __init__(
+        self,
+        engine: Engine,
+        client: Any,
+        painter: Painter | None = None,
+        tell: Callable[[str], None] = _to_stderr,
+    ) -> None:
+        self._engine, self._client, self._tell = engine, client, tell
         with reading(engine) as connection:
             self._uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
         self._horizon = Horizon()
         self._seen: int | None = None
         self._experiments: dict[int, Experiment] = {}
         self._runs: dict[str, Run] = {}
+        self._takes_files = True
+        self._summaries = Summaries(engine, client, self._uuid, painter, tell)
 
-    def look(self) -> int:
-        """Bring MLflow up to date. How many runs were written."""
+    def look(self, leaving: int | None = None) -> int:
+        """Bring MLflow up to date. How many candidates' runs were written.
+
+        `leaving`: the pid of a supervisor that is about to end, and no longer works on anything.
+        """
         # Two that find a run missing at once would both create it.
         with alone(self._engine, "mlflow"):
             newest = self._horizon.look(self._engine)
             with reading(self._engine) as connection:
                 ids = sorted(connection.execute(_changed_since(self._seen)).scalars())
-                searches = connection.execute(select(search).where(search.c.id.not_in(self._experiments))).all()
-            for row in searches:
-                self._meet(row)
+                records = list_searches(connection)
+                living = _living(connection, leaving)
+            for row in records:
+                if row.id not in self._experiments:
+                    self._meet(row)
             written = 0
             for begin in range(0, len(ids), PAGE):
                 # By id: parents come before their children.
                 for one in _read(self._engine, ids[begin : begin + PAGE]):
-                    written += self._bring_up_to_date(one)
+                    written += self._bring_up_to_date(one, living)
+            self._summaries.look(
+                records,
+                lambda number: self._experiments[number].experiment_id,
+                self._run_of,
+                self._find,
+                worked_on=living is None or bool(living),
+            )
             self._seen = newest
         return written
 
-    def _meet(self, row: Any) -> None:
+    def illustrate(self, *, at_once: bool = False) -> None:
+        """Renew the searches' pictures and reports where it is time for that, or all that are old `at_once`."""
+        self._summaries.illustrate(at_once=at_once)
+
+    def _run_of(self, candidate_id: int) -> str | None:
+        run = self._runs.get(f"{self._uuid}/{candidate_id}")
+        return None if run is None else run.run_id
+
+    def _meet(self, row: SearchRecord) -> None:
         from mlflow.entities import ViewType
 
         mine = f"tags.`eatnas.record` = '{self._uuid}' AND tags.`eatnas.search` = '{row.name}'"
@@ -101,12 +152,18 @@ class Mirror:
             for run in self._list(experiment_id):
                 if key := run.data.tags.get("eatnas.candidate"):
                     self._runs[key] = _known(run)
+                elif KEY in run.data.tags:
+                    self._summaries.recognize(run)
         else:
             name = f"eatnas/{row.name}"
             if self._client.get_experiment_by_name(name) is not None:  # another record's
                 name = f"{name} ({self._uuid[:8]})"
-            experiment_id = str(self._client.create_experiment(name, tags=facts))
-        self._experiments[row.id] = Experiment(experiment_id, row.spec["training"])
+            folder = _files_beside(self._client.tracking_uri)
+            location = None if folder is None else (folder / f"{self._uuid[:8]}-{row.name}").as_uri()
+            experiment_id = str(self._client.create_experiment(name, location, tags=facts))
+        self._experiments[row.id] = Experiment(
+            experiment_id, row.spec["training"], macro_from_stored(row.macro), Task(**row.task)
+        )
 
     def _list(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
         token: str | None = None
@@ -117,22 +174,26 @@ class Mirror:
             if not token:
                 return
 
-    def _bring_up_to_date(self, one: Any) -> bool:
+    def _bring_up_to_date(self, one: Any, living: frozenset[int] | None) -> bool:
         key = f"{self._uuid}/{one.id}"
         run = self._runs.get(key)
-        status, marks = STATUSES.get(State(one.state), RUNNING), _marks(one)
-        if run is not None and (run.status, run.marks) == (status, marks):
+        status, marks = STATUSES[State(one.state)], _marks(one)
+        if one.state == State.LEASED and living is not None and one.lease_host not in living:
+            status = ABANDONED
+        if run is not None and (run.status, run.marks) == (status, marks) and (run.drawn or not self._takes_files):
             return False
         experiment = self._experiments[one.search_id]
         run = run or self._find_or_create(experiment.experiment_id, key, one)
-        self._write(run, one, status, experiment.recipe)
-        self._runs[key] = Run(run.run_id, status, marks)
+        drawn = run.drawn or (self._takes_files and self._draw(run.run_id, one, experiment))
+        self._write(run, one, status, drawn, experiment.recipe)
+        self._runs[key] = Run(run.run_id, status, marks, drawn)
         return True
 
     def _find_or_create(self, experiment_id: str, key: str, one: Any) -> Run:
         if self._seen is not None:  # somebody else may have written it since all runs were listed
-            for run in self._list(experiment_id, f"tags.`eatnas.candidate` = '{key}'"):
-                return _known(run)
+            found = self._find(experiment_id, "eatnas.candidate", key)
+            if found is not None:
+                return _known(found)
         return _known(
             self._client.create_run(
                 experiment_id,
@@ -142,16 +203,40 @@ class Mirror:
             )
         )
 
-    def _write(self, run: Run, one: Any, status: str, recipe: dict[str, Any]) -> None:
+    def _find(self, experiment_id: str, tag: str, value: str) -> Any:
+        return next(self._list(experiment_id, f"tags.`{tag}` = '{value}'"), None)
+
+    def _draw(self, run_id: str, one: Any, experiment: Experiment) -> bool:
+        """Store the architecture as JSON and as a drawing. A trouble with files is told once and holds up no runs."""
+        network = Architecture.parse(one.genotype)
+        facts = describe_architecture(network, experiment.macro, experiment.task)
+        facts |= {"digest": one.digest, "params": one.params, "mult_adds": one.mult_adds}
+        title = f"candidate {one.id}, birth {one.birth}"
+        try:
+            with tempfile.TemporaryDirectory(prefix="eatnas-mlflow-") as name:
+                folder = Path(name)
+                (folder / "architecture.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+                svg = draw_architecture(network, experiment.macro, experiment.task, title)
+                (folder / "architecture.svg").write_text(svg, encoding="utf-8")
+                self._client.log_artifacts(run_id, name)
+        except Exception as error:  # whatever a full disk or MLflow's store of files throws
+            self._takes_files = False
+            self._tell(f"MLflow takes no files, only runs: {type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _write(self, run: Run, one: Any, status: str, drawn: bool, recipe: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
         metrics = _metrics(self._engine, one, int(run.marks.get("eatnas.epochs", 0)))
         while len(metrics) > BATCH:
             self._client.log_batch(run.run_id, metrics=metrics[:BATCH])
             metrics = metrics[BATCH:]
-        parent = self._runs.get(f"{self._uuid}/{one.parent_id}")
-        family = {} if parent is None else {"mlflow.parentRunId": parent.run_id}
-        tags = {**family, "eatnas.birth": str(one.birth), **_marks(one)}
+        parent = self._run_of(one.parent_id)
+        family = {} if parent is None else {"mlflow.parentRunId": parent}
+        where = {"eatnas.host": one.host, "eatnas.device": one.device} if one.device else {}
+        files = {"eatnas.drawn": "yes"} if drawn else {}
+        tags = {**family, **where, **files, "eatnas.birth": str(one.birth), **_marks(one)}
         # Stores write metrics before tags, so that the marks never tell of more than there is.
         self._client.log_batch(
             run.run_id,
@@ -159,24 +244,28 @@ class Mirror:
             params=[Param(key, str(value)) for key, value in _params(one, recipe).items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
-        if status != RUNNING:
-            self._client.set_terminated(run.run_id, status, end_time=_milliseconds(one.ended_at))
-        elif run.status != RUNNING:
+        if status in ENDED:
+            ended_at = one.ended_at or one.heard_at
+            self._client.set_terminated(run.run_id, status, end_time=_milliseconds(ended_at))
+        elif run.status != status:
             self._client.update_run(run.run_id, status=status)
 
 
-def sync(engine: Engine, tracking_uri: str) -> int:
-    """Bring an MLflow store up to date with the whole record. How many runs were written.
+def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
+    """Bring an MLflow store up to date with the whole record. How many candidates' runs were written.
 
-    Raises `RecordError` where MLflow cannot be reached or used.
+    Raises `RecordError` where MLflow cannot be reached or used. A trouble with `pictures` alone goes to stderr.
     """
     _silence_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:
-        return Mirror(engine, connect(tracking_uri)).look()
+        mirror = Mirror(engine, connect(tracking_uri), _painter(engine) if pictures else None)
+        written = mirror.look()
+        mirror.illustrate(at_once=True)
     except (ImportError, MlflowException) as error:  # a missing driver is an ImportError
         raise RecordError(_in_words(tracking_uri, error)) from error
+    return written
 
 
 def follow(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> None:
@@ -189,24 +278,29 @@ def follow(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> N
     while True:
         # The last round comes after the end, so that what was written last is there too.
         ended = ended or os.getppid() != parent
-        due = watch.changed() or due
-        if mirror is not None and _store_file(tracking_uri) != store:
+        due = watch.changed() or due or ended
+        if store is not None and _store_file(tracking_uri) != store:
             # MLflow keeps a deleted file open and would go on writing into it: begin again.
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
-        if due:
-            try:
-                mirror = mirror or Mirror(engine, connect(tracking_uri))
-                mirror.look()
-                store = _store_file(tracking_uri)
+        try:
+            if due:
+                if mirror is None:
+                    client = connect(tracking_uri)
+                    client.search_experiments(max_results=1)  # after that a store of ours has its file
+                    store = _store_file(tracking_uri)
+                    mirror = Mirror(engine, client, _painter(engine))
+                mirror.look(parent if ended else None)
                 due = told = False
-            except Exception as error:  # whatever MLflow, its store or its network throws: it must never end a search
-                mirror = None
-                if not told:
-                    print(_in_words(tracking_uri, error), file=sys.stderr, flush=True)
-                told = True
+            if mirror is not None:
+                mirror.illustrate(at_once=ended)
+        except Exception as error:  # whatever MLflow, its store or its network throws: it must never end a search
+            mirror, due = None, True
+            if not told:
+                _to_stderr(_in_words(tracking_uri, error))
+            told = True
         if ended:
             break
-        ended = _input_ended(every)
+        ended = input_ended(every)
     watch.close()
 
 
@@ -261,19 +355,6 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
-def _input_ended(seconds: float) -> bool:
-    """Wait; whether the pipe that is our standard input was closed meanwhile."""
-    try:
-        piped = stat.S_ISFIFO(os.fstat(0).st_mode)
-    except OSError:
-        piped = False
-    if not piped:
-        time.sleep(seconds)
-        return False
-    ready, _, _ = waiting.select([0], [], [], seconds)
-    return bool(ready) and os.read(0, 4096) == b""
-
-
 def _store_file(tracking_uri: str) -> tuple[int, int] | None:
     """Which file an SQLite store is at the moment."""
     try:
@@ -281,6 +362,25 @@ def _store_file(tracking_uri: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _painter(engine: Engine) -> Painter:
+    return Painter(engine.url.render_as_string(hide_password=False))
+
+
+def _files_beside(tracking_uri: str) -> Path | None:
+    """Where the files of a home's own store lie; a server sees to its own."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts"
+
+
+def _living(connection: Connection, leaving: int | None) -> frozenset[int] | None:
+    """The ids of the hosts whose supervisor works on the record; None: whoever holds a lease does."""
+    if on_server(connection):
+        return living_hosts(connection)
+    holder = lock.holder_of(Path(f"{connection.engine.url.database}.lock"))
+    return frozenset() if holder in (None, leaving) else None
 
 
 def _changed_since(seen: int | None) -> Any:
@@ -292,37 +392,52 @@ def _changed_since(seen: int | None) -> Any:
 
 
 def _read(engine: Engine, ids: Sequence[int]) -> Sequence[Any]:
-    started = select(func.min(attempt.c.started_at)).where(attempt.c.candidate_id == candidate.c.id)
-    epochs = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
+    tries = attempt.alias()
+    of_tries = tries.c.candidate_id == candidate.c.id
+    started = select(func.min(tries.c.started_at)).where(of_tries)
+    spent = select(func.sum(tries.c.device_seconds)).where(of_tries)
+    of_epochs = epoch.c.candidate_id == candidate.c.id
+    epochs = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(of_epochs)
+    heard = select(func.max(epoch.c.ended_at)).where(of_epochs)
+    last = (attempt.c.candidate_id == candidate.c.id) & (attempt.c.number == candidate.c.attempt)
     query = (
         select(
             candidate,
             architecture.c.genotype,
+            architecture.c.digest,
             started.scalar_subquery().label("started_at"),
+            spent.scalar_subquery().label("device_seconds"),
             epochs.scalar_subquery().label("epochs"),
+            func.coalesce(heard.scalar_subquery(), attempt.c.started_at).label("heard_at"),
+            device.c.name.label("device"),
+            host.c.name.label("host"),
+            lease.c.host_id.label("lease_host"),
         )
         .join(architecture)
-        .where(candidate.c.id.in_(ids), candidate.c.attempt > 0)
+        .join(attempt, last)
+        .join(worker, worker.c.id == attempt.c.worker_id)
+        .join(device, device.c.id == worker.c.device_id)
+        .join(host, host.c.id == device.c.host_id)
+        .outerjoin(lease, lease.c.candidate_id == candidate.c.id)
+        .where(candidate.c.id.in_(ids))
         .order_by(candidate.c.id)
     )
     with reading(engine) as connection:
         return connection.execute(query).all()
 
 
-def _facts(row: Any) -> dict[str, str]:
-    space = row.spec["space"] if isinstance(row.spec["space"], str) else "a space of its own"
-    note = f"Search {row.name}: {space} on {row.spec['data']['name']}, seed {row.seed}, written by eatnas-db."
+def _facts(row: SearchRecord) -> dict[str, str]:
     return {
-        "eatnas.space": space,
+        "eatnas.space": row.spec["space"] if isinstance(row.spec["space"], str) else "a space of its own",
         "eatnas.seed": str(row.seed),
         "eatnas.spec": json.dumps(row.spec, sort_keys=True)[:LONGEST_TAG],
-        "mlflow.note.content": note,
+        "mlflow.note.content": introduction(row),
     }
 
 
 def _known(run: Any) -> Run:
     marks = {key: run.data.tags[key] for key in MARKS if key in run.data.tags}
-    return Run(run.info.run_id, run.info.status, marks)
+    return Run(run.info.run_id, run.info.status, marks, "eatnas.drawn" in run.data.tags)
 
 
 def _marks(one: Any) -> dict[str, str]:
@@ -348,7 +463,9 @@ def _metrics(engine: Engine, one: Any, first: int) -> list[Any]:
         Metric(key, getattr(row, key), _milliseconds(row.ended_at), row.number) for row in rows for key in EPOCH_METRICS
     ]
     if one.fitness is not None:
-        metrics.append(Metric("fitness", one.fitness, _milliseconds(one.ended_at), max(one.epochs - 1, 0)))
+        at, last = _milliseconds(one.ended_at), max(one.epochs - 1, 0)
+        values = {name: getattr(one, name) for name in SCORE_METRICS}
+        metrics += [Metric(name, float(value), at, last) for name, value in values.items() if value is not None]
     return metrics
 
 

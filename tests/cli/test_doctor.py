@@ -74,3 +74,17 @@ def test_the_data_of_a_search_that_is_to_run_is_looked_for(record, eatnas, spec,
     told = examined(expect=1)["ImageFolder"]
     assert not told["ok"]
     assert "data prepare ImageFolder" in told["advice"]
+
+
+def test_a_hook_whose_command_is_not_there_is_told_before_anything_happens(home):
+    home.mkdir()
+    settings = load_settings({}, str(home))
+    (home / "config.yaml").write_text("hooks: {on_event: ./tell-me now}")
+    found = doctor._hooks(settings)
+    assert (found.ok, found.found) == (False, "there is no program './tell-me'")
+    (home / "tell-me").write_text("#!/bin/sh\n")
+    assert not doctor._hooks(settings).ok
+    (home / "tell-me").chmod(0o755)
+    assert doctor._hooks(settings).found == f"{home / 'tell-me'} is told of finished, failed, paused, waiting"
+    (home / "config.yaml").write_text("hooks: {on_event: 3}")
+    assert "hooks.on_event is 3" in doctor._hooks(settings).found

@@ -1,29 +1,38 @@
 """The MLflow store says what the record says, once, whatever happens to the processes between."""
 
+import json
 import os
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+from xml.etree import ElementTree
 
 import psutil
 import pytest
 from sqlalchemy import insert, select
 
+from eatnas_daemon import lock
 from eatnas_daemon.follower import RESTART_SECONDS, Follower
-from eatnas_daemon.tracking import EPOCH_METRICS, STATUSES, Mirror, connect, masked, sync
+from eatnas_daemon.summaries import CURVE
+from eatnas_daemon.tracking import EPOCH_METRICS, STATUSES, Mirror, connect, masked
+from eatnas_daemon.tracking import sync as sync_all
 from eatnas_db import steps, transitions
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.messages import EpochDone
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.domain.states import FailureKind, State
-from eatnas_db.schema import candidate, device, epoch, host, record, search, worker
+from eatnas_db.domain.states import FailureKind, State, Wish
+from eatnas_db.schema import architecture, candidate, device, epoch, host, record, search, step, worker
 from eatnas_db.transitions import Provenance
 from eatnas_migrations import commands
 
@@ -101,9 +110,23 @@ def fill(engine):
 
 
 def runs_of(uri, name="eatnas/small"):
+    """The client, the experiment, and its candidates' runs."""
     client = connect(uri)
     experiment = client.get_experiment_by_name(name)
-    return client, experiment, client.search_runs([experiment.experiment_id])
+    runs = client.search_runs([experiment.experiment_id])
+    return client, experiment, [run for run in runs if "eatnas.candidate" in run.data.tags]
+
+
+def summary_of(uri, name="eatnas/small"):
+    client = connect(uri)
+    experiment = client.get_experiment_by_name(name)
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`eatnas.summary` LIKE '%'")
+    return client, run
+
+
+def sync(engine, uri):
+    """Without pictures, which take seconds to draw."""
+    return sync_all(engine, uri, pictures=False)
 
 
 def assert_agreement(engine, uri, name="eatnas/small"):
@@ -123,7 +146,7 @@ def assert_agreement(engine, uri, name="eatnas/small"):
     by_id = {int(run.data.tags["eatnas.candidate"].split("/")[1]): run for run in runs}
     for row in rows:
         run = by_id[row.id]
-        assert run.info.status == STATUSES.get(State(row.state), "RUNNING")
+        assert run.info.status == "KILLED" if row.state == State.LEASED else STATUSES[State(row.state)]
         parent = by_id[row.parent_id].info.run_id if row.parent_id else None
         assert run.data.tags.get("mlflow.parentRunId") == parent
         assert run.data.params["origin"] == row.origin
@@ -152,7 +175,7 @@ def runs_in(store):
         return 0
     with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
         try:
-            return connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+            return connection.execute("SELECT count(*) FROM runs WHERE name LIKE 'birth %'").fetchone()[0]
         except sqlite3.OperationalError:
             return 0
 
@@ -190,6 +213,11 @@ def answers(address):
         return False
 
 
+def follower_of(url, uri, log, *more):
+    addresses = {"EATNAS_DB_URL": url, "MLFLOW_TRACKING_URI": uri}
+    return Follower(("eatnas_daemon.tracking",), addresses, log, *more)
+
+
 @contextmanager
 def following(engine, uri, log=subprocess.DEVNULL):
     """A real follower with a short breath; at the end it is told to leave and has to."""
@@ -215,7 +243,7 @@ def test_the_store_says_what_the_record_says_and_is_rebuilt(engine, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert sync(engine, uri) == 4
     client, runs = assert_agreement(engine, uri)
-    assert [runs[birth].info.status for birth in range(4)] == ["FINISHED", "FINISHED", "FAILED", "RUNNING"]
+    assert [runs[birth].info.status for birth in range(4)] == ["FINISHED", "FINISHED", "FAILED", "KILLED"]
     assert "mlflow.parentRunId" in runs[2].data.tags
     first = runs[0]
     assert (first.info.run_name, first.info.start_time, first.info.end_time) == ("birth 0", 1_000_000, 1_030_000)
@@ -241,29 +269,111 @@ def test_a_look_costs_what_has_changed_and_not_the_history(engine, tmp_path):
     token = fill(engine)
     client = Counting(connect(f"sqlite:///{tmp_path / 'mlflow.db'}"))
     mirror = Mirror(engine, client)
-    assert mirror.look() == 4
-    client.calls.clear()
-    assert (mirror.look(), client.calls) == (0, [])
+    with lock.hold(tmp_path / "eatnas.db.lock"):  # as a supervisor does
+        assert mirror.look() == 4
+        client.calls.clear()
+        assert (mirror.look(), client.calls) == (0, [])
+        with transaction(engine) as connection:
+            report(connection, token, 1, 4020.0)
+        assert (mirror.look(), client.calls) == (1, ["log_batch"])
+        assert statuses(client.client)[3] == "RUNNING"
+        client.calls.clear()
+        with transaction(engine) as connection:
+            score(connection, token, 4030.0)
+        # The second batch is the search's: another step of its curve.
+        assert (mirror.look(), client.calls) == (1, ["log_batch", "set_terminated", "log_batch"])
+        client.calls.clear()
+        assert (mirror.look(), client.calls) == (0, [])
+        with transaction(engine) as connection:
+            failed = connection.execute(select(candidate.c.id).where(candidate.c.state == State.FAILED)).scalar_one()
+            transitions.retry(connection, failed, 5000.0)
+        assert (mirror.look(), client.calls) == (1, ["log_batch", "update_run"])
+        assert statuses(client.client)[2] == "SCHEDULED"
+
+
+def statuses(client):
+    """By birth."""
+    experiment = client.get_experiment_by_name("eatnas/small")
+    runs = client.search_runs([experiment.experiment_id], "tags.`eatnas.birth` LIKE '%'")
+    return {int(run.data.tags["eatnas.birth"]): run.info.status for run in runs}
+
+
+@pytest.mark.slow
+def test_what_nobody_trains_is_not_running_and_goes_on_where_somebody_does(engine, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fill(engine)
+    with lock.hold(tmp_path / "eatnas.db.lock"):
+        sync(engine, uri)
+        assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("RUNNING", "RUNNING")
+        # As the follower of a supervisor that is about to leave.
+        Mirror(engine, connect(uri)).look(leaving=os.getpid())
+        assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "SCHEDULED")
+        sync(engine, uri)
+        assert statuses(connect(uri))[3] == "RUNNING"
     with transaction(engine) as connection:
-        report(connection, token, 1, 4020.0)
-    assert (mirror.look(), client.calls) == (1, ["log_batch"])
-    client.calls.clear()
-    with transaction(engine) as connection:
-        score(connection, token, 4030.0)
-    assert (mirror.look(), client.calls) == (1, ["log_batch", "set_terminated"])
-    client.calls.clear()
-    assert (mirror.look(), client.calls) == (0, [])
-    with transaction(engine) as connection:
-        failed = connection.execute(select(candidate.c.id).where(candidate.c.state == State.FAILED)).scalar_one()
-        transitions.retry(connection, failed, 5000.0)
-    assert (mirror.look(), client.calls) == (1, ["log_batch", "update_run"])
+        steps.set_wish(connection, "small", Wish.CANCELLED, 5000.0)
+    sync(engine, uri)
+    assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "KILLED")
+
+
+@pytest.mark.slow
+def test_a_search_has_a_summary_with_its_curve_and_pictures_and_each_run_its_architecture(engine, tmp_path):
+    fill(engine)
+    for home in (tmp_path / "one", tmp_path / "two"):  # the second as if the first were lost
+        home.mkdir()
+        uri = f"sqlite:///{home / 'mlflow.db'}"
+        assert sync_all(engine, uri) == 4
+        client, summary = summary_of(uri)
+        with reading(engine) as connection:
+            curve = connection.execute(select(step).order_by(step.c.number)).all()
+            rows = {row.id: row for row in connection.execute(select(candidate.c.id, architecture).join(architecture))}
+        for name in CURVE:
+            history = client.get_metric_history(summary.info.run_id, name)
+            wanted = [(one.number, round(1000 * one.at), getattr(one, name)) for one in curve]
+            assert [(m.step, m.timestamp, m.value) for m in history] == [one for one in wanted if one[2] is not None]
+        assert summary.data.params["training.epochs"] == "2"
+        best = summary.data.tags["eatnas.best_run"]
+        assert client.get_run(best).data.tags["eatnas.birth"] == "0"
+        assert f"/runs/{best})" in summary.data.tags["mlflow.note.content"]
+        experiment = client.get_experiment(summary.info.experiment_id)
+        assert f"/runs/{summary.info.run_id})" in experiment.tags["mlflow.note.content"]
+        pictures = sorted(file.path for file in client.list_artifacts(summary.info.run_id))
+        assert pictures == ["lineage.png", "pareto.png", "quality-over-compute.png", "quality.png", "report.html"]
+        _, _, runs = runs_of(uri)
+        for run in runs:
+            folder = Path(client.download_artifacts(run.info.run_id, ""))
+            told = json.loads((folder / "architecture.json").read_text())
+            row = rows[int(run.data.tags["eatnas.candidate"].split("/")[1])]
+            assert (told["code"], told["digest"], len(told["blocks"])) == (row.genotype, row.digest, 7)
+            assert ElementTree.parse(folder / "architecture.svg").getroot().tag.endswith("svg")
+
+        drawn = (Path(client.download_artifacts(summary.info.run_id, "")) / "report.html").stat()
+        assert sync_all(engine, uri) == 0
+        again = (Path(client.download_artifacts(summary.info.run_id, "")) / "report.html").stat()
+        assert again.st_mtime_ns == drawn.st_mtime_ns
+        assert summary.info.artifact_uri.startswith((home / "mlflow-artifacts").as_uri())
+
+
+@pytest.mark.slow
+def test_files_that_cannot_be_written_are_told_once_and_cost_no_run(engine, tmp_path, capfd):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    fill(engine)
+    (tmp_path / "mlflow-artifacts").touch()
+    assert sync(engine, uri) == 4
+    assert_agreement(engine, uri)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("MLflow takes no files, only runs: ")
+    (tmp_path / "mlflow-artifacts").unlink()
+    assert (sync(engine, uri), sync(engine, uri)) == (4, 0)
+    client, _, runs = runs_of(uri)
+    assert [len(client.list_artifacts(run.info.run_id)) for run in runs] == [2, 2, 2, 2]
 
 
 class Counting:
     """MLflow's client, with a note of what was asked of it."""
 
     def __init__(self, client):
-        self.client, self.calls = client, []
+        self.client, self.calls, self.tracking_uri = client, [], client.tracking_uri
 
     def __getattr__(self, name):
         def call(*arguments, **options):
@@ -389,8 +499,13 @@ def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_
         until(store.exists)
 
         def disturb(_):
-            if killed_at and runs_in(store) >= killed_at:
+            with reading(engine) as connection:
+                scored = connection.execute(select(search.c.scored)).scalar_one()
+            if killed_at and scored >= killed_at and follower.poll() is None:
+                # Supervision stands still meanwhile: so the follower is in the midst of it on a busy machine too.
+                until(lambda: runs_in(store) >= killed_at)
                 follower.kill()
+                follower.wait()
 
         slower = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
         assert supervise(followed, 2, slower, disturb) == undisturbed
@@ -402,10 +517,89 @@ def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_
     assert sync(open_record(alone.database_url), alone.mlflow_uri) == 24
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, home, supervise):
+    """The fingerprint of a search that nobody followed."""
+    return supervise(home(tmp_path_factory.mktemp("undisturbed") / "home"), 2)
+
+
+def end(process):
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+class BadServer(BaseHTTPRequestHandler):
+    """Answers every request after `seconds`, by a refusal."""
+
+    seconds = 0.0
+    asked: ClassVar[list[str | None]] = []
+
+    def answer(self):
+        self.asked.append(self.headers["Authorization"])
+        time.sleep(self.seconds)
+        with suppress(OSError):  # who asked may have gone
+            self.send_error(403, "not you")
+
+    do_GET = do_POST = do_PUT = answer  # noqa: N815
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trouble", ["slow", "rejecting", "gone", "locked", "full", "frozen"])
+def test_whatever_ails_mlflow_the_search_goes_its_way_and_sync_catches_up(
+    tmp_path, home, supervise, undisturbed, monkeypatch, trouble
+):
+    settings = home(tmp_path / "home")
+    uri, store = settings.mlflow_uri, settings.home / "mlflow.db"
+    engine = open_record(settings.database_url)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    asked = []
+    with ExitStack() as stack:
+        bad = uri
+        if trouble in ("slow", "rejecting"):
+            handler = type("Handler", (BadServer,), {"asked": asked, "seconds": 10.0 if trouble == "slow" else 0.0})
+            listening = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            listening.daemon_threads = True
+            listening.block_on_close = False
+            threading.Thread(target=listening.serve_forever, daemon=True).start()
+            stack.callback(listening.shutdown)
+            bad = f"http://127.0.0.1:{listening.server_port}"
+        elif trouble == "gone":
+            bad = f"http://127.0.0.1:{free_port()}"
+        elif trouble == "locked":
+            sync(engine, uri)
+            holder = stack.enter_context(closing(sqlite3.connect(store, isolation_level=None)))
+            holder.execute("BEGIN EXCLUSIVE")
+        follower = follower_of(settings.database_url, bad, settings.logs / "mlflow.log")
+        follower.start()
+        process = psutil.Process(follower.pid)
+        stack.callback(end, process)
+        if trouble == "frozen":
+            process.suspend()
+        elif trouble == "full":
+            process.rlimit(psutil.RLIMIT_FSIZE, (50_000, 50_000))
+        else:
+            until(lambda: asked or trouble in ("gone", "locked"))
+        assert supervise(settings, 2, on_tick=lambda _: follower.ensure()) == undisturbed
+        follower.stop()
+        if trouble not in ("slow", "frozen"):
+            until(lambda: follower.pid is None)
+            assert (settings.logs / "mlflow.log").read_text().startswith("MLflow at ")
+    assert not asked or set(asked) == {"Basic bWU6c2VjcmV0"}
+    if store.exists() and trouble == "full":
+        store.unlink()
+    assert sync(engine, uri) == 24
+    assert_agreement(engine, uri, "eatnas/s")
+    assert sync(engine, uri) == 0
+
+
 @pytest.mark.slow
 def test_a_follower_is_nice_in_a_session_of_its_own_and_shows_no_password(engine, tmp_path):
     log = tmp_path / "logs" / "mlflow.log"
-    follower = Follower(str(engine.url), f"http://me:secret@127.0.0.1:{free_port()}", log)
+    follower = follower_of(str(engine.url), f"http://me:secret@127.0.0.1:{free_port()}", log)
     follower.start()
     process = psutil.Process(follower.pid)
     try:
@@ -422,7 +616,7 @@ def test_a_follower_is_nice_in_a_session_of_its_own_and_shows_no_password(engine
 
 def test_a_dead_follower_is_started_again_after_half_a_minute_unless_it_was_stopped(engine, tmp_path):
     now = 0.0
-    follower = Follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "log", lambda: now)
+    follower = follower_of(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "log", lambda: now)
     follower.ensure()
     assert follower.pid is None
     follower.start()
@@ -453,7 +647,8 @@ def test_a_follower_writes_the_last_and_leaves_when_its_parent_is_killed(engine,
 import sys
 from pathlib import Path
 from eatnas_daemon.follower import Follower
-follower = Follower(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+addresses = {"EATNAS_DB_URL": sys.argv[1], "MLFLOW_TRACKING_URI": sys.argv[2]}
+follower = Follower(("eatnas_daemon.tracking",), addresses, Path(sys.argv[3]))
 follower.start()
 print(follower.pid, flush=True)
 sys.stdin.read()
@@ -472,7 +667,7 @@ sys.stdin.read()
 
 def test_a_follower_that_cannot_be_started_ends_nothing(engine, tmp_path):
     (tmp_path / "file").touch()
-    follower = Follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "file" / "log")
+    follower = follower_of(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "file" / "log")
     follower.start()
     follower.ensure()
     follower.stop()

@@ -205,8 +205,8 @@ def test_a_bound_is_read_from_the_home(tmp_path, text, bound):
         ("storage: {max_bytes: many}", "max_bytes is 'many'"),
         ("storage: {max_bytes: 0}", "max_bytes is 0"),
         ("storage: {max_bytes: true}", "max_bytes is True"),
-        ("storage: {most: 3}", "unknown key 'most'; known is max_bytes"),
-        ("disk: {}", "unknown key 'disk'; known is storage"),
+        ("storage: {most: 3}", "unknown key 'most'; known: max_bytes"),
+        ("disk: {}", "unknown key 'disk'; known: storage, hooks"),
         ("[", "is not YAML"),
     ],
 )
