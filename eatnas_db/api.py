@@ -102,7 +102,7 @@ class Search:
         with self._asked() as (connection, search_id):
             found = [one.id for one in list_best(connection, search_id, 1)] if candidate is None else [candidate]
             if not found:
-                raise ConflictError(f"search {self.name!r} has no scored candidate yet")
+                raise ConflictError(f"search {self.name!r} has no scored candidate yet; run it first")
             return _rows(Relative, get_lineage(connection, found[0]))
 
     def population(self, at: int | None = None) -> Rows[Inhabitant]:

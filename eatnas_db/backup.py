@@ -69,7 +69,7 @@ def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = E
     Raises `NotFoundError`, `RecordError`, `ConflictError`; then nothing has changed.
     """
     if not backup.is_file():
-        raise NotFoundError(f"no file {backup}")
+        raise NotFoundError(f"no file {backup}; name one that `eatnas-db db backup` has made")
     if database.exists() and backup.samefile(database):
         raise ConflictError(f"{backup} is the record itself: there is nothing to restore")
     refuse_network_file_system(database, Path("/proc/mounts"))
@@ -128,7 +128,7 @@ def _verified(copy: Path, source: Path) -> str:
         if connection.execute(has_version, (VERSION_TABLE,)).fetchone():
             found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
         if found is None:
-            raise RecordError(f"{source} holds no eatnas-db record")
+            raise RecordError(f"{source} holds no eatnas-db record; nothing was changed")
         damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if damage != "ok":
         raise RecordError(f"{source} is damaged ({' '.join(str(damage).split())}); nothing was changed")
@@ -224,7 +224,7 @@ def _in_words(source: Path, copy: Path) -> Iterator[None]:
                 f"{copy.parent} has no room for a copy of {source} ({cause}); nothing was changed"
             ) from None
         if "not a database" in cause:
-            raise RecordError(f"{source} is not an SQLite database") from None
+            raise RecordError(f"{source} is not an SQLite database; nothing was changed") from None
         if "locked" in cause:
             raise RecordError(f"{source} is held by another program's open transaction; try again") from None
         raise RecordError(f"{source} cannot be copied: {cause}; nothing was changed") from None

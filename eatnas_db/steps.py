@@ -130,10 +130,12 @@ def rescore(connection: Connection, name: str, *, top: int, seeds: int, epochs: 
     """
     row = get_search(connection, name)
     if row.kind != Kind.EVOLUTION:
-        raise ConflictError(f"{name!r} is a yardstick itself")
+        raise ConflictError(f"{name!r} is a yardstick itself; rescore the search that it measures")
     best = list_best(connection, row.id, top)
     if not best:
-        raise ConflictError(f"search {name!r} has no scored candidate yet: there is nothing to measure again")
+        raise ConflictError(
+            f"search {name!r} has no scored candidate yet: there is nothing to measure again; run it first"
+        )
     return _insert_yardstick(connection, row, [(one.id, one.code) for one in best], seeds, epochs, now)
 
 
@@ -230,11 +232,15 @@ def _basic(connection: Connection, source: SearchRecord, candidate_id: int | Non
         given = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
         code = connection.execute(given).scalar()
         if code is None:
-            raise NotFoundError(f"search {source.name!r} has no candidate {candidate_id}")
+            raise NotFoundError(
+                f"search {source.name!r} has no candidate {candidate_id}; see `eatnas-db query best {source.name}`"
+            )
         return candidate_id, str(code), "as was asked for"
     winner = get_winner(connection, source.id)
     if winner is None:
-        raise ConflictError(f"search {source.name!r} has no scored candidate: there is nothing to transfer")
+        raise ConflictError(
+            f"search {source.name!r} has no scored candidate: there is nothing to transfer; run it first"
+        )
     if winner.yardstick is None:
         return winner.id, winner.code, "its best by fitness alone, which no yardstick has measured"
     seeds = f"{winner.yardstick_seeds} seed{'' if winner.yardstick_seeds == 1 else 's'}"
@@ -326,7 +332,7 @@ def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
     hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
-        raise ConflictError(f"search {name!r} was cancelled, which is final")
+        raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
     if row.finished_at is not None:
         raise ConflictError(f"search {name!r} has finished; `search extend` gives it more to do")
     connection.execute(update(search).where(search.c.id == row.id).values(wish=wish))
@@ -352,11 +358,13 @@ def extend(
     hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == Wish.CANCELLED:
-        raise ConflictError(f"search {name!r} was cancelled, which is final")
+        raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
     if device_hours and row.budget_device_seconds is None:
-        raise ConflictError(f"search {name!r} has no limit of device hours: there is nothing to extend")
+        raise ConflictError(f"search {name!r} has no limit of device hours to extend; --candidates gives it more")
     if row.exhausted:
-        raise ConflictError(f"search {name!r} found nothing new in its space any more: there is nothing to extend")
+        raise ConflictError(
+            f"search {name!r} found nothing new in its space any more; a larger space or wider limits need a new search"
+        )
     budget = int(row.budget_candidates) + candidates
     seconds = row.budget_device_seconds and float(row.budget_device_seconds) + device_hours * 3600
     connection.execute(

@@ -392,7 +392,9 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         .returning(candidate.c.search_id, candidate.c.attempt)
     ).first()
     if row is None:
-        raise ConflictError(f"candidate {candidate_id} is not pending or in training: nothing to cancel")
+        raise ConflictError(
+            f"candidate {candidate_id} is neither pending nor in training: it has ended, and its history stays"
+        )
     _end_attempt(connection, Token(candidate_id, row.attempt), "cancelled", 0.0, now, search_id=row.search_id)
     record_event(connection, now, Transition.CANCEL, row.search_id, candidate_id)
 
@@ -407,7 +409,9 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
         .returning(candidate.c.search_id)
     ).first()
     if row is None:
-        raise ConflictError(f"candidate {candidate_id} has not failed: nothing to retry")
+        raise ConflictError(
+            f"candidate {candidate_id} has not failed; `eatnas-db query failures NAME` lists those that have"
+        )
     reopened = connection.execute(
         update(search)
         .where(search.c.id == row.search_id, search.c.wish != Wish.CANCELLED)

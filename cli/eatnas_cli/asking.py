@@ -421,7 +421,9 @@ def _candidate_id(connection: Connection, name_or_id: str) -> int:
         return int(name_or_id)
     found = list_best(connection, _search_id(connection, name_or_id), 1)
     if not found:
-        raise ConflictError(f"search {name_or_id!r} has no scored candidate yet")
+        raise ConflictError(
+            f"search {name_or_id!r} has no scored candidate yet; `eatnas-db run {name_or_id}` trains it"
+        )
     return found[0].id
 
 

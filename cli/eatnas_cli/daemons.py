@@ -63,7 +63,9 @@ def _start(settings: Settings, asked: Resources, foreground: bool = False) -> No
         return
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
-        raise ConflictError(f"a daemon (pid {holder}) works on this record already")
+        raise ConflictError(
+            f"a daemon (pid {holder}) works on this record already; `eatnas-db daemon status` tells what it does"
+        )
     typer.echo(f"daemon started, pid {_detached(settings, asked)}")
 
 
@@ -257,7 +259,9 @@ def logs(
     """The end of the daemon's log."""
     file = _log_file(ctx.obj)
     if not file.exists():
-        raise NotFoundError(f"there is no log yet at {file}: no daemon has run in this home")
+        raise NotFoundError(
+            f"there is no log yet at {file}: no daemon has run in this home; `eatnas-db daemon start` starts one"
+        )
     with file.open("rb") as log:
         log.seek(max(0, file.stat().st_size - TAIL_BYTES))
         for line in log.read().decode(errors="replace").splitlines()[-lines:]:

@@ -121,7 +121,7 @@ def read_spec(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any
     except yaml.YAMLError as error:
         raise InvalidSpecError(f"{spec} is not YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
-        raise InvalidSpecError(f"{spec} is not a text file") from None
+        raise InvalidSpecError(f"{spec} is not a text file; a spec is YAML, see examples/digits.yaml") from None
 
 
 def _data(settings: Settings, spec: SearchSpec) -> dict[str, Any]:

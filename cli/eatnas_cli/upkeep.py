@@ -41,7 +41,11 @@ def ask_training(program: list[str], question: dict[str, Any]) -> Any:
     )
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines()
-        raise DataError(lines[-1] if lines else f"{program[0]} left with status {answer.returncode}")
+        raise DataError(
+            lines[-1]
+            if lines
+            else f"{' '.join(program)} ended with status {answer.returncode} without a word; try again"
+        )
     return json.loads(answer.stdout)
 
 
@@ -100,8 +104,12 @@ def downgrade(
     from eatnas_migrations import commands
 
     with _unused(ctx.obj) as engine:
-        if current_revision(engine) != REVISION:
-            raise RecordError(f"only a record of this program's version ({REVISION}) can be brought back")
+        found = current_revision(engine)
+        if found != REVISION:
+            raise RecordError(
+                f"only a record of this program's version ({REVISION}) can be brought back, and this one is of "
+                f"{found or 'none'}; `eatnas-db db upgrade` first"
+            )
         with reading(engine) as connection:
             searches = list_searches(connection)
         held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
@@ -137,7 +145,7 @@ def check(
 
     engine = open_record(ctx.obj.database_url)
     if commands.differs(engine):
-        raise RecordError("the tables differ from what this program says; restore a backup")
+        raise RecordError(f"the tables of {ctx.obj.shown_url} differ from what this program says; restore a backup")
     breaches = []
     for breach in list_breaches(engine, ctx.obj.artifacts, whole_files=files):
         breaches.append(breach)
@@ -243,7 +251,9 @@ def _unused(settings: Settings) -> Iterator[Engine]:
     with _idle(settings):
         with reading(engine) as connection:
             if elsewhere := len(living_hosts(connection)):
-                raise ConflictError(f"daemons of {elsewhere} hosts work on this record; stop them first")
+                raise ConflictError(
+                    f"daemons of {elsewhere} hosts work on this record; `eatnas-db daemon stop` on each first"
+                )
         yield engine
     engine.dispose()
 
@@ -267,4 +277,6 @@ def _known_revisions() -> Iterator[None]:
     try:
         yield
     except CommandError as error:
-        raise RecordError(f"no way to that version: {' '.join(str(error).split())}; nothing was changed") from None
+        raise RecordError(
+            f"no way to that version: {' '.join(str(error).split())}; nothing was changed; see `eatnas-db db current`"
+        ) from None

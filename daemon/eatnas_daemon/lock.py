@@ -44,7 +44,9 @@ def _take(file: TextIO, lock_file: Path) -> None:
             time.sleep(LOOK_SECONDS)
         else:
             return
-    raise ConflictError(f"{lock_file} is locked by a process that does not say which")
+    raise ConflictError(
+        f"{lock_file} is locked by a process that does not say which; try again, or see `fuser {lock_file}`"
+    )
 
 
 def holder_of(lock_file: Path) -> int | None:

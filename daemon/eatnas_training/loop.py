@@ -152,7 +152,10 @@ class Training:
         self.data = streaming.load(self.assign.data, self.device)
         found, expected = self.data.task, Task(**self.assign.task)
         if found != expected:
-            raise DataError(f"the data are {found}, the search was created for {expected}")
+            raise DataError(
+                f"the data are {found}, the search was created for {expected}; bring its files back, "
+                "or create a new search"
+            )
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
 
     def build(self, ancestor: Ancestor | None = None) -> None:

@@ -1,9 +1,18 @@
 #!/usr/bin/env bash
-# The README's picture: a real run of the demo, drawn by the command line itself.
+# The pictures of the README and the pages: a real run of the demo, drawn by the command line itself, and the report of
+# its larger search photographed by Chromium.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
-eatnas=(.venv/bin/eatnas-db --home "$home")
+eatnas=(.venv/bin/eatnas-db --home "$home/eatnas")
+pictures=docs/pictures
+
 "${eatnas[@]}" demo
-"${eatnas[@]}" query quality demo-small-1 --picture docs/pictures/quality.png
+"${eatnas[@]}" query quality demo-small-1 --picture $pictures/quality.png
+"${eatnas[@]}" query lineage demo-large-1 --picture $pictures/lineage.png
+"${eatnas[@]}" report demo-large-1 --output "$home/report.html"
+"$(command -v chromium || command -v chromium-browser || command -v google-chrome)" --headless --no-sandbox \
+  --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update \
+  --disable-sync --user-data-dir="$home/chromium" --hide-scrollbars --window-size=1180,1460 \
+  --virtual-time-budget=5000 --screenshot=$pictures/report.png "file://$home/report.html"

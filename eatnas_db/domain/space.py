@@ -125,7 +125,7 @@ class Space:
                 proposal = self._shrunk(proposal, chance)
             if self.limits.allow(proposal.cost) and not held(proposal.digest):
                 return proposal
-        raise NoRoomError(f"space {self.macro.name}: no new architecture within the limits was found")
+        raise NoRoomError(f"space {self.macro.name}: no new architecture within the limits was found; raise them")
 
     def mutate(self, parent: Architecture, chance: Chance, held: Held) -> Proposal:
         """The parent with one primitive of one block changed: a network the search does not hold.

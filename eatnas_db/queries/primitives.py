@@ -35,7 +35,7 @@ def list_primitives(
     steps = sorted({settled * number // points for number in range(1, points + 1)} - {0})
     groups = _groups(connection, search_id, steps, block) if steps else []
     if block is not None and steps and not groups:
-        raise NotFoundError(f"no member of the population has a block {block}; blocks are numbered from 1")
+        raise NotFoundError(f"no member of the population has a block {block}; without --block all are told, from 1 on")
     members: defaultdict[tuple[int, int, str, Any], int] = defaultdict(int)
     fitness: defaultdict[tuple[int, int, str, Any], float] = defaultdict(float)
     whole: defaultdict[tuple[int, int], int] = defaultdict(int)

@@ -26,7 +26,9 @@ _DRAW: Final = """
 const figures = [...document.querySelectorAll(".plot")];
 for (const figure of figures) {
   const drawing = JSON.parse(document.getElementById(figure.id + "-data").textContent);
-  Plotly.newPlot(figure, drawing.data, drawing.layout, {displaylogo: false, responsive: true});
+  // Few buttons: where there is no mouse they are always there, beside the legend.
+  const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+  Plotly.newPlot(figure, drawing.data, drawing.layout, {displaylogo: false, responsive: true, modeBarButtons: buttons});
 }
 // Paper is narrower than most windows, and a figure does not shrink by itself.
 addEventListener("beforeprint", () => {
