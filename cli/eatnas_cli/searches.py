@@ -188,7 +188,7 @@ def status_now(row: SearchRecord | Standing, worked_on: bool) -> str:
 def status_told(row: SearchRecord, worked_on: bool) -> str:
     """The same, and why a search ended before its budget of candidates was done."""
     status = status_now(row, worked_on)
-    early = status == "finished" and row.settled < row.budget_candidates
+    early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
     return f"{status}: {row.ended}" if early else status
 
 

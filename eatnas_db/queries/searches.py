@@ -65,7 +65,8 @@ class SearchRecord:
         if self.settled >= self.births_allowed:
             by = self.spec["evolution"]["flat_by"]
             return f"its quality has not risen by more than {by:g} since step {self.flat_since}"
-        return "its device hours are used up"
+        spent = self.budget_device_seconds is not None and self.device_seconds >= self.budget_device_seconds
+        return "its device hours are used up" if spent else None
 
 
 @dataclass(frozen=True, slots=True)
