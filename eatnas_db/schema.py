@@ -105,7 +105,8 @@ search = _table(
 """One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth.
 
 A transferred search names its source, the basic candidate there, and the basic architecture as it is here; one that
-begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures.
+begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures, final
+models the search whose winners they are.
 Under `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of quality and its step, and
 `ends_at` is the number of births after which the search ends, once it is flat.
 """
@@ -167,7 +168,8 @@ candidate = _table(
 )
 """An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
 
-`left` equals `joined` where a newcomer was the one to leave. `replica` numbers its seeds, 0 but in a yardstick.
+`left` equals `joined` where a newcomer was the one to leave. `replica` numbers its seeds, 0 but in a yardstick
+and among final models.
 `share_inherited` is the share of its parameters that came from its parent, `logit_distance` how far it was from its
 parent at birth, `lineage_epochs` the epochs behind its score: its own and those that it inherited.
 """
@@ -317,14 +319,16 @@ epoch = _table(
     Column("attempt", Integer, nullable=False),
     Column("train_loss", Float, nullable=False),
     Column("train_accuracy", Float, nullable=False),
-    Column("val_loss", Float, nullable=False),
-    Column("val_accuracy", Float, nullable=False),
+    Column("val_loss", Float),
+    Column("val_accuracy", Float),
     Column("learning_rate", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("ended_at", Float, nullable=False),
     rowid=False,
 )
-"""One epoch of a candidate's training (from 0)."""
+"""One epoch of a candidate's training (from 0). A final model's has no figures of validation, for it trains on these
+images too, and none of the test part, which is looked at once.
+"""
 
 score = _table(
     "score",

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_,
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
+from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, FailureKind, State, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
@@ -329,6 +330,9 @@ def record_score(
         for metric, value in metrics.items()
     ]
     connection.execute(_NEW_SCORE, rows)
+    if TEST_ACCURACY in metrics:
+        detail = {"accuracy": metrics[TEST_ACCURACY]}
+        record_event(connection, now, "tested", row.search_id, token.candidate, token.attempt, detail)
 
 
 def record_failure(

@@ -84,7 +84,7 @@ def seconds_per_epoch(assign: Assign) -> float:
     training.validate_batch(0, sums)
     began = time.process_time()
     done = training.validate_batch(0, sums)
-    validation = (time.process_time() - began) * len(training.data.validation.labels) / done
+    validation = (time.process_time() - began) * len(training.data.held_out.labels) / done
     return step * training.batches + validation
 
 

@@ -74,14 +74,16 @@ def best(
     where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """The fittest candidates of a search."""
+    """The fittest candidates of a search, with what the yardstick and the test set said of them."""
     from eatnas_db.queries.best import list_best
 
     page = Page(top, offset, sort, where or ())
     with viewing(ctx.obj) as connection:
         rows = list_best(connection, _search_id(connection, name), MOST if page.chooses else top + offset)
-    yardstick = ("yardstick", "yardstick_spread", "yardstick_seeds")
-    measured = yardstick if format is not Format.TABLE or any(row.yardstick_seeds for row in rows) else ()
+    measured: tuple[str, ...] = ()
+    for measure in ("yardstick", "test"):
+        if format is not Format.TABLE or any(getattr(row, f"{measure}_seeds") for row in rows):
+            measured += (measure, f"{measure}_spread", f"{measure}_seeds")
     inherited = _inherited(rows, format)
     columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited, "code")
     show(page.of(rows), columns, format)

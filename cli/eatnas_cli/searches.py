@@ -195,14 +195,16 @@ def status_told(row: SearchRecord, worked_on: bool) -> str:
 @search_app.command("show")
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
+    from eatnas_db.queries.best import count_looks
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
         row = get_search(connection, name)
+        looks = count_looks(connection, row.id)
         progress = asdict(get_progress(connection, row.id))
         status = status_now(row, is_worked_on(ctx.obj, connection))
-    facts = {"lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
+    facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
     show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)
 
 

@@ -1,4 +1,4 @@
-"""`transfer` and `search rescore`: from a small search to a large one, and which of its best are really best."""
+"""`transfer`, `search rescore` and `search final`: from a small search to a large one, and what its best are worth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from eatnas_cli.record import SearchName, changing
+from eatnas_cli.record import SearchName, changing, viewing
 from eatnas_cli.searches import describe, read_spec, search_app, tell_doubts
 from eatnas_db.settings import Settings
 
@@ -86,4 +86,51 @@ def rescore(
         yardstick = steps.rescore(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
     typer.echo(
         f"search {yardstick} created; `eatnas-db run {yardstick}` trains it, `eatnas-db query best {name}` shows it"
+    )
+
+
+@search_app.command()
+def final(
+    ctx: typer.Context,
+    name: SearchName,
+    candidates: Annotated[
+        list[int] | None,
+        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Test this one; may be repeated."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the winners, where none is named.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Of each training; default: 4 times the search's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
+    again: Annotated[bool, typer.Option("--again", help="Even if tested by this recipe before.")] = False,
+) -> None:
+    """Train the winners longer, on training and validation images, and look once at the test set.
+
+    In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
+    """
+    from eatnas_cli.upkeep import prepare
+    from eatnas_db import steps
+    from eatnas_db.queries.searches import get_search
+
+    settings: Settings = ctx.obj
+    with viewing(settings) as connection:
+        data = get_search(connection, name).spec["data"]
+    # Whether there is a test part, before days of training.
+    found = prepare("final", {**data, "root": data["root"] or str(settings.data)})
+    with changing(settings) as connection:
+        tests = steps.final(
+            connection,
+            name,
+            candidate_ids=candidates or (),
+            top=top,
+            seeds=seeds,
+            epochs=epochs,
+            again=again,
+            now=time.time(),
+        )
+        row = get_search(connection, tests)
+    typer.echo(
+        f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
+        f"{found['train_images']} images, then one look each at {found['test_images']} test images; "
+        f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows what came out"
     )

@@ -38,6 +38,8 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
         attempt=leased.token.attempt,
         heritage=[asdict(_ancestor(settings, link)) for link in heritage],
     )
+    if leased.origin == Origin.FINAL:
+        assign = replace(assign, final=True, seed=derived_seed(row.seed, "final", leased.replica))
     inherited = heritage[-1].lineage_epochs if heritage else 0
     limit = row.spec["budget"]["candidate_seconds"]
     left = None if limit is None else limit - leased.spent_seconds

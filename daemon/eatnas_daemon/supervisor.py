@@ -37,7 +37,8 @@ from eatnas_db.domain.messages import (
     Restored,
     Resumed,
 )
-from eatnas_db.domain.objective import fitness
+from eatnas_db.domain.objective import TEST_ACCURACY, fitness
+from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import FailureKind, Kind, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.queries.storage import list_leftovers
@@ -388,16 +389,19 @@ class Supervisor:
             self.floor.failed(slot, fatal=fatal)
 
     def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
-        objective, training = work.objective, work.assign.training
-        recipe = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
-        recipe["precision"] = report.precision
+        recipe = {**without_timing(work.assign.training), "precision": report.precision}
+        measured = {"val_accuracy": report.accuracy, "val_loss": report.loss}
+        worth = fitness(
+            report.accuracy, work.leased.mult_adds, work.objective["target_mult_adds"], work.objective["exponent"]
+        )
+        if work.assign.final:
+            measured = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
+            worth = report.accuracy  # what a network costs plays no part in how good it is
         transitions.record_score(
             connection,
             work.leased.token,
-            fitness=fitness(
-                report.val_accuracy, work.leased.mult_adds, objective["target_mult_adds"], objective["exponent"]
-            ),
-            metrics={"val_accuracy": report.val_accuracy, "val_loss": report.val_loss},
+            fitness=worth,
+            metrics=measured,
             seed=work.assign.seed,
             circumstances=_provenance(recipe, report.data_digest, slot),
             device_seconds=report.device_seconds,

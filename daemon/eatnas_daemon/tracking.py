@@ -460,7 +460,10 @@ def _metrics(engine: Engine, one: Any, first: int) -> list[Any]:
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(epoch.c.number)).all()
     metrics = [
-        Metric(key, getattr(row, key), _milliseconds(row.ended_at), row.number) for row in rows for key in EPOCH_METRICS
+        Metric(key, value, _milliseconds(row.ended_at), row.number)
+        for row in rows
+        for key in EPOCH_METRICS
+        if (value := getattr(row, key)) is not None
     ]
     if one.fitness is not None:
         at, last = _milliseconds(one.ended_at), max(one.epochs - 1, 0)

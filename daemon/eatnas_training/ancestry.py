@@ -72,7 +72,7 @@ def take_over(
         return inheritance, None
     source = network.build(ancestor.plan.architecture, ancestor.plan.macro, ancestor.plan.task)
     source.load_state_dict(weights)
-    images, _ = data.validation.between(0, min(COMPARED_IMAGES, len(data.validation.labels)))
+    images, _ = data.held_out.between(0, min(COMPARED_IMAGES, len(data.held_out.labels)))
     before, after = (_logits(one, images.cpu()) for one in (source, model))
     return inheritance, float((after - before).square().mean().sqrt() / before.std().clamp(min=1e-12))
 

@@ -89,9 +89,10 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
         yield rows[-1]
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
         yield from _save(assign, rows, wanted)
-    last = rows[-1]
+    # A final model's figures are of other images, and nobody has seen them before.
+    accuracy = _accuracy(assign, architecture, epochs if assign.final else epochs - 1, epochs)
     yield Finished(
-        *(candidate, attempt, last.val_accuracy, last.val_loss),
+        *(candidate, attempt, accuracy, _loss(accuracy)),
         *("arithmetic", time.monotonic() - started),
     )
 
@@ -136,21 +137,29 @@ def _go_wrong(candidate: int, first: bool, pace: Pace) -> None:
 
 
 def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, seconds: float) -> EpochDone:
-    """Figures that rise with capacity and with the epoch, with some noise; exact to 6 digits."""
-    network = int(digest(architecture)[:15], 16)
-    noise = Chance(assign.seed, "arithmetic", network, epoch).below(10_000) / 10_000
-    reached = (epoch + 1) / epochs
-    accuracy = round((0.4 + 0.5 * _capacity(architecture)) * (0.6 + 0.4 * reached) + 0.04 * noise, 6)
+    accuracy = _accuracy(assign, architecture, epoch, epochs)
     return EpochDone(
         *(assign.candidate, assign.attempt, epoch),
         train_loss=round(1.9 - 1.8 * accuracy, 6),
         train_accuracy=round(accuracy + 0.02, 6),
-        val_loss=round(2 - 1.9 * accuracy, 6),
-        val_accuracy=accuracy,
+        val_loss=None if assign.final else _loss(accuracy),
+        val_accuracy=None if assign.final else accuracy,
         learning_rate=round(float(assign.training["learning_rate"]) * (1 - epoch / epochs), 9),
         seconds=seconds,
         ended_at=time.time(),
     )
+
+
+def _accuracy(assign: Assign, architecture: Architecture, epoch: int, epochs: int) -> float:
+    """It rises with capacity and with the epoch, with some noise; exact to 6 digits."""
+    network = int(digest(architecture)[:15], 16)
+    noise = Chance(assign.seed, "arithmetic", network, epoch).below(10_000) / 10_000
+    reached = min(1.0, (epoch + 1) / epochs)
+    return round((0.4 + 0.5 * _capacity(architecture)) * (0.6 + 0.4 * reached) + 0.04 * noise, 6)
+
+
+def _loss(accuracy: float) -> float:
+    return round(2 - 1.9 * accuracy, 6)
 
 
 def _capacity(architecture: Architecture) -> float:

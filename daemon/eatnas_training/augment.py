@@ -36,7 +36,7 @@ class BatchKey:
 
 
 class Part(Protocol):
-    """Images to train on or to validate on, wherever they lie. Batches are normalised float32, channels-last."""
+    """Images to train on or to be measured on, wherever they lie. Batches are normalised float32, channels-last."""
 
     @property
     def labels(self) -> Tensor:
@@ -51,10 +51,13 @@ class Part(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Both parts, normalised alike; `digest` names the data."""
+    """Both parts, normalised alike; `digest` names the data.
+
+    `held_out` is the validation images. A final model trains on these too, and what is held out is the test part.
+    """
 
     train: Part
-    validation: Part
+    held_out: Part
     task: Task
     digest: str
 
@@ -99,26 +102,34 @@ def normalised(images: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return floats.contiguous(memory_format=torch.channels_last)
 
 
-def load(data: Mapping[str, Any], device: str) -> Data:
-    """A `DataSpec`'s images on `device`; the last ones asked for stay loaded. Raises `DataError`."""
-    return _loaded(json.dumps(dict(data), sort_keys=True), device)
+def load(data: Mapping[str, Any], device: str, *, final: bool = False) -> Data:
+    """A `DataSpec`'s images on `device`; the last ones asked for stay loaded. `final`: a final model's, with the test
+    part, which is not read otherwise. Raises `DataError`.
+    """
+    return _loaded(json.dumps(dict(data), sort_keys=True), device, final)
 
 
 @lru_cache(maxsize=1)
-def _loaded(data: str, device: str) -> Data:
-    loaded = datasets.load_training(json.loads(data))
+def _loaded(data: str, device: str, final: bool) -> Data:
+    loaded: datasets.TrainingData | datasets.FinalData
+    if final:
+        loaded = datasets.load_final(json.loads(data))
+        measured = loaded.test
+    else:
+        loaded = datasets.load_training(json.loads(data))
+        measured = loaded.validation
     mean, scale = (torch.from_numpy(a).to(device) for a in _statistics(loaded.train.images))
-    train, validation = (
+    train, held_out = (
         Resident(
             torch.from_numpy(np.array(part.images)).to(device),
             torch.from_numpy(np.array(part.labels)).to(device),
             mean,
             scale,
         )
-        for part in (loaded.train, loaded.validation)
+        for part in (loaded.train, measured)
     )
     _, channels, side, _ = train.images.shape
-    return Data(train, validation, Task(side, channels, loaded.train.classes), loaded.digest)
+    return Data(train, held_out, Task(side, channels, loaded.train.classes), loaded.digest)
 
 
 def _statistics(

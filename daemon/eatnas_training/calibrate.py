@@ -61,7 +61,7 @@ def _step(training: Training) -> None:
 def _validation(training: Training) -> float:
     """Seconds for all validation images, from one batch of them after a first one."""
     sums = torch.zeros_like(training.state.sums)
-    count = len(training.data.validation.labels)
+    count = len(training.data.held_out.labels)
     start = training.validate_batch(0, sums)
     if count - start < start:  # no whole batch is left
         start = 0

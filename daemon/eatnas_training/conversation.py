@@ -182,11 +182,10 @@ def _output_to(log_file: Path) -> Iterator[None]:
 def _log(report: Up) -> None:
     match report:
         case EpochDone():
-            line = (
-                f"epoch {report.epoch}: train loss {report.train_loss:.4f}, "
-                f"accuracy {report.train_accuracy:.4f}; validation loss {report.val_loss:.4f}, "
-                f"accuracy {report.val_accuracy:.4f}; {report.seconds:.2f} s"
-            )
+            line = f"epoch {report.epoch}: train loss {report.train_loss:.4f}, accuracy {report.train_accuracy:.4f}; "
+            if report.val_loss is not None and report.val_accuracy is not None:
+                line += f"validation loss {report.val_loss:.4f}, accuracy {report.val_accuracy:.4f}; "
+            line += f"{report.seconds:.2f} s"
         case Failed():
             line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
         case _:

@@ -99,6 +99,18 @@ class TrainingData:
 
 
 @dataclass(frozen=True, slots=True)
+class FinalData:
+    """What the worker of a final model sees: train and validation images, in this order, and the test part.
+
+    `digest` names their every byte.
+    """
+
+    train: Images
+    test: Images
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Files:
     """A part that is read from its files when it is needed; `labels` int64 `[N]`."""
 
@@ -108,10 +120,13 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class StreamedData:
-    """What a worker may see of a set that streams. `digest` names the files and their sizes, not their bytes."""
+    """What a worker may see of a set that streams. `digest` names the files and their sizes, not their bytes.
+
+    `held_out` is for validation; of a final model's data it is the test part, and `train` is all the rest.
+    """
 
     train: Files
-    validation: Files
+    held_out: Files
     side: int
     classes: int
     digest: str
@@ -132,10 +147,22 @@ def load_training(data: Mapping[str, Any]) -> TrainingData:
     return TrainingData(parts[0], parts[1], _digest(parts, [train, validation]))
 
 
-def streamed(data: Mapping[str, Any]) -> StreamedData | None:
+def load_final(data: Mapping[str, Any]) -> FinalData:
+    """What a final model is trained and tested on. Raises `DataError` as `load_training`, and without a test part."""
+    whole = _load(data, train=True)
+    both = np.concatenate(split(len(whole.labels), data))
+    train = Images(resized(whole.images[both], data.get("resolution")), whole.labels[both], whole.classes)
+    if data["name"] == "ImageFolder":
+        _test_folder(data, _folder(_root(data), data["name"], train=True))
+    test = load_test(data)
+    return FinalData(train, test, _digest([train, test], [both, np.arange(len(test.labels))]))
+
+
+def streamed(data: Mapping[str, Any], *, final: bool = False) -> StreamedData | None:
     """The files of a `DataSpec` whose images are decoded while a network trains; None for all other sets.
 
-    ImageNet always streams, a folder of one's own if its training part exceeds `RESIDENT_BYTES`. Raises `DataError`.
+    ImageNet always streams, a folder of one's own if its training part exceeds `RESIDENT_BYTES`. `final`: what a final
+    model is trained and tested on. Raises `DataError`.
     """
     name = str(data["name"])
     known(name)
@@ -146,19 +173,23 @@ def streamed(data: Mapping[str, Any]) -> StreamedData | None:
     if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
         return None
     sha = hashlib.sha256(f"streamed, side {side}, {folder.classes} classes\n".encode())
+    train, validation = split(len(folder.names), data)
+    chosen = [("train", folder, train), ("validation", folder, validation)]
+    if final:
+        test = _test_folder(data, folder)
+        chosen = [("train", folder, np.concatenate((train, validation))), ("test", test, np.arange(len(test.names)))]
     parts = []
-    for word, indices in zip(("train", "validation"), split(len(folder.names), data), strict=True):
-        chosen = indices.tolist()
-        paths = [folder.path(index) for index in chosen]
-        sha.update(f"{word} {len(chosen)}\n".encode())
-        for index, path in zip(chosen, paths, strict=True):
-            sha.update(f"{folder.labels[index]} {_size(path)} ".encode() + os.fsencode(folder.names[index]) + b"\n")
-        parts.append(Files(paths, folder.labels[indices]))
+    for word, source, indices in chosen:
+        paths = [source.path(index) for index in indices.tolist()]
+        sha.update(f"{word} {len(paths)}\n".encode())
+        for index, path in zip(indices.tolist(), paths, strict=True):
+            sha.update(f"{source.labels[index]} {_size(path)} ".encode() + os.fsencode(source.names[index]) + b"\n")
+        parts.append(Files(paths, source.labels[indices]))
     return StreamedData(parts[0], parts[1], side, folder.classes, sha.hexdigest())
 
 
 def load_test(data: Mapping[str, Any]) -> Images:
-    """The test set of a `DataSpec`: for a final report, never for a search. Raises `DataError`."""
+    """The test part of a `DataSpec`: for final models, never for a search. Raises `DataError`."""
     whole = _load(data, train=False)
     return Images(resized(whole.images, data.get("resolution")), whole.labels, whole.classes)
 
@@ -418,6 +449,14 @@ def _folder(root: Path, name: str, *, train: bool) -> _Folder:
     if not names:
         raise DataError(f"{name}: {top} has folders of classes, but no file in them")
     return _Folder(top, names, np.array(labels, np.int64), len(classes))
+
+
+def _test_folder(data: Mapping[str, Any], train: _Folder) -> _Folder:
+    """The test part of a folder set. Raises `DataError` where it is missing, or has other classes than `train`."""
+    test = _folder(_root(data), str(data["name"]), train=False)
+    if odd := sorted(set(_folders(train.top)) ^ set(_folders(test.top))):
+        raise DataError(f"{data['name']}: {train.top} and {test.top} must have the same classes; one lacks {odd[0]!r}")
+    return test
 
 
 def _folders(top: Path) -> list[str]:

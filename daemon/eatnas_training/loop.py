@@ -133,15 +133,27 @@ class Training:
                 self.step()
                 yield from self._progress()
             self._require_finite()
-            yield Phase(*self.token, "validating")
-            validation = yield from self._validate(wanted)
-            if validation is None:
-                return
-            yield self._close_epoch(*validation)
+            validation = None
+            if not self.assign.final:
+                yield Phase(*self.token, "validating")
+                validation = yield from self._measure(wanted)
+                if validation is None:
+                    return
+            yield self._close_epoch(validation)
         yield from self.save(wanted)
         last = self.state.rows[-1]
+        loss, accuracy = last.val_loss, last.val_accuracy
+        if self.assign.final:
+            # The one look at the test part. Whoever is stopped or killed in it looks again, with the same weights.
+            yield Phase(*self.token, "testing")
+            tested = yield from self._measure(wanted)
+            if tested is None:
+                return
+            loss, accuracy = tested
+        assert loss is not None
+        assert accuracy is not None
         yield Finished(
-            *(*self.token, last.val_accuracy, last.val_loss),
+            *(*self.token, accuracy, loss),
             *(self.data.digest, self.device_seconds),
             *(self.state.share_inherited, self.state.logit_distance),
             precision=self.state.precision,
@@ -149,7 +161,7 @@ class Training:
 
     def load(self) -> None:
         """Have the images ready for the device, and check that they are what the task says."""
-        self.data = streaming.load(self.assign.data, self.device)
+        self.data = streaming.load(self.assign.data, self.device, final=self.assign.final)
         found, expected = self.data.task, Task(**self.assign.task)
         if found != expected:
             raise DataError(
@@ -240,9 +252,9 @@ class Training:
         _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
 
     def validate_batch(self, start: int, sums: Tensor) -> int:
-        """Add the figures of validation images from `start` on to `sums`; where the next batch starts."""
+        """Add the figures of held-out images from `start` on to `sums`; where the next batch starts."""
         began = self.monotonic()
-        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(self.data.validation.labels))
+        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(self.data.held_out.labels))
         self._judge(start, stop, sums)
         self._spent(began)
         return stop
@@ -250,7 +262,7 @@ class Training:
     def _judge(self, start: int, stop: int, sums: Tensor) -> None:
         self.state.model.eval()
         with torch.inference_mode(), self._autocast():
-            images, labels = self.data.validation.between(start, stop)
+            images, labels = self.data.held_out.between(start, stop)
             logits = self.state.model(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
@@ -308,9 +320,9 @@ class Training:
         }
         return json.dumps(decides, sort_keys=True)
 
-    def _validate(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, tuple[float, float] | None]:
-        """Loss and accuracy on the validation images; None when stopped, before the epoch is closed."""
-        count = len(self.data.validation.labels)
+    def _measure(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, tuple[float, float] | None]:
+        """Loss and accuracy on the held-out images; None when stopped."""
+        count = len(self.data.held_out.labels)
         sums = torch.zeros_like(self.state.sums)
         start = 0
         while start < count:
@@ -325,8 +337,9 @@ class Training:
         _require_finite(loss, self.state.epoch)
         return loss / count, correct / count
 
-    def _close_epoch(self, val_loss: float, val_accuracy: float) -> EpochDone:
+    def _close_epoch(self, validation: tuple[float, float] | None) -> EpochDone:
         state = self.state
+        val_loss, val_accuracy = validation or (None, None)
         loss, correct, images = state.sums.tolist()
         row = EpochDone(
             *(*self.token, state.epoch, loss / images, correct / images, val_loss, val_accuracy),

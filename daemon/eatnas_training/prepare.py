@@ -1,6 +1,6 @@
-"""`python -m eatnas_training.prepare list|describe|download`: data sets, outside any worker.
+"""`python -m eatnas_training.prepare list|describe|final|download`: data sets, outside any worker.
 
-`describe` and `download` read a `DataSpec` as JSON on stdin; all print JSON. A mistake is one line, exit 1.
+`describe`, `final` and `download` read a `DataSpec` as JSON on stdin; all print JSON. A mistake is one line, exit 1.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def describe(data: Mapping[str, Any]) -> dict[str, Any]:
     """What a search needs to know of its data. Raises `DataError`."""
     files = datasets.streamed(data)
     if files is not None:
-        train, validation, digest = files.train.labels, files.validation.labels, files.digest
+        train, validation, digest = files.train.labels, files.held_out.labels, files.digest
         channels, side, classes = 3, files.side, files.classes
     else:
         loaded = datasets.load_training(data)
@@ -109,6 +109,15 @@ def describe(data: Mapping[str, Any]) -> dict[str, Any]:
         "test_images": datasets.known(data["name"]).test_images,
         "data_digest": digest,
     }
+
+
+def describe_final(data: Mapping[str, Any]) -> dict[str, int]:
+    """How many images final models are trained and tested on. Raises `DataError`, among others without a test part."""
+    files = datasets.streamed(data, final=True)
+    if files is not None:
+        return {"train_images": len(files.train.labels), "test_images": len(files.held_out.labels)}
+    loaded = datasets.load_final(data)
+    return {"train_images": len(loaded.train.labels), "test_images": len(loaded.test.labels)}
 
 
 def download(data: Mapping[str, Any], sources: Mapping[str, Source] = SOURCES) -> dict[str, Any]:
@@ -222,16 +231,16 @@ def _reason(error: Exception) -> str:
 
 
 def main() -> None:
-    """Run one of the three commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
-    parser.add_argument("command", choices=["list", "describe", "download"])
+    parser.add_argument("command", choices=["list", "describe", "final", "download"])
     command = parser.parse_args().command
     try:
         if command == "list":
             answer: Any = listed()
         else:
             data = json.load(sys.stdin)
-            answer = describe(data) if command == "describe" else download(data)
+            answer = {"describe": describe, "final": describe_final, "download": download}[command](data)
     except (DataError, OSError, ValueError, KeyError) as error:
         print(f"{error}" if isinstance(error, DataError) else repr(error), file=sys.stderr)
         sys.exit(1)

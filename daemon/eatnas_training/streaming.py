@@ -47,22 +47,22 @@ Key = BatchKey | range
 Decoding = tuple[Future[Bytes], Callable[[], Bytes]]
 
 
-def load(data: Mapping[str, Any], device: str) -> Data:
+def load(data: Mapping[str, Any], device: str, *, final: bool = False) -> Data:
     """A `DataSpec`'s images for `device`, streamed where they are too many to lie on it whole; see `augment.load`.
 
     The last ones asked for stay ready. Raises `DataError`.
     """
-    return _loaded(json.dumps(dict(data), sort_keys=True), device, _threads())
+    return _loaded(json.dumps(dict(data), sort_keys=True), device, _threads(), final)
 
 
 @lru_cache(maxsize=1)
-def _loaded(data: str, device: str, threads: int) -> Data:
-    found = datasets.streamed(json.loads(data))
+def _loaded(data: str, device: str, threads: int, final: bool) -> Data:
+    found = datasets.streamed(json.loads(data), final=final)
     if found is None:
-        return augment.load(json.loads(data), device)
+        return augment.load(json.loads(data), device, final=final)
     decoders = Decoders(threads)
-    train, validation = (Streamed(part, found.side, device, decoders) for part in (found.train, found.validation))
-    return Data(train, validation, Task(found.side, 3, found.classes), found.digest)
+    train, held_out = (Streamed(part, found.side, device, decoders) for part in (found.train, found.held_out))
+    return Data(train, held_out, Task(found.side, 3, found.classes), found.digest)
 
 
 def _threads() -> int:

@@ -25,6 +25,8 @@ class Assign:
     `inherits`: it starts from the weights of the last of `heritage`, each an assignment of its own. Where that
     one's file cannot be used, it is trained again from the one before it; a heritage that begins with an
     assignment which itself inherits is not whole.
+    `final`: it trains on the training and the validation images, and is measured once, after its last epoch, on the
+    test part; nobody else reads that.
     """
 
     candidate: int
@@ -39,6 +41,7 @@ class Assign:
     log_file: str
     inherits: bool = False
     heritage: list[dict[str, Any]] = field(default_factory=list)
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,10 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a training does now: `loading`, `building`, `training`, `validating`, `saving`, or `disk full`."""
+    """What a training does now.
+
+    `loading`, `building`, `training`, `validating`, `testing`, `saving`, `restoring`, or `disk full`.
+    """
 
     candidate: int
     attempt: int
@@ -123,15 +129,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """One epoch's figures. `ended_at` is the worker's wall clock, seconds since 1970."""
+    """One epoch's figures; a final model has none of validation. `ended_at` is the worker's wall clock, seconds
+    since 1970.
+    """
 
     candidate: int
     attempt: int
     epoch: int
     train_loss: float
     train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     learning_rate: float
     seconds: float
     ended_at: float
@@ -180,7 +188,9 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Training ended: the last epoch's validation metrics, and seconds in steps since the assignment.
+    """Training ended: accuracy and loss after the last epoch, and seconds in steps since the assignment.
+
+    They are of the validation images, or where the assignment says `final` of the test part.
 
     `precision`: what the recipe's came to, `float32` or `bfloat16`; `mixed` where a device of the other kind began.
     `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
@@ -190,8 +200,8 @@ class Finished:
 
     candidate: int
     attempt: int
-    val_accuracy: float
-    val_loss: float
+    accuracy: float
+    loss: float
     data_digest: str
     device_seconds: float
     share_inherited: float | None = None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from eatnas_db.domain.cost import Cost
+
+TEST_ACCURACY: Final = "test_accuracy"
+"""The metric of final models alone: no search sees it."""
 
 
 @dataclass(frozen=True, slots=True)

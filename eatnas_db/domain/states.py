@@ -54,6 +54,8 @@ class Origin(StrEnum):
     IMPORTED = "imported"
     YARDSTICK = "yardstick"
     """A candidate trained again from scratch, with another seed."""
+    FINAL = "final"
+    """A candidate trained from scratch on training and validation images, and tested."""
 
 
 class Kind(StrEnum):
@@ -62,6 +64,9 @@ class Kind(StrEnum):
     EVOLUTION = "evolution"
     YARDSTICK = "yardstick"
     """The best of another search, each trained from scratch with fresh seeds; nothing is bred."""
+    FINAL = "final"
+    """The winners of another search, each trained by a longer recipe on training and validation images and looked at
+    once on the test part; nothing is bred."""
 
 
 class Wish(StrEnum):

@@ -48,8 +48,8 @@ class Epoch:
     attempt: int
     train_loss: float
     train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     learning_rate: float
     seconds: float
     ended_at: float

@@ -13,6 +13,7 @@ from eatnas_db.schema import candidate, event, search
 _WORDS: Final = {
     "leased": "attempt {attempt} begins",
     "scored": "attempt {attempt} ends with fitness {fitness}",
+    "tested": "attempt {attempt} was looked at on the test part, once: accuracy {fitness}",
     "failed": "attempt {attempt} failed for good: {failure}",
     "taken_back": "attempt {attempt} ended without a score: {failure}; it waits for another try",
     "released": "attempt {attempt} was stopped on request; it waits to go on from its checkpoint",
@@ -46,6 +47,7 @@ _BORN: Final = {
     "survivor": "born as candidate {parent_id}, unchanged",
     "perturbation": "born as a perturbation of candidate {parent_id}",
     "yardstick": "candidate {parent_id} is to be trained again from scratch",
+    "final": "candidate {parent_id} is to be trained from scratch on training and validation images, then tested",
 }
 
 

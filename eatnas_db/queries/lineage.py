@@ -58,13 +58,13 @@ def list_descendants(connection: Connection, candidate_id: int) -> tuple[Relativ
 
 
 def list_kin(connection: Connection, line: Sequence[int]) -> list[Kin]:
-    """The scored children of the candidates of a line, but for the line itself; yardsticks are no children of it."""
+    """The scored children of the candidates of a line, but for the line itself; who measures one is no child of it."""
     columns = [candidate.c[name] for name in Kin.__dataclass_fields__]
     query = select(*columns).where(
         candidate.c.parent_id.in_(line),
         candidate.c.id.not_in(line),
         candidate.c.fitness.is_not(None),
-        candidate.c.origin != Origin.YARDSTICK,
+        candidate.c.origin.not_in((Origin.YARDSTICK, Origin.FINAL)),
     )
     return [Kin(*row) for row in connection.execute(query.order_by(candidate.c.id))]
 

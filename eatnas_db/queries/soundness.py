@@ -237,6 +237,18 @@ _QUERIES: Final = (
         ORDER BY c.id
         """,
     ),
+    (
+        "final models are measured on the test part and on nothing else, and nobody else is",
+        "candidates",
+        """
+        SELECT c.id FROM eatnas_candidate AS c JOIN eatnas_score AS s ON s.candidate_id = c.id
+        WHERE (c.origin = 'final') <> (s.metric IN ('test_accuracy', 'test_loss'))
+        UNION
+        SELECT c.id FROM eatnas_candidate AS c JOIN eatnas_epoch AS e ON e.candidate_id = c.id
+        WHERE (c.origin = 'final') <> (e.val_loss IS NULL) OR (c.origin = 'final') <> (e.val_accuracy IS NULL)
+        ORDER BY 1
+        """,
+    ),
 )
 
 

@@ -80,7 +80,7 @@ def upgrade() -> None:
         sa.Column("waiting", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
-        sa.CheckConstraint("kind IN ('evolution', 'yardstick')", name=op.f("ck_eatnas_search_kind")),
+        sa.CheckConstraint("kind IN ('evolution', 'yardstick', 'final')", name=op.f("ck_eatnas_search_kind")),
         sa.CheckConstraint("wish IN ('run', 'paused', 'cancelled')", name=op.f("ck_eatnas_search_wish")),
         sa.CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name=op.f("ck_eatnas_search_basic_has_code")),
         sa.CheckConstraint("lag >= 1", name=op.f("ck_eatnas_search_lag")),
@@ -137,7 +137,7 @@ def upgrade() -> None:
             "(state = 'scored') = (fitness IS NOT NULL)", name=op.f("ck_eatnas_candidate_scored_has_fitness")
         ),
         sa.CheckConstraint(
-            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'yardstick')",
+            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'yardstick', 'final')",
             name=op.f("ck_eatnas_candidate_origin"),
         ),
         sa.CheckConstraint(
@@ -241,8 +241,8 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("train_loss", sa.Float(), nullable=False),
         sa.Column("train_accuracy", sa.Float(), nullable=False),
-        sa.Column("val_loss", sa.Float(), nullable=False),
-        sa.Column("val_accuracy", sa.Float(), nullable=False),
+        sa.Column("val_loss", sa.Float(), nullable=True),
+        sa.Column("val_accuracy", sa.Float(), nullable=True),
         sa.Column("learning_rate", sa.Float(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=False),

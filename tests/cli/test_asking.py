@@ -27,7 +27,7 @@ def tree(name, space="eatnas-tiny"):
     return {"name": name, "space": space, "data": {"name": "digits"}, "yardstick": {"top": 0}}
 
 
-def train(connection, search_id):
+def train(connection, search_id, metric="val_accuracy"):
     """To its end, by arithmetic: a candidate's score is its id in per cent."""
     while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
         fitness = leased.token.candidate / 100
@@ -35,7 +35,7 @@ def train(connection, search_id):
             connection,
             leased.token,
             fitness=fitness,
-            metrics={"val_accuracy": fitness},
+            metrics={metric: fitness},
             seed=1,
             circumstances=UNDER,
             device_seconds=1.0,
@@ -205,3 +205,26 @@ def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert "longer than 0.1 seconds" in eatnas("query", "sql", endless, "--timeout", "0.1", expect=1)
     assert time.monotonic() - begun < 30
+
+
+def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
+    told = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
+    assert told.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, then one look each")
+    with transaction(engine) as connection:
+        train(connection, get_search(connection, "small.final").id, "test_accuracy")
+    row = asked(eatnas, "best", "small")[0]
+    assert (row["id"], row["test_seeds"], row["yardstick"]) == (10, 2, None)
+    assert row["test"] == pytest.approx(0.115)
+    assert "test spread" in eatnas("query", "best", "small")
+    assert json.loads(eatnas("search", "show", "small", "--format", "json"))["test_looks"] == 2
+    assert "--again" in eatnas("search", "final", "small", "--epochs", "3", expect=1)
+
+
+def test_without_a_test_part_no_final_model_is_created(eatnas, engine, small, home):
+    with transaction(engine) as connection:
+        spec = {**get_search(connection, "small").spec, "data": {"name": "MNIST", "root": None}}
+        connection.execute(update(schema.search).values(spec=spec))
+    words = eatnas("search", "final", "small", expect=1)
+    assert words.startswith("eatnas-db: MNIST: no ")
+    assert words.count("\n") == 1
+    assert len(json.loads(eatnas("search", "list", "--format", "json"))) == 1

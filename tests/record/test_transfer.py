@@ -326,7 +326,7 @@ def test_a_search_that_ends_begins_its_yardstick_by_itself(engine, finished):
         assert yardstick.born == 4
         assert yardstick.spec["training"]["epochs"] == 1
         assert steps.rescore(connection, "small", top=1, seeds=1, now=5.0) == "small.yardstick2"
-        with pytest.raises(ConflictError, match="yardstick itself"):
+        with pytest.raises(ConflictError, match="measures what another search found"):
             steps.rescore(connection, "small.yardstick", top=1, seeds=1, now=5.0)
 
 

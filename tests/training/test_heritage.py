@@ -67,8 +67,8 @@ def test_a_child_starts_where_its_parent_stopped(assignment: Make) -> None:
     assert child.logit_distance is not None
     assert child.logit_distance < 1e-4  # wider: exact at birth
     assert orphan.share_inherited is None
-    assert parent.val_accuracy > orphan.val_accuracy + 0.2
-    assert child.val_accuracy > orphan.val_accuracy + 0.2
+    assert parent.accuracy > orphan.accuracy + 0.2
+    assert child.accuracy > orphan.accuracy + 0.2
 
 
 def test_a_child_stopped_and_resumed_has_the_same_bits_and_still_knows_its_share(

@@ -110,16 +110,16 @@ def test_a_batch_has_the_same_bits_with_one_thread_and_with_three(folder: Path, 
     one, three = load(folder, 1), load(folder, 3)
     assert one is not three
     assert_same(batches(one.train), batches(three.train))
-    count = len(one.validation.labels)
+    count = len(one.held_out.labels)
     assert_same(
-        *([data.validation.between(at, min(at + 20, count)) for at in range(0, count, 20)] for data in (one, three))
+        *([data.held_out.between(at, min(at + 20, count)) for at in range(0, count, 20)] for data in (one, three))
     )
 
 
 def test_a_batch_is_a_function_of_its_key_alone(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder)
     whole = batches(data.train)
-    data.validation.between(0, 48)
+    data.held_out.between(0, 48)
     batches(data.train, epoch=1)
     assert_same(whole[5:], batches(data.train, batch=5))
     images, labels = whole[0]
@@ -144,7 +144,7 @@ def test_batches_are_floats_of_imagenets_mean_and_deviation_channels_last(tmp_pa
         PIL.Image.new("RGB", (30, 40), (0, 128, 255)).save(tmp_path / "train" / "a" / f"{number}.png")
     data = streaming.load(spec(tmp_path), "cpu")
     expected = (torch.tensor([0, 128, 255]) / 255 - torch.tensor(streaming.MEAN)) / torch.tensor(streaming.DEVIATION)
-    for images, labels in (data.validation.between(0, 2), batches(data.train, 4)[0]):
+    for images, labels in (data.held_out.between(0, 2), batches(data.train, 4)[0]):
         assert images.shape[1:] == (3, SIDE, SIDE)
         assert images.is_contiguous(memory_format=torch.channels_last)
         assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
@@ -169,7 +169,7 @@ def test_validation_sees_the_middle_and_training_crops_and_mirrors(tmp_path: Pat
         return torch.stack([red[:, 0], red[:, -1], green[:, 0], green[:, -1]], 1)
 
     middle = torch.tensor([17.5, 237.5, 17.5, 237.5]).expand(50, 4)  # pixels 16 to 239, four of them in one
-    assert torch.allclose(places(data.validation.between(0, 50)[0]), middle, atol=1)
+    assert torch.allclose(places(data.held_out.between(0, 50)[0]), middle, atol=1)
     assert torch.allclose(places(batches(data.train, 200, augment="none")[0][0])[:50], middle, atol=1)
 
     cropped = places(batches(data.train, 200)[0][0])
@@ -189,7 +189,7 @@ def test_the_smallest_and_narrowest_images_have_crops_too(tmp_path: Path, size: 
     for number in range(10):
         PIL.Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "train" / "a" / f"{number}.png")
     data = streaming.load(spec(tmp_path), "cpu")
-    for images, _ in (data.validation.between(0, 2), batches(data.train, 8)[0]):
+    for images, _ in (data.held_out.between(0, 2), batches(data.train, 8)[0]):
         assert bool((images == images[:1, :, :1, :1]).all())
 
 
@@ -291,7 +291,7 @@ def test_a_training_that_goes_on_inside_an_epoch_has_the_same_bits(
 def test_streamed_images_are_learned(folder: Path, tmp_path: Path) -> None:
     last = train(assign(folder, tmp_path, epochs=4, batch_size=16))[-1]
     assert isinstance(last, Finished)
-    assert last.val_accuracy > 0.9
+    assert last.accuracy > 0.9
 
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "gone"])

@@ -1,0 +1,79 @@
+"""A search and its final models over the real protocol: killed or not, the same figures."""
+
+import os
+import signal
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_db import steps
+from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.queries.best import get_winner
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.soundness import list_breaches
+from eatnas_db.schema import attempt, candidate, epoch, score
+
+SMALL = {
+    "data": {"name": "digits", "train_images": 256, "validation_images": 128},
+    "training": {"epochs": 1, "batch_size": 32, "augment": "none"},
+    "evolution": {"population": 2, "tournament": 2, "lag": 2},
+    "objective": {"max_mult_adds": 1_500_000, "target_mult_adds": 1_000_000},
+    "budget": {"candidates": 3},
+    "yardstick": {"top": 1, "seeds": 1},
+}
+REAL = ("eatnas_training.worker",)
+
+
+def kill_the_worker(supervisor):
+    """Once, after the second epoch of a final model."""
+    for slot in supervisor.slots:
+        work = slot.work
+        first = work and work.assign.final and work.leased.token.attempt == work.leased.replica == 1
+        if first and slot.process and slot.progress and slot.progress.epoch >= 1:
+            os.kill(slot.process.pid, signal.SIGKILL)
+
+
+def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: None):
+    """Search, test the winner with two seeds; the final models' fingerprint, and how their attempts ended."""
+    engine = open_record(settings.database_url)
+    supervise(settings, slots, program)
+    with transaction(engine) as connection:
+        name = steps.final(connection, "s", seeds=2, now=5.0)
+    supervise(settings, slots, program, on_tick=on_tick, only=name)
+    with reading(engine) as connection:
+        of = candidate.c.search_id == get_search(connection, name).id
+        scores = connection.execute(
+            select(candidate.c.fitness, score.c.value, score.c.seed)
+            .join(score, score.c.candidate_id == candidate.c.id)
+            .where(of, score.c.metric == "test_accuracy")
+            .order_by(candidate.c.birth)
+        ).all()
+        outcomes = connection.execute(select(attempt.c.outcome).join(candidate).where(of)).scalars().all()
+        validated = select(epoch.c.val_accuracy).join(candidate).where(of)
+        assert set(connection.execute(validated).scalars()) == {None}
+        winner = get_winner(connection, get_search(connection, "s").id)
+        found = get_fingerprint(connection, get_search(connection, name).id)
+    assert winner.yardstick is None or winner.yardstick not in [row.value for row in scores]
+    assert len({row.seed for row in scores}) == len(scores) == 2
+    assert all(row.fitness == row.value for row in scores)
+    assert list(list_breaches(engine, settings.artifacts, whole_files=True)) == []
+    return found, sorted(outcomes)
+
+
+def test_final_models_go_through_the_same_protocol_and_a_kill_changes_nothing(tmp_path, home, supervise, fast):
+    calm, outcomes = searched_and_tested(home(tmp_path / "calm"), supervise, 1, fast)
+    assert outcomes == ["scored", "scored"]
+    # The 24 of the search come first.
+    stormy = searched_and_tested(home(tmp_path / "storm"), supervise, 2, (*fast, "--crash-on", "25"))
+    assert stormy == (calm, ["lost", "scored", "scored"])
+
+
+@pytest.mark.slow
+def test_real_final_models_killed_halfway_come_to_the_same_scores(tmp_path, home, supervise):
+    calm, outcomes = searched_and_tested(home(tmp_path / "calm", **SMALL), supervise, 1, REAL)
+    assert outcomes == ["scored", "scored"]
+    settings = home(tmp_path / "storm", **SMALL)
+    storm, outcomes = searched_and_tested(settings, supervise, 1, REAL, on_tick=kill_the_worker)
+    assert outcomes == ["lost", "scored", "scored"]
+    assert storm == calm

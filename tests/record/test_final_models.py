@@ -1,0 +1,157 @@
+"""Final models, in the record: who is tested, by which recipe, and how often the test part was looked at."""
+
+import pytest
+from sqlalchemy import select
+
+from eatnas_db import steps
+from eatnas_db.database import transaction
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.queries.best import count_looks, get_winner, list_best
+from eatnas_db.queries.events import list_events
+from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.soundness import list_breaches
+from eatnas_db.schema import candidate
+from eatnas_db.transitions import Provenance, record_failure, record_score
+
+UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
+
+
+@pytest.fixture
+def small(engine, search_factory, lease_factory, score_factory):
+    """A finished search; its best by its own scores is the candidate with the highest id."""
+    search_id = search_factory("small")
+    while (leased := lease_factory(search_id)) is not None:
+        score_factory(leased, leased.token.candidate / 100)
+        with transaction(engine) as connection:
+            steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+    return search_id
+
+
+@pytest.fixture
+def final(engine):
+    def make(name="small", **options):
+        with transaction(engine) as connection:
+            return steps.final(connection, name, **{"now": 5.0, **options})
+
+    return make
+
+
+@pytest.fixture
+def test(engine, lease_factory):
+    """Trains a search of final models to its end; these are their test accuracies, in order."""
+
+    def to_its_end(name, accuracies):
+        with transaction(engine) as connection:
+            search_id = get_search(connection, name).id
+        for accuracy in accuracies:
+            leased = lease_factory(search_id)
+            with transaction(engine) as connection:
+                record_score(
+                    connection,
+                    leased.token,
+                    fitness=accuracy,
+                    metrics={"test_accuracy": accuracy, "test_loss": 1.0},
+                    seed=leased.replica,
+                    circumstances=UNDER,
+                    device_seconds=1.0,
+                    now=6.0,
+                )
+                steps.advance(connection, steps.get_row(connection, search_id), 6.0)
+        assert lease_factory(search_id) is None
+
+    return to_its_end
+
+
+def births(engine, name):
+    with transaction(engine) as connection:
+        columns = (candidate.c.parent_id, candidate.c.replica, candidate.c.origin)
+        of = candidate.c.search_id == get_search(connection, name).id
+        return connection.execute(select(*columns).where(of).order_by(candidate.c.birth)).all()
+
+
+def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_measures(
+    engine, small, final, test, tmp_path
+):
+    name = final()
+    with transaction(engine) as connection:
+        row, source, winner = (
+            get_search(connection, name),
+            get_search(connection, "small"),
+            get_winner(connection, small),
+        )
+        before = list_best(connection, small, 3)
+    assert (name, row.kind, row.source_id, row.born) == ("small.final", "final", small, 3)
+    assert row.spec["training"] == {**source.spec["training"], "epochs": 4 * source.spec["training"]["epochs"]}
+    assert births(engine, name) == [(winner.id, replica, "final") for replica in (1, 2, 3)]
+    test(name, [0.1, 0.2, 0.3])
+    with transaction(engine) as connection:
+        after = list_best(connection, small, 3)
+        assert (count_looks(connection, small), count_looks(connection, row.id)) == (3, 3)
+        told = [one.words for one in list_events(connection, row.id, kind="tested")]
+        assert get_search(connection, name).status == "finished"
+    assert told[0] == "attempt 1 was looked at on the test part, once: accuracy 0.1000"
+    assert len(told) == 3
+    assert (after[0].test, after[0].test_spread, after[0].test_seeds) == (pytest.approx(0.2), pytest.approx(0.1), 3)
+    # A poor test changes no rank: else the next search would have seen the test part.
+    assert [one.id for one in after] == [one.id for one in before]
+    assert after[1].test is None
+    # These trainings are made up, and have no epochs.
+    breaches = {one.invariant for one in list_breaches(engine, tmp_path) if not one.invariant.startswith("epochs")}
+    assert breaches == set()
+
+
+def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory, score_factory):
+    with transaction(engine) as connection:
+        yardstick = get_search(connection, steps.rescore(connection, "small", top=2, seeds=1, now=5.0)).id
+    with pytest.raises(ConflictError, match=r"small\.yardstick.* is not finished"):
+        final()
+    measured = []
+    while (leased := lease_factory(yardstick)) is not None:
+        measured.append(leased.parent_id)
+        score_factory(leased, 0.3 + 0.1 * len(measured))
+        with transaction(engine) as connection:
+            steps.advance(connection, steps.get_row(connection, yardstick), 5.0)
+    name = final(top=3, seeds=1, epochs=2)
+    assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
+
+
+def test_a_second_test_by_the_same_recipe_wants_to_be_asked_for_and_has_fresh_seeds(
+    engine, small, final, test, lease_factory
+):
+    test(final(seeds=2), [0.5, 0.7])
+    with pytest.raises(ConflictError, match=r"candidate 12 is tested by this recipe already, in 'small\.final'"):
+        final()
+    test(final(epochs=1, seeds=1), [0.3])
+    with transaction(engine) as connection:  # the mean is of one recipe
+        assert list_best(connection, small, 1)[0].test == pytest.approx(0.3)
+    name = final(seeds=1, again=True)
+    assert births(engine, name) == [(12, 3, "final")]
+    test(name, [0.9])
+    with transaction(engine) as connection:
+        assert list_best(connection, small, 1)[0].test == pytest.approx(0.7)
+        assert count_looks(connection, small) == 4
+    # Who failed was not looked at.
+    failed = final(candidate_ids=[11, 11], seeds=1)
+    with transaction(engine) as connection:
+        failed_id = get_search(connection, failed).id
+    leased = lease_factory(failed_id)
+    with transaction(engine) as connection:
+        record_failure(connection, leased.token, FailureKind.DIVERGED, "", now=7.0)
+    assert births(engine, final(candidate_ids=[11], seeds=1))[0].parent_id == 11
+
+
+def test_what_cannot_be_tested_or_goes_on_from_a_test_is_refused(engine, small, final, search_factory):
+    search_factory("open")
+    with pytest.raises(ConflictError, match=r"'open' is not finished .*--candidate"):
+        final("open")
+    with pytest.raises(NotFoundError, match="no candidate 99"):
+        final(candidate_ids=[99])
+    name = final()
+    for refused in (
+        lambda connection: steps.final(connection, name, now=6.0),
+        lambda connection: steps.rescore(connection, name, top=1, seeds=1, now=6.0),
+        lambda connection: steps.extend(connection, name, candidates=1, now=6.0),
+    ):
+        with transaction(engine) as connection, pytest.raises(ConflictError, match="measures what another search"):
+            refused(connection)
