@@ -48,6 +48,11 @@ def test_every_command_of_a_page_is_in_a_block_that_is_run_or_says_why_not(page)
         assert "python" not in fences
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_page_has_its_place_in_the_site(page):
+    assert str(page.relative_to(ROOT / "docs")) in (ROOT / "mkdocs.yml").read_text()
+
+
 @pytest.mark.slow
 def test_the_site_builds_and_no_link_is_broken(tmp_path):
     pytest.importorskip("mkdocs", reason="MkDocs is not installed: pip install 'eatnas-db[docs]'")

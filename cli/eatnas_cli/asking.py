@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eatnas_cli.printing import Format, Page, lineage_tree, show, show_one
+from eatnas_cli.printing import LONG, Format, Page, lineage_tree, show, show_one
 from eatnas_cli.record import SearchName as Name
 from eatnas_cli.record import Written, changing, viewing
 from eatnas_db.errors import ConflictError, NotFoundError
@@ -94,6 +94,10 @@ def lineage(
     ctx: typer.Context,
     name_or_id: Annotated[str, typer.Argument(help="A candidate's number, or a search's name for its best.")],
     picture: Picture = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Where a candidate comes from: every mutation from its root on."""
@@ -101,7 +105,7 @@ def lineage(
 
     with viewing(ctx.obj) as connection:
         rows = get_lineage(connection, _candidate_id(connection, name_or_id))
-    _show_family(rows, format, picture)
+    _show_family(rows, format, picture, Page(limit, offset, sort, where or ()))
 
 
 @query_app.command()
@@ -109,6 +113,10 @@ def descendants(
     ctx: typer.Context,
     candidate: Id,
     picture: Picture = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """What came of a candidate: its children, theirs, and so on."""
@@ -116,7 +124,7 @@ def descendants(
 
     with viewing(ctx.obj) as connection:
         rows = list_descendants(connection, candidate)
-    _show_family(rows, format, picture)
+    _show_family(rows, format, picture, Page(limit, offset, sort, where or ()))
 
 
 @query_app.command()
@@ -221,13 +229,15 @@ def primitives(
     block: Block = None,
     points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
     picture: Picture = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Which values of which block survive: their share of the population over time, and how fit they are."""
     from eatnas_db.queries.primitives import list_primitives
 
     with viewing(ctx.obj) as connection:
-        rows = list_primitives(connection, _search_id(connection, name), block, points)
+        found = list_primitives(connection, _search_id(connection, name), block, points)
+    rows = Page(where=where or ()).of(found)
     if picture is not None:
         from eatnas_cli.pictures.families import draw_primitives
 
@@ -241,14 +251,23 @@ def primitives(
 
 
 @query_app.command()
-def mutations(ctx: typer.Context, name: Name, block: Block = None, format: Written = Format.TABLE) -> None:  # noqa: A002
+def mutations(
+    ctx: typer.Context,
+    name: Name,
+    block: Block = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
     """Which kinds of change paid: how often, and what a child gained on its parent."""
     from eatnas_db.queries.mutations import list_mutation_kinds
 
     with viewing(ctx.obj) as connection:
         rows = list_mutation_kinds(connection, _search_id(connection, name), block)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
-    show(rows, columns, format)
+    show(Page(limit, offset, sort, where or ()).of(rows), columns, format)
 
 
 @query_app.command()
@@ -257,6 +276,10 @@ def pareto(
     name: Name,
     cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.MULT_ADDS,
     picture: Picture = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """The candidates that no other beats at both accuracy and cost."""
@@ -272,7 +295,8 @@ def pareto(
         draw_front(picture, name, cost.value, cloud, front)
         typer.echo(f"{picture} drawn")
         return
-    show(front, ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code"), format)
+    rows = Page(limit, offset, sort, where or ()).of(front)
+    show(rows, ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code"), format)
 
 
 @query_app.command()
@@ -309,7 +333,9 @@ def events(
     ctx: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a search; default: all.")] = None,
     candidate: Annotated[int | None, typer.Option(help="The story of this candidate alone.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Of this kind alone, as JSON names it.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, counted from the newest.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out so many of the newest.")] = 0,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """What happened lately, the newest last."""
@@ -320,7 +346,7 @@ def events(
         if candidate is not None:
             require_candidate(connection, candidate)
         search_id = None if name is None else _search_id(connection, name)
-        rows = list_events(connection, search_id, limit, candidate_id=candidate)
+        rows = list_events(connection, search_id, limit, candidate_id=candidate, kind=kind, offset=offset)
     if format is Format.TABLE:
         told = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
         show(told, ("at", *(() if name else ("search",)), "candidate", "birth", "what happened"))
@@ -450,27 +476,30 @@ def _inherited(rows: Sequence[BestCandidate | Inhabitant | Relative], format: Fo
     return ("share_inherited", "lineage_epochs") if told else ()
 
 
-def _show_family(rows: Any, format: Format, picture: Path | None) -> None:  # noqa: A002
+def _show_family(rows: Any, format: Format, picture: Path | None, page: Page) -> None:  # noqa: A002
+    """A tree, where it is all of a family that can be read so; a table of what was chosen, or of many."""
     if picture is not None:
         from eatnas_cli.pictures.families import draw_family
 
         draw_family(picture, rows)
         typer.echo(f"{picture} drawn")
-    elif format is Format.TABLE:
+        return
+    chosen = page.of(rows)
+    if format is Format.TABLE and page == Page() and len(rows) < LONG:
         lineage_tree(rows)
-    else:
-        columns = (
-            "id",
-            "search",
-            "parent_id",
-            "generation",
-            "birth",
-            "origin",
-            "state",
-            "fitness",
-            "gain",
-            "changes",
-            *_inherited(rows, format),
-            "code",
-        )
-        show(rows, columns, format)
+        return
+    columns = (
+        "id",
+        "search",
+        "parent_id",
+        "generation",
+        "birth",
+        "origin",
+        "state",
+        "fitness",
+        "gain",
+        "changes",
+        *_inherited(rows, format),
+        "code",
+    )
+    show(chosen, columns, format)

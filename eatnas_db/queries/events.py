@@ -74,10 +74,12 @@ def list_events(
     candidate_id: int | None = None,
     kind: str | None = None,
     until: int | None = None,
+    offset: int = 0,
 ) -> tuple[Event, ...]:
     """The last `limit` events with an id over `after`, of one search, candidate or kind or of all; the newest last.
 
     `until`: none with an id over it. Who goes on from the last one reads up to `database.Horizon`.
+    `offset`: without so many of the newest.
     """
     query = (
         select(
@@ -90,6 +92,7 @@ def list_events(
         .where(event.c.id > after)
         .order_by(event.c.id.desc())
         .limit(limit)
+        .offset(offset)
     )
     if search_id is not None:
         query = query.where(event.c.search_id == search_id)

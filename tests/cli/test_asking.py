@@ -175,6 +175,21 @@ def test_lists_are_paged_sorted_and_filtered(eatnas, small):
     )
 
 
+def test_families_fronts_changes_and_events_are_lists_like_any_other(eatnas, large):
+    best = asked(eatnas, "lineage", "large", "--where", "search=large", "--sort", "birth", "--limit", "1")
+    assert [row["search"] for row in best] == ["large"]
+    # What is chosen is no tree any more.
+    assert "generation" in eatnas("query", "descendants", "10", "--limit", "2")
+    front = asked(eatnas, "pareto", "small")
+    assert asked(eatnas, "pareto", "small", "--offset", "1") == front[1:]
+    assert {row["primitive"] for row in asked(eatnas, "primitives", "small", "--where", "primitive=op")} == {"op"}
+    kinds = asked(eatnas, "mutations", "small", "--sort", "-children")
+    assert [row["children"] for row in kinds] == sorted((row["children"] for row in kinds), reverse=True)
+    scored = asked(eatnas, "events", "small", "--kind", "scored")
+    assert len(scored) == 10
+    assert asked(eatnas, "events", "small", "--kind", "scored", "--offset", "9") == scored[:1]
+
+
 def failure(number, message):
     return Failure(number, number, 1, "failed", "exception", message, None, 1.0, 2.0)
 
