@@ -144,8 +144,8 @@ def _slots(seen: Standing, slots: Sequence[Work], now: float) -> RenderableType:
     if not slots:
         return Text("nothing", style="dim")
     several = len({one.host for one in slots}) > 1
-    table = _table(*(("host",) if several else ()), "slot", "candidate", "birth")
-    for head in ("epochs", "since"):
+    table = _table(*(("host",) if several else ()), "slot", "device", "candidate", "birth")
+    for head in ("epochs", "images/s", "since"):
         table.add_column(head)
     for one in slots:
         name = (one.host,) if several else ()
@@ -154,7 +154,8 @@ def _slots(seen: Standing, slots: Sequence[Work], now: float) -> RenderableType:
         words = span(max(0.0, now - one.started_at))
         if one.search != seen.name:
             words += f", of {one.search}"
-        table.add_row(*name, str(one.slot), str(one.candidate_id), str(one.birth), epochs, words)
+        speed = "" if one.images_per_second is None else f"{one.images_per_second:,.0f}"
+        table.add_row(*name, str(one.slot), one.device, str(one.candidate_id), str(one.birth), epochs, speed, words)
     if len(seen.work) > len(slots):
         return Group(table, Text(f"and {len(seen.work) - len(slots)} more", style="dim"))
     return table
@@ -167,7 +168,7 @@ def _short_bar(done: int, whole: int) -> ProgressBar:
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for head in heads:
-        table.add_column(head, justify="left" if head in ("origin", "host") else "right", no_wrap=True)
+        table.add_column(head, justify="left" if head in ("origin", "host", "device") else "right", no_wrap=True)
     return table
 
 

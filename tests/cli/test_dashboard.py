@@ -29,8 +29,8 @@ PROGRESS = Progress(
 )
 LEADER = BestCandidate(7, 6, 0.7, 123_456, 2_345_678, "mutation", 3, "code")
 WORK = [
-    Work("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0),
-    Work("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0),
+    Work("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0, "processor", 1234.5),
+    Work("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0, "processor", None),
 ]
 
 
@@ -52,8 +52,8 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
     assert "4 min 00 s left" in hours
     assert any("⠀" < sign <= "⣿" for sign in told)
     assert any(line.split() == ["7", "6", "0.7000", "2,345,678", "123,456", "mutation"] for line in lines)
-    slot = next(line.split() for line in lines if line.split()[:3] == ["0", "41", "40"])
-    assert slot[-3:] == ["3/6", "30", "s"]
+    slot = next(line.split() for line in lines if line.split()[:4] == ["0", "processor", "41", "40"])
+    assert slot[-4:] == ["3/6", "1,234", "30", "s"]
 
 
 def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_the_terminal():

@@ -28,7 +28,9 @@ def examined(tmp_path, home):
 def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
     told = examined()
     assert all(row["ok"] for row in told.values())
-    assert {"system", "python", "torch", "GPUs", "home", "record", "free disk", "MLflow", "digits"} <= set(told)
+    assert {"system", "python", "torch", "GPUs", "home", "record", "MLflow", "digits"} <= set(told)
+    assert {"database", "checkpoints", "logs", "MLflow store", "free disk"} <= set(told)
+    assert told["storage"]["found"].endswith("no bound")
 
 
 def test_without_a_record_it_says_what_makes_one(examined):
@@ -54,6 +56,7 @@ def test_a_folder_that_is_none_and_a_full_disk_are_told_with_the_way_out(tmp_pat
     assert (found.ok, found.advice.split(":")[0]) == (False, "make room")
 
 
+@pytest.mark.slow
 def test_the_data_of_a_search_that_is_to_run_is_looked_for(record, eatnas, spec, home, examined):
     folder = home / "images"
     for name in ("train/a", "train/b", "val/a", "val/b"):

@@ -63,10 +63,6 @@ def test_a_list_of_searches_says_how_far_each_is(tiny, eatnas):
     assert json.loads(eatnas("search", "show", "tiny", "--format", "json"))["spec"]["training"]["batch_size"] == 32
 
 
-def test_a_doctor_leaves_with_one_where_no_search_could_run(eatnas):
-    eatnas("doctor", expect=1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "candidate", "detail", "words"),

@@ -96,13 +96,6 @@ def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
     assert json.loads(eatnas("db", "check", "--format", "json")) == []
 
 
-def test_the_doctor_tells_what_the_home_takes(record, eatnas):
-    told = {row["what"]: row for row in json.loads(eatnas("doctor", "--format", "json"))}
-    for what in ("database", "checkpoints", "logs", "MLflow store", "free disk"):
-        assert told[what]["ok"]
-    assert told["storage"]["found"].endswith("no bound")
-
-
 @pytest.mark.parametrize(
     ("bound", "told"),
     [("100kB", "the bound is 100.0 kB, which cannot be kept"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
