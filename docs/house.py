@@ -58,7 +58,7 @@ def _one(name: str, function: Callable[..., Any]) -> str:
     usage = " ".join([name, *(_argument(*one) for one in arguments), *(["[OPTIONS]"] if options else [])])
     rows = [(f"`{_argument(*one)}`", one[2].help) for one in arguments if one[2].help]
     rows += [(_option(*one), _meaning(*one)) for one in options]
-    table = ["", "| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)] if rows else []
+    table = ["", "| given | meaning |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)] if rows else []
     return "\n".join([f"`{usage}`", "", inspect.cleandoc(function.__doc__ or ""), *table]) + "\n"
 
 
@@ -77,10 +77,10 @@ def _option(one: inspect.Parameter, hint: Any, info: Any) -> str:
     names = names or [f"--{one.name.replace('_', '-')}"]
     kind = next((part for part in (*get_args(hint.__origin__), hint.__origin__) if isinstance(part, type)), str)
     if issubclass(kind, StrEnum):
-        takes = "|".join(kind)
+        takes = "/".join(kind)
     else:
         takes = info.metavar or {bool: "", int: "N", float: "X", Path: "PATH"}.get(kind, "TEXT")
-    return ", ".join(f"`{f'{name} {takes}'.strip()}`" for name in names).replace("|", "\\|")
+    return ", ".join(f"`{f'{name} {takes}'.strip()}`" for name in names)
 
 
 def _meaning(one: inspect.Parameter, hint: Any, info: Any) -> str:
