@@ -44,6 +44,7 @@ MARGIN: Final = 1000
 """So many of the last events are looked at again: on a server a later number may be committed before an earlier."""
 LATEST: Final = 10_000
 LARGEST_LOG: Final = 10_000_000
+_WAITS: Final = "the search waits: "
 
 
 @dataclass(slots=True)
@@ -93,7 +94,10 @@ class News:
 
 
 class Notifier:
-    """Looks for news, starts the command on them one after the other, and remembers what has been told."""
+    """Looks for news, starts the command on them one after the other, and remembers what has been told.
+
+    `holds_back`: whether there is news for later, so that looking again is worth it where nothing was written since.
+    """
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class Notifier:
         self._file = settings.home / "hooks.json"
         self._told_at: dict[tuple[str, str], float] = {}
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
+        self.holds_back = False
         with reading(engine) as connection:
             uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
             place = Place.read(self._file, uuid)
@@ -131,9 +136,15 @@ class Notifier:
         for one in sorted(news, key=lambda one: one.at):
             if last or self._is_due(one):
                 self._tell(one)
+        self.holds_back = any(not self._is_told(one) for one in news)
         pending = [event.id for one in news for event in one.events if event.id not in self._place.told]
         self._place.after = max(self._place.after, min([newest - MARGIN, *(number - 1 for number in pending)]))
         self._place.told = {number for number in self._place.told if number > self._place.after}
+
+    def _is_told(self, news: News) -> bool:
+        if news.events:
+            return all(event.id in self._place.told for event in news.events)
+        return self._place.waiting.get(news.search) == news.words.removeprefix(_WAITS)
 
     def _happened(self, connection: Connection) -> list[News]:
         events = [
@@ -161,7 +172,7 @@ class Notifier:
         }
         self._place.waiting = {name: why for name, why in self._place.waiting.items() if name in waiting}
         return [
-            News("waiting", name, (), f"the search waits: {why}", time.time())
+            News("waiting", name, (), f"{_WAITS}{why}", time.time())
             for name, why in waiting.items()
             if self._place.waiting.get(name) != why
         ]
@@ -194,7 +205,7 @@ class Notifier:
         self._told_at[news.key] = self._monotonic()
         self._place.told |= {event.id for event in news.events}
         if not news.events:
-            self._place.waiting[news.search] = news.words.removeprefix("the search waits: ")
+            self._place.waiting[news.search] = news.words.removeprefix(_WAITS)
         self._save()
 
     def _facts(self, connection: Connection, news: News) -> dict[str, Any]:
@@ -289,14 +300,16 @@ def follow(notifier: Notifier, engine: Engine, log: logging.Logger, every: float
     """Look again and again, until the parent ends; then once more."""
     parent = os.getppid()
     watch = watch_changes(engine)
-    ended = told = False
+    due = ended = told = False
     while True:
         ended = ended or os.getppid() != parent
-        watch.changed()
+        due = watch.changed() or due
         try:
-            notifier.look(last=ended)
-            told = False
+            if due or ended or notifier.holds_back:
+                notifier.look(last=ended)
+            due = told = False
         except RecordError as error:
+            due = True
             if not told:
                 log.warning("hooks.on_event: %s", error)
             told = True

@@ -172,8 +172,8 @@ class Summaries:
         )
         self._client.log_batch(run.info.run_id, params=_params(record))
         whole = f"[The search as a whole]({_link(experiment_id, run.info.run_id)})"
-        note = f"{introduction(record)}\n\n{whole}: its curve, its best, pictures and a report. "
-        note += "Every other run is one candidate, under its parent."
+        # In one line: of more MLflow's page folds all but one away.
+        note = f"{whole}: its curve, its best, pictures and a report. {introduction(record)}"
         self._client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
         self._known[record.id] = Summary(run.info.run_id)
         return self._known[record.id]
