@@ -97,8 +97,7 @@ def test_the_best_run_its_curve_and_its_parent_are_found_by_following_links(home
         view.goto(address + view.get_by_role("link", name=words).first.get_attribute("href"))
         title = view.get_by_test_id("runs-header")
         title.filter(has_text=best.info.run_name).wait_for()
-        view.get_by_role("tab", name="Model metrics").click()
-        view.get_by_text("val_accuracy", exact=True).first.wait_for()
+        view.get_by_role("link", name="val_accuracy", exact=True).first.click()
         view.locator(".js-plotly-plot").first.wait_for()
 
         # The parent, by MLflow's own link.
