@@ -54,7 +54,7 @@ def test_the_test_part_is_measured_once_after_the_last_epoch(assignment: Make) -
     assert [(row.val_loss, row.val_accuracy) for row in rows(reports)] == [(None, None)] * 3
     last = reports[-1]
     assert isinstance(last, Finished)
-    assert 0 < last.accuracy * 360 == round(last.accuracy * 360)  # of all test images
+    assert last.accuracy * 360 == pytest.approx(round(last.accuracy * 360))  # of all test images
 
 
 @pytest.mark.parametrize("where", ["in the middle", "while it is tested"])
@@ -92,7 +92,7 @@ def test_without_test_files_a_search_goes_on_and_a_final_model_says_so_in_one_li
 
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_folder_wants_a_test_part_of_the_same_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
+    assignment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
 ) -> None:
     if streams:
         monkeypatch.setattr(datasets, "RESIDENT_BYTES", 100)
@@ -106,3 +106,7 @@ def test_a_folder_wants_a_test_part_of_the_same_classes(
     write_images(tmp_path / "val2", "c", each=2)
     (tmp_path / "val2" / "c").rename(tmp_path / "val" / "c")
     assert prepare.describe_final(data) == {"train_images": 18, "test_images": 6}
+    task = {"resolution": 8, "channels": 3, "classes": 3}
+    last = train(replace(assignment(data=data, epochs=1, batch_size=8), task=task, final=True))[-1]
+    assert isinstance(last, Finished)
+    assert last.accuracy * 6 == pytest.approx(round(last.accuracy * 6))
