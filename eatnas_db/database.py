@@ -26,6 +26,8 @@ from eatnas_db.schema import event as events
 BUSY_SECONDS: Final = 30
 IDLE_SECONDS: Final = 10
 """A program that is frozen inside a transaction holds up all others on a server for so long at most."""
+READING_SECONDS: Final = 600
+"""The same for one that only reads: it holds nobody up, and may have a million rows to look at."""
 CONNECT_SECONDS: Final = 5
 RECONNECT_SECONDS: Final = 2.0
 LEAST_FREE_BYTES: Final = 1_000_000
@@ -128,6 +130,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
     if on_server(engine):
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with _explained(engine), engine.connect().execution_options(**options) as connection, connection.begin():
+        if on_server(engine):
+            connection.execute(_READERS_MAY_REST)
         yield connection
 
 
@@ -239,7 +243,10 @@ class ChangeWatch(Protocol):
         """Readable when there may be something to tell; None where one has to look."""
 
     def changed(self) -> bool:
-        """True at the first look, then whenever another program has committed. May be True for nothing."""
+        """True at the first look, then whenever another program has committed. May be True for nothing.
+
+        Raises `RecordError` where the record was brought to another version meanwhile.
+        """
 
     def hold_host(self, host_id: int, name: str) -> None:
         """Be this host's one supervisor on a server, until closed or dead. Raises `ConflictError`."""
@@ -314,12 +321,21 @@ class _Notifications:
         if time.monotonic() < self._try_at:
             return
         self._try_at = time.monotonic() + RECONNECT_SECONDS
+        found = None
         # Who cannot connect is told so by the next transaction.
         with suppress(RecordError), _explained(self._engine):
             self._listen()
             if self._host_id is not None:
                 # In vain while the server has not noticed yet that our last connection is gone.
                 self._take()
+            found = self._connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        if found is not None and found[0] != REVISION:
+            # While we were not seen, nothing kept anybody from it.
+            self.close()
+            raise RecordError(
+                f"the record in {where(self._engine)} was brought to another version ({found[0]}; this program: "
+                f"{REVISION}); update eatnas-db and start again: what was in training goes on from its checkpoints"
+            )
 
     def hold_host(self, host_id: int, name: str) -> None:
         self._host_id = host_id
@@ -403,6 +419,7 @@ _LIVING_HOSTS: Final = text(
     "SELECT CAST(objid AS bigint) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
     "WHERE locktype = 'advisory' AND CAST(classid AS bigint) = :a AND granted AND datname = current_database()"
 )
+_READERS_MAY_REST: Final = text(f"SET LOCAL idle_in_transaction_session_timeout = '{READING_SECONDS}s'")
 _EVENT_WRITERS: Final = text(
     "SELECT virtualtransaction FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
     "WHERE locktype = 'relation' AND relation = to_regclass(:name) AND mode = 'RowExclusiveLock' AND granted "

@@ -60,6 +60,17 @@ def end_worker(connection: Connection, worker_id: int, why: str, now: float) -> 
     connection.execute(update(worker).where(worker.c.id == worker_id).values(ended_at=now, ending=why))
 
 
+def end_workers(connection: Connection, host_id: int, why: str, now: float) -> None:
+    """A host's workers are gone, as far as can be seen; one that was only frozen still writes their end itself."""
+    of_host = worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host_id))
+    connection.execute(update(worker).where(of_host, worker.c.ended_at.is_(None)).values(ended_at=now, ending=why))
+
+
+def see_host(connection: Connection, host_id: int, now: float) -> None:
+    """A host's daemon is there."""
+    connection.execute(update(host).where(host.c.id == host_id).values(seen_at=now))
+
+
 def record_standings(connection: Connection, host_id: int, standings: Iterable[Standing], now: float) -> None:
     """Write down how a host's devices stand."""
     for one in standings:

@@ -217,7 +217,8 @@ def collect(connection: Connection, row: Any) -> list[str]:
         select(checkpoint.c.path)
         .join(candidate)
         .where(
-            candidate.c.search_id == row.id,
+            # A sum, so that no planner goes by an index of the search: it would read the whole history.
+            candidate.c.search_id + 0 == row.id,
             candidate.c.state.in_(SETTLED),
             candidate.c.birth < row.settled,
             or_(candidate.c.joined.is_(None), candidate.c.left <= row.born - row.lag + 1),

@@ -195,7 +195,7 @@ def status(
 
         watch_devices(ctx.obj)
         return
-    from eatnas_cli.searches import is_worked_on, show_standings, status_now
+    from eatnas_cli.searches import is_worked_on, losses_in_words, show_standings, status_now
     from eatnas_cli.watching import device_in_words
     from eatnas_daemon import lock
     from eatnas_db.database import on_server
@@ -227,7 +227,9 @@ def status(
         state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
         typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
     if hosts:
-        show(hosts, ("name", "alive", "devices", "in_training", "started_at"), format)
+        show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
+        for line in losses_in_words(hosts):
+            typer.echo(line)
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         named = ("host",) if hosts else ()
         busy = Counter(row.device for row in work)

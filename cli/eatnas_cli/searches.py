@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.queries.searches import SearchRecord, Standing
+    from eatnas_db.queries.work import Host
 
 search_app = typer.Typer(no_args_is_help=True, help="Create searches and steer them.")
 
@@ -192,18 +193,34 @@ def status_told(row: SearchRecord, worked_on: bool) -> str:
     return f"{status}: {row.ended}" if early else status
 
 
+def losses_in_words(hosts: Sequence[Host], now: float | None = None) -> list[str]:
+    """Of each host that is gone without having stopped: since when, and what became of its candidates."""
+    told = []
+    for one in hosts:
+        if one.lost:
+            minutes = max(0.0, (time.time() if now is None else now) - one.seen_at) / 60
+            what = "will go on elsewhere within a minute" if one.in_training else "went on elsewhere"
+            told.append(f"host {one.name} has not been heard of for {minutes:.0f} min; its candidates {what}")
+    return told
+
+
 @search_app.command("show")
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
+    from eatnas_db.database import on_server
     from eatnas_db.queries.best import count_looks
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.searches import get_search
+    from eatnas_db.queries.work import list_hosts
 
     with viewing(ctx.obj) as connection:
         row = get_search(connection, name)
         looks = count_looks(connection, row.id)
         progress = asdict(get_progress(connection, row.id))
         status = status_now(row, is_worked_on(ctx.obj, connection))
+        lost = losses_in_words(list_hosts(connection)) if row.finished_at is None and on_server(connection) else []
+    if lost:
+        status = "; ".join([status, *lost])
     facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
     show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)
 

@@ -22,7 +22,7 @@ from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.placement import PAUSED, Floor
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
 from eatnas_db import machines, steps, storage, transitions
-from eatnas_db.database import hold_searches, on_server, transaction, watch_changes
+from eatnas_db.database import hold_searches, living_hosts, on_server, transaction, watch_changes
 from eatnas_db.domain.messages import (
     Beat,
     Cancel,
@@ -42,6 +42,7 @@ from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import FailureKind, Kind, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.queries.storage import list_leftovers
+from eatnas_db.queries.work import NO_SIGN_OF_LIFE
 from eatnas_db.schema import host, lease, search
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Provenance, Token
@@ -112,6 +113,10 @@ class Supervisor:
         self._watch.hold_host(self._host_id, host_name)
         with transaction(engine) as connection:
             transitions.take_back_all(connection, self._host_id, wall())
+            machines.end_workers(connection, self._host_id, "the daemon was restarted", wall())
+            if living_hosts(connection) <= {self._host_id}:
+                # What a daemon waited for that is no more.
+                steps.set_waiting(connection, None)
         for path in list_leftovers(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
 
@@ -125,6 +130,8 @@ class Supervisor:
                     self._selector.select(self._patience.rest)
         finally:
             self._end_workers()
+            with suppress(RecordError), transaction(self._engine) as connection:
+                machines.end_workers(connection, self._host_id, "the daemon left", self._wall())
 
     def stop(self) -> None:
         """Drain: workers checkpoint and leave. Called again: they are killed. Safe in a signal handler."""
@@ -269,6 +276,7 @@ class Supervisor:
         counting = now >= self._count_at
         if counting:
             transitions.beat(connection, self._host_id, self._rates())
+            machines.see_host(connection, self._host_id, wall)
         if changed or counting:
             paused = machines.list_paused(connection, self._host_id)
             if paused != self._paused:
@@ -311,17 +319,23 @@ class Supervisor:
         self._looked_at = now
         if not on_server(connection):
             return
-        held = select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, host.c.name).join(host)
+        held = select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, lease.c.host_id, host.c.name).join(host)
         silent: dict[Token, tuple[int, float]] = {}
+        dead: set[int] = set()
         for row in connection.execute(held.where(lease.c.host_id != self._host_id)).all():
             token = Token(row.candidate_id, row.attempt)
             counter, seconds = self._silent.get(token, (None, 0.0))
             seconds = seconds + seen_for if counter == row.counter else 0.0
             if seconds >= self._patience.lease:
-                transitions.expire(connection, token, row.counter, f"host {row.name} gives no sign of life", wall)
+                if transitions.expire(connection, token, row.counter, f"host {row.name} gives no sign of life", wall):
+                    dead.add(row.host_id)
             else:
                 silent[token] = (row.counter, seconds)
         self._silent = silent
+        for host_id in dead:
+            machines.end_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
+            # Not what the dead one waited for, but what this one does.
+            steps.set_waiting(connection, self._said)
 
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []

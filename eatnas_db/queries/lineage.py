@@ -85,29 +85,33 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
     require_candidate(connection, candidate_id)
     changes = list_changes(connection, select(family.c.id))
     parent = candidate.alias("parent")
+    names = ("birth", "origin", "state", "fitness", "code", "share_inherited", "lineage_epochs")
+    told = [candidate.c[name] for name in names]
     query = (
-        select(candidate, search.c.name.label("search"), family.c.generation, parent.c.fitness.label("before"))
+        select(candidate.c.id, search.c.name, candidate.c.parent_id, family.c.generation, *told, parent.c.fitness)
         .join(family, family.c.id == candidate.c.id)
         .join(search, search.c.id == candidate.c.search_id)
         # Fitness on two tasks, or by two recipes, is not to be compared.
         .outerjoin(parent, (parent.c.id == candidate.c.parent_id) & (parent.c.search_id == candidate.c.search_id))
         .order_by(family.c.generation, candidate.c.search_id, candidate.c.birth)
     )
+    # Lines of descent grow as long as the search: hence in one piece, and by position.
+    rows = connection.execute(query).all()
     return tuple(
         Relative(
-            row.id,
-            row.search,
-            row.parent_id,
-            row.generation,
-            row.birth,
-            row.origin,
-            row.state,
-            row.fitness,
-            None if row.fitness is None or row.before is None else row.fitness - row.before,
-            changes.get(row.id, ()),
-            row.code,
-            row.share_inherited,
-            row.lineage_epochs,
+            number,
+            name,
+            parent_id,
+            generation,
+            birth,
+            origin,
+            state,
+            fitness,
+            None if fitness is None or before is None else fitness - before,
+            changes.get(number, ()),
+            code,
+            share,
+            epochs,
         )
-        for row in connection.execute(query)
+        for number, name, parent_id, generation, birth, origin, state, fitness, code, share, epochs, before in rows
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Float, Select, case, cast, func, select
@@ -16,15 +17,17 @@ _BOOLEANS: Final[dict[str, bool]] = {"True": True, "False": False}
 
 def list_changes(connection: Connection, of: Select[Any]) -> dict[int, tuple[str, ...]]:
     """The changes of every candidate whose id the query `of` selects, such as `block 5 kernel 3 → 7`."""
-    query = (
-        select(mutation).where(mutation.c.candidate_id.in_(of)).order_by(mutation.c.candidate_id, mutation.c.ordinal)
-    )
+    columns = [mutation.c[name] for name in ("candidate_id", "block", "primitive", "before", "after")]
+    query = select(*columns).where(mutation.c.candidate_id.in_(of))
     changes: dict[int, tuple[str, ...]] = {}
-    for row in connection.execute(query):
-        before, after = (_BOOLEANS.get(value, value) for value in (row.before, row.after))
-        words = str(Change(row.block, row.primitive, before, after))
-        changes[row.candidate_id] = (*changes.get(row.candidate_id, ()), words)
+    for candidate_id, *change in connection.execute(query.order_by(mutation.c.candidate_id, mutation.c.ordinal)).all():
+        changes[candidate_id] = (*changes.get(candidate_id, ()), _change_in_words(*change))
     return changes
+
+
+@cache  # there are some hundreds of them in a space
+def _change_in_words(block: int, primitive: str, before: str, after: str) -> str:
+    return str(Change(block, primitive, *(_BOOLEANS.get(value, value) for value in (before, after))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, func, select
 
 from eatnas_db.database import living_hosts
 from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, search, worker
+
+NO_SIGN_OF_LIFE: Final = "the host gave no sign of life"
+"""How the workers of a host ended that was found dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine that has worked on the record; `alive`: its daemon is connected to the server now."""
+    """A machine that has worked on the record; `alive`: its daemon is connected to the server now.
+
+    `lost`: it is gone without having stopped. What it trained then waits, or has gone on elsewhere.
+    """
 
     name: str
     alive: bool
+    lost: bool
     devices: int
     in_training: int
-    started_at: float
+    seen_at: float
 
 
 def list_hosts(connection: Connection) -> tuple[Host, ...]:
@@ -59,8 +67,17 @@ def list_hosts(connection: Connection) -> tuple[Host, ...]:
     alive = living_hosts(connection)
     devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
     held = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
-    rows = connection.execute(select(host.c.id, host.c.name, devices, held, host.c.seen_at).order_by(host.c.name))
-    return tuple(Host(name, host_id in alive, *rest) for host_id, name, *rest in rows)
+    of_host = select(worker.c.id).where(
+        worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host.c.id).correlate(host))
+    )
+    # The last worker to begin; of one that has not ended, nobody knows how it went.
+    last = of_host.order_by(worker.c.id.desc()).limit(1).correlate(host).scalar_subquery()
+    ending = select(func.coalesce(worker.c.ending, NO_SIGN_OF_LIFE)).where(worker.c.id == last).scalar_subquery()
+    query = select(host.c.id, host.c.name, devices, held, host.c.seen_at, ending.label("ending"))
+    return tuple(
+        Host(name, host_id in alive, host_id not in alive and ending == NO_SIGN_OF_LIFE, *rest)
+        for host_id, name, *rest, ending in connection.execute(query.order_by(host.c.name))
+    )
 
 
 def list_devices(connection: Connection) -> tuple[Device, ...]:

@@ -12,6 +12,7 @@ import time
 import pytest
 from sqlalchemy import event, func, select
 
+from eatnas_cli.searches import losses_in_words
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Patience
 from eatnas_daemon.supervisor import Supervisor
@@ -22,6 +23,7 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.work import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.schema import attempt, candidate, device, host, lease, search, worker
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands
@@ -159,6 +161,13 @@ def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
     nothing_lost_or_doubled(engine)
     silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead gives no sign of life")
     assert one(engine, silent)
+    of_dead = select(worker.c.ending).select_from(worker).join(device).join(host).where(host.c.name == "dead")
+    with reading(engine) as connection:
+        assert set(connection.execute(of_dead).scalars()) == {NO_SIGN_OF_LIFE}
+        gone = {row.name: row for row in list_hosts(connection)}
+    assert (gone["dead"].lost, gone["alive"].lost, gone["alive"].alive) == (True, False, False)
+    (told,) = losses_in_words(list(gone.values()), gone["dead"].seen_at + 180)
+    assert told == "host dead has not been heard of for 3 min; its candidates went on elsewhere"
 
 
 def test_a_frozen_host_that_wakes_up_is_refused_and_works_on(url, hosts, calm):

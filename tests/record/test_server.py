@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 
@@ -10,10 +11,18 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from eatnas_db import steps, transitions
-from eatnas_db.database import Horizon, create_engine_for, current_revision, open_record, reading, transaction
+from eatnas_db.database import (
+    Horizon,
+    create_engine_for,
+    current_revision,
+    open_record,
+    reading,
+    transaction,
+    watch_changes,
+)
 from eatnas_db.errors import CollisionError, RecordError
 from eatnas_db.queries.events import list_events
-from eatnas_db.schema import device, host, search, worker
+from eatnas_db.schema import VERSION_TABLE, device, host, search, worker
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
 
@@ -179,6 +188,28 @@ def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
         assert connection.execute(select(search.c.priority)).scalar_one() == before
     with pytest.raises(RecordError, match="read-only"), reading(engine) as connection:
         connection.execute(update(search).values(priority=7))
+
+
+@only_on_a_server
+def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_told_to_leave(engine, url, search_factory):
+    search_factory()
+    watch = watch_changes(create_engine_for(url))
+    watch.hold_host(1, "here")
+    with transaction(engine) as connection:
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0002'"))
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
+
+    def until_told():
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            watch.changed()
+            time.sleep(0.05)
+
+    with pytest.raises(RecordError, match="brought to another version"):
+        until_told()
+    with pytest.raises(RecordError, match="newer version"):
+        open_record(url)
 
 
 @only_on_a_server
