@@ -50,10 +50,10 @@ def root(
     ctx.obj = load_settings(os.environ, home, db)
 
 
-def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit 1."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line, by default on the program's own; a user's mistake is one line on stderr and exit 1."""
     try:
-        app()
+        app(arguments)
     except EatnasError as error:
         print(f"eatnas-db: {error}", file=sys.stderr)
         sys.exit(1)

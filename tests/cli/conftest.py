@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from eatnas_cli.app import main
+
 SPEC = """
 name: tiny
 space: eatnas-tiny
@@ -46,6 +48,37 @@ def eatnas(tmp_path, home):
         return done.stderr if expect else done.stdout
 
     return call
+
+
+@pytest.fixture
+def eatnas_within(home, capsys):
+    """As `eatnas`, but in this process: for tests that ask much, and would mostly wait for interpreters to start."""
+
+    def call(*arguments, expect=0, at=home):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main(["--home", str(at), *arguments])
+        out, err = capsys.readouterr()
+        assert (left.value.code or 0) == expect, err
+        return err if expect else out
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def fresh_tiny(fresh_home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    shutil.copytree(fresh_home, folder / "home")
+    (folder / "spec.yaml").write_text(SPEC)
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
+    subprocess.run([*command, str(folder / "spec.yaml")], check=True)
+    return folder / "home"
+
+
+@pytest.fixture
+def tiny(home, fresh_tiny):
+    """A home with a search called `tiny` that nobody has begun to train."""
+    shutil.copytree(fresh_tiny, home)
 
 
 @pytest.fixture

@@ -72,6 +72,11 @@ def large(engine, small):
         train(connection, found)
 
 
+@pytest.fixture
+def eatnas(eatnas_within):
+    return eatnas_within
+
+
 def asked(eatnas, *arguments):
     return json.loads(eatnas("query", *arguments, "--format", "json"))
 

@@ -33,11 +33,6 @@ READS = [
 
 
 @pytest.fixture
-def tiny(record, eatnas, spec):
-    eatnas("search", "create", spec())
-
-
-@pytest.fixture
 def engine(tiny, home):
     engine = open_record(load_settings({}, str(home)).database_url)
     yield engine
@@ -46,7 +41,8 @@ def engine(tiny, home):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", READS, ids=" ".join)
-def test_every_read_has_three_forms(tiny, eatnas, read):
+def test_every_read_has_three_forms(tiny, eatnas, spec, read):
+    spec()
     lines = eatnas(*read, "--format", "json")
     if read[0] != "space":  # one object a line, as `space cost` reads them
         assert json.loads(lines)

@@ -20,11 +20,6 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture
-def tiny(record, eatnas, spec):
-    eatnas("search", "create", spec())
-
-
-@pytest.fixture
 def settings(home):
     return load_settings({}, str(home))
 
