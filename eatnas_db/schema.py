@@ -94,6 +94,7 @@ search = _table(
     Column("flat_since", BigInteger),
     Column("ends_at", BigInteger),
     Column("waiting", Text),
+    Column("memory_share", Float),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
     _one_of("kind", Kind),
@@ -108,7 +109,8 @@ A transferred search names its source, the basic candidate there, and the basic 
 begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures, final
 models the search whose winners they are.
 Under `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of quality and its step, and
-`ends_at` is the number of births after which the search ends, once it is flat.
+`ends_at` is the number of births after which the search ends, once it is flat. `memory_share` is the most that one of
+its trainings has taken of the memory foretold for it.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)
@@ -148,6 +150,7 @@ candidate = _table(
     Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("own_failures", Integer, nullable=False, server_default=text("0")),
     Column("losses", Integer, nullable=False, server_default=text("0")),
+    Column("thrift", Integer, nullable=False, server_default=text("0")),
     Column("not_before", Float, nullable=False, server_default=text("0")),
     Column("params", BigInteger, nullable=False),
     Column("mult_adds", BigInteger, nullable=False),
@@ -169,7 +172,7 @@ candidate = _table(
 """An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
 
 `left` equals `joined` where a newcomer was the one to leave. `replica` numbers its seeds, 0 but in a yardstick
-and among final models.
+and among final models. `thrift` says how it is trained after it ran out of memory (`states.Thrift`).
 `share_inherited` is the share of its parameters that came from its parent, `logit_distance` how far it was from its
 parent at birth, `lineage_epochs` the epochs behind its score: its own and those that it inherited.
 """
@@ -288,10 +291,14 @@ attempt = _table(
     Column("traceback", Text),
     Column("device_seconds", Float, nullable=False, server_default=text("0")),
     Column("progressed", Boolean(name="progressed"), nullable=False, server_default=false()),
+    Column("peak_bytes", BigInteger),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
     rowid=False,
 )
-"""One try at training a candidate. The numbers of a candidate's attempts are gapless from 1."""
+"""One try at training a candidate. The numbers of a candidate's attempts are gapless from 1.
+
+`peak_bytes`: the most it held of a GPU's memory, where it was scored.
+"""
 
 _LIVING_ATTEMPT = text("ended_at IS NULL")
 Index(

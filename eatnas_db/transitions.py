@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_,
 
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
+from eatnas_db.domain.memory import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
 from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.space import Proposal
-from eatnas_db.domain.states import EDGES, FailureKind, State, Transition, Wish
+from eatnas_db.domain.states import EDGES, FailureKind, State, Thrift, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import (
     PENDING,
@@ -38,11 +39,13 @@ from eatnas_db.schema import (
 )
 
 MAXIMUM_OWN_FAILURES: Final = 3
+MAXIMUM_INTEGER: Final = 2**63 - 1
 MAXIMUM_LOSSES: Final = 20
 BACK_OFF_SECONDS: Final = 10.0
 LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
 HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
 """Kinds that another try would only repeat."""
+_THRIFTIER: Final = {Thrift.NONE: "to_be_alone", Thrift.ALONE: "to_be_halved"}
 BLAMELESS: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
 """Kinds that are not the candidate's own doing."""
 
@@ -69,6 +72,21 @@ class Leased:
     origin: str
     spent_seconds: float
     last_failure: str | None
+    params: int = 0
+    thrift: Thrift = Thrift.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What may be leased for a device. `variable_bytes`: of `domain.memory`; None: whatever it takes."""
+
+    alone: bool = True
+    """Whether nothing else trains on it."""
+    variable_bytes: int | None = None
+    batch_size: int = 0
+
+
+ANYTHING: Final = Room()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +157,9 @@ _ELDEST: Final = (
             candidate.c.not_before <= bindparam("now"),
             candidate.c.not_before > bindparam("now") + LONGEST_BACK_OFF,
         ),
+        candidate.c.thrift <= bindparam("most_thrift"),
+        BYTES_PER_PARAMETER * candidate.c.params + candidate.c.mult_adds * bindparam("bytes_per_mult_add")
+        <= bindparam("most_bytes"),
     )
     .order_by(candidate.c.birth)
     .limit(1)
@@ -159,6 +180,8 @@ _LEASE_ELDEST: Final = (
         candidate.c.parent_id,
         candidate.c.replica,
         candidate.c.origin,
+        candidate.c.params,
+        candidate.c.thrift,
     )
 )
 _NEW_ATTEMPT: Final = insert(attempt)
@@ -170,9 +193,16 @@ _EARLIER: Final = (
 )
 
 
-def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_id: int, now: float) -> Leased | None:
-    """Hand out the search's eldest pending candidate, or None."""
-    row = connection.execute(_LEASE_ELDEST, {"of": search_id, "now": now}).first()
+def lease_next(
+    connection: Connection, search_id: int, *, host_id: int, worker_id: int, now: float, room: Room = ANYTHING
+) -> Leased | None:
+    """Hand out the search's eldest pending candidate for which there is room, or None."""
+    fits = {
+        "most_thrift": Thrift.HALVED if room.alone else Thrift.NONE,
+        "bytes_per_mult_add": BYTES_PER_MULT_ADD * room.batch_size,
+        "most_bytes": MAXIMUM_INTEGER if room.variable_bytes is None else room.variable_bytes,
+    }
+    row = connection.execute(_LEASE_ELDEST, {"of": search_id, "now": now, **fits}).first()
     if row is None:
         return None
     number = row.attempt
@@ -193,6 +223,8 @@ def lease_next(connection: Connection, search_id: int, *, host_id: int, worker_i
         row.origin,
         spent_seconds=sum(one.device_seconds for one in earlier),
         last_failure=earlier[-1].failure if earlier else None,
+        params=row.params,
+        thrift=Thrift(row.thrift),
     )
 
 
@@ -201,6 +233,16 @@ _NEW_RATE: Final = (
     .where(lease.c.candidate_id == bindparam("of"), lease.c.attempt == bindparam("number"))
     .values(images_per_second=bindparam("rate"))
 )
+
+
+_HELD_OF_SEARCH: Final = (
+    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("of"))
+)
+
+
+def count_leased(connection: Connection, search_id: int) -> int:
+    """How many candidates of a search are in training, on all hosts; there are never many leases."""
+    return int(connection.execute(_HELD_OF_SEARCH, {"of": search_id}).scalar_one())
 
 
 def beat(connection: Connection, host_id: int, rates: Mapping[Token, float] | None = None) -> None:
@@ -288,6 +330,14 @@ def record_restoration(connection: Connection, token: Token, ancestor_id: int, n
 
 
 _NEW_SCORE: Final = insert(score)
+_NEW_SHARE: Final = (
+    update(search)
+    .where(
+        search.c.id == bindparam("of"),
+        or_(search.c.memory_share.is_(None), search.c.memory_share < bindparam("share")),
+    )
+    .values(memory_share=bindparam("share"))
+)
 
 
 def record_score(
@@ -303,8 +353,10 @@ def record_score(
     lineage_epochs: int | None = None,
     share_inherited: float | None = None,
     logit_distance: float | None = None,
+    peak_bytes: int | None = None,
+    memory_share: float | None = None,
 ) -> None:
-    """End an attempt with a score."""
+    """End an attempt with a score. `memory_share`: of what `domain.memory` foretold; the largest is kept."""
     row = _move(
         connection,
         Transition.SCORE,
@@ -316,7 +368,10 @@ def record_score(
         share_inherited=share_inherited,
         logit_distance=logit_distance,
     )
-    _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1)
+    measured = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
+    _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1, **measured)
+    if memory_share is not None:
+        connection.execute(_NEW_SHARE, {"of": row.search_id, "share": memory_share})
     provenance_id = _provenance_id(connection, circumstances)
     rows = [
         {
@@ -348,21 +403,26 @@ def record_failure(
     """End an attempt without a score; where the candidate goes is the kind's policy.
 
     An attempt counts against the candidate when it ended by its own doing without any progress; kills and
-    reboots never do, but for 20 in a row without any.
+    reboots never do, but for 20 in a row without any. Where memory was out it is tried with more thrift, as long
+    as there is any.
     """
     held = _require_lease(connection, token)
     # PostgreSQL knows no such character.
     message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")
     lost = kind in BLAMELESS
     progressed = _progressed(connection, token)
-    failures = held.own_failures + (0 if lost or progressed else 1)
+    out_of_memory = kind == FailureKind.OUT_OF_MEMORY
+    failures = held.own_failures + (0 if lost or progressed or out_of_memory else 1)
     losses = held.losses + 1 if lost and not progressed else 0
-    hopeless = kind in HOPELESS or failures >= MAXIMUM_OWN_FAILURES or losses >= MAXIMUM_LOSSES
+    most_thrifty = out_of_memory and held.thrift == Thrift.HALVED
+    hopeless = kind in HOPELESS or most_thrifty or failures >= MAXIMUM_OWN_FAILURES or losses >= MAXIMUM_LOSSES
     if hopeless:
         edge, changes = Transition.FAIL, {"ended_at": now}
     else:
         not_before = now + BACK_OFF_SECONDS * 2 ** (failures - 2) if failures >= 2 else 0.0
         edge, changes = Transition.TAKE_BACK, {"not_before": not_before}
+    if out_of_memory and not most_thrifty:
+        changes["thrift"] = held.thrift + 1
     detail = {"failure": kind, "message": message}
     row = _move(connection, edge, token, now, detail=detail, own_failures=failures, losses=losses, **changes)
     _end_attempt(
@@ -377,6 +437,8 @@ def record_failure(
         traceback=traceback.replace("\0", "\N{REPLACEMENT CHARACTER}"),
         progressed=progressed,
     )
+    if out_of_memory and not hopeless:
+        record_event(connection, now, _THRIFTIER[held.thrift], row.search_id, token.candidate, token.attempt)
     return EDGES[edge][1]
 
 
@@ -409,7 +471,7 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     row = connection.execute(
         update(candidate)
         .where(candidate.c.id == candidate_id, candidate.c.state.in_(sources))
-        .values(state=target, own_failures=0, losses=0, not_before=0, ended_at=None)
+        .values(state=target, own_failures=0, losses=0, thrift=0, not_before=0, ended_at=None)
         .returning(candidate.c.search_id)
     ).first()
     if row is None:
@@ -522,7 +584,7 @@ def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
     }
 
 
-_HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses).where(
+_HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses, candidate.c.thrift).where(
     candidate.c.id == bindparam("of"),
     candidate.c.attempt == bindparam("number"),
     candidate.c.state == State.LEASED,

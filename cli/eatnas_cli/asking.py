@@ -85,8 +85,9 @@ def best(
         if format is not Format.TABLE or any(getattr(row, f"{measure}_seeds") for row in rows):
             measured += (measure, f"{measure}_spread", f"{measure}_seeds")
     inherited = _inherited(rows, format)
-    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited, "code")
-    show(page.of(rows), columns, format)
+    deviating = ("deviation",) if format is not Format.TABLE or any(row.deviation for row in rows) else ()
+    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
+    show(page.of(rows), (*columns, *deviating, "code"), format)
 
 
 @query_app.command()

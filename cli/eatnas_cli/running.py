@@ -228,7 +228,11 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
         lookout.every = DRIVERLESS_SECONDS
     chance = Chance(time.time_ns(), "yield", os.getpid())
     policy = Policy(asked.policy or Policy.YIELD)
-    return slots, Floor(lookout, wishes, chance, policy=policy, most=None if trains else asked.slots)
+    # Each worker keeps a core busy beside its device.
+    cores = psutil.cpu_count() or 1
+    per_device = max(1, cores // max(1, sum(one.kind != CPU for one in seen)))
+    most = None if trains else asked.slots
+    return slots, Floor(lookout, wishes, chance, policy=policy, most=most, per_device=per_device)
 
 
 def _followers(settings: Settings) -> list[Follower]:

@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.chance import derived_seed
+from eatnas_db.domain.memory import expected_bytes
 from eatnas_db.domain.messages import Assign
 from eatnas_db.domain.recipe import inherits, recipe_of
-from eatnas_db.domain.states import FailureKind, Origin
+from eatnas_db.domain.states import FailureKind, Origin, Thrift
 from eatnas_db.queries.heritage import Link, list_heritage
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Leased
@@ -28,6 +29,8 @@ class Work:
     """That will be behind its score: its own and those that it inherits."""
     seconds_left: float | None
     """Of a device, before the candidate's time limit; None without one."""
+    expected_bytes: int = 0
+    """Of a GPU's memory, beyond a context."""
 
 
 def work_for(connection: Connection, settings: Settings, row: Any, leased: Leased) -> Work:
@@ -36,6 +39,7 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
     assign = replace(
         _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
         attempt=leased.token.attempt,
+        halved=leased.thrift == Thrift.HALVED,
         heritage=[asdict(_ancestor(settings, link)) for link in heritage],
     )
     if leased.origin == Origin.FINAL:
@@ -43,7 +47,9 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
     inherited = heritage[-1].lineage_epochs if heritage else 0
     limit = row.spec["budget"]["candidate_seconds"]
     left = None if limit is None else limit - leased.spent_seconds
-    return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left)
+    batch = assign.training["batch_size"] // (2 if assign.halved else 1)
+    expected = expected_bytes(leased.params, leased.mult_adds, batch, row.memory_share)
+    return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
 
 
 def checkpoints_of(search_id: int) -> str:
@@ -61,7 +67,8 @@ def _heritage(connection: Connection, row: Any, leased: Leased) -> tuple[Link, .
 
 
 def _ancestor(settings: Settings, link: Link) -> Assign:
-    return _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
+    made = _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
+    return replace(made, halved=link.halved)
 
 
 def _assign(

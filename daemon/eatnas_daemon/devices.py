@@ -676,6 +676,11 @@ class Pool:
             verdict = Verdict(False, f"it was left to somebody else; tried again {_soon(left)}", Cause.WAITING)
         return Standing(device, verdict, leave=device.uuid in self._leaving)
 
+    @property
+    def held(self) -> frozenset[str]:
+        """The devices whose locks are ours now."""
+        return frozenset(self._held)
+
     def take(self, device: Probed) -> bool:
         """Hold a device before the first worker starts there; False when another daemon was quicker.
 

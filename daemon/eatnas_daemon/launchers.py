@@ -42,6 +42,13 @@ class WorkerProcess:
             return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
         return False
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds of the machine's memory; 0 once it is gone."""
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        return 0
+
     def send(self, message: Down) -> None:
         """Say something. To a worker that is gone it is not said: its end is seen by `receive`."""
         if self._closed:  # the descriptor's number may be somebody else's by now

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ from eatnas_daemon.devices import (
     misplaced,
 )
 from eatnas_daemon.slots import Patience, Slot
-from eatnas_db.domain.states import FailureKind
+from eatnas_db.domain.memory import CONTEXT_BYTES
+from eatnas_db.domain.states import FailureKind, Thrift
 from eatnas_db.errors import ConflictError
 
 SILENT_LOOKS: Final = 3
@@ -55,7 +57,7 @@ class _Trust:
 class Floor:
     """The GPUs of one daemon, and its workers on them. It never waits for the driver.
 
-    `most`: how many workers there may be on all of them; None: as many as fit.
+    `most`: how many workers there may be on all of them; None: as many as fit. `per_device`: on one of them.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Floor:
         *,
         policy: Policy = Policy.YIELD,
         most: int | None = None,
+        per_device: int = 1,
         folder: Path = LOCKS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lookout, self._chance, self._most, self._monotonic = lookout, chance, most, monotonic
+        self._lookout, self._chance, self._monotonic = lookout, chance, monotonic
+        self._most, self._per_device = most, per_device
         self._pool = Pool(self._seen, wishes, chance, policy=policy, folder=folder, monotonic=monotonic)
         self._trust: dict[str, _Trust] = {}
         self._living: set[int] = set()
@@ -77,6 +81,8 @@ class Floor:
         """Workers that have ended of late: the driver may still tell of them, and they are nobody else's."""
         self._before: dict[int, list[Probed]] = {}
         """What was seen before a slot's worker was started."""
+        self._held_at: dict[str, float] = {}
+        """When a device's lock was last ours."""
         self._proved_at: dict[int, float] = {}
         self.standings: list[Standing] = []
 
@@ -85,7 +91,8 @@ class Floor:
         now = self._monotonic()
         own = _pids(slots)
         self._remember(own, now)
-        told = {uuid: sum(slot.held_bytes for slot in slots if slot.device.uuid == uuid) for uuid in own}
+        self._held_at |= dict.fromkeys(self._pool.held, now)
+        told = {uuid: sum(slot.told_bytes for slot in slots if slot.device.uuid == uuid) for uuid in own}
         self.standings = [
             self._judged(standing, paused, now)
             for standing in self._pool.stand(own, own_bytes=told)
@@ -100,6 +107,8 @@ class Floor:
                     slot.evict(standing.verdict.reason, now, patience)
             elif standing.verdict.free:
                 self._fill(standing, slots, here, now)
+        for slot in slots:
+            slot.sample()
         known = {standing.device.uuid: standing for standing in self.standings}
         slots[:] = [slot for slot in slots if not slot.on_gpu or _stays(slot, known.get(slot.device.uuid))]
 
@@ -110,6 +119,10 @@ class Floor:
         if trust.fatal >= FATAL_FAILURES:
             trust.fatal = 0
             self._put_aside(slot.device.uuid, "trainings end by CUDA errors there", self._monotonic())
+
+    def left_bytes(self, uuid: str, here: Collection[Slot]) -> int:
+        """What of a device's memory may be given to one more training; 0 where it is not known."""
+        return next((left_bytes(one.device, here) for one in self.standings if one.device.uuid == uuid), 0)
 
     def troubled(self, uuid: str) -> bool:
         """Whether a device does not answer."""
@@ -126,10 +139,18 @@ class Floor:
             replace(
                 device,
                 holders=tuple(one for one in device.holders if one.pid not in self._gone),
-                locked_by=None if device.locked_by and device.locked_by.pid == os.getpid() else device.locked_by,
+                locked_by=None if self._was_ours(device) else device.locked_by,
             )
             for device in self._lookout.seen(wait=False)
         ]
+
+    def _was_ours(self, device: Probed) -> bool:
+        """Whether the look has met our own lock: as it was signed, or just before that or just after."""
+        locker = device.locked_by
+        if locker is None or locker.trouble is not None:
+            return False
+        lately = self._lookout.begun_at <= self._held_at.get(device.uuid, -math.inf) + 1.0
+        return locker.pid == os.getpid() or (locker.pid is None and lately)
 
     def _remember(self, own: dict[str, set[int]], now: float) -> None:
         living = {pid for pids in own.values() for pid in pids}
@@ -166,7 +187,7 @@ class Floor:
             for slot in waiting:
                 slot.may_start = False
             return
-        if not waiting and (here or not self._more_wanted(slots)):
+        if not waiting and not self._more_wanted(device, slots, here):
             return
         try:
             if not self._pool.take(device):
@@ -180,8 +201,19 @@ class Floor:
         if not waiting:
             slots.append(slot)
 
-    def _more_wanted(self, slots: list[Slot]) -> bool:
-        return self._most is None or sum(slot.on_gpu for slot in slots) < self._most
+    def _more_wanted(self, device: Probed, slots: list[Slot], here: list[Slot]) -> bool:
+        """Whether another worker is to start there: the first at once, each further one when all are at work."""
+        if self._most is not None and sum(slot.on_gpu for slot in slots) >= self._most:
+            return False
+        if not here:
+            return True
+        if len(here) >= self._per_device or not all(slot.busy and slot.progress is not None for slot in here):
+            return False
+        if any(slot.on_gpu and not slot.busy for slot in slots) or any(is_thrifty(slot) for slot in here):
+            return False
+        another = max(slot.work.expected_bytes for slot in here if slot.work is not None)
+        # Its context twice: here is who asks for it, and what the training is judged by afterwards.
+        return left_bytes(device, here) >= 2 * CONTEXT_BYTES + another
 
     def _prove(self, slot: Slot, patience: Patience, now: float) -> None:
         """See a new worker on its own device, or refuse it."""
@@ -217,6 +249,16 @@ class Floor:
         trust = self._trust_in(uuid)
         trust.failures, wait = give_way(trust.failures, 0.0, self._chance)
         trust.why, trust.until = why, now + wait
+
+
+def left_bytes(device: Probed, here: Iterable[Slot]) -> int:
+    """What of a device's memory is free when all trainings there hold what they are expected to."""
+    return device.free_bytes - sum(slot.outstanding_bytes for slot in here)
+
+
+def is_thrifty(slot: Slot) -> bool:
+    """Whether a training is in hand that wants its device for itself."""
+    return slot.busy and slot.work is not None and slot.work.leased.thrift != Thrift.NONE
 
 
 def _pids(slots: Collection[Slot]) -> dict[str, set[int]]:

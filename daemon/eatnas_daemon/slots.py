@@ -23,6 +23,10 @@ from eatnas_db.domain.states import FailureKind
 FULL_DISK = "disk full"
 """The phase of a worker that waits for room to write a checkpoint."""
 SLOW_PHASES = frozenset({"loading", "building"})
+EARLY = 5
+"""After so many candidates a worker's own memory is what it should stay at."""
+GROWN = 1.5
+"""A worker whose own memory is so many times what it was early on is replaced."""
 USUAL_GAPS = 20
 """A training hangs when it is silent for so many times its longest silence so far."""
 
@@ -52,6 +56,8 @@ class Patience:
     """Between two looks at what the home takes on the disk, where that is bounded."""
     devices: float = 2.0
     """Between two decisions about which devices may be used."""
+    candidates: int = 500
+    """So many trainings, and a worker is replaced by a fresh one."""
     suspended: float = 10.0
     """A tick so late means that this process was frozen, and its workers perhaps too."""
 
@@ -75,7 +81,13 @@ class Slot:
     hello_at: float = 0.0
     held_bytes: int = 0
     """Of the device's memory, by the worker's own account."""
+    sampled_bytes: int = 0
+    seen_bytes: int = 0
+    """What of it the driver surely told already: as of the decision before the last."""
     images_per_second: float | None = None
+    trained: int = 0
+    early_bytes: int = 0
+    """The worker's own memory after its first few candidates."""
     process: WorkerProcess | None = None
     hello: Hello | None = None
     worker_id: int | None = None
@@ -134,7 +146,7 @@ class Slot:
         self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
         self.ended, self.leaving, self.status, self.evicted = False, False, 0, None
         self.may_start, self.proven = self.may_start and not self.on_gpu, not self.on_gpu
-        self.doubts = self.held_bytes = 0
+        self.doubts = self.held_bytes = self.sampled_bytes = self.seen_bytes = self.trained = 0
 
     def evict(self, why: str, now: float, patience: Patience) -> None:
         """Have the worker give back what it has in hand, and leave; it is not its candidate's doing."""
@@ -143,6 +155,39 @@ class Slot:
             return
         self.process.send(Exit())
         self.evicted, self.leaving, self.stop_by = why, True, now + patience.obedience
+
+    def count(self, memory_bytes: int, now: float, patience: Patience) -> None:
+        """The worker has ended a training; one that has grown old or fat leaves, for a fresh one to start."""
+        self.trained += 1
+        if self.trained == EARLY:
+            self.early_bytes = memory_bytes
+        grown = self.trained > EARLY and memory_bytes > GROWN * self.early_bytes
+        if self.trained >= patience.candidates or grown:
+            why = "its memory has grown by half" if grown else f"it has trained {self.trained} candidates"
+            may_start = self.may_start
+            self.evict(f"replaced by a fresh worker: {why}", now, patience)
+            self.may_start = may_start
+
+    def sample(self) -> None:
+        """Note what the worker says to hold, for the driver's next look."""
+        self.seen_bytes, self.sampled_bytes = min(self.sampled_bytes, self.held_bytes), self.held_bytes
+
+    @property
+    def busy(self) -> bool:
+        """Whether a training is in hand, or was just given."""
+        return self.work is not None and not self.final
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """What its training is expected to take of the device's memory beyond what can be seen of it."""
+        return max(0, self.work.expected_bytes - self.seen_bytes) if self.busy and self.work is not None else 0
+
+    @property
+    def told_bytes(self) -> int:
+        """What the worker may hold by now, by its own account; by expectation where it has not said yet."""
+        if self.busy and self.work is not None and self.progress is None:
+            return max(self.held_bytes, self.work.expected_bytes)
+        return self.held_bytes
 
     def not_started(self, now: float, patience: Patience, error: str | None = None) -> None:
         """No worker could be started, or it ended before it was ready; each next try waits longer."""

@@ -19,10 +19,11 @@ from sqlalchemy import Connection, Engine, Select, select
 from eatnas_daemon.assignments import Work, checkpoints_of, work_for
 from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Standing
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.placement import PAUSED, Floor
+from eatnas_daemon.placement import PAUSED, Floor, is_thrifty
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
 from eatnas_db import machines, steps, storage, transitions
 from eatnas_db.database import hold_searches, living_hosts, on_server, transaction, watch_changes
+from eatnas_db.domain.memory import largest_that_fits, share_of_foretold
 from eatnas_db.domain.messages import (
     Beat,
     Cancel,
@@ -39,13 +40,13 @@ from eatnas_db.domain.messages import (
 )
 from eatnas_db.domain.objective import TEST_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
-from eatnas_db.domain.states import FailureKind, Kind, Wish
+from eatnas_db.domain.states import FailureKind, Kind, Thrift, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.queries.storage import list_leftovers
 from eatnas_db.queries.work import NO_SIGN_OF_LIFE
 from eatnas_db.schema import host, lease, search
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import Provenance, Token
+from eatnas_db.transitions import ANYTHING, Provenance, Room, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,8 @@ class Supervisor:
             messages, ended = slot.process.receive()
             for message in messages:
                 slot.hear(message, now)
+                if isinstance(message, Finished | Released | Failed):
+                    slot.count(slot.process.memory_bytes, now, self._patience)
             if ended:
                 self._selector.unregister(slot.process.up)
                 slot.status = slot.process.close()
@@ -404,6 +407,12 @@ class Supervisor:
 
     def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
         recipe = {**without_timing(work.assign.training), "precision": report.precision}
+        batch = recipe["batch_size"]
+        if work.assign.halved:  # a deviation: told with the score
+            batch = recipe["micro_batch"] = batch // 2
+        share = None
+        if report.peak_bytes is not None:
+            share = share_of_foretold(report.peak_bytes, work.leased.params, work.leased.mult_adds, batch)
         measured = {"val_accuracy": report.accuracy, "val_loss": report.loss}
         worth = fitness(
             report.accuracy, work.leased.mult_adds, work.objective["target_mult_adds"], work.objective["exponent"]
@@ -423,6 +432,8 @@ class Supervisor:
             lineage_epochs=work.lineage_epochs,
             share_inherited=report.share_inherited,
             logit_distance=report.logit_distance,
+            peak_bytes=report.peak_bytes,
+            memory_share=share,
         )
 
     def _write_ending(self, connection: Connection, slot: Slot, wall: float) -> None:
@@ -483,17 +494,50 @@ class Supervisor:
             going_on = True
             if finished:
                 continue
-            while idle and not self._draining and not steps.over_budget(row):
-                assert idle[0].worker_id is not None
-                leased = transitions.lease_next(
-                    connection, row.id, host_id=self._host_id, worker_id=idle[0].worker_id, now=wall
-                )
-                if leased is None:
-                    break
-                assigned.append((idle.pop(0), work_for(connection, self._settings, row, leased)))
+            if idle and not self._draining and not steps.over_budget(row):
+                idle = self._hand_out(connection, row, idle, assigned, wall)
         if collecting:
             self._collect_at = now + self._patience.collect
         return assigned, not going_on
+
+    def _hand_out(
+        self, connection: Connection, row: Any, idle: list[Slot], assigned: list[tuple[Slot, Work]], wall: float
+    ) -> list[Slot]:
+        """Lease what a search has pending for idle slots; those that are left."""
+        limit = row.spec["budget"].get("slots")
+        more = len(idle) if limit is None else limit - transitions.count_leased(connection, row.id)
+        left: list[Slot] = []
+        for number, slot in enumerate(idle):
+            if more <= 0:
+                return left + idle[number:]
+            room = self._room(slot, row, assigned)
+            assert slot.worker_id is not None
+            leased = room and transitions.lease_next(
+                connection, row.id, host_id=self._host_id, worker_id=slot.worker_id, now=wall, room=room
+            )
+            if leased:
+                assigned.append((slot, work_for(connection, self._settings, row, leased)))
+                more -= 1
+            elif room == ANYTHING:
+                return left + idle[number:]
+            else:
+                left.append(slot)
+        return left
+
+    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Work]]) -> Room | None:
+        """What may be trained beside what trains on a slot's device already; None: nothing."""
+        given = [(other, work) for other, work in assigned if other.device.uuid == slot.device.uuid]
+        here = [other for other in self.slots if other.device.uuid == slot.device.uuid and other.busy]
+        thrifty = any(is_thrifty(other) for other in here)
+        if thrifty or any(work.leased.thrift != Thrift.NONE for _, work in given):
+            return None
+        if not here and not given:
+            return ANYTHING
+        if self.floor is None or not slot.on_gpu:
+            return Room(alone=False)
+        free = self.floor.left_bytes(slot.device.uuid, here) - sum(work.expected_bytes for _, work in given)
+        fits = largest_that_fits(free, row.memory_share)
+        return Room(alone=False, variable_bytes=fits, batch_size=row.spec["training"]["batch_size"])
 
     def _open(self) -> Select[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)

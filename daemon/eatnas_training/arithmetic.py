@@ -22,6 +22,7 @@ from eatnas_db.domain.chance import Chance
 from eatnas_db.domain.messages import (
     Assign,
     EpochDone,
+    Failed,
     Finished,
     Hello,
     Phase,
@@ -41,7 +42,8 @@ class Pace:
     """How long an epoch pretends to take, and which candidate goes wrong in its second epoch, and how.
 
     `crash_on` kills the worker and `hang_on` blocks it, deaf to SIGTERM and with a child of its own, each at
-    the first attempt; `fail_on` raises at every attempt.
+    the first attempt; `fail_on` raises at every attempt; `memory_on` runs out of memory at the first so many.
+    `peak_bytes`: what each training says to have held of a GPU's memory.
     """
 
     seconds_per_epoch: float = 0.0
@@ -49,6 +51,9 @@ class Pace:
     crash_on: int | None = None
     hang_on: int | None = None
     fail_on: int | None = None
+    memory_on: int | None = None
+    memory_times: int = 0
+    peak_bytes: int | None = None
 
     def seconds(self, candidate: int) -> float:
         """Seconds for one epoch; scrambled, from a fifth to nine fifths of the mean."""
@@ -73,6 +78,9 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
         epoch = len(rows)
         if epoch == 1:
             _go_wrong(candidate, attempt == 1, pace)
+            if candidate == pace.memory_on and attempt <= pace.memory_times:
+                yield Failed(candidate, attempt, "out_of_memory", "no such memory", "", time.monotonic() - started)
+                return
         until = time.monotonic() + pace.seconds(candidate)
         while True:
             wish = wanted()
@@ -94,6 +102,7 @@ def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[
     yield Finished(
         *(candidate, attempt, accuracy, _loss(accuracy)),
         *("arithmetic", time.monotonic() - started),
+        peak_bytes=pace.peak_bytes,
     )
 
 
@@ -198,6 +207,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--memory-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--memory-times", type=int, default=1)
+    parser.add_argument("--peak-bytes", type=int)
     parser.add_argument("--die-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--die-at", type=int, default=1, metavar="WRITE")
     return parser.parse_args()
@@ -207,6 +219,7 @@ def main() -> None:
     """Talk to the supervisor on the two descriptors until told to leave."""
     asked = _arguments()
     pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on, asked.hang_on, asked.fail_on)
+    pace = replace(pace, memory_on=asked.memory_on, memory_times=asked.memory_times, peak_bytes=asked.peak_bytes)
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     # It computes on no device; it says of itself what it was told.

@@ -243,13 +243,20 @@ class Training:
             group["lr"] = rate
         key = BatchKey(recipe.augment, self.assign.seed, recipe.batch_size, state.epoch, state.batch)
         images, labels = self.data.train.batch(key)
-        with self._autocast():
-            logits = state.model(images)
-            loss = cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        for part, its_labels in self._parts(images, labels):
+            with self._autocast():
+                logits = state.model(part)
+                loss = cross_entropy(logits, its_labels, label_smoothing=recipe.label_smoothing)
+            share = len(its_labels) / len(labels)
+            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+            _add(state.sums, loss.detach() * len(its_labels), logits.detach(), its_labels)
         state.optimizer.step()
-        _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
+
+    def _parts(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch as it is, or in two halves whose gradients are added up: each has its own batch-norm statistics."""
+        pieces = 2 if self.assign.halved and len(labels) >= 4 else 1  # one image alone has no variance
+        return zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
 
     def validate_batch(self, start: int, sums: Tensor) -> int:
         """Add the figures of held-out images from `start` on to `sums`; where the next batch starts."""

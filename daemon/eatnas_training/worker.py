@@ -8,11 +8,12 @@ import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import torch
 
-from eatnas_db.domain.messages import Assign, Hello, Up
+from eatnas_db.domain.messages import Assign, Finished, Hello, Up
 from eatnas_training import loop
 from eatnas_training.conversation import Conversation, Wanted, leave_politely
 
@@ -83,7 +84,16 @@ def main() -> None:
 
     def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         block.free()
-        return loop.train(assign, wanted, device=asked.device)
+        if asked.device == "cpu":
+            yield from loop.train(assign, wanted, device=asked.device)
+            return
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            for report in loop.train(assign, wanted, device=asked.device):
+                peak = torch.cuda.max_memory_reserved()
+                yield replace(report, peak_bytes=peak) if isinstance(report, Finished) else report
+        finally:
+            torch.cuda.empty_cache()  # what the next one needs may be another's meanwhile
 
     conversation.run(hello, trainer)
 

@@ -24,7 +24,7 @@ class Assign:
 
     `inherits`: it starts from the weights of the last of `heritage`, each an assignment of its own. Where that
     one's file cannot be used, it is trained again from the one before it; a heritage that begins with an
-    assignment which itself inherits is not whole.
+    assignment which itself inherits is not whole. `halved`: each batch in two halves, since memory was out.
     `final`: it trains on the training and the validation images, and is measured once, after its last epoch, on the
     test part; nobody else reads that.
     """
@@ -40,6 +40,7 @@ class Assign:
     checkpoint_folder: str
     log_file: str
     inherits: bool = False
+    halved: bool = False
     heritage: list[dict[str, Any]] = field(default_factory=list)
     final: bool = False
 
@@ -193,6 +194,7 @@ class Finished:
     They are of the validation images, or where the assignment says `final` of the test part.
 
     `precision`: what the recipe's came to, `float32` or `bfloat16`; `mixed` where a device of the other kind began.
+    `peak_bytes`: the most it held of a GPU's memory, beyond a context.
     `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
     its parent's on validation images, in standard deviations of the parent's. None where nothing was inherited,
     or where the classes differ.
@@ -207,6 +209,7 @@ class Finished:
     share_inherited: float | None = None
     logit_distance: float | None = None
     precision: str = "float32"
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

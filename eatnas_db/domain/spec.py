@@ -140,6 +140,7 @@ class BudgetSpec(_Section):
     candidates: int = Field(100, ge=1, le=100_000_000)
     device_hours: float | None = Field(None, gt=0, le=1e9)
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
+    slots: int | None = Field(None, ge=1, le=100_000, description="in training at a time, over all hosts")
 
 
 class TransferSpec(_Section):

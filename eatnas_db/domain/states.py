@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 
@@ -75,6 +75,16 @@ class Wish(StrEnum):
     RUN = "run"
     PAUSED = "paused"
     CANCELLED = "cancelled"
+
+
+class Thrift(IntEnum):
+    """How a candidate that ran out of memory is tried again. After the last there is no other try."""
+
+    NONE = 0
+    ALONE = 1
+    """With no other training on its device."""
+    HALVED = 2
+    """Alone, and each batch in two halves: that changes batch-norm's statistics, and is a deviation to be told."""
 
 
 class FailureKind(StrEnum):

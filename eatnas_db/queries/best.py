@@ -6,14 +6,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
-from eatnas_db.domain.states import Kind, Origin
+from eatnas_db.domain.states import Kind, Origin, Thrift
 from eatnas_db.schema import candidate, event, score, search
+
+HALVED_BATCH: Final = "half micro-batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class BestCandidate:
     code: str
     share_inherited: float | None = None
     lineage_epochs: int | None = None
+    deviation: str | None = None
+    """How its training was not by the recipe, since memory was out."""
     yardstick: float | None = None
     yardstick_spread: float | None = None
     yardstick_seeds: int = 0
@@ -114,6 +118,7 @@ def _candidates() -> Select[Any]:
         candidate.c.code,
         candidate.c.share_inherited,
         candidate.c.lineage_epochs,
+        case((candidate.c.thrift == Thrift.HALVED, HALVED_BATCH)).label("deviation"),
     ).outerjoin(parent, parent.c.id == candidate.c.parent_id)
 
 

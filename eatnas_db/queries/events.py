@@ -16,6 +16,8 @@ _WORDS: Final = {
     "tested": "attempt {attempt} was looked at on the test part, once: accuracy {fitness}",
     "failed": "attempt {attempt} failed for good: {failure}",
     "taken_back": "attempt {attempt} ended without a score: {failure}; it waits for another try",
+    "to_be_alone": "memory was out; the next attempt has its device for itself",
+    "to_be_halved": "memory was out once more; the next attempt trains each batch in two halves, a deviation",
     "released": "attempt {attempt} was stopped on request; it waits to go on from its checkpoint",
     "started_afresh": "attempt {attempt} begins from scratch: no whole checkpoint was left",
     "checkpoint_damaged": "the checkpoint {path} is damaged and was put aside",

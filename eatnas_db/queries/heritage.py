@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Integer, literal, select
 
 from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.states import Thrift
 from eatnas_db.schema import candidate, search
 
 _COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task")
@@ -27,6 +28,7 @@ class Link:
     macro: dict[str, Any]
     task: dict[str, Any]
     lineage_epochs: int
+    halved: bool = False
 
     @property
     def training(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tup
             candidate.c.replica,
             candidate.c.origin,
             candidate.c.lineage_epochs,
+            candidate.c.thrift,
             parent.c.search_id.label("parents_search"),
             search.c.seed,
             search.c.spec,
@@ -73,7 +76,8 @@ def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tup
         fields = {
             name: getattr(row, name) for name in ("search_id", "code", "replica", "seed", "spec", "macro", "task")
         }
-        chain.append(Link(candidate_id=row.id, inherited=inherited, lineage_epochs=row.lineage_epochs or 0, **fields))
+        fields |= {"lineage_epochs": row.lineage_epochs or 0, "halved": row.thrift == Thrift.HALVED}
+        chain.append(Link(candidate_id=row.id, inherited=inherited, **fields))
         if not inherited:
             break
     return tuple(reversed(chain))

@@ -43,6 +43,7 @@ class SearchRecord:
     flat_since: int | None
     ends_at: int | None
     waiting: str | None
+    memory_share: float | None
     created_at: float
     finished_at: float | None
 

@@ -4,6 +4,8 @@ import itertools
 import subprocess
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pynvml
@@ -14,10 +16,11 @@ from sqlalchemy import select
 from eatnas_daemon.devices import Lookout, Policy, Wishes, holder_of, probe
 from eatnas_daemon.nvml import Nvml
 from eatnas_daemon.placement import Floor
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Patience, Slot
 from eatnas_db import machines
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.chance import Chance
+from eatnas_db.queries.best import list_best
 from eatnas_db.schema import attempt, candidate, device, host, lease, provenance, score, search, worker
 
 QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
@@ -91,6 +94,7 @@ def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_p
     assert {row.device for row in told} == {"NVIDIA Pretended"}
 
 
+@pytest.mark.slow
 def test_a_device_is_held_while_it_is_used_and_each_worker_sees_its_own_alone(tmp_path, home, supervise, gpus):
     _, floor = gpus()
     seen = set()
@@ -130,6 +134,7 @@ def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tm
     assert first == ("pending", 0, 0)
 
 
+@pytest.mark.slow
 def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "shared")
     library, floor = gpus()
@@ -144,6 +149,7 @@ def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, superv
     assert f"(pid {other.pid}, " in row.waits
 
 
+@pytest.mark.slow
 def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "stay")
     library, floor = gpus(policy=Policy.STAY)
@@ -199,6 +205,7 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     assert row.waiting == "no device is free: processor: paused by hand (`eatnas-db devices resume`)"
 
 
+@pytest.mark.slow
 def test_a_device_that_breaks_is_left_and_the_search_goes_on_with_the_others(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "broken")
     library, floor = gpus()
@@ -264,6 +271,7 @@ def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, super
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
 
+@pytest.mark.slow
 def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "waiting")
     library, floor = gpus(FakeGpu(GPUS[0], compute=[(other.pid, GIB)]))
@@ -280,6 +288,7 @@ def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path
     assert f"(pid {other.pid}, " in words
 
 
+@pytest.mark.slow
 def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home, supervise, gpus):
     _, floor = gpus(most=1)
     most = [0]
@@ -289,3 +298,103 @@ def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home,
 
     supervise(home(tmp_path / "most"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
     assert most == [1]
+
+
+# Filling them
+
+
+@pytest.mark.slow
+def test_several_workers_share_a_device_as_far_as_its_memory_goes(tmp_path, home, supervise, gpus):
+    # Each fake worker takes 1 GiB; a further one needs two for its context and its training.
+    _, floor = gpus(FakeGpu(GPUS[0], total=5 * GIB), per_device=10)
+    settings = home(tmp_path / "packed", training__epochs=1000)
+    most, full_at = [0], []
+
+    def look(supervisor):
+        most[0] = max(most[0], sum(slot.busy for slot in supervisor.slots))
+        if most[0] == 3 and not full_at:
+            full_at.append(time.monotonic())
+        if full_at and time.monotonic() > full_at[0] + 1:
+            supervisor.stop()
+
+    supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    assert most == [3]
+
+
+@pytest.mark.slow
+def test_measured_peaks_decide_how_many_fit_and_the_history_stays(tmp_path, home, supervise, gpus, calm):
+    settings = home(tmp_path / "measured")
+    _, floor = gpus(FakeGpu(GPUS[0]), per_device=10)
+    program = (*SLOW, "--peak-bytes", str(9 * GIB))
+    engine = open_record(settings.database_url)
+    beside = []
+
+    def look(supervisor):
+        with reading(engine) as connection:
+            scored = connection.execute(select(search.c.scored)).scalar_one()
+        if scored >= 8:  # what was begun before the first was measured has ended
+            beside.append(sum(slot.busy for slot in supervisor.slots))
+
+    assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=look) == calm
+    assert max(beside) <= 2
+    peaks = {
+        row.peak_bytes for row in rows(settings, select(attempt.c.peak_bytes).where(attempt.c.outcome == "scored"))
+    }
+    assert peaks == {9 * GIB}
+    (row,) = rows(settings, select(search.c.memory_share))
+    assert row.memory_share > 1
+
+
+def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_marked(tmp_path, home, supervise):
+    settings = home(tmp_path / "memory")
+    company = []
+
+    def look(supervisor):
+        busy = [slot.work.leased for slot in supervisor.slots if slot.busy]
+        if any(one.thrift for one in busy):
+            company.append(len(busy))
+
+    program = (*SLOW, "--memory-on", "9", "--memory-times", "2")
+    supervise(settings, 3, program=program, patience=QUICK, on_tick=look)
+    of_nine = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
+    failed = ("failed", "out_of_memory")
+    assert [tuple(row) for row in rows(settings, of_nine)] == [failed, failed, ("scored", None)]
+    assert set(company) == {1}
+    with reading(open_record(settings.database_url)) as connection:
+        best = list_best(connection, 1, 24)
+    assert {one.id: one.deviation for one in best if one.deviation} == {9: "half micro-batch"}
+    told = select(provenance.c.recipe).join(score, score.c.provenance_id == provenance.c.id)
+    (row, *_) = rows(settings, told.where(score.c.candidate_id == 9))
+    assert row.recipe["micro_batch"] == row.recipe["batch_size"] // 2
+
+
+@pytest.mark.slow
+def test_a_search_has_no_more_in_training_than_it_may(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "limited", budget__slots=1)
+    busy = set()
+
+    def look(supervisor):
+        busy.add(sum(slot.busy for slot in supervisor.slots))
+
+    assert supervise(settings, 3, program=SLOW, patience=QUICK, on_tick=look) == calm
+    assert busy == {0, 1}
+
+
+def test_a_worker_is_replaced_after_so_many_candidates_and_the_history_stays(tmp_path, home, supervise, calm):
+    settings = home(tmp_path / "worn")
+    assert supervise(settings, 1, patience=replace(QUICK, candidates=7)) == calm
+    endings = [row.ending for row in rows(settings, select(worker.c.ending))]
+    assert len(endings) == 4
+    assert endings[0] == "replaced by a fresh worker: it has trained 7 candidates"
+    assert outcomes(settings) == {"scored"}
+
+
+def test_a_worker_whose_memory_has_grown_by_half_is_replaced():
+    slot = Slot(0)
+    slot.process = SimpleNamespace(send=lambda message: None)
+    for size in (100, 100, 100, 100, 200, 250, 299):
+        slot.count(size, 0.0, QUICK)
+        assert not slot.leaving
+    slot.count(301, 0.0, QUICK)
+    assert slot.leaving
+    assert slot.evicted == "replaced by a fresh worker: its memory has grown by half"

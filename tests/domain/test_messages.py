@@ -21,6 +21,7 @@ BY_ANNOTATION = {
     "float": numbers,
     "bool": st.booleans(),
     "str | None": st.none() | texts,
+    "int | None": st.none() | ints,
     "float | None": st.none() | numbers,
     "list[dict[str, Any]]": st.lists(mappings, max_size=3),
     "dict[str, str]": st.dictionaries(texts, texts, max_size=3),

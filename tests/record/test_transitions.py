@@ -8,8 +8,9 @@ from sqlalchemy import select
 
 from eatnas_db import steps, transitions
 from eatnas_db.database import reading, transaction
+from eatnas_db.domain.memory import variable_bytes
 from eatnas_db.domain.messages import EpochDone
-from eatnas_db.domain.states import FailureKind, State
+from eatnas_db.domain.states import FailureKind, State, Thrift
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import attempt, candidate, event, lease, search
 
@@ -93,6 +94,41 @@ def test_own_failures_are_tried_three_times_with_back_off_from_the_second(engine
     leased = lease_factory(search_id, now=200.0)
     assert leased.birth == 0
     assert fail(engine, leased, FailureKind.EXCEPTION, now=201.0) is State.FAILED
+
+
+def test_out_of_memory_is_tried_alone_then_with_half_the_micro_batch_and_then_fails(
+    engine, search_factory, lease_factory
+):
+    search_id = search_factory()
+    for thrift in Thrift:
+        leased = lease_factory(search_id)
+        assert (leased.birth, leased.thrift) == (0, thrift)
+        state = fail(engine, leased, FailureKind.OUT_OF_MEMORY)
+    assert state is State.FAILED
+    with transaction(engine) as connection:
+        kinds = {row.kind for row in connection.execute(select(event.c.kind))}
+        assert {"to_be_alone", "to_be_halved"} <= kinds
+        transitions.retry(connection, leased.token.candidate, 3.0)
+    assert lease_factory(search_id).thrift == Thrift.NONE
+
+
+def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    fail(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
+
+    def lease(**room):
+        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "room": transitions.Room(alone=False, **room)}
+        with transaction(engine) as connection:
+            return transitions.lease_next(connection, search_id, **asked)
+
+    assert lease(variable_bytes=1000, batch_size=64) is None
+    leased = lease(variable_bytes=2**40, batch_size=64)
+    assert leased.birth == 1
+    assert variable_bytes(leased.params, leased.mult_adds, 64) < 2**40
+    assert [lease(), lease(), lease()][-1] is None
+    assert lease_factory(search_id).birth == 0
+    with transaction(engine) as connection:
+        assert transitions.count_leased(connection, search_id) == 4
 
 
 def test_kills_never_count_but_for_twenty_in_a_row(engine, search_factory, lease_factory):

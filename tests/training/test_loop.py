@@ -27,6 +27,7 @@ from eatnas_db.domain.messages import (
 )
 from eatnas_training import checkpoint, loop
 from eatnas_training.conversation import Wanted
+from eatnas_training.loop import Training
 
 Make = Callable[..., Assign]
 
@@ -261,6 +262,21 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
     assert isinstance(last, Failed)
     assert last.kind == "out_of_memory"
     assert not last.fatal
+
+
+def test_halves_of_a_batch_train_the_same_images_with_other_statistics(assignment: Make) -> None:
+    whole, halved = assignment(epochs=1), replace(assignment(epochs=1), halved=True)
+    losses = []
+    for assign in (whole, halved):
+        training = Training(assign)
+        training.load()
+        training.build()
+        training.step()
+        assert float(training.state.sums[2]) == 64
+        losses.append(float(training.state.sums[0]))
+        assert all(torch.isfinite(one).all() for one in training.state.model.parameters())
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
 def test_a_train_part_smaller_than_a_batch_is_one_batch(assignment: Make) -> None:
