@@ -95,13 +95,16 @@ def written_down(engine: Engine) -> list[list[tuple[str, Any, bool]]]:
     return scripts
 
 
-def replay(connection: sqlite3.Connection, script: list[tuple[str, Any, bool]]) -> None:
+def replay(connection: Any, script: list[tuple[str, Any, bool]]) -> None:
+    """Execute statements by a bare driver's connection, and fetch what they answer."""
+    cursor = connection.cursor()
     for statement, parameters, many in script:
         if many:
-            connection.executemany(statement, parameters)
+            cursor.executemany(statement, parameters)
         else:
-            cursor = connection.execute(statement, parameters)
-            cursor.fetchall()
+            cursor.execute(statement, parameters)
+            if cursor.description is not None:
+                cursor.fetchall()
 
 
 class History:
