@@ -37,7 +37,21 @@ ROOM = 100_000
 """So many candidates more are in the budget, for what is measured on a history."""
 AT_A_TIME = 10_000
 TREE = {"name": "b", "space": "eatnas-tiny", "data": {"name": "digits"}, "yardstick": {"top": 0}}
-TABLES = ("architecture", "block", "candidate", "mutation", "attempt", "epoch", "score", "checkpoint", "step", "event")
+COLUMNS = {
+    "architecture": "id digest genotype",
+    "block": "architecture_id position op kernel skip depth width",
+    "candidate": "id search_id birth architecture_id code origin parent_id replica state attempt own_failures losses "
+    "not_before params mult_adds fitness share_inherited logit_distance lineage_epochs joined left created_at ended_at",
+    "mutation": "candidate_id ordinal block primitive before after",
+    "attempt": "candidate_id number worker_id started_at ended_at outcome failure message traceback device_seconds "
+    "progressed",
+    "epoch": "candidate_id number attempt train_loss train_accuracy val_loss val_accuracy learning_rate seconds "
+    "ended_at",
+    "score": "candidate_id metric seed value attempt provenance_id",
+    "checkpoint": "candidate_id path attempt epoch batch digest bytes created_at",
+    "step": "search_id number size mean spread best quality at",
+    "event": "id at search_id candidate_id attempt kind detail",
+}
 
 
 def new_record(url: str, candidates: int) -> Engine:
@@ -55,9 +69,9 @@ def new_record(url: str, candidates: int) -> Engine:
 
 @dataclass
 class Rows:
-    """Rows by table, as tuples in the order of the columns."""
+    """Rows by table, as tuples in the order of `COLUMNS`."""
 
-    tables: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    tables: dict[str, list[tuple[Any, ...]]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     left: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, name: str, *values: Any) -> None:
@@ -175,7 +189,7 @@ def fill_sqlite(file: Path, count: int) -> None:
     with sqlite3.connect(partial, isolation_level=None) as plain:
         for pragma in ("synchronous = OFF", "foreign_keys = OFF", "cache_size = -400000", "journal_mode = WAL"):
             plain.execute(f"PRAGMA {pragma}")
-        for name in TABLES:
+        for name in COLUMNS:
             plain.execute(f"DELETE FROM eatnas_{name}")
         plain.execute(
             "INSERT INTO eatnas_provenance VALUES (1, ?, '{}', ?, '{}', ?, ?)",
@@ -185,8 +199,9 @@ def fill_sqlite(file: Path, count: int) -> None:
             plain.execute("BEGIN")
             for name, values in rows.tables.items():
                 if values:
+                    columns = ", ".join(f'"{column}"' for column in COLUMNS[name].split())
                     marks = ", ".join("?" * len(values[0]))
-                    plain.executemany(f"INSERT INTO eatnas_{name} VALUES ({marks})", values)
+                    plain.executemany(f"INSERT INTO eatnas_{name} ({columns}) VALUES ({marks})", values)
             plain.executemany('UPDATE eatnas_candidate SET "left" = ? WHERE id = ?', rows.left)
             counters = (evolution.born, evolution.settled, evolution.settled, evolution.settled)
             plain.execute("UPDATE eatnas_search SET born = ?, settled = ?, scored = ?, device_seconds = ?", counters)
