@@ -38,7 +38,7 @@ def test_a_search_runs_on_a_server_and_no_password_is_seen(on_server, home, spec
     assert "holds no eatnas-db record; `eatnas-db init`" in on_server("search", "list", expect=1)
     assert "postgresql+psycopg://postgres@" in on_server("init")
     assert not (home / "eatnas.db").exists()
-    on_server("search", "create", spec(), "--set", "training.epochs=200")  # still at it when the others ask
+    on_server("search", "create", spec(), "--set", "training.epochs=100")  # still at it when the others ask
     assert json.loads(on_server("search", "list", "--format", "json"))[0]["status"] == "waiting: no daemon"
     started = on_server("daemon", "start", "--slots", "1", more={"EATNAS_HOST": "node/1"})
     daemon = psutil.Process(int(started.split()[-1]))

@@ -19,6 +19,8 @@ from eatnas_db import transitions
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
 
+SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+"""Still in its first epochs when a supervisor on a busy machine comes to look."""
 QUICK = Patience(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
 
 
@@ -157,7 +159,7 @@ def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_pat
                 frozen.append(psutil.Process(slot.process.pid))
                 frozen[0].send_signal(signal.SIGSTOP)
 
-    assert supervise(settings, on_tick=freeze, patience=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=freeze, patience=QUICK) == calm
     assert [row.kind for row in events(settings, "taken_back")] == ["taken_back"]
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
@@ -170,8 +172,7 @@ def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp
             if slot.phase == "training" and slot.work.leased.token == transitions.Token(2, 1) and not slot.ended:
                 psutil.Process(slot.process.pid).send_signal(signal.SIGSTOP)
 
-    slow = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
-    supervise(settings, program=slow, on_tick=freeze, patience=QUICK)
+    supervise(settings, program=SLOW, on_tick=freeze, patience=QUICK)
     assert outcomes(settings, 2) == [("lost", "lost"), ("scored", None)]
     (message,) = rows(settings, select(attempt.c.message).where(attempt.c.candidate_id == 2, attempt.c.number == 1))
     assert "suspended" in message.message
@@ -262,7 +263,7 @@ def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, 
                 torn[0].write_bytes(b"half")
                 psutil.Process(slot.process.pid).kill()
 
-    assert supervise(settings, on_tick=strike, patience=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=strike, patience=QUICK) == calm
     assert not torn[0].exists()
 
 
