@@ -1,5 +1,6 @@
 """The pages: the reference is fresh, the site builds strictly, and what a page says to type works."""
 
+import contextlib
 import os
 import re
 import runpy
@@ -76,11 +77,20 @@ def searched(tmp_path_factory):
     return folder
 
 
+def copied(home, to):
+    """A copy of a home that MLflow's follower may be about to leave: its files may go while they are copied."""
+    for _ in range(100):
+        with contextlib.suppress(shutil.Error):
+            shutil.copytree(home, to, ignore=shutil.ignore_patterns("mlflow*"))
+            return
+        shutil.rmtree(to)
+    raise AssertionError(f"{home} never came to rest")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
-    # MLflow's follower may still be at its store.
-    shutil.copytree(searched / ".eatnas", tmp_path / ".eatnas", ignore=shutil.ignore_patterns("mlflow*"))
+    copied(searched / ".eatnas", tmp_path / ".eatnas")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     large = tmp_path / "examples/digits-large.yaml"
     # A page is about the way, not about the result.
