@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import Engine
+
+from eatnas_db.database import watch_changes
+
 RESTART_SECONDS: Final = 30.0
 PYTHON: Final = ("nice", "-n", "10", sys.executable, "-m")
 
@@ -75,8 +79,40 @@ class Follower:
             self._process.stdin.close()
 
 
-def input_ended(seconds: float) -> bool:
-    """In the follower itself: wait; whether the pipe that is our standard input was closed meanwhile."""
+def follow(
+    engine: Engine,
+    every: float,
+    look: Callable[[bool, bool], None],
+    tell: Callable[[Exception], None],
+    troubles: type[Exception],
+) -> None:
+    """In the follower itself: `look(due, last)` every so many seconds until the parent ends, and once more then.
+
+    `due`: something was written since the last look that went well. Of troubles one after the other, the first is told.
+    """
+    parent = os.getppid()
+    watch = watch_changes(engine)
+    due = told = ended = False
+    while True:
+        # The last round comes after the end, so that what was written last is there too.
+        ended = ended or os.getppid() != parent
+        due = watch.changed() or due or ended
+        try:
+            look(due, ended)
+            due = told = False
+        except troubles as error:
+            due = True
+            if not told:
+                tell(error)
+            told = True
+        if ended:
+            break
+        ended = _input_ended(every)
+    watch.close()
+
+
+def _input_ended(seconds: float) -> bool:
+    """Wait; whether the pipe that is our standard input was closed meanwhile."""
     try:
         piped = stat.S_ISFIFO(os.fstat(0).st_mode)
     except OSError:

@@ -23,9 +23,9 @@ from typing import Any, Final
 import psutil
 from sqlalchemy import Connection, Engine, func, select
 
-from eatnas_daemon.follower import input_ended
+from eatnas_daemon.follower import follow
 from eatnas_db.config import Hooks, read_hooks
-from eatnas_db.database import open_record, reading, watch_changes
+from eatnas_db.database import Horizon, open_record, reading
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.best import list_best
 from eatnas_db.queries.events import Event, list_events
@@ -40,8 +40,6 @@ PAUSES: Final = (10.0, 60.0)
 """Before the second and the third try of a command that failed; after that it is given up."""
 GATHERED: Final = ("failed", "waiting")
 """Kinds that may come in storms: after one, further ones of that search are told together when it was quiet."""
-MARGIN: Final = 1000
-"""So many of the last events are looked at again: on a server a later number may be committed before an earlier."""
 LATEST: Final = 10_000
 LARGEST_LOG: Final = 10_000_000
 _WAITS: Final = "the search waits: "
@@ -118,6 +116,7 @@ class Notifier:
         self._told_at: dict[tuple[str, str], float] = {}
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
         self.holds_back = False
+        self._horizon = Horizon()
         with reading(engine) as connection:
             uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
             place = Place.read(self._file, uuid)
@@ -130,15 +129,15 @@ class Notifier:
 
     def look(self, *, last: bool = False) -> None:
         """Tell what is new. The `last` look tells also what was held back, each at most once."""
+        complete = self._horizon.look(self._engine)
         with reading(self._engine) as connection:
-            newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
-            news = [*self._happened(connection), *self._waiting(connection)]
+            news = [*self._happened(connection, complete), *self._waiting(connection)]
         for one in sorted(news, key=lambda one: one.at):
             if last or self._is_due(one):
                 self._tell(one)
         self.holds_back = any(not self._is_told(one) for one in news)
         pending = [event.id for one in news for event in one.events if event.id not in self._place.told]
-        self._place.after = max(self._place.after, min([newest - MARGIN, *(number - 1 for number in pending)]))
+        self._place.after = max(self._place.after, min([complete, *(number - 1 for number in pending)]))
         self._place.told = {number for number in self._place.told if number > self._place.after}
 
     def _is_told(self, news: News) -> bool:
@@ -146,11 +145,11 @@ class Notifier:
             return all(event.id in self._place.told for event in news.events)
         return self._place.waiting.get(news.search) == news.words.removeprefix(_WAITS)
 
-    def _happened(self, connection: Connection) -> list[News]:
+    def _happened(self, connection: Connection, complete: int) -> list[News]:
         events = [
             one
             for kind in self._hooks.events
-            for one in list_events(connection, limit=LATEST, after=self._place.after, kind=kind)
+            for one in list_events(connection, limit=LATEST, after=self._place.after, kind=kind, until=complete)
         ]
         groups: dict[Any, list[Event]] = {}
         for one in events:
@@ -296,27 +295,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def follow(notifier: Notifier, engine: Engine, log: logging.Logger, every: float = EVERY_SECONDS) -> None:
-    """Look again and again, until the parent ends; then once more."""
-    parent = os.getppid()
-    watch = watch_changes(engine)
-    due = ended = told = False
-    while True:
-        ended = ended or os.getppid() != parent
-        due = watch.changed() or due
-        try:
-            if due or ended or notifier.holds_back:
-                notifier.look(last=ended)
-            due = told = False
-        except RecordError as error:
-            due = True
-            if not told:
-                log.warning("hooks.on_event: %s", error)
-            told = True
-        if ended:
-            break
-        ended = input_ended(every)
-    watch.close()
+def watch(notifier: Notifier, engine: Engine, log: logging.Logger, every: float = EVERY_SECONDS) -> None:
+    """Tell the news of a record, until the parent ends."""
+
+    def look(due: bool, last: bool) -> None:
+        if due or notifier.holds_back:
+            notifier.look(last=last)
+
+    follow(engine, every, look, lambda error: log.warning("hooks.on_event: %s", error), RecordError)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -339,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with (settings.home / "hooks.lock").open("a") as file:
             # The follower of a daemon that has just ended may still tell its last.
             fcntl.flock(file, fcntl.LOCK_EX)
-            follow(Notifier(engine, settings, hooks, log, options.since), engine, log, options.every)
+            watch(Notifier(engine, settings, hooks, log, options.since), engine, log, options.every)
     except EatnasError as error:
         sys.exit(str(error))
 

@@ -19,9 +19,9 @@ from sqlalchemy import Connection, Engine, func, select, union
 
 from eatnas_daemon import lock
 from eatnas_daemon.drawing import describe_architecture, draw_architecture
-from eatnas_daemon.follower import input_ended
+from eatnas_daemon.follower import follow
 from eatnas_daemon.summaries import KEY, RUNNING, WAITING, Painter, Summaries, introduction
-from eatnas_db.database import Horizon, alone, living_hosts, on_server, open_record, reading, watch_changes
+from eatnas_db.database import Horizon, alone, living_hosts, on_server, open_record, reading
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.spec import macro_from_stored
@@ -220,6 +220,7 @@ class Mirror:
                 (folder / "architecture.svg").write_text(svg, encoding="utf-8")
                 self._client.log_artifacts(run_id, name)
         except Exception as error:  # whatever a full disk or MLflow's store of files throws
+            self._client.search_experiments(max_results=1)  # raises where it is MLflow itself that has gone
             self._takes_files = False
             self._tell(f"MLflow takes no files, only runs: {type(error).__name__}: {error}")
             return False
@@ -268,40 +269,35 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
     return written
 
 
-def follow(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> None:
+def keep_up(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> None:
     """Look whenever the record has changed, until the parent ends. MLflow's errors are told and tried again."""
     parent = os.getppid()
-    watch = watch_changes(engine)
     mirror: Mirror | None = None
     store: tuple[int, int] | None = None
-    due = told = ended = False
-    while True:
-        # The last round comes after the end, so that what was written last is there too.
-        ended = ended or os.getppid() != parent
-        due = watch.changed() or due or ended
+
+    def look(due: bool, last: bool) -> None:
+        nonlocal mirror, store
         if store is not None and _store_file(tracking_uri) != store:
             # MLflow keeps a deleted file open and would go on writing into it: begin again.
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
-        try:
-            if due:
-                if mirror is None:
-                    client = connect(tracking_uri)
-                    client.search_experiments(max_results=1)  # after that a store of ours has its file
-                    store = _store_file(tracking_uri)
-                    mirror = Mirror(engine, client, _painter(engine))
-                mirror.look(parent if ended else None)
-                due = told = False
-            if mirror is not None:
-                mirror.illustrate(at_once=ended)
-        except Exception as error:  # whatever MLflow, its store or its network throws: it must never end a search
-            mirror, due = None, True
-            if not told:
-                _to_stderr(_in_words(tracking_uri, error))
-            told = True
-        if ended:
-            break
-        ended = input_ended(every)
-    watch.close()
+        before, mirror = mirror, None  # after a trouble it begins anew
+        if due and before is None:
+            client = connect(tracking_uri)
+            client.search_experiments(max_results=1)  # after that a store of ours has its file
+            store = _store_file(tracking_uri)
+            before = Mirror(engine, client, _painter(engine))
+        if before is None:
+            return
+        if due:
+            before.look(parent if last else None)
+        before.illustrate(at_once=last)
+        mirror = before
+
+    def tell(error: Exception) -> None:
+        _to_stderr(_in_words(tracking_uri, error))
+
+    # Whatever MLflow, its store or its network throws: it must never end a search.
+    follow(engine, every, look, tell, Exception)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -317,7 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
     signal.signal(signal.SIGTERM, _leave)
     try:
-        follow(open_record(database_url), tracking_uri, options.every)
+        keep_up(open_record(database_url), tracking_uri, options.every)
     except EatnasError as error:
         sys.exit(str(error))
 
