@@ -35,7 +35,7 @@ from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
 from eatnas_db.domain.transfer import Perturbation, Survivors, stretched, survivors
 from eatnas_db.errors import CollisionError, ConflictError, NoRoomError, NotFoundError
 from eatnas_db.queries.best import get_winner, list_best, list_final_models, list_living, list_winners
-from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
+from eatnas_db.queries.searches import SearchRecord, births_allowed, get_open_yardstick, get_search, over_budget
 from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
@@ -465,11 +465,6 @@ def space_of(row: Any) -> Space:
     return Space(macro_from_stored(row.macro), Task(**row.task), limits)
 
 
-def over_budget(row: Any) -> bool:
-    """Whether a search has used up its device hours."""
-    return row.budget_device_seconds is not None and row.device_seconds >= row.budget_device_seconds
-
-
 class Course:
     """A search within one transaction: its row, and the counters as this transaction moves them on."""
 
@@ -487,8 +482,7 @@ class Course:
     @property
     def births_allowed(self) -> int:
         """After so many births the search ends."""
-        budget = int(self.row.budget_candidates)
-        return budget if self.ends_at is None else min(budget, self.ends_at)
+        return births_allowed(int(self.row.budget_candidates), self.ends_at)
 
     def may_be_born(self) -> bool:
         """Whether the next birth may be decided now."""

@@ -101,7 +101,7 @@ class Floor:
         for standing in self.standings:
             here = [slot for slot in slots if slot.device.uuid == standing.device.uuid]
             for slot in here:
-                self._prove(slot, patience, now)
+                self._prove(slot, now)
             if standing.leave:
                 for slot in here:
                     slot.evict(standing.verdict.reason, now, patience)
@@ -111,6 +111,10 @@ class Floor:
             slot.sample()
         known = {standing.device.uuid: standing for standing in self.standings}
         slots[:] = [slot for slot in slots if not slot.on_gpu or _stays(slot, known.get(slot.device.uuid))]
+
+    def started(self, pid: int) -> None:
+        """A worker was started: it is known as ours even if it has ended before the next look."""
+        self._living.add(pid)
 
     def failed(self, slot: Slot, *, fatal: bool) -> None:
         """A training on a GPU has ended badly or well; a device of too many CUDA errors is left alone for a while."""
@@ -215,7 +219,7 @@ class Floor:
         # Its context twice: here is who asks for it, and what the training is judged by afterwards.
         return left_bytes(device, here) >= 2 * CONTEXT_BYTES + another
 
-    def _prove(self, slot: Slot, patience: Patience, now: float) -> None:
+    def _prove(self, slot: Slot, now: float) -> None:
         """See a new worker on its own device, or refuse it."""
         hello, process, begun_at = slot.hello, slot.process, self._lookout.begun_at
         if hello is None or process is None or slot.proven or slot.leaving or slot.condemned is not None:

@@ -42,6 +42,7 @@ from eatnas_db.domain.objective import TEST_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import FailureKind, Kind, Thrift, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
+from eatnas_db.queries.searches import over_budget
 from eatnas_db.queries.storage import list_leftovers
 from eatnas_db.queries.work import NO_SIGN_OF_LIFE
 from eatnas_db.schema import host, lease, search
@@ -260,6 +261,8 @@ class Supervisor:
                 except OSError as error:
                     slot.not_started(now, self._patience, str(error))
                     continue
+                if self.floor is not None and slot.on_gpu:
+                    self.floor.started(slot.process.pid)
                 slot.heard_at = now
                 self._selector.register(slot.process.up, selectors.EVENT_READ)
                 slot.process.send(Beat(self._patience.lease))
@@ -494,7 +497,7 @@ class Supervisor:
             going_on = True
             if finished:
                 continue
-            if idle and not self._draining and not steps.over_budget(row):
+            if idle and not self._draining and not over_budget(row):
                 idle = self._hand_out(connection, row, idle, assigned, wall)
         if collecting:
             self._collect_at = now + self._patience.collect

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from eatnas_db.domain.states import RETRAINED
+
 INHERITED: Final = "inherited"
 CHILD_RATE_SHARE: Final = 1 / 3
 LONGER: Final = 4
@@ -13,7 +15,7 @@ LONGER: Final = 4
 
 def inherits(spec: Mapping[str, Any], *, origin: str, same_search: bool) -> bool:
     """Whether a candidate with a parent starts from the parent's weights; `spec` is its own search's."""
-    if origin in ("yardstick", "final"):
+    if origin in RETRAINED:
         return False
     section = "inheritance" if same_search else "transfer"
     return bool(spec[section]["weights"] == INHERITED)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
+from eatnas_db.domain.recipe import without_timing
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 
 MAXIMUM_INTEGER: Final = 2**63 - 1
@@ -94,7 +95,7 @@ class TrainingSpec(_Section):
 
     def without_timing(self) -> dict[str, Any]:
         """The recipe's fields that decide bits: all but the checkpoints' interval."""
-        return self.model_dump(exclude={"checkpoint_seconds"})
+        return without_timing(self.model_dump())
 
 
 class EvolutionSpec(_Section):

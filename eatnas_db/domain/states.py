@@ -58,6 +58,10 @@ class Origin(StrEnum):
     """A candidate trained from scratch on training and validation images, and tested."""
 
 
+RETRAINED: Final = (Origin.YARDSTICK, Origin.FINAL)
+"""Trained from scratch to measure another candidate: they inherit nothing, and nothing is bred from them."""
+
+
 class Kind(StrEnum):
     """What a search is for."""
 

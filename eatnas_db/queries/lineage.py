@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
-from eatnas_db.domain.states import Origin
+from eatnas_db.domain.states import RETRAINED
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import list_changes
 from eatnas_db.schema import candidate, search
@@ -64,7 +64,7 @@ def list_kin(connection: Connection, line: Sequence[int]) -> list[Kin]:
         candidate.c.parent_id.in_(line),
         candidate.c.id.not_in(line),
         candidate.c.fitness.is_not(None),
-        candidate.c.origin.not_in((Origin.YARDSTICK, Origin.FINAL)),
+        candidate.c.origin.not_in(RETRAINED),
     )
     return [Kin(*row) for row in connection.execute(query.order_by(candidate.c.id))]
 

@@ -50,7 +50,7 @@ class SearchRecord:
     @property
     def births_allowed(self) -> int:
         """After so many births it ends: its budget, or fewer where its quality is flat."""
-        return self.budget_candidates if self.ends_at is None else min(self.budget_candidates, self.ends_at)
+        return births_allowed(self.budget_candidates, self.ends_at)
 
     @property
     def ended(self) -> str | None:
@@ -66,8 +66,17 @@ class SearchRecord:
         if self.settled >= self.births_allowed:
             by = self.spec["evolution"]["flat_by"]
             return f"its quality has not risen by more than {by:g} since step {self.flat_since}"
-        spent = self.budget_device_seconds is not None and self.device_seconds >= self.budget_device_seconds
-        return "its device hours are used up" if spent else None
+        return "its device hours are used up" if over_budget(self) else None
+
+
+def births_allowed(budget_candidates: int, ends_at: int | None) -> int:
+    """After so many births a search ends: its budget, or fewer where its quality is flat."""
+    return budget_candidates if ends_at is None else min(budget_candidates, ends_at)
+
+
+def over_budget(row: Any) -> bool:
+    """Whether a search has used up its device hours."""
+    return row.budget_device_seconds is not None and row.device_seconds >= row.budget_device_seconds
 
 
 @dataclass(frozen=True, slots=True)
