@@ -1,7 +1,7 @@
 """Does elastic transfer pay? Searches on Fashion-MNIST, arm by arm, each resumable, each result a row of a CSV.
 
-    python benchmarks/evidence.py noise    # how much one network's score varies, beside the networks' own spread
-    python benchmarks/evidence.py arms     # random, scratch, transfer, … with paired seeds
+    python benchmarks/evidence/arms.py noise    # how much one network's score varies, beside the networks' own spread
+    python benchmarks/evidence/arms.py arms     # random, scratch, transfer, … with paired seeds
 
 What is finished is not repeated: run it again after a kill. Compute is device seconds and images x mult-adds, the
 small search counted in.
@@ -206,12 +206,18 @@ def noise(laboratory: Laboratory, name: str, networks: int, seeds: int, training
     print(f"    ratio {between / within:.2f}; {len(scores)} networks, {len(rows)} trainings")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["noise", "arms"])
+def options(about: str | None) -> argparse.ArgumentParser:
+    """What all programs of the evidence have in common: where searches, tables and images are."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(".eatnas-evidence"))
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
     parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("what", choices=["noise", "arms"])
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(arms(1)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])

@@ -9,25 +9,27 @@ rate. Goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import random
 import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from arms import LARGE
+from arms import LARGE, options
 from scipy.stats import kendalltau
 from trainings import Kept, assignment, parsed, task_of, train_all
 
 from eatnas_db.domain.chance import Chance, derived_seed
+from eatnas_db.domain.messages import Assign
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import CHILD_RATE_SHARE
-from eatnas_db.domain.space import Space
+from eatnas_db.domain.space import Proposal, Space
+from eatnas_db.domain.spec import SearchSpec
 
 SEED: Final = 300
 RESAMPLES: Final = 2000
+Asked = dict[str, Assign]
 
 
 def interval(first: list[float], second: list[float]) -> tuple[float, float, float]:
@@ -41,11 +43,39 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float, flo
     return kendalltau(first, second).statistic, cuts[0], cuts[-1]
 
 
+def family(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], list[tuple[int, Proposal]]]:
+    """Random parents, and mutations of each with its parent's number; no network twice."""
+    space = Space(spec.macro(), task_of(spec), Limits(None, spec.objective.max_mult_adds))
+    held: set[str] = set()
+    elders, young = [], []
+    for number in range(parents):
+        elders.append(space.sample(Chance(SEED, "parent", number), held.__contains__))
+        held.add(elders[-1].digest)
+        for ordinal in range(children):
+            child = space.mutate(elders[-1].effective, Chance(SEED, "child", number, ordinal), held.__contains__)
+            held.add(child.digest)
+            young.append((number, child))
+    return elders, young
+
+
+def trainings(spec: SearchSpec, child: Proposal, index: int, parent: Assign, home: Path, epochs: list[int]) -> Asked:
+    """One child in every way: in full under two seeds, and for fewer epochs from scratch and from its parent."""
+    one, other = (derived_seed(SEED, "training", *of) for of in ((), (1,)))
+    rate = spec.training.learning_rate * CHILD_RATE_SHARE
+
+    def so(way: str, seed: int, **training: Any) -> tuple[str, Assign]:
+        return f"{way}-{index}", assignment(spec, 100 + index, str(child.effective), seed, home / way, **training)
+
+    asked = dict([so("full", one), so("again", other)])
+    for few in epochs:
+        asked |= dict([so(f"short-{few}", one, epochs=few)])
+        name, assign = so(f"child-{few}", one, epochs=few, learning_rate=rate)
+        asked[name] = replace(assign, inherits=True, heritage=[asdict(parent)])
+    return asked
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".eatnas-evidence"))
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
-    parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser = options(__doc__)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--parents", type=int, default=8)
     parser.add_argument("--children", type=int, default=5, help="of each parent")
@@ -54,59 +84,45 @@ def main() -> None:
     home = asked.home.absolute() / "ranking"
     home.mkdir(parents=True, exist_ok=True)
     spec = parsed(LARGE, asked.data_root)
-    space = Space(spec.macro(), task_of(spec), Limits(None, spec.objective.max_mult_adds))
     kept = Kept(home / "ranking.jsonl")
-    one, other = (derived_seed(SEED, "training", *index) for index in ((), (1,)))
-    held: set[str] = set()
-
-    parents, children = [], []
-    for number in range(asked.parents):
-        parent = space.sample(Chance(SEED, "parent", number), held.__contains__)
-        held.add(parent.digest)
-        parents.append(assignment(spec, number + 1, str(parent.effective), one, home / "parents"))
-        for ordinal in range(asked.children):
-            chance = Chance(SEED, "child", number, ordinal)
-            child = space.mutate(parent.effective, chance, held.__contains__)
-            held.add(child.digest)
-            children.append((number, child))
+    elders, children = family(spec, asked.parents, asked.children)
+    seed = derived_seed(SEED, "training")
+    parents = [
+        assignment(spec, number, str(elder.effective), seed, home / "parents") for number, elder in enumerate(elders, 1)
+    ]
     train_all(((f"parent-{assign.candidate}", assign) for assign in parents), kept, asked.slots)
-
-    wanted = {}
+    wanted: Asked = {}
     for index, (number, child) in enumerate(children):
-        code, birth = str(child.effective), 100 + index
-        wanted[f"full-{index}"] = assignment(spec, birth, code, one, home / "full")
-        wanted[f"again-{index}"] = assignment(spec, birth, code, other, home / "again")
-        for epochs in asked.epochs:
-            wanted[f"short-{epochs}-{index}"] = assignment(
-                spec, birth, code, one, home / f"short-{epochs}", epochs=epochs
-            )
-            rate = spec.training.learning_rate * CHILD_RATE_SHARE
-            wanted[f"child-{epochs}-{index}"] = replace(
-                assignment(spec, birth, code, one, home / f"child-{epochs}", epochs=epochs, learning_rate=rate),
-                inherits=True,
-                heritage=[asdict(parents[number])],
-            )
+        wanted |= trainings(spec, child, index, parents[number], home, asked.epochs)
     train_all(wanted.items(), kept, asked.slots)
 
     ways = ["full", "again", *(f"{way}-{epochs}" for epochs in asked.epochs for way in ("short", "child"))]
     scores = {way: [kept.results[f"{way}-{n}"]["val_accuracy"] for n in range(len(children))] for way in ways}
-    asked.out.mkdir(parents=True, exist_ok=True)
-    with (asked.out / "ranking.csv").open("w", newline="") as sink:
+    shares = [kept.results[f"child-{asked.epochs[0]}-{n}"]["share_inherited"] for n in range(len(children))]
+    write(asked.out / "ranking.csv", children, shares, scores)
+    tell(scores)
+
+
+def write(
+    file: Path, children: list[tuple[int, Proposal]], shares: list[float], scores: dict[str, list[float]]
+) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as sink:
         writer = csv.writer(sink)
-        writer.writerow(["parent", "change", "mult_adds", "share_inherited", *ways, "code"])
+        writer.writerow(["parent", "change", "mult_adds", "share_inherited", *scores, "code"])
         for index, (number, child) in enumerate(children):
-            share = kept.results[f"child-{asked.epochs[0]}-{index}"]["share_inherited"]
-            writer.writerow(
-                [number, child.changes[0], child.cost.mult_adds, share]
-                + [scores[way][index] for way in ways]
-                + [child.effective]
-            )
-    for way in ways[1:]:
-        tau, low, high = interval(scores["full"], scores[way])
-        print(f"tau of {way} with full: {tau:.3f} ({low:.3f} to {high:.3f})")
-    spread = statistics.stdev(scores["full"])
-    noise = statistics.stdev(a - b for a, b in zip(scores["full"], scores["again"], strict=True)) / 2**0.5
-    print(f"{len(children)} networks: spread of full {spread:.4f}, one score's noise {noise:.4f}")
+            told = [number, child.changes[0], child.cost.mult_adds, shares[index]]
+            writer.writerow([*told, *(own[index] for own in scores.values()), child.effective])
+
+
+def tell(scores: dict[str, list[float]]) -> None:
+    full, again = scores["full"], scores["again"]
+    for way, own in scores.items():
+        if way != "full":
+            tau, low, high = interval(full, own)
+            print(f"tau of {way} with full: {tau:.3f} ({low:.3f} to {high:.3f})")
+    noise = statistics.stdev(a - b for a, b in zip(full, again, strict=True)) / 2**0.5
+    print(f"{len(full)} networks: spread of full {statistics.stdev(full):.4f}, one score's noise {noise:.4f}")
 
 
 if __name__ == "__main__":

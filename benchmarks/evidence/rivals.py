@@ -8,14 +8,13 @@ The winners go through the same yardstick. Goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from arms import LARGE
+from arms import LARGE, options
 from optuna.trial import Trial, TrialState
 from trainings import Kept, assignment, parsed, pool, task_of, train_all, trained
 
@@ -32,6 +31,12 @@ SAMPLERS: Final = {
 }
 
 
+COLUMNS: Final = (
+    *("arm", "seed", "search", "kind", "id", "birth", "replica", "parent_id", "fitness"),
+    *("params", "mult_adds", "device_seconds", "code"),
+)
+
+
 def suggested(trial: Trial, blocks: int) -> Architecture:
     def one(position: int) -> Block:
         return Block(
@@ -41,7 +46,7 @@ def suggested(trial: Trial, blocks: int) -> Architecture:
     return Architecture(tuple(map(one, range(blocks))))
 
 
-def search(sampler: str, seed: int, spec: SearchSpec, kept: Kept, home: Path, slots: int) -> list[dict[str, Any]]:
+def search(sampler: str, seed: int, spec: SearchSpec, home: Path, slots: int) -> list[dict[str, Any]]:
     """The trained networks in the order that they were asked for."""
     macro = spec.macro()
     space = Space(macro, task_of(spec), Limits(None, spec.objective.max_mult_adds))
@@ -89,11 +94,43 @@ def search(sampler: str, seed: int, spec: SearchSpec, kept: Kept, home: Path, sl
     return sorted(rows, key=lambda row: row["id"])
 
 
+def again(rows: list[dict[str, Any]], spec: SearchSpec, kept: Kept, home: Path, slots: int) -> list[dict[str, Any]]:
+    """The best of a search trained again with fresh seeds, as the arms' yardsticks do."""
+    winners = sorted(rows, key=lambda row: -row["fitness"])[: spec.yardstick.top]
+    trainings = {
+        f"{row['search']}-{row['id']}-{replica}": (row, replica)
+        for row in winners
+        for replica in range(spec.yardstick.seeds)
+    }
+    asked = [
+        (
+            name,
+            assignment(
+                spec,
+                1_000_000 + row["id"] * 10 + replica,
+                row["code"],
+                derived_seed(row["seed"], "yardstick of a rival", row["id"], replica),
+                home / row["search"],
+            ),
+        )
+        for name, (row, replica) in trainings.items()
+    ]
+    train_all(asked, kept, slots)
+    return [
+        {
+            **{key: row[key] for key in ("arm", "seed", "search", "code", "params", "mult_adds")},
+            "kind": "yardstick",
+            "parent_id": row["id"],
+            "replica": replica,
+            "fitness": kept.results[name]["val_accuracy"],
+            "device_seconds": kept.results[name]["device_seconds"],
+        }
+        for name, (row, replica) in trainings.items()
+    ]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".eatnas-evidence"))
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
-    parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
+    parser = options(__doc__)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=list(SAMPLERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
@@ -101,46 +138,19 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     home = asked.home.absolute() / "rivals"
     home.mkdir(parents=True, exist_ok=True)
+    asked.out.mkdir(parents=True, exist_ok=True)
     spec = parsed(LARGE, asked.data_root)
     kept = Kept(home / "yardstick.jsonl")
     for seed in asked.seeds:
         for sampler in asked.samplers:
             arm = f"optuna-{sampler}"
-            rows = [
-                {"arm": arm, "seed": seed, "search": f"{sampler}-{seed}", "kind": "search", "birth": birth, **row}
-                for birth, row in enumerate(search(sampler, seed, spec, kept, home, asked.slots))
-            ]
-            winners = sorted(rows, key=lambda row: -row["fitness"])[: spec.yardstick.top]
-            again = {
-                f"{arm}-{seed}-{row['id']}-{replica}": assignment(
-                    spec,
-                    1_000_000 + row["id"] * 10 + replica,
-                    row["code"],
-                    derived_seed(seed, "yardstick of a rival", row["id"], replica),
-                    home / row["search"],
-                )
-                for row in winners
-                for replica in range(spec.yardstick.seeds)
-            }
-            train_all(again.items(), kept, asked.slots)
-            for row in winners:
-                for replica in range(spec.yardstick.seeds):
-                    result = kept.results[f"{arm}-{seed}-{row['id']}-{replica}"]
-                    rows.append(
-                        {
-                            **{key: row[key] for key in ("arm", "seed", "search", "code", "params", "mult_adds")},
-                            "kind": "yardstick",
-                            "parent_id": row["id"],
-                            "replica": replica,
-                            "fitness": result["val_accuracy"],
-                            "device_seconds": result["device_seconds"],
-                        }
-                    )
+            told = {"arm": arm, "seed": seed, "search": f"{sampler}-{seed}", "kind": "search"}
+            found = search(sampler, seed, spec, home, asked.slots)
+            rows = [{**told, "birth": birth, **row} for birth, row in enumerate(found)]
+            rows += again(rows, spec, kept, home, asked.slots)
             file = asked.out / f"{arm}-{seed}.csv"
-            columns = ["arm", "seed", "search", "kind", "id", "birth", "replica", "parent_id", "fitness"]
-            columns += ["params", "mult_adds", "device_seconds", "code"]
             with file.open("w", newline="") as sink:
-                writer = csv.DictWriter(sink, columns, extrasaction="ignore")
+                writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(rows)
             print(f"{file}: {len(rows)} rows", flush=True)

@@ -8,12 +8,15 @@ Goes on where it was stopped.
 
 from __future__ import annotations
 
-import argparse
 import csv
-from pathlib import Path
+import time
 
-from arms import LARGE, SMALL
-from trainings import assignment, parsed, seconds_per_epoch
+from arms import LARGE, SMALL, options
+from trainings import assignment, parsed
+
+from eatnas_training.calibrate import calibrate
+
+CALIBRATED = ("macro", "task", "data", "training")
 
 
 def is_small(search: str) -> bool:
@@ -21,34 +24,28 @@ def is_small(search: str) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--home", type=Path, default=Path(".eatnas-evidence"))
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
-    parser.add_argument("--data-root", default="/usr/share/datasets/fashion-mnist", help="folder of the IDX files")
-    asked = parser.parse_args()
+    asked = options(__doc__).parse_args()
     file = asked.out / "timing.csv"
-    specs = {small: parsed(SMALL if small else LARGE, asked.data_root) for small in (False, True)}
-    known = set()
-    if file.exists():
-        with file.open(newline="") as source:
-            known = {(row["task"], row["code"]) for row in csv.DictReader(source)}
+    specs = {task: parsed(spec, asked.data_root) for task, spec in (("small", SMALL), ("large", LARGE))}
+    before = file.read_text().splitlines() if file.exists() else []
+    known = {(row["task"], row["code"]) for row in csv.DictReader(before)}
     wanted = {
-        ("small" if is_small(row["search"]) else "large", row["code"]): is_small(row["search"])
-        for table in sorted(asked.out.glob("*-[0-9].csv"))
-        for row in csv.DictReader(table.open(newline=""))
-        if row["kind"] == "search"
+        ("small" if is_small(row["search"]) else "large", row["code"])
+        for table in asked.out.glob("*-[0-9].csv")
+        for row in csv.DictReader(table.read_text().splitlines())
+        if row["kind"] != "yardstick"
     }
     with file.open("a", newline="") as sink:
         writer = csv.writer(sink)
-        if not known:
+        if not before:
             writer.writerow(["task", "code", "seconds_per_epoch"])
-        for number, ((task, code), small) in enumerate(sorted(wanted.items()), 1):
-            if (task, code) in known:
-                continue
-            assign = assignment(specs[small], 0, code, 0, asked.home.absolute() / "timing")
-            writer.writerow([task, code, f"{seconds_per_epoch(assign):.4f}"])
+        for number, (task, code) in enumerate(todo := sorted(wanted - known), 1):
+            assign = assignment(specs[task], 0, code, 0, asked.home.absolute() / "timing")
+            network = {"codes": [assign.code], **{key: getattr(assign, key) for key in CALIBRATED}}
+            (timed,) = calibrate(network, time.process_time)
+            writer.writerow([task, code, f"{timed['seconds_per_epoch']:.4f}"])
             sink.flush()
-            print(f"\r{number}/{len(wanted)}", end="", flush=True)
+            print(f"\r{number}/{len(todo)}", end="", flush=True)
     print()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished
 from eatnas_db.domain.recipe import recipe_of
 from eatnas_db.domain.spec import SearchSpec, parse_spec, stored_macro
-
-TIMED_STEPS = 8
 
 
 def parsed(spec: dict[str, Any], data_root: str) -> SearchSpec:
@@ -30,14 +28,13 @@ def task_of(spec: SearchSpec) -> Task:
 def assignment(spec: SearchSpec, number: int, code: str, seed: int, folder: Path, **training: Any) -> Assign:
     """`training` replaces fields of the recipe."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = task_of(spec)
     recipe = {**recipe_of(spec.model_dump(mode="json"), inheriting=False), **training}
     return Assign(
         candidate=number,
         attempt=1,
         code=Architecture.parse(code).to_code(),
         macro=stored_macro(spec.macro()),
-        task={"resolution": task.resolution, "channels": task.channels, "classes": task.classes},
+        task=asdict(task_of(spec)),
         data=spec.data.model_dump(mode="json"),
         training=recipe,
         seed=seed,
@@ -66,28 +63,6 @@ def trained(assign: Assign) -> dict[str, Any]:
     raise RuntimeError("the training ended without a score")
 
 
-def seconds_per_epoch(assign: Assign) -> float:
-    """Of one core, alone or not: processor time of some steps and of one batch of validation, times their number."""
-    import torch
-
-    from eatnas_training.loop import Training
-
-    training = Training(assign)
-    training.load()
-    training.build()
-    training.step()
-    began = time.process_time()
-    for _ in range(TIMED_STEPS):
-        training.step()
-    step = (time.process_time() - began) / TIMED_STEPS
-    sums = torch.zeros_like(training.state.sums)
-    training.validate_batch(0, sums)
-    began = time.process_time()
-    done = training.validate_batch(0, sums)
-    validation = (time.process_time() - began) * len(training.data.held_out.labels) / done
-    return step * training.batches + validation
-
-
 class Kept:
     """Results by name in a file of JSON lines: what is there is not done again."""
 
@@ -110,14 +85,7 @@ def train_all(asked: Iterable[tuple[str, Assign]], kept: Kept, slots: int) -> di
     """Every assignment's result by its name, in the order they finish; kept as they come."""
     with pool(slots) as workers:
         todo = {workers.submit(trained, assign): name for name, assign in asked if name not in kept.results}
-        for done in _as_completed(todo):
+        for done in as_completed(todo):
             kept.keep(todo[done], done.result())
             print(f"{todo[done]}: {done.result()['val_accuracy']:.4f}", flush=True)
     return kept.results
-
-
-def _as_completed(futures: Iterable[Future[Any]]) -> Iterator[Future[Any]]:
-    waiting = set(futures)
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        yield from done

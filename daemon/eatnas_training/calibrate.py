@@ -17,39 +17,39 @@ import torch
 
 from eatnas_db.domain.messages import Assign
 from eatnas_db.errors import EatnasError
-from eatnas_training.loop import DivergedError, Training
+from eatnas_training.loop import Clock, DivergedError, Training
 from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3
 
 
-def calibrate(asked: Mapping[str, Any]) -> list[dict[str, float]]:
+def calibrate(asked: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
     """Seconds for one epoch, validation included, of each code. Raises `EatnasError`."""
-    return [_timed(asked, code) for code in asked["codes"]]
+    return [_timed(asked, code, clock) for code in asked["codes"]]
 
 
-def _timed(asked: Mapping[str, Any], code: list[list[int | float]]) -> dict[str, float]:
+def _timed(asked: Mapping[str, Any], code: list[list[int | float]], clock: Clock) -> dict[str, float]:
     settings = {key: asked[key] for key in ("macro", "task", "data", "training")}
     device = str(asked.get("device", "cpu"))
     assign = Assign(0, 0, code, **settings, seed=0, checkpoint_folder="", log_file="")
     training = Training(assign, device)
     training.load()
-    started = time.perf_counter()
+    started = clock()
     training.build()
     _step(training)
     _wait(device)
-    first = time.perf_counter() - started
+    first = clock() - started
     if isinstance(training.data.train, Streamed):
         # Batches decoded in advance would be taken for a speed that lasts.
         for _ in range(AHEAD):
             _step(training)
     steps = max(1, min(TIMED_STEPS, training.batches - 1))
-    started = time.perf_counter()
+    started = clock()
     for _ in range(steps):
         _step(training)
     _wait(device)
-    step = (time.perf_counter() - started) / steps
-    return {"seconds_per_epoch": step * training.batches + _validation(training), "first_seconds": first}
+    step = (clock() - started) / steps
+    return {"seconds_per_epoch": step * training.batches + _validation(training, clock), "first_seconds": first}
 
 
 def _step(training: Training) -> None:
@@ -58,7 +58,7 @@ def _step(training: Training) -> None:
         training.step()
 
 
-def _validation(training: Training) -> float:
+def _validation(training: Training, clock: Clock) -> float:
     """Seconds for all validation images, from one batch of them after a first one."""
     sums = torch.zeros_like(training.state.sums)
     count = len(training.data.held_out.labels)
@@ -66,10 +66,10 @@ def _validation(training: Training) -> float:
     if count - start < start:  # no whole batch is left
         start = 0
     _wait(training.device)
-    began = time.perf_counter()
+    began = clock()
     stop = training.validate_batch(start, sums)
     _wait(training.device)
-    return (time.perf_counter() - began) * count / (stop - start)
+    return (clock() - began) * count / (stop - start)
 
 
 def _wait(device: str) -> None:
