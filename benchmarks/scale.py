@@ -139,7 +139,7 @@ class Scale:
                             rows = len(read(connection))
                             whole.append(1000 * (time.perf_counter() - started))
                         if name == "lineage":
-                            alone.append(bare_lineage(bare, engine, youngest, rows))
+                            alone.append(bare_lineage(bare, youngest, rows))
                         else:
                             alone.append(sum(in_database(bare, *statement) for statement in script))
                     self.tell(
@@ -355,7 +355,7 @@ def in_database(bare: Any, statement: str, parameters: Any, _many: bool) -> floa
     return sum(float(found[1]) for (line,) in plan if (found := re.search(r"Execution Time: ([\d.]+)", line)))
 
 
-def bare_lineage(bare: Any, engine: Engine, youngest: int, depth: int) -> float:
+def bare_lineage(bare: Any, youngest: int, depth: int) -> float:
     """Milliseconds for the same rows by one recursive statement."""
     started = time.perf_counter()
     rows = bare.execute(

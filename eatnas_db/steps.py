@@ -85,14 +85,7 @@ def transfer(
     if spec.transfer.basic is not None:
         raise ConflictError(f"the basic architecture comes from {source!r}: leave transfer.basic out of the spec")
     old = get_search(connection, source)
-    if old.kind != Kind.EVOLUTION:
-        raise ConflictError(f"{source!r} measures what another search found: transfer from that one")
-    if old.finished_at is None and not force:
-        raise ConflictError(f"search {source!r} is not finished ({old.status}); --force transfers what it has")
-    if (measuring := get_open_yardstick(connection, old.id)) is not None and not force:
-        raise ConflictError(
-            f"{measuring.name!r}, which says what is best in {source!r}, is not finished; run it first, or --force"
-        )
+    measuring = _require_source(connection, old, force)
     basic_id, code, chosen = _basic(connection, old, candidate_id)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
@@ -122,6 +115,21 @@ def transfer(
     breed(connection, search_id, now)
     _require_population(get_row(connection, search_id))
     return search_id
+
+
+def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
+    """Refuse a search that is not to be transferred from; its yardstick, where that is not finished."""
+    name = source.name
+    if source.kind != Kind.EVOLUTION:
+        raise ConflictError(f"{name!r} measures what another search found: transfer from that one")
+    if source.finished_at is None and not force:
+        raise ConflictError(f"search {name!r} is not finished ({source.status}); --force transfers what it has")
+    measuring = get_open_yardstick(connection, source.id)
+    if measuring is not None and not force:
+        raise ConflictError(
+            f"{measuring.name!r}, which says what is best in {name!r}, is not finished; run it first, or --force"
+        )
+    return measuring
 
 
 def rescore(connection: Connection, name: str, *, top: int, seeds: int, epochs: int | None = None, now: float) -> str:

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -21,6 +22,9 @@ from eatnas_cli.record import Written, viewing
 from eatnas_cli.running import Resources, Slots, resources
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.settings import Settings
+
+if TYPE_CHECKING:
+    from eatnas_db.queries.work import Work
 
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
@@ -226,30 +230,24 @@ def status(
     else:
         state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
         typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+    named = ("host",) if hosts else ()
     if hosts:
         show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
         for line in losses_in_words(hosts):
             typer.echo(line)
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
-        named = ("host",) if hosts else ()
         busy = Counter(row.device for row in work)
         told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
         show(told, (*named, "uuid", "name", "memory", "state"), format)
     if worked_on:
-        rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
-        columns: tuple[str, ...] = (
-            "slot",
-            "device",
-            "candidate_id",
-            "birth",
-            "search",
-            "attempt",
-            "epochs",
-            "started_at",
-        )
-        columns = ("host", *columns) if hosts else columns
-        show(rows, columns) if rows else typer.echo("nothing is in training")
+        _show_work(work, named)
     show_standings(searches, worked_on, format)
+
+
+def _show_work(work: Sequence[Work], named: tuple[str, ...]) -> None:
+    rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
+    columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+    show(rows, columns) if rows else typer.echo("nothing is in training")
 
 
 @daemon_app.command()

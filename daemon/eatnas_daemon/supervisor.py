@@ -104,23 +104,26 @@ class Supervisor:
         self._said: str | None = None
         self.finished = False
         self.trouble: str | None = None
-        with transaction(engine) as connection:
-            self._host_id = machines.register_host(connection, host_name, wall())
-            if slots:
-                machines.register_device(
-                    connection, self._host_id, machines.processor_of(host_name), CPU, PROCESSOR.name
-                )
-            self._paused = machines.list_paused(connection, self._host_id)
         self._processor = machines.processor_of(host_name)
-        self._watch.hold_host(self._host_id, host_name)
-        with transaction(engine) as connection:
-            transitions.take_back_all(connection, self._host_id, wall())
-            machines.end_workers(connection, self._host_id, "the daemon was restarted", wall())
-            if living_hosts(connection) <= {self._host_id}:
-                # What a daemon waited for that is no more.
-                steps.set_waiting(connection, None)
+        self._host_id = self._enter(host_name, with_processor=slots > 0)
         for path in list_leftovers(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
+
+    def _enter(self, host_name: str, *, with_processor: bool) -> int:
+        """Be this host in the record, and take back what a supervisor before this one has left; the host's id."""
+        with transaction(self._engine) as connection:
+            host_id = machines.register_host(connection, host_name, self._wall())
+            if with_processor:
+                machines.register_device(connection, host_id, self._processor, CPU, PROCESSOR.name)
+            self._paused = machines.list_paused(connection, host_id)
+        self._watch.hold_host(host_id, host_name)
+        with transaction(self._engine) as connection:
+            transitions.take_back_all(connection, host_id, self._wall())
+            machines.end_workers(connection, host_id, "the daemon was restarted", self._wall())
+            if living_hosts(connection) <= {host_id}:
+                # What a daemon waited for that is no more.
+                steps.set_waiting(connection, None)
+        return host_id
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
         """Tick until the work is done or drained. The first SIGTERM or SIGINT drains, the second kills."""
