@@ -17,6 +17,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from eatnas_cli.pictures.terminal import plot
+from eatnas_cli.printing import span
 from eatnas_cli.searches import is_worked_on, status_told
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
@@ -103,18 +104,6 @@ def _left(seen: Standing, seconds: float | None) -> str:
     if seen.status != "running" or seconds is None:
         return ""
     return f"{span(seconds)} left"
-
-
-def span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _curve(moments: Sequence[Moment], width: int, height: int) -> Text:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any, Final
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cost import after_stride
 from eatnas_db.domain.macro import Macro, Task
 
 FILLS: Final = {"sep": "#F0E442", "mb3": "#56B4E9", "mb6": "#E69F00"}
@@ -75,11 +76,11 @@ def draw_architecture(architecture: Architecture, macro: Macro, task: Task, titl
 
 def _course(architecture: Architecture, macro: Macro, task: Task) -> list[tuple[Any, int, int, int]]:
     """Each block with its channels, its stride, and the side of what it gives in pixels."""
-    side = -(-task.resolution // macro.stem_stride)
+    side = after_stride(task.resolution, macro.stem_stride)
     course = []
     for position, block in enumerate(architecture):
         stride = macro.strides[position]
-        side = -(-side // stride)
+        side = after_stride(side, stride)
         course.append((block, macro.block_channels(position, block.width), stride, side))
     return course
 

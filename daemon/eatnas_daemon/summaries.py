@@ -207,9 +207,6 @@ class Summaries:
                 Metric("scored", record.scored, at, record.settled),
                 Metric("device_seconds", record.device_seconds, at, record.settled),
             ]
-        while len(metrics) > BATCH:
-            self._client.log_batch(summary.run_id, metrics=metrics[:BATCH])
-            metrics = metrics[BATCH:]
         best_run = None if best is None else run_of(best.id)
         tags = {
             "eatnas.status": record.status,
@@ -218,9 +215,8 @@ class Summaries:
             "mlflow.note.content": _note(record, best, best_run, experiment_id),
             **({"eatnas.best_run": best_run} if best_run else {}),
         }
-        self._client.log_batch(
-            summary.run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()]
-        )
+        told = [RunTag(key, value) for key, value in tags.items()]
+        log_all(self._client, summary.run_id, metrics, tags=told)
         summary.steps = record.settled
 
     def illustrate(self, *, at_once: bool) -> None:
@@ -269,6 +265,17 @@ class Summaries:
             self._tell(f"pictures of {self._records[number].name}: {type(error).__name__}: {error}")
         painter.clear()
         return True
+
+
+def log_all(client: Any, run_id: str, metrics: list[Any], **told: list[Any]) -> None:
+    """Write metrics, as many at a time as a server takes, and with the last of them the params and tags `told`.
+
+    Stores write metrics before tags, so that tags never tell of more than there is.
+    """
+    while len(metrics) > BATCH:
+        client.log_batch(run_id, metrics=metrics[:BATCH])
+        metrics = metrics[BATCH:]
+    client.log_batch(run_id, metrics=metrics, **told)
 
 
 def introduction(record: SearchRecord) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, func, select, union
 from eatnas_daemon import lock
 from eatnas_daemon.drawing import describe_architecture, draw_architecture
 from eatnas_daemon.follower import follow
-from eatnas_daemon.summaries import KEY, RUNNING, WAITING, Painter, Summaries, introduction
+from eatnas_daemon.summaries import KEY, RUNNING, WAITING, Painter, Summaries, introduction, log_all
 from eatnas_db.database import Horizon, alone, living_hosts, on_server, open_record, reading
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
@@ -30,7 +30,6 @@ from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema import architecture, attempt, candidate, device, epoch, event, host, lease, record, worker
 
-BATCH: Final = 800
 """Metrics in one call. MLflow takes 1000 things at a time, and a run's parameters and tags go with its last metrics."""
 PAGE: Final = 500
 LONGEST_TAG: Final = 5000
@@ -230,18 +229,15 @@ class Mirror:
         from mlflow.entities import Param, RunTag
 
         metrics = _metrics(self._engine, one, int(run.marks.get("eatnas.epochs", 0)))
-        while len(metrics) > BATCH:
-            self._client.log_batch(run.run_id, metrics=metrics[:BATCH])
-            metrics = metrics[BATCH:]
         parent = self._run_of(one.parent_id)
         family = {} if parent is None else {"mlflow.parentRunId": parent}
         where = {"eatnas.host": one.host, "eatnas.device": one.device} if one.device else {}
         files = {"eatnas.drawn": "yes"} if drawn else {}
         tags = {**family, **where, **files, "eatnas.birth": str(one.birth), **_marks(one)}
-        # Stores write metrics before tags, so that the marks never tell of more than there is.
-        self._client.log_batch(
+        log_all(
+            self._client,
             run.run_id,
-            metrics=metrics,
+            metrics,
             params=[Param(key, str(value)) for key, value in _params(one, recipe).items()],
             tags=[RunTag(key, value) for key, value in tags.items()],
         )
@@ -283,7 +279,8 @@ def keep_up(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> 
         before, mirror = mirror, None  # after a trouble it begins anew
         if due and before is None:
             client = connect(tracking_uri)
-            client.search_experiments(max_results=1)  # after that a store of ours has its file
+            with alone(engine, "mlflow"):  # two that make one store at a time get in each other's way
+                client.search_experiments(max_results=1)  # after that a store of ours has its file
             store = _store_file(tracking_uri)
             before = Mirror(engine, client, _painter(engine))
         if before is None:

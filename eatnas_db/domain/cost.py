@@ -28,14 +28,14 @@ class Cost:
 def cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
     """Count one network. Raises `InvalidArchitectureError` when the macro has another number of blocks."""
     macro.require(architecture)
-    side = _after_stride(task.resolution, macro.stem_stride)
+    side = after_stride(task.resolution, macro.stem_stride)
     channels = macro.stem_channels
     params, mult_adds = _convolution(3, task.channels, channels, side)
     for position, block in enumerate(architecture.blocks):
         out = macro.block_channels(position, block.width)
         stride = macro.strides[position]
         first = _layer(block.op, block.kernel, block.skip, channels, out, side, stride)
-        side = _after_stride(side, stride)
+        side = after_stride(side, stride)
         params += first[0]
         mult_adds += first[1]
         if block.depth > 1:
@@ -48,8 +48,8 @@ def cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
     return Cost(params + head[0] + classifier + task.classes, mult_adds + head[1] + classifier)
 
 
-def _after_stride(side: int, stride: int) -> int:
-    # Every convolution pads by k // 2, so only the stride shrinks the image.
+def after_stride(side: int, stride: int) -> int:
+    """The side of an image behind a convolution: each pads by k // 2, so only the stride shrinks it."""
     return (side - 1) // stride + 1
 
 
@@ -66,7 +66,7 @@ def _depthwise(kernel: int, channels: int, side: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=65536)
 def _layer(op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: int, stride: int) -> tuple[int, int]:
-    after = _after_stride(side, stride)
+    after = after_stride(side, stride)
     if op == "sep":
         parts = [_depthwise(kernel, inputs, after), _convolution(1, inputs, outputs, after)]
     else:

@@ -4,7 +4,8 @@ from io import StringIO
 
 from rich.console import Console
 
-from eatnas_cli.dashboard import Standing, draw, pace, span
+from eatnas_cli.dashboard import Standing, draw, pace
+from eatnas_cli.printing import span
 from eatnas_db.queries.best import BestCandidate
 from eatnas_db.queries.progress import Progress
 from eatnas_db.queries.quality import Moment

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from eatnas_cli.pictures import figures
 from eatnas_cli.pictures.figures import Drawing
 from eatnas_cli.pictures.findings import Findings
-from eatnas_cli.printing import time_in_words
+from eatnas_cli.printing import span, time_in_words
 
 MOST_FAILURES: Final = 20
 MOST_ROWS: Final = 50
@@ -129,12 +129,12 @@ def page(found: Findings) -> str:
 
 def _glance(found: Findings) -> str:
     progress, search = found.progress, found.search
-    limit = "" if progress.budget_device_seconds is None else f" of {_span(progress.budget_device_seconds)}"
+    limit = "" if progress.budget_device_seconds is None else f" of {span(progress.budget_device_seconds)}"
     cards = [
         ("status", search.status),
         ("candidates", f"{progress.done:,} of {progress.budget:,}"),
         ("scored, failed, in training", f"{progress.scored:,}, {progress.failed:,}, {progress.leased:,}"),
-        ("compute on devices", f"{_span(progress.device_seconds)}{limit}"),
+        ("compute on devices", f"{span(progress.device_seconds)}{limit}"),
     ]
     if found.fittest is not None:
         cards.append(("best by score", f"{found.fittest.fitness:.4f}, candidate {found.fittest.id}"))
@@ -201,8 +201,8 @@ def _failures(found: Findings) -> str:
 
 def _time(found: Findings) -> str:
     told = found.utilisation
-    rows = [("wall time, first attempt to last, pauses included", _span(told.wall_seconds))]
-    rows.append(("time on devices", _span(told.device_seconds)))
+    rows = [("wall time, first attempt to last, pauses included", span(told.wall_seconds))]
+    rows.append(("time on devices", span(told.device_seconds)))
     if told.candidates_per_hour is not None:
         rows.append(("scored in an hour", f"{told.candidates_per_hour:,.1f}"))
     if told.busy is not None:
@@ -294,13 +294,6 @@ def _shown(column: str, value: Any) -> str:
 def _text(words: str) -> str:
     # Messages come from programs that may have written anything.
     return escape("".join(sign if sign.isprintable() or sign in "\n\u200b" else "�" for sign in words))
-
-
-def _span(seconds: float) -> str:
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} seconds"
 
 
 def _digest(script: str) -> str:
