@@ -257,7 +257,7 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
     from mlflow.exceptions import MlflowException
 
     try:
-        mirror = Mirror(engine, connect(tracking_uri), _painter(engine) if pictures else None)
+        mirror = Mirror(engine, opened(engine, tracking_uri), _painter(engine) if pictures else None)
         written = mirror.look()
         mirror.illustrate(at_once=True)
     except (ImportError, MlflowException) as error:  # a missing driver is an ImportError
@@ -278,9 +278,7 @@ def keep_up(engine: Engine, tracking_uri: str, every: float = EVERY_SECONDS) -> 
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
         before, mirror = mirror, None  # after a trouble it begins anew
         if due and before is None:
-            client = connect(tracking_uri)
-            with alone(engine, "mlflow"):  # two that make one store at a time get in each other's way
-                client.search_experiments(max_results=1)  # after that a store of ours has its file
+            client = opened(engine, tracking_uri)
             store = _store_file(tracking_uri)
             before = Mirror(engine, client, _painter(engine))
         if before is None:
@@ -313,6 +311,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_up(open_record(database_url), tracking_uri, options.every)
     except EatnasError as error:
         sys.exit(str(error))
+
+
+def opened(engine: Engine, tracking_uri: str) -> Any:
+    """MLflow's client of a store that is whole: two that make one at the same time leave a torn one behind."""
+    with alone(engine, "mlflow"):
+        client = connect(tracking_uri)
+        client.search_experiments(max_results=1)
+    return client
 
 
 def connect(tracking_uri: str) -> Any:
