@@ -41,7 +41,8 @@ COLUMNS = {
     "architecture": "id digest genotype",
     "block": "architecture_id position op kernel skip depth width",
     "candidate": "id search_id birth architecture_id code origin parent_id replica state attempt own_failures losses "
-    "not_before params mult_adds fitness share_inherited logit_distance lineage_epochs joined left created_at ended_at",
+    "not_before params mult_adds fitness accuracy share_inherited logit_distance lineage_epochs joined left "
+    "created_at ended_at",
     "mutation": "candidate_id ordinal block primitive before after",
     "attempt": "candidate_id number worker_id started_at ended_at outcome failure message traceback device_seconds "
     "progressed",
@@ -49,7 +50,7 @@ COLUMNS = {
     "ended_at",
     "score": "candidate_id metric seed value attempt provenance_id",
     "checkpoint": "candidate_id path attempt epoch batch digest bytes created_at",
-    "step": "search_id number size mean spread best quality at",
+    "step": "search_id number size mean spread best quality device_seconds at",
     "event": "id at search_id candidate_id attempt kind detail",
 }
 
@@ -156,7 +157,18 @@ class Evolution:
             rows.left.append((self.settled, gone.candidate_id))
         self._candidate(rows, birth, "scored", 1, fitness, self.settled, 1.0)
         told = summarize([member.fitness for member in self.living])
-        rows.add("step", 1, self.settled, told.size, told.mean, told.spread, told.best, told.quality, 1.0)
+        rows.add(
+            "step",
+            1,
+            self.settled,
+            told.size,
+            told.mean,
+            told.spread,
+            told.best,
+            told.quality,
+            float(self.settled),
+            1.0,
+        )
 
     @staticmethod
     def _candidate(
@@ -171,7 +183,7 @@ class Evolution:
         number, proposal = birth.number + 1, birth.proposal
         values = (number, 1, birth.number, number, str(proposal.architecture), str(birth.origin), birth.parent_id, 0)
         costs = (proposal.cost.params, proposal.cost.mult_adds)
-        later = (fitness, None, None, None, joined, None, 0.0, ended_at)
+        later = (fitness, fitness, None, None, None, joined, None, 0.0, ended_at)
         rows.add("candidate", *values, state, attempt, 0, 0, 0.0, *costs, *later)
 
 

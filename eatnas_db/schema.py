@@ -155,6 +155,7 @@ candidate = _table(
     Column("params", BigInteger, nullable=False),
     Column("mult_adds", BigInteger, nullable=False),
     Column("fitness", Float),
+    Column("accuracy", Float),
     Column("share_inherited", Float),
     Column("logit_distance", Float),
     Column("lineage_epochs", Integer),
@@ -171,8 +172,9 @@ candidate = _table(
 )
 """An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
 
-`left` equals `joined` where a newcomer was the one to leave. `replica` numbers its seeds, 0 but in a yardstick
-and among final models. `thrift` says how it is trained after it ran out of memory (`states.Thrift`).
+`accuracy` repeats its score on validation, for the fronts. `left` equals `joined` where a newcomer was the one to
+leave. `replica` numbers its seeds, 0 but in a yardstick and among final models. `thrift` says how it is trained after
+it ran out of memory (`states.Thrift`).
 `share_inherited` is the share of its parameters that came from its parent, `logit_distance` how far it was from its
 parent at birth, `lineage_epochs` the epochs behind its score: its own and those that it inherited.
 """
@@ -187,6 +189,18 @@ Index(
 )
 Index("ix_eatnas_candidate_parent", candidate.c.parent_id)
 Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.desc(), candidate.c.birth)
+_ACCURATE = text("accuracy IS NOT NULL")
+# In the order in which a front is walked, with all that the walk looks at.
+for _cost in (candidate.c.mult_adds, candidate.c.params):
+    Index(
+        f"ix_eatnas_candidate_by_{_cost.name}",
+        candidate.c.search_id,
+        _cost,
+        candidate.c.accuracy.desc(),
+        candidate.c.birth,
+        sqlite_where=_ACCURATE,
+        postgresql_where=_ACCURATE,
+    )
 PENDING = text("state = 'pending'")
 """In words and not as a parameter: only so does a planner recognize the partial index."""
 # With the state, which is always the same: for two equalities a planner prefers it to the index on births.
@@ -373,10 +387,15 @@ step = _table(
     Column("spread", Float),
     Column("best", Float),
     Column("quality", Float),
+    Column("device_seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
     rowid=False,
 )
-"""The population after `number` settled births, in a few figures."""
+"""The population after `number` settled births, in a few figures.
+
+`device_seconds`: what the devices had spent on these births when they were settled. Summed by birth and not by the
+clock, so that a curve is the same on one slot and on eight.
+"""
 
 event = _table(
     "event",

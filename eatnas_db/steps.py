@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, or_, select, update
 
 from eatnas_db import transitions
 from eatnas_db.database import hold_searches
@@ -36,7 +36,7 @@ from eatnas_db.domain.transfer import Perturbation, Survivors, stretched, surviv
 from eatnas_db.errors import CollisionError, ConflictError, NoRoomError, NotFoundError
 from eatnas_db.queries.best import get_winner, list_best, list_final_models, list_living, list_winners
 from eatnas_db.queries.searches import SearchRecord, births_allowed, get_open_yardstick, get_search, over_budget
-from eatnas_db.schema import PENDING, architecture, candidate, checkpoint, lease, search, step
+from eatnas_db.schema import PENDING, architecture, attempt, candidate, checkpoint, lease, search, step
 
 DEFAULT_LEAST_LAG: Final = 4
 DEFAULT_FLAT_POPULATIONS: Final = 4
@@ -516,7 +516,13 @@ _ADVANCE: Final = (
     .values(settled=bindparam("number"))
     .returning(search.c.id)
 )
-_NEW_STEP: Final = insert(step)
+_BEFORE: Final = select(step.c.device_seconds).where(
+    step.c.search_id == bindparam("of"), step.c.number == bindparam("before")
+)
+_ON_BIRTH: Final = select(func.sum(attempt.c.device_seconds)).where(attempt.c.candidate_id == bindparam("ended"))
+_NEW_STEP: Final = insert(step).values(
+    device_seconds=func.coalesce(_BEFORE.scalar_subquery(), 0.0) + func.coalesce(_ON_BIRTH.scalar_subquery(), 0.0)
+)
 
 
 def _settle_one(connection: Connection, course: Course, now: float) -> bool:
@@ -542,6 +548,9 @@ def _settle_one(connection: Connection, course: Course, now: float) -> bool:
     values = {
         "search_id": row.id,
         "number": number,
+        "of": row.id,
+        "before": number - 1,
+        "ended": ended.id,
         "size": summary.size,
         "mean": summary.mean,
         "spread": summary.spread,

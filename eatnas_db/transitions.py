@@ -18,7 +18,7 @@ from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.memory import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
 from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
-from eatnas_db.domain.objective import TEST_ACCURACY
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, FailureKind, State, Thrift, Transition, Wish
 from eatnas_db.errors import ConflictError, StaleLeaseError
@@ -363,6 +363,7 @@ def record_score(
         token,
         now,
         fitness=fitness,
+        accuracy=metrics.get(VALIDATION_ACCURACY),
         ended_at=now,
         lineage_epochs=lineage_epochs,
         share_inherited=share_inherited,

@@ -40,6 +40,7 @@ Where = Annotated[
 
 
 MOST = 1_000_000
+MOST_DRAWN = 2000
 
 
 class Over(StrEnum):
@@ -166,9 +167,14 @@ def quality(
     from eatnas_db.queries.quality import list_steps
     from eatnas_db.queries.searches import get_search
 
+    page = Page(limit, offset, sort, where or ())
+    drawn = curve or picture is not None
     with viewing(ctx.obj) as connection:
-        steps = list_steps(connection, _search_id(connection, name))
         search = get_search(connection, name)
+        # What a picture has no room for, and what comes before or after the page, is not even read.
+        read: dict[str, Any] = {} if page.chooses else {"limit": limit, "offset": offset}
+        sample = {"every": max(1, search.settled // MOST_DRAWN)}
+        steps = list_steps(connection, search.id, **(sample if drawn else read))
     if picture is not None:
         from eatnas_cli.pictures.curves import draw_quality
 
@@ -179,7 +185,7 @@ def quality(
 
         typer.echo(quality_curve(steps, over_compute=over is Over.COMPUTE))
     else:
-        rows = Page(limit, offset, sort, where or ()).of(steps)
+        rows = page.of(steps) if page.chooses else steps
         show(rows, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
     if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
         typer.echo(f"ended: {search.ended}")

@@ -23,7 +23,7 @@ from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.best import BestCandidate, list_best
 from eatnas_db.queries.progress import Progress, get_progress
-from eatnas_db.queries.quality import Moment, list_moments
+from eatnas_db.queries.quality import Step, list_steps
 from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.queries.work import Work, list_work
 from eatnas_db.settings import Settings
@@ -33,7 +33,7 @@ LEADERS: Final = 5
 RECENT: Final = 50
 """The pace is that of so many births."""
 FEW: Final = 10
-MOST_MOMENTS: Final = 1000
+MOST_STEPS: Final = 1000
 MOST_SLOTS: Final = 16
 BAR_SIGNS: Final = 40
 BUDGET_STYLE: Final = "#0072B2"
@@ -46,7 +46,7 @@ class Standing:
     name: str
     status: str
     progress: Progress
-    moments: Sequence[Moment] = ()
+    steps: Sequence[Step] = ()
     leaders: Sequence[BestCandidate] = ()
     work: Sequence[Work] = ()
     births: float | None = None
@@ -60,7 +60,7 @@ def draw(seen: Standing, now: float, width: int, height: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(seen), _budgets(seen), Text()]
     if seen.trouble:
         parts.append(Text(seen.trouble, style="bold red"))
-    parts += [Rule("quality of the population", align="left"), _curve(seen.moments, width, min(12, max(4, room)))]
+    parts += [Rule("quality of the population", align="left"), _curve(seen.steps, width, min(12, max(4, room)))]
     parts += [Rule("the best so far", align="left"), _leaders(seen.leaders)]
     parts += [Rule("in training", align="left"), _slots(seen, slots, now)]
     return Group(*parts)
@@ -106,8 +106,8 @@ def _left(seen: Standing, seconds: float | None) -> str:
     return f"{span(seconds)} left"
 
 
-def _curve(moments: Sequence[Moment], width: int, height: int) -> Text:
-    told = [one for one in moments if one.mean is not None and one.best is not None]
+def _curve(steps: Sequence[Step], width: int, height: int) -> Text:
+    told = [one for one in steps if one.mean is not None and one.best is not None]
     if len(told) < 2:
         return Text("nothing to draw yet", style="dim")
     best = [(float(one.number), one.best or 0.0) for one in told]
@@ -170,7 +170,7 @@ class Dashboard:
     name: str
     _live: Live = field(default_factory=lambda: Live(auto_refresh=False, vertical_overflow="crop"))
     _seen: Standing | None = None
-    _moments: list[Moment] = field(default_factory=list)
+    _steps: list[Step] = field(default_factory=list)
     _next: float = 0.0
 
     def __enter__(self) -> Dashboard:
@@ -203,20 +203,20 @@ class Dashboard:
             if row.finished_at is not None:
                 row = get_open_yardstick(connection, row.id) or row
             if self._seen is None or self._seen.name != row.name:
-                self._moments = []
+                self._steps = []
             progress = get_progress(connection, row.id)
             # Of a long history an even sample, and then every birth that comes.
-            every = max(1, progress.settled // MOST_MOMENTS) if not self._moments else 1
-            after = self._moments[-1].number if self._moments else 0
-            self._moments += list_moments(connection, row.id, after, every)
+            every = max(1, progress.settled // MOST_STEPS) if not self._steps else 1
+            after = self._steps[-1].number if self._steps else 0
+            self._steps += list_steps(connection, row.id, after, every=every)
             seen = Standing(
                 row.name,
                 status_told(row, is_worked_on(self.settings, connection)),
                 progress,
-                self._moments,
+                self._steps,
                 list_best(connection, row.id, LEADERS),
                 list_work(connection),
-                pace(self._moments, progress.started_at),
+                pace(self._steps, progress.started_at),
             )
         self._show(seen)
         return row.finished_at is not None
@@ -228,9 +228,9 @@ class Dashboard:
         self._live.update(draw(shown, time.time(), console.width, console.height), refresh=True)
 
 
-def pace(moments: Sequence[Moment], started_at: float | None = None) -> float | None:
+def pace(steps: Sequence[Step], started_at: float | None = None) -> float | None:
     """Births a second, over the latest ones; None where too little is known."""
-    recent = moments[-RECENT:]
+    recent = steps[-RECENT:]
     if not recent:
         return None
     first, last = recent[0], recent[-1]

@@ -38,7 +38,7 @@ from eatnas_db.domain.messages import (
     Restored,
     Resumed,
 )
-from eatnas_db.domain.objective import TEST_ACCURACY, fitness
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import FailureKind, Kind, Thrift, Wish
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
@@ -419,7 +419,7 @@ class Supervisor:
         share = None
         if report.peak_bytes is not None:
             share = share_of_foretold(report.peak_bytes, work.leased.params, work.leased.mult_adds, batch)
-        measured = {"val_accuracy": report.accuracy, "val_loss": report.loss}
+        measured = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
         worth = fitness(
             report.accuracy, work.leased.mult_adds, work.objective["target_mult_adds"], work.objective["exponent"]
         )

@@ -7,6 +7,8 @@ from typing import Final
 
 from eatnas_db.domain.cost import Cost
 
+VALIDATION_ACCURACY: Final = "val_accuracy"
+"""The metric that a search goes by."""
 TEST_ACCURACY: Final = "test_accuracy"
 """The metric of final models alone: no search sees it."""
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Literal
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, func, select
 
-from eatnas_db.schema import candidate, score
+from eatnas_db.schema import candidate
 
 Cost = Literal["mult_adds", "params"]
-ACCURACY: Final = "val_accuracy"
-_accuracy: Final = score.c.value.label("accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +26,27 @@ class Tradeoff:
     code: str
 
 
+_COLUMNS = tuple(candidate.c[name] for name in Tradeoff.__dataclass_fields__)
+
+
 def list_front(connection: Connection, search_id: int, cost: Cost = "mult_adds") -> tuple[Tradeoff, ...]:
     """The front, the cheapest first: each is more accurate than all that cost as much or less."""
-    # Ranked by their figures alone: a sort that carries every column takes several times as long.
-    figures = _accurate(search_id, candidate.c.id, candidate.c[cost].label("price"), _accuracy).subquery()
-    cheaper = func.max(figures.c.accuracy).over(
-        order_by=(figures.c.price, figures.c.accuracy.desc(), figures.c.id), rows=(None, -1)
+    price = candidate.c[cost]
+    walk = (
+        select(*_COLUMNS)
+        .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
+        .order_by(price, candidate.c.accuracy.desc(), candidate.c.birth)
+        .limit(1)
     )
-    ranked = select(figures, cheaper.label("cheaper")).subquery()
-    front = select(ranked.c.id).where((ranked.c.accuracy > ranked.c.cheaper) | ranked.c.cheaper.is_(None))
-    ids = connection.execute(front).scalars().all()
-    rows = connection.execute(_scored(search_id).where(candidate.c.id.in_(ids)).order_by(candidate.c[cost]))
-    return tuple(Tradeoff(*row) for row in rows)
+    front: list[Tradeoff] = []
+    # Each statement goes on along the index where the one before stopped: all of them together read it once.
+    while (row := connection.execute(walk).first()) is not None:
+        last = Tradeoff(*row)
+        front.append(last)
+        walk = walk.with_only_columns(*_COLUMNS).where(
+            price > getattr(last, cost), candidate.c.accuracy > last.accuracy
+        )
+    return tuple(front)
 
 
 def list_tradeoffs(connection: Connection, search_id: int, most: int = 5000) -> tuple[Tradeoff, ...]:
@@ -48,18 +55,10 @@ def list_tradeoffs(connection: Connection, search_id: int, most: int = 5000) -> 
         select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
     ).scalar_one()
     every = max(1, -(-born // most))
-    query = _scored(search_id).where(candidate.c.birth % every == 0).order_by(candidate.c.birth)
-    return tuple(Tradeoff(*row) for row in connection.execute(query))
-
-
-def _scored(search_id: int) -> Select[Any]:
-    columns = {**dict(candidate.c), "accuracy": _accuracy}
-    return _accurate(search_id, *(columns[name] for name in Tradeoff.__dataclass_fields__))
-
-
-def _accurate(search_id: int, *columns: Any) -> Select[Any]:
-    return (
-        select(*columns)
-        .join(score, score.c.candidate_id == candidate.c.id)
-        .where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None), score.c.metric == ACCURACY)
+    query = (
+        select(*_COLUMNS)
+        .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
+        .where(candidate.c.birth % every == 0)
+        .order_by(candidate.c.birth)
     )
+    return tuple(Tradeoff(*row) for row in connection.execute(query))

@@ -238,6 +238,16 @@ _QUERIES: Final = (
         """,
     ),
     (
+        "a candidate repeats its accuracy",
+        "candidates",
+        """
+        SELECT c.id FROM eatnas_candidate AS c
+        LEFT JOIN eatnas_score AS s ON s.candidate_id = c.id AND s.metric = 'val_accuracy'
+        WHERE coalesce(c.accuracy, -1) <> coalesce(s.value, -1)
+        ORDER BY c.id
+        """,
+    ),
+    (
         "final models are measured on the test part and on nothing else, and nobody else is",
         "candidates",
         """

@@ -128,6 +128,7 @@ def upgrade() -> None:
         sa.Column("params", sa.BigInteger(), nullable=False),
         sa.Column("mult_adds", sa.BigInteger(), nullable=False),
         sa.Column("fitness", sa.Float(), nullable=True),
+        sa.Column("accuracy", sa.Float(), nullable=True),
         sa.Column("share_inherited", sa.Float(), nullable=True),
         sa.Column("logit_distance", sa.Float(), nullable=True),
         sa.Column("lineage_epochs", sa.Integer(), nullable=True),
@@ -159,6 +160,20 @@ def upgrade() -> None:
         sqlite_with_rowid=True,
     )
     with op.batch_alter_table("eatnas_candidate", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_eatnas_candidate_by_mult_adds",
+            ["search_id", "mult_adds", sa.literal_column("accuracy DESC"), "birth"],
+            unique=False,
+            sqlite_where=sa.text("accuracy IS NOT NULL"),
+            postgresql_where=sa.text("accuracy IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_eatnas_candidate_by_params",
+            ["search_id", "params", sa.literal_column("accuracy DESC"), "birth"],
+            unique=False,
+            sqlite_where=sa.text("accuracy IS NOT NULL"),
+            postgresql_where=sa.text("accuracy IS NOT NULL"),
+        )
         batch_op.create_index(
             "ix_eatnas_candidate_fitness", ["search_id", sa.literal_column("fitness DESC"), "birth"], unique=False
         )
@@ -215,6 +230,7 @@ def upgrade() -> None:
         sa.Column("spread", sa.Float(), nullable=True),
         sa.Column("best", sa.Float(), nullable=True),
         sa.Column("quality", sa.Float(), nullable=True),
+        sa.Column("device_seconds", sa.Float(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.ForeignKeyConstraint(["search_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_step_search_id")),
         sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_eatnas_step")),
@@ -403,6 +419,16 @@ def downgrade() -> None:
             postgresql_where=sa.text('"left" IS NOT NULL'),
         )
         batch_op.drop_index("ix_eatnas_candidate_fitness")
+        batch_op.drop_index(
+            "ix_eatnas_candidate_by_params",
+            sqlite_where=sa.text("accuracy IS NOT NULL"),
+            postgresql_where=sa.text("accuracy IS NOT NULL"),
+        )
+        batch_op.drop_index(
+            "ix_eatnas_candidate_by_mult_adds",
+            sqlite_where=sa.text("accuracy IS NOT NULL"),
+            postgresql_where=sa.text("accuracy IS NOT NULL"),
+        )
 
     op.drop_table("eatnas_candidate")
     op.drop_table("eatnas_block")

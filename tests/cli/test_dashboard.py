@@ -8,10 +8,10 @@ from eatnas_cli.dashboard import Standing, draw, pace
 from eatnas_cli.printing import span
 from eatnas_db.queries.best import BestCandidate
 from eatnas_db.queries.progress import Progress
-from eatnas_db.queries.quality import Moment
+from eatnas_db.queries.quality import Step
 from eatnas_db.queries.work import Work
 
-MOMENTS = [Moment(number, 0.5 + number / 200, 0.7, 2.0 * number) for number in range(1, 41)]
+STEPS = [Step(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)]
 PROGRESS = Progress(
     budget=100,
     born=44,
@@ -42,7 +42,7 @@ def drawn(seen, width=100, height=40):
 
 
 def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots():
-    lines = drawn(Standing("digits", "running", PROGRESS, MOMENTS, [LEADER], WORK, pace(MOMENTS)))
+    lines = drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
     told = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
     # 60 births to go, one in 2 seconds.
@@ -62,7 +62,7 @@ def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_
     assert "no score yet" in "\n".join(nothing)
     assert "left" not in "\n".join(nothing)
     for width, height in ((80, 24), (200, 60)):
-        lines = drawn(Standing("digits", "running", PROGRESS, MOMENTS, [LEADER] * 5, WORK, 0.5), width, height)
+        lines = drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER] * 5, WORK, 0.5), width, height)
         assert len(lines) < height
         assert max(map(len, lines)) <= width
 
@@ -72,10 +72,10 @@ def test_spans_are_told_in_their_two_largest_units():
 
 
 def test_there_is_no_pace_without_two_births_at_different_times():
-    assert pace(MOMENTS[:1]) is None
-    assert pace([MOMENTS[0], MOMENTS[0]]) is None
-    assert pace(MOMENTS) == 0.5
+    assert pace(STEPS[:1]) is None
+    assert pace([STEPS[0], STEPS[0]]) is None
+    assert pace(STEPS) == 0.5
     # Of two slots the first two end at once.
-    together = [Moment(number, 0.5, 0.5, 20.0) for number in (1, 2)]
+    together = [Step(number, 4, 0.5, 0.0, 0.5, 0.5, 20.0, 20.0) for number in (1, 2)]
     assert pace(together) is None
     assert pace(together, started_at=10.0) == 0.2

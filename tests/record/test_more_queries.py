@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import event, select, update
 
 from eatnas_db import readonly, schema, steps
-from eatnas_db.database import reading, transaction
+from eatnas_db.database import on_server, reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.queries.best import list_best
 from eatnas_db.queries.candidates import get_candidate
@@ -26,6 +27,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.settings import Settings
+from eatnas_db.transitions import record_failure
 
 LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
 
@@ -109,12 +111,26 @@ def test_more_best_may_be_asked_for_than_a_statement_takes_numbers(small, connec
     assert len(list_best(connection, small, 10**9)) == 12
 
 
-def test_compute_is_summed_over_births_failed_attempts_included(engine, small):
-    failed = {"number": 2, "worker_id": 1, "started_at": 1.0, "ended_at": 2.0, "outcome": "failed"}
+def test_compute_is_summed_over_births_failed_attempts_included(engine, search_factory, lease_factory, train):
+    search_id = search_factory("s", budget__candidates=6)
+    lost = lease_factory(search_id)
     with transaction(engine) as connection:
-        connection.execute(insert(schema.attempt).values(candidate_id=3, device_seconds=10.0, **failed))
-        seconds = [step.device_seconds for step in list_steps(connection, small)]
-    assert seconds == [1.0, 2.0, 13.0, *(float(number) for number in range(14, 23))]
+        record_failure(connection, lost.token, FailureKind.LOST, "gone", device_seconds=10.0, now=1.0)
+    train(search_id)
+    with reading(engine) as connection:
+        assert [step.device_seconds for step in list_steps(connection, search_id)] == [
+            11.0,
+            12.0,
+            13.0,
+            14.0,
+            15.0,
+            16.0,
+        ]
+
+
+def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(small, connection):
+    assert [step.number for step in list_steps(connection, small, offset=3, limit=2)] == [4, 5]
+    assert [step.number for step in list_steps(connection, small, every=5)] == [5, 10, 12]
 
 
 def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(large, connection):
@@ -190,6 +206,22 @@ def test_the_front_is_what_no_other_beats_at_both(small, connection, cost):
     assert set(front) == {one for one in everything if not beaten(one)}
     assert [getattr(one, cost) for one in front] == sorted(getattr(one, cost) for one in front)
     assert len(list_tradeoffs(connection, small, most=4)) == 4
+
+
+@pytest.mark.parametrize("cost", ["mult_adds", "params"])
+def test_the_front_is_walked_along_its_index_and_nothing_is_sorted(engine, small, cost):
+    with reading(engine) as connection:
+        asked = []
+        event.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
+        list_front(connection, small, cost)
+        walk, explain = list(asked), "EXPLAIN" if on_server(engine) else "EXPLAIN QUERY PLAN"
+        if on_server(engine):
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+            connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        plans = [str(connection.exec_driver_sql(f"{explain} {sql}", given).all()) for sql, given in walk]
+    assert len(plans) > 1
+    assert all(f"ix_eatnas_candidate_by_{cost}" in plan for plan in plans)
+    assert not any("Sort" in plan or "TEMP B-TREE" in plan for plan in plans)
 
 
 def test_utilisation_is_busy_time_over_wall_time(engine, small):

@@ -137,6 +137,7 @@ def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, searc
             99,
         ),
         ("UPDATE eatnas_score SET metric = 'test_loss' WHERE metric = 'val_loss'", "measured on the test part", 1),
+        ("UPDATE eatnas_candidate SET accuracy = 2 WHERE id = 3", "repeats its accuracy", 3),
         ("UPDATE eatnas_epoch SET val_loss = NULL WHERE candidate_id = 3", "measured on the test part", 3),
         ("UPDATE eatnas_candidate SET birth = 99 WHERE id = 3", "births are gapless", "s"),
         ("UPDATE eatnas_search SET scored = scored - 1 WHERE id = 1", "counts of candidates", "s"),
