@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,6 +199,10 @@ def compare(
     by: Annotated[Measured, typer.Option(help="What is compared.")] = Measured.QUALITY,
     alone: Annotated[bool, typer.Option("--alone", help="Leave out what a transferred search's source took.")] = False,
     picture: Picture = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """How many device seconds each search took to reach the same quality."""
@@ -226,7 +230,8 @@ def compare(
         draw_courses(picture, courses, by.value)
         typer.echo(f"{picture} drawn")
         return
-    show(list_reached(courses, level or ()), ("level", "search", "device_seconds", "ratio"), format)
+    rows = Page(limit, offset, sort, where or ()).of(list_reached(courses, level or ()))
+    show(rows, ("level", "search", "device_seconds", "ratio"), format)
 
 
 @query_app.command()
@@ -307,13 +312,28 @@ def pareto(
 
 
 @query_app.command()
-def utilisation(ctx: typer.Context, name: Name, format: Written = Format.TABLE) -> None:  # noqa: A002
-    """What a search took of each slot, and how much of the time the slots were busy with it."""
+def utilisation(
+    ctx: typer.Context,
+    name: Name,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
+    where: Where = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """What a search took of each slot, how much of the time the slots were at it, and why they were not.
+
+    Paging, order and conditions are for the list of reasons.
+    """
     from eatnas_db.queries.utilisation import get_utilisation
 
     with viewing(ctx.obj) as connection:
         row = get_utilisation(connection, _search_id(connection, name), time.time())
-    show_one(row, format)
+    idle = Page(limit, offset, sort, where or ()).of(row.idle)
+    if format is Format.CSV:
+        show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format)
+    else:
+        show_one(replace(row, idle=tuple(idle)), format)
 
 
 @query_app.command()

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, select, update
+from sqlalchemy import event, insert, select, update
 
 from eatnas_db import readonly, schema, steps
 from eatnas_db.database import on_server, reading, transaction
@@ -27,7 +27,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import record_failure
+from eatnas_db.transitions import record_event, record_failure
 
 LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
 
@@ -238,6 +238,51 @@ def test_utilisation_is_busy_time_over_wall_time(engine, small):
     assert (slot.host, slot.slot, slot.attempts, slot.busy_seconds, slot.busy) == ("here", 0, 12, 9.0, 1.0)
     assert slot.training == found.training == 12 * 0.5 / 8.0
     assert found.candidates_per_hour == 3600 * 12 / 8
+
+
+def test_why_slots_were_idle_is_told_with_its_seconds(engine, search_factory):
+    """Slot 0 of here: a worker from 2 to 10, another from 14 on; a candidate in hand from 3 to 7 and from 15 to 20."""
+    search_id, other = search_factory("s"), search_factory("other")
+
+    def attempts(connection, search_id, worker_id, *spans):
+        ids = connection.execute(select(schema.candidate.c.id).where(schema.candidate.c.search_id == search_id))
+        taken = set(connection.execute(select(schema.attempt.c.candidate_id)).scalars())
+        free = (one for one in ids.scalars() if one not in taken)
+        for begun, ended in spans:
+            values = {
+                "started_at": begun,
+                "ended_at": ended,
+                "outcome": "scored",
+                "device_seconds": ended - begun - 1.0,
+            }
+            connection.execute(
+                insert(schema.attempt).values(candidate_id=next(free), number=1, worker_id=worker_id, **values)
+            )
+
+    with transaction(engine) as connection:
+        yielded = {"ended_at": 10.0, "ending": "wanted by pid 7"}
+        connection.execute(update(schema.worker).values(started_at=2.0, **yielded))
+        second = insert(schema.worker).values(id=2, device_id=1, slot=0, pid=2, started_at=14.0)
+        later = connection.execute(second.returning(schema.worker.c.id)).scalar_one()
+        attempts(connection, search_id, 1, (3.0, 7.0))
+        attempts(connection, search_id, later, (15.0, 20.0))
+        attempts(connection, other, 1, (8.0, 10.0))
+        attempts(connection, other, later, (20.0, 30.0))
+        for kind, at in (("paused", 7.5), ("resumed", 7.75)):
+            record_event(connection, at, kind, search_id)
+        found = get_utilisation(connection, search_id, now=40.0)
+    assert found.wall_seconds == 17.0
+    told = {one.cause: one.seconds for one in found.idle}
+    assert told == {
+        "a candidate in hand, but outside its steps: loading, building, checkpoints": 2.0,
+        "training for other searches": 2.0,
+        "the search was paused": 0.25,
+        "a worker waited for a candidate": 1.75,
+        "no worker: wanted by pid 7": 4.0,
+    }
+    (slot,) = found.slots
+    assert slot.device_seconds + sum(told.values()) == found.wall_seconds
+    assert [one.share for one in found.idle] == [one.seconds / 17.0 for one in found.idle]
 
 
 def test_a_search_that_was_never_trained_has_answers_too(search_factory, connection):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from string import Template
@@ -17,6 +18,7 @@ from eatnas_cli.pictures.figures import Drawing
 from eatnas_cli.pictures.findings import Findings
 from eatnas_cli.printing import span, time_in_words
 
+MOST_CAUSES: Final = 10
 MOST_FAILURES: Final = 20
 MOST_ROWS: Final = 50
 MOST_SIGNS: Final = 500
@@ -207,7 +209,18 @@ def _time(found: Findings) -> str:
         rows.append(("scored in an hour", f"{told.candidates_per_hour:,.1f}"))
     if told.busy is not None:
         rows.append(("slots busy with it, on average", f"{told.busy:.0%}"))
-    return _table(("", ""), rows) if told.slots else ""
+    if not told.slots:
+        return ""
+    # Of many slots those reasons that took most.
+    causes: dict[str, float] = defaultdict(float)
+    for one in told.idle:
+        causes[one.cause] += one.seconds
+    whole = told.wall_seconds * len(told.slots)
+    most = sorted(causes.items(), key=lambda one: -one[1])[:MOST_CAUSES]
+    lost = [(why, span(seconds), f"{seconds / whole:.1%}") for why, seconds in most]
+    if told.training is not None:
+        lost.insert(0, ("(inside training and validation steps)", span(told.device_seconds), f"{told.training:.1%}"))
+    return _table(("", ""), rows) + _table(("where the slots' time went", "in all", "share"), lost)
 
 
 def _spec(found: Findings) -> str:
