@@ -345,10 +345,15 @@ epoch = _table(
     Column("learning_rate", Float, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("ended_at", Float, nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("load", Float),
     rowid=False,
 )
 """One epoch of a candidate's training (from 0). A final model's has no figures of validation, for it trains on these
 images too, and none of the test part, which is looked at once.
+
+`memory_bytes` and `load` are of the device: what the worker held of it at the end of the epoch, and its share in use;
+of the processor, a share of one core.
 """
 
 score = _table(

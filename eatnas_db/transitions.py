@@ -90,6 +90,14 @@ ANYTHING: Final = Room()
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What a training took of its device in an epoch: bytes held, and the share in use where that is known."""
+
+    memory_bytes: int
+    load: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Under what a score was made."""
 
@@ -257,13 +265,22 @@ _NEW_EPOCH: Final = insert(epoch)
 _EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
-def record_epochs(connection: Connection, token: Token, reports: Sequence[EpochDone], now: float) -> None:
-    """Write epochs; one that is there already must be equal, else the event `replay_differs` tells."""
+def record_epochs(
+    connection: Connection,
+    token: Token,
+    reports: Sequence[EpochDone],
+    now: float,
+    uses: Mapping[int, Use] | None = None,
+) -> None:
+    """Write epochs; one that is there already must be equal, else the event `replay_differs` tells.
+
+    `uses`: what they took of the device, by epoch, as far as known.
+    """
     held = _require_lease(connection, token)
     known = {row.number: row for row in connection.execute(_EPOCHS, {"of": token.candidate})}
     fresh = [report for report in reports if report.epoch not in known]
     if fresh:
-        connection.execute(_NEW_EPOCH, [_epoch_row(token, report) for report in fresh])
+        connection.execute(_NEW_EPOCH, [_epoch_row(token, report, (uses or {}).get(report.epoch)) for report in fresh])
     for report in reports:
         row = known.get(report.epoch)
         differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(report, k)]
@@ -570,7 +587,7 @@ def _checkpoint_row(token: Token, report: Checkpointed | Resumed, now: float) ->
     }
 
 
-def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
+def _epoch_row(token: Token, report: EpochDone, use: Use | None) -> dict[str, Any]:
     return {
         "candidate_id": token.candidate,
         "number": report.epoch,
@@ -582,6 +599,8 @@ def _epoch_row(token: Token, report: EpochDone) -> dict[str, Any]:
         "learning_rate": report.learning_rate,
         "seconds": report.seconds,
         "ended_at": report.ended_at,
+        "memory_bytes": use and use.memory_bytes,
+        "load": use and use.load,
     }
 
 

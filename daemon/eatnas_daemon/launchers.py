@@ -49,6 +49,13 @@ class WorkerProcess:
             return int(psutil.Process(self._process.pid).memory_info().rss)
         return 0
 
+    @property
+    def cpu_seconds(self) -> float:
+        """What it has used of the processor since its start; 0 once it is gone."""
+        with contextlib.suppress(psutil.Error):
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        return 0.0
+
     def send(self, message: Down) -> None:
         """Say something. To a worker that is gone it is not said: its end is seen by `receive`."""
         if self._closed:  # the descriptor's number may be somebody else's by now

@@ -128,6 +128,11 @@ class Floor:
         """What of a device's memory may be given to one more training; 0 where it is not known."""
         return next((left_bytes(one.device, here) for one in self.standings if one.device.uuid == uuid), 0)
 
+    def load(self, uuid: str) -> float | None:
+        """The share of a device in use, as it was seen last."""
+        percent = next((one.device.utilisation for one in self.standings if one.device.uuid == uuid), None)
+        return None if percent is None else percent / 100
+
     def troubled(self, uuid: str) -> bool:
         """Whether a device does not answer."""
         return any(one.device.uuid == uuid and one.verdict.cause is Cause.BROKEN for one in self.standings)

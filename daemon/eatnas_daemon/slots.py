@@ -19,6 +19,7 @@ from eatnas_db.domain.messages import (
     Released,
 )
 from eatnas_db.domain.states import FailureKind
+from eatnas_db.transitions import Use
 
 FULL_DISK = "disk full"
 """The phase of a worker that waits for room to write a checkpoint."""
@@ -85,6 +86,10 @@ class Slot:
     seen_bytes: int = 0
     """What of it the driver surely told already: as of the decision before the last."""
     images_per_second: float | None = None
+    uses: dict[int, Use] = field(default_factory=dict)
+    """What the training in hand took of the device, by epoch."""
+    cpu_seen: tuple[float, float] = (0.0, 0.0)
+    """When the worker's use of the processor was looked at last, and how much it was."""
     trained: int = 0
     early_bytes: int = 0
     """The worker's own memory after its first few candidates."""
@@ -128,11 +133,26 @@ class Slot:
             case _:
                 self.reports.append(message)
 
+    def measure(self, epoch: int, now: float, gpu_load: float | None) -> None:
+        """Note what an epoch that has just ended took of the device."""
+        if self.process is None:
+            return
+        if self.on_gpu:
+            self.uses[epoch] = Use(self.held_bytes, gpu_load)
+            return
+        (before, spent), seconds = self.cpu_seen, self.process.cpu_seconds
+        self.cpu_seen = now, seconds
+        load = (seconds - spent) / (now - before) if now > before > 0 else None
+        self.uses[epoch] = Use(self.process.memory_bytes, load)
+
     def take(self, work: Work, now: float) -> None:
         """The worker was given a candidate."""
         self.work, self.progress, self.phase = work, None, "loading"
         self.heard_at, self.longest_silence, self.stop_by = now, 0.0, None
         self.images_per_second = None
+        self.uses.clear()
+        if self.process is not None and not self.on_gpu:
+            self.cpu_seen = now, self.process.cpu_seconds
 
     def drop(self) -> None:
         """The worker has nothing in hand any more."""

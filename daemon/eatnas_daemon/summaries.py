@@ -21,6 +21,7 @@ from eatnas_db.schema import step
 
 CURVE: Final = ("quality", "mean", "best", "spread")
 BATCH: Final = 800
+"""Metrics in one call. MLflow takes 1000 things at a time, and a run's parameters and tags go with its last metrics."""
 LEAST_SECONDS: Final = 60.0
 SHARE: Final = 0.02
 """Pictures are drawn again after a minute, or where that is longer after this share of the search's age."""

@@ -212,6 +212,9 @@ class Supervisor:
             messages, ended = slot.process.receive()
             for message in messages:
                 slot.hear(message, now)
+                if isinstance(message, EpochDone):
+                    load = None if self.floor is None else self.floor.load(slot.device.uuid)
+                    slot.measure(message.epoch, now, load)
                 if isinstance(message, Finished | Released | Failed):
                     slot.count(slot.process.memory_bytes, now, self._patience)
             if ended:
@@ -357,7 +360,7 @@ class Supervisor:
         token = slot.work.leased.token
         epochs = [report for report in slot.reports if isinstance(report, EpochDone)]
         if epochs:
-            transitions.record_epochs(connection, token, epochs, wall)
+            transitions.record_epochs(connection, token, epochs, wall, slot.uses)
         folder = checkpoints_of(slot.work.leased.search_id)
         for report in slot.reports:
             match report:

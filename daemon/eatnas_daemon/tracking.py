@@ -18,6 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, select, union
 
 from eatnas_daemon import lock
+from eatnas_daemon.devices import CPU
 from eatnas_daemon.drawing import describe_architecture, draw_architecture
 from eatnas_daemon.follower import follow
 from eatnas_daemon.summaries import KEY, RUNNING, WAITING, Painter, Summaries, introduction, log_all
@@ -30,11 +31,13 @@ from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema import architecture, attempt, candidate, device, epoch, event, host, lease, record, worker
 
-"""Metrics in one call. MLflow takes 1000 things at a time, and a run's parameters and tags go with its last metrics."""
 PAGE: Final = 500
 LONGEST_TAG: Final = 5000
 LONGEST_LINE: Final = 300
 EPOCH_METRICS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
+SYSTEM_METRICS: Final = {
+    of: (f"system/{of}_memory_usage_megabytes", f"system/{of}_utilization_percentage") for of in ("worker", "gpu")
+}
 SCORE_METRICS: Final = ("fitness", "device_seconds", "params", "mult_adds", "share_inherited", "lineage_epochs")
 """As metrics too where they are params, so that MLflow sorts and draws them by size."""
 MARKS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
@@ -409,6 +412,7 @@ def _read(engine: Engine, ids: Sequence[int]) -> Sequence[Any]:
             epochs.scalar_subquery().label("epochs"),
             func.coalesce(heard.scalar_subquery(), attempt.c.started_at).label("heard_at"),
             device.c.name.label("device"),
+            device.c.kind.label("device_kind"),
             host.c.name.label("host"),
             lease.c.host_id.label("lease_host"),
         )
@@ -461,14 +465,24 @@ def _metrics(engine: Engine, one: Any, first: int) -> list[Any]:
     metrics = [
         Metric(key, value, _milliseconds(row.ended_at), row.number)
         for row in rows
-        for key in EPOCH_METRICS
-        if (value := getattr(row, key)) is not None
+        for key, value in _of_epoch(row, one.device_kind).items()
+        if value is not None
     ]
     if one.fitness is not None:
         at, last = _milliseconds(one.ended_at), max(one.epochs - 1, 0)
         values = {name: getattr(one, name) for name in SCORE_METRICS}
         metrics += [Metric(name, float(value), at, last) for name, value in values.items() if value is not None]
     return metrics
+
+
+def _of_epoch(row: Any, device_kind: str) -> dict[str, float | None]:
+    """What MLflow is told of an epoch; what begins with `system/` has a page of its own there."""
+    memory, load = SYSTEM_METRICS["worker" if device_kind == CPU else "gpu"]
+    return {
+        **{key: getattr(row, key) for key in EPOCH_METRICS},
+        memory: None if row.memory_bytes is None else row.memory_bytes / 1e6,
+        load: None if row.load is None else 100 * row.load,
+    }
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ class Epoch:
     learning_rate: float
     seconds: float
     ended_at: float
+    memory_bytes: int | None
+    load: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,6 +264,8 @@ def upgrade() -> None:
         sa.Column("learning_rate", sa.Float(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=False),
+        sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("load", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_epoch_candidate_id")),
         sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_epoch")),
         sqlite_with_rowid=False,

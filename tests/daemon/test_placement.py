@@ -21,7 +21,7 @@ from eatnas_db import machines
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.chance import Chance
 from eatnas_db.queries.best import list_best
-from eatnas_db.schema import attempt, candidate, device, host, lease, provenance, score, search, worker
+from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
 
 QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
 SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05")
@@ -85,8 +85,9 @@ def training_on(supervisor, uuid):
 
 def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "gpus")
-    _, floor = gpus()
+    _, floor = gpus(*(FakeGpu(uuid, utilisation=5) for uuid in GPUS))
     assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK) == calm
+    assert {row.load for row in rows(settings, select(epoch.c.load))} == {0.05}
     assert devices_used(settings) == set(GPUS)
     known = rows(settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host))
     assert sorted(known) == [(uuid, "cuda", "NVIDIA Pretended", "here") for uuid in GPUS]

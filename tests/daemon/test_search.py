@@ -15,7 +15,7 @@ from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, candidate, lease, search
+from eatnas_db.schema import attempt, candidate, epoch, lease, search
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
@@ -41,6 +41,14 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
         assert row.born == row.settled == row.ends_at < 200
         assert row.ended.startswith("its quality has not risen")
     assert len(prints) == 1
+
+
+def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home, supervise):
+    settings = home(tmp_path / "home")
+    supervise(settings, 2, ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02"))
+    with reading(open_record(settings.database_url)) as connection:
+        told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
+    assert all(row.memory_bytes > 2**20 and row.load >= 0 for row in told)
 
 
 @pytest.mark.slow

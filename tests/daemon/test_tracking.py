@@ -74,7 +74,8 @@ def lease(connection, now):
 
 def report(connection, token, number, now):
     done = EpochDone(token.candidate, token.attempt, number, 2.0 - number, 0.25, 1.5, 0.5, 0.1, 1.0, now)
-    transitions.record_epochs(connection, token, [done], now)
+    uses = {number: transitions.Use(50_000_000, 0.75)}
+    transitions.record_epochs(connection, token, [done], now, uses)
 
 
 def score(connection, token, now):
@@ -249,6 +250,9 @@ def test_the_store_says_what_the_record_says_and_is_rebuilt(engine, tmp_path):
     assert (first.info.run_name, first.info.start_time, first.info.end_time) == ("birth 0", 1_000_000, 1_030_000)
     history = client.get_metric_history(first.info.run_id, "train_loss")
     assert [(m.step, m.timestamp, m.value) for m in history] == [(0, 1_010_250, 2.0), (1, 1_020_000, 1.0)]
+    for metric, value in (("worker_memory_usage_megabytes", 50.0), ("worker_utilization_percentage", 75.0)):
+        history = client.get_metric_history(first.info.run_id, f"system/{metric}")
+        assert [(m.step, m.value) for m in history] == [(0, value), (1, value)]
 
     assert sync(engine, uri) == 0
     with transaction(engine) as connection:
