@@ -119,12 +119,12 @@ def _curve(steps: Sequence[Step], width: int, height: int) -> Text:
 def _leaders(leaders: Sequence[BestCandidate]) -> RenderableType:
     if not leaders:
         return Text("no score yet", style="dim")
-    measured = any(one.yardstick is not None for one in leaders)
-    heads = ("id", "birth", "fitness", *(("yardstick",) if measured else ()), "mult-adds", "params")
-    table = _table(*heads, "origin")
+    measures = [name for name in ("yardstick", "test") if any(getattr(one, name) is not None for one in leaders)]
+    table = _table("id", "birth", "fitness", *measures, "mult-adds", "params", "origin")
     for one in leaders:
-        yardstick = () if not measured else ("" if one.yardstick is None else f"{one.yardstick:.4f}",)
-        figures = (str(one.id), str(one.birth), f"{one.fitness:.4f}", *yardstick)
+        values = (getattr(one, name) for name in measures)
+        measured = ("" if value is None else f"{value:.4f}" for value in values)
+        figures = (str(one.id), str(one.birth), f"{one.fitness:.4f}", *measured)
         table.add_row(*figures, f"{one.mult_adds:,}", f"{one.params:,}", one.origin)
     return table
 

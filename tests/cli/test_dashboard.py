@@ -1,5 +1,6 @@
 """What `search watch` draws on a terminal."""
 
+from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -55,6 +56,14 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
     assert any(line.split() == ["7", "6", "0.7000", "2,345,678", "123,456", "mutation"] for line in lines)
     slot = next(line.split() for line in lines if line.split()[:4] == ["0", "processor", "41", "40"])
     assert slot[-4:] == ["3/6", "1,234", "30", "s"]
+
+
+def test_leaders_show_what_the_yardstick_and_the_test_part_said_once_they_did():
+    plain = "\n".join(drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER])))
+    assert "yardstick" not in plain
+    tested = replace(LEADER, yardstick=0.68, test=0.66)
+    lines = drawn(Standing("digits", "finished", PROGRESS, STEPS, [tested, replace(LEADER, id=8)]))
+    assert any(line.split()[:5] == ["7", "6", "0.7000", "0.6800", "0.6600"] for line in lines)
 
 
 def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_the_terminal():

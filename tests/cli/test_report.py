@@ -157,6 +157,14 @@ def test_the_glance_tells_status_budget_best_and_fingerprint(found):
         assert told in words
 
 
+def test_what_the_test_part_said_is_told_once_it_was_looked_at(found):
+    findings = found("small")
+    assert "test part" not in Elements(page(findings)).words
+    best = replace(findings.best, yardstick=0.6, yardstick_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
+    words = Elements(page(replace(findings, best=best, leaders=(best, *findings.leaders[1:])))).words
+    assert "0.5678 ± 0.0200, 3 final models" in words
+
+
 def test_the_lineage_runs_back_into_the_source_and_shows_blocks_and_changes(found):
     findings = found()
     (drawing,) = figures.family(findings)

@@ -141,8 +141,12 @@ def _glance(found: Findings) -> str:
     if found.fittest is not None:
         cards.append(("best by score", f"{found.fittest.fitness:.4f}, candidate {found.fittest.id}"))
     if found.best is not None and found.best.yardstick is not None:
-        spread = "" if found.best.yardstick_spread is None else f" ± {found.best.yardstick_spread:.4f}"
-        cards.append(("best by yardstick", f"{found.best.yardstick:.4f}{spread}, candidate {found.best.id}"))
+        told = _measured(found.best.yardstick, found.best.yardstick_spread)
+        cards.append(("best by yardstick", f"{told}, candidate {found.best.id}"))
+    if found.best is not None and found.best.test is not None:
+        models = f"{found.best.test_seeds} final model{'' if found.best.test_seeds == 1 else 's'}"
+        told = _measured(found.best.test, found.best.test_spread)
+        cards.append(("its accuracy on the test part", f"{told}, {models}"))
     if progress.started_at is not None:
         cards.append(("begun", f"{time_in_words(progress.started_at)} UTC"))
     if progress.finished_at is not None:
@@ -153,17 +157,21 @@ def _glance(found: Findings) -> str:
     return f"<dl>{told}{print_}</dl>"
 
 
+def _measured(mean: float, spread: float | None) -> str:
+    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
 def _leaders(found: Findings) -> str:
     if not found.leaders:
         return "<p>Nothing is scored yet.</p>"
-    measured = any(one.yardstick is not None for one in found.leaders)
-    columns = ("id", "birth", "fitness", *(("yardstick",) if measured else ()), "params", "mult-adds", "origin", "code")
+    measures = [name for name in ("yardstick", "test") if any(getattr(one, name) is not None for one in found.leaders)]
+    columns = ("id", "birth", "fitness", *measures, "params", "mult-adds", "origin", "code")
     rows = [
         (
             one.id,
             one.birth,
             one.fitness,
-            *((one.yardstick,) if measured else ()),
+            *(getattr(one, name) for name in measures),
             one.params,
             one.mult_adds,
             one.origin,
