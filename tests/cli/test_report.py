@@ -165,6 +165,11 @@ def test_what_the_test_part_said_is_told_once_it_was_looked_at(found):
     assert "0.5678 ± 0.0200, 3 final models" in words
 
 
+def test_of_a_very_long_search_the_fingerprint_is_left_to_its_own_command(found):
+    findings = replace(found("small"), fingerprint=None)
+    assert "eatnas-db query fingerprint small" in Elements(page(findings)).words
+
+
 def test_the_lineage_runs_back_into_the_source_and_shows_blocks_and_changes(found):
     findings = found()
     (drawing,) = figures.family(findings)

@@ -24,6 +24,8 @@ LEADERS: Final = 10
 MOST_TRADEOFFS: Final = 3000
 MOST_ANCESTORS: Final = 200
 MOST_KIN: Final = 400
+MOST_PRINTED: Final = 100_000
+"""Of more candidates the fingerprint takes longer than all the rest."""
 POINTS: Final = 20
 """At so many steps the primitives are counted."""
 
@@ -41,7 +43,7 @@ class Findings:
     fittest: BestCandidate | None
     best: BestCandidate | None
     leaders: tuple[BestCandidate, ...]
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | None
     steps: tuple[Step, ...]
     cloud: tuple[Tradeoff, ...]
     front: tuple[Tradeoff, ...]
@@ -73,7 +75,7 @@ def collect(connection: Connection, name: str, now: float) -> Findings:
         fittest=fittest,
         best=best,
         leaders=list_best(connection, of, LEADERS),
-        fingerprint=get_fingerprint(connection, of),
+        fingerprint=get_fingerprint(connection, of) if search.settled <= MOST_PRINTED else None,
         steps=list_steps(connection, of),
         cloud=list_tradeoffs(connection, of, MOST_TRADEOFFS),
         front=list_front(connection, of),

@@ -152,9 +152,12 @@ def _glance(found: Findings) -> str:
     if progress.finished_at is not None:
         cards.append(("finished", f"{time_in_words(progress.finished_at)} UTC"))
     told = "".join(f"<div><dt>{_text(term)}</dt><dd>{_text(words)}</dd></div>" for term, words in cards)
-    over = f"fingerprint, over {found.fingerprint.candidates:,} candidates"
-    print_ = f'<div class="wide"><dt>{_text(over)}</dt><dd>{found.fingerprint.sha256}</dd></div>'
-    return f"<dl>{told}{print_}</dl>"
+    if found.fingerprint is None:
+        over, print_ = "fingerprint", f"of so many candidates it takes long: eatnas-db query fingerprint {search.name}"
+    else:
+        over = f"fingerprint, over {found.fingerprint.candidates:,} candidates"
+        print_ = found.fingerprint.sha256
+    return f'<dl>{told}<div class="wide"><dt>{_text(over)}</dt><dd>{_text(print_)}</dd></div></dl>'
 
 
 def _measured(mean: float, spread: float | None) -> str:
