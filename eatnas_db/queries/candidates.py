@@ -134,7 +134,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateRecord:
         left=row.left,
         created_at=row.created_at,
         ended_at=row.ended_at,
-        changes=list_changes(connection, select(candidate.c.id).where(candidate.c.id == of)).get(of, ()),
+        changes=list_changes(connection, of),
         blocks=_parts(connection, block, "architecture_id", row.architecture_id, "position", BlockRow),
         attempts=_parts(connection, attempt, "candidate_id", of, "number", Attempt),
         epochs=_parts(connection, epoch, "candidate_id", of, "number", Epoch),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Final
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
 from eatnas_db.domain.states import RETRAINED
 from eatnas_db.queries.candidates import require_candidate
-from eatnas_db.queries.mutations import list_changes
-from eatnas_db.schema import candidate, search
+from eatnas_db.queries.mutations import change_in_words
+from eatnas_db.schema import candidate, mutation, search
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,37 +83,42 @@ def _family(candidate_id: int, *, upward: bool) -> CTE:
     )
 
 
+_TOLD: Final = ("parent_id", "search_id", "birth", "origin", "state", "fitness", "code")
+_INHERITED: Final = ("share_inherited", "lineage_epochs")
+_CHANGE: Final = ("block", "primitive", "before", "after")
+
+
 def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[Relative, ...]:
     require_candidate(connection, candidate_id)
-    changes = list_changes(connection, select(family.c.id))
-    parent = candidate.alias("parent")
-    names = ("birth", "origin", "state", "fitness", "code", "share_inherited", "lineage_epochs")
-    told = [candidate.c[name] for name in names]
+    names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
+    told = (candidate.c[key] for key in (*_TOLD, *_INHERITED))
     query = (
-        select(candidate.c.id, search.c.name, candidate.c.parent_id, family.c.generation, *told, parent.c.fitness)
-        .join(family, family.c.id == candidate.c.id)
-        .join(search, search.c.id == candidate.c.search_id)
+        select(family.c.generation, candidate.c.id, mutation.c.ordinal, *told, *(mutation.c[key] for key in _CHANGE))
+        .select_from(family)
+        .join(candidate, candidate.c.id == family.c.id)
+        .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
+    )
+    # Lines of descent grow as long as the search: hence by one statement, in one piece, and by position. They come
+    # in order or nearly so, which Python sorts faster than a database does.
+    rows = sorted(connection.execute(query).all(), key=itemgetter(0, 4, 5, 2))
+    measured = {row[1]: (row[4], row[8]) for row in rows}
+    above = rows[0][3]
+    if above is not None and above not in measured:
+        parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
+        measured[above] = tuple(connection.execute(parent).one())
+    found: list[Relative] = []
+    changes: list[str] = []
+    following = [row[1] for row in rows[1:]]
+    for row, next_id in zip(rows, [*following, None], strict=True):
+        generation, number, _, parent_id, search_id, birth, origin, state, fitness, code, *inherited = row[:12]
+        if row[12] is not None:
+            changes.append(change_in_words(*row[12:]))
+        if next_id == number:
+            continue
+        where, before = measured.get(parent_id, (None, None))
         # Fitness on two tasks, or by two recipes, is not to be compared.
-        .outerjoin(parent, (parent.c.id == candidate.c.parent_id) & (parent.c.search_id == candidate.c.search_id))
-        .order_by(family.c.generation, candidate.c.search_id, candidate.c.birth)
-    )
-    # Lines of descent grow as long as the search: hence in one piece, and by position.
-    rows = connection.execute(query).all()
-    return tuple(
-        Relative(
-            number,
-            name,
-            parent_id,
-            generation,
-            birth,
-            origin,
-            state,
-            fitness,
-            None if fitness is None or before is None else fitness - before,
-            changes.get(number, ()),
-            code,
-            share,
-            epochs,
-        )
-        for number, name, parent_id, generation, birth, origin, state, fitness, code, share, epochs, before in rows
-    )
+        gain = fitness - before if where == search_id and fitness is not None and before is not None else None
+        line = (number, names[search_id], parent_id, generation, birth, origin, state, fitness, gain)
+        found.append(Relative(*line, tuple(changes), code, *inherited))
+        changes.clear()
+    return tuple(found)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, Float, Select, case, cast, func, select
+from sqlalchemy import Connection, Float, case, cast, func, select
 
 from eatnas_db.domain.space import Change
 from eatnas_db.domain.states import Origin
@@ -15,18 +15,16 @@ from eatnas_db.schema import candidate, mutation
 _BOOLEANS: Final[dict[str, bool]] = {"True": True, "False": False}
 
 
-def list_changes(connection: Connection, of: Select[Any]) -> dict[int, tuple[str, ...]]:
-    """The changes of every candidate whose id the query `of` selects, such as `block 5 kernel 3 → 7`."""
-    columns = [mutation.c[name] for name in ("candidate_id", "block", "primitive", "before", "after")]
-    query = select(*columns).where(mutation.c.candidate_id.in_(of))
-    changes: dict[int, tuple[str, ...]] = {}
-    for candidate_id, *change in connection.execute(query.order_by(mutation.c.candidate_id, mutation.c.ordinal)).all():
-        changes[candidate_id] = (*changes.get(candidate_id, ()), _change_in_words(*change))
-    return changes
+def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
+    """What changed at a candidate's birth, such as `block 5 kernel 3 → 7`."""
+    columns = [mutation.c[name] for name in ("block", "primitive", "before", "after")]
+    query = select(*columns).where(mutation.c.candidate_id == candidate_id).order_by(mutation.c.ordinal)
+    return tuple(change_in_words(*row) for row in connection.execute(query))
 
 
 @cache  # there are some hundreds of them in a space
-def _change_in_words(block: int, primitive: str, before: str, after: str) -> str:
+def change_in_words(block: int, primitive: str, before: str, after: str) -> str:
+    """A row of the table of mutations, such as `block 5 kernel 3 → 7`."""
     return str(Change(block, primitive, *(_BOOLEANS.get(value, value) for value in (before, after))))
 
 
