@@ -28,6 +28,8 @@ from bookkeeping import one_candidate, replay
 from histories import Histories, check, new_record
 from sqlalchemy import Engine, event, func, select
 
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps, transitions
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.queries.best import list_best
@@ -35,7 +37,8 @@ from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.pareto import list_front
 from eatnas_db.queries.quality import list_steps
-from eatnas_db.schema import candidate, search
+from eatnas_db.schema import attempt, candidate, search
+from eatnas_db.settings import Settings
 
 KINDS = ("sqlite", "postgresql")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -219,6 +222,46 @@ class Scale:
                 engine.dispose()
                 taken.dispose()
 
+    def throughput(self) -> None:
+        """A search by eight arithmetic workers, beside the statements that its supervisor wrote by the bare driver."""
+        count = self.pairs
+        with self._fresh("postgresql", "through", 2, candidates=count) as (url, other), home() as folder:
+            for address in (url, other):
+                engine = open_record(address)
+                with transaction(engine) as connection:
+                    connection.execute(search.update().values(lag=16))
+                engine.dispose()
+            engine, settings = open_record(url), Settings(folder, url, "here")
+            with written(engine, commits=True) as script:
+                launcher = Launcher(settings.logs, ("eatnas_training.arithmetic",))
+                Supervisor(engine, settings, launcher, slots=8, host_name="here", only="b").run()
+            with reading(engine) as connection:
+                begun, ended, attempts, trained = connection.execute(
+                    select(
+                        func.min(attempt.c.started_at),
+                        func.max(attempt.c.ended_at),
+                        func.count(),
+                        func.count(attempt.c.candidate_id.distinct()),
+                    )
+                ).one()
+            assert attempts == trained == count, (attempts, trained)
+            taken = open_record(other)
+            with bare_connection(taken) as bare:
+                started = time.perf_counter()
+                replay(bare, script)
+                alone = time.perf_counter() - started
+            self.tell(
+                "throughput",
+                database="postgresql",
+                candidates=count,
+                a_second=count / (ended - begun),
+                bare_a_second=count / alone,
+                share=alone / (ended - begun),
+                statements=len(script),
+            )
+            engine.dispose()
+            taken.dispose()
+
     def bytes(self) -> None:
         """What a candidate with five epochs takes on the disk, after so many live cycles."""
         for kind in self.kinds:
@@ -311,18 +354,25 @@ class Pair:
 
 
 @contextmanager
-def written(engine: Engine) -> Iterator[list[Any]]:
+def written(engine: Engine, *, commits: bool = False) -> Iterator[list[Any]]:
     """The statements that an engine executes meanwhile: text, parameters, and whether for many rows at once."""
     script: list[Any] = []
 
     def write(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         script.append((statement, parameters, many))
 
+    def end(_connection: Any) -> None:
+        script.append(("COMMIT", None, False))
+
     event.listen(engine, "before_cursor_execute", write)
+    if commits:
+        event.listen(engine, "commit", end)
     try:
         yield script
     finally:
         event.remove(engine, "before_cursor_execute", write)
+        if commits:
+            event.remove(engine, "commit", end)
 
 
 @contextmanager
@@ -428,7 +478,7 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-FIGURES = ("bookkeeping", "queries", "start", "lease", "fingerprint", "bytes", "optuna")
+FIGURES = ("bookkeeping", "queries", "start", "lease", "throughput", "fingerprint", "bytes", "optuna")
 
 
 def main() -> None:
