@@ -2,6 +2,7 @@
 
     python benchmarks/evidence/arms.py noise    # how much one network's score varies, beside the networks' own spread
     python benchmarks/evidence/arms.py arms     # random, scratch, transfer, … with paired seeds
+    python benchmarks/evidence/arms.py final    # their winners, trained longer and looked at once on the test part
 
 What is finished is not repeated: run it again after a kill. Compute is device seconds and images x mult-adds, the
 small search counted in.
@@ -23,6 +24,7 @@ import yaml
 from sqlalchemy import func, select
 
 from eatnas_db.database import open_record, reading
+from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema import candidate, epoch, score, search
 from eatnas_db.settings import Settings, load_settings
@@ -206,6 +208,30 @@ def noise(laboratory: Laboratory, name: str, networks: int, seeds: int, training
     print(f"    ratio {between / within:.2f}; {len(scores)} networks, {len(rows)} trainings")
 
 
+def final(laboratory: Laboratory, asked: list[tuple[str, int]], epochs: int, seeds: int) -> None:
+    """The winner of every arm and seed by one longer recipe on all training images; rows of `final.csv`."""
+    rows = []
+    for arm, seed in asked:
+        name = arms(seed)[arm][-1].name
+        if f"{name}.final" not in laboratory.known():
+            laboratory.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
+        laboratory.call("run", f"{name}.final", "--slots", str(laboratory.slots))
+        with reading(open_record(laboratory.settings.database_url)) as connection:
+            tested = (
+                select(
+                    candidate.c.parent_id, candidate.c.replica, score.c.value, candidate.c.mult_adds, candidate.c.code
+                )
+                .join(score, (score.c.candidate_id == candidate.c.id) & (score.c.metric == TEST_ACCURACY))
+                .where(candidate.c.search_id == get_search(connection, f"{name}.final").id)
+                .order_by(candidate.c.id)
+            )
+            rows += [(arm, seed, *row) for row in connection.execute(tested)]
+        with (laboratory.out / "final.csv").open("w", newline="") as sink:
+            writer = csv.writer(sink)
+            writer.writerow(["arm", "seed", "candidate", "replica", "test_accuracy", "mult_adds", "code"])
+            writer.writerows(rows)
+
+
 def options(about: str | None) -> argparse.ArgumentParser:
     """What all programs of the evidence have in common: where searches, tables and images are."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -217,7 +243,7 @@ def options(about: str | None) -> argparse.ArgumentParser:
 
 def main() -> None:
     parser = options(__doc__)
-    parser.add_argument("what", choices=["noise", "arms"])
+    parser.add_argument("what", choices=["noise", "arms", "final"])
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--arms", nargs="+", default=list(arms(1)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -225,11 +251,17 @@ def main() -> None:
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="another recipe for it")
     parser.add_argument("--networks", type=int, default=6)
     parser.add_argument("--noise-seeds", type=int, default=8)
+    parser.add_argument("--final-epochs", type=int, default=6)
+    parser.add_argument("--final-seeds", type=int, default=2)
     asked = parser.parse_args()
     laboratory = Laboratory(asked.home.absolute(), asked.data_root, asked.slots, asked.out)
     if asked.what == "noise":
         training = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in asked.training)}
         noise(laboratory, asked.name, asked.networks, asked.noise_seeds, training)
+        return
+    if asked.what == "final":
+        chosen = [(arm, seed) for seed in asked.seeds for arm in asked.arms]
+        final(laboratory, chosen, asked.final_epochs, asked.final_seeds)
         return
     for seed in asked.seeds:
         for arm in asked.arms:
