@@ -48,12 +48,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """One arm under one seed. `curve`: compute and quality, from the eighth network on."""
+    """One arm under one seed. `curve`: seconds, images x mult-adds and quality, from the eighth network on."""
 
     arm: str
     seed: int
     trials: Sequence[Trial]
-    curve: Sequence[tuple[float, float]]
+    curve: Sequence[tuple[float, float, float]]
     living: float | None
     winner: float | None
     winner_code: str
@@ -62,8 +62,9 @@ class Run:
     def seconds(self) -> float:
         return self.trials[-1].seconds
 
-    def reaches(self, level: float) -> float | None:
-        return next((seconds for seconds, quality in self.curve if quality >= level), None)
+    def reaches(self, level: float) -> tuple[float, float] | None:
+        """Seconds and images x mult-adds until its quality was that."""
+        return next(((seconds, work) for seconds, work, quality in self.curve if quality >= level), None)
 
 
 def read(folder: Path) -> dict[str, list[Run]]:
@@ -94,8 +95,9 @@ def _run(arm: str, seed: int, rows: list[dict[str, str]], timing: dict[tuple[str
         if fitness is not None:
             best = sorted([*best, fitness])[-TOP:]
             if len(best) == TOP:
-                curve.append((seconds, statistics.fmean(best)))
-    living = [float(row["fitness"]) for row in searched if row.get("joined") and not row.get("left")]
+                curve.append((seconds, work, statistics.fmean(best)))
+    large = [row for row in searched if not is_small(row["search"]) and not row["search"].startswith("start")]
+    living = [float(row["fitness"]) for row in large if row.get("joined") and not row.get("left")]
     again: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         if row["kind"] == "yardstick" and row["fitness"] and not row["search"].startswith(("small", "start")):
@@ -125,7 +127,7 @@ def draw_curves(runs: dict[str, list[Run]], file: Path) -> None:
             continue
         start, stop = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
         grid = [start + (stop - start) * n / 200 for n in range(201)]
-        at = [[max(quality for seconds, quality in curve if seconds <= point) for curve in curves] for point in grid]
+        at = [[max(quality for seconds, _, quality in curve if seconds <= point) for curve in curves] for point in grid]
         minutes = [point / 60 for point in grid]
         axes.plot(minutes, list(map(statistics.median, at)), line, color=colour, label=label, linewidth=2)
         if arm in ("scratch", "transfer"):
@@ -145,7 +147,7 @@ def draw_winners(runs: dict[str, list[Run]], file: Path) -> None:
         axes.plot(values, [place] * len(values), "o", color=LOOKS[arm][1], alpha=0.7)
         axes.plot(statistics.median(values), place, "|", color=LOOKS[arm][1], markersize=18, markeredgewidth=2.5)
     axes.set_yticks(range(len(shown)), [LOOKS[arm][0] for arm in reversed(shown)])
-    axes.set(xlabel="validation accuracy of the winner, from scratch, mean of 3 fresh seeds (bar: median of the seeds)")
+    axes.set(xlabel="validation accuracy of the winner: mean of 3 fresh seeds (bar: median)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=120)
@@ -161,14 +163,19 @@ def summary(runs: dict[str, list[Run]]) -> str:
         lines.append(
             f"| {LOOKS[arm][0]} | {len(own)} | {span([run.seconds / 60 for run in own], 1)} "
             f"| {span([run.trials[-1].work / 1e12 for run in own], 2)} "
-            f"| {span([run.curve[-1][1] if run.curve else None for run in own])} "
+            f"| {span([run.curve[-1][2] if run.curve else None for run in own])} "
             f"| {span([run.living for run in own])} | {span([run.winner for run in own])} |"
         )
+    return "\n".join(lines) + "\n" + ratios(runs, "core seconds", 0) + ratios(runs, "images x mult-adds", 1)
+
+
+def ratios(runs: dict[str, list[Run]], unit: str, place: int) -> str:
+    """What each arm took to levels of the from-scratch search of the same seed, over all that that search took."""
     base = {run.seed: run for run in runs["scratch"]}
     gaps = (0.0, 0.005, 0.01, 0.02)
-    lines += [
+    lines = [
         "",
-        "Compute to a quality of the from-scratch search of the same seed, over that search's own compute to its end:",
+        f"Compute ({unit}) to a quality of the from-scratch search of the same seed, over all of that search's:",
         "",
         "| arm | " + " | ".join(f"its final quality − {gap:g}" if gap else "its final quality" for gap in gaps) + " |",
         "|---" * (len(gaps) + 1) + "|",
@@ -176,12 +183,13 @@ def summary(runs: dict[str, list[Run]]) -> str:
     for arm, own in runs.items():
         cells = []
         for gap in gaps:
-            ratios: list[float | None] = []
+            taken: list[float | None] = []
             for run in own:
                 if run.seed in base:
-                    reached = run.reaches(base[run.seed].curve[-1][1] - gap)
-                    ratios.append(None if reached is None else reached / base[run.seed].seconds)
-            cells.append(span(ratios, 2))
+                    whole = base[run.seed].trials[-1]
+                    reached = run.reaches(base[run.seed].curve[-1][2] - gap)
+                    taken.append(None if reached is None else reached[place] / (whole.seconds, whole.work)[place])
+            cells.append(span(taken, 2))
         lines.append(f"| {LOOKS[arm][0]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
