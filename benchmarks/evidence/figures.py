@@ -155,6 +155,10 @@ def draw_winners(runs: dict[str, list[Run]], file: Path) -> None:
 
 def summary(runs: dict[str, list[Run]]) -> str:
     lines = [
+        "# All tables of the arms",
+        "",
+        "Made by `benchmarks/evidence/figures.py` from the rows of each arm; [what they say](index.md).",
+        "",
         "| arm | seeds | compute, core minutes | images x mult-adds, 10^12 "
         "| best 8 at the end | living mean | winner by the yardstick |",
         "|---|---|---|---|---|---|---|",
