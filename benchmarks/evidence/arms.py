@@ -24,9 +24,9 @@ import yaml
 from sqlalchemy import func, select
 
 from eatnas_db.database import open_record, reading
-from eatnas_db.domain.objective import TEST_ACCURACY
+from eatnas_db.queries.best import get_winner, list_final_models
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.schema import candidate, epoch, score, search
+from eatnas_db.schema import candidate, epoch, search
 from eatnas_db.settings import Settings, load_settings
 
 MOBILENET: Final = "sep_k3_d1_w1.0_skip/" + "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (2, 3, 4, 3, 3, 1))
@@ -155,7 +155,6 @@ class Laboratory:
 
 
 def _rows(ids: list[int]) -> Any:
-    accuracy = select(score.c.value).where(score.c.candidate_id == candidate.c.id, score.c.metric == "val_accuracy")
     trained = select(func.sum(epoch.c.seconds)).where(epoch.c.candidate_id == candidate.c.id).scalar_subquery()
     return (
         select(
@@ -167,7 +166,7 @@ def _rows(ids: list[int]) -> Any:
             candidate.c.origin,
             candidate.c.parent_id,
             candidate.c.fitness,
-            accuracy.limit(1).scalar_subquery().label("val_accuracy"),
+            candidate.c.accuracy.label("val_accuracy"),
             candidate.c.params,
             candidate.c.mult_adds,
             candidate.c.lineage_epochs,
@@ -217,15 +216,11 @@ def final(laboratory: Laboratory, asked: list[tuple[str, int]], epochs: int, see
             laboratory.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
         laboratory.call("run", f"{name}.final", "--slots", str(laboratory.slots))
         with reading(open_record(laboratory.settings.database_url)) as connection:
-            tested = (
-                select(
-                    candidate.c.parent_id, candidate.c.replica, score.c.value, candidate.c.mult_adds, candidate.c.code
-                )
-                .join(score, (score.c.candidate_id == candidate.c.id) & (score.c.metric == TEST_ACCURACY))
-                .where(candidate.c.search_id == get_search(connection, f"{name}.final").id)
-                .order_by(candidate.c.id)
-            )
-            rows += [(arm, seed, *row) for row in connection.execute(tested)]
+            winner = get_winner(connection, get_search(connection, name).id)
+            assert winner is not None
+            tested = list_final_models(connection, [winner.id])
+        same = (arm, seed, winner.id)
+        rows += [(*same, model.replica, model.accuracy, winner.mult_adds, winner.code) for model in tested]
         with (laboratory.out / "final.csv").open("w", newline="") as sink:
             writer = csv.writer(sink)
             writer.writerow(["arm", "seed", "candidate", "replica", "test_accuracy", "mult_adds", "code"])

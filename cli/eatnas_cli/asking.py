@@ -40,7 +40,6 @@ Where = Annotated[
 
 
 MOST = 1_000_000
-MOST_DRAWN = 2000
 
 
 class Over(StrEnum):
@@ -164,17 +163,18 @@ def quality(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """How good the population was after each step."""
+    from eatnas_cli.pictures.curves import MOST_POINTS
     from eatnas_db.queries.quality import list_steps
     from eatnas_db.queries.searches import get_search
 
     page = Page(limit, offset, sort, where or ())
-    drawn = curve or picture is not None
+    # What a picture has no room for, and what comes before or after the page, is not fetched.
+    part: dict[str, Any] = {} if page.chooses else {"limit": limit, "offset": offset}
+    if curve or picture is not None:
+        part = {"most": MOST_POINTS}
     with viewing(ctx.obj) as connection:
         search = get_search(connection, name)
-        # What a picture has no room for, and what comes before or after the page, is not even read.
-        read: dict[str, Any] = {} if page.chooses else {"limit": limit, "offset": offset}
-        sample = {"every": max(1, search.settled // MOST_DRAWN)}
-        steps = list_steps(connection, search.id, **(sample if drawn else read))
+        steps = list_steps(connection, search.id, **part)
     if picture is not None:
         from eatnas_cli.pictures.curves import draw_quality
 

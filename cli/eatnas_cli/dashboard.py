@@ -206,9 +206,10 @@ class Dashboard:
                 self._steps = []
             progress = get_progress(connection, row.id)
             # Of a long history an even sample, and then every birth that comes.
-            every = max(1, progress.settled // MOST_STEPS) if not self._steps else 1
-            after = self._steps[-1].number if self._steps else 0
-            self._steps += list_steps(connection, row.id, after, every=every)
+            if self._steps:
+                self._steps += list_steps(connection, row.id, self._steps[-1].number)
+            else:
+                self._steps += list_steps(connection, row.id, most=MOST_STEPS)
             seen = Standing(
                 row.name,
                 status_told(row, is_worked_on(self.settings, connection)),

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine
 
 from eatnas_db.database import reading
 from eatnas_db.queries.best import BestCandidate, get_winner, list_best
+from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.schema import step
 
 CURVE: Final = ("quality", "mean", "best", "spread")
 BATCH: Final = 800
@@ -190,11 +190,7 @@ class Summaries:
         from mlflow.entities import Metric, RunTag
 
         with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(step)
-                .where(step.c.search_id == record.id, step.c.number > summary.steps, step.c.number <= record.settled)
-                .order_by(step.c.number)
-            ).all()
+            rows = list_steps(connection, record.id, summary.steps, limit=record.settled - summary.steps)
             best = _best(connection, record.id)
         metrics = [
             Metric(name, getattr(row, name), round(row.at * 1000), row.number)

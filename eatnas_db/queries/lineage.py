@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import itemgetter
 from typing import Final
 
@@ -83,42 +84,39 @@ def _family(candidate_id: int, *, upward: bool) -> CTE:
     )
 
 
-_TOLD: Final = ("parent_id", "search_id", "birth", "origin", "state", "fitness", "code")
-_INHERITED: Final = ("share_inherited", "lineage_epochs")
+_TOLD: Final = ("parent_id", "origin", "state", "fitness", "code", "share_inherited", "lineage_epochs")
 _CHANGE: Final = ("block", "primitive", "before", "after")
 
 
 def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[Relative, ...]:
     require_candidate(connection, candidate_id)
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
-    told = (candidate.c[key] for key in (*_TOLD, *_INHERITED))
+    order = (family.c.generation, candidate.c.search_id, candidate.c.birth, mutation.c.ordinal)
+    told, change = (candidate.c[key] for key in _TOLD), (mutation.c[key] for key in _CHANGE)
     query = (
-        select(family.c.generation, candidate.c.id, mutation.c.ordinal, *told, *(mutation.c[key] for key in _CHANGE))
+        select(*order, candidate.c.id, *told, *change)
         .select_from(family)
         .join(candidate, candidate.c.id == family.c.id)
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
     )
     # Lines of descent grow as long as the search: hence by one statement, in one piece, and by position. They come
     # in order or nearly so, which Python sorts faster than a database does.
-    rows = sorted(connection.execute(query).all(), key=itemgetter(0, 4, 5, 2))
-    measured = {row[1]: (row[4], row[8]) for row in rows}
-    above = rows[0][3]
+    rows = sorted(connection.execute(query).all(), key=itemgetter(*range(len(order))))
+    measured = {row.id: (row.search_id, row.fitness) for row in rows}
+    above = rows[0].parent_id
     if above is not None and above not in measured:
         parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
         measured[above] = tuple(connection.execute(parent).one())
     found: list[Relative] = []
-    changes: list[str] = []
-    following = [row[1] for row in rows[1:]]
-    for row, next_id in zip(rows, [*following, None], strict=True):
-        generation, number, _, parent_id, search_id, birth, origin, state, fitness, code, *inherited = row[:12]
-        if row[12] is not None:
-            changes.append(change_in_words(*row[12:]))
-        if next_id == number:
-            continue
+    for number, group in groupby(rows, itemgetter(len(order))):
+        lines = list(group)
+        generation, search_id, birth, _, _, parent_id, origin, state, fitness, code, *inherited = lines[0][
+            : -len(_CHANGE)
+        ]
+        changes = tuple(change_in_words(*line[-len(_CHANGE) :]) for line in lines if line.block is not None)
         where, before = measured.get(parent_id, (None, None))
         # Fitness on two tasks, or by two recipes, is not to be compared.
         gain = fitness - before if where == search_id and fitness is not None and before is not None else None
-        line = (number, names[search_id], parent_id, generation, birth, origin, state, fitness, gain)
-        found.append(Relative(*line, tuple(changes), code, *inherited))
-        changes.clear()
+        place = (names[search_id], parent_id, generation, birth, origin, state)
+        found.append(Relative(number, *place, fitness, gain, changes, code, *inherited))
     return tuple(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from eatnas_db.schema import candidate
 
@@ -32,20 +32,20 @@ _COLUMNS = tuple(candidate.c[name] for name in Tradeoff.__dataclass_fields__)
 def list_front(connection: Connection, search_id: int, cost: Cost = "mult_adds") -> tuple[Tradeoff, ...]:
     """The front, the cheapest first: each is more accurate than all that cost as much or less."""
     price = candidate.c[cost]
-    walk = (
+    cheapest = (
         select(*_COLUMNS)
         .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
         .order_by(price, candidate.c.accuracy.desc(), candidate.c.birth)
         .limit(1)
     )
+    # Each goes on along the index where the one before stopped: all of them together read it once.
+    further = cheapest.where(price > bindparam("price"), candidate.c.accuracy > bindparam("least"))
     front: list[Tradeoff] = []
-    # Each statement goes on along the index where the one before stopped: all of them together read it once.
-    while (row := connection.execute(walk).first()) is not None:
-        last = Tradeoff(*row)
-        front.append(last)
-        walk = walk.with_only_columns(*_COLUMNS).where(
-            price > getattr(last, cost), candidate.c.accuracy > last.accuracy
-        )
+    row = connection.execute(cheapest).first()
+    while row is not None:
+        front.append(Tradeoff(*row))
+        beaten = {"price": getattr(front[-1], cost), "least": front[-1].accuracy}
+        row = connection.execute(further, beaten).first()
     return tuple(front)
 
 

@@ -34,17 +34,18 @@ def list_steps(
     search_id: int,
     after: int = 0,
     *,
-    every: int = 1,
+    most: int | None = None,
     offset: int = 0,
     limit: int | None = None,
 ) -> tuple[Step, ...]:
     """The steps after number `after`, in order, from `offset` on `limit`.
 
-    Of many a sample: those whose number `every` divides, and the last.
+    `most`: of a longer search an even sample of about so many, and the last.
     """
     query = select(*_COLUMNS).where(step.c.search_id == search_id, step.c.number > after)
-    if every > 1:
-        last = select(search.c.settled).where(search.c.id == search_id).scalar_subquery()
+    if most is not None:
+        last = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
+        every = max(1, -(-last // most))
         query = query.where((step.c.number % every == 0) | (step.c.number == last))
     rows = connection.execute(query.order_by(step.c.number).limit(limit).offset(offset or None))
     return tuple(Step(*row) for row in rows)

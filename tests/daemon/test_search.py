@@ -48,6 +48,7 @@ def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home,
     supervise(settings, 2, ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02"))
     with reading(open_record(settings.database_url)) as connection:
         told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
+    assert told
     assert all(row.memory_bytes > 2**20 and row.load >= 0 for row in told)
 
 

@@ -128,9 +128,17 @@ def test_compute_is_summed_over_births_failed_attempts_included(engine, search_f
         ]
 
 
-def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(small, connection):
-    assert [step.number for step in list_steps(connection, small, offset=3, limit=2)] == [4, 5]
-    assert [step.number for step in list_steps(connection, small, every=5)] == [5, 10, 12]
+def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(engine, search_factory, train):
+    search_id = train(search_factory("s", budget__candidates=7))
+    with reading(engine) as connection:
+
+        def numbers(*after, **part):
+            return [step.number for step in list_steps(connection, search_id, *after, **part)]
+
+        assert numbers(offset=3, limit=2) == [4, 5]
+        assert numbers(most=3) == [3, 6, 7]
+        assert numbers(3, most=4) == [4, 6, 7]
+        assert numbers(most=100) == numbers() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(large, connection):
