@@ -2,6 +2,7 @@
 
     python benchmarks/evidence/arms.py noise    # how much one network's score varies, beside the networks' own spread
     python benchmarks/evidence/arms.py arms     # random, scratch, transfer, … with paired seeds
+    python benchmarks/evidence/arms.py arms --arms after-16 blocks-2    # what else a transfer may be: `variations`
     python benchmarks/evidence/arms.py final    # their winners, trained longer and looked at once on the test part
 
 What is finished is not repeated: run it again after a kill. Compute is device seconds and images x mult-adds, the
@@ -109,6 +110,26 @@ def arms(seed: int) -> dict[str, list[Step]]:
             small_inherits,
             large("transfer-inherits", TRANSFERRED, INHERITING, source=small_inherits.name),
         ],
+    }
+
+
+def variations(seed: int) -> dict[str, list[Step]]:
+    """Transfers with one thing changed, each ended once it has shown what it takes to reach the search from scratch."""
+    small = arms(seed)["transfer"][0]
+
+    def short(name: str, *changes: dict[str, Any], source: Step = small) -> list[Step]:
+        ended = {"budget": {"candidates": 20}, "yardstick": {"top": 0}, "seed": seed}
+        return [source, Step(f"{name}-{seed}", merged(LARGE, TRANSFERRED, *changes, ended), source.name)]
+
+    def smaller(candidates: int) -> Step:
+        return Step(f"small-{candidates}-{seed}", merged(small.spec, {"budget": {"candidates": candidates}}))
+
+    return {
+        "after-16": short("after-16", source=smaller(16)),
+        "after-8": short("after-8", source=smaller(8)),
+        "blocks-1": short("blocks-1", {"transfer": {"blocks": 1}}),
+        "blocks-2": short("blocks-2", {"transfer": {"blocks": 2}}),
+        "population-12": short("population-12", {"evolution": LARGE["evolution"]}),
     }
 
 
@@ -240,7 +261,7 @@ def main() -> None:
     parser = options(__doc__)
     parser.add_argument("what", choices=["noise", "arms", "final"])
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--arms", nargs="+", default=list(arms(1)))
+    parser.add_argument("--arms", nargs="+", default=list(arms(1)), choices=[*arms(1), *variations(1)])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--name", default="noise", help="of the search that measures the noise")
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="another recipe for it")
@@ -259,8 +280,9 @@ def main() -> None:
         final(laboratory, chosen, asked.final_epochs, asked.final_seeds)
         return
     for seed in asked.seeds:
+        every = arms(seed) | variations(seed)
         for arm in asked.arms:
-            steps = arms(seed)[arm]
+            steps = every[arm]
             for step in steps:
                 laboratory.make(step)
             laboratory.write(f"{arm}-{seed}", {"arm": arm, "seed": seed}, [step.name for step in steps])

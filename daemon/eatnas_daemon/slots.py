@@ -90,6 +90,8 @@ class Slot:
     """What the training in hand took of the device, by epoch."""
     cpu_seen: tuple[float, float] = (0.0, 0.0)
     """When the worker's use of the processor was looked at last, and how much it was."""
+    cpu_load: float | None = None
+    """The share of a core that it used before that look; unknown at a training's start."""
     trained: int = 0
     early_bytes: int = 0
     """The worker's own memory after its first few candidates."""
@@ -141,9 +143,13 @@ class Slot:
             self.uses[epoch] = Use(self.held_bytes, gpu_load)
             return
         (before, spent), seconds = self.cpu_seen, self.process.cpu_seconds
-        self.cpu_seen = now, seconds
-        load = (seconds - spent) / (now - before) if now > before > 0 else None
-        self.uses[epoch] = Use(self.process.memory_bytes, load)
+        memory_bytes = self.process.memory_bytes
+        if not memory_bytes:  # It is gone, and its last words are read.
+            return
+        if now > before:
+            self.cpu_seen, self.cpu_load = (now, seconds), (seconds - spent) / (now - before)
+        # Epochs that end between two looks have what was measured over all of them.
+        self.uses[epoch] = Use(memory_bytes, self.cpu_load)
 
     def take(self, work: Work, now: float) -> None:
         """The worker was given a candidate."""
@@ -151,6 +157,7 @@ class Slot:
         self.heard_at, self.longest_silence, self.stop_by = now, 0.0, None
         self.images_per_second = None
         self.uses.clear()
+        self.cpu_load = None
         if self.process is not None and not self.on_gpu:
             self.cpu_seen = now, self.process.cpu_seconds
 

@@ -22,6 +22,7 @@ from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.chance import Chance
 from eatnas_db.queries.best import list_best
 from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
+from eatnas_db.transitions import Use
 
 QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
 SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05")
@@ -388,6 +389,20 @@ def test_a_worker_is_replaced_after_so_many_candidates_and_the_history_stays(tmp
     assert len(endings) == 4
     assert endings[0] == "replaced by a fresh worker: it has trained 7 candidates"
     assert outcomes(settings) == {"scored"}
+
+
+def test_epochs_that_end_between_two_looks_share_what_was_measured_over_them():
+    slot = Slot(0)
+    slot.process = SimpleNamespace(cpu_seconds=3.0, memory_bytes=100)
+    slot.take(work=None, now=10.0)
+    slot.process.cpu_seconds = 4.0
+    slot.measure(1, now=12.0, gpu_load=None)
+    slot.measure(2, now=12.0, gpu_load=None)
+    slot.process.cpu_seconds = 6.0
+    slot.measure(3, now=14.0, gpu_load=None)
+    slot.process.memory_bytes = 0
+    slot.measure(4, now=16.0, gpu_load=None)
+    assert slot.uses == {1: Use(100, 0.5), 2: Use(100, 0.5), 3: Use(100, 1.0)}
 
 
 def test_a_worker_whose_memory_has_grown_by_half_is_replaced():
