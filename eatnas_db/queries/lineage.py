@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Final
 
@@ -92,9 +91,9 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
     require_candidate(connection, candidate_id)
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
     order = (family.c.generation, candidate.c.search_id, candidate.c.birth, mutation.c.ordinal)
-    told, change = (candidate.c[key] for key in _TOLD), (mutation.c[key] for key in _CHANGE)
+    columns = [*(candidate.c[key] for key in _TOLD), *(mutation.c[key] for key in _CHANGE)]
     query = (
-        select(*order, candidate.c.id, *told, *change)
+        select(*order, candidate.c.id, *columns)
         .select_from(family)
         .join(candidate, candidate.c.id == family.c.id)
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
@@ -108,15 +107,15 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
         parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
         measured[above] = tuple(connection.execute(parent).one())
     found: list[Relative] = []
-    for number, group in groupby(rows, itemgetter(len(order))):
-        lines = list(group)
-        generation, search_id, birth, _, _, parent_id, origin, state, fitness, code, *inherited = lines[0][
-            : -len(_CHANGE)
-        ]
-        changes = tuple(change_in_words(*line[-len(_CHANGE) :]) for line in lines if line.block is not None)
-        where, before = measured.get(parent_id, (None, None))
+    for *told, block, primitive, before, after in rows:
+        generation, search_id, birth, ordinal, number, parent_id, origin, state, fitness, code, *inherited = told
+        changes = () if ordinal is None else (change_in_words(block, primitive, before, after),)
+        if ordinal:  # It is one more change of the candidate before.
+            found[-1] = replace(found[-1], changes=found[-1].changes + changes)
+            continue
+        where, reached = measured.get(parent_id, (None, None))
         # Fitness on two tasks, or by two recipes, is not to be compared.
-        gain = fitness - before if where == search_id and fitness is not None and before is not None else None
+        gain = fitness - reached if where == search_id and fitness is not None and reached is not None else None
         place = (names[search_id], parent_id, generation, birth, origin, state)
         found.append(Relative(number, *place, fitness, gain, changes, code, *inherited))
     return tuple(found)
