@@ -51,7 +51,7 @@ class Kin:
 
 def get_lineage(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
     """The candidate, its parent and so on to its root. Raises `NotFoundError`."""
-    return _relatives(connection, candidate_id, _family(candidate_id, upward=True))
+    return _relatives(connection, candidate_id, _family(candidate_id, upward=True))[::-1]
 
 
 def list_descendants(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
@@ -72,6 +72,7 @@ def list_kin(connection: Connection, line: Sequence[int]) -> list[Kin]:
 
 
 def _family(candidate_id: int, *, upward: bool) -> CTE:
+    """The numbers of a family; `generation` is negative for ancestors, so that parents come before their children."""
     family = (
         select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
         .where(candidate.c.id == candidate_id)
@@ -79,7 +80,7 @@ def _family(candidate_id: int, *, upward: bool) -> CTE:
     )
     related = candidate.c.id == family.c.parent_id if upward else candidate.c.parent_id == family.c.id
     return family.union_all(
-        select(candidate.c.id, candidate.c.parent_id, family.c.generation + 1).join(family, related)
+        select(candidate.c.id, candidate.c.parent_id, family.c.generation + (-1 if upward else 1)).join(family, related)
     )
 
 
@@ -101,9 +102,9 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
     # Lines of descent grow as long as the search: hence by one statement, in one piece, and by position. They come
     # in order or nearly so, which Python sorts faster than a database does.
     rows = sorted(connection.execute(query).all(), key=itemgetter(*range(len(order))))
-    measured = {row.id: (row.search_id, row.fitness) for row in rows}
+    measured: dict[int | None, tuple[int | None, float | None]] = {None: (None, None)}
     above = rows[0].parent_id
-    if above is not None and above not in measured:
+    if above is not None:
         parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
         measured[above] = tuple(connection.execute(parent).one())
     found: list[Relative] = []
@@ -113,9 +114,10 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
         if ordinal:  # It is one more change of the candidate before.
             found[-1] = replace(found[-1], changes=found[-1].changes + changes)
             continue
-        where, reached = measured.get(parent_id, (None, None))
+        where, reached = measured[parent_id]
+        measured[number] = search_id, fitness
         # Fitness on two tasks, or by two recipes, is not to be compared.
         gain = fitness - reached if where == search_id and fitness is not None and reached is not None else None
-        place = (names[search_id], parent_id, generation, birth, origin, state)
+        place = (names[search_id], parent_id, abs(generation), birth, origin, state)
         found.append(Relative(number, *place, fitness, gain, changes, code, *inherited))
     return tuple(found)
