@@ -241,21 +241,27 @@ def primitives(
     block: Block = None,
     points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
     picture: Picture = None,
+    limit: Limit = None,
+    offset: Offset = 0,
+    sort: Sort = None,
     where: Where = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Which values of which block survive: their share of the population over time, and how fit they are."""
+    """Which values of which block survive: their share of the population over time, and how fit they are.
+
+    The table has a line for each value, and a column for each step; sorted or paged, a line for each step of each.
+    """
     from eatnas_db.queries.primitives import list_primitives
 
     with viewing(ctx.obj) as connection:
         found = list_primitives(connection, _search_id(connection, name), block, points)
-    rows = Page(where=where or ()).of(found)
+    rows = Page(limit, offset, sort, where or ()).of(found)
     if picture is not None:
         from eatnas_cli.pictures.families import draw_primitives
 
         draw_primitives(picture, name, rows)
         typer.echo(f"{picture} drawn")
-    elif format is Format.TABLE:
+    elif format is Format.TABLE and limit is None and not offset and sort is None:
         told, columns = _over_time(rows)
         show(told, columns)
     else:

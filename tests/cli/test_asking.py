@@ -151,6 +151,17 @@ def test_searches_are_compared_by_compute_and_by_levels_of_ones_own(eatnas, larg
     assert alone["device_seconds"] == 8.0
 
 
+def test_primitives_sorted_or_paged_are_a_line_a_value_and_step(eatnas, small):
+    told = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
+    table = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3")
+    rows = [line.split(",") for line in told.splitlines()]
+    assert rows[0] == ["step", "block", "primitive", "value", "members", "share", "mean_fitness"]
+    shares = [float(row[5]) for row in rows[1:]]
+    assert len(shares) == 3
+    assert shares == sorted(shares, reverse=True)
+    assert table.split()[:4] == ["step", "block", "primitive", "value"]
+
+
 def test_primitives_are_a_line_a_value_with_a_column_a_step(eatnas, small):
     told = eatnas("query", "primitives", "small", "--block", "2", "--points", "2")
     head = told.splitlines()[1].split()
