@@ -12,7 +12,7 @@ import argparse
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from arms import LARGE, SMALL
 from timing import is_small
 
 TOP: Final = 8
+UNITS: Final = ("core seconds", "images x mult-adds")
 LOOKS: Final = {
     "scratch": ("evolution from scratch", "#000000", "-"),
     "transfer": ("elastic transfer", "#D55E00", "-"),
@@ -35,6 +36,15 @@ LOOKS: Final = {
     "optuna-nsga2": ("Optuna NSGA-II", "#56B4E9", ":"),
     "optuna-tpe": ("Optuna TPE", "#56B4E9", "-."),
 }
+VARIATIONS: Final = {
+    "transfer": "elastic transfer as it is: a small search of 32, 3 blocks perturbed, population 8",
+    "after-16": "after a small search of 16",
+    "after-8": "after a small search of 8, its first population",
+    "blocks-1": "1 block perturbed",
+    "blocks-2": "2 blocks perturbed",
+    "population-12": "population 12, tournament 6",
+}
+"""Ended after 20 candidates, but the first."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +78,11 @@ class Run:
 
 
 def read(folder: Path) -> dict[str, list[Run]]:
+    """The runs of every arm and variation that has a table, under each seed."""
     with (folder / "timing.csv").open(newline="") as source:
         timing = {(row["task"], row["code"]): float(row["seconds_per_epoch"]) for row in csv.DictReader(source)}
     runs: dict[str, list[Run]] = defaultdict(list)
-    for arm in LOOKS:
+    for arm in LOOKS | VARIATIONS:
         for table in sorted(folder.glob(f"{arm}-[0-9].csv")):
             with table.open(newline="") as source:
                 runs[arm].append(_run(arm, int(table.stem[-1]), list(csv.DictReader(source)), timing))
@@ -107,6 +118,11 @@ def _run(arm: str, seed: int, rows: list[dict[str, str]], timing: dict[tuple[str
     return Run(arm, seed, trials, curve, statistics.fmean(living) if living else None, means.get(code), code)
 
 
+def named(names: Iterable[str], runs: dict[str, list[Run]]) -> list[tuple[str, list[Run]]]:
+    """Those of these arms that have runs."""
+    return [(name, runs[name]) for name in names if runs.get(name)]
+
+
 def span(values: Sequence[float | None], digits: int = 3) -> str:
     """Median and range; how many there are where some are missing."""
     there = [value for value in values if value is not None]
@@ -120,7 +136,7 @@ def span(values: Sequence[float | None], digits: int = 3) -> str:
 
 def draw_curves(runs: dict[str, list[Run]], file: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for arm, own in runs.items():
+    for arm, own in named(LOOKS, runs):
         label, colour, line = LOOKS[arm]
         curves = [run.curve for run in own if run.curve]
         if not curves:
@@ -163,18 +179,21 @@ def summary(runs: dict[str, list[Run]]) -> str:
         "| best 8 at the end | living mean | winner by the yardstick |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, own in runs.items():
+    labels = {arm: look[0] for arm, look in LOOKS.items()}
+    for arm, own in named(labels, runs):
         lines.append(
-            f"| {LOOKS[arm][0]} | {len(own)} | {span([run.seconds / 60 for run in own], 1)} "
+            f"| {labels[arm]} | {len(own)} | {span([run.seconds / 60 for run in own], 1)} "
             f"| {span([run.trials[-1].work / 1e12 for run in own], 2)} "
             f"| {span([run.curve[-1][2] if run.curve else None for run in own])} "
             f"| {span([run.living for run in own])} | {span([run.winner for run in own])} |"
         )
-    return "\n".join(lines) + "\n" + ratios(runs, "core seconds", 0) + ratios(runs, "images x mult-adds", 1)
+    tables = [ratios(runs, which, unit) for which in (labels, VARIATIONS) for unit in UNITS]
+    return "\n".join(lines) + "\n" + "".join(tables)
 
 
-def ratios(runs: dict[str, list[Run]], unit: str, place: int) -> str:
+def ratios(runs: dict[str, list[Run]], labels: Mapping[str, str], unit: str) -> str:
     """What each arm took to levels of the from-scratch search of the same seed, over all that that search took."""
+    place = UNITS.index(unit)
     base = {run.seed: run for run in runs["scratch"]}
     gaps = (0.0, 0.005, 0.01, 0.02)
     lines = [
@@ -184,7 +203,7 @@ def ratios(runs: dict[str, list[Run]], unit: str, place: int) -> str:
         "| arm | " + " | ".join(f"its final quality − {gap:g}" if gap else "its final quality" for gap in gaps) + " |",
         "|---" * (len(gaps) + 1) + "|",
     ]
-    for arm, own in runs.items():
+    for arm, own in named(labels, runs):
         cells = []
         for gap in gaps:
             taken: list[float | None] = []
@@ -194,7 +213,7 @@ def ratios(runs: dict[str, list[Run]], unit: str, place: int) -> str:
                     reached = run.reaches(base[run.seed].curve[-1][2] - gap)
                     taken.append(None if reached is None else reached[place] / (whole.seconds, whole.work)[place])
             cells.append(span(taken, 2))
-        lines.append(f"| {LOOKS[arm][0]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {labels[arm]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -202,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
     folder = parser.parse_args().out
-    runs = {arm: own for arm, own in read(folder).items() if own}
+    runs = read(folder)
     draw_curves(runs, folder / "quality.png")
     draw_winners(runs, folder / "winners.png")
     (folder / "summary.md").write_text(summary(runs))

@@ -30,6 +30,8 @@ from eatnas_db.domain.spec import SearchSpec
 SEED: Final = 300
 RESAMPLES: Final = 2000
 Asked = dict[str, Assign]
+Children = dict[tuple[int, int], Proposal]
+"""By the number of the parent, and a child's among its own."""
 
 
 def interval(first: list[float], second: list[float]) -> tuple[float, float, float]:
@@ -43,28 +45,35 @@ def interval(first: list[float], second: list[float]) -> tuple[float, float, flo
     return kendalltau(first, second).statistic, cuts[0], cuts[-1]
 
 
-def family(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], list[tuple[int, Proposal]]]:
-    """Random parents, and mutations of each with its parent's number; no network twice."""
+def family(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], Children]:
+    """Random parents, and mutations of each by their numbers; no network twice."""
     space = Space(spec.macro(), task_of(spec), Limits(None, spec.objective.max_mult_adds))
     held: set[str] = set()
-    elders, young = [], []
+    elders, young = [], {}
     for number in range(parents):
         elders.append(space.sample(Chance(SEED, "parent", number), held.__contains__))
         held.add(elders[-1].digest)
         for ordinal in range(children):
             child = space.mutate(elders[-1].effective, Chance(SEED, "child", number, ordinal), held.__contains__)
             held.add(child.digest)
-            young.append((number, child))
+            young[number, ordinal] = child
     return elders, young
 
 
-def trainings(spec: SearchSpec, child: Proposal, index: int, parent: Assign, home: Path, epochs: list[int]) -> Asked:
+def name_of(way: str, key: tuple[int, int]) -> str:
+    return f"{way}-{key[0]}-{key[1]}"
+
+
+def trainings(
+    spec: SearchSpec, child: Proposal, key: tuple[int, int], parent: Assign, home: Path, epochs: list[int]
+) -> Asked:
     """One child in every way: in full under two seeds, and for fewer epochs from scratch and from its parent."""
     one, other = (derived_seed(SEED, "training", *of) for of in ((), (1,)))
     rate = spec.training.learning_rate * CHILD_RATE_SHARE
 
     def so(way: str, seed: int, **training: Any) -> tuple[str, Assign]:
-        return f"{way}-{index}", assignment(spec, 100 + index, str(child.effective), seed, home / way, **training)
+        number = 100 * (key[0] + 1) + key[1]
+        return name_of(way, key), assignment(spec, number, str(child.effective), seed, home / way, **training)
 
     asked = dict([so("full", one), so("again", other)])
     for few in epochs:
@@ -92,25 +101,23 @@ def main() -> None:
     ]
     train_all(((f"parent-{assign.candidate}", assign) for assign in parents), kept, asked.slots)
     wanted: Asked = {}
-    for index, (number, child) in enumerate(children):
-        wanted |= trainings(spec, child, index, parents[number], home, asked.epochs)
+    for key, child in children.items():
+        wanted |= trainings(spec, child, key, parents[key[0]], home, asked.epochs)
     train_all(wanted.items(), kept, asked.slots)
 
     ways = ["full", "again", *(f"{way}-{epochs}" for epochs in asked.epochs for way in ("short", "child"))]
-    scores = {way: [kept.results[f"{way}-{n}"]["val_accuracy"] for n in range(len(children))] for way in ways}
-    shares = [kept.results[f"child-{asked.epochs[0]}-{n}"]["share_inherited"] for n in range(len(children))]
+    scores = {way: [kept.results[name_of(way, key)]["val_accuracy"] for key in children] for way in ways}
+    shares = [kept.results[name_of(f"child-{asked.epochs[0]}", key)]["share_inherited"] for key in children]
     write(asked.out / "ranking.csv", children, shares, scores)
     tell(scores)
 
 
-def write(
-    file: Path, children: list[tuple[int, Proposal]], shares: list[float], scores: dict[str, list[float]]
-) -> None:
+def write(file: Path, children: Children, shares: list[float], scores: dict[str, list[float]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="") as sink:
         writer = csv.writer(sink)
         writer.writerow(["parent", "change", "mult_adds", "share_inherited", *scores, "code"])
-        for index, (number, child) in enumerate(children):
+        for index, ((number, _), child) in enumerate(children.items()):
             told = [number, child.changes[0], child.cost.mult_adds, shares[index]]
             writer.writerow([*told, *(own[index] for own in scores.values()), child.effective])
 
