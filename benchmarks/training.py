@@ -88,6 +88,7 @@ def child(asked: argparse.Namespace) -> None:
     from eatnas_training import prepare
 
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # as in our loop: one precision for all three
     data = {"name": asked.data, "root": asked.root, "validation_images": asked.batch_size}
     described = prepare.describe(data)
     task = {key: described[key] for key in ("resolution", "channels", "classes")}
@@ -244,7 +245,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--loaders", type=int, default=2, help="processes of the DataLoader, for each training")
-    parser.add_argument("--packed", type=int, default=psutil.cpu_count(logical=False) or 1, help="so many at once")
+    parser.add_argument("--packed", type=int, help="so many at once; default: the cores, on a GPU 2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each round")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
@@ -253,6 +254,8 @@ def main() -> None:
     if asked.kind:
         child(asked)
         return
+    # On a GPU each process of each kind has a context of its own, all the time.
+    asked.packed = asked.packed or (psutil.cpu_count(logical=False) or 1 if asked.device == "cpu" else 2)
     counts = sorted({1, asked.packed})
     processes = {kind: [started(kind, sys.argv[1:]) for _ in range(counts[-1])] for kind in asked.kinds}
     found: dict[tuple[str, int], list[dict[str, float]]] = {}

@@ -143,7 +143,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for cyclic garbage meanwhile: rows have no cycles, and to look takes a third of a long answer's time."""
+    """No search for cyclic garbage meanwhile: rows have no cycles, and to look takes a third of a long answer."""
     before = gc.isenabled()
     gc.disable()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -256,8 +257,13 @@ def estimate(
     samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing."""
+    """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing.
+
+    On the first GPU that is free, or else on the processor.
+    """
     from eatnas_cli.upkeep import ask_training
+    from eatnas_daemon.devices import first_free, probe, torch_device, worker_environment
+    from eatnas_daemon.nvml import Nvml
     from eatnas_db.domain.chance import Chance
     from eatnas_db.domain.objective import Limits
     from eatnas_db.domain.space import Space
@@ -268,6 +274,7 @@ def estimate(
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
+    device = first_free(probe(Nvml()), os.environ)
     timed = ask_training(
         ["eatnas_training.calibrate"],
         {
@@ -276,18 +283,20 @@ def estimate(
             "task": asdict(task),
             "data": _data(ctx.obj, asked),
             "training": asked.training.model_dump(),
+            "device": torch_device(device),
         },
+        worker_environment(device),
     )
     seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
     hours = seconds * asked.budget.candidates / slots / 3600
     if format is Format.TABLE:
         typer.echo(
-            f"{seconds:.1f} s a candidate (median of {samples}); {asked.budget.candidates} candidates on {slots} "
-            f"slots: {f'{hours:.1f} hours' if hours >= 1 else f'{hours * 60:.1f} minutes'}"
+            f"{seconds:.1f} s a candidate on {device.label} (median of {samples}); "
+            f"{asked.budget.candidates} candidates on {slots} slots: {f'{hours:.1f} hours' if hours >= 1 else f'{hours * 60:.1f} minutes'}"
         )
         return
-    facts = {"seconds_per_candidate": seconds, "samples": samples, "candidates": asked.budget.candidates}
-    show_one({**facts, "slots": slots, "hours": hours}, format)
+    facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
+    show_one({**facts, "candidates": asked.budget.candidates, "slots": slots, "hours": hours}, format)
 
 
 @search_app.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,11 +31,15 @@ def prepare(what: str, data: dict[str, Any]) -> Any:
     return ask_training(["eatnas_training.prepare", what], data)
 
 
-def ask_training(program: list[str], question: dict[str, Any]) -> Any:
-    """Ask the training package, JSON for JSON, in a process of its own. Raises `DataError`."""
+def ask_training(program: list[str], question: dict[str, Any], environment: Mapping[str, str] | None = None) -> Any:
+    """Ask the training package, JSON for JSON, in a process of its own, with more in its environment.
+
+    Raises `DataError`.
+    """
     answer = subprocess.run(
         [sys.executable, "-m", *program],
         input=json.dumps(question),
+        env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
         check=False,

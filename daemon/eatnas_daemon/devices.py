@@ -127,6 +127,8 @@ class Probed:
     """Whether the driver does not say who holds it."""
     mig: bool = False
     prohibited: bool = False
+    exclusive: bool = False
+    """Whether one process at a time may compute on it."""
     memory_errors: int | None = None
     locked_by: Locker | None = None
     trouble: str | None = None
@@ -259,6 +261,7 @@ def _probed(card: Card, processes: Callable[[int], Identity | None], locker: Loc
         silent=card.clients is None,
         mig=card.mig,
         prohibited=card.prohibited,
+        exclusive=card.exclusive,
         memory_errors=card.memory_errors,
         locked_by=locker,
         trouble=card.trouble,
@@ -296,6 +299,8 @@ def judge(
         taken = _taken(probed, wishes, own_pids, own_bytes)
         if taken is not None:
             return taken
+    if probed.exclusive and own_pids:
+        return Verdict(False, "it takes one process at a time (compute mode exclusive)", Cause.FULL)
     limit = wishes.max_per_device
     if limit is not None and len(own_pids) >= limit:
         return Verdict(False, f"--max-per-device {limit} is reached", Cause.FULL)
@@ -375,6 +380,12 @@ def worker_environment(device: Probed) -> dict[str, str]:
 def torch_device(device: Probed) -> str:
     """What torch calls it within that environment."""
     return CPU if device.kind == CPU else "cuda:0"
+
+
+def first_free(seen: Sequence[Probed], environment: Mapping[str, str]) -> Probed:
+    """Where a training would begin now: on the first GPU that is free, or else on the processor, which comes last."""
+    wishes = wishes_of(seen, environment=environment)
+    return next((one for one in seen if judge(one, wishes).free), seen[-1])
 
 
 def misplaced(uuid: str, pid: int, block_bytes: int, before: Sequence[Probed], after: Sequence[Probed]) -> str | None:
@@ -469,6 +480,13 @@ def _visible(probed: Sequence[Probed], environment: Mapping[str, str]) -> frozen
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return None
+    by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    alike = len({device.name for device in probed if device.kind != CPU}) <= 1
+    if not (by_bus or alike) and any(word.strip().isdigit() for word in text.split(",")):
+        raise ConflictError(
+            f"CUDA_VISIBLE_DEVICES={text}: the GPUs here are not alike, and CUDA numbers such by their speed where the "
+            "driver goes by their slots; give UUIDs (see `nvidia-smi -L`), or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
     visible: list[str] = []
     for word in text.split(","):
         found = _matching(word.strip(), probed) if word.strip() else []

@@ -18,6 +18,7 @@ from eatnas_daemon.devices import PROCESSOR, Probed, torch_device, worker_enviro
 from eatnas_db.domain.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
+REAPED_SECONDS: Final = 5.0
 TRAINING: Final = ("eatnas_training.worker",)
 
 
@@ -93,10 +94,15 @@ class WorkerProcess:
     def close(self) -> int:
         """Reap a worker whose pipe has ended; the exit status as `subprocess` tells it."""
         try:
-            status = self._process.wait(timeout=5)
+            status = self._process.wait(REAPED_SECONDS)
         except subprocess.TimeoutExpired:
             self.kill()
-            status = self._process.wait()
+            try:
+                status = self._process.wait(REAPED_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A driver holds it, as after a card has fallen off the bus. Nobody waits for that; it is reaped once
+                # `subprocess` starts another process.
+                status = -signal.SIGKILL
         self._closed = True
         for descriptor in (self._down, self.up):
             os.close(descriptor)

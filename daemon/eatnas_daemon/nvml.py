@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import psutil
 import pynvml
 
 _NOT_TOLD: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
+    # How it tells of a function that is newer than the driver, where it has another name for it. Not an `NVMLError`.
+    getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
 """A device or driver that does not know a figure, which is not a broken one."""
 _NO_DRIVER: Final = {
@@ -53,6 +56,8 @@ class Card:
     mig: bool = False
     prohibited: bool = False
     """Whether an administrator has shut it for computing."""
+    exclusive: bool = False
+    """Whether one process at a time may compute on it."""
     memory_errors: int | None = None
     """That could not be corrected, since the driver was loaded."""
     trouble: str | None = None
@@ -116,9 +121,15 @@ class Nvml:
     def _ask(self, index: int) -> Card:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
-        memory = library.nvmlDeviceGetMemoryInfo(handle)
+        memory = _told(lambda: library.nvmlDeviceGetMemoryInfo(handle))
+        if memory is None:  # it has none of its own, but shares the machine's
+            machine = psutil.virtual_memory()
+            total, free = machine.total, machine.available
+        else:
+            total, free = int(memory.total), int(memory.free)
         rates = _told(lambda: library.nvmlDeviceGetUtilizationRates(handle))
-        mode = _told(lambda: library.nvmlDeviceGetMigMode(handle))
+        mig = _told(lambda: library.nvmlDeviceGetMigMode(handle))
+        mode = _told(lambda: library.nvmlDeviceGetComputeMode(handle))
         errors = _told(
             lambda: library.nvmlDeviceGetTotalEccErrors(
                 handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
@@ -128,12 +139,13 @@ class Nvml:
             index=index,
             uuid=_text(library.nvmlDeviceGetUUID(handle)),
             name=_text(library.nvmlDeviceGetName(handle)),
-            total_bytes=int(memory.total),
-            free_bytes=int(memory.free),
+            total_bytes=total,
+            free_bytes=free,
             utilisation=None if rates is None else int(rates.gpu),
             clients=self._clients(handle),
-            mig=mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
-            prohibited=_told(lambda: library.nvmlDeviceGetComputeMode(handle)) == pynvml.NVML_COMPUTEMODE_PROHIBITED,
+            mig=mig is not None and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
+            prohibited=mode == pynvml.NVML_COMPUTEMODE_PROHIBITED,
+            exclusive=mode == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
             memory_errors=errors,
         )
 

@@ -19,7 +19,7 @@ from eatnas_db.domain.messages import (
     Released,
 )
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.transitions import Use
+from eatnas_db.transitions import Token, Use
 
 FULL_DISK = "disk full"
 """The phase of a worker that waits for room to write a checkpoint."""
@@ -113,11 +113,14 @@ class Slot:
     start_error: str | None = None
     launch_after: float = 0.0
 
-    def hear(self, message: Message, now: float) -> None:
-        """Take in one report."""
+    def hear(self, message: Message, now: float) -> bool:
+        """Take in one report. Whether it counts: a late word about what is in hand no more is nobody's."""
         if isinstance(message, Progress) and isinstance(self.progress, Progress):
             self.longest_silence = max(self.longest_silence, now - self.heard_at)
         self.heard_at = now
+        token = None if self.work is None else self.work.leased.token
+        if not isinstance(message, Hello) and (token is None or not is_about(message, token)):
+            return False
         match message:
             case Progress():
                 self.images_per_second = self._rate(message) or self.images_per_second
@@ -134,6 +137,7 @@ class Slot:
                 self.reports.append(message)
             case _:
                 self.reports.append(message)
+        return True
 
     def measure(self, epoch: int, now: float, gpu_load: float | None) -> None:
         """Note what an epoch that has just ended took of the device."""
@@ -158,6 +162,8 @@ class Slot:
         self.images_per_second = None
         self.uses.clear()
         self.cpu_load = None
+        # What the one before held is given back, and is not to be taken for what this one holds already.
+        self.held_bytes = self.sampled_bytes = self.seen_bytes = 0
         if self.process is not None and not self.on_gpu:
             self.cpu_seen = now, self.process.cpu_seconds
 
@@ -191,9 +197,13 @@ class Slot:
         grown = self.trained > EARLY and memory_bytes > GROWN * self.early_bytes
         if self.trained >= patience.candidates or grown:
             why = "its memory has grown by half" if grown else f"it has trained {self.trained} candidates"
-            may_start = self.may_start
-            self.evict(f"replaced by a fresh worker: {why}", now, patience)
-            self.may_start = may_start
+            self.renew(why, now, patience)
+
+    def renew(self, why: str, now: float, patience: Patience) -> None:
+        """Have the worker leave, for a fresh one to start."""
+        may_start = self.may_start
+        self.evict(f"replaced by a fresh worker: {why}", now, patience)
+        self.may_start = may_start
 
     def sample(self) -> None:
         """Note what the worker says to hold, for the driver's next look."""
@@ -270,3 +280,8 @@ class Slot:
     def final(self) -> bool:
         """Whether the worker has said its last word about what it had in hand."""
         return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
+
+
+def is_about(message: Message, token: Token) -> bool:
+    """Whether a worker's word is about that attempt."""
+    return (getattr(message, "candidate", None), getattr(message, "attempt", None)) == (token.candidate, token.attempt)

@@ -211,12 +211,15 @@ class Supervisor:
                 continue
             messages, ended = slot.process.receive()
             for message in messages:
-                slot.hear(message, now)
+                if not slot.hear(message, now):
+                    continue
                 if isinstance(message, EpochDone):
                     load = None if self.floor is None else self.floor.load(slot.device.uuid)
                     slot.measure(message.epoch, now, load)
                 if isinstance(message, Finished | Released | Failed):
                     slot.count(slot.process.memory_bytes, now, self._patience)
+                if isinstance(message, Failed) and message.fatal:
+                    slot.renew("it cannot go on after this failure", now, self._patience)
             if ended:
                 self._selector.unregister(slot.process.up)
                 slot.status = slot.process.close()
@@ -421,7 +424,9 @@ class Supervisor:
             batch = recipe["micro_batch"] = batch // 2
         share = None
         if report.peak_bytes is not None:
-            share = share_of_foretold(report.peak_bytes, work.leased.params, work.leased.mult_adds, batch)
+            share = share_of_foretold(
+                *(report.peak_bytes, report.images_bytes), work.leased.params, work.leased.mult_adds, batch
+            )
         measured = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
         worth = fitness(
             report.accuracy, work.leased.mult_adds, work.objective["target_mult_adds"], work.objective["exponent"]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -42,7 +43,8 @@ class Pace:
     """How long an epoch pretends to take, and which candidate goes wrong in its second epoch, and how.
 
     `crash_on` kills the worker and `hang_on` blocks it, deaf to SIGTERM and with a child of its own, each at
-    the first attempt; `fail_on` raises at every attempt; `memory_on` runs out of memory at the first so many.
+    the first attempt; `fail_on` raises at every attempt; `break_on` at the first and once more while it is tidied up,
+    as after an error of CUDA's; `memory_on` runs out of memory at the first so many.
     `peak_bytes`: what each training says to have held of a GPU's memory.
     """
 
@@ -54,6 +56,7 @@ class Pace:
     memory_on: int | None = None
     memory_times: int = 0
     peak_bytes: int | None = None
+    break_on: int | None = None
 
     def seconds(self, candidate: int) -> float:
         """Seconds for one epoch; scrambled, from a fifth to nine fifths of the mean."""
@@ -64,6 +67,17 @@ class Pace:
 
 def train(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[Up]:
     """One candidate's arithmetic, with the reports of a training."""
+    breaking = assign.candidate == pace.break_on and assign.attempt == 1
+    try:
+        yield from _trained(assign, wanted, pace)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        yield Failed(assign.candidate, assign.attempt, "exception", str(error), text, 0.0, fatal=breaking)
+        if breaking:
+            raise
+
+
+def _trained(assign: Assign, wanted: Callable[[], Wanted], pace: Pace) -> Iterator[Up]:
     candidate, attempt = assign.candidate, assign.attempt
     started = time.monotonic()
     architecture = Architecture.from_code(assign.code)
@@ -141,7 +155,7 @@ def _go_wrong(candidate: int, first: bool, pace: Pace) -> None:
     if candidate == pace.hang_on and first:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         subprocess.run(["sleep", "600"], start_new_session=True, check=False)
-    if candidate == pace.fail_on:
+    if candidate == pace.fail_on or (first and candidate == pace.break_on):
         raise RuntimeError("this candidate always fails")
 
 
@@ -207,6 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--break-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--memory-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--memory-times", type=int, default=1)
     parser.add_argument("--peak-bytes", type=int)
@@ -219,7 +234,8 @@ def main() -> None:
     """Talk to the supervisor on the two descriptors until told to leave."""
     asked = _arguments()
     pace = Pace(asked.seconds_per_epoch, asked.scramble, asked.crash_on, asked.hang_on, asked.fail_on)
-    pace = replace(pace, memory_on=asked.memory_on, memory_times=asked.memory_times, peak_bytes=asked.peak_bytes)
+    pace = replace(pace, memory_on=asked.memory_on, memory_times=asked.memory_times)
+    pace = replace(pace, peak_bytes=asked.peak_bytes, break_on=asked.break_on)
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     # It computes on no device; it says of itself what it was told.

@@ -17,7 +17,8 @@ import torch
 
 from eatnas_db.domain.messages import Assign
 from eatnas_db.errors import EatnasError
-from eatnas_training.loop import Clock, DivergedError, Training
+from eatnas_training.failures import DivergedError
+from eatnas_training.loop import Clock, Training
 from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3

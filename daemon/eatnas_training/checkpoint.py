@@ -69,8 +69,8 @@ def save_patiently(
 def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     """Hand the newest usable checkpoint of an assignment's candidate to `restore`; None where there are no files.
 
-    `restore` raises `ValueError`, `KeyError`, `TypeError` or `RuntimeError` when the content is not for it; it
-    may be called again with an older one.
+    `restore` raises `ValueError`, `KeyError` or `TypeError` when the content is not for it; it may be called again
+    with an older one. What else it raises says nothing about the files, and they stay.
     """
     damaged: dict[str, str] = {}
     found = [
@@ -83,7 +83,7 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
         try:
             content = read(path)
             restore(content)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             damaged[match[0]] = str(error)
             continue
         digest, size = hashlib.sha256(content).hexdigest(), len(content) + DIGEST_BYTES
@@ -129,12 +129,14 @@ def pack(state: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(content: bytes, device: str = "cpu") -> dict[str, Any]:
-    """What `pack` was given, its tensors on `device`. Raises `ValueError` on anything else."""
+def unpack(content: bytes) -> dict[str, Any]:
+    """What `pack` was given, its tensors in the processor's memory. Raises `ValueError` on anything else."""
     import torch
 
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
         raise ValueError(f"not a checkpoint: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):

@@ -24,9 +24,11 @@ from eatnas_db.domain.messages import (
     EpochDone,
     Exit,
     Failed,
+    Finished,
     Hello,
     Message,
     Release,
+    Released,
     Up,
     encode,
 )
@@ -84,15 +86,20 @@ class Conversation:
     def _train(self, assign: Assign, trainer: Trainer) -> None:
         self._current = (assign.candidate, assign.attempt)
         self._wishes.setdefault(self._current, Wanted.GO_ON)
+        last = False
         try:
             with _output_to(Path(assign.log_file)):
                 for report in trainer(assign, self.wanted):
                     _log(report)
                     self._say(report)
+                    last = isinstance(report, Finished | Released | Failed)
                     if isinstance(report, Failed) and report.fatal:
                         self.leave()
         except Exception as error:
-            self._say(_failed(assign, error))
+            # What a trainer does not expect leaves its process in a state that nobody knows.
+            if not last:
+                self._say(_failed(assign, error))
+            self.leave()
         finally:
             self._wishes.pop(self._current, None)
 
@@ -197,4 +204,4 @@ def _log(report: Up) -> None:
 
 def _failed(assign: Assign, error: Exception) -> Failed:
     text = "".join(traceback.format_exception(error))
-    return Failed(assign.candidate, assign.attempt, "exception", str(error), text, 0.0)
+    return Failed(assign.candidate, assign.attempt, "exception", str(error), text, 0.0, fatal=True)

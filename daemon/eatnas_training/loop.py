@@ -31,9 +31,10 @@ from eatnas_db.domain.messages import (
 from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
 from eatnas_db.errors import DataError
 from eatnas_training import ancestry, checkpoint, network, streaming
-from eatnas_training.ancestry import Ancestor, ParentMissingError
+from eatnas_training.ancestry import Ancestor
 from eatnas_training.augment import BatchKey, Data
 from eatnas_training.conversation import Wanted
+from eatnas_training.failures import DivergedError, is_of_cuda, is_out_of_memory, kind_of
 from eatnas_training.schedule import learning_rate
 
 PROGRESS_SECONDS: Final = 0.5
@@ -44,10 +45,6 @@ VALIDATION_BATCHES: Final = 4
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 Clock = Callable[[], float]
-
-
-class DivergedError(Exception):
-    """The loss is not a number any more."""
 
 
 @dataclass(slots=True)
@@ -79,12 +76,10 @@ def train(
     try:
         yield from training.run(wanted)
     except Exception as error:
-        kind = _failure_kind(error)
         text = "".join(traceback.format_exception(error))
-        fatal = device != "cpu" and kind == "exception" and isinstance(error, RuntimeError)
         yield Failed(
-            *(assign.candidate, assign.attempt, kind, str(error) or type(error).__name__, text),
-            *(training.device_seconds, fatal),
+            *(assign.candidate, assign.attempt, kind_of(error), str(error) or type(error).__name__, text),
+            *(training.device_seconds, is_of_cuda(error)),
         )
 
 
@@ -196,7 +191,7 @@ class Training:
 
     def resume(self) -> Generator[Up, None, bool]:
         """Go on from the newest whole checkpoint, if there is one."""
-        resumed = checkpoint.resume(self.assign, lambda content: self._restore(checkpoint.unpack(content, self.device)))
+        resumed = checkpoint.resume(self.assign, lambda content: self._restore(checkpoint.unpack(content)))
         if resumed is None:
             return False
         if resumed.path is None:  # what was tried may have left its marks on the network
@@ -277,6 +272,7 @@ class Training:
     def save(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         """Write a checkpoint of the state between two batches; on a full disk, wait for room or for a stop."""
         yield Phase(*self.token, "saving")
+        self._require_finite()  # where a device has yet to do its steps this waits for them, and they are its seconds
         state = self.state
         content = checkpoint.pack(
             {
@@ -300,9 +296,14 @@ class Training:
         if kept["identity"] != self._identity():
             raise ValueError("it is of another network, recipe or seed")
         state = self.state
-        state.model.load_state_dict(kept["model"])
-        state.optimizer.load_state_dict(kept["optimizer"])
-        state.sums.copy_(kept["sums"])
+        try:
+            state.model.load_state_dict(kept["model"])
+            state.optimizer.load_state_dict(kept["optimizer"])
+            state.sums.copy_(kept["sums"])
+        except RuntimeError as error:
+            if is_out_of_memory(error) or is_of_cuda(error):  # which says nothing about the file
+                raise
+            raise ValueError(str(error)) from error
         # Weights are float32 either way: what another kind of device has done is not thrown away, but it is told.
         state.precision = self.precision if kept["precision"] == self.precision else "mixed"
         state.epoch, state.batch = kept["epoch"], kept["batch"]
@@ -362,6 +363,8 @@ class Training:
     def _stopped(self, wish: Wanted, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         if wish is Wanted.RELEASE:
             yield from self.save(wanted)
+        else:
+            self._looked_at(self.state.sums)
         yield Released(*self.token, self.device_seconds)
 
     def _progress(self) -> Iterator[Up]:
@@ -405,11 +408,10 @@ class Training:
 
 
 def precision_on(device: str, asked: str) -> str:
-    """What a recipe's precision comes to on a device: `auto` is bfloat16 where a CUDA device computes in it."""
-    if asked != "auto":
-        return asked
-    if torch.device(device).type != "cuda":
-        return "float32"  # on processors bfloat16 was slower for all but the largest networks
+    """What a recipe's precision comes to on a device: bfloat16 is float32 on a CUDA device that only emulates it."""
+    if asked == "float32" or torch.device(device).type != "cuda":
+        # On processors bfloat16 was slower for all but the largest networks.
+        return "float32" if asked == "auto" else asked
     with torch.cuda.device(device):
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
 
@@ -439,18 +441,3 @@ def _optimizer(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
         nesterov=recipe.momentum > 0,
         fused=True,
     )
-
-
-def _failure_kind(error: Exception) -> str:
-    if isinstance(error, DivergedError):
-        return "diverged"
-    if isinstance(error, DataError):
-        return "unreadable_data"
-    if isinstance(error, ParentMissingError):
-        return "parent_missing"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "out_of_memory"
-    # The CPU allocator has no exception class of its own.
-    if isinstance(error, RuntimeError) and "not enough memory" in str(error):
-        return "out_of_memory"
-    return "exception"

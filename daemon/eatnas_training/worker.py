@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from eatnas_db.domain.messages import Assign, Finished, Hello, Up
+from eatnas_db.domain.messages import Assign, Finished, Hello, Phase, Up
 from eatnas_training import loop
 from eatnas_training.conversation import Conversation, Wanted, leave_politely
 
@@ -88,12 +88,19 @@ def main() -> None:
             yield from loop.train(assign, wanted, device=asked.device)
             return
         torch.cuda.reset_peak_memory_stats()
+        images = 0
         try:
             for report in loop.train(assign, wanted, device=asked.device):
-                peak = torch.cuda.max_memory_reserved()
-                yield replace(report, peak_bytes=peak) if isinstance(report, Finished) else report
+                if isinstance(report, Phase) and report.phase == "building":
+                    images = torch.cuda.memory_allocated()
+                if isinstance(report, Finished):
+                    yield replace(report, peak_bytes=torch.cuda.max_memory_reserved(), images_bytes=images)
+                else:
+                    yield report
         finally:
-            torch.cuda.empty_cache()  # what the next one needs may be another's meanwhile
+            # What the next one needs may be another's meanwhile. After an error of CUDA's this is one more of them.
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.empty_cache()
 
     conversation.run(hello, trainer)
 

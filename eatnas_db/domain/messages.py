@@ -194,7 +194,7 @@ class Finished:
     They are of the validation images, or where the assignment says `final` of the test part.
 
     `precision`: what the recipe's came to, `float32` or `bfloat16`; `mixed` where a device of the other kind began.
-    `peak_bytes`: the most it held of a GPU's memory, beyond a context.
+    `peak_bytes`: the most it held of a GPU's memory, beyond a context; `images_bytes` of it were the data set's.
     `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
     its parent's on validation images, in standard deviations of the parent's. None where nothing was inherited,
     or where the classes differ.
@@ -210,6 +210,7 @@ class Finished:
     logit_distance: float | None = None
     precision: str = "float32"
     peak_bytes: int | None = None
+    images_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

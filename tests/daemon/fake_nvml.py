@@ -30,6 +30,7 @@ class FakeGpu:
     graphics: list[tuple[int, int | None]] = field(default_factory=list)
     mig: bool = False
     prohibited: bool = False
+    exclusive: bool = False
     memory_errors: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """An error's number for each function that fails."""
@@ -95,6 +96,8 @@ class FakeNvml:
         return [mode, mode]
 
     def nvmlDeviceGetComputeMode(self, gpu: FakeGpu) -> int:
+        if gpu.exclusive:
+            return pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS
         return pynvml.NVML_COMPUTEMODE_PROHIBITED if gpu.prohibited else pynvml.NVML_COMPUTEMODE_DEFAULT
 
     def nvmlDeviceGetTotalEccErrors(self, gpu: FakeGpu, kind: int, counter: int) -> int:
@@ -110,6 +113,11 @@ class FakeNvml:
     def _checked(self, gpu: FakeGpu, function: str) -> FakeGpu:
         self._driver()
         if function in gpu.errors:
+            if gpu.errors[function] == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND and function.endswith("Processes"):
+                # Where there is a newer version of a function than the driver's, it raises something of its own.
+                raise pynvml.NVMLLibraryMismatchError(
+                    "Unversioned function called and the pyNVML version does not match"
+                )
             raise pynvml.NVMLError(gpu.errors[function])
         return gpu
 

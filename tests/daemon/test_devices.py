@@ -27,6 +27,7 @@ from eatnas_daemon.devices import (
     Probed,
     Wishes,
     cpu_slots,
+    first_free,
     give_way,
     hold,
     holder_of,
@@ -163,8 +164,9 @@ def test_where_the_driver_shows_no_process_memory_decides_with_what_our_workers_
     assert "6.0 GiB are in use, more than our workers hold" in verdict.reason
 
 
-def test_a_driver_that_does_not_tell_processes_is_no_broken_one(look):
-    silent = {"nvmlDeviceGetComputeRunningProcesses": pynvml.NVML_ERROR_NOT_SUPPORTED}
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND])
+def test_a_driver_that_does_not_tell_processes_is_no_broken_one(look, error):
+    silent = {"nvmlDeviceGetComputeRunningProcesses": error}
     (device,) = look(FakeGpu(UUID, errors=silent))
     verdict = judge(device, Wishes())
     assert verdict.free
@@ -192,6 +194,19 @@ def test_a_device_in_mig_mode_is_refused_with_the_way_out(look):
 def test_a_device_shut_by_an_administrator_is_refused(look):
     (device,) = look(FakeGpu(UUID, prohibited=True))
     assert "shut it for computing" in judge(device, Wishes()).reason
+
+
+def test_a_device_that_takes_one_process_gets_one_worker(look):
+    (device,) = look(FakeGpu(UUID, exclusive=True))
+    assert judge(device, Wishes()).free
+    verdict = judge(device, Wishes(), {7}, own_bytes=GIB)
+    assert (verdict.cause, verdict.reason) == (Cause.FULL, "it takes one process at a time (compute mode exclusive)")
+
+
+def test_a_device_without_memory_of_its_own_has_the_machines(look):
+    (device,) = look(FakeGpu(UUID, errors={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NOT_SUPPORTED}))
+    assert device.total_bytes == psutil.virtual_memory().total
+    assert 0 < device.free_bytes < device.total_bytes
 
 
 def test_a_device_that_fails_in_the_middle_of_a_look_keeps_its_name_and_the_others_are_seen(tmp_path):
@@ -379,6 +394,24 @@ def test_a_batch_systems_choice_of_devices_holds(text, left):
     assert {judge(one, wishes).reason for one in three()[:3] if one.uuid not in left} <= {
         "CUDA_VISIBLE_DEVICES leaves it out"
     }
+
+
+def test_numbers_in_a_batch_systems_choice_are_refused_where_cuda_counts_otherwise():
+    mixed = [replace(one, name=f"GPU model {one.index}") if one.index is not None else one for one in three()]
+    with pytest.raises(ConflictError, match="CUDA numbers such by their speed"):
+        wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "1"})
+    by_bus = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert used(wishes_of(mixed, environment=by_bus)) == ["GPU-aa22"]
+    assert used(wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "GPU-aa22"})) == ["GPU-aa22"]
+
+
+def test_a_training_would_begin_on_the_first_free_gpu_or_else_on_the_processor():
+    seen = three()
+    assert first_free(seen, {}).uuid == "GPU-aa11"
+    taken = [replace(seen[0], mig=True), *seen[1:]]
+    assert first_free(taken, {}).uuid == "GPU-aa22"
+    assert first_free(taken, {"CUDA_VISIBLE_DEVICES": "0"}).kind == "cpu"
+    assert first_free(seen[-1:], {}).kind == "cpu"
 
 
 def test_a_worker_is_told_its_device_by_uuid():

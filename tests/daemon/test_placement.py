@@ -20,9 +20,10 @@ from eatnas_daemon.slots import Patience, Slot
 from eatnas_db import machines
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.messages import Failed, Progress
 from eatnas_db.queries.best import list_best
 from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
-from eatnas_db.transitions import Use
+from eatnas_db.transitions import Token, Use
 
 QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
 SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05")
@@ -389,6 +390,43 @@ def test_a_worker_is_replaced_after_so_many_candidates_and_the_history_stays(tmp
     assert len(endings) == 4
     assert endings[0] == "replaced by a fresh worker: it has trained 7 candidates"
     assert outcomes(settings) == {"scored"}
+
+
+def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_blamed(
+    tmp_path, home, supervise, gpus, calm
+):
+    settings = home(tmp_path / "broken")
+    _, floor = gpus(FakeGpu(GPUS[0]))
+    assert supervise(settings, 0, program=(*SLOW, "--break-on", "5"), floor=floor, patience=QUICK) == calm
+    ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
+    assert ended == [(5, "failed")]
+    endings = [row.ending for row in rows(settings, select(worker.c.ending))]
+    assert endings == ["replaced by a fresh worker: it cannot go on after this failure", "the daemon left"]
+
+
+def held_by(candidate_id):
+    return SimpleNamespace(leased=SimpleNamespace(token=Token(candidate_id, 1)), expected_bytes=3 * GIB)
+
+
+def test_a_late_word_about_an_earlier_training_is_not_taken_for_the_one_in_hand():
+    slot = Slot(0)
+    slot.take(held_by(2), now=0.0)
+    assert not slot.hear(Failed(1, 1, "exception", "late", "", 0.0), now=1.0)
+    assert not slot.hear(Progress(1, 1, 0, 1, 2, 0.5), now=1.0)
+    assert (slot.reports, slot.progress, slot.heard_at) == ([], None, 1.0)
+    assert slot.hear(Failed(2, 1, "exception", "its own", "", 0.0), now=2.0)
+
+
+def test_memory_of_the_training_before_is_not_taken_for_what_the_next_one_holds():
+    slot = Slot(0)
+    slot.take(held_by(1), now=0.0)
+    slot.hear(Progress(1, 1, 0, 1, 2, 0.5, memory_bytes=3 * GIB), now=1.0)
+    for _ in range(2):
+        slot.sample()
+    assert slot.outstanding_bytes == 0
+    slot.drop()
+    slot.take(held_by(2), now=2.0)
+    assert slot.outstanding_bytes == slot.told_bytes == 3 * GIB
 
 
 def test_epochs_that_end_between_two_looks_share_what_was_measured_over_them():

@@ -72,6 +72,12 @@ class Worker:
                 assert piece, f"the worker left; {self.heard}"
                 self.heard += self.decoder.feed(piece)
 
+    def rest(self) -> list[Message]:
+        """What it has said besides, once it has left."""
+        while piece := os.read(self.up, 65536):
+            self.heard += self.decoder.feed(piece)
+        return self.heard
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
@@ -244,6 +250,19 @@ def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: M
     for descriptor in (down, supervisor, heard, up):
         os.close(descriptor)
     assert seen == [Wanted.CHECKPOINT, Wanted.GO_ON, Wanted.RELEASE, Wanted.RELEASE]
+
+
+def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_more_and_its_worker_leaves(
+    assignment: Make, worker: Callable[..., Worker]
+) -> None:
+    one = worker("--break-on", "1")
+    one.say(assignment())
+    one.say(assignment(2))
+    failed = one.hear(Failed)
+    assert isinstance(failed, Failed)
+    assert (failed.candidate, failed.fatal) == (1, True)
+    assert one.process.wait(10) == 0
+    assert not [report for report in one.rest() if isinstance(report, Finished | Failed)]
 
 
 @pytest.mark.slow

@@ -264,6 +264,49 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
     assert not last.fatal
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "fatal"),
+    [
+        ("CUDA error: out of memory", "out_of_memory", False),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out_of_memory", False),
+        ("GET was unable to find an engine to execute this computation", "out_of_memory", False),
+        ("CUDA error: an illegal memory access was encountered", "exception", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "exception", True),
+        ("CUDA error: uncorrectable ECC error encountered", "lost", True),
+        ("The size of tensor a (3) must match the size of tensor b (4)", "exception", False),
+    ],
+)
+def test_errors_of_a_gpu_have_their_kinds_and_those_of_cuda_end_the_process(
+    assignment: Make, monkeypatch: pytest.MonkeyPatch, words: str, kind: str, fatal: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("eatnas_training.loop.cross_entropy", fails)
+    last = train(assignment())[-1]
+    assert isinstance(last, Failed)
+    assert (last.kind, last.fatal) == (kind, fatal)
+
+
+def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_the_file(
+    assignment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = train(assignment(), after(3, Wanted.RELEASE))
+    again = assignment(attempt=2, checkpoint_folder=stopped.folder)
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    with monkeypatch.context() as short_of_memory:
+        short_of_memory.setattr(torch.nn.Module, "load_state_dict", fails)
+        reports = train(again)
+    assert not [report for report in reports if isinstance(report, Resumed)]
+    assert isinstance(last := reports[-1], Failed)
+    assert last.kind == "out_of_memory"
+    (resumed,) = [report for report in train(again) if isinstance(report, Resumed)]
+    assert (resumed.path, resumed.damaged) == (stopped.saved[-1].path, {})
+
+
 def test_halves_of_a_batch_train_the_same_images_with_other_statistics(assignment: Make) -> None:
     whole, halved = assignment(epochs=1), replace(assignment(epochs=1), halved=True)
     losses = []
@@ -335,13 +378,14 @@ def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignmen
 
 
 @CUDA
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_on_a_gpu_waits_for_nothing(assignment: Make) -> None:
     training = loop.Training(assignment(), "cuda:0")
     training.load()
     training.build()
     training.step()  # the first one allocates
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         training.step()
         training.step()
     finally:

@@ -1,0 +1,63 @@
+"""What went wrong in a training, told by its exception: of what kind it is, and whether this process can go on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.errors import DataError
+from eatnas_training.ancestry import ParentMissingError
+
+# Neither the processor's allocator nor the libraries below torch have classes of their own for it. The last is what
+# cuDNN says when the workspace of none of its ways to compute a convolution fits.
+_NO_MEMORY: Final = (
+    "not enough memory",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+)
+_HARDWARE: Final = (
+    "uncorrectable ",
+    "is/are busy or unavailable",
+    "no CUDA-capable device is detected",
+    "system not yet initialized",
+    "CUDA error: unknown error",
+)
+"""As the CUDA runtime words memory and links that fail, and devices that are gone: no candidate's doing."""
+_OF_CUDA: Final = ("CUDA error", "cuDNN error")
+_ACCELERATOR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+
+
+class DivergedError(Exception):
+    """The loss is not a number any more."""
+
+
+def kind_of(error: Exception) -> FailureKind:
+    """The kind of failure that a training has ended in."""
+    if isinstance(error, DivergedError):
+        return FailureKind.DIVERGED
+    if isinstance(error, DataError):
+        return FailureKind.UNREADABLE_DATA
+    if isinstance(error, ParentMissingError):
+        return FailureKind.PARENT_MISSING
+    if is_out_of_memory(error):
+        return FailureKind.OUT_OF_MEMORY
+    if is_of_cuda(error) and any(words in str(error) for words in _HARDWARE):
+        return FailureKind.LOST
+    return FailureKind.EXCEPTION
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def is_of_cuda(error: Exception) -> bool:
+    """Whether CUDA has failed: as a rule nothing more can be computed in this process."""
+    if is_out_of_memory(error):
+        return False
+    return isinstance(error, _ACCELERATOR) or (isinstance(error, RuntimeError) and str(error).startswith(_OF_CUDA))
