@@ -290,9 +290,10 @@ def estimate(
     seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
     hours = seconds * asked.budget.candidates / slots / 3600
     if format is Format.TABLE:
+        whole = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         typer.echo(
             f"{seconds:.1f} s a candidate on {device.label} (median of {samples}); "
-            f"{asked.budget.candidates} candidates on {slots} slots: {f'{hours:.1f} hours' if hours >= 1 else f'{hours * 60:.1f} minutes'}"
+            f"{asked.budget.candidates} candidates on {slots} slots: {whole}"
         )
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}

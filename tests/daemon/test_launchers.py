@@ -17,5 +17,7 @@ class Held:
 
 
 def test_a_worker_that_cannot_be_ended_holds_up_nobody():
-    (_, down), (up, _) = os.pipe(), os.pipe()
+    (far, down), (up, other) = os.pipe(), os.pipe()
     assert WorkerProcess(Held(), down, up).close() == -signal.SIGKILL
+    os.close(far)
+    os.close(other)
