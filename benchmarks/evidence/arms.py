@@ -121,12 +121,13 @@ def variations(seed: int) -> dict[str, list[Step]]:
         ended = {"budget": {"candidates": 20}, "yardstick": {"top": 0}, "seed": seed}
         return [source, Step(f"{name}-{seed}", merged(LARGE, TRANSFERRED, *changes, ended), source.name)]
 
-    def smaller(candidates: int) -> Step:
+    def small_of(candidates: int) -> Step:
         return Step(f"small-{candidates}-{seed}", merged(small.spec, {"budget": {"candidates": candidates}}))
 
     return {
-        "after-16": short("after-16", source=smaller(16)),
-        "after-8": short("after-8", source=smaller(8)),
+        "after-64": short("after-64", source=small_of(64)),
+        "after-16": short("after-16", source=small_of(16)),
+        "after-8": short("after-8", source=small_of(8)),
         "blocks-1": short("blocks-1", {"transfer": {"blocks": 1}}),
         "blocks-2": short("blocks-2", {"transfer": {"blocks": 2}}),
         "population-12": short("population-12", {"evolution": LARGE["evolution"]}),

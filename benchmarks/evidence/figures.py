@@ -38,6 +38,7 @@ LOOKS: Final = {
 }
 VARIATIONS: Final = {
     "transfer": "elastic transfer as it is: a small search of 32, 3 blocks perturbed, population 8",
+    "after-64": "after a small search of 64",
     "after-16": "after a small search of 16",
     "after-8": "after a small search of 8, its first population",
     "blocks-1": "1 block perturbed",
