@@ -51,8 +51,9 @@ def eatnas(tmp_path, home):
 
 
 @pytest.fixture
-def eatnas_within(home, capsys):
+def eatnas_within(tmp_path, home, capsys, monkeypatch):
     """As `eatnas`, but in this process: for tests that ask much, and would mostly wait for interpreters to start."""
+    monkeypatch.chdir(tmp_path)
 
     def call(*arguments, expect=0, at=home):
         capsys.readouterr()

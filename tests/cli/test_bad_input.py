@@ -24,6 +24,12 @@ DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1
 KILOBYTES = 1000
 
 
+@pytest.fixture
+def eatnas(eatnas, eatnas_within):
+    """In this process, unless the system is to refuse it something."""
+    return lambda *arguments, **options: (eatnas if "preexec_fn" in options else eatnas_within)(*arguments, **options)
+
+
 def one_line(words):
     assert words.startswith("eatnas-db: ")
     assert words.count("\n") == 1

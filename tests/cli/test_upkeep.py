@@ -13,6 +13,11 @@ from eatnas_daemon import lock
 
 
 @pytest.fixture
+def eatnas(eatnas_within):
+    return eatnas_within
+
+
+@pytest.fixture
 def broken(record, eatnas, spec, home):
     """A record in which somebody has deleted by hand."""
     eatnas("search", "create", spec())
