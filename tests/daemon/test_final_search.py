@@ -61,6 +61,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
     return found, sorted(outcomes)
 
 
+@pytest.mark.slow
 def test_final_models_go_through_the_same_protocol_and_a_kill_changes_nothing(tmp_path, home, supervise, fast):
     calm, outcomes = searched_and_tested(home(tmp_path / "calm"), supervise, 1, fast)
     assert outcomes == ["scored", "scored"]

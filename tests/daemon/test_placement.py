@@ -166,6 +166,7 @@ def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus,
     assert outcomes(settings) == {"scored"}
 
 
+@pytest.mark.slow
 def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "paused")
     _, floor = gpus(FakeGpu(GPUS[0]))

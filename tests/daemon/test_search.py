@@ -128,6 +128,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
     assert outcomes <= {"released", "scored", "lost"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removal", ["worst", "mixed"])
 def test_who_leaves_by_another_rule_hangs_on_no_slots_either(tmp_path, home, supervise, removal):
     prints = {supervise(home(tmp_path / str(slots), evolution__removal=removal), slots) for slots in (1, 3)}
@@ -139,6 +140,7 @@ def test_who_leaves_by_another_rule_hangs_on_no_slots_either(tmp_path, home, sup
         assert len(connection.execute(living).all()) == 6
 
 
+@pytest.mark.slow
 def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
     settings = home(tmp_path / "more")
     supervise(settings, 2)

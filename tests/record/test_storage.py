@@ -114,6 +114,7 @@ def test_what_a_home_takes_is_told_by_what_it_is_for(home):
     assert usage.logs == sum(file.stat().st_size for file in home.settings.logs.iterdir())
 
 
+@pytest.mark.slow
 def test_a_search_under_a_bound_that_takes_all_it_may_comes_out_the_same(home, tmp_path):
     other = Home(tmp_path / "undisturbed")
     undisturbed = other.train()

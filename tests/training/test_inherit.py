@@ -210,6 +210,7 @@ def test_exact_is_said_of_several_mutations_at_once_only_where_it_is_true(macro,
         assert distance(before, after) < ROUNDING
 
 
+@pytest.mark.slow
 @fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.data())
 def test_growing_several_blocks_at_once_is_exact(macro, drawn, data) -> None:

@@ -228,6 +228,7 @@ data.train.batch(augment.BatchKey("crop_flip", 7, 32, 0, 0))
 """
 
 
+@pytest.mark.slow
 def test_an_interpreter_exits_at_once_though_images_are_still_being_read(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     path = in_batch(copied, 1)
