@@ -15,6 +15,7 @@ from torch import Tensor
 from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.macro import Task
 from eatnas_training import datasets
+from eatnas_training.readers import Bytes
 
 SHIFT_SHARE: Final = 8
 
@@ -133,7 +134,7 @@ def _loaded(data: str, device: str, final: bool) -> Data:
 
 
 def _statistics(
-    images: datasets.Bytes,
+    images: Bytes,
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
     """Each channel's mean and 1 / deviation, from exact counts of the 256 values: `[1, C, 1, 1]`."""
     values = np.arange(256, dtype=np.float64)
