@@ -7,6 +7,7 @@ import gc
 import re
 import shutil
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -131,7 +132,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     if on_server(engine):
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with (
-        _uncollected(),
+        _UNCOLLECTED,
         _explained(engine),
         engine.connect().execution_options(**options) as connection,
         connection.begin(),
@@ -141,16 +142,29 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
+class _Uncollected:
     """No search for cyclic garbage meanwhile: rows have no cycles, and to look takes a third of a long answer."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._before:
+                gc.enable()
+
+
+_UNCOLLECTED: Final = _Uncollected()
 
 
 @contextmanager

@@ -277,6 +277,8 @@ def main() -> None:
         noise(laboratory, asked.name, asked.networks, asked.noise_seeds, training)
         return
     if asked.what == "final":
+        if others := set(asked.arms) - set(arms(1)):
+            parser.error(f"variations have no winner: {', '.join(sorted(others))}")
         chosen = [(arm, seed) for seed in asked.seeds for arm in asked.arms]
         final(laboratory, chosen, asked.final_epochs, asked.final_seeds)
         return

@@ -259,7 +259,7 @@ def primitives(
     if picture is not None:
         from eatnas_cli.pictures.families import draw_primitives
 
-        draw_primitives(picture, name, rows)
+        draw_primitives(picture, name, Page(where=where or ()).of(found))
         typer.echo(f"{picture} drawn")
     elif format is Format.TABLE and limit is None and not offset and sort is None:
         told, columns = _over_time(rows)

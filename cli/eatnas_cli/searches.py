@@ -259,10 +259,10 @@ def estimate(
 ) -> None:
     """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing.
 
-    On the first GPU that is free, or else on the processor.
+    On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """
     from eatnas_cli.upkeep import ask_training
-    from eatnas_daemon.devices import first_free, probe, torch_device, worker_environment
+    from eatnas_daemon.devices import CPU, first_free, probe, torch_device, worker_environment
     from eatnas_daemon.nvml import Nvml
     from eatnas_db.domain.chance import Chance
     from eatnas_db.domain.objective import Limits
@@ -274,7 +274,11 @@ def estimate(
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
-    device = first_free(probe(Nvml()), os.environ)
+    seen = probe(Nvml())
+    device = first_free(seen, os.environ)
+    if device.kind != CPU:
+        # How two trainings share one GPU is not measured here.
+        slots = min(slots, sum(one.kind != CPU for one in seen))
     timed = ask_training(
         ["eatnas_training.calibrate"],
         {

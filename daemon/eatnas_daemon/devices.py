@@ -166,6 +166,8 @@ class Wishes:
     excluded: frozenset[str] = frozenset()
     visible: frozenset[str] | None = None
     """What CUDA_VISIBLE_DEVICES leaves, as a batch system sets it."""
+    numbered: bool = False
+    """Whether it has numbers, and those of CUDA may not be the driver's."""
     max_per_device: int | None = None
     allowed: frozenset[str] = frozenset()
     """Users and programs that do not count as foreign."""
@@ -317,6 +319,11 @@ def _unwanted(probed: Probed, wishes: Wishes) -> str | None:
         return None if probed.uuid in wishes.chosen else "--devices does not name it"
     if probed.kind == CPU:
         return None if wishes.processor else "there are GPUs; `--devices` has to name `cpu` for it to train too"
+    if wishes.numbered:
+        return (
+            "CUDA_VISIBLE_DEVICES has numbers, which are not the driver's where GPUs are not alike: "
+            "give UUIDs there or with `--devices`, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
     if wishes.visible is not None and probed.uuid not in wishes.visible:
         return "CUDA_VISIBLE_DEVICES leaves it out"
     return None
@@ -445,6 +452,7 @@ def wishes_of(
         chosen=chosen or None,
         excluded=excluded,
         visible=_visible(probed, environment or {}),
+        numbered=_numbered(probed, environment or {}),
         max_per_device=max_per_device,
         allowed=frozenset(_words(allowed)),
         processor=not any(device.kind != CPU for device in probed),
@@ -476,17 +484,18 @@ def _named(word: str, probed: Sequence[Probed], option: str) -> str:
     raise NotFoundError(f"{option} {word}: there is no such device{hint} (known: {known})")
 
 
+def _numbered(probed: Sequence[Probed], environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES has numbers where CUDA, which goes by speed, may have others than the driver."""
+    words = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
+        return False
+    return len({device.name for device in probed if device.kind != CPU and device.trouble is None}) > 1
+
+
 def _visible(probed: Sequence[Probed], environment: Mapping[str, str]) -> frozenset[str] | None:
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return None
-    by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
-    alike = len({device.name for device in probed if device.kind != CPU}) <= 1
-    if not (by_bus or alike) and any(word.strip().isdigit() for word in text.split(",")):
-        raise ConflictError(
-            f"CUDA_VISIBLE_DEVICES={text}: the GPUs here are not alike, and CUDA numbers such by their speed where the "
-            "driver goes by their slots; give UUIDs (see `nvidia-smi -L`), or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
-        )
     visible: list[str] = []
     for word in text.split(","):
         found = _matching(word.strip(), probed) if word.strip() else []

@@ -19,6 +19,7 @@ from eatnas_db.domain.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
 REAPED_SECONDS: Final = 5.0
+KILLED_SECONDS: Final = 1.0
 TRAINING: Final = ("eatnas_training.worker",)
 
 
@@ -98,7 +99,7 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             try:
-                status = self._process.wait(REAPED_SECONDS)
+                status = self._process.wait(KILLED_SECONDS)
             except subprocess.TimeoutExpired:
                 # A driver holds it, as after a card has fallen off the bus. Nobody waits for that; it is reaped once
                 # `subprocess` starts another process.

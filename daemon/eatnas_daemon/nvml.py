@@ -121,15 +121,11 @@ class Nvml:
     def _ask(self, index: int) -> Card:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
-        memory = _told(lambda: library.nvmlDeviceGetMemoryInfo(handle))
-        if memory is None:  # it has none of its own, but shares the machine's
-            machine = psutil.virtual_memory()
-            total, free = machine.total, machine.available
-        else:
-            total, free = int(memory.total), int(memory.free)
+        mode = _told(lambda: library.nvmlDeviceGetMigMode(handle))
+        mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+        total, free = self._memory(handle, mig=mig)
         rates = _told(lambda: library.nvmlDeviceGetUtilizationRates(handle))
-        mig = _told(lambda: library.nvmlDeviceGetMigMode(handle))
-        mode = _told(lambda: library.nvmlDeviceGetComputeMode(handle))
+        compute = _told(lambda: library.nvmlDeviceGetComputeMode(handle))
         errors = _told(
             lambda: library.nvmlDeviceGetTotalEccErrors(
                 handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
@@ -143,11 +139,25 @@ class Nvml:
             free_bytes=free,
             utilisation=None if rates is None else int(rates.gpu),
             clients=self._clients(handle),
-            mig=mig is not None and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE,
-            prohibited=mode == pynvml.NVML_COMPUTEMODE_PROHIBITED,
-            exclusive=mode == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
+            mig=mig,
+            prohibited=compute == pynvml.NVML_COMPUTEMODE_PROHIBITED,
+            exclusive=compute == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
             memory_errors=errors,
         )
+
+    def _memory(self, handle: Any, *, mig: bool) -> tuple[int, int]:
+        """Its memory, and what of it is free."""
+        try:
+            memory = self._library.nvmlDeviceGetMemoryInfo(handle)
+        except pynvml.NVMLError_NotSupported:
+            # It has none of its own, but shares the machine's; what others have of that is not in use on it.
+            available = psutil.virtual_memory().available
+            return available, available
+        except pynvml.NVMLError_NoPermission:
+            if not mig:  # which is refused anyway, and told so
+                raise
+            return 0, 0
+        return int(memory.total), int(memory.free)
 
     def _clients(self, handle: Any) -> tuple[Client, ...] | None:
         computing = _told(lambda: self._library.nvmlDeviceGetComputeRunningProcesses(handle))

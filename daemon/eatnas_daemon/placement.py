@@ -49,7 +49,7 @@ class _Trust:
     failures: int = 0
     """Workers in a row that could not use it."""
     fatal: int = 0
-    """CUDA's errors in a row."""
+    """Failures in a row after which a worker could not go on."""
     why: str | None = None
     until: float = 0.0
 
@@ -117,12 +117,12 @@ class Floor:
         self._living.add(pid)
 
     def failed(self, slot: Slot, *, fatal: bool) -> None:
-        """A training on a GPU has ended badly or well; a device of too many CUDA errors is left alone for a while."""
+        """A training on a GPU has ended. Where it ends its worker, too, time after time, none starts for a while."""
         trust = self._trust_in(slot.device.uuid)
         trust.fatal = trust.fatal + 1 if fatal else 0
         if trust.fatal >= FATAL_FAILURES:
             trust.fatal = 0
-            self._put_aside(slot.device.uuid, "trainings end by CUDA errors there", self._monotonic())
+            self._put_aside(slot.device.uuid, "trainings end their workers there", self._monotonic())
 
     def left_bytes(self, uuid: str, here: Collection[Slot]) -> int:
         """What of a device's memory may be given to one more training; 0 where it is not known."""

@@ -115,14 +115,14 @@ class Slot:
 
     def hear(self, message: Message, now: float) -> bool:
         """Take in one report. Whether it counts: a late word about what is in hand no more is nobody's."""
-        if isinstance(message, Progress) and isinstance(self.progress, Progress):
-            self.longest_silence = max(self.longest_silence, now - self.heard_at)
-        self.heard_at = now
+        silence, self.heard_at = now - self.heard_at, now
         token = None if self.work is None else self.work.leased.token
         if not isinstance(message, Hello) and (token is None or not is_about(message, token)):
             return False
         match message:
             case Progress():
+                if self.progress is not None:
+                    self.longest_silence = max(self.longest_silence, silence)
                 self.images_per_second = self._rate(message) or self.images_per_second
                 self.progress, self.phase = message, "training"
                 self.held_bytes = message.memory_bytes
@@ -223,7 +223,7 @@ class Slot:
     def told_bytes(self) -> int:
         """What the worker may hold by now, by its own account; by expectation where it has not said yet."""
         if self.busy and self.work is not None and self.progress is None:
-            return max(self.held_bytes, self.work.expected_bytes)
+            return self.work.expected_bytes
         return self.held_bytes
 
     def not_started(self, now: float, patience: Patience, error: str | None = None) -> None:
@@ -257,7 +257,7 @@ class Slot:
     def _rate(self, now: Progress) -> float | None:
         """Images a second since the progress before, by the seconds in steps."""
         before, work = self.progress, self.work
-        if before is None or work is None or (before.candidate, before.attempt) != (now.candidate, now.attempt):
+        if before is None or work is None:
             return None
         batches = (now.epoch - before.epoch) * now.batches + now.batch - before.batch
         seconds = now.device_seconds - before.device_seconds

@@ -16,13 +16,10 @@ from eatnas_db.domain.messages import Assign
 from eatnas_db.domain.spec import macro_from_stored
 from eatnas_training import checkpoint, network
 from eatnas_training.augment import Data
+from eatnas_training.failures import ParentMissingError
 from eatnas_training.inherit import Inheritance, Plan, inherit
 
 COMPARED_IMAGES = 256
-
-
-class ParentMissingError(Exception):
-    """The parent's weights are gone or damaged, and its heritage is not at hand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from eatnas_db.domain.messages import Assign
 from eatnas_db.errors import EatnasError
 from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Clock, Training
+from eatnas_training.readers import first_line
 from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3
@@ -82,8 +83,9 @@ def main() -> None:
     """Read the question, print the answer; a mistake is one line on stderr and exit 1."""
     try:
         answer = calibrate(json.load(sys.stdin))
-    except (EatnasError, ValueError, KeyError) as error:
-        print(error if isinstance(error, EatnasError) else repr(error), file=sys.stderr)
+    except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        # CUDA's errors go on with hints for those who build it; a torch without CUDA asserts that it has it.
+        print(first_line(error) if str(error) else repr(error), file=sys.stderr)
         sys.exit(1)
     print(json.dumps(answer))
 

@@ -133,11 +133,13 @@ def unpack(content: bytes) -> dict[str, Any]:
     """What `pack` was given, its tensors in the processor's memory. Raises `ValueError` on anything else."""
     import torch
 
+    from eatnas_training.failures import is_out_of_memory
+
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+        if is_out_of_memory(error):
+            raise
         raise ValueError(f"not a checkpoint: {type(error).__name__}: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"not a checkpoint: it holds {type(state).__name__}")

@@ -97,7 +97,9 @@ class Conversation:
                         self.leave()
         except Exception as error:
             # What a trainer does not expect leaves its process in a state that nobody knows.
-            if not last:
+            if last:
+                traceback.print_exc()
+            else:
                 self._say(_failed(assign, error))
             self.leave()
         finally:

@@ -8,13 +8,14 @@ import torch
 
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import DataError
-from eatnas_training.ancestry import ParentMissingError
 
 # Neither the processor's allocator nor the libraries below torch have classes of their own for it. The last is what
 # cuDNN says when the workspace of none of its ways to compute a convolution fits.
 _NO_MEMORY: Final = (
+    "can't allocate memory",
     "not enough memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
     "_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",
 )
@@ -26,12 +27,16 @@ _HARDWARE: Final = (
     "CUDA error: unknown error",
 )
 """As the CUDA runtime words memory and links that fail, and devices that are gone: no candidate's doing."""
-_OF_CUDA: Final = ("CUDA error", "cuDNN error")
+_OF_CUDA: Final = ("CUDA error", "CUDA driver error", "cuDNN ")
 _ACCELERATOR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
 
 
 class DivergedError(Exception):
     """The loss is not a number any more."""
+
+
+class ParentMissingError(Exception):
+    """The parent's weights are gone or damaged, and its heritage is not at hand."""
 
 
 def kind_of(error: Exception) -> FailureKind:

@@ -87,11 +87,13 @@ def main() -> None:
         if asked.device == "cpu":
             yield from loop.train(assign, wanted, device=asked.device)
             return
-        torch.cuda.reset_peak_memory_stats()
         images = 0
         try:
             for report in loop.train(assign, wanted, device=asked.device):
                 if isinstance(report, Phase) and report.phase == "building":
+                    # From here on: before, the images of the candidate before may have lain there, too.
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
                     images = torch.cuda.memory_allocated()
                 if isinstance(report, Finished):
                     yield replace(report, peak_bytes=torch.cuda.max_memory_reserved(), images_bytes=images)

@@ -88,7 +88,7 @@ class TrainingSpec(_Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the arithmetic; auto: bfloat16 on a CUDA device that has it, float32 elsewhere"
+        "auto", description="bfloat16 and auto: on a CUDA device what it has in hardware; auto on a processor: float32"
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values, other bits")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)

@@ -205,8 +205,13 @@ def test_a_device_that_takes_one_process_gets_one_worker(look):
 
 def test_a_device_without_memory_of_its_own_has_the_machines(look):
     (device,) = look(FakeGpu(UUID, errors={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NOT_SUPPORTED}))
-    assert device.total_bytes == psutil.virtual_memory().total
-    assert 0 < device.free_bytes < device.total_bytes
+    assert 0 < device.free_bytes < psutil.virtual_memory().total
+    assert judge(device, Wishes()).free
+    no_permission = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NO_PERMISSION}
+    (unknown,) = look(FakeGpu(UUID, errors=no_permission))
+    assert judge(unknown, Wishes()).cause is Cause.BROKEN
+    (sliced,) = look(FakeGpu(UUID, mig=True, errors=no_permission))
+    assert judge(sliced, Wishes()).cause is Cause.REFUSED
 
 
 def test_a_device_that_fails_in_the_middle_of_a_look_keeps_its_name_and_the_others_are_seen(tmp_path):
@@ -396,10 +401,14 @@ def test_a_batch_systems_choice_of_devices_holds(text, left):
     }
 
 
-def test_numbers_in_a_batch_systems_choice_are_refused_where_cuda_counts_otherwise():
+def test_numbers_in_a_batch_systems_choice_are_not_gone_by_where_cuda_counts_otherwise():
     mixed = [replace(one, name=f"GPU model {one.index}") if one.index is not None else one for one in three()]
-    with pytest.raises(ConflictError, match="CUDA numbers such by their speed"):
-        wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "1"})
+    wishes = wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "1"})
+    assert {judge(one, wishes).reason.split(",")[0] for one in mixed[:3]} == {"CUDA_VISIBLE_DEVICES has numbers"}
+    named = wishes_of(mixed, devices=["GPU-aa22"], environment={"CUDA_VISIBLE_DEVICES": "1"})
+    assert judge(mixed[1], named).free
+    silent = [replace(three()[0], name="GPU", trouble="it does not answer"), *three()[1:]]
+    assert used(wishes_of(silent, environment={"CUDA_VISIBLE_DEVICES": "1"})) == ["GPU-aa22"]
     by_bus = {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert used(wishes_of(mixed, environment=by_bus)) == ["GPU-aa22"]
     assert used(wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "GPU-aa22"})) == ["GPU-aa22"]

@@ -401,7 +401,7 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
     assert supervise(settings, 0, program=(*SLOW, "--break-on", "5"), floor=floor, patience=QUICK) == calm
     ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
-    endings = [row.ending for row in rows(settings, select(worker.c.ending))]
+    endings = [row.ending for row in rows(settings, select(worker.c.ending).order_by(worker.c.id))]
     assert endings == ["replaced by a fresh worker: it cannot go on after this failure", "the daemon left"]
 
 

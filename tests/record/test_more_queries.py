@@ -99,6 +99,24 @@ def test_a_lineage_names_the_search_of_each_and_compares_fitness_within_one_alon
     assert {one.search for one in list_descendants(connection, first.id)} >= {"large", "small"}
 
 
+def test_a_perturbed_child_tells_all_its_changes_in_their_order(large, connection):
+    places = select(schema.mutation.c.candidate_id, schema.mutation.c.block, schema.mutation.c.ordinal).join(
+        schema.candidate, (schema.candidate.c.id == schema.mutation.c.candidate_id)
+    )
+    blocks = {}
+    for number, block, _ in connection.execute(
+        places.where(schema.candidate.c.search_id == large).order_by(schema.mutation.c.ordinal)
+    ):
+        blocks.setdefault(number, []).append(f"block {block}")
+    several = {number: told for number, told in blocks.items() if len(told) > 1}
+    assert several
+    for number, told in several.items():
+        child = get_lineage(connection, number)[0]
+        assert [" ".join(change.split()[:2]) for change in child.changes] == told
+        (among,) = (one for one in list_descendants(connection, child.parent_id) if one.id == number)
+        assert among.changes == child.changes
+
+
 def test_a_candidate_tells_what_it_inherited(engine, small):
     inherited = {"share_inherited": 0.5, "logit_distance": 0.25, "lineage_epochs": 6}
     with transaction(engine) as connection:

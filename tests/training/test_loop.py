@@ -255,7 +255,7 @@ def test_data_that_cannot_be_read_and_other_mistakes_have_their_kinds(assignment
 
 def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object, **__: object) -> None:
-        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+        torch.empty(1 << 50, dtype=torch.uint8)
 
     monkeypatch.setattr("eatnas_training.loop.cross_entropy", no_memory)
     last = train(assignment())[-1]
@@ -272,6 +272,7 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
         ("GET was unable to find an engine to execute this computation", "out_of_memory", False),
         ("CUDA error: an illegal memory access was encountered", "exception", True),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "exception", True),
+        ("CUDA driver error: out of memory", "out_of_memory", False),
         ("CUDA error: uncorrectable ECC error encountered", "lost", True),
         ("The size of tensor a (3) must match the size of tensor b (4)", "exception", False),
     ],
@@ -297,12 +298,16 @@ def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_t
     def fails(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
-    with monkeypatch.context() as short_of_memory:
-        short_of_memory.setattr(torch.nn.Module, "load_state_dict", fails)
-        reports = train(again)
-    assert not [report for report in reports if isinstance(report, Resumed)]
-    assert isinstance(last := reports[-1], Failed)
-    assert last.kind == "out_of_memory"
+    def no_room(*_: object, **__: object) -> None:
+        torch.empty(1 << 50, dtype=torch.uint8)
+
+    for where, name, error in ((torch.nn.Module, "load_state_dict", fails), (torch, "load", no_room)):
+        with monkeypatch.context() as short_of_memory:
+            short_of_memory.setattr(where, name, error)
+            reports = train(again)
+        assert not [report for report in reports if isinstance(report, Resumed)]
+        assert isinstance(last := reports[-1], Failed)
+        assert last.kind == "out_of_memory"
     (resumed,) = [report for report in train(again) if isinstance(report, Resumed)]
     assert (resumed.path, resumed.damaged) == (stopped.saved[-1].path, {})
 
