@@ -139,8 +139,10 @@ class Scale:
                     for _ in range(4):
                         with reading(engine) as connection, written(engine) as script:
                             started = time.perf_counter()
-                            rows = len(read(connection))
+                            answer = read(connection)
                             whole.append(1000 * (time.perf_counter() - started))
+                            rows = len(answer)
+                            del answer
                         if name == "lineage":
                             alone.append(bare_lineage(bare, youngest, rows))
                         else:

@@ -108,8 +108,9 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
         parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
         measured[above] = tuple(connection.execute(parent).one())
     found: list[Relative] = []
-    for *told, block, primitive, before, after in rows:
-        generation, search_id, birth, ordinal, number, parent_id, origin, state, fitness, code, *inherited = told
+    for row in rows:
+        generation, search_id, birth, ordinal, number, parent_id, origin, state = row[:8]
+        fitness, code, share, epochs, block, primitive, before, after = row[8:]
         changes = () if ordinal is None else (change_in_words(block, primitive, before, after),)
         if ordinal:  # It is one more change of the candidate before.
             found[-1] = replace(found[-1], changes=found[-1].changes + changes)
@@ -119,5 +120,5 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
         # Fitness on two tasks, or by two recipes, is not to be compared.
         gain = fitness - reached if where == search_id and fitness is not None and reached is not None else None
         place = (names[search_id], parent_id, abs(generation), birth, origin, state)
-        found.append(Relative(number, *place, fitness, gain, changes, code, *inherited))
+        found.append(Relative(number, *place, fitness, gain, changes, code, share, epochs))
     return tuple(found)
