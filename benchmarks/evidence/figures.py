@@ -188,8 +188,10 @@ def summary(runs: dict[str, list[Run]]) -> str:
             f"| {span([run.curve[-1][2] if run.curve else None for run in own])} "
             f"| {span([run.living for run in own])} | {span([run.winner for run in own])} |"
         )
-    tables = [ratios(runs, which, unit) for which in (labels, VARIATIONS) for unit in UNITS]
-    return "\n".join(lines) + "\n" + "".join(tables)
+    arms = "".join(ratios(runs, labels, unit) for unit in UNITS)
+    changed = "".join(ratios(runs, VARIATIONS, unit) for unit in UNITS)
+    head = "\n## Transfers with one thing changed, each ended after 20 candidates but the first\n"
+    return "\n".join(lines) + "\n" + arms + head + changed
 
 
 def ratios(runs: dict[str, list[Run]], labels: Mapping[str, str], unit: str) -> str:
