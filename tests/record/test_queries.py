@@ -1,6 +1,7 @@
 """The questions to the record, asked of a small search whose scores are arithmetic."""
 
 import csv
+import gc
 import io
 import json
 import subprocess
@@ -442,3 +443,17 @@ def test_the_command_lines_parts_load_nothing_heavy(module):
     heavy = {"sqlalchemy", "pydantic", "rich", "alembic", "torch", "mlflow"}
     code = f"import sys, eatnas_cli.{module}; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_while_reading_python_looks_for_no_cycles_and_afterwards_does_again(engine):
+    def ask():
+        with reading(engine):
+            with reading(engine):
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        ask()
+    assert gc.isenabled()
