@@ -21,6 +21,7 @@ from eatnas_db.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from eatnas_daemon.devices import Probed
     from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.queries.searches import SearchRecord, Standing
@@ -262,8 +263,7 @@ def estimate(
     On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """
     from eatnas_cli.upkeep import ask_training
-    from eatnas_daemon.devices import CPU, first_free, probe, torch_device, worker_environment
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices import torch_device, worker_environment
     from eatnas_db.domain.chance import Chance
     from eatnas_db.domain.objective import Limits
     from eatnas_db.domain.space import Space
@@ -274,11 +274,7 @@ def estimate(
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
-    seen = probe(Nvml())
-    device = first_free(seen, os.environ)
-    if device.kind != CPU:
-        # How two trainings share one GPU is not measured here.
-        slots = min(slots, sum(one.kind != CPU for one in seen))
+    device, slots = _where(slots)
     timed = ask_training(
         ["eatnas_training.calibrate"],
         {
@@ -302,6 +298,17 @@ def estimate(
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
     show_one({**facts, "candidates": asked.budget.candidates, "slots": slots, "hours": hours}, format)
+
+
+def _where(slots: int) -> tuple[Probed, int]:
+    """The device that is timed, and how many of the slots would train at the speed that it shows alone."""
+    from eatnas_daemon.devices import CPU, first_free, probe
+    from eatnas_daemon.nvml import Nvml
+
+    seen = probe(Nvml())
+    device = first_free(seen, os.environ)
+    gpus = sum(one.kind != CPU for one in seen)
+    return device, slots if device.kind == CPU else min(slots, gpus)
 
 
 @search_app.command()

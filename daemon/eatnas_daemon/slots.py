@@ -117,7 +117,7 @@ class Slot:
         """Take in one report. Whether it counts: a late word about what is in hand no more is nobody's."""
         silence, self.heard_at = now - self.heard_at, now
         token = None if self.work is None else self.work.leased.token
-        if not isinstance(message, Hello) and (token is None or not is_about(message, token)):
+        if not isinstance(message, Hello) and (token is None or not _is_about(message, token)):
             return False
         match message:
             case Progress():
@@ -282,6 +282,6 @@ class Slot:
         return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
 
 
-def is_about(message: Message, token: Token) -> bool:
+def _is_about(message: Message, token: Token) -> bool:
     """Whether a worker's word is about that attempt."""
     return (getattr(message, "candidate", None), getattr(message, "attempt", None)) == (token.candidate, token.attempt)

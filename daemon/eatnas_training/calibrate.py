@@ -85,7 +85,7 @@ def main() -> None:
         answer = calibrate(json.load(sys.stdin))
     except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         # CUDA's errors go on with hints for those who build it; a torch without CUDA asserts that it has it.
-        print(first_line(error) if str(error) else repr(error), file=sys.stderr)
+        print(repr(error) if isinstance(error, KeyError) else first_line(error), file=sys.stderr)
         sys.exit(1)
     print(json.dumps(answer))
 

@@ -19,7 +19,6 @@ def tour():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # a hundred seconds by itself, and several times that where others work, too
 def test_every_command_of_the_readmes_tour_works(tmp_path):
     environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home")}
     commands = tour()

@@ -27,6 +27,7 @@ from eatnas_db.domain.messages import (
 )
 from eatnas_training import checkpoint, loop
 from eatnas_training.conversation import Wanted
+from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Training
 
 Make = Callable[..., Assign]
@@ -129,6 +130,7 @@ from dataclasses import asdict
 from eatnas_db.domain.messages import Assign
 from eatnas_training import loop
 from eatnas_training.conversation import Wanted
+from eatnas_training.failures import DivergedError
 for report in loop.train(Assign(**json.load(sys.stdin)), lambda: Wanted.GO_ON):
     print(json.dumps([type(report).__name__, asdict(report)]))
 """
@@ -310,6 +312,16 @@ def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_t
         assert last.kind == "out_of_memory"
     (resumed,) = [report for report in train(again) if isinstance(report, Resumed)]
     assert (resumed.path, resumed.damaged) == (stopped.saved[-1].path, {})
+
+
+def test_what_has_left_the_numbers_is_no_checkpoint(assignment: Make) -> None:
+    training = Training(assign := assignment())
+    training.load()
+    training.build()
+    training.state.sums[0] = float("nan")  # as on a device whose steps nobody has looked at yet
+    with pytest.raises(DivergedError):
+        list(training.save(go_on))
+    assert not list(Path(assign.checkpoint_folder).glob("*.ckpt"))
 
 
 def test_halves_of_a_batch_train_the_same_images_with_other_statistics(assignment: Make) -> None:
