@@ -150,12 +150,13 @@ class Search:
         with self._asked() as (connection, search_id):
             return get_fingerprint(connection, search_id).sha256
 
-    def run(self, slots: int = 2) -> str:
+    def run(self, slots: int | None = None) -> str:
         """Train it here until it ends, in a process of its own; interrupt the kernel to stop it, and run it again.
 
         Prints its progress. `finished`, `stopped` (paused, cancelled or out of device hours) or `interrupted`.
         """
-        return ENDINGS[_command(self._settings, "run", self.name, "--slots", str(slots), told=True)]
+        chosen = () if slots is None else ("--slots", str(slots))
+        return ENDINGS[_command(self._settings, "run", self.name, *chosen, told=True)]
 
     @contextmanager
     def _asked(self) -> Iterator[tuple[Connection, int]]:

@@ -204,7 +204,7 @@ def status(
     from eatnas_daemon import lock
     from eatnas_db.database import on_server
     from eatnas_db.queries.searches import list_standings
-    from eatnas_db.queries.work import list_devices, list_hosts, list_work
+    from eatnas_db.queries.work import list_devices, list_held_up, list_hosts, list_work
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
@@ -213,6 +213,7 @@ def status(
         # Leases that a killed daemon has left are nobody's work.
         work = list_work(connection) if worked_on else ()
         hosts = list_hosts(connection) if on_server(connection) else ()
+        held_up = list_held_up(connection) if worked_on else ()
         devices = list_devices(connection)
         searches = list_standings(connection)
     # Whoever takes the lock writes its pid into it.
@@ -223,6 +224,7 @@ def status(
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
         elsewhere = {"hosts": [asdict(row) for row in hosts]} if hosts else {}
         lists = {"devices": [asdict(row) for row in devices], "work": [asdict(row) for row in work]}
+        lists["held_up"] = [asdict(row) for row in held_up]
         show_one({**daemon, **elsewhere, **lists, "searches": told}, format)
         return
     if holder is None or since is None:
@@ -242,6 +244,11 @@ def status(
     if worked_on:
         _show_work(work, named)
     show_standings(searches, worked_on, format)
+    for one in held_up:
+        typer.echo(
+            f"{one.name} leaves workers idle: of its {one.in_training} in training one has to end before the next may "
+            f"begin; its evolution.lag is {one.lag}, as settled when it was created (`search create --slots N`)"
+        )
 
 
 def _show_work(work: Sequence[Work], named: tuple[str, ...]) -> None:

@@ -53,11 +53,11 @@ def devices(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from eatnas_daemon.devices import GIB, probe, wishes_of
+    from eatnas_daemon.devices import GIB, look_once, wishes_of
     from eatnas_daemon.nvml import Nvml
 
     nvml = Nvml()
-    seen = probe(nvml)
+    seen = look_once(nvml)
     wishes = wishes_of(
         seen,
         devices=only or (),
@@ -113,11 +113,11 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
 
 def _local(word: str, settings: Settings) -> tuple[str, str, str]:
     """A device of this machine: UUID, kind and name. Raises `NotFoundError`."""
-    from eatnas_daemon.devices import CPU, probe, wishes_of
+    from eatnas_daemon.devices import CPU, look_once, wishes_of
     from eatnas_daemon.nvml import Nvml
     from eatnas_db import machines
 
-    seen = probe(Nvml())
+    seen = look_once(Nvml())
     chosen = wishes_of(seen, devices=[word]).chosen or frozenset()
     if len(chosen) != 1:
         raise NotFoundError(f"DEVICE {word!r}: name one device")

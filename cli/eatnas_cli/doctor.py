@@ -98,12 +98,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from eatnas_daemon.devices import probe
+    from eatnas_daemon.devices import look_once
     from eatnas_daemon.nvml import Nvml
 
     nvml = Nvml()
     try:
-        names = [one.label for one in probe(nvml) if one.kind != "cpu"]
+        names = [one.label for one in look_once(nvml) if one.kind != "cpu"]
     finally:
         nvml.close()
     yield Finding("processor cores", True, str(os.cpu_count()))

@@ -44,7 +44,7 @@ class Journal:
 
     def __init__(self, engine: Engine, log: logging.Logger) -> None:
         self._engine, self._log = engine, log
-        self._workers: dict[int, int] = {}
+        self._workers: dict[int, tuple[int, str, str | None]] = {}
         self._trouble: str | None = None
         self._look_at = 0.0
         self._horizon = Horizon()
@@ -53,12 +53,15 @@ class Journal:
 
     def look(self, supervisor: Supervisor, *, at_once: bool = False) -> None:
         """Log workers that have ended, trouble, and once a second what the record tells."""
-        workers = {slot.number: slot.process.pid for slot in supervisor.slots if slot.process is not None}
-        for number, pid in self._workers.items():
-            if workers.get(number) != pid:
-                self._log.info(
-                    "the worker of slot %d, pid %d, has ended; its words are in worker-%d.log", number, pid, number
-                )
+        workers = {
+            slot.number: (slot.process.pid, slot.device.label, slot.evicted)
+            for slot in supervisor.slots
+            if slot.process is not None
+        }
+        for number, (pid, device, evicted) in self._workers.items():
+            if number not in workers or workers[number][0] != pid:
+                why = f": {evicted}" if evicted else f"; its words are in worker-{number}.log"
+                self._log.info("the worker of slot %d on %s, pid %d, has ended%s", number, device, pid, why)
         self._workers = workers
         if supervisor.trouble != self._trouble:
             self._trouble = supervisor.trouble

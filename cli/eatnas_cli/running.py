@@ -31,8 +31,6 @@ Slots = Annotated[
     typer.Option(min=1, help="Candidates trained at a time; default: physical cores, or as many as fit on the GPUs."),
 ]
 WATCH_SECONDS: Final = 0.2
-FIRST_LOOK_SECONDS: Final = 15.0
-"""How long a start waits for NVIDIA's driver."""
 DRIVERLESS_SECONDS: Final = 60.0
 """Between two looks where there is no driver, or one that does not work."""
 BUSY_SECONDS: Final = 5.0
@@ -169,8 +167,10 @@ def supervise(
             follower.ensure()
         on_tick(supervisor)
 
-    gpus = "" if floor is None else " on the processor"
-    log.info("started, pid %d, %d slots%s%s", os.getpid(), count, gpus, f", for search {only} alone" if only else "")
+    where = f"{count} slots"
+    if floor is not None and floor.gpus:
+        where = f"{len(floor.gpus)} GPUs, {count} slots on the processor"
+    log.info("started, pid %d, %s%s", os.getpid(), where, f", for search {only} alone" if only else "")
     try:
         supervisor = Supervisor(
             engine,
@@ -198,19 +198,27 @@ def supervise(
 
 def _floor(asked: Resources) -> tuple[int, Floor | None]:
     """How many slots the processor has, and the GPUs where some may be used. Raises `EatnasError` for bad wishes."""
-    import psutil
-
-    from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Lookout, Policy, judge, probe, wishes_of
+    from eatnas_daemon.devices import (
+        ANSWER_SECONDS,
+        CPU,
+        Cause,
+        Lookout,
+        Policy,
+        judge,
+        probe,
+        processor_now,
+        wishes_of,
+    )
     from eatnas_daemon.nvml import Nvml
     from eatnas_daemon.placement import Floor
     from eatnas_db.domain.chance import Chance
 
     nvml = Nvml()
-    lookout = Lookout(lambda: probe(nvml), patience=FIRST_LOOK_SECONDS)
+    lookout = Lookout(lambda: probe(nvml), patience=ANSWER_SECONDS)
     seen = lookout.seen()
     if not seen and (asked.devices or asked.exclude):
-        raise ConflictError(f"the NVIDIA driver has not answered for {FIRST_LOOK_SECONDS:g} s: devices are not known")
-    seen = seen or [PROCESSOR]
+        raise ConflictError(f"the NVIDIA driver has not answered for {ANSWER_SECONDS:g} s: devices are not known")
+    seen = seen or [processor_now()]
     wishes = wishes_of(
         seen,
         devices=asked.devices,
@@ -220,7 +228,8 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
         environment=os.environ,
     )
     trains = any(judge(one, wishes).cause is not Cause.UNWANTED for one in seen if one.kind == CPU)
-    slots = (asked.slots or psutil.cpu_count(logical=False) or 1) if trains else 0
+    cores = seen[-1].cores
+    slots = (asked.slots or cores) if trains else 0
     if wishes.chosen is not None and wishes.chosen <= {CPU}:
         lookout.close()
         return slots, None
@@ -229,7 +238,6 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
     chance = Chance(time.time_ns(), "yield", os.getpid())
     policy = Policy(asked.policy or Policy.YIELD)
     # Each worker keeps a core busy beside its device.
-    cores = psutil.cpu_count() or 1
     per_device = max(1, cores // max(1, sum(one.kind != CPU for one in seen)))
     most = None if trains else asked.slots
     return slots, Floor(lookout, wishes, chance, policy=policy, most=most, per_device=per_device)

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from eatnas_db.queries.searches import SearchRecord, Standing
     from eatnas_db.queries.work import Host
 
+SlotsPlanned = Annotated[
+    int | None,
+    typer.Option("--slots", min=1, help="Slots it will run on, which settles the lag; default: this machine's."),
+]
+
 search_app = typer.Typer(no_args_is_help=True, help="Create searches and steer them.")
 
 WATCH_SECONDS = 0.5
@@ -84,16 +89,32 @@ def create_command(
     ctx: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Slots it will run on; settles the lag.")] = 2,
+    slots: SlotsPlanned = None,
 ) -> None:
     """Check a spec and put its search, with the initial population, into the record."""
     tree, overrides = read_spec(spec, changes)
-    name = create(ctx.obj, tree, overrides, slots)
+    tell_created(ctx.obj, create(ctx.obj, tree, overrides, slots), slots)
+
+
+def tell_created(settings: Settings, name: str, slots: int | None) -> None:
+    """Say what to type next, and what was settled for a new search without being asked."""
+    from eatnas_db.queries.searches import get_search
+
     typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
+    with viewing(settings) as connection:
+        row = get_search(connection, name)
+    if slots is None and row.spec["evolution"]["lag"] is None:
+        typer.echo(
+            f"at most {row.lag} of its candidates are in training at a time, as many as suit this machine; with "
+            "another evolution.lag (--slots N) its history is another"
+        )
 
 
-def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int) -> str:
-    """Create a search from a spec's tree; its name. Nothing is written unless all of it is right."""
+def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int | None) -> str:
+    """Create a search from a spec's tree; its name. Nothing is written unless all of it is right.
+
+    `slots`: those it will run on; None: as many as this machine has.
+    """
     from eatnas_db import steps
     from eatnas_db.database import open_record
     from eatnas_db.domain.spec import parse_spec
@@ -102,10 +123,19 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int)
     # Before the data is read, which takes seconds.
     open_record(settings.database_url).dispose()
     task, found = describe(settings, spec)
+    slots = slots or slots_for(spec)
     with changing(settings) as connection:
         steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     tell_doubts(spec)
     return spec.name
+
+
+def slots_for(spec: SearchSpec) -> int:
+    """How many trainings this machine has room for at a time, where that settles anything."""
+    from eatnas_daemon.devices import look_once, slots_here
+    from eatnas_daemon.nvml import Nvml
+
+    return 1 if spec.evolution.lag is not None else slots_here(look_once(Nvml()), os.environ)
 
 
 def tell_doubts(spec: SearchSpec) -> None:
@@ -254,7 +284,9 @@ def estimate(
     ctx: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml")],
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Slots it would run on.")] = 2,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Slots it would run on; default: what this machine has.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
@@ -274,7 +306,7 @@ def estimate(
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(Chance(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
-    device, slots = _where(slots)
+    device, count = _where(slots)
     timed = ask_training(
         ["eatnas_training.calibrate"],
         {
@@ -288,27 +320,29 @@ def estimate(
         worker_environment(device),
     )
     seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
-    hours = seconds * asked.budget.candidates / slots / 3600
+    hours = seconds * asked.budget.candidates / count / 3600
     if format is Format.TABLE:
         whole = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         typer.echo(
             f"{seconds:.1f} s a candidate on {device.label} (median of {samples}); "
-            f"{asked.budget.candidates} candidates on {slots} slots: {whole}"
+            f"{asked.budget.candidates} candidates on {count} slots: {whole}"
         )
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
-    show_one({**facts, "candidates": asked.budget.candidates, "slots": slots, "hours": hours}, format)
+    show_one({**facts, "candidates": asked.budget.candidates, "slots": count, "hours": hours}, format)
 
 
-def _where(slots: int) -> tuple[Probed, int]:
+def _where(slots: int | None) -> tuple[Probed, int]:
     """The device that is timed, and how many of the slots would train at the speed that it shows alone."""
-    from eatnas_daemon.devices import CPU, first_free, probe
+    from eatnas_daemon.devices import CPU, first_free, look_once, slots_here
     from eatnas_daemon.nvml import Nvml
 
-    seen = probe(Nvml())
+    seen = look_once(Nvml())
     device = first_free(seen, os.environ)
-    gpus = sum(one.kind != CPU for one in seen)
-    return device, slots if device.kind == CPU else min(slots, gpus)
+    here = device.cores if device.kind == CPU else slots_here(seen, os.environ)
+    if device.kind == CPU and len(seen) > 1:
+        typer.echo("note: no GPU may be used now (`eatnas-db devices --explain`), so the processor is timed", err=True)
+    return device, here if slots is None else slots if device.kind == CPU else min(slots, here)
 
 
 @search_app.command()

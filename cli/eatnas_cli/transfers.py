@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from eatnas_cli.record import SearchName, changing, viewing
-from eatnas_cli.searches import describe, read_spec, search_app, tell_doubts
+from eatnas_cli.searches import SlotsPlanned, describe, read_spec, search_app, slots_for, tell_created, tell_doubts
 from eatnas_db.settings import Settings
 
 
@@ -20,14 +20,14 @@ def transfer(
     candidate: Annotated[int | None, typer.Option(help="The basic architecture; default: the best of SOURCE.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     force: Annotated[bool, typer.Option("--force", help="SOURCE or its yardstick need not be finished.")] = False,
-    slots: Annotated[int, typer.Option(min=1, help="Slots it will run on; settles the lag.")] = 2,
+    slots: SlotsPlanned = None,
 ) -> None:
     """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
     tree, overrides = read_spec(spec, changes)
     name, told = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
     for words in told:
         typer.echo(words)
-    typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
+    tell_created(ctx.obj, name, slots)
 
 
 def start_transfer(
@@ -35,7 +35,7 @@ def start_transfer(
     source: str,
     tree: Any,
     overrides: dict[str, Any],
-    slots: int,
+    slots: int | None,
     *,
     candidate: int | None = None,
     force: bool = False,
@@ -62,7 +62,7 @@ def start_transfer(
             force=force,
             task=task,
             data_digest=found["data_digest"],
-            slots=slots,
+            slots=slots or slots_for(spec),
             now=time.time(),
         )
         kinds = ("transferred", "survivors_taken")

@@ -30,8 +30,12 @@ UNEXPLAINED_BYTES: Final = GIB
 BUSY_PERCENT: Final = 20
 SHORTEST_WAIT: Final = 30.0
 LONGEST_WAIT: Final = 3600.0
+ANSWER_SECONDS: Final = 15.0
+"""So long a command waits for a driver that says nothing."""
 # Not tempfile's choice: TMPDIR may be a folder of one user's own, where another's daemon would not look.
 LOCKS: Final = Path("/tmp")  # noqa: S108
+QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+"""Where Linux tells a container how many microseconds of all cores together it may take in how many."""
 LOOKS: Final = 20
 LOOK_SECONDS: Final = 0.01
 
@@ -225,12 +229,15 @@ def _is_worker(arguments: Sequence[str]) -> bool:
     return any(argument.startswith("eatnas_training.") for argument in arguments)
 
 
-def measure_processor() -> Processor:
-    """The cores this process may use, the load of the last minute, and the memory."""
+def measure_processor(quota: Path = QUOTA) -> Processor:
+    """The cores this process may use, in a container its share of them, the load of the last minute, and the memory."""
     memory = psutil.virtual_memory()
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
+    with suppress(OSError, ValueError):  # it may be missing, or "max"
+        allowed, period = map(int, quota.read_text().split())
+        cores = max(1, min(cores, allowed // period))
     return Processor(cores, psutil.getloadavg()[0], memory.total, memory.available)
 
 
@@ -242,11 +249,23 @@ def probe(
 ) -> list[Probed]:
     """Look at every device, the processor last."""
     seen = [_probed(card, processes, holder_of(card.uuid, folder)) for card in nvml.cards()]
+    return [*seen, processor_now(cpu)]
+
+
+def look_once(nvml: Nvml, patience: float = ANSWER_SECONDS) -> list[Probed]:
+    """The same, for as long as `patience` allows: of a driver that hangs, `nvml.trouble` says so."""
+    lookout = Lookout(lambda: probe(nvml), patience=patience)
+    seen = lookout.seen()
+    lookout.close()
+    if not seen:
+        nvml.trouble = f"the NVIDIA driver has not answered for {patience:g} s"
+    return seen or [processor_now()]
+
+
+def processor_now(cpu: Callable[[], Processor] = measure_processor) -> Probed:
+    """The processor, looked at."""
     now = cpu()
-    processor = Probed(
-        *(CPU, CPU, "processor"), total_bytes=now.total_bytes, free_bytes=now.free_bytes, cores=now.cores, load=now.load
-    )
-    return [*seen, processor]
+    return replace(PROCESSOR, total_bytes=now.total_bytes, free_bytes=now.free_bytes, cores=now.cores, load=now.load)
 
 
 def _probed(card: Card, processes: Callable[[int], Identity | None], locker: Locker | None) -> Probed:
@@ -389,6 +408,14 @@ def torch_device(device: Probed) -> str:
     return CPU if device.kind == CPU else "cuda:0"
 
 
+def slots_here(seen: Sequence[Probed], environment: Mapping[str, str]) -> int:
+    """How many trainings a daemon would have here at a time: one on each GPU it may use, or one on each core."""
+    wishes = wishes_of(seen, environment=environment)
+    never = {Cause.UNWANTED, Cause.BROKEN, Cause.REFUSED}
+    gpus = sum(one.kind != CPU and judge(one, wishes).cause not in never for one in seen)
+    return gpus or max(1, seen[-1].cores)
+
+
 def first_free(seen: Sequence[Probed], environment: Mapping[str, str]) -> Probed:
     """Where a training would begin now: on the first GPU that is free, or else on the processor, which comes last."""
     wishes = wishes_of(seen, environment=environment)
@@ -455,7 +482,7 @@ def wishes_of(
         numbered=_numbered(probed, environment or {}),
         max_per_device=max_per_device,
         allowed=frozenset(_words(allowed)),
-        processor=not any(device.kind != CPU for device in probed),
+        processor=not any(device.kind != CPU for device in probed) or _hidden(environment or {}),
     )
 
 
@@ -490,6 +517,11 @@ def _numbered(probed: Sequence[Probed], environment: Mapping[str, str]) -> bool:
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
         return False
     return len({device.name for device in probed if device.kind != CPU and device.trouble is None}) > 1
+
+
+def _hidden(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES says that there is to be no GPU, as users and Slurm write it."""
+    return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
 
 
 def _visible(probed: Sequence[Probed], environment: Mapping[str, str]) -> frozenset[str] | None:
@@ -641,6 +673,21 @@ class Standing:
     device: Probed
     verdict: Verdict
     leave: bool = False
+
+
+def reasons_in_words(standings: Sequence[Standing]) -> str:
+    """Why devices are not free, those with one reason together."""
+    groups: dict[str, list[Probed]] = {}
+    for one in standings:
+        if not one.verdict.free:
+            groups.setdefault(one.verdict.reason, []).append(one.device)
+    return "; ".join(f"{_together(devices)}: {reason}" for reason, devices in groups.items())
+
+
+def _together(devices: Sequence[Probed]) -> str:
+    if len(devices) == 1:
+        return devices[0].label
+    return f"GPUs {', '.join(str(one.index) for one in devices)}"
 
 
 class Pool:

@@ -86,6 +86,11 @@ class Floor:
         self._proved_at: dict[int, float] = {}
         self.standings: list[Standing] = []
 
+    @property
+    def gpus(self) -> list[Probed]:
+        """The GPUs of this machine, as they were seen last."""
+        return [device for device in self._lookout.seen(wait=False) if device.kind != CPU]
+
     def arrange(self, slots: list[Slot], paused: Collection[str], patience: Patience) -> None:
         """Open slots where a device is free, evict workers where it is not theirs any more, drop what is left."""
         now = self._monotonic()

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, select
 
 from eatnas_daemon.assignments import Work, checkpoints_of, work_for
-from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Standing
+from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Standing, reasons_in_words
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.placement import PAUSED, Floor, is_thrifty
 from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
@@ -479,14 +479,13 @@ class Supervisor:
     def _no_device(self) -> str | None:
         """Why there is no slot at all. Said anew when a cause changes, not with every figure."""
         standings = [] if self.floor is None else self.floor.standings
-        reasons = [f"{one.device.label}: {one.verdict.reason}" for one in standings if not one.verdict.free]
         if self._processor in self._paused and any(not slot.on_gpu for slot in self.slots):
-            reasons.append(f"{PROCESSOR.label}: {PAUSED.reason}")
-        if not reasons:
+            standings = [*standings, Standing(PROCESSOR, PAUSED)]
+        if all(one.verdict.free for one in standings):
             return None
         causes = tuple(one.verdict.cause for one in standings)
-        if self._causes_said is None or self._causes_said[0] != (causes, len(reasons)):
-            self._causes_said = (causes, len(reasons)), f"no device is free: {'; '.join(reasons)}"
+        if self._causes_said is None or self._causes_said[0] != causes:
+            self._causes_said = causes, f"no device is free: {reasons_in_words(standings)}"
         return self._causes_said[1]
 
     def _advance(

@@ -8,6 +8,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, cast
 
@@ -390,10 +391,11 @@ class Training:
         self.device_seconds += seconds
         self.state.epoch_seconds += seconds
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
         """The network's arithmetic in the recipe's precision; weights, loss and sums stay float32 or better."""
-        device = torch.device(self.device).type
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16")
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16)
 
     def _looked_at(self, sums: Tensor) -> list[float]:
         """The sums; waits for the device to have done its steps, which are its seconds as well."""

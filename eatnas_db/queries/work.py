@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, exists, func, select
 
 from eatnas_db.database import living_hosts
-from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, search, worker
+from eatnas_db.domain.states import Kind, Wish
+from eatnas_db.schema import PENDING, attempt, candidate, device, epoch, host, lease, search, worker
 
 NO_SIGN_OF_LIFE: Final = "the host gave no sign of life"
 """How the workers of a host ended that was found dead."""
@@ -60,6 +61,38 @@ class Host:
     devices: int
     in_training: int
     seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """A search of which nothing more may begin before something in training ends, and its lag, which says so."""
+
+    name: str
+    in_training: int
+    lag: int
+
+
+def list_held_up(connection: Connection) -> tuple[HeldUp, ...]:
+    """Searches that leave workers idle by their strict order; none where no worker is idle."""
+    workers = select(func.count()).where(worker.c.ended_at.is_(None)).scalar_subquery()
+    leases = select(func.count()).select_from(lease).scalar_subquery()
+    if not connection.execute(select(workers > leases)).scalar():
+        return ()
+    held = (
+        select(func.count())
+        .select_from(lease.join(candidate, candidate.c.id == lease.c.candidate_id))
+        .where(candidate.c.search_id == search.c.id)
+        .scalar_subquery()
+    )
+    pending = exists().where(candidate.c.search_id == search.c.id, PENDING)
+    query = select(search.c.name, held, search.c.lag).where(
+        (search.c.kind == Kind.EVOLUTION)
+        & (search.c.wish == Wish.RUN)
+        & search.c.finished_at.is_(None)
+        & (search.c.born < search.c.budget_candidates)
+        & ~pending
+    )
+    return tuple(HeldUp(*row) for row in connection.execute(query.order_by(search.c.id)) if row[1])
 
 
 def list_hosts(connection: Connection) -> tuple[Host, ...]:

@@ -3,16 +3,17 @@
 import csv
 import io
 import json
+from dataclasses import astuple
 
 import pytest
 from sqlalchemy import event as hooks
-from sqlalchemy import insert
+from sqlalchemy import func, insert, select, update
 
 from eatnas_db import schema
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search, list_standings
-from eatnas_db.queries.work import list_work
+from eatnas_db.queries.work import list_held_up, list_work
 from eatnas_db.settings import load_settings
 from eatnas_db.transitions import record_event
 
@@ -100,13 +101,41 @@ def test_the_story_of_a_candidate_holds_nothing_of_others(engine):
     assert [(event.candidate_id, event.words) for event in found] == [(2, "born as a random sample")]
 
 
+def give_work(connection, *workers, of=2):
+    """Workers, the first of which has a candidate in training."""
+    connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
+    connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+    for number in workers:
+        connection.execute(insert(schema.worker).values(id=number, device_id=1, slot=4, pid=77, started_at=0))
+    connection.execute(insert(schema.attempt).values(candidate_id=of, number=3, worker_id=1, started_at=5.0))
+    connection.execute(insert(schema.lease).values(candidate_id=of, attempt=3, host_id=1))
+
+
+def test_a_search_is_held_up_where_workers_are_idle_and_nothing_of_it_is_pending(engine):
+    with transaction(engine) as connection:
+        give_work(connection, 1)
+        assert list_held_up(connection) == ()
+        connection.execute(insert(schema.worker).values(id=2, device_id=1, slot=5, pid=78, started_at=0))
+        connection.execute(update(schema.candidate).where(schema.candidate.c.id == 2).values(state="leased"))
+        lag, pending = connection.execute(
+            select(schema.search.c.lag, func.count().filter(schema.candidate.c.state == "pending")).join(
+                schema.candidate
+            )
+        ).one()
+        assert pending
+        assert list_held_up(connection) == ()
+        connection.execute(
+            update(schema.candidate).where(schema.candidate.c.state == "pending").values(state="cancelled")
+        )
+        ((_, in_training, told),) = map(astuple, list_held_up(connection))
+        assert (in_training, told) == (1, lag)
+        connection.execute(update(schema.search).values(wish="paused"))
+        assert list_held_up(connection) == ()
+
+
 def test_work_and_standings_are_read_by_index(engine):
     with transaction(engine) as connection:
-        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
-        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
-        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=4, pid=77, started_at=0))
-        connection.execute(insert(schema.attempt).values(candidate_id=2, number=3, worker_id=1, started_at=5.0))
-        connection.execute(insert(schema.lease).values(candidate_id=2, attempt=3, host_id=1))
+        give_work(connection, 1, 2)
         connection.execute(
             insert(schema.epoch),
             [
@@ -119,10 +148,12 @@ def test_work_and_standings_are_read_by_index(engine):
     with reading(engine) as connection:
         hooks.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
         (work,) = list_work(connection)
+        list_held_up(connection)
         list_standings(connection)
         list_events(connection, candidate_id=2)
         plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given).all() for sql, given in list(asked)]
     assert (work.slot, work.worker_pid, work.candidate_id, work.birth) == (4, 77, 2, 1)
     assert (work.attempt, work.epochs_done, work.epochs, work.started_at) == (3, 2, 1, 5.0)
     scans = {row[3] for plan in plans for row in plan if row[3].startswith("SCAN") and "INDEX" not in row[3]}
-    assert scans <= {"SCAN eatnas_lease", "SCAN eatnas_search"}
+    # A worker trains hundreds of candidates.
+    assert scans <= {"SCAN eatnas_lease", "SCAN eatnas_search", "SCAN eatnas_worker", "SCAN CONSTANT ROW"}

@@ -17,6 +17,7 @@ from fake_nvml import GIB, FakeGpu, FakeNvml
 from eatnas_daemon.devices import (
     CPU,
     LONGEST_WAIT,
+    PROCESSOR,
     SHORTEST_WAIT,
     Cause,
     Holder,
@@ -25,6 +26,8 @@ from eatnas_daemon.devices import (
     Policy,
     Pool,
     Probed,
+    Standing,
+    Verdict,
     Wishes,
     cpu_slots,
     first_free,
@@ -37,6 +40,8 @@ from eatnas_daemon.devices import (
     misplaced,
     must_leave,
     probe,
+    reasons_in_words,
+    slots_here,
     who_is,
     wishes_of,
     worker_environment,
@@ -391,7 +396,15 @@ def test_no_more_workers_than_wished_share_a_device():
 
 @pytest.mark.parametrize(
     ("text", "left"),
-    [("", []), ("1", ["GPU-aa22"]), ("GPU-bb33,0", ["GPU-aa11", "GPU-bb33"]), ("2,-1,0", ["GPU-bb33"])],
+    [
+        ("1", ["GPU-aa22"]),
+        ("GPU-bb33,0", ["GPU-aa11", "GPU-bb33"]),
+        ("2,-1,0", ["GPU-bb33"]),
+        ("", ["cpu"]),
+        ("-1", ["cpu"]),
+        ("NoDevFiles", ["cpu"]),
+        ("GPU-mistyped", []),
+    ],
 )
 def test_a_batch_systems_choice_of_devices_holds(text, left):
     wishes = wishes_of(three(), environment={"CUDA_VISIBLE_DEVICES": text})
@@ -448,6 +461,36 @@ def test_the_processor_here_is_measured():
     found = measure_processor()
     assert 1 <= found.cores <= os.cpu_count()
     assert 0 < found.free_bytes <= found.total_bytes
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("150000 100000", 1), ("max 100000", 8), ("50000 100000", 1), ("", 8)])
+def test_a_container_has_its_share_of_the_cores(tmp_path, monkeypatch, quota, cores):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    (tmp_path / "cpu.max").write_text(quota + "\n")
+    assert measure_processor(tmp_path / "cpu.max").cores == cores
+    assert measure_processor(tmp_path / "none").cores == 8
+
+
+def test_a_machine_has_a_slot_for_each_gpu_it_may_use_or_for_each_core():
+    seen = three()
+    gpus, processor = seen[:-1], seen[-1]
+    assert slots_here(seen, {}) == len(gpus)
+    assert slots_here([processor], {}) == processor.cores
+    # Those that are in use now will be free again.
+    busy = [replace(one, holders=(Holder(1, "compute", identity=Identity("alice")),)) for one in gpus]
+    assert slots_here([*busy, processor], {}) == len(gpus)
+    assert slots_here([replace(gpus[0], mig=True), *gpus[1:], processor], {}) == len(gpus) - 1
+    assert slots_here(seen, {"CUDA_VISIBLE_DEVICES": gpus[0].uuid}) == 1
+    assert slots_here(seen, {"CUDA_VISIBLE_DEVICES": ""}) == processor.cores
+
+
+def test_devices_with_one_reason_are_told_together():
+    gpus = three()[:-1]
+    why = Verdict(False, "it rains", Cause.FOREIGN)
+    told = reasons_in_words([*(Standing(gpu, why) for gpu in gpus[:2]), Standing(PROCESSOR, replace(why, reason="so"))])
+    assert told == f"GPUs {gpus[0].index}, {gpus[1].index}: it rains; processor: so"
+    assert reasons_in_words([Standing(gpus[0], why), Standing(gpus[1], Verdict(True, ""))]).startswith(gpus[0].label)
 
 
 def test_slots_of_the_processor_are_its_cores_less_what_others_load_and_as_memory_allows():

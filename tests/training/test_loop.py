@@ -380,6 +380,24 @@ def test_another_precision_in_the_recipe_is_another_training(assignment: Make) -
     assert finished(again).precision == "float32"
 
 
+@pytest.mark.parametrize("halved", [False, True])
+@pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
+def test_a_step_never_looks_at_what_its_device_computes(assignment: Make, augment: str, halved: bool) -> None:
+    # torch's device without contents: whatever wants to see a number there is an error, and so is a mixture of devices.
+    training = Training(replace(assignment(augment=augment, label_smoothing=0.1), halved=halved), "meta")
+    training.load()
+    training.build()
+    state = training.state
+    state.optimizer = torch.optim.SGD(state.model.parameters(), 0.1)  # fused ones know devices that compute alone
+    training.step()
+    training.step()
+    assert state.sums.device.type == "meta"
+    assert all(parameter.grad is not None for parameter in state.model.parameters())
+    assert training.validate_batch(0, state.sums) > 0
+    with pytest.raises(NotImplementedError, match="no data"):
+        training._looked_at(state.sums)
+
+
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
 
