@@ -47,9 +47,9 @@ TREE = {
 BARE = """
 import json, sys, time
 from eatnas_db.domain.messages import Assign
-from eatnas_training import loop, worker
+from eatnas_training import loop, readiness
 from eatnas_training.conversation import Wanted
-worker._warm_up("cpu")
+readiness.warm_up("cpu")
 assigns = [Assign(**fields) for fields in json.load(sys.stdin)]
 started = time.perf_counter()
 for assign in assigns:

@@ -10,18 +10,23 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from eatnas_cli.printing import Format, in_bytes, show
 from eatnas_cli.record import Written, viewing
-from eatnas_db.errors import EatnasError, RecordError
+from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.settings import Settings
+
+if TYPE_CHECKING:
+    from eatnas_daemon.devices import Probed
 
 PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
+TORCH_SECONDS: Final = 120.0
+"""Loading torch and a driver's libraries from a slow disk takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +103,41 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from eatnas_daemon.devices import look_once
+    from eatnas_daemon.devices import first_free, look_once
     from eatnas_daemon.nvml import Nvml
 
     nvml = Nvml()
     try:
-        names = [one.label for one in look_once(nvml) if one.kind != "cpu"]
+        seen = look_once(nvml)
     finally:
         nvml.close()
-    yield Finding("processor cores", True, str(os.cpu_count()))
-    if names:
-        yield Finding("GPUs", True, "; ".join(names), "`eatnas-db devices --explain` tells which are free")
-    else:
+    *gpus, processor = seen
+    yield Finding("processor cores", True, str(processor.cores))
+    if not gpus:
         yield Finding("GPUs", True, f"none: {nvml.trouble or 'no NVIDIA GPU'}; searches train on the processor")
+        return
+    names = "; ".join(f"{one.index}: {one.name}" for one in gpus)
+    yield Finding("GPUs", True, names, "`eatnas-db devices --explain` tells which are free")
+    yield _torch(first_free(seen, os.environ))
+
+
+def _torch(device: Probed) -> Finding:
+    """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
+    from eatnas_cli.upkeep import ask_training
+    from eatnas_daemon.devices import CPU, torch_device, worker_environment
+
+    if device.kind == CPU:
+        return Finding("torch on GPUs", True, "not tried: none is free")
+    try:
+        found = ask_training(
+            ["eatnas_training.readiness", torch_device(device)], {}, worker_environment(device), TORCH_SECONDS
+        )
+    except DataError as error:
+        return Finding("torch on GPUs", False, str(error))
+    if found["trouble"] is None:
+        return Finding("torch on GPUs", True, f"{found['torch']} computes on {device.label}")
+    problem, _, advice = found["trouble"].partition("; ")
+    return Finding("torch on GPUs", False, problem, advice)
 
 
 def _home(settings: Settings) -> Finding:

@@ -31,19 +31,28 @@ def prepare(what: str, data: dict[str, Any]) -> Any:
     return ask_training(["eatnas_training.prepare", what], data)
 
 
-def ask_training(program: list[str], question: dict[str, Any], environment: Mapping[str, str] | None = None) -> Any:
+def ask_training(
+    program: list[str],
+    question: dict[str, Any],
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> Any:
     """Ask the training package, JSON for JSON, in a process of its own, with more in its environment.
 
-    Raises `DataError`.
+    Raises `DataError`, where there is no answer within `seconds`, too.
     """
-    answer = subprocess.run(
-        [sys.executable, "-m", *program],
-        input=json.dumps(question),
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", *program],
+            input=json.dumps(question),
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{' '.join(program)} has not answered for {seconds:g} s") from None
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines()
         raise DataError(

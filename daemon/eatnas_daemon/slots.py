@@ -17,6 +17,7 @@ from eatnas_db.domain.messages import (
     Phase,
     Progress,
     Released,
+    Unfit,
 )
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.transitions import Token, Use
@@ -110,6 +111,8 @@ class Slot:
     ended: bool = False
     status: int = 0
     failed_starts: int = 0
+    unfit: str | None = None
+    """Why the worker cannot train here, by its own word."""
     start_error: str | None = None
     launch_after: float = 0.0
 
@@ -117,7 +120,7 @@ class Slot:
         """Take in one report. Whether it counts: a late word about what is in hand no more is nobody's."""
         silence, self.heard_at = now - self.heard_at, now
         token = None if self.work is None else self.work.leased.token
-        if not isinstance(message, Hello) and (token is None or not _is_about(message, token)):
+        if not isinstance(message, Hello | Unfit) and (token is None or not _is_about(message, token)):
             return False
         match message:
             case Progress():
@@ -132,6 +135,8 @@ class Slot:
                 self.hello, self.failed_starts, self.start_error = message, 0, None
                 self.hello_at, self.held_bytes = now, message.block_bytes
                 self.reports.append(message)
+            case Unfit():
+                self.unfit = message.reason
             case Checkpointed():
                 self.phase = "training"
                 self.reports.append(message)
@@ -174,10 +179,10 @@ class Slot:
     def vacate(self, now: float, patience: Patience) -> None:
         """The worker is gone; when the next one may start."""
         if self.hello is None:
-            self.not_started(now, patience)
+            self.not_started(now, patience, self.unfit)
         self.drop()
         self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
-        self.ended, self.leaving, self.status, self.evicted = False, False, 0, None
+        self.ended, self.leaving, self.status, self.evicted, self.unfit = False, False, 0, None, None
         self.may_start, self.proven = self.may_start and not self.on_gpu, not self.on_gpu
         self.doubts = self.held_bytes = self.sampled_bytes = self.seen_bytes = self.trained = 0
 

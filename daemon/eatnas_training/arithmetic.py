@@ -225,6 +225,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--memory-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--memory-times", type=int, default=1)
     parser.add_argument("--peak-bytes", type=int)
+    parser.add_argument("--unfit", metavar="REASON", help="cannot train, for this reason")
     parser.add_argument("--die-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--die-at", type=int, default=1, metavar="WRITE")
     return parser.parse_args()
@@ -238,6 +239,9 @@ def main() -> None:
     pace = replace(pace, peak_bytes=asked.peak_bytes, break_on=asked.break_on)
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
+    if asked.unfit is not None:
+        conversation.refuse(asked.unfit)
+        sys.exit(1)
     # It computes on no device; it says of itself what it was told.
     uuid = os.environ.get("CUDA_VISIBLE_DEVICES") or None
     hello = Hello(os.getpid(), {"python": platform.python_version()}, asked.device, "arithmetic", uuid)

@@ -29,6 +29,7 @@ from eatnas_db.domain.messages import (
     Message,
     Release,
     Released,
+    Unfit,
     Up,
     encode,
 )
@@ -70,6 +71,10 @@ class Conversation:
             self._listen(IDLE_SECONDS)
             while self._assignments and not self._leaving:
                 self._train(self._assignments.popleft(), trainer)
+
+    def refuse(self, reason: str) -> None:
+        """Say, instead of hello, why nothing can be trained here."""
+        self._say(Unfit(reason))
 
     def leave(self) -> None:
         """Release what is in hand, then end `run`. Safe in a signal handler."""

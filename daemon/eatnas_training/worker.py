@@ -14,7 +14,7 @@ from typing import Final
 import torch
 
 from eatnas_db.domain.messages import Assign, Finished, Hello, Phase, Up
-from eatnas_training import loop
+from eatnas_training import loop, readiness
 from eatnas_training.conversation import Conversation, Wanted, leave_politely
 
 BLOCK_BYTES: Final = 256 << 20
@@ -31,15 +31,6 @@ def versions(device: str) -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
     return found
-
-
-def _warm_up(device: str) -> None:
-    """Load what torch loads at its first step, before the first candidate's clock runs."""
-    images = torch.ones((2, 4, 8, 8), device=device, requires_grad=True)
-    layer = torch.nn.Conv2d(4, 4, 3, groups=4, bias=False).to(device)
-    layer(images).sum().backward()
-    # Its first construction imports torch's compiler, seconds of it.
-    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True).step()
 
 
 class Block:
@@ -75,8 +66,12 @@ def main() -> None:
     conversation = Conversation(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     torch.set_num_threads(asked.threads)
-    _warm_up(asked.device)
-    block = Block(asked.device)
+    try:
+        readiness.warm_up(asked.device)
+        block = Block(asked.device)
+    except Exception as error:
+        conversation.refuse(readiness.why_not(asked.device, error))
+        raise
     hello = Hello(
         *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
         *(block.uuid, block.bytes),

@@ -101,6 +101,13 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
+class Unfit:
+    """A worker cannot train on its device, and why; it says this instead of `Hello`, and leaves."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """What a training does now.
 
@@ -236,14 +243,14 @@ class Failed:
 
 
 Down = Assign | Checkpoint | Release | Cancel | Exit | Beat
-Up = Hello | Phase | Progress | EpochDone | Checkpointed | Resumed | Restored | Finished | Released | Failed
+Up = Hello | Unfit | Phase | Progress | EpochDone | Checkpointed | Resumed | Restored | Finished | Released | Failed
 Message = Down | Up
 
 _KINDS: Final[dict[str, type[Any]]] = {
     kind.__name__: kind
     for kind in (
         *(Assign, Checkpoint, Release, Cancel, Exit, Beat),
-        *(Hello, Phase, Progress, EpochDone, Checkpointed, Resumed, Restored, Finished, Released, Failed),
+        *(Hello, Unfit, Phase, Progress, EpochDone, Checkpointed, Resumed, Restored, Finished, Released, Failed),
     )
 }
 

@@ -38,14 +38,14 @@ def record(home, fresh_home):
 
 @pytest.fixture
 def eatnas(tmp_path, home):
-    """Runs a command to its end: what it printed, or where it is to fail its one line on stderr."""
+    """Runs a command to its end: what it printed, or where it is to fail its one line on stderr; or all, `whole`."""
 
-    def call(*arguments, expect=0, at=home, **options):
+    def call(*arguments, expect=0, at=home, whole=False, **options):
         command = [sys.executable, "-m", "eatnas_cli", "--home", str(at), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, **options)
         assert done.returncode == expect, done.stderr
         assert "Traceback" not in done.stderr
-        return done.stderr if expect else done.stdout
+        return done if whole else done.stderr if expect else done.stdout
 
     return call
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 SOURCE = Path(__file__).parents[1] / "daemon" / "pretended_nvml.c"
 COMPILER = shutil.which("cc")
@@ -98,6 +99,15 @@ def test_a_driver_that_hangs_is_waited_for_no_longer_than_it_takes_to_be_sure(bo
     hanging = "hang nvmlDeviceGetMemoryInfo 600"
     assert "no GPU: the NVIDIA driver has not answered for 15 s" in box("devices", more=[hanging], timeout=60)
     assert "has not answered" in box("doctor", more=[hanging], timeout=60)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_on_which_torch_cannot_compute_is_told_by_the_doctor(box, record):
+    told = json.loads(box("doctor", "--format", "json", expect=1, whole=True).stdout)
+    (found,) = [row for row in told if row["what"] == "torch on GPUs"]
+    assert not found["ok"]
+    assert "without CUDA" in found["found"] or "finds no CUDA driver" in found["found"]
+    assert "pytorch.org" in found["advice"] or "NVIDIA_DRIVER_CAPABILITIES" in found["advice"]
 
 
 def test_a_search_is_given_as_many_births_in_flight_as_suit_the_gpus(box, record, tmp_path):

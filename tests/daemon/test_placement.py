@@ -13,7 +13,7 @@ import pytest
 from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from sqlalchemy import select
 
-from eatnas_daemon.devices import Lookout, Policy, Wishes, holder_of, probe
+from eatnas_daemon.devices import Cause, Lookout, Policy, Wishes, holder_of, probe
 from eatnas_daemon.nvml import Nvml
 from eatnas_daemon.placement import Floor
 from eatnas_daemon.slots import Patience, Slot
@@ -273,6 +273,24 @@ def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, super
     supervise(settings, 0, program=("eatnas_training.no_such_module",), floor=floor, patience=QUICK, on_tick=look)
     (row,) = rows(settings, select(search.c.waiting))
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
+
+
+def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, home, supervise, gpus):
+    _, floor = gpus()
+    settings = home(tmp_path / "unfit")
+    seen = set()
+
+    def look(supervisor):
+        seen.update(one.verdict.reason for one in floor.standings if one.verdict.cause is Cause.ASIDE)
+        if supervisor.trouble is not None:
+            supervisor.stop()
+
+    unfit = ("eatnas_training.arithmetic", "--unfit", "torch was built without CUDA")
+    supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
+    assert seen == {"workers cannot be started: torch was built without CUDA"}
+    (row,) = rows(settings, select(search.c.waiting))
+    assert row.waiting == f"no device is free: GPUs 0, 1: {seen.pop()}"
+    assert not rows(settings, select(attempt))
 
 
 @pytest.mark.slow
