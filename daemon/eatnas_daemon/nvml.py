@@ -123,6 +123,8 @@ class Nvml:
         handle = library.nvmlDeviceGetHandleByIndex(index)
         mode = _told(lambda: library.nvmlDeviceGetMigMode(handle))
         mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+        # Before the memory: what a process that ends in between has held would be nobody's.
+        clients = self._clients(handle)
         total, free = self._memory(handle, mig=mig)
         rates = _told(lambda: library.nvmlDeviceGetUtilizationRates(handle))
         compute = _told(lambda: library.nvmlDeviceGetComputeMode(handle))
@@ -138,7 +140,7 @@ class Nvml:
             total_bytes=total,
             free_bytes=free,
             utilisation=None if rates is None else int(rates.gpu),
-            clients=self._clients(handle),
+            clients=clients,
             mig=mig,
             prohibited=compute == pynvml.NVML_COMPUTEMODE_PROHIBITED,
             exclusive=compute == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,

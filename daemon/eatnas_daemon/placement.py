@@ -149,14 +149,17 @@ class Floor:
 
     def _seen(self) -> list[Probed]:
         """The last look, without what has been ours since: workers that have ended, and locks that were given back."""
-        return [
-            replace(
-                device,
-                holders=tuple(one for one in device.holders if one.pid not in self._gone),
-                locked_by=None if self._was_ours(device) else device.locked_by,
-            )
-            for device in self._lookout.seen(wait=False)
-        ]
+        return [self._without_ours(device) for device in self._lookout.seen(wait=False)]
+
+    def _without_ours(self, device: Probed) -> Probed:
+        gone = [one for one in device.holders if one.pid in self._gone]
+        free = device.free_bytes + sum(one.used_bytes or 0 for one in gone)
+        return replace(
+            device,
+            holders=tuple(one for one in device.holders if one not in gone),
+            free_bytes=min(free, device.total_bytes),
+            locked_by=None if self._was_ours(device) else device.locked_by,
+        )
 
     def _was_ours(self, device: Probed) -> bool:
         """Whether the look has met our own lock: as it was signed, or just before that or just after."""

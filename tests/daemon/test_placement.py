@@ -275,6 +275,22 @@ def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, super
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
 
+def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supervise, gpus):
+    library, floor = gpus()
+    library.worker_bytes = 3 * GIB // 2
+    told = set()
+    settings = home(tmp_path / "replaced")
+    supervise(
+        settings,
+        0,
+        program=SLOW,
+        floor=floor,
+        patience=replace(QUICK, candidates=1, devices=0.01),
+        on_tick=lambda _: told.update(one.verdict.cause for one in floor.standings),
+    )
+    assert told == {Cause.FREE}
+
+
 def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, home, supervise, gpus):
     _, floor = gpus()
     settings = home(tmp_path / "unfit")
