@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +37,8 @@ DOUBTFUL_LOOKS: Final = 3
 FORGOTTEN_SECONDS: Final = 10.0
 """So long after its end a worker may still be told by the driver."""
 FAILED_STARTS: Final = 2
-FATAL_FAILURES: Final = 2
+SUSPICIONS: Final = 2
+"""So many candidates in a row that fail at once, or end their workers, and the device is to blame."""
 PAUSED: Final = Verdict(False, "paused by hand (`eatnas-db devices resume`)", Cause.PAUSED)
 
 
@@ -47,9 +48,9 @@ class _Trust:
 
     silent_looks: int = 0
     failures: int = 0
-    """Workers in a row that could not use it."""
-    fatal: int = 0
-    """Failures in a row after which a worker could not go on."""
+    """How often in a row it was put aside."""
+    victims: set[int] = field(default_factory=set)
+    """Candidates that have failed there, for which it may be to blame, since one has ended well."""
     why: str | None = None
     until: float = 0.0
 
@@ -121,13 +122,20 @@ class Floor:
         """A worker was started: it is known as ours even if it has ended before the next look."""
         self._living.add(pid)
 
-    def failed(self, slot: Slot, *, fatal: bool) -> None:
-        """A training on a GPU has ended. Where it ends its worker, too, time after time, none starts for a while."""
+    def suspect(self, slot: Slot, candidate_id: int) -> None:
+        """A training has failed for which its GPU may be to blame; once it is another candidate's, none starts there."""
         trust = self._trust_in(slot.device.uuid)
-        trust.fatal = trust.fatal + 1 if fatal else 0
-        if trust.fatal >= FATAL_FAILURES:
-            trust.fatal = 0
-            self._put_aside(slot.device.uuid, "trainings end their workers there", self._monotonic())
+        trust.victims.add(candidate_id)
+        if len(trust.victims) >= SUSPICIONS:
+            trust.victims.clear()
+            why = "one training after another has failed there, at once or with its worker"
+            self._put_aside(slot.device.uuid, why, self._monotonic())
+
+    def rely_on(self, slot: Slot) -> None:
+        """A training has ended well on a GPU."""
+        trust = self._trust_in(slot.device.uuid)
+        trust.victims.clear()
+        trust.failures = 0
 
     def left_bytes(self, uuid: str, here: Collection[Slot]) -> int:
         """What of a device's memory may be given to one more training; 0 where it is not known."""
@@ -256,7 +264,6 @@ class Floor:
                 return
         if why is None:
             slot.proven = True
-            self._trust_in(uuid).failures = 0
             return
         slot.condemned = FailureKind.LOST, why
         process.kill()

@@ -378,12 +378,15 @@ class Supervisor:
                     transitions.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
-                    self._tell_floor(slot, fatal=False)
+                    if self.floor is not None and slot.on_gpu:
+                        self.floor.rely_on(slot)
                 case Released():
                     transitions.release(connection, token, report.device_seconds, wall)
                 case Failed():
-                    self._tell_floor(slot, fatal=report.fatal)
                     kind = FailureKind.LOST if report.fatal and self._is_troubled(slot) else FailureKind(report.kind)
+                    at_once = kind is FailureKind.EXCEPTION and slot.progress is None
+                    if self.floor is not None and slot.on_gpu and (report.fatal or at_once):
+                        self.floor.suspect(slot, token.candidate)
                     transitions.record_failure(
                         connection,
                         token,
@@ -412,10 +415,6 @@ class Supervisor:
 
     def _is_troubled(self, slot: Slot) -> bool:
         return self.floor is not None and self.floor.troubled(slot.device.uuid)
-
-    def _tell_floor(self, slot: Slot, *, fatal: bool) -> None:
-        if self.floor is not None and slot.on_gpu:
-            self.floor.failed(slot, fatal=fatal)
 
     def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
         recipe = {**without_timing(work.assign.training), "precision": report.precision}

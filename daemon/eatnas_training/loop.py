@@ -169,11 +169,7 @@ class Training:
     def build(self, ancestor: Ancestor | None = None) -> None:
         """The network and its optimizer at the start: the same bits, whatever this process did before."""
         torch.set_num_threads(self.recipe.threads)
-        torch.use_deterministic_algorithms(True)
-        # On top of that torch would fill all fresh memory with NaN: a tenth of a step, for code that reads it unset.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-        # Convolutions in TF32 would be a third precision, and one that no recipe names.
-        torch.backends.cudnn.allow_tf32 = False
+        settle_arithmetic()
         architecture = Architecture.from_code(self.assign.code)
         macro = macro_from_stored(self.assign.macro)
         model = network.build(architecture, macro, Task(**self.assign.task))
@@ -186,7 +182,7 @@ class Training:
         # `Module.to` has no overload for a memory format alone in torch's stubs.
         cast("Any", model).to(memory_format=torch.channels_last)
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
-        optimizer = _optimizer(model, self.recipe)
+        optimizer = optimizer_of(model, self.recipe)
         self.precision = precision_on(self.device, self.recipe.precision)
         self.state = State(model, optimizer, sums, self.precision, share_inherited=share, logit_distance=distance)
 
@@ -257,7 +253,8 @@ class Training:
     def validate_batch(self, start: int, sums: Tensor) -> int:
         """Add the figures of held-out images from `start` on to `sums`; where the next batch starts."""
         began = self.monotonic()
-        stop = min(start + VALIDATION_BATCHES * self.recipe.batch_size, len(self.data.held_out.labels))
+        batches = 1 if self.assign.halved else VALIDATION_BATCHES  # memory is short where batches are halved
+        stop = min(start + batches * self.recipe.batch_size, len(self.data.held_out.labels))
         self._judge(start, stop, sums)
         self._spent(began)
         return stop
@@ -409,6 +406,15 @@ class Training:
         _require_finite(self._looked_at(self.state.sums)[0], self.state.epoch)
 
 
+def settle_arithmetic() -> None:
+    """Have torch compute the same bits each time, in the precision that the recipe names."""
+    torch.use_deterministic_algorithms(True)
+    # On top of that torch would fill all fresh memory with NaN: a tenth of a step, for code that reads it unset.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # TF32 would be a third precision, and one that no recipe names. For products of matrices an environment may ask.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def precision_on(device: str, asked: str) -> str:
     """What a recipe's precision comes to on a device: bfloat16 is float32 on a CUDA device that only emulates it."""
     if asked == "float32" or torch.device(device).type != "cuda":
@@ -429,7 +435,7 @@ def _add(sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None
     sums[2] += len(labels)
 
 
-def _optimizer(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
+def optimizer_of(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
     """SGD with Nesterov's momentum; weight decay on convolutions' and the classifier's weights alone."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]

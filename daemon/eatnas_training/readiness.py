@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Final
+from typing import Any, Final, cast
 
 import torch
+from torch.nn.functional import cross_entropy
 
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import PRESETS, Task
+from eatnas_db.domain.spec import TrainingSpec
+from eatnas_training import network
+from eatnas_training.loop import optimizer_of, precision_on, settle_arithmetic
 from eatnas_training.readers import first_line
 
+_NETWORK: Final = Architecture.parse(
+    "sep_k3_d1_w1.0/mb3_k5_d2_w1.0_skip/mb6_k7_d1_w1.0/sep_k5_d2_w1.0_skip/mb3_k7_d1_w1.0/mb6_k3_d1_w1.0/sep_k7_d1_w1.0"
+)
 _BUILDS: Final = "https://pytorch.org/get-started names the builds"
 
 
 def warm_up(device: str) -> None:
-    """Load what torch loads at its first step, before the first candidate's clock runs.
+    """Train a small network with every operation and kernel, in every precision: what fails now costs no candidate.
 
-    Raises what torch does where it cannot compute there.
+    It loads what torch loads at its first step, too. Raises what torch does where it cannot compute there.
     """
-    images = torch.ones((2, 4, 8, 8), device=device, requires_grad=True)
-    layer = torch.nn.Conv2d(4, 4, 3, groups=4, bias=False).to(device)
-    layer(images).sum().backward()
+    settle_arithmetic()
+    model = network.build(_NETWORK, PRESETS["eatnas-tiny"], Task(8, 1, 10))
+    network.initialize(model, 0)
+    model.to(device=device)
+    cast("Any", model).to(memory_format=torch.channels_last)
     # Its first construction imports torch's compiler, seconds of it.
-    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, fused=True).step()
+    optimizer = optimizer_of(model, TrainingSpec())
+    images, labels = torch.zeros((2, 1, 8, 8), device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    for precision in dict.fromkeys(("float32", precision_on(device, "auto"))):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = cross_entropy(model(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    loss.item()  # waits for the device, whose errors come late
+    if device != "cpu":
+        torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # it knows a library of another torch's
 
 
 def why_not(device: str, error: Exception) -> str:

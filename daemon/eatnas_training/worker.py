@@ -69,13 +69,13 @@ def main() -> None:
     try:
         readiness.warm_up(asked.device)
         block = Block(asked.device)
+        hello = Hello(
+            *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
+            *(block.uuid, block.bytes),
+        )
     except Exception as error:
         conversation.refuse(readiness.why_not(asked.device, error))
         raise
-    hello = Hello(
-        *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
-        *(block.uuid, block.bytes),
-    )
 
     def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
         block.free()

@@ -13,7 +13,7 @@ import pytest
 from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from sqlalchemy import select
 
-from eatnas_daemon.devices import Cause, Lookout, Policy, Wishes, holder_of, probe
+from eatnas_daemon.devices import SHORTEST_WAIT, Cause, Lookout, Policy, Wishes, holder_of, probe
 from eatnas_daemon.nvml import Nvml
 from eatnas_daemon.placement import Floor
 from eatnas_daemon.slots import Patience, Slot
@@ -437,6 +437,37 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
     assert ended == [(5, "failed")]
     endings = [row.ending for row in rows(settings, select(worker.c.ending).order_by(worker.c.id))]
     assert endings == ["replaced by a fresh worker: it cannot go on after this failure", "the daemon left"]
+
+
+def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_each_time(gpus):
+    now = [0.0]
+    _, floor = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
+    floor._lookout.seen()
+    slot = Slot(0, floor.gpus[0])
+
+    def waits():
+        slots = []
+        floor.arrange(slots, (), QUICK)
+        return not slots
+
+    floor.suspect(slot, 1)
+    floor.suspect(slot, 1)  # it is tried again, and may be itself to blame
+    assert not waits()
+    floor.suspect(slot, 2)
+    assert waits()
+    assert "one training after another has failed there" in floor.standings[0].verdict.reason
+    for longest in (SHORTEST_WAIT, 2 * SHORTEST_WAIT, 4 * SHORTEST_WAIT):
+        now[0] += longest / 2 - 1
+        assert waits()
+        now[0] += longest / 2 + 1
+        assert not waits()
+        floor.suspect(slot, 1)
+        floor.suspect(slot, 2)
+    now[0] += 8 * SHORTEST_WAIT
+    floor.suspect(slot, 1)
+    floor.rely_on(slot)
+    floor.suspect(slot, 2)
+    assert not waits()
 
 
 def held_by(candidate_id):

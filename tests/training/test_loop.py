@@ -25,7 +25,7 @@ from eatnas_db.domain.messages import (
     Resumed,
     Up,
 )
-from eatnas_training import checkpoint, loop
+from eatnas_training import checkpoint, failures, loop
 from eatnas_training.conversation import Wanted
 from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Training
@@ -271,7 +271,18 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
     [
         ("CUDA error: out of memory", "out_of_memory", False),
         ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out_of_memory", False),
-        ("GET was unable to find an engine to execute this computation", "out_of_memory", False),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", "out_of_memory", False),
+        (
+            "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+            "out_of_memory",
+            False,
+        ),
+        ("GET was unable to find an engine to execute this computation", "exception", True),
+        (
+            "CUDNN_BACKEND_TENSOR_DESCRIPTOR cudnnFinalize failed cudnn_status: CUDNN_STATUS_SUBLIBRARY_LOADING_FAILED",
+            "exception",
+            True,
+        ),
         ("CUDA error: an illegal memory access was encountered", "exception", True),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "exception", True),
         ("CUDA driver error: out of memory", "out_of_memory", False),
@@ -289,6 +300,19 @@ def test_errors_of_a_gpu_have_their_kinds_and_those_of_cuda_end_the_process(
     last = train(assignment())[-1]
     assert isinstance(last, Failed)
     assert (last.kind, last.fatal) == (kind, fatal)
+
+
+def test_a_convolution_that_finds_no_engine_is_out_of_memory_only_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    figures = {"mem_get_info": (1 << 30, 24 << 30), "memory_reserved": 5 << 30, "memory_allocated": 5 << 30}
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    assert failures.is_out_of_memory(error)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 << 30)
+    assert not failures.is_out_of_memory(error)
+    assert failures.is_of_cuda(error)
 
 
 def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_the_file(
@@ -405,7 +429,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignment: Make, precision: str) -> None:
     whole = train(assignment(precision=precision), device="cuda:0")
-    assert finished(whole).precision == precision
+    assert finished(whole).precision == loop.precision_on("cuda:0", precision)
     assert_same_bits(whole, train(assignment(attempt=2, precision=precision), device="cuda:0"))
     stopped = train(assignment(attempt=3, precision=precision), after(3, Wanted.RELEASE), device="cuda:0")
     resumed = assignment(attempt=4, precision=precision, checkpoint_folder=stopped.folder)
