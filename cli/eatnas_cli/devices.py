@@ -25,7 +25,9 @@ Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Never thes
 MaxPerDevice = Annotated[int | None, typer.Option("--max-per-device", min=1, help="Workers on one GPU at most.")]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", help="Users and programs that may be on a GPU without making it somebody else's."),
+    typer.Option(
+        "--allow", help="Users and programs that may be on a GPU beside us; `unseen`: those that are not shown."
+    ),
 ]
 Manners = Annotated[
     str | None,

@@ -28,6 +28,9 @@ GIB: Final = 1 << 30
 UNEXPLAINED_BYTES: Final = GIB
 """Memory that a driver keeps for itself; and what a worker's context takes beside what it asked for."""
 BUSY_PERCENT: Final = 20
+MPS: Final = "nvidia-cuda-mps"
+UNSEEN: Final = "unseen"
+"""What `--allow` calls memory in use by processes that the driver does not show."""
 SHORTEST_WAIT: Final = 30.0
 LONGEST_WAIT: Final = 3600.0
 ANSWER_SECONDS: Final = 15.0
@@ -85,6 +88,11 @@ class Holder:
     used_bytes: int | None = None
     identity: Identity | None = None
     """None: there is no such process here, as in a container that is told the host's numbers."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it stands for others: a server of MPS, which computes for all its clients, ours too."""
+        return self.identity is not None and (self.identity.name or "").startswith(MPS)
 
     def __str__(self) -> str:
         who = self.identity or Identity()
@@ -155,6 +163,8 @@ class Probed:
         computing = [one for one in self.holders if one.kind == "compute"]
         if self.silent:
             return "the driver does not say which processes use it"
+        if any(one.is_shared for one in computing):
+            return "its processes share it through NVIDIA's MPS and are not told apart"
         if any(one.identity is None for one in computing):
             return "the driver shows process numbers that are not of this container"
         if not self.holders and self.used_bytes > UNEXPLAINED_BYTES:
@@ -307,11 +317,14 @@ def judge(
     unwanted = _unwanted(probed, wishes)
     if unwanted is not None:
         return Verdict(False, unwanted, Cause.UNWANTED)
-    if probed.trouble is not None:
-        return Verdict(False, probed.trouble, Cause.BROKEN)
-    if probed.mig:
+    if probed.mig:  # before what CUDA_VISIBLE_DEVICES leaves: it has names of its own for the parts of such a device
         off = f"`nvidia-smi -i {probed.uuid} -mig 0` turns it off"
         return Verdict(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
+    invisible = _invisible(probed, wishes)
+    if invisible is not None:
+        return Verdict(False, invisible, Cause.UNWANTED)
+    if probed.trouble is not None:
+        return Verdict(False, probed.trouble, Cause.BROKEN)
     if probed.prohibited:
         return Verdict(False, "an administrator has shut it for computing (compute mode prohibited)", Cause.REFUSED)
     if probed.locked_by is not None:
@@ -336,8 +349,14 @@ def _unwanted(probed: Probed, wishes: Wishes) -> str | None:
         return "--exclude names it"
     if wishes.chosen is not None:
         return None if probed.uuid in wishes.chosen else "--devices does not name it"
-    if probed.kind == CPU:
-        return None if wishes.processor else "there are GPUs; `--devices` has to name `cpu` for it to train too"
+    if probed.kind == CPU and not wishes.processor:
+        return "there are GPUs; `--devices` has to name `cpu` for it to train too"
+    return None
+
+
+def _invisible(probed: Probed, wishes: Wishes) -> str | None:
+    if probed.kind == CPU or wishes.chosen is not None:
+        return None
     if wishes.numbered:
         return (
             "CUDA_VISIBLE_DEVICES has numbers, which are not the driver's where GPUs are not alike: "
@@ -350,17 +369,19 @@ def _unwanted(probed: Probed, wishes: Wishes) -> str | None:
 
 def _taken(probed: Probed, wishes: Wishes, own_pids: Collection[int], own_bytes: int | None) -> Verdict | None:
     computing = [one for one in probed.holders if one.kind == "compute" and one.pid not in own_pids]
-    foreign = tuple(one for one in computing if one.identity is not None and not _is_allowed(one, wishes))
+    told = [one for one in computing if one.identity is not None and not one.is_shared]
+    foreign = tuple(one for one in told if not _is_allowed(one, wishes))
     if foreign:
         more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         return Verdict(False, f"{foreign[0]} computes on it{more}", Cause.FOREIGN, foreign)
     blindness = probed.blindness
-    if blindness is not None:
+    if blindness is not None and UNSEEN not in wishes.allowed:
         others = probed.used_bytes - _our_bytes(probed, own_pids, own_bytes)
         if others > UNEXPLAINED_BYTES * (1 + len(own_pids)):
             ours = ", more than our workers hold" if own_pids else ""
             used = f"{in_gib(probed.used_bytes)} are in use{ours}"
-            return Verdict(False, f"{blindness}; so memory decides, and {used}", Cause.FOREIGN)
+            anyway = f"`--allow {UNSEEN}` uses it all the same"
+            return Verdict(False, f"{blindness}; so memory decides, and {used} ({anyway})", Cause.FOREIGN)
     # What is ours, or is allowed, keeps it busy rightly.
     excused = bool(own_pids) or (bool(computing) and blindness is None)
     if probed.utilisation is not None and probed.utilisation > BUSY_PERCENT and not excused:
@@ -399,8 +420,8 @@ def cpu_slots(probed: Probed, own_workers: int = 0, needs_bytes: int = 0) -> int
 
 
 def worker_environment(device: Probed) -> dict[str, str]:
-    """What a worker's environment says so that it sees this device and no other GPU."""
-    return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid}
+    """What a worker's environment says so that it sees this device and no other GPU, and computes as recipes say."""
+    return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid, "NVIDIA_TF32_OVERRIDE": "0"}
 
 
 def torch_device(device: Probed) -> str:
@@ -482,7 +503,7 @@ def wishes_of(
         numbered=_numbered(probed, environment or {}),
         max_per_device=max_per_device,
         allowed=frozenset(_words(allowed)),
-        processor=not any(device.kind != CPU for device in probed) or _hidden(environment or {}),
+        processor=all(device.kind == CPU or device.uuid in excluded for device in probed) or _hidden(environment or {}),
     )
 
 

@@ -123,7 +123,7 @@ class Floor:
         self._living.add(pid)
 
     def suspect(self, slot: Slot, candidate_id: int) -> None:
-        """A training has failed for which its GPU may be to blame; once it is another candidate's, none starts there."""
+        """A training has failed, and its GPU may be to blame: when it is another candidate's, none starts there."""
         trust = self._trust_in(slot.device.uuid)
         trust.victims.add(candidate_id)
         if len(trust.victims) >= SUSPICIONS:

@@ -81,4 +81,6 @@ def is_of_cuda(error: Exception) -> bool:
     """Whether CUDA has failed: as a rule nothing more can be computed in this process."""
     if is_out_of_memory(error):
         return False
-    return isinstance(error, _ACCELERATOR) or (isinstance(error, RuntimeError) and any(w in str(error) for w in _OF_CUDA))
+    return isinstance(error, _ACCELERATOR) or (
+        isinstance(error, RuntimeError) and any(w in str(error) for w in _OF_CUDA)
+    )

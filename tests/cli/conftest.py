@@ -18,6 +18,12 @@ yardstick: {top: 0}
 """
 
 
+@pytest.fixture(autouse=True)
+def no_gpus(monkeypatch):
+    """Where there are GPUs these tests leave them alone, and train on the processor."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 @pytest.fixture
 def home(tmp_path):
     return tmp_path / "home"

@@ -34,11 +34,12 @@ def box(tmp_path, libraries, eatnas):
     """Runs a command on a box with these GPUs."""
     file = tmp_path / "gpus.txt"
 
-    def call(*arguments, gpus=2, more=(), driver="new", environment=None, **options):
+    def call(*arguments, gpus=2, more=(), driver="new", **options):
         lines = gpus if isinstance(gpus, list) else [f"gpu {uuid} {FREE}" for uuid in UUIDS[:gpus]]
         file.write_text("\n".join([*lines, *more]) + "\n")
-        here = {"LD_LIBRARY_PATH": str(libraries / driver), "PRETENDED_GPUS": str(file), **(environment or {})}
-        return eatnas(*arguments, env={**os.environ, **here}, **options)
+        here = {"LD_LIBRARY_PATH": str(libraries / driver), "PRETENDED_GPUS": str(file)}
+        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+        return eatnas(*arguments, env=environment | here, **options)
 
     return call
 

@@ -331,6 +331,26 @@ def test_terminal_codes_in_a_strangers_name_do_not_get_into_the_words():
 # Wishes
 
 
+def test_a_server_of_mps_is_nobody_and_memory_decides():
+    server = person(owner="root", name="nvidia-cuda-mps-server")
+    assert judge(gpu(holders=(server,)), Wishes()).free
+    taken = judge(gpu(holders=(server,), free_bytes=15 * GIB), Wishes())
+    assert "MPS" in taken.reason
+    assert "9.0 GiB are in use" in taken.reason
+    ours = judge(gpu(holders=(server,), free_bytes=15 * GIB), Wishes(), (1,), own_bytes=9 * GIB)
+    assert ours.free
+    assert judge(gpu(holders=(server, person())), Wishes()).foreign == (person(),)
+
+
+def test_memory_that_nobody_shows_may_be_allowed():
+    desktop = gpu(silent=True, free_bytes=21 * GIB)
+    verdict = judge(desktop, Wishes())
+    assert not verdict.free
+    assert "`--allow unseen`" in verdict.reason
+    assert judge(desktop, wishes_of([desktop], allowed=["unseen"])).free
+    assert not judge(desktop, wishes_of([desktop], allowed=["unseen"]), needs_bytes=22 * GIB).free
+
+
 def three():
     devices = [
         replace(gpu(), uuid=uuid, index=index) for index, uuid in enumerate(("GPU-aa11", "GPU-aa22", "GPU-bb33"))
@@ -345,6 +365,18 @@ def used(wishes):
 def test_without_wishes_every_gpu_is_used_and_the_processor_only_where_there_is_none():
     assert used(wishes_of(three())) == ["GPU-aa11", "GPU-aa22", "GPU-bb33"]
     assert wishes_of(three()[-1:]).processor
+
+
+def test_the_processor_is_used_where_every_gpu_is_excluded():
+    assert used(wishes_of(three(), exclude=["0,1,2"])) == ["cpu"]
+
+
+def test_parts_of_a_device_in_mig_mode_are_told_as_such():
+    mixed = [replace(three()[0], mig=True), *three()[1:]]
+    wishes = wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "MIG-41a2"})
+    assert "MIG mode" in judge(mixed[0], wishes).reason
+    assert "leaves it out" in judge(mixed[1], wishes).reason
+    assert "--exclude" in judge(mixed[0], wishes_of(mixed, exclude=["0"])).reason
 
 
 @pytest.mark.parametrize("words", [["0,GPU-bb33"], ["0", "GPU-bb"], [" GPU-aa11 , 2"]])
@@ -437,8 +469,8 @@ def test_a_training_would_begin_on_the_first_free_gpu_or_else_on_the_processor()
 
 
 def test_a_worker_is_told_its_device_by_uuid():
-    assert worker_environment(gpu()) == {"CUDA_VISIBLE_DEVICES": UUID}
-    assert worker_environment(three()[-1]) == {"CUDA_VISIBLE_DEVICES": ""}
+    assert worker_environment(gpu())["CUDA_VISIBLE_DEVICES"] == UUID
+    assert worker_environment(three()[-1])["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_a_block_that_a_worker_allocates_is_looked_for_on_its_own_device(look, process):
