@@ -88,7 +88,8 @@ def child(asked: argparse.Namespace) -> None:
     from eatnas_training import prepare
 
     torch.set_num_threads(1)
-    torch.backends.cudnn.allow_tf32 = False  # as in our loop: one precision for all three
+    # As in our loop: one precision for all three.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     data = {"name": asked.data, "root": asked.root, "validation_images": asked.batch_size}
     described = prepare.describe(data)
     task = {key: described[key] for key in ("resolution", "channels", "classes")}
