@@ -13,6 +13,7 @@ def test_a_home_is_made_once_and_kept(eatnas):
     assert "no searches yet" in eatnas("search", "list")
 
 
+@pytest.mark.slow
 def test_pause_resume_cancel_are_wishes_and_cancel_is_final(eatnas, spec):
     eatnas("init")
     eatnas("search", "create", spec())

@@ -90,6 +90,7 @@ def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings)
     assert "sound" in eatnas("db", "check")
 
 
+@pytest.mark.slow
 def test_a_downgrade_says_what_would_be_lost_and_wants_a_yes(record, eatnas, spec):
     eatnas("search", "create", spec())
     told = eatnas("db", "downgrade", "base", expect=1)

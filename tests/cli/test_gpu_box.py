@@ -103,6 +103,7 @@ def test_a_driver_that_hangs_is_waited_for_no_longer_than_it_takes_to_be_sure(bo
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.slow
 def test_a_gpu_on_which_torch_cannot_compute_is_told_by_the_doctor(box, record):
     told = json.loads(box("doctor", "--format", "json", expect=1, whole=True).stdout)
     (found,) = [row for row in told if row["what"] == "torch on GPUs"]

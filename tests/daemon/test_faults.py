@@ -149,6 +149,7 @@ def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home,
     assert "held by another program" in told
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "frozen")
     frozen = []
@@ -251,6 +252,7 @@ def test_workers_that_cannot_be_started_at_all_are_told_with_the_cause(tmp_path,
     assert "workers cannot be started" in told
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "half-written")
     torn = []
@@ -308,6 +310,7 @@ def drained_halfway(settings, supervise):
     return rows(settings, query)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_told(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "damaged")
     kept = drained_halfway(settings, supervise)
@@ -320,6 +323,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_told(tmp_path, h
     assert not [row for row in kept if (settings.artifacts / row.path).exists()]
 
 
+@pytest.mark.slow
 def test_a_whole_file_without_a_row_is_adopted(tmp_path, home, supervise):
     settings = home(tmp_path / "adopted")
     kept = drained_halfway(settings, supervise)

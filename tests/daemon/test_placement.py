@@ -275,6 +275,7 @@ def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, super
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supervise, gpus):
     library, floor = gpus()
     library.worker_bytes = 3 * GIB // 2

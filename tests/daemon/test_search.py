@@ -57,6 +57,7 @@ def test_other_seeds_give_other_histories(tmp_path, home, supervise):
     assert supervise(home(tmp_path / "1", 1), 2) != supervise(home(tmp_path / "2", 2), 2)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_between_changes_nothing(tmp_path, home, supervise, fast):
     undisturbed = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")

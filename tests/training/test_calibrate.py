@@ -41,6 +41,7 @@ def test_a_costlier_network_takes_longer() -> None:
     assert min(small["first_seconds"], large["first_seconds"]) > 0
 
 
+@pytest.mark.slow
 def test_what_is_estimated_is_near_what_an_epoch_takes(tmp_path: Path) -> None:
     asked = question(LARGE)
     estimated = calibrate(asked)[0]["seconds_per_epoch"]

@@ -181,6 +181,7 @@ def test_a_block_of_the_other_kind_of_layer_starts_afresh(code, after) -> None:
     assert torch.equal(new.classifier.weight, old.classifier.weight)
 
 
+@pytest.mark.slow
 @fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), seeds)
 def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, seed) -> None:
