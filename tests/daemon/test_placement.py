@@ -519,3 +519,68 @@ def test_a_worker_whose_memory_has_grown_by_half_is_replaced():
     slot.count(301, 0.0, QUICK)
     assert slot.leaving
     assert slot.evicted == "replaced by a fresh worker: its memory has grown by half"
+
+
+class Storm:
+    """Now and then something befalls a GPU, and is over after a while."""
+
+    def __init__(self, library, engine, stranger, seed):
+        self.library, self.engine, self.pid, self.seed = library, engine, stranger, seed
+        self.kinds, self.under_way, self.ticks = set(), [], 0
+
+    def tick(self, _):
+        self.ticks += 1
+        over = [one for one in self.under_way if one[0] <= self.ticks]
+        self.under_way = [one for one in self.under_way if one not in over]
+        for _, end in over:
+            end()
+        draw = Chance(self.seed, "storm", self.ticks)
+        if draw.below(4) or len(self.under_way) >= 2:
+            return
+        gpu = self.library.gpus[draw.below(len(self.library.gpus))]
+        kind = ("strangers", "lost_devices", "broken_drivers", "kills", "pauses")[draw.below(5)]
+        end = getattr(self, kind)(gpu)
+        if end is not None:
+            self.kinds.add(kind)
+            self.under_way.append((self.ticks + 10 + draw.below(20), end))
+
+    def strangers(self, gpu):
+        gpu.compute = [(self.pid, GIB)]
+        return gpu.compute.clear
+
+    def lost_devices(self, gpu):
+        gpu.errors["nvmlDeviceGetHandleByIndex"] = pynvml.NVML_ERROR_GPU_IS_LOST
+        return gpu.errors.clear
+
+    def broken_drivers(self, _):
+        self.library.driver_error = pynvml.NVML_ERROR_UNKNOWN
+        return lambda: setattr(self.library, "driver_error", None)
+
+    def kills(self, gpu):
+        workers = workers_on(gpu.uuid)
+        for pid in workers:
+            psutil.Process(pid).kill()
+        return (lambda: None) if workers else None
+
+    def pauses(self, gpu):
+        # A device that no worker has been on is not known yet.
+        return (lambda: self._pause(gpu, None)) if self._pause(gpu, 1.0) else None
+
+    def _pause(self, gpu, at):
+        with transaction(self.engine) as connection:
+            return machines.set_paused(connection, gpu.uuid, at)
+
+
+@pytest.mark.slow
+def test_whatever_befalls_the_gpus_the_history_is_the_same(tmp_path, home, supervise, gpus, calm, other, monkeypatch):
+    monkeypatch.setattr("eatnas_daemon.devices.SHORTEST_WAIT", 0.1)
+    settings = home(tmp_path / "storm")
+    library, floor = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
+    storm = Storm(library, open_record(settings.database_url), other.pid, seed=1)
+    program = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.3")
+    assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=storm.tick) == calm
+    assert storm.kinds == {"strangers", "lost_devices", "broken_drivers", "kills", "pauses"}
+    assert {"scored", "released", "lost"} <= outcomes(settings) | {
+        row.failure for row in rows(settings, select(attempt.c.failure))
+    }
+    assert not rows(settings, select(candidate.c.id).where(candidate.c.state == "failed"))
