@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from eatnas_cli.printing import show, table_of, time_in_words
+from eatnas_cli.printing import show, span, table_of, time_in_words
 from eatnas_cli.record import viewing
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from sqlalchemy import Connection
 
     from eatnas_db.queries.work import Device
 
 REFRESH_SECONDS: Final = 1.0
+WIDE_ENOUGH: Final = 100
+"""Columns of a terminal that has room for all that is known of a device."""
 COLUMNS: Final = (
     *("host", "device", "name", "memory", "slot", "candidate", "search", "epochs", "images_per_second"),
     *("since_at", "state"),
@@ -48,8 +52,53 @@ def watch_devices(settings: Settings) -> None:
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(table_of(_look(settings), COLUMNS), refresh=True)
+            live.update(draw(_look(settings), time.time(), live.console.width), refresh=True)
             time.sleep(REFRESH_SECONDS)
+
+
+def draw(rows: Sequence[dict[str, Any]], now: float, width: int) -> Group:
+    """What trains as a table that fits a terminal, and under it a line for each state in which other devices are."""
+    from rich.console import Group
+    from rich.text import Text
+
+    named = _names([row["device"] for row in rows])
+    several = len({row["host"] for row in rows}) > 1
+    at_work = [
+        {
+            **row,
+            "device": named[row["device"]],
+            "name": row["name"].removeprefix("NVIDIA "),
+            "used GiB": row["memory"].removesuffix(" GiB").replace(" of ", "/"),
+            "images/s": row["images_per_second"],
+            "since": span(max(0.0, now - row["since_at"])),
+        }
+        for row in rows
+        if row["slot"] is not None
+    ]
+    idle: dict[str, list[str]] = {}
+    for row in rows:
+        if row["slot"] is None:
+            where = f"{row['host']} {named[row['device']]}" if several else named[row["device"]]
+            idle.setdefault(row["state"], []).append(where)
+    columns = ["host", "device", "name", "used GiB", "slot", "candidate", "search", "epochs", "images/s", "since"]
+    if not several:
+        columns.remove("host")
+    if width < WIDE_ENOUGH:
+        columns.remove("name")
+        if len({row["search"] for row in at_work}) == 1:
+            columns.remove("search")
+    told = [f"{', '.join(devices)}: {state}" for state, devices in idle.items()]
+    if not at_work:
+        told.insert(0, "nothing is in training")
+        return Group(*map(Text, told))
+    return Group(table_of(at_work, columns), *map(Text, told))
+
+
+def _names(uuids: Sequence[str]) -> dict[str, str]:
+    """Beginnings of UUIDs, where each is one device's alone; `devices pause` takes them too."""
+    short = {uuid: "-".join(uuid.split("-")[:2]) for uuid in uuids}
+    alone = len(set(short.values())) == len(short)
+    return {uuid: short[uuid] if alone and not uuid.startswith("cpu") else uuid for uuid in uuids}
 
 
 def _look(settings: Settings) -> list[dict[str, Any]]:
