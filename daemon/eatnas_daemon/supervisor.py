@@ -453,7 +453,8 @@ class Supervisor:
         """A worker's pipe has ended: close its row, and its candidate's attempt where it left one open."""
         kind, message = slot.condemned or _cause(slot.status)
         if slot.worker_id is not None:
-            machines.end_worker(connection, slot.worker_id, slot.evicted or message, wall)
+            stopped = "the daemon was stopped" if self._draining and slot.leaving else message
+            machines.end_worker(connection, slot.worker_id, slot.evicted or stopped, wall)
         if slot.work is not None and not slot.final:
             seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):

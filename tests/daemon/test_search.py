@@ -15,7 +15,7 @@ from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.states import Wish
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, candidate, epoch, lease, search
+from eatnas_db.schema import attempt, candidate, epoch, lease, search, worker
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
@@ -126,7 +126,9 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
     with reading(open_record(settings.database_url)) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         outcomes = set(connection.execute(select(attempt.c.outcome)).scalars())
+        endings = set(connection.execute(select(worker.c.ending)).scalars())
     assert outcomes <= {"released", "scored", "lost"}
+    assert endings == {"the daemon was stopped"}
 
 
 @pytest.mark.slow
