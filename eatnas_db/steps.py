@@ -309,7 +309,7 @@ def _insert(
 ) -> int:
     if connection.execute(select(exists().where(search.c.name == spec.name))).scalar():
         raise ConflictError(f"a search named {spec.name!r} is there already; choose another name")
-    lag = spec.evolution.lag or min(max(2 * slots, DEFAULT_LEAST_LAG), spec.evolution.population)
+    lag = spec.evolution.lag or _lag_for(spec, slots)
     values = {
         "name": spec.name,
         "kind": Kind.EVOLUTION,
@@ -334,6 +334,13 @@ def _insert(
         "created_at": now,
     }
     return int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
+
+
+def _lag_for(spec: SearchSpec, slots: int) -> int:
+    """Twice the slots, as far as the first tournament still has as many members as it asks for; and at least 4."""
+    population = spec.evolution.population
+    choosy = population - spec.evolution.tournament + 1
+    return min(max(DEFAULT_LEAST_LAG, min(2 * slots, choosy)), population)
 
 
 def _insert_yardstick(

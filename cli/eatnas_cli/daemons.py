@@ -24,7 +24,7 @@ from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from eatnas_db.queries.work import Work
+    from eatnas_db.queries.work import Device, Work
 
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
@@ -200,7 +200,6 @@ def status(
         watch_devices(ctx.obj)
         return
     from eatnas_cli.searches import is_worked_on, losses_in_words, show_standings, status_now
-    from eatnas_cli.watching import device_in_words
     from eatnas_daemon import lock
     from eatnas_db.database import on_server
     from eatnas_db.queries.searches import list_standings
@@ -220,35 +219,47 @@ def status(
     since = None if holder is None else settings.lock_file.stat().st_mtime
     suspended = holder is not None and _is_suspended(holder)
     if format is not Format.TABLE:
-        told = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
+        lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
+        lists |= {"devices": devices, "work": work, "held_up": held_up}
+        facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
+        facts["searches"] = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
-        elsewhere = {"hosts": [asdict(row) for row in hosts]} if hosts else {}
-        lists = {"devices": [asdict(row) for row in devices], "work": [asdict(row) for row in work]}
-        lists["held_up"] = [asdict(row) for row in held_up]
-        show_one({**daemon, **elsewhere, **lists, "searches": told}, format)
+        show_one(daemon | facts, format)
         return
-    if holder is None or since is None:
-        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
-    else:
-        state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
-        typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+    _show_daemon(holder, since, suspended)
     named = ("host",) if hosts else ()
     if hosts:
         show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
         for line in losses_in_words(hosts):
             typer.echo(line)
-    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
-        busy = Counter(row.device for row in work)
-        told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
-        show(told, (*named, "uuid", "name", "memory", "state"), format)
+    _show_devices(devices, work, named, worked_on)
     if worked_on:
         _show_work(work, named)
     show_standings(searches, worked_on, format)
     for one in held_up:
         typer.echo(
             f"{one.name} leaves workers idle: of its {one.in_training} in training one has to end before the next may "
-            f"begin; its evolution.lag is {one.lag}, as settled when it was created (`search create --slots N`)"
+            f"begin. That is its evolution.lag of {one.lag}, settled when it was created; `search create --set "
+            "evolution.lag=N` makes one for more slots"
         )
+
+
+def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> None:
+    if holder is None or since is None:
+        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
+    else:
+        state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
+        typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+
+
+def _show_devices(devices: Sequence[Device], work: Sequence[Work], named: tuple[str, ...], worked_on: bool) -> None:
+    """GPUs, and processors where they are paused, with why they wait."""
+    from eatnas_cli.watching import device_in_words
+
+    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
+        busy = Counter(row.device for row in work)
+        told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
+        show(told, (*named, "uuid", "name", "memory", "state"))
 
 
 def _show_work(work: Sequence[Work], named: tuple[str, ...]) -> None:

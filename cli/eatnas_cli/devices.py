@@ -60,14 +60,17 @@ def devices(
 
     nvml = Nvml()
     seen = look_once(nvml)
-    wishes = wishes_of(
-        seen,
-        devices=only or (),
-        exclude=exclude or (),
-        max_per_device=max_per_device,
-        allowed=allow or (),
-        environment=os.environ,
-    )
+    try:
+        wishes = wishes_of(
+            seen,
+            devices=only or (),
+            exclude=exclude or (),
+            max_per_device=max_per_device,
+            allowed=allow or (),
+            environment=os.environ,
+        )
+    except NotFoundError as error:
+        raise NotFoundError(_also(error, nvml.trouble)) from None
     daemon, workers = _ours(ctx.obj)
     rows = [_judged(one, wishes, daemon, workers, int(memory * GIB), blind=bool(nvml.trouble)) for one in seen]
     if format is Format.JSON:
@@ -95,16 +98,18 @@ def resume(ctx: typer.Context, device: Device) -> None:
 def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
     import time
 
-    from eatnas_cli.record import changing
+    from eatnas_cli.record import changing, viewing
     from eatnas_db import machines
 
     now = time.time()
-    with changing(settings) as connection:
+    with viewing(settings) as connection:
         known = machines.list_uuids(connection)
-        uuid = machines.processor_of(settings.host) if word == "cpu" else word
-        found = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
-        if len(found) != 1:
-            local = _local(word, settings)
+    uuid = machines.processor_of(settings.host) if word == "cpu" else word
+    found = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
+    # The driver is asked before the record is held, which a hanging one would hold for as long.
+    local = None if len(found) == 1 else _local(word, settings)
+    with changing(settings) as connection:
+        if local is not None:
             host_id = machines.register_host(connection, settings.host, now)
             machines.register_device(connection, host_id, *local)
             found = [local[0]]
@@ -115,16 +120,23 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
 
 def _local(word: str, settings: Settings) -> tuple[str, str, str]:
     """A device of this machine: UUID, kind and name. Raises `NotFoundError`."""
-    from eatnas_daemon.devices import CPU, look_once, wishes_of
+    from eatnas_daemon.devices import CPU, look_once, named
     from eatnas_daemon.nvml import Nvml
     from eatnas_db import machines
 
-    seen = look_once(Nvml())
-    chosen = wishes_of(seen, devices=[word]).chosen or frozenset()
-    if len(chosen) != 1:
-        raise NotFoundError(f"DEVICE {word!r}: name one device")
-    (one,) = (device for device in seen if device.uuid in chosen)
+    nvml = Nvml()
+    seen = look_once(nvml)
+    try:
+        uuid = named(word, seen, "DEVICE")
+    except NotFoundError as error:
+        raise NotFoundError(_also(error, nvml.trouble)) from None
+    (one,) = (device for device in seen if device.uuid == uuid)
     return machines.processor_of(settings.host) if one.kind == CPU else one.uuid, one.kind, one.name
+
+
+def _also(error: NotFoundError, trouble: str | None) -> str:
+    """The same, and why no GPU is known, if that is so."""
+    return f"{error}; no GPU: {trouble}" if trouble else str(error)
 
 
 def _judged(

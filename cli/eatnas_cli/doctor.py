@@ -107,10 +107,7 @@ def _devices() -> Iterator[Finding]:
     from eatnas_daemon.nvml import Nvml
 
     nvml = Nvml()
-    try:
-        seen = look_once(nvml)
-    finally:
-        nvml.close()
+    seen = look_once(nvml)
     *gpus, processor = seen
     yield Finding("processor cores", True, str(processor.cores))
     if not gpus:
@@ -127,7 +124,8 @@ def _torch(device: Probed) -> Finding:
     from eatnas_daemon.devices import CPU, torch_device, worker_environment
 
     if device.kind == CPU:
-        return Finding("torch on GPUs", True, "not tried: none is free")
+        why = "`eatnas-db devices --explain` tells why"
+        return Finding("torch on GPUs", True, "not tried: none may be used now", why)
     try:
         found = ask_training(
             ["eatnas_training.readiness", torch_device(device)], {}, worker_environment(device), TORCH_SECONDS

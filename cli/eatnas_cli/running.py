@@ -154,12 +154,11 @@ def supervise(
     from eatnas_db.config import read_max_bytes
     from eatnas_db.database import open_record
 
-    max_bytes = read_max_bytes(settings.home, os.environ)
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     journal = Journal(engine, log)
     followers = _followers(settings)
-    count, floor = _floor(asked)
+    count, gpus, floor = _floor(asked)
 
     def look(supervisor: Supervisor) -> None:
         journal.look(supervisor)
@@ -167,10 +166,7 @@ def supervise(
             follower.ensure()
         on_tick(supervisor)
 
-    where = f"{count} slots"
-    if floor is not None and floor.gpus:
-        where = f"{len(floor.gpus)} GPUs, {count} slots on the processor"
-    log.info("started, pid %d, %s%s", os.getpid(), where, f", for search {only} alone" if only else "")
+    log.info("started, pid %d, %s%s", os.getpid(), _places(count, gpus), f", for search {only} alone" if only else "")
     try:
         supervisor = Supervisor(
             engine,
@@ -179,7 +175,7 @@ def supervise(
             slots=count,
             host_name=settings.host,
             only=only,
-            max_bytes=max_bytes,
+            max_bytes=read_max_bytes(settings.home, os.environ),
             floor=floor,
         )
         for follower in followers:
@@ -196,8 +192,15 @@ def supervise(
     log.info("stopped, pid %d", os.getpid())
 
 
-def _floor(asked: Resources) -> tuple[int, Floor | None]:
-    """How many slots the processor has, and the GPUs where some may be used. Raises `EatnasError` for bad wishes."""
+def _places(slots: int, gpus: int) -> str:
+    return f"{gpus} GPUs, {slots} slots on the processor" if gpus else f"{slots} slots"
+
+
+def _floor(asked: Resources) -> tuple[int, int, Floor | None]:
+    """How many slots the processor has, how many GPUs may be used, and the floor that decides where they are free.
+
+    Raises `EatnasError` for bad wishes.
+    """
     from eatnas_daemon.devices import (
         ANSWER_SECONDS,
         CPU,
@@ -207,6 +210,7 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
         judge,
         probe,
         processor_now,
+        usable_gpus,
         wishes_of,
     )
     from eatnas_daemon.nvml import Nvml
@@ -232,15 +236,16 @@ def _floor(asked: Resources) -> tuple[int, Floor | None]:
     slots = (asked.slots or cores) if trains else 0
     if wishes.chosen is not None and wishes.chosen <= {CPU}:
         lookout.close()
-        return slots, None
+        return slots, 0, None
     if nvml.trouble is not None:
         lookout.every = DRIVERLESS_SECONDS
     chance = Chance(time.time_ns(), "yield", os.getpid())
     policy = Policy(asked.policy or Policy.YIELD)
     # Each worker keeps a core busy beside its device.
-    per_device = max(1, cores // max(1, sum(one.kind != CPU for one in seen)))
+    gpus = usable_gpus(seen, wishes)
+    per_device = max(1, cores // max(1, gpus))
     most = None if trains else asked.slots
-    return slots, Floor(lookout, wishes, chance, policy=policy, most=most, per_device=per_device)
+    return slots, gpus, Floor(lookout, wishes, chance, policy=policy, most=most, per_device=per_device)
 
 
 def _followers(settings: Settings) -> list[Follower]:

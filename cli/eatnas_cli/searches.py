@@ -93,21 +93,25 @@ def create_command(
 ) -> None:
     """Check a spec and put its search, with the initial population, into the record."""
     tree, overrides = read_spec(spec, changes)
-    tell_created(ctx.obj, create(ctx.obj, tree, overrides, slots), slots)
+    name = create(ctx.obj, tree, overrides, slots)
+    tell_created(ctx.obj, name, slots)
 
 
 def tell_created(settings: Settings, name: str, slots: int | None) -> None:
-    """Say what to type next, and what was settled for a new search without being asked."""
+    """Say what to type next, and how many births in flight were settled for a new search, which decides its history."""
     from eatnas_db.queries.searches import get_search
 
     typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
     with viewing(settings) as connection:
         row = get_search(connection, name)
-    if slots is None and row.spec["evolution"]["lag"] is None:
+    if row.spec["evolution"]["lag"] is None:
+        settled = f"{slots} slots" if slots else "this machine"
         typer.echo(
-            f"at most {row.lag} of its candidates are in training at a time, as many as suit this machine; with "
-            "another evolution.lag (--slots N) its history is another"
+            f"at most {row.lag} of its candidates are in training at a time: its evolution.lag, settled for {settled} "
+            f"and a population of {row.population}; with another lag its history is another"
         )
+    elif slots is not None:
+        typer.echo(f"note: its spec's evolution.lag of {row.lag} holds, whatever --slots says", err=True)
 
 
 def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int | None) -> str:
@@ -334,13 +338,13 @@ def estimate(
 
 def _where(slots: int | None) -> tuple[Probed, int]:
     """The device that is timed, and how many of the slots would train at the speed that it shows alone."""
-    from eatnas_daemon.devices import CPU, first_free, look_once, slots_here
+    from eatnas_daemon.devices import CPU, first_free, look_once, slots_here, wishes_of
     from eatnas_daemon.nvml import Nvml
 
     seen = look_once(Nvml())
     device = first_free(seen, os.environ)
     here = device.cores if device.kind == CPU else slots_here(seen, os.environ)
-    if device.kind == CPU and len(seen) > 1:
+    if device.kind == CPU and not wishes_of(seen, environment=os.environ).processor:
         typer.echo("note: no GPU may be used now (`eatnas-db devices --explain`), so the processor is timed", err=True)
     return device, here if slots is None else slots if device.kind == CPU else min(slots, here)
 

@@ -53,6 +53,7 @@ def start_transfer(
     # Before the data is read, which takes seconds.
     open_record(settings.database_url).dispose()
     task, found = describe(settings, spec)
+    slots = slots or slots_for(spec)
     with changing(settings) as connection:
         search_id = steps.transfer(
             connection,
@@ -62,7 +63,7 @@ def start_transfer(
             force=force,
             task=task,
             data_digest=found["data_digest"],
-            slots=slots or slots_for(spec),
+            slots=slots,
             now=time.time(),
         )
         kinds = ("transferred", "survivors_taken")

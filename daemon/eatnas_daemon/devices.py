@@ -182,6 +182,8 @@ class Wishes:
     """What CUDA_VISIBLE_DEVICES leaves, as a batch system sets it."""
     numbered: bool = False
     """Whether it has numbers, and those of CUDA may not be the driver's."""
+    parts: bool = False
+    """Whether it names parts of devices in MIG mode."""
     max_per_device: int | None = None
     allowed: frozenset[str] = frozenset()
     """Users and programs that do not count as foreign."""
@@ -317,14 +319,14 @@ def judge(
     unwanted = _unwanted(probed, wishes)
     if unwanted is not None:
         return Verdict(False, unwanted, Cause.UNWANTED)
-    if probed.mig:  # before what CUDA_VISIBLE_DEVICES leaves: it has names of its own for the parts of such a device
-        off = f"`nvidia-smi -i {probed.uuid} -mig 0` turns it off"
-        return Verdict(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
     invisible = _invisible(probed, wishes)
-    if invisible is not None:
+    if invisible is not None and not (probed.mig and wishes.parts):
         return Verdict(False, invisible, Cause.UNWANTED)
     if probed.trouble is not None:
         return Verdict(False, probed.trouble, Cause.BROKEN)
+    if probed.mig:
+        off = f"`nvidia-smi -i {probed.uuid} -mig 0` turns it off"
+        return Verdict(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
     if probed.prohibited:
         return Verdict(False, "an administrator has shut it for computing (compute mode prohibited)", Cause.REFUSED)
     if probed.locked_by is not None:
@@ -383,7 +385,7 @@ def _taken(probed: Probed, wishes: Wishes, own_pids: Collection[int], own_bytes:
             anyway = f"`--allow {UNSEEN}` uses it all the same"
             return Verdict(False, f"{blindness}; so memory decides, and {used} ({anyway})", Cause.FOREIGN)
     # What is ours, or is allowed, keeps it busy rightly.
-    excused = bool(own_pids) or (bool(computing) and blindness is None)
+    excused = bool(own_pids) or (UNSEEN in wishes.allowed if blindness is not None else bool(computing))
     if probed.utilisation is not None and probed.utilisation > BUSY_PERCENT and not excused:
         return Verdict(False, f"it is {probed.utilisation}% busy, and not with anything of ours", Cause.BUSY)
     return None
@@ -429,12 +431,16 @@ def torch_device(device: Probed) -> str:
     return CPU if device.kind == CPU else "cuda:0"
 
 
+def usable_gpus(seen: Sequence[Probed], wishes: Wishes) -> int:
+    """How many GPUs a daemon may ever use; those that are somebody else's now will be free again."""
+    never = {Cause.UNWANTED, Cause.BROKEN, Cause.REFUSED}
+    return sum(one.kind != CPU and judge(one, wishes).cause not in never for one in seen)
+
+
 def slots_here(seen: Sequence[Probed], environment: Mapping[str, str]) -> int:
     """How many trainings a daemon would have here at a time: one on each GPU it may use, or one on each core."""
     wishes = wishes_of(seen, environment=environment)
-    never = {Cause.UNWANTED, Cause.BROKEN, Cause.REFUSED}
-    gpus = sum(one.kind != CPU and judge(one, wishes).cause not in never for one in seen)
-    return gpus or max(1, seen[-1].cores)
+    return usable_gpus(seen, wishes) or max(1, seen[-1].cores if wishes.processor else 0)
 
 
 def first_free(seen: Sequence[Probed], environment: Mapping[str, str]) -> Probed:
@@ -488,8 +494,8 @@ def wishes_of(
 
     Raises `NotFoundError` for a device that is not there, `ConflictError` for wishes that leave nothing.
     """
-    chosen = frozenset(_named(word, probed, "--devices") for word in _words(devices))
-    excluded = frozenset(_named(word, probed, "--exclude") for word in _words(exclude))
+    chosen = frozenset(named(word, probed, "--devices") for word in _words(devices))
+    excluded = frozenset(named(word, probed, "--exclude") for word in _words(exclude))
     if both := chosen & excluded:
         raise ConflictError(f"both --devices and --exclude name {', '.join(sorted(both))}")
     if excluded >= {device.uuid for device in probed}:
@@ -501,6 +507,7 @@ def wishes_of(
         excluded=excluded,
         visible=_visible(probed, environment or {}),
         numbered=_numbered(probed, environment or {}),
+        parts="MIG-" in (environment or {}).get("CUDA_VISIBLE_DEVICES", ""),
         max_per_device=max_per_device,
         allowed=frozenset(_words(allowed)),
         processor=all(device.kind == CPU or device.uuid in excluded for device in probed) or _hidden(environment or {}),
@@ -516,7 +523,8 @@ def _matching(word: str, probed: Sequence[Probed]) -> list[str]:
     return exact or [device.uuid for device in probed if device.kind != CPU and device.uuid.startswith(word)]
 
 
-def _named(word: str, probed: Sequence[Probed], option: str) -> str:
+def named(word: str, probed: Sequence[Probed], option: str) -> str:
+    """The UUID of the device that a user calls so; `option`: where. Raises `NotFoundError` that names the nearest."""
     found = _matching(word, probed)
     if len(found) == 1:
         return found[0]
@@ -706,9 +714,11 @@ def reasons_in_words(standings: Sequence[Standing]) -> str:
 
 
 def _together(devices: Sequence[Probed]) -> str:
-    if len(devices) == 1:
-        return devices[0].label
-    return f"GPUs {', '.join(str(one.index) for one in devices)}"
+    gpus = [one for one in devices if one.kind != CPU]
+    if len(gpus) < 2:
+        return ", ".join(one.label for one in devices)
+    others = [one.label for one in devices if one.kind == CPU]
+    return ", ".join([f"GPUs {', '.join(str(one.index) for one in gpus)}", *others])
 
 
 class Pool:

@@ -38,7 +38,7 @@ FORGOTTEN_SECONDS: Final = 10.0
 """So long after its end a worker may still be told by the driver."""
 FAILED_STARTS: Final = 2
 SUSPICIONS: Final = 2
-"""So many candidates in a row that fail at once, or end their workers, and the device is to blame."""
+"""So many candidates in a row after which a worker cannot go on, and the device is to blame."""
 PAUSED: Final = Verdict(False, "paused by hand (`eatnas-db devices resume`)", Cause.PAUSED)
 
 
@@ -50,7 +50,7 @@ class _Trust:
     failures: int = 0
     """How often in a row it was put aside."""
     victims: set[int] = field(default_factory=set)
-    """Candidates that have failed there, for which it may be to blame, since one has ended well."""
+    """Candidates after which a worker could not go on, since one has ended well."""
     why: str | None = None
     until: float = 0.0
 
@@ -87,11 +87,6 @@ class Floor:
         self._proved_at: dict[int, float] = {}
         self.standings: list[Standing] = []
 
-    @property
-    def gpus(self) -> list[Probed]:
-        """The GPUs of this machine, as they were seen last."""
-        return [device for device in self._lookout.seen(wait=False) if device.kind != CPU]
-
     def arrange(self, slots: list[Slot], paused: Collection[str], patience: Patience) -> None:
         """Open slots where a device is free, evict workers where it is not theirs any more, drop what is left."""
         now = self._monotonic()
@@ -123,19 +118,19 @@ class Floor:
         self._living.add(pid)
 
     def suspect(self, slot: Slot, candidate_id: int) -> None:
-        """A training has failed, and its GPU may be to blame: when it is another candidate's, none starts there."""
+        """A worker cannot go on after a training; when that is another candidate's, none starts there for a while."""
         trust = self._trust_in(slot.device.uuid)
         trust.victims.add(candidate_id)
         if len(trust.victims) >= SUSPICIONS:
             trust.victims.clear()
-            why = "one training after another has failed there, at once or with its worker"
+            why = "one training after another ends its worker there"
             self._put_aside(slot.device.uuid, why, self._monotonic())
 
     def rely_on(self, slot: Slot) -> None:
         """A training has ended well on a GPU."""
         trust = self._trust_in(slot.device.uuid)
         trust.victims.clear()
-        trust.failures = 0
+        trust.failures, trust.why, trust.until = 0, None, 0.0
 
     def left_bytes(self, uuid: str, here: Collection[Slot]) -> int:
         """What of a device's memory may be given to one more training; 0 where it is not known."""

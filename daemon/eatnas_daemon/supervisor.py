@@ -378,15 +378,10 @@ class Supervisor:
                     transitions.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
-                    if self.floor is not None and slot.on_gpu:
-                        self.floor.rely_on(slot)
                 case Released():
                     transitions.release(connection, token, report.device_seconds, wall)
                 case Failed():
                     kind = FailureKind.LOST if report.fatal and self._is_troubled(slot) else FailureKind(report.kind)
-                    at_once = kind is FailureKind.EXCEPTION and slot.progress is None
-                    if self.floor is not None and slot.on_gpu and (report.fatal or at_once):
-                        self.floor.suspect(slot, token.candidate)
                     transitions.record_failure(
                         connection,
                         token,
@@ -415,6 +410,13 @@ class Supervisor:
 
     def _is_troubled(self, slot: Slot) -> bool:
         return self.floor is not None and self.floor.troubled(slot.device.uuid)
+
+    def _judge_gpu(self, floor: Floor, slot: Slot) -> None:
+        for report in slot.reports:
+            if isinstance(report, Finished):
+                floor.rely_on(slot)
+            elif isinstance(report, Failed) and report.fatal:
+                floor.suspect(slot, report.candidate)
 
     def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
         recipe = {**without_timing(work.assign.training), "precision": report.precision}
@@ -577,6 +579,8 @@ class Supervisor:
         if now >= self._count_at:
             self._count_at = now + self._patience.lease / 3
         for slot in self.slots:
+            if self.floor is not None and slot.on_gpu:
+                self._judge_gpu(self.floor, slot)
             if slot.final:
                 slot.drop()
                 slot.stop_by = slot.stop_by if slot.leaving else None

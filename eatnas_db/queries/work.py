@@ -9,6 +9,7 @@ from sqlalchemy import Connection, exists, func, select
 
 from eatnas_db.database import living_hosts
 from eatnas_db.domain.states import Kind, Wish
+from eatnas_db.queries.searches import over_budget
 from eatnas_db.schema import PENDING, attempt, candidate, device, epoch, host, lease, search, worker
 
 NO_SIGN_OF_LIFE: Final = "the host gave no sign of life"
@@ -85,14 +86,16 @@ def list_held_up(connection: Connection) -> tuple[HeldUp, ...]:
         .scalar_subquery()
     )
     pending = exists().where(candidate.c.search_id == search.c.id, PENDING)
-    query = select(search.c.name, held, search.c.lag).where(
-        (search.c.kind == Kind.EVOLUTION)
-        & (search.c.wish == Wish.RUN)
-        & search.c.finished_at.is_(None)
-        & (search.c.born < search.c.budget_candidates)
-        & ~pending
+    query = select(search, held.label("held")).where(
+        search.c.kind == Kind.EVOLUTION,
+        search.c.wish == Wish.RUN,
+        search.c.finished_at.is_(None),
+        search.c.exhausted.is_(False),
+        search.c.born < func.coalesce(search.c.ends_at, search.c.budget_candidates),
+        ~pending,
     )
-    return tuple(HeldUp(*row) for row in connection.execute(query.order_by(search.c.id)) if row[1])
+    rows = connection.execute(query.order_by(search.c.id)).all()
+    return tuple(HeldUp(row.name, row.held, row.lag) for row in rows if row.held and not over_budget(row))
 
 
 def list_hosts(connection: Connection) -> tuple[Host, ...]:

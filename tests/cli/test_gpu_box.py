@@ -93,6 +93,7 @@ def test_a_driver_that_does_not_work_is_told_and_the_processor_is_left(box, trou
     told = box("devices", "--explain", more=[trouble])
     assert words in told
     assert "\nprocessor: free" in told
+    assert words in box("devices", "--devices", "0", more=[trouble], expect=1)
 
 
 @pytest.mark.slow
@@ -116,7 +117,9 @@ def test_a_search_is_given_as_many_births_in_flight_as_suit_the_gpus(box, record
     spec = tmp_path / "spec.yaml"
     spec.write_text("name: s\nspace: eatnas-tiny\ndata: {name: digits}\n")
     assert "at most 12 of its candidates" in box("search", "create", str(spec), gpus=6)
-    settled = ("--set", "name=t", "--set", "evolution.lag=5")
-    assert box("search", "create", str(spec), *settled, gpus=6) == "search t created; `eatnas-db run t` starts it\n"
+    settled = ("--set", "name=t", "--set", "evolution.lag=5", "--slots", "6")
+    told = box("search", "create", str(spec), *settled, gpus=6, whole=True)
+    assert told.stdout == "search t created; `eatnas-db run t` starts it\n"
+    assert "evolution.lag of 5 holds, whatever --slots says" in told.stderr
     lags = [json.loads(box("search", "show", name, "--format", "json"))["lag"] for name in "st"]
     assert lags == [12, 5]

@@ -129,8 +129,12 @@ def test_a_search_is_held_up_where_workers_are_idle_and_nothing_of_it_is_pending
         )
         ((_, in_training, told),) = map(astuple, list_held_up(connection))
         assert (in_training, told) == (1, lag)
-        connection.execute(update(schema.search).values(wish="paused"))
-        assert list_held_up(connection) == ()
+        for ended in ({"exhausted": True}, {"ends_at": 1}, {"budget_device_seconds": 0.0}, {"wish": "paused"}):
+            before = connection.begin_nested()
+            connection.execute(update(schema.search).values(**ended))
+            assert list_held_up(connection) == (), ended
+            before.rollback()
+        assert list_held_up(connection)
 
 
 def test_work_and_standings_are_read_by_index(engine):

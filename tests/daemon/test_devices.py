@@ -343,7 +343,7 @@ def test_a_server_of_mps_is_nobody_and_memory_decides():
 
 
 def test_memory_that_nobody_shows_may_be_allowed():
-    desktop = gpu(silent=True, free_bytes=21 * GIB)
+    desktop = gpu(silent=True, free_bytes=21 * GIB, utilisation=60)
     verdict = judge(desktop, Wishes())
     assert not verdict.free
     assert "`--allow unseen`" in verdict.reason
@@ -376,6 +376,8 @@ def test_parts_of_a_device_in_mig_mode_are_told_as_such():
     wishes = wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "MIG-41a2"})
     assert "MIG mode" in judge(mixed[0], wishes).reason
     assert "leaves it out" in judge(mixed[1], wishes).reason
+    hidden = wishes_of(mixed, environment={"CUDA_VISIBLE_DEVICES": "GPU-bb33"})
+    assert "leaves it out" in judge(mixed[0], hidden).reason
     assert "--exclude" in judge(mixed[0], wishes_of(mixed, exclude=["0"])).reason
 
 
@@ -513,6 +515,7 @@ def test_a_machine_has_a_slot_for_each_gpu_it_may_use_or_for_each_core():
     busy = [replace(one, holders=(Holder(1, "compute", identity=Identity("alice")),)) for one in gpus]
     assert slots_here([*busy, processor], {}) == len(gpus)
     assert slots_here([replace(gpus[0], mig=True), *gpus[1:], processor], {}) == len(gpus) - 1
+    assert slots_here([replace(gpus[0], mig=True), processor], {}) == 1
     assert slots_here(seen, {"CUDA_VISIBLE_DEVICES": gpus[0].uuid}) == 1
     assert slots_here(seen, {"CUDA_VISIBLE_DEVICES": ""}) == processor.cores
 
@@ -523,6 +526,9 @@ def test_devices_with_one_reason_are_told_together():
     told = reasons_in_words([*(Standing(gpu, why) for gpu in gpus[:2]), Standing(PROCESSOR, replace(why, reason="so"))])
     assert told == f"GPUs {gpus[0].index}, {gpus[1].index}: it rains; processor: so"
     assert reasons_in_words([Standing(gpus[0], why), Standing(gpus[1], Verdict(True, ""))]).startswith(gpus[0].label)
+    both = [Standing(one, why) for one in (gpus[0], PROCESSOR)]
+    assert reasons_in_words(both) == f"{gpus[0].label}, processor: it rains"
+    assert reasons_in_words([Standing(gpus[1], why), *both]) == "GPUs 1, 0, processor: it rains"
 
 
 def test_slots_of_the_processor_are_its_cores_less_what_others_load_and_as_memory_allows():

@@ -433,7 +433,11 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
 ):
     settings = home(tmp_path / "broken")
     _, floor = gpus(FakeGpu(GPUS[0]))
+    suspected, relied_on = [], []
+    floor.suspect = lambda _, candidate_id: suspected.append(candidate_id)
+    floor.rely_on = relied_on.append
     assert supervise(settings, 0, program=(*SLOW, "--break-on", "5"), floor=floor, patience=QUICK) == calm
+    assert (suspected, len(relied_on)) == ([5], 24)
     ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
     endings = [row.ending for row in rows(settings, select(worker.c.ending).order_by(worker.c.id))]
@@ -443,8 +447,7 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
 def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_each_time(gpus):
     now = [0.0]
     _, floor = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
-    floor._lookout.seen()
-    slot = Slot(0, floor.gpus[0])
+    slot = Slot(0, floor._lookout.seen()[0])
 
     def waits():
         slots = []
@@ -456,7 +459,7 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
     assert not waits()
     floor.suspect(slot, 2)
     assert waits()
-    assert "one training after another has failed there" in floor.standings[0].verdict.reason
+    assert "one training after another ends its worker there" in floor.standings[0].verdict.reason
     for longest in (SHORTEST_WAIT, 2 * SHORTEST_WAIT, 4 * SHORTEST_WAIT):
         now[0] += longest / 2 - 1
         assert waits()
@@ -464,7 +467,9 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
         assert not waits()
         floor.suspect(slot, 1)
         floor.suspect(slot, 2)
-    now[0] += 8 * SHORTEST_WAIT
+    assert waits()
+    floor.rely_on(slot)
+    assert not waits()
     floor.suspect(slot, 1)
     floor.rely_on(slot)
     floor.suspect(slot, 2)

@@ -38,7 +38,7 @@ def engine(url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def search_factory(engine: Engine) -> Callable[..., int]:
-    def make(name: str = "s", **overrides: object) -> int:
+    def make(name: str = "s", slots: int = 2, **overrides: object) -> int:
         tree = {"name": name, "seed": 7, "space": "eatnas-tiny", "data": {"name": "digits"}}
         paths = {
             "evolution.population": 4,
@@ -50,7 +50,7 @@ def search_factory(engine: Engine) -> Callable[..., int]:
         }
         with transaction(engine) as connection:
             return steps.create_search(
-                connection, parse_spec(tree, paths), task=TASK, data_digest="data", slots=2, now=0.0
+                connection, parse_spec(tree, paths), task=TASK, data_digest="data", slots=slots, now=0.0
             )
 
     return make

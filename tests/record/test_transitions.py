@@ -226,3 +226,16 @@ def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
     score_factory(again, 0.75)
     with transaction(engine) as connection:
         assert steps.finish(connection, search_id, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("population", "tournament", "slots", "lag"),
+    [(64, 16, 8, 16), (20, 5, 1, 4), (20, 5, 12, 16), (6, 3, 8, 4), (2, 2, 2, 2)],
+)
+def test_births_in_flight_suit_the_slots_as_far_as_the_first_tournament_has_its_members(
+    engine, search_factory, population, tournament, slots, lag
+):
+    sizes = {"evolution__population": population, "evolution__tournament": tournament, "budget__candidates": 64}
+    search_id = search_factory(slots=slots, evolution__lag=None, **sizes)
+    with reading(engine) as connection:
+        assert connection.execute(select(search.c.lag).where(search.c.id == search_id)).scalar_one() == lag
