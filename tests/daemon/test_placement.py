@@ -293,7 +293,7 @@ def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supe
 
 
 def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, home, supervise, gpus):
-    _, floor = gpus()
+    _, floor = gpus(FakeGpu(GPUS[0]))
     settings = home(tmp_path / "unfit")
     seen = set()
 
@@ -306,7 +306,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
     supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
     (row,) = rows(settings, select(search.c.waiting))
-    assert row.waiting == f"no device is free: GPUs 0, 1: {seen.pop()}"
+    assert row.waiting == f"no device is free: GPU 0 (NVIDIA Pretended, {GPUS[0]}): {seen.pop()}"
     assert not rows(settings, select(attempt))
 
 
