@@ -35,7 +35,7 @@ from sqlalchemy import Engine, select, text
 
 from eatnas_daemon import lock
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
@@ -54,11 +54,11 @@ SLOTS = 2
 BUSY_SECONDS = 1.0
 FREEZE_SECONDS = 4.0
 """Longer than all patience of the storm; what is not named here waits as long as everywhere."""
-PATIENCE = Patience(lease=3.0, silence=3.0, obedience=10.0, suspended=2.5)
+PATIENCE = Timeouts(lease=3.0, silence=3.0, obedience=10.0, suspended=2.5)
 DEADLINE = 60.0
 ORPHAN_SECONDS = 20.0
 IN_TRAINING = frozenset({"training", "validating", "saving", "disk full"})
-ARITHMETIC = ("eatnas_training.arithmetic", "--scramble", "--seconds-per-epoch")
+ARITHMETIC = ("eatnas_training.simulated_worker", "--scramble", "--seconds-per-epoch")
 TORCH = ("eatnas_training.worker",)
 TREE = {
     "name": "s",

@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 
-from eatnas_cli.running import DEMO_SMALL
-from eatnas_cli.searches import create, make_home
+from eatnas_cli.run import DEMO_SMALL
+from eatnas_cli.search import create, make_home
 from eatnas_db.settings import load_settings
 
 RUNS = 11

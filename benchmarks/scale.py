@@ -24,19 +24,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bookkeeping import one_candidate, replay
-from histories import Histories, check, new_record
 from sqlalchemy import Engine, event, func, select
+from synthetic_histories import Histories, check, new_record
+from transaction_cost import one_candidate, replay
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps, transitions
 from eatnas_db.database import open_record, reading, transaction
-from eatnas_db.queries.best import list_best
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.pareto import list_front
 from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema import attempt, candidate, search
 from eatnas_db.settings import Settings
 
@@ -46,18 +46,18 @@ HOST = """
 import sys
 from pathlib import Path
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database import open_record
 from eatnas_db.settings import Settings
 url, home, name, slots, seconds, first = sys.argv[1:]
 settings = Settings(Path(home), url, name)
-program = ("eatnas_training.arithmetic", "--seconds-per-epoch", seconds, "--scramble")
+program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", seconds, "--scramble")
 def look(supervisor):
     if first == "first" and any(slot.work for slot in supervisor.slots):
         print("leased", flush=True)
         sys.exit()
-patience = Patience(rest=0.05, flush=0.2, lease=3.0)
+patience = Timeouts(rest=0.05, flush=0.2, lease=3.0)
 Supervisor(open_record(url, busy_seconds=10), settings, Launcher(settings.logs / name, program), slots=int(slots),
            host_name=name, only="b", patience=patience).run(look)
 """
@@ -235,7 +235,7 @@ class Scale:
                 engine.dispose()
             engine, settings = open_record(url), Settings(folder, url, "here")
             with written(engine, commits=True) as script:
-                launcher = Launcher(settings.logs, ("eatnas_training.arithmetic",))
+                launcher = Launcher(settings.logs, ("eatnas_training.simulated_worker",))
                 Supervisor(engine, settings, launcher, slots=8, host_name="here", only="b").run()
             with reading(engine) as connection:
                 begun, ended, attempts, trained = connection.execute(

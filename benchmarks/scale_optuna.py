@@ -14,16 +14,16 @@ from datetime import datetime
 from typing import Any
 
 import optuna
-from bookkeeping import one_candidate
 from optuna.distributions import CategoricalDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import insert
+from transaction_cost import one_candidate
 
 from eatnas_db.database import open_record, transaction
 from eatnas_db.domain.architecture import PRIMITIVES
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 
 BLOCKS, EPOCHS, POPULATION = 7, 5, 64
 CHOICES = {f"{name}{block}": list(values) for block in range(BLOCKS) for name, values in PRIMITIVES.items()}
@@ -47,7 +47,7 @@ def fill(url: str, count: int) -> None:
                 models.TrialSystemAttributeModel: [],
             }
             for number in numbers:
-                chance, of = Chance(1, "optuna", number), {"trial_id": number + 1}
+                chance, of = KeyedRng(1, "optuna", number), {"trial_id": number + 1}
                 fitness = (number * 7919 % 1000) / 1000
                 rows[models.TrialModel].append(
                     {

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from eatnas_db.domain.macro import PRESETS
-from eatnas_db.domain.messages import Assign
+from eatnas_protocol.messages import Assign
 from eatnas_training import augment, datasets, streaming
 from eatnas_training.augment import BatchKey
 from eatnas_training.loop import Training

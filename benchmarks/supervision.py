@@ -21,18 +21,18 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from eatnas_daemon.devices import PROCESSOR, Probed
+from eatnas_daemon.devices import PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import Launcher, WorkerProcess
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.messages import Finished, Phase
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.schema import candidate
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
+from eatnas_protocol.messages import Finished, Phase
 
 TREE = {
     "name": "s",
@@ -46,14 +46,14 @@ TREE = {
 }
 BARE = """
 import json, sys, time
-from eatnas_db.domain.messages import Assign
+from eatnas_protocol.messages import Assign
 from eatnas_training import loop, readiness
-from eatnas_training.conversation import Wanted
+from eatnas_training.worker_protocol import StopRequest
 readiness.warm_up("cpu")
 assigns = [Assign(**fields) for fields in json.load(sys.stdin)]
 started = time.perf_counter()
 for assign in assigns:
-    for report in loop.train(assign, lambda: Wanted.GO_ON):
+    for report in loop.train(assign, lambda: StopRequest.GO_ON):
         pass
 print(time.perf_counter() - started, flush=True)
 """
@@ -68,7 +68,7 @@ class Timed(Launcher):
 
     heard: list[tuple[int, str, float]]
 
-    def launch(self, slot: int, device: Probed = PROCESSOR) -> WorkerProcess:
+    def launch(self, slot: int, device: DeviceSnapshot = PROCESSOR) -> WorkerProcess:
         process = super().launch(slot, device)
         receive = process.receive
 

@@ -24,15 +24,15 @@ from typing import Any
 import psutil
 from sqlalchemy import insert
 
-from eatnas_daemon.tracking import Mirror, connect, sync
+from eatnas_daemon.mlflow.sync import MlflowSync, connect, sync
 from eatnas_db import steps, transitions
 from eatnas_db.database import create_engine_for, transaction
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.messages import EpochDone
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema import device, host, worker
 from eatnas_db.transitions import Provenance
 from eatnas_migrations import commands
+from eatnas_protocol.messages import EpochDone
 
 EPOCHS = 4
 TREE = {
@@ -84,7 +84,7 @@ def train(connection: Any, number: int) -> None:
 def rest(engine: Any, uri: str, seconds: float) -> float:
     """The follower's share of one core while nothing happens."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "eatnas_daemon.tracking"],
+        [sys.executable, "-m", "eatnas_daemon.mlflow.sync"],
         env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},
         stdin=subprocess.PIPE,
     )
@@ -160,7 +160,7 @@ def main() -> None:
         print(f"sync of {filled}: {1000 * took / filled:.1f} ms a candidate, {1000 * busy / filled:.1f} ms of a core")
 
         begun = time.perf_counter()
-        mirror = Mirror(engine, connect(uri))
+        mirror = MlflowSync(engine, connect(uri))
         mirror.look()
         print(f"begin anew on {filled} runs: {time.perf_counter() - begun:.1f} s")
         times, used = [], time.process_time()

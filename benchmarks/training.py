@@ -84,7 +84,7 @@ def child(asked: argparse.Namespace) -> None:
 
     from eatnas_db.domain.architecture import Architecture
     from eatnas_db.domain.macro import PRESETS
-    from eatnas_db.domain.messages import Assign
+    from eatnas_protocol.messages import Assign
     from eatnas_training import prepare
 
     torch.set_num_threads(1)
@@ -104,13 +104,13 @@ def child(asked: argparse.Namespace) -> None:
 
 def ours(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
     """What a worker does, its reports included."""
-    from eatnas_db.domain.messages import encode
-    from eatnas_training.conversation import Wanted
+    from eatnas_protocol.messages import encode
     from eatnas_training.loop import Training
+    from eatnas_training.worker_protocol import StopRequest
 
-    def wanted() -> Wanted:
+    def wanted() -> StopRequest:
         between()
-        return Wanted.GO_ON
+        return StopRequest.GO_ON
 
     for report in Training(assign, asked.device).run(wanted):
         encode(report)

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection
 
-from eatnas_db import readonly
+from eatnas_db import adhoc_sql
 from eatnas_db.database import open_record, viewing
 from eatnas_db.errors import ConflictError, EatnasError
-from eatnas_db.queries.best import BestCandidate, list_best
 from eatnas_db.queries.candidates import CandidateRecord, get_candidate
 from eatnas_db.queries.compare import Measure, Reached, list_courses, list_reached
 from eatnas_db.queries.events import Event, list_events
@@ -32,7 +31,8 @@ from eatnas_db.queries.population import Inhabitant, list_population
 from eatnas_db.queries.primitives import PrimitiveValue, list_primitives
 from eatnas_db.queries.progress import Progress, get_progress
 from eatnas_db.queries.quality import Step, list_steps
-from eatnas_db.queries.searches import SearchRecord, Standing, get_search, list_standings
+from eatnas_db.queries.ranking import BestCandidate, list_best
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_standings
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
 
@@ -180,10 +180,10 @@ class Record:
     def __repr__(self) -> str:
         return f"Record({self._settings.shown_url!r})"
 
-    def searches(self) -> Rows[Standing]:
+    def searches(self) -> Rows[SearchSummary]:
         """Every search, and how far it is; the newest last."""
         with viewing(self._settings.database_url) as connection:
-            return _rows(Standing, list_standings(connection))
+            return _rows(SearchSummary, list_standings(connection))
 
     def search(self, name: str) -> Search:
         """The search of this name. Raises `NotFoundError`."""
@@ -209,9 +209,9 @@ class Record:
             courses = list_courses(connection, names, measure=by, alone=alone)
         return _rows(Reached, list_reached(courses, levels))
 
-    def sql(self, question: str, limit: int = 10_000, seconds: float = readonly.DEFAULT_SECONDS) -> Rows[Any]:
+    def sql(self, question: str, limit: int = 10_000, seconds: float = adhoc_sql.DEFAULT_SECONDS) -> Rows[Any]:
         """The answer to one SELECT, as tuples; at most `limit` rows. Nothing can be changed this way."""
-        answer = readonly.ask(self._settings, question, limit=limit, seconds=seconds)
+        answer = adhoc_sql.ask(self._settings, question, limit=limit, seconds=seconds)
         return Rows(answer.rows, answer.columns)
 
     def create(self, spec: Spec) -> Search:

@@ -32,7 +32,7 @@ EXCLUSIVE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class BackupResult:
     """A whole record in one file: its version and its size."""
 
     file: Path
@@ -41,14 +41,14 @@ class Copied:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
+class RestoreResult:
     """What was put in place, and under which name the record that was there is kept (None: there was none)."""
 
     revision: str
     kept: Path | None
 
 
-def back_up(source: Path, target: Path, *, force: bool = False) -> Copied:
+def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
     """Copy a record into one file, as it is at this moment, while others go on writing to it.
 
     Raises `RecordError` where there is no whole record, `ConflictError` where `target` is there and not `force`.
@@ -59,10 +59,10 @@ def back_up(source: Path, target: Path, *, force: bool = False) -> Copied:
     with _copy(source, target) as copy:
         revision = _verified(copy, source)
         _put(copy, target)
-    return Copied(target, revision, target.stat().st_size)
+    return BackupResult(target, revision, target.stat().st_size)
 
 
-def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> Restored:
+def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> RestoreResult:
     """Put a copy of `backup` in the place of a record that nobody has open, and keep what was there under another name.
 
     Leases in it are taken back: whoever held them knows nothing of this record. The caller holds the daemon's lock.
@@ -84,7 +84,7 @@ def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = E
         with _alone(database, busy_seconds):
             kept = _set_aside(database, now)
             _put(copy, database)
-    return Restored(revision, kept)
+    return RestoreResult(revision, kept)
 
 
 def _require_target(source: Path, target: Path, force: bool) -> None:

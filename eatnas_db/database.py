@@ -242,7 +242,7 @@ def living_hosts(connection: Connection) -> frozenset[int]:
     return frozenset(connection.execute(_LIVING_HOSTS, {"a": _HOST_LOCK}).scalars())
 
 
-class Horizon:
+class EventWatermark:
     """How far the events are complete: up to there no open transaction can add one any more.
 
     A server numbers events before their transactions are committed, so a later one may be seen before an earlier

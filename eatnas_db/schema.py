@@ -27,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-from eatnas_db.domain.states import Kind, Origin, State, Wish
+from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 
 PREFIX = "eatnas_"
 VERSION_TABLE = "eatnas_alembic_version"
@@ -97,8 +97,8 @@ search = _table(
     Column("memory_share", Float),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
-    _one_of("kind", Kind),
-    _one_of("wish", Wish),
+    _one_of("kind", SearchKind),
+    _one_of("wish", DesiredState),
     CheckConstraint("lag >= 1", name="lag"),
     CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name="basic_has_code"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
@@ -164,7 +164,7 @@ candidate = _table(
     Column("created_at", Float, nullable=False),
     Column("ended_at", Float),
     _one_of("origin", Origin),
-    _one_of("state", State),
+    _one_of("state", CandidateState),
     CheckConstraint("(state = 'scored') = (fitness IS NOT NULL)", name="scored_has_fitness"),
     CheckConstraint("joined IS NULL OR fitness IS NOT NULL", name="members_are_scored"),
     CheckConstraint('"left" IS NULL OR "left" >= joined', name="left_after_joined"),

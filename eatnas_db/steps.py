@@ -17,24 +17,24 @@ from eatnas_db.database import hold_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
     Birth,
+    InitialArchitecture,
     Member,
-    Seedling,
-    Watch,
+    Plateau,
     decide_birth,
     is_flat,
-    leaver,
+    select_removed,
     summarize,
-    watched,
+    update_plateau,
 )
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import LONGER, without_timing
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, macro_from_stored, stored_macro
-from eatnas_db.domain.states import SETTLED, Kind, Origin, State, Wish
+from eatnas_db.domain.states import SETTLED, CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.domain.transfer import Perturbation, Survivors, stretched, survivors
 from eatnas_db.errors import CollisionError, ConflictError, NoRoomError, NotFoundError
-from eatnas_db.queries.best import get_winner, list_best, list_final_models, list_living, list_winners
+from eatnas_db.queries.ranking import get_winner, list_best, list_final_models, list_living, list_winners
 from eatnas_db.queries.searches import SearchRecord, births_allowed, get_open_yardstick, get_search, over_budget
 from eatnas_db.schema import PENDING, architecture, attempt, candidate, checkpoint, lease, search, step
 
@@ -120,7 +120,7 @@ def transfer(
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
     """Refuse a search that is not to be transferred from; its yardstick, where that is not finished."""
     name = source.name
-    if source.kind != Kind.EVOLUTION:
+    if source.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: transfer from that one")
     if source.finished_at is None and not force:
         raise ConflictError(f"search {name!r} is not finished ({source.status}); --force transfers what it has")
@@ -138,7 +138,7 @@ def rescore(connection: Connection, name: str, *, top: int, seeds: int, epochs: 
     Raises `NotFoundError`, `ConflictError`.
     """
     row = get_search(connection, name)
-    if row.kind != Kind.EVOLUTION:
+    if row.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: rescore that one")
     best = list_best(connection, row.id, top)
     if not best:
@@ -166,7 +166,7 @@ def final(
     """
     hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
-    if row.kind != Kind.EVOLUTION:
+    if row.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: final models are of that one")
     chosen = [_basic(connection, row, one)[:2] for one in dict.fromkeys(candidate_ids)]
     if not chosen:
@@ -176,7 +176,7 @@ def final(
     births = []
     for parent, code in chosen:
         same = [one for one in list_final_models(connection, [parent]) if one.recipe == without_timing(training)]
-        looks = [one for one in same if one.state not in (State.FAILED, State.CANCELLED)]
+        looks = [one for one in same if one.state not in (CandidateState.FAILED, CandidateState.CANCELLED)]
         if looks and not again:
             raise ConflictError(
                 f"candidate {parent} is tested by this recipe already, in {looks[0].search!r}: each further look makes "
@@ -184,7 +184,7 @@ def final(
             )
         used = max((one.replica for one in same), default=0)
         births += [(parent, code, replica) for replica in range(used + 1, used + seeds + 1)]
-    return _insert_trainings(connection, row, Kind.FINAL, Origin.FINAL, births, training, now)
+    return _insert_trainings(connection, row, SearchKind.FINAL, Origin.FINAL, births, training, now)
 
 
 def advance(connection: Connection, row: Any, now: float) -> bool:
@@ -192,7 +192,7 @@ def advance(connection: Connection, row: Any, now: float) -> bool:
 
     On a server the transaction holds the search (`database.hold_searches`); raises `CollisionError` if not.
     """
-    course = Course(row)
+    course = SearchProgress(row)
     _settle(connection, course, now)
     _breed(connection, course, now)
     return _finish(connection, course, now)
@@ -200,17 +200,17 @@ def advance(connection: Connection, row: Any, now: float) -> bool:
 
 def settle(connection: Connection, search_id: int, now: float) -> int:
     """Advance the settled prefix over every birth that has ended; each is one step. How many were made."""
-    return _settle(connection, Course(get_row(connection, search_id)), now)
+    return _settle(connection, SearchProgress(get_row(connection, search_id)), now)
 
 
 def breed(connection: Connection, search_id: int, now: float) -> int:
     """Submit every birth that may be decided now. How many were made."""
-    return _breed(connection, Course(get_row(connection, search_id)), now)
+    return _breed(connection, SearchProgress(get_row(connection, search_id)), now)
 
 
 def finish(connection: Connection, search_id: int, now: float) -> bool:
     """Mark a search finished when nothing of it is left to do. Whether it is."""
-    return _finish(connection, Course(get_row(connection, search_id)), now)
+    return _finish(connection, SearchProgress(get_row(connection, search_id)), now)
 
 
 def collect(connection: Connection, row: Any) -> list[str]:
@@ -220,7 +220,9 @@ def collect(connection: Connection, row: Any) -> list[str]:
     for a parent, or that have a child in training. The table holds little else, so reading it stays cheap.
     """
     child = candidate.alias("child")
-    waits = exists().where(child.c.parent_id == candidate.c.id, child.c.state.in_((State.PENDING, State.LEASED)))
+    waits = exists().where(
+        child.c.parent_id == candidate.c.id, child.c.state.in_((CandidateState.PENDING, CandidateState.LEASED))
+    )
     needless = (
         select(checkpoint.c.path)
         .join(candidate)
@@ -312,7 +314,7 @@ def _insert(
     lag = spec.evolution.lag or _lag_for(spec, slots)
     values = {
         "name": spec.name,
-        "kind": Kind.EVOLUTION,
+        "kind": SearchKind.EVOLUTION,
         "source_id": source_id,
         "basic_id": basic_id,
         "basic_code": basic_code,
@@ -330,7 +332,7 @@ def _insert(
         "lag": lag,
         "budget_candidates": spec.budget.candidates,
         "budget_device_seconds": spec.budget.device_hours and spec.budget.device_hours * 3600,
-        "wish": Wish.RUN,
+        "wish": DesiredState.RUN,
         "created_at": now,
     }
     return int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
@@ -349,13 +351,13 @@ def _insert_yardstick(
     """Each of the best, once for each seed."""
     training = {**row.spec["training"], "epochs": epochs or row.spec["training"]["epochs"]}
     births = [(parent, code, replica) for parent, code in best for replica in range(1, seeds + 1)]
-    return _insert_trainings(connection, row, Kind.YARDSTICK, Origin.YARDSTICK, births, training, now)
+    return _insert_trainings(connection, row, SearchKind.YARDSTICK, Origin.YARDSTICK, births, training, now)
 
 
 def _insert_trainings(
     connection: Connection,
     row: Any,
-    kind: Kind,
+    kind: SearchKind,
     origin: Origin,
     births: Sequence[tuple[int, str, int]],
     training: dict[str, Any],
@@ -367,7 +369,7 @@ def _insert_trainings(
     name = next(name for name in names if name not in taken)
     trainings = len(births)
     budget = {**row.spec["budget"], "candidates": trainings, "device_hours": None}
-    if kind == Kind.FINAL:  # the limit was for the search's recipe
+    if kind == SearchKind.FINAL:  # the limit was for the search's recipe
         budget["candidate_seconds"] = None
     spec = {
         **row.spec,
@@ -388,7 +390,7 @@ def _insert_trainings(
         "population": trainings,
         "lag": trainings,
         "budget_candidates": trainings,
-        "wish": Wish.RUN,
+        "wish": DesiredState.RUN,
         "created_at": now,
     }
     search_id = int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
@@ -413,19 +415,19 @@ def _require_winners(connection: Connection, row: SearchRecord) -> None:
         raise ConflictError(f"search {row.name!r} has no scored candidate: there is nothing to test; run it first")
 
 
-def set_wish(connection: Connection, name: str, wish: Wish, now: float) -> None:
+def set_wish(connection: Connection, name: str, wish: DesiredState, now: float) -> None:
     """Run, pause or cancel a search. Raises `NotFoundError`, `ConflictError`."""
     hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
-    if row.wish == Wish.CANCELLED:
+    if row.wish == DesiredState.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
     if row.finished_at is not None:
         raise ConflictError(f"search {name!r} has finished; `search extend` gives it more to do")
     connection.execute(update(search).where(search.c.id == row.id).values(wish=wish))
     transitions.record_event(connection, now, {"run": "resumed"}.get(wish, wish), row.id)
-    if wish == Wish.CANCELLED:
+    if wish == DesiredState.CANCELLED:
         open_ = select(candidate.c.id).where(
-            candidate.c.search_id == row.id, candidate.c.state.in_((State.PENDING, State.LEASED))
+            candidate.c.search_id == row.id, candidate.c.state.in_((CandidateState.PENDING, CandidateState.LEASED))
         )
         for candidate_id in connection.execute(open_).scalars().all():
             transitions.cancel(connection, candidate_id, now)
@@ -443,9 +445,9 @@ def extend(
     """
     hold_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
-    if row.wish == Wish.CANCELLED:
+    if row.wish == DesiredState.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
-    if row.kind != Kind.EVOLUTION:
+    if row.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: extend that one")
     if device_hours and row.budget_device_seconds is None:
         raise ConflictError(f"search {name!r} has no limit of device hours to extend; --candidates gives it more")
@@ -480,7 +482,7 @@ def space_of(row: Any) -> Space:
     return Space(macro_from_stored(row.macro), Task(**row.task), limits)
 
 
-class Course:
+class SearchProgress:
     """A search within one transaction: its row, and the counters as this transaction moves them on."""
 
     __slots__ = ("born", "ends_at", "exhausted", "living", "row", "settled", "watch")
@@ -491,7 +493,7 @@ class Course:
         self.settled: int = row.settled
         self.exhausted: bool = row.exhausted
         self.ends_at: int | None = row.ends_at
-        self.watch = None if row.quality_mark is None else Watch(row.quality_mark, row.flat_since)
+        self.watch = None if row.quality_mark is None else Plateau(row.quality_mark, row.flat_since)
         self.living: list[Member] | None = None
 
     @property
@@ -502,12 +504,12 @@ class Course:
     def may_be_born(self) -> bool:
         """Whether the next birth may be decided now."""
         row = self.row
-        if self.exhausted or row.wish != Wish.RUN or self.born >= self.births_allowed or over_budget(row):
+        if self.exhausted or row.wish != DesiredState.RUN or self.born >= self.births_allowed or over_budget(row):
             return False
         return bool(self.born < row.population or self.born - row.lag + 1 <= self.settled)
 
 
-def _settle(connection: Connection, course: Course, now: float) -> int:
+def _settle(connection: Connection, course: SearchProgress, now: float) -> int:
     made = 0
     while _settle_one(connection, course, now):
         made += 1
@@ -532,7 +534,7 @@ _NEW_STEP: Final = insert(step).values(
 )
 
 
-def _settle_one(connection: Connection, course: Course, now: float) -> bool:
+def _settle_one(connection: Connection, course: SearchProgress, now: float) -> bool:
     row = course.row
     if course.settled == course.born:
         return False
@@ -543,10 +545,10 @@ def _settle_one(connection: Connection, course: Course, now: float) -> bool:
     if connection.execute(_ADVANCE, {"of": row.id, "number": number}).first() is None:
         raise CollisionError(f"another program has settled birth {course.settled} of {row.name!r} first; try again")
     course.settled, course.living = number, None
-    if ended.state == State.SCORED:
+    if ended.state == CandidateState.SCORED:
         transitions.join_population(connection, ended.id, number)
     population = _population(connection, course, number)
-    gone = leaver(population, row.population, row.spec["evolution"]["removal"], seed=row.seed, step=number)
+    gone = select_removed(population, row.population, row.spec["evolution"]["removal"], seed=row.seed, step=number)
     if gone is not None:
         transitions.leave_population(connection, gone.candidate_id, number)
         population.remove(gone)
@@ -566,12 +568,12 @@ def _settle_one(connection: Connection, course: Course, now: float) -> bool:
         "at": now,
     }
     connection.execute(_NEW_STEP, values)
-    if row.spec["evolution"]["stop_when"] == "quality_flat" and row.kind == Kind.EVOLUTION:
+    if row.spec["evolution"]["stop_when"] == "quality_flat" and row.kind == SearchKind.EVOLUTION:
         _watch_quality(connection, course, summary.quality, now)
     return True
 
 
-def _watch_quality(connection: Connection, course: Course, quality: float | None, now: float) -> None:
+def _watch_quality(connection: Connection, course: SearchProgress, quality: float | None, now: float) -> None:
     """Note a rise of quality; or that there was none for so long that the search is to end.
 
     It ends with the births that may be in flight when step s is made, the first s + lag - 1: wherever it runs,
@@ -581,7 +583,7 @@ def _watch_quality(connection: Connection, course: Course, quality: float | None
     if number < row.population or course.ends_at is not None:
         return
     evolution = row.spec["evolution"]
-    watch = watched(course.watch, number, quality, evolution["flat_by"])
+    watch = update_plateau(course.watch, number, quality, evolution["flat_by"])
     flat_steps = evolution["flat_steps"] or DEFAULT_FLAT_POPULATIONS * row.population
     if watch is not None and watch != course.watch:
         course.watch = watch
@@ -596,7 +598,7 @@ def _watch_quality(connection: Connection, course: Course, quality: float | None
     connection.execute(update(search).where(search.c.id == row.id).values(values))
 
 
-def _breed(connection: Connection, course: Course, now: float) -> int:
+def _breed(connection: Connection, course: SearchProgress, now: float) -> int:
     if not course.may_be_born():
         return 0
     row, made = course.row, 0
@@ -626,7 +628,7 @@ def _breed(connection: Connection, course: Course, now: float) -> int:
     return made
 
 
-def _seedling(connection: Connection, course: Course) -> Seedling | None:
+def _seedling(connection: Connection, course: SearchProgress) -> InitialArchitecture | None:
     """What the initial population grows from where it is not random, while it has still to be born."""
     row = course.row
     if row.basic_code is None or course.born >= row.population:
@@ -639,11 +641,11 @@ def _seedling(connection: Connection, course: Course) -> Seedling | None:
     basic = Architecture.parse(row.basic_code)
     strength = Perturbation(row.spec["transfer"]["blocks"], tuple(row.spec["transfer"]["primitives"]))
     if parent is None:
-        return Seedling(None, basic, basic, strength)
-    return Seedling(parent.id, basic, Architecture.parse(parent.code), strength)
+        return InitialArchitecture(None, basic, basic, strength)
+    return InitialArchitecture(parent.id, basic, Architecture.parse(parent.code), strength)
 
 
-def _finish(connection: Connection, course: Course, now: float) -> bool:
+def _finish(connection: Connection, course: SearchProgress, now: float) -> bool:
     row = course.row
     if row.finished_at is not None:
         return True
@@ -663,7 +665,7 @@ def _finish(connection: Connection, course: Course, now: float) -> bool:
     transitions.record_event(connection, now, "finished", row.id, detail={"why": why})
     yardstick = row.spec["yardstick"]
     best = list_best(connection, row.id, yardstick["top"]) if yardstick["top"] else ()
-    if best and row.kind == Kind.EVOLUTION:
+    if best and row.kind == SearchKind.EVOLUTION:
         measured = [(one.id, one.code) for one in best]
         _insert_yardstick(connection, row, measured, yardstick["seeds"], yardstick["epochs"], now)
     return True
@@ -677,7 +679,7 @@ _LIVING: Final = _MEMBERS.where(candidate.c.joined.is_not(None), candidate.c.lef
 _LEFT_SINCE: Final = _MEMBERS.where(candidate.c.left > bindparam("step"), candidate.c.left.is_not(None))
 
 
-def _population(connection: Connection, course: Course, at_step: int) -> list[Member]:
+def _population(connection: Connection, course: SearchProgress, at_step: int) -> list[Member]:
     if at_step == course.settled and course.living is not None:
         return course.living
     asked = {"of": course.row.id, "step": at_step}

@@ -16,11 +16,10 @@ from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_,
 
 from eatnas_db.database import insert_new
 from eatnas_db.domain.evolution import Birth
-from eatnas_db.domain.memory import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
-from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
+from eatnas_db.domain.memory_estimate import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.space import Proposal
-from eatnas_db.domain.states import EDGES, FailureKind, State, Thrift, Transition, Wish
+from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import (
     PENDING,
@@ -37,6 +36,7 @@ from eatnas_db.schema import (
     score,
     search,
 )
+from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
 
 MAXIMUM_OWN_FAILURES: Final = 3
 MAXIMUM_INTEGER: Final = 2**63 - 1
@@ -45,7 +45,7 @@ BACK_OFF_SECONDS: Final = 10.0
 LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
 HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
 """Kinds that another try would only repeat."""
-_THRIFTIER: Final = {Thrift.NONE: "to_be_alone", Thrift.ALONE: "to_be_halved"}
+_THRIFTIER: Final = {MemoryFallback.NONE: "to_be_alone", MemoryFallback.ALONE: "to_be_halved"}
 BLAMELESS: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
 """Kinds that are not the candidate's own doing."""
 
@@ -73,7 +73,7 @@ class Leased:
     spent_seconds: float
     last_failure: str | None
     params: int = 0
-    thrift: Thrift = Thrift.NONE
+    thrift: MemoryFallback = MemoryFallback.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def submit(connection: Connection, search_id: int, birth: Birth, now: float, rep
         "origin": birth.origin,
         "parent_id": birth.parent_id,
         "replica": replica,
-        "state": State.PENDING,
+        "state": CandidateState.PENDING,
         "params": proposal.cost.params,
         "mult_adds": proposal.cost.mult_adds,
         "created_at": now,
@@ -206,7 +206,7 @@ def lease_next(
 ) -> Leased | None:
     """Hand out the search's eldest pending candidate for which there is room, or None."""
     fits = {
-        "most_thrift": Thrift.HALVED if room.alone else Thrift.NONE,
+        "most_thrift": MemoryFallback.HALVED if room.alone else MemoryFallback.NONE,
         "bytes_per_mult_add": BYTES_PER_MULT_ADD * room.batch_size,
         "most_bytes": MAXIMUM_INTEGER if room.variable_bytes is None else room.variable_bytes,
     }
@@ -232,7 +232,7 @@ def lease_next(
         spent_seconds=sum(one.device_seconds for one in earlier),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
-        thrift=Thrift(row.thrift),
+        thrift=MemoryFallback(row.thrift),
     )
 
 
@@ -417,7 +417,7 @@ def record_failure(
     traceback: str = "",
     device_seconds: float = 0.0,
     now: float,
-) -> State:
+) -> CandidateState:
     """End an attempt without a score; where the candidate goes is the kind's policy.
 
     An attempt counts against the candidate when it ended by its own doing without any progress; kills and
@@ -432,7 +432,7 @@ def record_failure(
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     failures = held.own_failures + (0 if lost or progressed or out_of_memory else 1)
     losses = held.losses + 1 if lost and not progressed else 0
-    most_thrifty = out_of_memory and held.thrift == Thrift.HALVED
+    most_thrifty = out_of_memory and held.thrift == MemoryFallback.HALVED
     hopeless = kind in HOPELESS or most_thrifty or failures >= MAXIMUM_OWN_FAILURES or losses >= MAXIMUM_LOSSES
     if hopeless:
         edge, changes = Transition.FAIL, {"ended_at": now}
@@ -498,7 +498,7 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
         )
     reopened = connection.execute(
         update(search)
-        .where(search.c.id == row.search_id, search.c.wish != Wish.CANCELLED)
+        .where(search.c.id == row.search_id, search.c.wish != DesiredState.CANCELLED)
         .values(finished_at=None)
         .returning(search.c.id)
     ).first()
@@ -607,7 +607,7 @@ def _epoch_row(token: Token, report: EpochDone, use: Use | None) -> dict[str, An
 _HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses, candidate.c.thrift).where(
     candidate.c.id == bindparam("of"),
     candidate.c.attempt == bindparam("number"),
-    candidate.c.state == State.LEASED,
+    candidate.c.state == CandidateState.LEASED,
 )
 
 

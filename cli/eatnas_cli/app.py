@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from eatnas_cli.asking import candidate_app, query_app
-from eatnas_cli.daemons import daemon_app
+from eatnas_cli.daemon import daemon_app
+from eatnas_cli.db import data_app, database_app
 from eatnas_cli.devices import devices_app
 from eatnas_cli.doctor import doctor
-from eatnas_cli.reporting import report
-from eatnas_cli.running import demo, run
-from eatnas_cli.searches import init, search_app
-from eatnas_cli.spaces import space_app
-from eatnas_cli.tracking import mlflow_app
-from eatnas_cli.transfers import transfer
-from eatnas_cli.upkeep import data_app, database_app
+from eatnas_cli.mlflow import mlflow_app
+from eatnas_cli.query import candidate_app, query_app
+from eatnas_cli.report import report
+from eatnas_cli.run import demo, run
+from eatnas_cli.search import init, search_app
+from eatnas_cli.space import space_app
+from eatnas_cli.transfer import transfer
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
 

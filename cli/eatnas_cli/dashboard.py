@@ -16,17 +16,17 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from eatnas_cli.pictures.terminal import plot
-from eatnas_cli.printing import span
-from eatnas_cli.searches import is_worked_on, status_told
+from eatnas_cli.search import is_worked_on, status_told
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.best import BestCandidate, list_best
+from eatnas_db.queries.activity import TrainingActivity, list_work
 from eatnas_db.queries.progress import Progress, get_progress
 from eatnas_db.queries.quality import Step, list_steps
+from eatnas_db.queries.ranking import BestCandidate, list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search
-from eatnas_db.queries.work import Work, list_work
 from eatnas_db.settings import Settings
+from eatnas_report.formats import span
+from eatnas_report.terminal import plot
 
 REFRESH_SECONDS: Final = 0.5
 LEADERS: Final = 5
@@ -40,7 +40,7 @@ BUDGET_STYLE: Final = "#0072B2"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DashboardView:
     """What there is to see of a search at one moment; `births` are births a second, as far as known."""
 
     name: str
@@ -48,12 +48,12 @@ class Standing:
     progress: Progress
     steps: Sequence[Step] = ()
     leaders: Sequence[BestCandidate] = ()
-    work: Sequence[Work] = ()
+    work: Sequence[TrainingActivity] = ()
     births: float | None = None
     trouble: str | None = None
 
 
-def draw(seen: Standing, now: float, width: int, height: int) -> RenderableType:
+def draw(seen: DashboardView, now: float, width: int, height: int) -> RenderableType:
     """One picture of a search, no larger than the terminal if that is of a usual size."""
     slots = seen.work[:MOST_SLOTS]
     room = height - 15 - len(seen.leaders) - max(1, len(slots))
@@ -66,7 +66,7 @@ def draw(seen: Standing, now: float, width: int, height: int) -> RenderableType:
     return Group(*parts)
 
 
-def _headline(seen: Standing) -> Text:
+def _headline(seen: DashboardView) -> Text:
     words = Text(seen.name, style="bold")
     words.append(f"  {seen.status}", style="green" if seen.status in ("running", "finished") else "yellow")
     told = seen.progress
@@ -74,7 +74,7 @@ def _headline(seen: Standing) -> Text:
     return words
 
 
-def _budgets(seen: Standing) -> Table:
+def _budgets(seen: DashboardView) -> Table:
     told, pace = seen.progress, seen.births
     table = Table.grid(padding=(0, 2))
     seconds = None if not pace else max(0, told.budget - told.settled) / pace
@@ -100,7 +100,7 @@ def _bar(done: float, whole: float) -> ProgressBar:
     return ProgressBar(total=max(whole, 1e-9), completed=min(done, whole), width=BAR_SIGNS, complete_style=BUDGET_STYLE)
 
 
-def _left(seen: Standing, seconds: float | None) -> str:
+def _left(seen: DashboardView, seconds: float | None) -> str:
     if seen.status != "running" or seconds is None:
         return ""
     return f"{span(seconds)} left"
@@ -129,7 +129,7 @@ def _leaders(leaders: Sequence[BestCandidate]) -> RenderableType:
     return table
 
 
-def _slots(seen: Standing, slots: Sequence[Work], now: float) -> RenderableType:
+def _slots(seen: DashboardView, slots: Sequence[TrainingActivity], now: float) -> RenderableType:
     if not slots:
         return Text("nothing", style="dim")
     several = len({one.host for one in slots}) > 1
@@ -169,7 +169,7 @@ class Dashboard:
     settings: Settings
     name: str
     _live: Live = field(default_factory=lambda: Live(auto_refresh=False, vertical_overflow="crop"))
-    _seen: Standing | None = None
+    _seen: DashboardView | None = None
     _steps: list[Step] = field(default_factory=list)
     _next: float = 0.0
 
@@ -210,7 +210,7 @@ class Dashboard:
                 self._steps += list_steps(connection, row.id, self._steps[-1].number)
             else:
                 self._steps += list_steps(connection, row.id, most=MOST_STEPS)
-            seen = Standing(
+            seen = DashboardView(
                 row.name,
                 status_told(row, is_worked_on(self.settings, connection)),
                 progress,
@@ -222,10 +222,10 @@ class Dashboard:
         self._show(seen)
         return row.finished_at is not None
 
-    def _show(self, seen: Standing, trouble: str | None = None) -> None:
+    def _show(self, seen: DashboardView, trouble: str | None = None) -> None:
         self._seen = seen
         console: Console = self._live.console
-        shown = seen if trouble is None else Standing(seen.name, seen.status, seen.progress, trouble=trouble)
+        shown = seen if trouble is None else DashboardView(seen.name, seen.status, seen.progress, trouble=trouble)
         self._live.update(draw(shown, time.time(), console.width, console.height), refresh=True)
 
 

@@ -15,7 +15,7 @@ from eatnas_db.errors import NotFoundError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from eatnas_daemon.devices import Probed, Wishes
+    from eatnas_daemon.devices import DeviceOptions, DeviceSnapshot
 
 Devices = Annotated[
     list[str] | None,
@@ -99,21 +99,21 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
     import time
 
     from eatnas_cli.record import changing, viewing
-    from eatnas_db import machines
+    from eatnas_db import hosts
 
     now = time.time()
     with viewing(settings) as connection:
-        known = machines.list_uuids(connection)
-    uuid = machines.processor_of(settings.host) if word == "cpu" else word
+        known = hosts.list_uuids(connection)
+    uuid = hosts.processor_of(settings.host) if word == "cpu" else word
     found = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
     # The driver is asked before the record is held, which a hanging one would hold for as long.
     local = None if len(found) == 1 else _local(word, settings)
     with changing(settings) as connection:
         if local is not None:
-            host_id = machines.register_host(connection, settings.host, now)
-            machines.register_device(connection, host_id, *local)
+            host_id = hosts.register_host(connection, settings.host, now)
+            hosts.register_device(connection, host_id, *local)
             found = [local[0]]
-        changed = machines.set_paused(connection, found[0], now if paused else None)
+        changed = hosts.set_paused(connection, found[0], now if paused else None)
     state = "paused" if paused else "in use again" if changed else "not paused"
     typer.echo(f"{found[0]} is {state}{' already' if paused and not changed else ''}")
 
@@ -122,7 +122,7 @@ def _local(word: str, settings: Settings) -> tuple[str, str, str]:
     """A device of this machine: UUID, kind and name. Raises `NotFoundError`."""
     from eatnas_daemon.devices import CPU, look_once, named
     from eatnas_daemon.nvml import Nvml
-    from eatnas_db import machines
+    from eatnas_db import hosts
 
     nvml = Nvml()
     seen = look_once(nvml)
@@ -131,7 +131,7 @@ def _local(word: str, settings: Settings) -> tuple[str, str, str]:
     except NotFoundError as error:
         raise NotFoundError(_also(error, nvml.trouble)) from None
     (one,) = (device for device in seen if device.uuid == uuid)
-    return machines.processor_of(settings.host) if one.kind == CPU else one.uuid, one.kind, one.name
+    return hosts.processor_of(settings.host) if one.kind == CPU else one.uuid, one.kind, one.name
 
 
 def _also(error: NotFoundError, trouble: str | None) -> str:
@@ -140,7 +140,7 @@ def _also(error: NotFoundError, trouble: str | None) -> str:
 
 
 def _judged(
-    one: Probed, wishes: Wishes, daemon: int | None, workers: list[int], needs: int, *, blind: bool
+    one: DeviceSnapshot, wishes: DeviceOptions, daemon: int | None, workers: list[int], needs: int, *, blind: bool
 ) -> dict[str, Any]:
     """A device and the verdict on it. `blind`: NVML does not say who is where."""
     from eatnas_daemon.devices import CPU, cpu_slots, judge
@@ -178,7 +178,7 @@ def _tabulate(rows: Sequence[dict[str, Any]]) -> None:
     show(rows, ("device", "name", "uuid", "free", "memory_free", "busy", "cores", "slots"))
 
 
-def _explain(seen: Sequence[Probed], rows: Sequence[dict[str, Any]]) -> None:
+def _explain(seen: Sequence[DeviceSnapshot], rows: Sequence[dict[str, Any]]) -> None:
     for device, row in zip(seen, rows, strict=True):
         state = "free" if row["free"] else "not used"
         if row["own"]:

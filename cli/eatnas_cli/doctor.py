@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from eatnas_cli.printing import Format, in_bytes, show
+from eatnas_cli.printing import Format, show
 from eatnas_cli.record import Written, viewing
 from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.settings import Settings
+from eatnas_report.formats import in_bytes
 
 if TYPE_CHECKING:
-    from eatnas_daemon.devices import Probed
+    from eatnas_daemon.devices import DeviceSnapshot
 
 PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
@@ -118,9 +119,9 @@ def _devices() -> Iterator[Finding]:
     yield _torch(first_free(seen, os.environ))
 
 
-def _torch(device: Probed) -> Finding:
+def _torch(device: DeviceSnapshot) -> Finding:
     """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
-    from eatnas_cli.upkeep import ask_training
+    from eatnas_cli.db import ask_training
     from eatnas_daemon.devices import CPU, torch_device, worker_environment
 
     if device.kind == CPU:
@@ -128,7 +129,7 @@ def _torch(device: Probed) -> Finding:
         return Finding("torch on GPUs", True, "not tried: none may be used now", why)
     try:
         found = ask_training(
-            ["eatnas_training.readiness", torch_device(device)], {}, worker_environment(device), TORCH_SECONDS
+            ["eatnas_training.selftest", torch_device(device)], {}, worker_environment(device), TORCH_SECONDS
         )
     except DataError as error:
         return Finding("torch on GPUs", False, str(error))
@@ -185,7 +186,7 @@ def _disk(home: Path) -> Finding:
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
     from eatnas_db.config import read_max_bytes
     from eatnas_db.database import open_record
-    from eatnas_db.queries.storage import measure, what_goes
+    from eatnas_db.queries.disk_usage import measure, what_goes
 
     try:
         engine = open_record(settings.database_url)
@@ -263,15 +264,19 @@ def _hooks(settings: Settings) -> Finding:
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
     """Digits, which need no file, and the data of every search that is not over."""
-    from eatnas_cli.upkeep import prepare
+    from eatnas_cli.db import prepare
 
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
     if searches:
-        from eatnas_db.domain.states import Wish
+        from eatnas_db.domain.states import DesiredState
         from eatnas_db.queries.searches import list_searches
 
         with viewing(settings) as connection:
-            going = [row for row in list_searches(connection) if row.finished_at is None and row.wish != Wish.CANCELLED]
+            going = [
+                row
+                for row in list_searches(connection)
+                if row.finished_at is None and row.wish != DesiredState.CANCELLED
+            ]
         for row in going:
             data = {**row.spec["data"]}
             data["root"] = data.get("root") or str(settings.data)

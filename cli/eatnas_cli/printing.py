@@ -10,11 +10,11 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from eatnas_db.errors import ConflictError
+from eatnas_report.formats import time_in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -253,31 +253,6 @@ def _shown(column: str, value: Any) -> str:
     text = _as_text(value)
     # Messages come from programs that may have written terminal codes.
     return "".join(sign if sign.isprintable() or sign == "\n" else "�" for sign in text)
-
-
-def time_in_words(seconds: float) -> str:
-    """A moment as tables show it, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def in_bytes(size: int) -> str:
-    """A size as people write it."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"
 
 
 def _as_text(value: Any) -> str:

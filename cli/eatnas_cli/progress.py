@@ -9,10 +9,10 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from eatnas_cli.searches import is_worked_on, status_told
+from eatnas_cli.search import is_worked_on, status_told
 from eatnas_db.database import reading
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.best import list_best
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.settings import Settings
 

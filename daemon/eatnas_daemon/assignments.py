@@ -8,18 +8,18 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.chance import derived_seed
-from eatnas_db.domain.memory import expected_bytes
-from eatnas_db.domain.messages import Assign
+from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.recipe import inherits, recipe_of
-from eatnas_db.domain.states import FailureKind, Origin, Thrift
-from eatnas_db.queries.heritage import Link, list_heritage
+from eatnas_db.domain.rng import derived_seed
+from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
+from eatnas_db.queries.inheritance import Link, list_heritage
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import Leased
+from eatnas_protocol.messages import Assign
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Assignment:
     """A candidate in a worker's hands."""
 
     leased: Leased
@@ -33,13 +33,13 @@ class Work:
     """Of a GPU's memory, beyond a context."""
 
 
-def work_for(connection: Connection, settings: Settings, row: Any, leased: Leased) -> Work:
+def work_for(connection: Connection, settings: Settings, row: Any, leased: Leased) -> Assignment:
     """What to do about a leased candidate of the search `row`."""
     heritage = _heritage(connection, row, leased)
     assign = replace(
         _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
         attempt=leased.token.attempt,
-        halved=leased.thrift == Thrift.HALVED,
+        halved=leased.thrift == MemoryFallback.HALVED,
         heritage=[asdict(_ancestor(settings, link)) for link in heritage],
     )
     if leased.origin == Origin.FINAL:
@@ -49,7 +49,7 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
     left = None if limit is None else limit - leased.spent_seconds
     batch = assign.training["batch_size"] // (2 if assign.halved else 1)
     expected = expected_bytes(leased.params, leased.mult_adds, batch, row.memory_share)
-    return Work(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
+    return Assignment(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
 
 
 def checkpoints_of(search_id: int) -> str:

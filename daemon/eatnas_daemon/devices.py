@@ -100,7 +100,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Locker:
+class LockOwner:
     """The eatnas-db daemon that holds a device, as far as its lock file says."""
 
     user: str | None = None
@@ -123,7 +123,7 @@ class Processor:
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class DeviceSnapshot:
     """A device and all that was seen of it."""
 
     uuid: str
@@ -142,7 +142,7 @@ class Probed:
     exclusive: bool = False
     """Whether one process at a time may compute on it."""
     memory_errors: int | None = None
-    locked_by: Locker | None = None
+    locked_by: LockOwner | None = None
     trouble: str | None = None
     cores: int = 0
     load: float = 0.0
@@ -173,7 +173,7 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class DeviceOptions:
     """What the user has said about devices. They are known by UUID."""
 
     chosen: frozenset[str] | None = None
@@ -192,7 +192,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Availability:
     """Whether one more worker may start on a device, and why, in words."""
 
     free: bool
@@ -201,12 +201,12 @@ class Verdict:
     foreign: tuple[Holder, ...] = ()
 
 
-PROCESSOR: Final = Probed(CPU, CPU, "processor")
+PROCESSOR: Final = DeviceSnapshot(CPU, CPU, "processor")
 """The processor, as a slot knows it that nobody has probed."""
 
 
 class Randomness(Protocol):
-    """A stream of draws, as `eatnas_db.domain.chance.Chance` is one."""
+    """A stream of draws, as `eatnas_db.domain.rng.Chance` is one."""
 
     def bits(self) -> int:
         """A whole number, uniform over 64 bits."""
@@ -258,15 +258,15 @@ def probe(
     processes: Callable[[int], Identity | None] = who_is,
     cpu: Callable[[], Processor] = measure_processor,
     folder: Path = LOCKS,
-) -> list[Probed]:
+) -> list[DeviceSnapshot]:
     """Look at every device, the processor last."""
     seen = [_probed(card, processes, holder_of(card.uuid, folder)) for card in nvml.cards()]
     return [*seen, processor_now(cpu)]
 
 
-def look_once(nvml: Nvml, patience: float = ANSWER_SECONDS) -> list[Probed]:
+def look_once(nvml: Nvml, patience: float = ANSWER_SECONDS) -> list[DeviceSnapshot]:
     """The same, for as long as `patience` allows: of a driver that hangs, `nvml.trouble` says so."""
-    lookout = Lookout(lambda: probe(nvml), patience=patience)
+    lookout = DeviceMonitor(lambda: probe(nvml), patience=patience)
     seen = lookout.seen()
     lookout.close()
     if not seen:
@@ -274,15 +274,15 @@ def look_once(nvml: Nvml, patience: float = ANSWER_SECONDS) -> list[Probed]:
     return seen or [processor_now()]
 
 
-def processor_now(cpu: Callable[[], Processor] = measure_processor) -> Probed:
+def processor_now(cpu: Callable[[], Processor] = measure_processor) -> DeviceSnapshot:
     """The processor, looked at."""
     now = cpu()
     return replace(PROCESSOR, total_bytes=now.total_bytes, free_bytes=now.free_bytes, cores=now.cores, load=now.load)
 
 
-def _probed(card: Card, processes: Callable[[int], Identity | None], locker: Locker | None) -> Probed:
+def _probed(card: Card, processes: Callable[[int], Identity | None], locker: LockOwner | None) -> DeviceSnapshot:
     clients = card.clients or ()
-    return Probed(
+    return DeviceSnapshot(
         uuid=card.uuid,
         kind="cuda",
         name=card.name,
@@ -305,48 +305,50 @@ def _probed(card: Card, processes: Callable[[int], Identity | None], locker: Loc
 
 
 def judge(
-    probed: Probed,
-    wishes: Wishes,
+    probed: DeviceSnapshot,
+    wishes: DeviceOptions,
     own_pids: Collection[int] = (),
     needs_bytes: int = 0,
     *,
     own_bytes: int | None = None,
-) -> Verdict:
+) -> Availability:
     """Whether one more worker of ours may start there. `own_pids` are those of our workers on this device.
 
     `own_bytes` is what these say they hold; it counts where the driver cannot tell.
     """
     unwanted = _unwanted(probed, wishes)
     if unwanted is not None:
-        return Verdict(False, unwanted, Cause.UNWANTED)
+        return Availability(False, unwanted, Cause.UNWANTED)
     invisible = _invisible(probed, wishes)
     if invisible is not None and not (probed.mig and wishes.parts):
-        return Verdict(False, invisible, Cause.UNWANTED)
+        return Availability(False, invisible, Cause.UNWANTED)
     if probed.trouble is not None:
-        return Verdict(False, probed.trouble, Cause.BROKEN)
+        return Availability(False, probed.trouble, Cause.BROKEN)
     if probed.mig:
         off = f"`nvidia-smi -i {probed.uuid} -mig 0` turns it off"
-        return Verdict(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
+        return Availability(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
     if probed.prohibited:
-        return Verdict(False, "an administrator has shut it for computing (compute mode prohibited)", Cause.REFUSED)
+        return Availability(
+            False, "an administrator has shut it for computing (compute mode prohibited)", Cause.REFUSED
+        )
     if probed.locked_by is not None:
-        return Verdict(False, f"another eatnas-db daemon holds it ({probed.locked_by})", Cause.LOCKED)
+        return Availability(False, f"another eatnas-db daemon holds it ({probed.locked_by})", Cause.LOCKED)
     if probed.kind != CPU:
         taken = _taken(probed, wishes, own_pids, own_bytes)
         if taken is not None:
             return taken
     if probed.exclusive and own_pids:
-        return Verdict(False, "it takes one process at a time (compute mode exclusive)", Cause.FULL)
+        return Availability(False, "it takes one process at a time (compute mode exclusive)", Cause.FULL)
     limit = wishes.max_per_device
     if limit is not None and len(own_pids) >= limit:
-        return Verdict(False, f"--max-per-device {limit} is reached", Cause.FULL)
+        return Availability(False, f"--max-per-device {limit} is reached", Cause.FULL)
     if needs_bytes > probed.free_bytes:
         needed = f"{in_gib(needs_bytes)} of memory are needed and {in_gib(probed.free_bytes)} are free"
-        return Verdict(False, needed, Cause.MEMORY)
-    return Verdict(True, _praise(probed))
+        return Availability(False, needed, Cause.MEMORY)
+    return Availability(True, _praise(probed))
 
 
-def _unwanted(probed: Probed, wishes: Wishes) -> str | None:
+def _unwanted(probed: DeviceSnapshot, wishes: DeviceOptions) -> str | None:
     if probed.uuid in wishes.excluded:
         return "--exclude names it"
     if wishes.chosen is not None:
@@ -356,7 +358,7 @@ def _unwanted(probed: Probed, wishes: Wishes) -> str | None:
     return None
 
 
-def _invisible(probed: Probed, wishes: Wishes) -> str | None:
+def _invisible(probed: DeviceSnapshot, wishes: DeviceOptions) -> str | None:
     if probed.kind == CPU or wishes.chosen is not None:
         return None
     if wishes.numbered:
@@ -369,13 +371,15 @@ def _invisible(probed: Probed, wishes: Wishes) -> str | None:
     return None
 
 
-def _taken(probed: Probed, wishes: Wishes, own_pids: Collection[int], own_bytes: int | None) -> Verdict | None:
+def _taken(
+    probed: DeviceSnapshot, wishes: DeviceOptions, own_pids: Collection[int], own_bytes: int | None
+) -> Availability | None:
     computing = [one for one in probed.holders if one.kind == "compute" and one.pid not in own_pids]
     told = [one for one in computing if one.identity is not None and not one.is_shared]
     foreign = tuple(one for one in told if not _is_allowed(one, wishes))
     if foreign:
         more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        return Verdict(False, f"{foreign[0]} computes on it{more}", Cause.FOREIGN, foreign)
+        return Availability(False, f"{foreign[0]} computes on it{more}", Cause.FOREIGN, foreign)
     blindness = probed.blindness
     if blindness is not None and UNSEEN not in wishes.allowed:
         others = probed.used_bytes - _our_bytes(probed, own_pids, own_bytes)
@@ -383,26 +387,26 @@ def _taken(probed: Probed, wishes: Wishes, own_pids: Collection[int], own_bytes:
             ours = ", more than our workers hold" if own_pids else ""
             used = f"{in_gib(probed.used_bytes)} are in use{ours}"
             anyway = f"`--allow {UNSEEN}` uses it all the same"
-            return Verdict(False, f"{blindness}; so memory decides, and {used} ({anyway})", Cause.FOREIGN)
+            return Availability(False, f"{blindness}; so memory decides, and {used} ({anyway})", Cause.FOREIGN)
     # What is ours, or is allowed, keeps it busy rightly.
     excused = bool(own_pids) or (UNSEEN in wishes.allowed if blindness is not None else bool(computing))
     if probed.utilisation is not None and probed.utilisation > BUSY_PERCENT and not excused:
-        return Verdict(False, f"it is {probed.utilisation}% busy, and not with anything of ours", Cause.BUSY)
+        return Availability(False, f"it is {probed.utilisation}% busy, and not with anything of ours", Cause.BUSY)
     return None
 
 
-def _our_bytes(probed: Probed, own_pids: Collection[int], own_bytes: int | None) -> int:
+def _our_bytes(probed: DeviceSnapshot, own_pids: Collection[int], own_bytes: int | None) -> int:
     if own_bytes is not None:
         return own_bytes
     return sum(one.used_bytes or 0 for one in probed.holders if one.pid in own_pids)
 
 
-def _is_allowed(holder: Holder, wishes: Wishes) -> bool:
+def _is_allowed(holder: Holder, wishes: DeviceOptions) -> bool:
     who = holder.identity or Identity()
     return bool({who.owner, who.name} & wishes.allowed)
 
 
-def _praise(probed: Probed) -> str:
+def _praise(probed: DeviceSnapshot) -> str:
     memory = f"{in_gib(probed.free_bytes)} of {in_gib(probed.total_bytes)} of memory free"
     if probed.kind == CPU:
         return f"{probed.cores} cores, load {probed.load:.1f}, {memory}"
@@ -412,7 +416,7 @@ def _praise(probed: Probed) -> str:
     return memory + busy + blind + errors
 
 
-def cpu_slots(probed: Probed, own_workers: int = 0, needs_bytes: int = 0) -> int:
+def cpu_slots(probed: DeviceSnapshot, own_workers: int = 0, needs_bytes: int = 0) -> int:
     """How many workers the processor has room for: a core each beside what others load it with, and memory."""
     others = max(0.0, probed.load - own_workers)
     by_cores = max(1, probed.cores - int(others))
@@ -421,35 +425,37 @@ def cpu_slots(probed: Probed, own_workers: int = 0, needs_bytes: int = 0) -> int
     return min(by_cores, own_workers + probed.free_bytes // needs_bytes)
 
 
-def worker_environment(device: Probed) -> dict[str, str]:
+def worker_environment(device: DeviceSnapshot) -> dict[str, str]:
     """What a worker's environment says so that it sees this device and no other GPU, and computes as recipes say."""
     return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid, "NVIDIA_TF32_OVERRIDE": "0"}
 
 
-def torch_device(device: Probed) -> str:
+def torch_device(device: DeviceSnapshot) -> str:
     """What torch calls it within that environment."""
     return CPU if device.kind == CPU else "cuda:0"
 
 
-def usable_gpus(seen: Sequence[Probed], wishes: Wishes) -> int:
+def usable_gpus(seen: Sequence[DeviceSnapshot], wishes: DeviceOptions) -> int:
     """How many GPUs a daemon may ever use; those that are somebody else's now will be free again."""
     never = {Cause.UNWANTED, Cause.BROKEN, Cause.REFUSED}
     return sum(one.kind != CPU and judge(one, wishes).cause not in never for one in seen)
 
 
-def slots_here(seen: Sequence[Probed], environment: Mapping[str, str]) -> int:
+def slots_here(seen: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
     """How many trainings a daemon would have here at a time: one on each GPU it may use, or one on each core."""
     wishes = wishes_of(seen, environment=environment)
     return usable_gpus(seen, wishes) or max(1, seen[-1].cores if wishes.processor else 0)
 
 
-def first_free(seen: Sequence[Probed], environment: Mapping[str, str]) -> Probed:
+def first_free(seen: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> DeviceSnapshot:
     """Where a training would begin now: on the first GPU that is free, or else on the processor, which comes last."""
     wishes = wishes_of(seen, environment=environment)
     return next((one for one in seen if judge(one, wishes).free), seen[-1])
 
 
-def misplaced(uuid: str, pid: int, block_bytes: int, before: Sequence[Probed], after: Sequence[Probed]) -> str | None:
+def misplaced(
+    uuid: str, pid: int, block_bytes: int, before: Sequence[DeviceSnapshot], after: Sequence[DeviceSnapshot]
+) -> str | None:
     """What is wrong when a worker has allocated a block on `uuid` between two looks; None when it is seen there."""
     for device in after:
         if device.uuid != uuid and any(one.pid == pid and one.identity is not None for one in device.holders):
@@ -482,14 +488,14 @@ def _printable(text: str) -> str:
 
 
 def wishes_of(
-    probed: Sequence[Probed],
+    probed: Sequence[DeviceSnapshot],
     *,
     devices: Sequence[str] = (),
     exclude: Sequence[str] = (),
     max_per_device: int | None = None,
     allowed: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-) -> Wishes:
+) -> DeviceOptions:
     """Understand what the user has said: indices, UUIDs, their beginnings, or `cpu`, separated by commas.
 
     Raises `NotFoundError` for a device that is not there, `ConflictError` for wishes that leave nothing.
@@ -502,7 +508,7 @@ def wishes_of(
         raise ConflictError("--exclude leaves no device")
     if max_per_device is not None and max_per_device < 1:
         raise ConflictError(f"--max-per-device {max_per_device}: at least 1")
-    return Wishes(
+    return DeviceOptions(
         chosen=chosen or None,
         excluded=excluded,
         visible=_visible(probed, environment or {}),
@@ -518,12 +524,12 @@ def _words(texts: Sequence[str]) -> list[str]:
     return [word.strip() for text in texts for word in text.split(",") if word.strip()]
 
 
-def _matching(word: str, probed: Sequence[Probed]) -> list[str]:
+def _matching(word: str, probed: Sequence[DeviceSnapshot]) -> list[str]:
     exact = [device.uuid for device in probed if word in (device.uuid, str(device.index))]
     return exact or [device.uuid for device in probed if device.kind != CPU and device.uuid.startswith(word)]
 
 
-def named(word: str, probed: Sequence[Probed], option: str) -> str:
+def named(word: str, probed: Sequence[DeviceSnapshot], option: str) -> str:
     """The UUID of the device that a user calls so; `option`: where. Raises `NotFoundError` that names the nearest."""
     found = _matching(word, probed)
     if len(found) == 1:
@@ -540,7 +546,7 @@ def named(word: str, probed: Sequence[Probed], option: str) -> str:
     raise NotFoundError(f"{option} {word}: there is no such device{hint} (known: {known})")
 
 
-def _numbered(probed: Sequence[Probed], environment: Mapping[str, str]) -> bool:
+def _numbered(probed: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> bool:
     """Whether CUDA_VISIBLE_DEVICES has numbers where CUDA, which goes by speed, may have others than the driver."""
     words = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
@@ -553,7 +559,7 @@ def _hidden(environment: Mapping[str, str]) -> bool:
     return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
 
 
-def _visible(probed: Sequence[Probed], environment: Mapping[str, str]) -> frozenset[str] | None:
+def _visible(probed: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> frozenset[str] | None:
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return None
@@ -614,7 +620,7 @@ def hold(uuid: str, folder: Path = LOCKS) -> Hold | None:
     return None
 
 
-def holder_of(uuid: str, folder: Path = LOCKS) -> Locker | None:
+def holder_of(uuid: str, folder: Path = LOCKS) -> LockOwner | None:
     """The daemon that holds a device, if one does."""
     path = lock_file(uuid, folder)
     try:
@@ -622,7 +628,7 @@ def holder_of(uuid: str, folder: Path = LOCKS) -> Locker | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return Locker(trouble=f"{path} cannot be opened: {error.strerror}")
+        return LockOwner(trouble=f"{path} cannot be opened: {error.strerror}")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -657,18 +663,18 @@ def _sign(descriptor: int) -> None:
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _signature(content: bytes) -> Locker:
+def _signature(content: bytes) -> LockOwner:
     with suppress(ValueError):
         signed: Any = json.loads(content)
         if isinstance(signed, dict) and isinstance(signed.get("pid"), int):
-            return Locker(_printable(str(signed.get("user")))[:64], signed["pid"])
-    return Locker()
+            return LockOwner(_printable(str(signed.get("user")))[:64], signed["pid"])
+    return LockOwner()
 
 
 # Manners
 
 
-def must_leave(policy: Policy, probed: Probed, verdict: Verdict, own_pids: Collection[int]) -> bool:
+def should_yield(policy: Policy, probed: DeviceSnapshot, verdict: Availability, own_pids: Collection[int]) -> bool:
     """Whether our workers leave a device because somebody else is there.
 
     Of two daemons with these manners the one that came later leaves; where that cannot be told, both do.
@@ -685,7 +691,7 @@ def _gives_way(other: Holder, came: float | None) -> bool:
     return who.polite and came is not None and who.since is not None and came < who.since
 
 
-def give_way(before: int, used_seconds: float, chance: Randomness) -> tuple[int, float]:
+def backoff(before: int, used_seconds: float, chance: Randomness) -> tuple[int, float]:
     """How many times in a row we have left a device now, and for how many seconds we stay away.
 
     Doubling and random, so that two who left at once do not come back at once for ever.
@@ -696,24 +702,24 @@ def give_way(before: int, used_seconds: float, chance: Randomness) -> tuple[int,
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DeviceStatus:
     """A device, what was decided about it, and whether our workers have to leave it."""
 
-    device: Probed
-    verdict: Verdict
+    device: DeviceSnapshot
+    verdict: Availability
     leave: bool = False
 
 
-def reasons_in_words(standings: Sequence[Standing]) -> str:
+def reasons_in_words(standings: Sequence[DeviceStatus]) -> str:
     """Why devices are not free, those with one reason together."""
-    groups: dict[str, list[Probed]] = {}
+    groups: dict[str, list[DeviceSnapshot]] = {}
     for one in standings:
         if not one.verdict.free:
             groups.setdefault(one.verdict.reason, []).append(one.device)
     return "; ".join(f"{_together(devices)}: {reason}" for reason, devices in groups.items())
 
 
-def _together(devices: Sequence[Probed]) -> str:
+def _together(devices: Sequence[DeviceSnapshot]) -> str:
     gpus = [one for one in devices if one.kind != CPU]
     if len(gpus) < 2:
         return ", ".join(one.label for one in devices)
@@ -721,13 +727,13 @@ def _together(devices: Sequence[Probed]) -> str:
     return ", ".join([f"GPUs {', '.join(str(one.index) for one in gpus)}", *others])
 
 
-class Pool:
+class DeviceLocks:
     """The devices of one daemon: which may be used now, which it holds, and where it has given way."""
 
     def __init__(
         self,
-        look: Callable[[], Sequence[Probed]],
-        wishes: Wishes,
+        look: Callable[[], Sequence[DeviceSnapshot]],
+        wishes: DeviceOptions,
         chance: Randomness,
         *,
         policy: Policy = Policy.YIELD,
@@ -745,7 +751,7 @@ class Pool:
 
     def stand(
         self, own: Mapping[str, Collection[int]], needs_bytes: int = 0, own_bytes: Mapping[str, int] | None = None
-    ) -> list[Standing]:
+    ) -> list[DeviceStatus]:
         """Decide about every device. `own` are our workers on each; a device that has none any more is given back.
 
         `own_bytes` is what these hold by their own account.
@@ -762,11 +768,11 @@ class Pool:
         ]
 
     def _standing(
-        self, seen: Probed, own_pids: Collection[int], needs_bytes: int, own_bytes: int | None, now: float
-    ) -> Standing:
+        self, seen: DeviceSnapshot, own_pids: Collection[int], needs_bytes: int, own_bytes: int | None, now: float
+    ) -> DeviceStatus:
         device = replace(seen, locked_by=None) if seen.uuid in self._held else seen
         verdict = judge(device, self._wishes, own_pids, needs_bytes, own_bytes=own_bytes)
-        if must_leave(self._policy, device, verdict, own_pids):
+        if should_yield(self._policy, device, verdict, own_pids):
             # Memory is told by our workers a little later than it is taken: that alone is looked at twice.
             if verdict.foreign or device.uuid in self._suspected:
                 self._leaving.add(device.uuid)
@@ -778,15 +784,15 @@ class Pool:
             # Also when the other one has gone meanwhile: it has to end before it may begin again.
             verdict = replace(verdict, free=False)
         elif verdict.free and left > 0:
-            verdict = Verdict(False, f"it was left to somebody else; tried again {_soon(left)}", Cause.WAITING)
-        return Standing(device, verdict, leave=device.uuid in self._leaving)
+            verdict = Availability(False, f"it was left to somebody else; tried again {_soon(left)}", Cause.WAITING)
+        return DeviceStatus(device, verdict, leave=device.uuid in self._leaving)
 
     @property
     def held(self) -> frozenset[str]:
         """The devices whose locks are ours now."""
         return frozenset(self._held)
 
-    def take(self, device: Probed) -> bool:
+    def take(self, device: DeviceSnapshot) -> bool:
         """Hold a device before the first worker starts there; False when another daemon was quicker.
 
         Raises `ConflictError` where its lock file cannot be used.
@@ -809,23 +815,23 @@ class Pool:
         lock.release()
         if uuid in self._leaving:
             self._leaving.remove(uuid)
-            count, wait = give_way(self._turns.get(uuid, (0, 0.0))[0], now - since, self._chance)
+            count, wait = backoff(self._turns.get(uuid, (0, 0.0))[0], now - since, self._chance)
             self._turns[uuid] = count, now + wait
 
 
-class Lookout:
+class DeviceMonitor:
     """Looks again and again in a thread of its own: a driver that does not answer holds up nobody."""
 
     def __init__(
         self,
-        look: Callable[[], Sequence[Probed]],
+        look: Callable[[], Sequence[DeviceSnapshot]],
         *,
         every: float = 2.0,
         patience: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look, self.every, self._patience, self._monotonic = look, every, patience, monotonic
-        self._seen: Sequence[Probed] = ()
+        self._seen: Sequence[DeviceSnapshot] = ()
         self.begun_at = -math.inf
         """When the look began that is told now; -inf before the first."""
         self._error: Exception | None = None
@@ -833,7 +839,7 @@ class Lookout:
         self._heard_at = monotonic()
         threading.Thread(target=self._go_on_looking, name="lookout", daemon=True).start()
 
-    def seen(self, *, wait: bool = True) -> list[Probed]:
+    def seen(self, *, wait: bool = True) -> list[DeviceSnapshot]:
         """The last look; the first one is waited for. What no longer answers is told as broken."""
         if wait:
             self._answered.wait(self._patience)

@@ -25,10 +25,10 @@ from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
 from eatnas_db.config import Hooks, read_hooks
-from eatnas_db.database import Horizon, open_record, reading
+from eatnas_db.database import EventWatermark, open_record, reading
 from eatnas_db.errors import EatnasError, RecordError
-from eatnas_db.queries.best import list_best
 from eatnas_db.queries.events import Event, list_events
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema import event, record
 from eatnas_db.settings import Settings, load_settings
@@ -116,7 +116,7 @@ class Notifier:
         self._told_at: dict[tuple[str, str], float] = {}
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
         self.holds_back = False
-        self._horizon = Horizon()
+        self._horizon = EventWatermark()
         with reading(engine) as connection:
             uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
             place = Place.read(self._file, uuid)

@@ -14,8 +14,8 @@ from typing import BinaryIO, Final
 
 import psutil
 
-from eatnas_daemon.devices import PROCESSOR, Probed, torch_device, worker_environment
-from eatnas_db.domain.messages import Decoder, Down, Message, encode
+from eatnas_daemon.devices import PROCESSOR, DeviceSnapshot, torch_device, worker_environment
+from eatnas_protocol.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
 REAPED_SECONDS: Final = 5.0
@@ -121,7 +121,7 @@ class Launcher:
         """Where a slot's workers write what belongs to no candidate."""
         return self.log_folder / f"worker-{slot}.log"
 
-    def launch(self, slot: int, device: Probed = PROCESSOR) -> WorkerProcess:
+    def launch(self, slot: int, device: DeviceSnapshot = PROCESSOR) -> WorkerProcess:
         """Start a worker for a slot; it says `Hello` when it is ready. Raises `OSError` where that cannot be.
 
         Of all GPUs it sees its own alone.

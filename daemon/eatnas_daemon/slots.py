@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eatnas_daemon.assignments import Work
-from eatnas_daemon.devices import CPU, PROCESSOR, Probed
+from eatnas_daemon.assignments import Assignment
+from eatnas_daemon.devices import CPU, PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import WorkerProcess
-from eatnas_db.domain.messages import (
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.transitions import Token, Use
+from eatnas_protocol.messages import (
     Checkpointed,
     Exit,
     Failed,
     Finished,
-    Hello,
     Message,
     Phase,
     Progress,
+    Ready,
     Released,
-    Unfit,
+    Unavailable,
 )
-from eatnas_db.domain.states import FailureKind
-from eatnas_db.transitions import Token, Use
 
 FULL_DISK = "disk full"
 """The phase of a worker that waits for room to write a checkpoint."""
@@ -34,7 +34,7 @@ USUAL_GAPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long the supervisor waits for what, in seconds of its own monotonic clock."""
 
     rest: float = 0.5
@@ -64,7 +64,7 @@ class Patience:
     """A tick so late means that this process was frozen, and its workers perhaps too."""
 
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Slot:
     """A place for one worker, on a device."""
 
     number: int
-    device: Probed = PROCESSOR
+    device: DeviceSnapshot = PROCESSOR
     may_start: bool = True
     """Whether a worker may be started now; on a GPU that is decided anew each time."""
     proven: bool = True
@@ -97,9 +97,9 @@ class Slot:
     early_bytes: int = 0
     """The worker's own memory after its first few candidates."""
     process: WorkerProcess | None = None
-    hello: Hello | None = None
+    hello: Ready | None = None
     worker_id: int | None = None
-    work: Work | None = None
+    work: Assignment | None = None
     progress: Progress | None = None
     phase: str = ""
     reports: list[Message] = field(default_factory=list)
@@ -107,7 +107,7 @@ class Slot:
     longest_silence: float = 0.0
     stop_by: float | None = None
     leaving: bool = False
-    condemned: tuple[FailureKind, str] | None = None
+    kill_reason: tuple[FailureKind, str] | None = None
     ended: bool = False
     status: int = 0
     failed_starts: int = 0
@@ -120,7 +120,7 @@ class Slot:
         """Take in one report. Whether it counts: a late word about what is in hand no more is nobody's."""
         silence, self.heard_at = now - self.heard_at, now
         token = None if self.work is None else self.work.leased.token
-        if not isinstance(message, Hello | Unfit) and (token is None or not _is_about(message, token)):
+        if not isinstance(message, Ready | Unavailable) and (token is None or not _is_about(message, token)):
             return False
         match message:
             case Progress():
@@ -131,11 +131,11 @@ class Slot:
                 self.held_bytes = message.memory_bytes
             case Phase():
                 self.phase = message.phase
-            case Hello():
+            case Ready():
                 self.hello, self.failed_starts, self.start_error = message, 0, None
                 self.hello_at, self.held_bytes = now, message.block_bytes
                 self.reports.append(message)
-            case Unfit():
+            case Unavailable():
                 self.unfit = message.reason
             case Checkpointed():
                 self.phase = "training"
@@ -160,7 +160,7 @@ class Slot:
         # Epochs that end between two looks have what was measured over all of them.
         self.uses[epoch] = Use(memory_bytes, self.cpu_load)
 
-    def take(self, work: Work, now: float) -> None:
+    def take(self, work: Assignment, now: float) -> None:
         """The worker was given a candidate."""
         self.work, self.progress, self.phase = work, None, "loading"
         self.heard_at, self.longest_silence, self.stop_by = now, 0.0, None
@@ -176,17 +176,17 @@ class Slot:
         """The worker has nothing in hand any more."""
         self.work, self.progress, self.phase = None, None, ""
 
-    def vacate(self, now: float, patience: Patience) -> None:
+    def vacate(self, now: float, patience: Timeouts) -> None:
         """The worker is gone; when the next one may start."""
         if self.hello is None:
             self.not_started(now, patience, self.unfit)
         self.drop()
-        self.process = self.hello = self.worker_id = self.stop_by = self.condemned = None
+        self.process = self.hello = self.worker_id = self.stop_by = self.kill_reason = None
         self.ended, self.leaving, self.status, self.evicted, self.unfit = False, False, 0, None, None
         self.may_start, self.proven = self.may_start and not self.on_gpu, not self.on_gpu
         self.doubts = self.held_bytes = self.sampled_bytes = self.seen_bytes = self.trained = 0
 
-    def evict(self, why: str, now: float, patience: Patience) -> None:
+    def evict(self, why: str, now: float, patience: Timeouts) -> None:
         """Have the worker give back what it has in hand, and leave; it is not its candidate's doing."""
         self.may_start = False
         if self.process is None or self.leaving:
@@ -194,7 +194,7 @@ class Slot:
         self.process.send(Exit())
         self.evicted, self.leaving, self.stop_by = why, True, now + patience.obedience
 
-    def count(self, memory_bytes: int, now: float, patience: Patience) -> None:
+    def count(self, memory_bytes: int, now: float, patience: Timeouts) -> None:
         """The worker has ended a training; one that has grown old or fat leaves, for a fresh one to start."""
         self.trained += 1
         if self.trained == EARLY:
@@ -204,7 +204,7 @@ class Slot:
             why = "its memory has grown by half" if grown else f"it has trained {self.trained} candidates"
             self.renew(why, now, patience)
 
-    def renew(self, why: str, now: float, patience: Patience) -> None:
+    def renew(self, why: str, now: float, patience: Timeouts) -> None:
         """Have the worker leave, for a fresh one to start."""
         may_start = self.may_start
         self.evict(f"replaced by a fresh worker: {why}", now, patience)
@@ -231,12 +231,12 @@ class Slot:
             return self.work.expected_bytes
         return self.held_bytes
 
-    def not_started(self, now: float, patience: Patience, error: str | None = None) -> None:
+    def not_started(self, now: float, patience: Timeouts, error: str | None = None) -> None:
         """No worker could be started, or it ended before it was ready; each next try waits longer."""
         self.failed_starts, self.start_error = self.failed_starts + 1, error
         self.launch_after = now + min(patience.respawn * 2 ** (self.failed_starts - 1), patience.longest_respawn)
 
-    def verdict(self, now: float, patience: Patience) -> tuple[FailureKind, str] | None:
+    def verdict(self, now: float, patience: Timeouts) -> tuple[FailureKind, str] | None:
         """Why this slot's worker has to be killed, if it has to be."""
         if self.stop_by is not None and now > self.stop_by:
             if self.evicted is not None:

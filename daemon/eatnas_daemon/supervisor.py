@@ -16,45 +16,45 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, select
 
-from eatnas_daemon.assignments import Work, checkpoints_of, work_for
-from eatnas_daemon.devices import CPU, PROCESSOR, Cause, Standing, reasons_in_words
+from eatnas_daemon.assignments import Assignment, checkpoints_of, work_for
+from eatnas_daemon.devices import CPU, PROCESSOR, Cause, DeviceStatus, reasons_in_words
+from eatnas_daemon.gpu_scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.placement import PAUSED, Floor, is_thrifty
-from eatnas_daemon.slots import FULL_DISK, PATIENCE, Patience, Slot
-from eatnas_db import machines, steps, storage, transitions
+from eatnas_daemon.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
+from eatnas_db import hosts, retention, steps, transitions
 from eatnas_db.database import hold_searches, living_hosts, on_server, transaction, watch_changes
-from eatnas_db.domain.memory import largest_that_fits, share_of_foretold
-from eatnas_db.domain.messages import (
-    Beat,
+from eatnas_db.domain.memory_estimate import largest_that_fits, share_of_foretold
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
+from eatnas_db.domain.recipe import without_timing
+from eatnas_db.domain.states import DesiredState, FailureKind, MemoryFallback, SearchKind
+from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
+from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
+from eatnas_db.queries.disk_usage import list_leftovers
+from eatnas_db.queries.searches import over_budget
+from eatnas_db.schema import host, lease, search
+from eatnas_db.settings import Settings
+from eatnas_db.transitions import ANYTHING, Provenance, Room, Token
+from eatnas_protocol.messages import (
     Cancel,
     Checkpointed,
     EpochDone,
     Exit,
     Failed,
     Finished,
-    Hello,
+    Heartbeat,
+    Ready,
     Release,
     Released,
     Restored,
     Resumed,
 )
-from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
-from eatnas_db.domain.recipe import without_timing
-from eatnas_db.domain.states import FailureKind, Kind, Thrift, Wish
-from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
-from eatnas_db.queries.searches import over_budget
-from eatnas_db.queries.storage import list_leftovers
-from eatnas_db.queries.work import NO_SIGN_OF_LIFE
-from eatnas_db.schema import host, lease, search
-from eatnas_db.settings import Settings
-from eatnas_db.transitions import ANYTHING, Provenance, Room, Token
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class CommitActions:
     """What a transaction has decided, to be carried out once it is committed."""
 
-    assigned: list[tuple[Slot, Work]]
+    assigned: list[tuple[Slot, Assignment]]
     garbage: list[str]
     stale: list[Slot]
     ended: bool
@@ -77,9 +77,9 @@ class Supervisor:
         slots: int,
         host_name: str,
         only: str | None = None,
-        patience: Patience = PATIENCE,
+        patience: Timeouts = TIMEOUTS,
         max_bytes: int | None = None,
-        floor: Floor | None = None,
+        floor: GpuScheduler | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -104,7 +104,7 @@ class Supervisor:
         self._said: str | None = None
         self.finished = False
         self.trouble: str | None = None
-        self._processor = machines.processor_of(host_name)
+        self._processor = hosts.processor_of(host_name)
         self._host_id = self._enter(host_name, with_processor=slots > 0)
         for path in list_leftovers(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
@@ -112,14 +112,14 @@ class Supervisor:
     def _enter(self, host_name: str, *, with_processor: bool) -> int:
         """Be this host in the record, and take back what a supervisor before this one has left; the host's id."""
         with transaction(self._engine) as connection:
-            host_id = machines.register_host(connection, host_name, self._wall())
+            host_id = hosts.register_host(connection, host_name, self._wall())
             if with_processor:
-                machines.register_device(connection, host_id, self._processor, CPU, PROCESSOR.name)
-            self._paused = machines.list_paused(connection, host_id)
+                hosts.register_device(connection, host_id, self._processor, CPU, PROCESSOR.name)
+            self._paused = hosts.list_paused(connection, host_id)
         self._watch.hold_host(host_id, host_name)
         with transaction(self._engine) as connection:
             transitions.take_back_all(connection, host_id, self._wall())
-            machines.end_workers(connection, host_id, "the daemon was restarted", self._wall())
+            hosts.end_workers(connection, host_id, "the daemon was restarted", self._wall())
             if living_hosts(connection) <= {host_id}:
                 # What a daemon waited for that is no more.
                 steps.set_waiting(connection, None)
@@ -136,7 +136,7 @@ class Supervisor:
         finally:
             self._end_workers()
             with suppress(RecordError), transaction(self._engine) as connection:
-                machines.end_workers(connection, self._host_id, "the daemon left", self._wall())
+                hosts.end_workers(connection, self._host_id, "the daemon left", self._wall())
 
     def stop(self) -> None:
         """Drain: workers checkpoint and leave. Called again: they are killed. Safe in a signal handler."""
@@ -167,7 +167,7 @@ class Supervisor:
             self._changed = True
             # Reports stay where they are and are written when the record can be reached again.
             for slot in self.slots:
-                if any(isinstance(report, Hello) for report in slot.reports):
+                if any(isinstance(report, Ready) for report in slot.reports):
                     slot.worker_id = None
             self._said = str(error)
             if not isinstance(error, CollisionError):
@@ -184,7 +184,7 @@ class Supervisor:
         if self._max_bytes is not None and now >= self._room_at:
             self._room_at = now + self._patience.room
             with suppress(RecordError):
-                storage.make_room(self._engine, self._settings, self._max_bytes, self._wall())
+                retention.make_room(self._engine, self._settings, self._max_bytes, self._wall())
 
     def _listen(self) -> None:
         """Take notice of what others have written, and be woken by it where that can be."""
@@ -227,13 +227,13 @@ class Supervisor:
 
     def _judge(self, now: float) -> None:
         for slot in self.slots:
-            if slot.process is None or slot.ended or slot.condemned is not None or slot.final:
+            if slot.process is None or slot.ended or slot.kill_reason is not None or slot.final:
                 continue
-            slot.condemned = slot.verdict(now, self._patience)
-            if slot.condemned is not None:
+            slot.kill_reason = slot.verdict(now, self._patience)
+            if slot.kill_reason is not None:
                 if slot.process.suspended:
                     # Not the candidate's doing: it counts as a kill.
-                    slot.condemned = FailureKind.LOST, f"the worker was suspended: {slot.condemned[1]}"
+                    slot.kill_reason = FailureKind.LOST, f"the worker was suspended: {slot.kill_reason[1]}"
                 slot.process.kill()
 
     def _drain(self, now: float) -> None:
@@ -274,7 +274,7 @@ class Supervisor:
                     self.floor.started(slot.process.pid)
                 slot.heard_at = now
                 self._selector.register(slot.process.up, selectors.EVENT_READ)
-                slot.process.send(Beat(self._patience.lease))
+                slot.process.send(Heartbeat(self._patience.lease))
 
     def _beat(self, now: float) -> None:
         """Tell the workers that somebody listens; it does not hang on the record."""
@@ -283,17 +283,17 @@ class Supervisor:
         self._beat_at = now + self._patience.lease / 3
         for slot in self.slots:
             if slot.process is not None:
-                slot.process.send(Beat(self._patience.lease))
+                slot.process.send(Heartbeat(self._patience.lease))
 
-    def _write(self, connection: Connection, now: float, changed: bool) -> Written:
+    def _write(self, connection: Connection, now: float, changed: bool) -> CommitActions:
         wall = self._wall()
         garbage: list[str] = []
         counting = now >= self._count_at
         if counting:
             transitions.beat(connection, self._host_id, self._rates())
-            machines.see_host(connection, self._host_id, wall)
+            hosts.see_host(connection, self._host_id, wall)
         if changed or counting:
-            paused = machines.list_paused(connection, self._host_id)
+            paused = hosts.list_paused(connection, self._host_id)
             if paused != self._paused:
                 self._paused, self._arrange_at = paused, -math.inf
         self._write_standings(connection, wall, at_once=counting)
@@ -313,7 +313,7 @@ class Supervisor:
             steps.set_waiting(connection, said)
             self._said = said
         assigned, ended = self._advance(connection, now, wall, garbage)
-        return Written(assigned, garbage, stale, ended)
+        return CommitActions(assigned, garbage, stale, ended)
 
     def _fenced_off(self, connection: Connection, wall: float) -> list[Slot]:
         """Slots whose lease somebody else has ended: a candidate cancelled by hand, or a host that was thought dead."""
@@ -348,7 +348,7 @@ class Supervisor:
                 silent[token] = (row.counter, seconds)
         self._silent = silent
         for host_id in dead:
-            machines.end_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
+            hosts.end_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
             # Not what the dead one waited for, but what this one does.
             steps.set_waiting(connection, self._said)
 
@@ -356,8 +356,8 @@ class Supervisor:
         garbage: list[str] = []
         if slot.hello is not None and slot.worker_id is None:
             uuid = slot.device.uuid if slot.on_gpu else self._processor
-            device_id = machines.register_device(connection, self._host_id, uuid, slot.device.kind, slot.device.name)
-            slot.worker_id = machines.start_worker(connection, device_id, slot.number, slot.hello.pid, wall)
+            device_id = hosts.register_device(connection, self._host_id, uuid, slot.device.kind, slot.device.name)
+            slot.worker_id = hosts.start_worker(connection, device_id, slot.number, slot.hello.pid, wall)
         if slot.work is None:
             return garbage
         token = slot.work.leased.token
@@ -406,19 +406,19 @@ class Supervisor:
         causes = {one.device.uuid: one.verdict.cause for one in standings}
         if standings and (at_once or causes != self._causes):
             self._causes = causes
-            machines.record_standings(connection, self._host_id, map(_in_record, standings), wall)
+            hosts.record_standings(connection, self._host_id, map(_in_record, standings), wall)
 
     def _is_troubled(self, slot: Slot) -> bool:
         return self.floor is not None and self.floor.troubled(slot.device.uuid)
 
-    def _judge_gpu(self, floor: Floor, slot: Slot) -> None:
+    def _judge_gpu(self, floor: GpuScheduler, slot: Slot) -> None:
         for report in slot.reports:
             if isinstance(report, Finished):
                 floor.rely_on(slot)
             elif isinstance(report, Failed) and report.fatal:
                 floor.suspect(slot, report.candidate)
 
-    def _write_score(self, connection: Connection, slot: Slot, work: Work, report: Finished, wall: float) -> None:
+    def _write_score(self, connection: Connection, slot: Slot, work: Assignment, report: Finished, wall: float) -> None:
         recipe = {**without_timing(work.assign.training), "precision": report.precision}
         batch = recipe["batch_size"]
         if work.assign.halved:  # a deviation: told with the score
@@ -453,10 +453,10 @@ class Supervisor:
 
     def _write_ending(self, connection: Connection, slot: Slot, wall: float) -> None:
         """A worker's pipe has ended: close its row, and its candidate's attempt where it left one open."""
-        kind, message = slot.condemned or _cause(slot.status)
+        kind, message = slot.kill_reason or _cause(slot.status)
         if slot.worker_id is not None:
             stopped = "the daemon was stopped" if self._draining and slot.leaving else message
-            machines.end_worker(connection, slot.worker_id, slot.evicted or stopped, wall)
+            hosts.end_worker(connection, slot.worker_id, slot.evicted or stopped, wall)
         if slot.work is not None and not slot.final:
             seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):
@@ -482,7 +482,7 @@ class Supervisor:
         """Why there is no slot at all. Said anew when a cause changes, not with every figure."""
         standings = [] if self.floor is None else self.floor.standings
         if self._processor in self._paused and any(not slot.on_gpu for slot in self.slots):
-            standings = [*standings, Standing(PROCESSOR, PAUSED)]
+            standings = [*standings, DeviceStatus(PROCESSOR, PAUSED)]
         if all(one.verdict.free for one in standings):
             return None
         causes = tuple(one.verdict.cause for one in standings)
@@ -492,14 +492,14 @@ class Supervisor:
 
     def _advance(
         self, connection: Connection, now: float, wall: float, garbage: list[str]
-    ) -> tuple[list[tuple[Slot, Work]], bool]:
+    ) -> tuple[list[tuple[Slot, Assignment]], bool]:
         """Move every search on and hand out work; whether the `only` search has ended."""
         idle = [slot for slot in self.slots if slot.idle]
-        assigned: list[tuple[Slot, Work]] = []
+        assigned: list[tuple[Slot, Assignment]] = []
         going_on = self._only is None
         collecting = now >= self._collect_at
         for row in connection.execute(self._open()).all():
-            if row.wish != Wish.RUN:
+            if row.wish != DesiredState.RUN:
                 self._tell_to_stop(row)
                 continue
             finished = steps.advance(connection, row, wall)
@@ -516,7 +516,7 @@ class Supervisor:
         return assigned, not going_on
 
     def _hand_out(
-        self, connection: Connection, row: Any, idle: list[Slot], assigned: list[tuple[Slot, Work]], wall: float
+        self, connection: Connection, row: Any, idle: list[Slot], assigned: list[tuple[Slot, Assignment]], wall: float
     ) -> list[Slot]:
         """Lease what a search has pending for idle slots; those that are left."""
         limit = row.spec["budget"].get("slots")
@@ -539,12 +539,12 @@ class Supervisor:
                 left.append(slot)
         return left
 
-    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Work]]) -> Room | None:
+    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Assignment]]) -> Room | None:
         """What may be trained beside what trains on a slot's device already; None: nothing."""
         given = [(other, work) for other, work in assigned if other.device.uuid == slot.device.uuid]
         here = [other for other in self.slots if other.device.uuid == slot.device.uuid and other.busy]
         thrifty = any(is_thrifty(other) for other in here)
-        if thrifty or any(work.leased.thrift != Thrift.NONE for _, work in given):
+        if thrifty or any(work.leased.thrift != MemoryFallback.NONE for _, work in given):
             return None
         if not here and not given:
             return ANYTHING
@@ -559,7 +559,7 @@ class Supervisor:
         if self._only is not None:
             # With what measures it: it is not over before that is.
             only = select(search.c.id).where(search.c.name == self._only).scalar_subquery()
-            measuring = (search.c.kind == Kind.YARDSTICK) & (search.c.source_id == only)
+            measuring = (search.c.kind == SearchKind.YARDSTICK) & (search.c.source_id == only)
             query = query.where((search.c.id == only) | measuring)
         # A cancelled search is finished, but its workers have yet to be told.
         held = [slot.work.leased.search_id for slot in self.slots if slot.work is not None]
@@ -571,11 +571,11 @@ class Supervisor:
                 continue
             if slot.stop_by is None:
                 token = slot.work.leased.token
-                kind = Cancel if row.wish == Wish.CANCELLED else Release
+                kind = Cancel if row.wish == DesiredState.CANCELLED else Release
                 slot.process.send(kind(token.candidate, token.attempt))
                 slot.stop_by = self._monotonic() + self._patience.obedience
 
-    def _committed(self, written: Written, now: float) -> None:
+    def _committed(self, written: CommitActions, now: float) -> None:
         if now >= self._count_at:
             self._count_at = now + self._patience.lease / 3
         for slot in self.slots:
@@ -653,10 +653,10 @@ def _provenance(recipe: dict[str, Any], data_digest: str, slot: Slot) -> Provena
     return Provenance(digest, **facts)  # type: ignore[arg-type]
 
 
-def _in_record(standing: Standing) -> machines.Standing:
+def _in_record(standing: DeviceStatus) -> hosts.DeviceReport:
     device = standing.device
     waits = None if standing.verdict.free or standing.verdict.cause is Cause.FULL else standing.verdict.reason
-    return machines.Standing(device.uuid, device.kind, device.name, waits, device.used_bytes, device.total_bytes)
+    return hosts.DeviceReport(device.uuid, device.kind, device.name, waits, device.used_bytes, device.total_bytes)
 
 
 @contextmanager

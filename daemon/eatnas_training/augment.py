@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.rng import derived_seed
 from eatnas_training import datasets
-from eatnas_training.readers import Bytes
+from eatnas_training.dataset_files import Bytes
 
 SHIFT_SHARE: Final = 8
 

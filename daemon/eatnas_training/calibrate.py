@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import torch
 
-from eatnas_db.domain.messages import Assign
 from eatnas_db.errors import EatnasError
+from eatnas_protocol.messages import Assign
+from eatnas_training.dataset_files import first_line
 from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Clock, Training
-from eatnas_training.readers import first_line
 from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3

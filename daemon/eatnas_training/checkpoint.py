@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eatnas_db.domain.messages import Assign, Checkpointed, Phase, Resumed
-from eatnas_training.conversation import Wanted
+from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
+from eatnas_training.worker_protocol import StopRequest
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No room on the disk, in the quota, or under the limit on a file's size."""
@@ -29,7 +29,7 @@ _NAME: Final = re.compile(r"c(?P<candidate>\d+)-a(?P<attempt>\d+)-e(?P<epoch>\d+
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenCheckpoint:
     """A file that is whole on disk: its content's SHA-256 in hexadecimal digits, and its size in bytes."""
 
     path: Path
@@ -50,7 +50,7 @@ def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed
 
 
 def save_patiently(
-    assign: Assign, epoch: int, batch: int, content: bytes, wanted: Callable[[], Wanted]
+    assign: Assign, epoch: int, batch: int, content: bytes, wanted: Callable[[], StopRequest]
 ) -> Iterator[Checkpointed | Phase]:
     """Save; while the disk is full say so and try again, until there is room or a stop is wanted."""
     while True:
@@ -61,7 +61,7 @@ def save_patiently(
             if error.errno not in FULL:
                 raise
         yield Phase(assign.candidate, assign.attempt, "disk full")
-        if wanted() >= Wanted.RELEASE:
+        if wanted() >= StopRequest.RELEASE:
             return
         time.sleep(FULL_SECONDS)
 
@@ -92,7 +92,7 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     return Resumed(assign.candidate, assign.attempt, None, "", 0, 0, 0, damaged) if damaged else None
 
 
-def write(path: Path, content: bytes) -> Written:
+def write(path: Path, content: bytes) -> WrittenCheckpoint:
     """Write `content` so that a crash at any moment leaves the whole file or none under `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content)
@@ -108,7 +108,7 @@ def write(path: Path, content: bytes) -> Written:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
-    return Written(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
+    return WrittenCheckpoint(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
 
 
 def read(path: Path) -> bytes:

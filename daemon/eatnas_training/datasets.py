@@ -16,10 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import DataError
-from eatnas_training.folders import Folder, classes_in, folder_of, picture, size_of
-from eatnas_training.readers import (
+from eatnas_training.dataset_files import (
     DIGITS_TEST,
     IDX_SETS,
     Bytes,
@@ -30,6 +29,7 @@ from eatnas_training.readers import (
     read_idx_set,
     read_svhn,
 )
+from eatnas_training.image_folder import Folder, classes_in, folder_of, picture, size_of
 
 RESIDENT_BYTES: Final = 2**30
 """Folders of images that would take more than this at their resolution are streamed."""
@@ -190,7 +190,7 @@ def split(count: int, data: Mapping[str, Any]) -> tuple[Integers, Integers]:
             f"data: {train} train and {validation} validation images do not fit into the "
             f"{count} images of {data['name']}'s training part"
         )
-    chance = Chance(int(data.get("split_seed") or 0), "split")
+    chance = KeyedRng(int(data.get("split_seed") or 0), "split")
     keys = np.array([chance.bits() for _ in range(count)], dtype=np.uint64)
     order = np.argsort(keys, kind="stable").astype(np.int64)
     return np.sort(order[validation : validation + train]), np.sort(order[:validation])

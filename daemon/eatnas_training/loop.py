@@ -18,7 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.messages import (
+from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
+from eatnas_db.errors import DataError
+from eatnas_protocol.messages import (
     Assign,
     EpochDone,
     Failed,
@@ -29,14 +31,12 @@ from eatnas_db.domain.messages import (
     Restored,
     Up,
 )
-from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
-from eatnas_db.errors import DataError
-from eatnas_training import ancestry, checkpoint, network, streaming
-from eatnas_training.ancestry import Ancestor
+from eatnas_training import checkpoint, network, parent_weights, streaming
 from eatnas_training.augment import BatchKey, Data
-from eatnas_training.conversation import Wanted
 from eatnas_training.failures import DivergedError, is_of_cuda, is_out_of_memory, kind_of
+from eatnas_training.parent_weights import Ancestor
 from eatnas_training.schedule import learning_rate
+from eatnas_training.worker_protocol import StopRequest
 
 PROGRESS_SECONDS: Final = 0.5
 VALIDATION_BATCHES: Final = 4
@@ -49,7 +49,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
-class State:
+class TrainingState:
     """A training between two batches: all that a checkpoint holds. `sums`: loss, correct, images."""
 
     model: nn.Module
@@ -66,7 +66,7 @@ class State:
 
 def train(
     assign: Assign,
-    wanted: Callable[[], Wanted],
+    wanted: Callable[[], StopRequest],
     *,
     device: str = "cpu",
     monotonic: Clock = time.monotonic,
@@ -102,12 +102,12 @@ class Training:
         self.token = (assign.candidate, assign.attempt)
         self.data: Data
         self.precision: str
-        self.state: State
+        self.state: TrainingState
         self.batches = 0
         self._progress_at = -math.inf
         self._saved_at = monotonic()
 
-    def run(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+    def run(self, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
         """The whole training. Raises whatever goes wrong; `train` turns it into `Failed`."""
         yield Phase(*self.token, "loading")
         self.load()
@@ -121,10 +121,10 @@ class Training:
         while self.state.epoch < self.recipe.epochs:
             yield Phase(*self.token, "training")
             while self.state.batch < self.batches:
-                if (wish := wanted()) >= Wanted.RELEASE:
+                if (wish := wanted()) >= StopRequest.RELEASE:
                     yield from self._stopped(wish, wanted)
                     return
-                if wish is Wanted.CHECKPOINT or self._checkpoint_due():
+                if wish is StopRequest.CHECKPOINT or self._checkpoint_due():
                     yield from self.save(wanted)
                 self.step()
                 yield from self._progress()
@@ -176,7 +176,7 @@ class Training:
         network.initialize(model, self.assign.seed)
         share = distance = None
         if ancestor is not None:
-            inheritance, distance = ancestry.take_over(ancestor, model, self.assign, self.data)
+            inheritance, distance = parent_weights.take_over(ancestor, model, self.assign, self.data)
             share = inheritance.share
         model.to(device=self.device)
         # `Module.to` has no overload for a memory format alone in torch's stubs.
@@ -184,7 +184,9 @@ class Training:
         sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         optimizer = optimizer_of(model, self.recipe)
         self.precision = precision_on(self.device, self.recipe.precision)
-        self.state = State(model, optimizer, sums, self.precision, share_inherited=share, logit_distance=distance)
+        self.state = TrainingState(
+            model, optimizer, sums, self.precision, share_inherited=share, logit_distance=distance
+        )
 
     def resume(self) -> Generator[Up, None, bool]:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -196,9 +198,9 @@ class Training:
         yield resumed
         return resumed.path is not None
 
-    def inherit(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, bool]:
+    def inherit(self, wanted: Callable[[], StopRequest]) -> Generator[Up, None, bool]:
         """Start from the parent's weights; where these are gone, train it again first. False when stopped."""
-        ancestor, missing = (self.ancestor, []) if self.ancestor else ancestry.nearest(self.assign)
+        ancestor, missing = (self.ancestor, []) if self.ancestor else parent_weights.nearest(self.assign)
         for link in missing:
             again = Training(link, self.device, self.monotonic, self.wall_clock, ancestor)
             yield Phase(*self.token, "restoring")
@@ -210,7 +212,7 @@ class Training:
                     return False
             self.device_seconds += again.device_seconds
             yield Restored(*self.token, link.candidate)
-            ancestor = Ancestor(ancestry.plan_of(link), again.state.model.cpu().state_dict())
+            ancestor = Ancestor(parent_weights.plan_of(link), again.state.model.cpu().state_dict())
         assert ancestor is not None
         self.build(ancestor)
         return True
@@ -267,7 +269,7 @@ class Training:
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
 
-    def save(self, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+    def save(self, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
         """Write a checkpoint of the state between two batches; on a full disk, wait for room or for a stop."""
         yield Phase(*self.token, "saving")
         self._require_finite()  # where a device has yet to do its steps this waits for them, and they are its seconds
@@ -326,16 +328,16 @@ class Training:
         }
         return json.dumps(decides, sort_keys=True)
 
-    def _measure(self, wanted: Callable[[], Wanted]) -> Generator[Up, None, tuple[float, float] | None]:
+    def _measure(self, wanted: Callable[[], StopRequest]) -> Generator[Up, None, tuple[float, float] | None]:
         """Loss and accuracy on the held-out images; None when stopped."""
         count = len(self.data.held_out.labels)
         sums = torch.zeros_like(self.state.sums)
         start = 0
         while start < count:
-            if (wish := wanted()) >= Wanted.RELEASE:
+            if (wish := wanted()) >= StopRequest.RELEASE:
                 yield from self._stopped(wish, wanted)
                 return None
-            if wish is Wanted.CHECKPOINT:
+            if wish is StopRequest.CHECKPOINT:
                 yield from self.save(wanted)
             start = self.validate_batch(start, sums)
             yield from self._progress()
@@ -358,8 +360,8 @@ class Training:
         state.sums.zero_()
         return row
 
-    def _stopped(self, wish: Wanted, wanted: Callable[[], Wanted]) -> Iterator[Up]:
-        if wish is Wanted.RELEASE:
+    def _stopped(self, wish: StopRequest, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
+        if wish is StopRequest.RELEASE:
             yield from self.save(wanted)
         else:
             self._looked_at(self.state.sums)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from eatnas_db.errors import DataError
-from eatnas_training import datasets, readers
+from eatnas_training import dataset_files, datasets
 
 MIRROR: Final = "EATNAS_DATA_MIRROR"
 """The environment's variable for a URL below which the files lie as NAME/FILE."""
@@ -160,11 +160,11 @@ def _is_there(root: Path, name: str, file: str, md5: str) -> bool:
     path = _place(root, name, file)
     if not path.is_file():
         return False
-    if name not in readers.IDX_SETS:
+    if name not in dataset_files.IDX_SETS:
         return _md5(path) == md5
     # Its bytes depend on who zipped it (Debian zips anew), and the format has a checksum of its own.
     try:
-        readers.read_idx(path, 3 if "images" in file else 1)
+        dataset_files.read_idx(path, 3 if "images" in file else 1)
     except DataError:
         return False
     return True
@@ -172,7 +172,7 @@ def _is_there(root: Path, name: str, file: str, md5: str) -> bool:
 
 def _place(root: Path, name: str, file: str) -> Path:
     """Where that file is, or else where it is to be."""
-    return readers.find(root, name, file.removesuffix(".gz")) or root / readers.HOMES[name] / file
+    return dataset_files.find(root, name, file.removesuffix(".gz")) or root / dataset_files.HOMES[name] / file
 
 
 def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> None:
@@ -197,7 +197,7 @@ def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> N
 
 
 def _unpack(archive: Path, root: Path, name: str, wanted: Mapping[str, str]) -> None:
-    home = readers.HOMES[name]
+    home = dataset_files.HOMES[name]
     with tarfile.open(archive) as tar:
         for file in wanted:
             # Bytes alone, into a name of ours: nothing that an archive says decides where something is written.

@@ -23,12 +23,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eatnas_db.domain.chance import derived_seed
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.rng import derived_seed
 from eatnas_db.errors import DataError
-from eatnas_training import augment, datasets, folders
+from eatnas_training import augment, datasets, image_folder
 from eatnas_training.augment import BatchKey, Data
-from eatnas_training.readers import Bytes
+from eatnas_training.dataset_files import Bytes
 
 THREADS: Final = "EATNAS_DECODE_THREADS"
 """The environment's variable for how many threads decode in each worker; changes no result."""
@@ -175,7 +175,7 @@ def _draws(key: BatchKey, count: int) -> Sequence[list[float] | None]:
 
 def _decoded(path: str, side: int, draw: list[float] | None) -> Bytes:
     """uint8 `[side, side, 3]`: the middle of an image, or the crop that was drawn."""
-    picture = folders.picture(path)
+    picture = image_folder.picture(path)
     box = _middle(*picture.size) if draw is None else _crop(*picture.size, draw)
     pixels: Bytes = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box))
     return pixels[:, ::-1] if draw is not None and draw[-1] < 0.5 else pixels

@@ -13,9 +13,9 @@ from typing import Final
 
 import torch
 
-from eatnas_db.domain.messages import Assign, Finished, Hello, Phase, Up
-from eatnas_training import loop, readiness
-from eatnas_training.conversation import Conversation, Wanted, leave_politely
+from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Up
+from eatnas_training import loop, selftest
+from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, leave_politely
 
 BLOCK_BYTES: Final = 256 << 20
 """Enough to stand out from what a driver takes for itself."""
@@ -63,21 +63,21 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="until a recipe says its own")
     asked = parser.parse_args()
-    conversation = Conversation(asked.in_fd, asked.out_fd)
+    conversation = WorkerProtocol(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
     torch.set_num_threads(asked.threads)
     try:
-        readiness.warm_up(asked.device)
+        selftest.warm_up(asked.device)
         block = Block(asked.device)
-        hello = Hello(
+        hello = Ready(
             *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
             *(block.uuid, block.bytes),
         )
     except Exception as error:
-        conversation.refuse(readiness.why_not(asked.device, error))
+        conversation.refuse(selftest.why_not(asked.device, error))
         raise
 
-    def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
         block.free()
         if asked.device == "cpu":
             yield from loop.train(assign, wanted, device=asked.device)

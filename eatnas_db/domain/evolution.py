@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Held, Proposal, Space, differences
 from eatnas_db.domain.states import Origin
 from eatnas_db.domain.transfer import Perturbation, perturbed
@@ -26,7 +26,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Seedling:
+class InitialArchitecture:
     """What an initial population grows from: a candidate of another search, or an architecture of the user's own.
 
     `candidate_id`: the other search's, or the one that birth 0 made here (None before it). `before`: the other's
@@ -50,7 +50,7 @@ class Birth:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class PopulationSummary:
     """A population in a few numbers; `quality` is the mean fitness less its spread over the mean's root.
 
     No source states the paper's formula. Ours, `mean - spread / sqrt(size)`, is the lower edge of the mean's
@@ -69,7 +69,7 @@ def ranked(population: Sequence[Member]) -> list[Member]:
     return sorted(population, key=lambda member: (-member.fitness, member.birth))
 
 
-def tournament(population: Sequence[Member], size: int, chance: Chance) -> Member:
+def tournament(population: Sequence[Member], size: int, chance: KeyedRng) -> Member:
     """The winner of `size` distinct members drawn at random: the fittest, of equals the elder."""
     ranks = chance.distinct(len(population), min(size, len(population)))
     return ranked(population)[min(ranks)]
@@ -84,7 +84,7 @@ def decide_birth(
     population: Sequence[Member],
     space: Space,
     held: Held,
-    seedling: Seedling | None = None,
+    seedling: InitialArchitecture | None = None,
 ) -> Birth:
     """Birth `number`, a pure function of the seed, the population it may see and what the search holds.
 
@@ -97,69 +97,69 @@ def decide_birth(
         return _transferred(number, seed, seedling, space, held)
     if number >= population_size:
         remaining = list(population)
-        chance = Chance(seed, "tournament", number)
+        chance = KeyedRng(seed, "tournament", number)
         while remaining:
             parent = tournament(remaining, tournament_size, chance)
             try:
-                proposal = space.mutate(Architecture.parse(parent.code), Chance(seed, "mutation", number), held)
+                proposal = space.mutate(Architecture.parse(parent.code), KeyedRng(seed, "mutation", number), held)
             except NoRoomError:
                 remaining.remove(parent)
                 continue
             return Birth(number, Origin.MUTATION, proposal, parent.candidate_id)
-    return Birth(number, Origin.RANDOM, space.sample(Chance(seed, "sample", number), held))
+    return Birth(number, Origin.RANDOM, space.sample(KeyedRng(seed, "sample", number), held))
 
 
-def _transferred(number: int, seed: int, seedling: Seedling, space: Space, held: Held) -> Birth:
+def _transferred(number: int, seed: int, seedling: InitialArchitecture, space: Space, held: Held) -> Birth:
     if number == 0:
         proposal = space.propose(seedling.basic, *differences(seedling.before, seedling.basic))
         origin = Origin.IMPORTED if seedling.candidate_id is None else Origin.BASIC
         return Birth(number, origin, proposal, seedling.candidate_id)
-    chance = Chance(seed, "perturbation", number)
+    chance = KeyedRng(seed, "perturbation", number)
     proposal = perturbed(seedling.basic, space, seedling.strength, chance, held)
     changes = differences(seedling.before, proposal.architecture)
     return Birth(number, Origin.PERTURBATION, replace(proposal, changes=changes), seedling.candidate_id)
 
 
-def leaver(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:
+def select_removed(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:
     """Who leaves a population that has grown over `limit`: the oldest, the worst, or either by a coin."""
     if len(population) <= limit:
         return None
     if removal == "mixed":
-        removal = ("oldest", "worst")[Chance(seed, "removal", step).below(2)]
+        removal = ("oldest", "worst")[KeyedRng(seed, "removal", step).below(2)]
     if removal == "worst":
         return ranked(population)[-1]
     return min(population, key=lambda member: (member.joined, member.birth))
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class Plateau:
     """Whether quality still rises: its `mark`, the last value that counted as a rise, and the step `since` then."""
 
     mark: float
     since: int
 
 
-def watched(before: Watch | None, step: int, quality: float | None, flat_by: float) -> Watch | None:
+def update_plateau(before: Plateau | None, step: int, quality: float | None, flat_by: float) -> Plateau | None:
     """The watch after a step: a quality that is over the mark by more than `flat_by` is the new mark.
 
     A fold of the steps' qualities, from the first step of a whole population on, and of nothing else.
     """
     if quality is not None and (before is None or quality > before.mark + flat_by):
-        return Watch(quality, step)
+        return Plateau(quality, step)
     return before
 
 
-def is_flat(watch: Watch | None, step: int, *, population: int, flat_steps: int) -> bool:
+def is_flat(watch: Plateau | None, step: int, *, population: int, flat_steps: int) -> bool:
     """Whether so many steps went by without a rise; never before each member could have been renewed once."""
     return watch is not None and step >= 2 * population and step - watch.since >= flat_steps
 
 
-def summarize(fitnesses: Sequence[float]) -> Summary:
+def summarize(fitnesses: Sequence[float]) -> PopulationSummary:
     """Size, mean, spread (population standard deviation), best and quality."""
     if not fitnesses:
-        return Summary(0, None, None, None, None)
+        return PopulationSummary(0, None, None, None, None)
     size = len(fitnesses)
     mean = math.fsum(fitnesses) / size
     spread = math.sqrt(math.fsum((fitness - mean) ** 2 for fitness in fitnesses) / size)
     quality = mean - spread / math.sqrt(size)
-    return Summary(size, mean, spread, max(fitnesses), quality)
+    return PopulationSummary(size, mean, spread, max(fitnesses), quality)

@@ -18,10 +18,10 @@ from eatnas_db.domain.architecture import (
     Value,
     digest,
 )
-from eatnas_db.domain.chance import Chance
 from eatnas_db.domain.cost import Cost, cost
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import NoRoomError
 
 TRIES: Final = 2000
@@ -112,7 +112,7 @@ class Space:
                     f"{self.macro.name} on this data has {value:,}; raise the limit or take a smaller space"
                 )
 
-    def sample(self, chance: Chance, held: Held) -> Proposal:
+    def sample(self, chance: KeyedRng, held: Held) -> Proposal:
         """A random architecture that the search does not hold, within the limits.
 
         Uniform over the codes within the limits, as long as one in a few dozen codes is; under tighter
@@ -127,7 +127,7 @@ class Space:
                 return proposal
         raise NoRoomError(f"space {self.macro.name}: no new architecture within the limits was found; raise them")
 
-    def mutate(self, parent: Architecture, chance: Chance, held: Held) -> Proposal:
+    def mutate(self, parent: Architecture, chance: KeyedRng, held: Held) -> Proposal:
         """The parent with one primitive of one block changed: a network the search does not hold.
 
         Uniform over blocks, then primitives, then other values, among the changes that are allowed.
@@ -158,7 +158,7 @@ class Space:
             block *= len(allowed)
         return int(block ** len(self.macro.base))
 
-    def _shrunk(self, proposal: Proposal, chance: Chance) -> Proposal:
+    def _shrunk(self, proposal: Proposal, chance: KeyedRng) -> Proposal:
         while not self.limits.allow(proposal.cost):
             steps = list(_steps_down(proposal.architecture))
             if not steps:
@@ -184,7 +184,7 @@ def differences(before: Architecture, after: Architecture) -> tuple[Change, ...]
     )
 
 
-def _random_block(chance: Chance) -> Block:
+def _random_block(chance: KeyedRng) -> Block:
     return Block(
         chance.choice(OPS),
         chance.choice(KERNELS),
@@ -194,7 +194,7 @@ def _random_block(chance: Chance) -> Block:
     )
 
 
-def _random_change(parent: Architecture, chance: Chance) -> Change:
+def _random_change(parent: Architecture, chance: KeyedRng) -> Change:
     position = chance.below(len(parent.blocks))
     primitive = chance.choice(tuple(PRIMITIVES))
     before = getattr(parent.blocks[position], primitive)

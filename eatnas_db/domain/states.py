@@ -6,7 +6,7 @@ from enum import IntEnum, StrEnum
 from typing import Final
 
 
-class State(StrEnum):
+class CandidateState(StrEnum):
     """Where a candidate stands."""
 
     PENDING = "pending"
@@ -28,17 +28,17 @@ class Transition(StrEnum):
     RETRY = "retried"
 
 
-EDGES: Final[dict[Transition, tuple[frozenset[State], State]]] = {
-    Transition.LEASE: (frozenset({State.PENDING}), State.LEASED),
-    Transition.SCORE: (frozenset({State.LEASED}), State.SCORED),
-    Transition.FAIL: (frozenset({State.LEASED}), State.FAILED),
-    Transition.RELEASE: (frozenset({State.LEASED}), State.PENDING),
-    Transition.TAKE_BACK: (frozenset({State.LEASED}), State.PENDING),
-    Transition.CANCEL: (frozenset({State.PENDING, State.LEASED}), State.CANCELLED),
-    Transition.RETRY: (frozenset({State.FAILED}), State.PENDING),
+EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
+    Transition.LEASE: (frozenset({CandidateState.PENDING}), CandidateState.LEASED),
+    Transition.SCORE: (frozenset({CandidateState.LEASED}), CandidateState.SCORED),
+    Transition.FAIL: (frozenset({CandidateState.LEASED}), CandidateState.FAILED),
+    Transition.RELEASE: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
+    Transition.TAKE_BACK: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
+    Transition.CANCEL: (frozenset({CandidateState.PENDING, CandidateState.LEASED}), CandidateState.CANCELLED),
+    Transition.RETRY: (frozenset({CandidateState.FAILED}), CandidateState.PENDING),
 }
 
-SETTLED: Final = frozenset({State.SCORED, State.FAILED, State.CANCELLED})
+SETTLED: Final = frozenset({CandidateState.SCORED, CandidateState.FAILED, CandidateState.CANCELLED})
 """States in which a candidate holds up nobody: births after it may be decided."""
 
 
@@ -62,7 +62,7 @@ RETRAINED: Final = (Origin.YARDSTICK, Origin.FINAL)
 """Trained from scratch to measure another candidate: they inherit nothing, and nothing is bred from them."""
 
 
-class Kind(StrEnum):
+class SearchKind(StrEnum):
     """What a search is for."""
 
     EVOLUTION = "evolution"
@@ -73,7 +73,7 @@ class Kind(StrEnum):
     once on the test part; nothing is bred."""
 
 
-class Wish(StrEnum):
+class DesiredState(StrEnum):
     """What the user wants of a search."""
 
     RUN = "run"
@@ -81,7 +81,7 @@ class Wish(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Thrift(IntEnum):
+class MemoryFallback(IntEnum):
     """How a candidate that ran out of memory is tried again. After the last there is no other try."""
 
     NONE = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from eatnas_db.domain.architecture import PRIMITIVES, Architecture
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import TRIES, Change, Held, Proposal, Space, apply, differences
 from eatnas_db.errors import NoRoomError
 
@@ -55,7 +55,7 @@ def survivors(ranked: Sequence[Architecture], space: Space, most: int) -> Surviv
     return Survivors(tuple(taken), over_limits, same_network)
 
 
-def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance: Chance, held: Held) -> Proposal:
+def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance: KeyedRng, held: Held) -> Proposal:
     """The basic architecture with one primitive changed in each of one to `strength.blocks` blocks.
 
     Never a network that the search holds, never over a hard limit. Raises `NoRoomError` when none is found.
@@ -98,7 +98,7 @@ def stretched(basic: Architecture, space: Space, mult_adds: int, primitives: Seq
         architecture, distance = steps[nearest], costs[nearest]
 
 
-def _change(basic: Architecture, position: int, primitives: Sequence[str], chance: Chance) -> Change:
+def _change(basic: Architecture, position: int, primitives: Sequence[str], chance: KeyedRng) -> Change:
     primitive = chance.choice(primitives)
     before = getattr(basic.blocks[position], primitive)
     after = chance.choice([value for value in PRIMITIVES[primitive] if value != before])

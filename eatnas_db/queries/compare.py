@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, func, select
 
-from eatnas_db.domain.states import Kind
+from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema import search
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class ComputeCurve:
     """A search's curve, from its whole initial population on.
 
     `seconds_before`: what the searches that it was transferred from had taken, and their yardsticks; it is in the
@@ -51,12 +51,12 @@ class Reached:
 
 def list_courses(
     connection: Connection, names: Sequence[str], *, measure: Measure = "quality", alone: bool = False
-) -> tuple[Course, ...]:
+) -> tuple[ComputeCurve, ...]:
     """A curve for each search. Raises `NotFoundError`."""
     return tuple(_course(connection, get_search(connection, name), measure, alone) for name in names)
 
 
-def list_reached(courses: Sequence[Course], levels: Sequence[float] = ()) -> tuple[Reached, ...]:
+def list_reached(courses: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[Reached, ...]:
     """For each level and search: after how many device seconds the search first stood there.
 
     Without levels of the caller's: five, evenly from the lowest start to the highest value of all.
@@ -70,7 +70,7 @@ def list_reached(courses: Sequence[Course], levels: Sequence[float] = ()) -> tup
     return tuple(rows)
 
 
-def _course(connection: Connection, row: SearchRecord, measure: Measure, alone: bool) -> Course:
+def _course(connection: Connection, row: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
     before = 0.0 if alone else _seconds_before(connection, row)
     # A population of one or two has no spread to speak of; who had luck first would seem to have arrived.
     points = tuple(
@@ -78,7 +78,7 @@ def _course(connection: Connection, row: SearchRecord, measure: Measure, alone: 
         for step in list_steps(connection, row.id, after=row.population - 1)
         if (value := getattr(step, measure)) is not None
     )
-    return Course(row.name, before, points)
+    return ComputeCurve(row.name, before, points)
 
 
 def _seconds_before(connection: Connection, row: SearchRecord) -> float:
@@ -87,14 +87,14 @@ def _seconds_before(connection: Connection, row: SearchRecord) -> float:
     while source_id is not None:
         source = connection.execute(select(search).where(search.c.id == source_id)).one()
         yardsticks = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
-            search.c.source_id == source_id, search.c.kind == Kind.YARDSTICK, search.c.created_at <= begun
+            search.c.source_id == source_id, search.c.kind == SearchKind.YARDSTICK, search.c.created_at <= begun
         )
         seconds += source.device_seconds + connection.execute(yardsticks).scalar_one()
         source_id, begun = source.source_id, source.created_at
     return seconds
 
 
-def _levels(courses: Sequence[Course]) -> list[float]:
+def _levels(courses: Sequence[ComputeCurve]) -> list[float]:
     values = [[point.value for point in course.points] for course in courses if course.points]
     if not values:
         return []
@@ -104,5 +104,5 @@ def _levels(courses: Sequence[Course]) -> list[float]:
     return [low + (high - low) * number / (_LEVELS - 1) for number in range(_LEVELS - 1)] + [high]
 
 
-def _seconds_to(course: Course, level: float) -> float | None:
+def _seconds_to(course: ComputeCurve, level: float) -> float | None:
     return next((point.device_seconds for point in course.points if point.value >= level), None)

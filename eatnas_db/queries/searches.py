@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from eatnas_db.domain.states import Kind, Wish
+from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.schema import candidate, search
 
@@ -55,7 +55,7 @@ class SearchRecord:
     @property
     def ended(self) -> str | None:
         """Why it ended, in words; None while it goes on."""
-        if self.wish == Wish.CANCELLED:
+        if self.wish == DesiredState.CANCELLED:
             return "cancelled"
         if self.finished_at is None:
             return None
@@ -80,7 +80,7 @@ def over_budget(row: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SearchSummary:
     """How far a search is, in a line."""
 
     name: str
@@ -109,17 +109,17 @@ def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
 def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord | None:
     """The yardstick of a search that still has to be trained, if there is one."""
     query = select(search).where(
-        search.c.source_id == search_id, search.c.kind == Kind.YARDSTICK, search.c.finished_at.is_(None)
+        search.c.source_id == search_id, search.c.kind == SearchKind.YARDSTICK, search.c.finished_at.is_(None)
     )
     row = connection.execute(query.order_by(search.c.id).limit(1)).first()
     return None if row is None else _record(row)
 
 
-def list_standings(connection: Connection) -> tuple[Standing, ...]:
+def list_standings(connection: Connection) -> tuple[SearchSummary, ...]:
     """How far every search is, the newest last; reads a search's row and the top of its ranking."""
     top = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
     return tuple(
-        Standing(row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
+        SearchSummary(row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
         for row in connection.execute(select(search, top.label("best")).order_by(search.c.id))
     )
 
@@ -129,10 +129,10 @@ def _record(row: Any) -> SearchRecord:
 
 
 def _status(row: Any) -> str:
-    if row.wish == Wish.CANCELLED:
+    if row.wish == DesiredState.CANCELLED:
         return "cancelled"
     if row.finished_at is not None:
         return "finished"
-    if row.wish == Wish.PAUSED:
+    if row.wish == DesiredState.PAUSED:
         return "paused"
     return f"waiting: {row.waiting}" if row.waiting else "running"

@@ -21,7 +21,7 @@ NO_WORKER: Final = "no worker: {ending}"
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class SlotUtilisation:
     """A slot of a host: `busy` is the share of the search's wall time in which its workers had a candidate,
     `training` that in which they were inside training and validation steps.
     """
@@ -59,7 +59,7 @@ class Utilisation:
     candidates_per_hour: float | None
     busy: float | None
     training: float | None
-    slots: tuple[Slot, ...]
+    slots: tuple[SlotUtilisation, ...]
     idle: tuple[Idle, ...]
 
 
@@ -100,7 +100,7 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
             if one.worker_id in workers:
                 workers[one.worker_id].others += one.busy
     pauses = list(_pauses(connection, search_id, whole))
-    slots: list[Slot] = []
+    slots: list[SlotUtilisation] = []
     idle: list[Idle] = []
     in_order = sorted(workers.values(), key=lambda one: (one.place, one.life))
     for place, group in groupby(in_order, lambda one: one.place):
@@ -125,9 +125,9 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
     )
 
 
-def _slot(place: tuple[str, int, str], staff: Sequence[_Worker], wall: float) -> Slot:
+def _slot(place: tuple[str, int, str], staff: Sequence[_Worker], wall: float) -> SlotUtilisation:
     busy, trained = sum(one.busy for one in staff), sum(one.device_seconds for one in staff)
-    return Slot(
+    return SlotUtilisation(
         *place,
         attempts=sum(one.attempts for one in staff),
         device_seconds=trained,

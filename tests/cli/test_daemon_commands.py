@@ -11,9 +11,9 @@ import time
 import psutil
 import pytest
 
-from eatnas_cli.journal import LARGEST_BYTES, open_log
 from eatnas_daemon import lock
-from eatnas_db import machines
+from eatnas_daemon.event_log import LARGEST_BYTES, open_log
+from eatnas_db import hosts
 from eatnas_db.database import open_record, transaction
 from eatnas_db.settings import load_settings
 
@@ -27,9 +27,9 @@ def settings(home):
 
 def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, settings):
     with transaction(open_record(settings.database_url)) as connection:
-        there = machines.register_host(connection, "there", 0.0)
-        seen = machines.Standing("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
-        machines.record_standings(connection, there, [seen], 0.0)
+        there = hosts.register_host(connection, "there", 0.0)
+        seen = hosts.DeviceReport("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
+        hosts.record_standings(connection, there, [seen], 0.0)
     with lock.hold(settings.lock_file):
         for command in (["daemon", "status"], ["daemon", "status", "--watch"]):
             told = eatnas(*command)

@@ -5,12 +5,12 @@ from io import StringIO
 
 from rich.console import Console
 
-from eatnas_cli.dashboard import Standing, draw, pace
-from eatnas_cli.printing import span
-from eatnas_db.queries.best import BestCandidate
+from eatnas_cli.dashboard import DashboardView, draw, pace
+from eatnas_db.queries.activity import TrainingActivity
 from eatnas_db.queries.progress import Progress
 from eatnas_db.queries.quality import Step
-from eatnas_db.queries.work import Work
+from eatnas_db.queries.ranking import BestCandidate
+from eatnas_report.formats import span
 
 STEPS = [Step(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)]
 PROGRESS = Progress(
@@ -31,8 +31,8 @@ PROGRESS = Progress(
 )
 LEADER = BestCandidate(7, 6, 0.7, 123_456, 2_345_678, "mutation", 3, "code")
 WORK = [
-    Work("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0, "processor", 1234.5),
-    Work("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0, "processor", None),
+    TrainingActivity("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0, "processor", 1234.5),
+    TrainingActivity("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0, "processor", None),
 ]
 
 
@@ -43,7 +43,7 @@ def drawn(seen, width=100, height=40):
 
 
 def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots():
-    lines = drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
+    lines = drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
     told = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
     # 60 births to go, one in 2 seconds.
@@ -59,19 +59,19 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
 
 
 def test_leaders_show_what_the_yardstick_and_the_test_part_said_once_they_did():
-    plain = "\n".join(drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER])))
+    plain = "\n".join(drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER])))
     assert "yardstick" not in plain
     tested = replace(LEADER, yardstick=0.68, test=0.66)
-    lines = drawn(Standing("digits", "finished", PROGRESS, STEPS, [tested, replace(LEADER, id=8)]))
+    lines = drawn(DashboardView("digits", "finished", PROGRESS, STEPS, [tested, replace(LEADER, id=8)]))
     assert any(line.split()[:5] == ["7", "6", "0.7000", "0.6800", "0.6600"] for line in lines)
 
 
 def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_the_terminal():
-    nothing = drawn(Standing("digits", "waiting: no daemon", PROGRESS))
+    nothing = drawn(DashboardView("digits", "waiting: no daemon", PROGRESS))
     assert "no score yet" in "\n".join(nothing)
     assert "left" not in "\n".join(nothing)
     for width, height in ((80, 24), (200, 60)):
-        lines = drawn(Standing("digits", "running", PROGRESS, STEPS, [LEADER] * 5, WORK, 0.5), width, height)
+        lines = drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER] * 5, WORK, 0.5), width, height)
         assert len(lines) < height
         assert max(map(len, lines)) <= width
 

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from eatnas_cli.watching import COLUMNS, draw
+from eatnas_cli.device_view import COLUMNS, draw
 
 UUID = "GPU-{}-1111-2222-3333-444444444444"
 NOTHING = dict.fromkeys(COLUMNS) | {"host": "box", "name": "NVIDIA A100-SXM4-80GB"}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from eatnas_daemon.tracking import connect
+from eatnas_daemon.mlflow.sync import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -5,18 +5,21 @@ import sys
 
 import pytest
 
-from eatnas_cli.pictures import curves, families
-from eatnas_cli.pictures.terminal import plot, quality_curve
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.compare import Course, Point
+from eatnas_db.queries.compare import ComputeCurve, Point
 from eatnas_db.queries.lineage import Relative
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
 from eatnas_db.queries.quality import Step
+from eatnas_report import lineage_plot, plots
+from eatnas_report.terminal import plot, quality_curve
 
 STEPS = [Step(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
 EMPTY = Step(1, 0, None, None, None, None, 1.0, 1.0)
-COURSES = [Course("one", 0.0, (Point(1, 2.0, 0.5), Point(2, 4.0, 0.7))), Course("ten", 1.0, (Point(1, 9.0, 0.6),))]
+COURSES = [
+    ComputeCurve("one", 0.0, (Point(1, 2.0, 0.5), Point(2, 4.0, 0.7))),
+    ComputeCurve("ten", 1.0, (Point(1, 9.0, 0.6),)),
+]
 FRONT = [Tradeoff(1, 0, 0.7, 0.7, 100, 2000, "random", "c"), Tradeoff(2, 1, 0.9, 0.9, 300, 9000, "random", "c")]
 
 
@@ -31,13 +34,13 @@ def drawn(file):
 @pytest.mark.parametrize("over_compute", [False, True])
 @pytest.mark.parametrize("steps", [STEPS, [EMPTY, *STEPS[1:]], STEPS[:1]], ids=["many", "one empty", "one"])
 def test_quality_is_drawn(tmp_path, steps, over_compute):
-    curves.draw_quality(tmp_path / "q.png", "digits", steps, over_compute=over_compute)
+    plots.draw_quality(tmp_path / "q.png", "digits", steps, over_compute=over_compute)
     assert drawn(tmp_path / "q.png")
 
 
 def test_courses_and_fronts_are_drawn(tmp_path):
-    curves.draw_courses(tmp_path / "c.png", COURSES, "quality")
-    curves.draw_front(tmp_path / "f.png", "digits", "mult_adds", FRONT, FRONT)
+    plots.draw_courses(tmp_path / "c.png", COURSES, "quality")
+    plots.draw_front(tmp_path / "f.png", "digits", "mult_adds", FRONT, FRONT)
     assert drawn(tmp_path / "c.png")
     assert drawn(tmp_path / "f.png")
 
@@ -48,21 +51,21 @@ def test_families_and_primitives_are_drawn(tmp_path):
         Relative(2, "large", 1, 1, 0, "basic", "scored", 0.5, None, ("block 5 kernel 3 → 7",), "c"),
         Relative(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
     ]
-    families.draw_family(tmp_path / "l.png", line)
+    lineage_plot.draw_family(tmp_path / "l.png", line)
     values = [
         PrimitiveValue(step, 1, primitive, value, 2, share, 0.5)
         for step in (5, 10)
         for primitive in PRIMITIVES
         for value, share in (("a", step / 10), ("b", 1 - step / 10))
     ]
-    families.draw_primitives(tmp_path / "p.png", "small", values)
+    lineage_plot.draw_primitives(tmp_path / "p.png", "small", values)
     assert drawn(tmp_path / "l.png")
     assert drawn(tmp_path / "p.png")
-    families.draw_family(tmp_path / "n.png", line[:1])
+    lineage_plot.draw_family(tmp_path / "n.png", line[:1])
     sister = Relative(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
-    families.draw_family(tmp_path / "w.png", [*line, sister])
+    lineage_plot.draw_family(tmp_path / "w.png", [*line, sister])
     assert drawn(tmp_path / "w.png")
-    families.draw_primitives(tmp_path / "n.png", "small", [])
+    lineage_plot.draw_primitives(tmp_path / "n.png", "small", [])
 
 
 def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_path):
@@ -71,7 +74,7 @@ def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_p
         Relative(2, "large", 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
         Relative(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
     ]
-    families.draw_family(tmp_path / "l.svg", line)
+    lineage_plot.draw_family(tmp_path / "l.svg", line)
     # matplotlib draws letters as outlines, and says above each text what it is.
     words = (tmp_path / "l.svg").read_text()
     for told in (", ".join(changes), "a random sample", "0.7500  (+0.0500)", "Where 2 comes from"):
@@ -79,19 +82,19 @@ def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_p
 
 
 def test_a_picture_of_nothing_is_a_picture_still(tmp_path):
-    curves.draw_quality(tmp_path / "q.svg", "digits", [EMPTY], over_compute=False)
+    plots.draw_quality(tmp_path / "q.svg", "digits", [EMPTY], over_compute=False)
     assert (tmp_path / "q.svg").read_text().rstrip().endswith("</svg>")
 
 
 def test_an_ending_that_is_no_pictures_is_told(tmp_path):
     with pytest.raises(ConflictError, match=r"ends in \.png"):
-        curves.draw_courses(tmp_path / "c.doc", COURSES, "quality")
+        plots.draw_courses(tmp_path / "c.doc", COURSES, "quality")
 
 
 def test_long_histories_are_thinned_and_keep_both_ends():
-    few = curves.thinned(range(100_000), 50)
+    few = plots.thinned(range(100_000), 50)
     assert (len(few), few[0], few[-1]) == (50, 0, 99_999)
-    assert curves.thinned([1, 2, 3], 50) == [1, 2, 3]
+    assert plots.thinned([1, 2, 3], 50) == [1, 2, 3]
 
 
 def test_a_rising_line_rises_from_corner_to_corner():
@@ -118,5 +121,5 @@ def test_the_terminals_curve_tells_how_it_ended():
 
 
 def test_matplotlib_is_loaded_for_a_picture_alone():
-    code = "import sys, eatnas_cli.pictures.terminal, eatnas_cli.asking; assert 'matplotlib' not in sys.modules"
+    code = "import sys, eatnas_report.terminal, eatnas_cli.query; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,9 +12,6 @@ from html.parser import HTMLParser
 import pytest
 from sqlalchemy import insert, update
 
-from eatnas_cli.pictures import figures
-from eatnas_cli.pictures.findings import collect
-from eatnas_cli.pictures.report import page
 from eatnas_db import steps, transitions
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.domain.macro import Task
@@ -24,6 +21,9 @@ from eatnas_db.errors import NotFoundError
 from eatnas_db.schema import device, host, search, worker
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
+from eatnas_report import figures
+from eatnas_report.data import collect
+from eatnas_report.page import page
 
 EVIL = "<script>evil = 1</script>"
 NOW = 100_000.0

@@ -12,7 +12,7 @@ import pytest
 from eatnas_daemon import lock
 from eatnas_db import steps
 from eatnas_db.database import open_record, transaction
-from eatnas_db.domain.states import Wish
+from eatnas_db.domain.states import DesiredState
 from eatnas_db.schema import search
 from eatnas_db.settings import load_settings
 
@@ -63,7 +63,7 @@ def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas
     assert out == "tiny  4/4  no score yet  finished\n"
 
 
-@pytest.mark.parametrize("wanted", [Wish.PAUSED, Wish.CANCELLED])
+@pytest.mark.parametrize("wanted", [DesiredState.PAUSED, DesiredState.CANCELLED])
 def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatnas_started, change, wanted):
     wish, _ = change
     with lock.hold(settings.lock_file):
@@ -99,9 +99,9 @@ def test_a_watching_run_is_ended_by_a_signal_and_the_daemon_is_left_alone(settin
 
 def test_a_search_that_is_over_is_not_run_again(eatnas, change):
     wish, update = change
-    wish(Wish.PAUSED)
+    wish(DesiredState.PAUSED)
     assert eatnas("run", "tiny", expect=3) == ""
-    wish(Wish.RUN)
+    wish(DesiredState.RUN)
     update(settled=4, born=4, finished_at=time.time())
     assert "finished" in eatnas("run", "tiny")
 
@@ -112,9 +112,9 @@ def test_a_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_sta
     assert process.stdout.readline() == "tiny  0/4  no score yet  waiting: no daemon\n"
     with lock.hold(settings.lock_file):
         assert process.stdout.readline().endswith("running\n")
-        wish(Wish.PAUSED)
+        wish(DesiredState.PAUSED)
         assert process.stdout.readline().endswith("paused\n")
-        wish(Wish.RUN)
+        wish(DesiredState.RUN)
         assert process.stdout.readline().endswith("running\n")
         update(finished_at=time.time())
         out, err = process.communicate()

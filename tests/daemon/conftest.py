@@ -20,7 +20,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 
-FAST = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.005", "--scramble")
+FAST = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.005", "--scramble")
 TREE = {
     "name": "s",
     "space": "eatnas-tiny",

@@ -18,7 +18,7 @@ SMALL = {
     "evolution__lag": 1,
     "budget__candidates": 4,
 }
-PROGRAM = ("eatnas_training.arithmetic",)
+PROGRAM = ("eatnas_training.simulated_worker",)
 SHARES = 4
 """All places are tried by so many tests, to be done within the time that one may take."""
 EVERYDAY = 4
@@ -27,7 +27,7 @@ CHILD = """
 import os, signal, sys
 from sqlalchemy import event
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database import open_record
 from eatnas_db.settings import load_settings
@@ -65,7 +65,7 @@ def supervise(home, die_at):
             write()
 
     sys.addaudithook(audit)
-    patience = Patience(rest=0.02, collect=0.0)
+    patience = Timeouts(rest=0.02, collect=0.0)
     Supervisor(
         engine, settings, Launcher(settings.logs, PROGRAM), slots=2, host_name="here", only="s", patience=patience
     ).run()

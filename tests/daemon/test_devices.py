@@ -19,35 +19,35 @@ from eatnas_daemon.devices import (
     LONGEST_WAIT,
     PROCESSOR,
     SHORTEST_WAIT,
+    Availability,
     Cause,
+    DeviceLocks,
+    DeviceMonitor,
+    DeviceOptions,
+    DeviceSnapshot,
+    DeviceStatus,
     Holder,
     Identity,
-    Lookout,
     Policy,
-    Pool,
-    Probed,
-    Standing,
-    Verdict,
-    Wishes,
+    backoff,
     cpu_slots,
     first_free,
-    give_way,
     hold,
     holder_of,
     judge,
     lock_file,
     measure_processor,
     misplaced,
-    must_leave,
     probe,
     reasons_in_words,
+    should_yield,
     slots_here,
     who_is,
     wishes_of,
     worker_environment,
 )
 from eatnas_daemon.nvml import Nvml
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import ConflictError, NotFoundError
 
 UUID = "GPU-11111111-aaaa-bbbb-cccc-000000000000"
@@ -80,7 +80,7 @@ def look(tmp_path):
 
 def gpu(**facts):
     idle = {"total_bytes": 24 * GIB, "free_bytes": 24 * GIB}
-    return Probed(**{"uuid": UUID, "kind": "cuda", "name": "NVIDIA Pretended", "index": 0, **idle, **facts})
+    return DeviceSnapshot(**{"uuid": UUID, "kind": "cuda", "name": "NVIDIA Pretended", "index": 0, **idle, **facts})
 
 
 def person(pid=100, owner="alice", name="python", since=50.0, polite=False, kind="compute"):
@@ -89,7 +89,7 @@ def person(pid=100, owner="alice", name="python", since=50.0, polite=False, kind
 
 def test_an_idle_device_is_free_and_the_words_say_how_much(look):
     (device,) = look(FakeGpu(UUID, used=GIB // 2))
-    verdict = judge(device, Wishes(), (), 8 * GIB)
+    verdict = judge(device, DeviceOptions(), (), 8 * GIB)
     assert verdict.free
     assert verdict.reason == "23.5 GiB of 24.0 GiB of memory free, 0% busy"
     assert device.name == "NVIDIA Pretended"
@@ -98,7 +98,7 @@ def test_an_idle_device_is_free_and_the_words_say_how_much(look):
 def test_a_foreign_process_that_computes_is_told_with_its_program_pid_and_owner(look, process):
     other = process()
     (device,) = look(FakeGpu(UUID, used=4 * GIB, compute=[(other.pid, 4 * GIB)]))
-    verdict = judge(device, Wishes())
+    verdict = judge(device, DeviceOptions())
     known = psutil.Process(other.pid)
     assert not verdict.free
     assert verdict.cause is Cause.FOREIGN
@@ -107,24 +107,24 @@ def test_a_foreign_process_that_computes_is_told_with_its_program_pid_and_owner(
 
 def test_several_foreign_processes_are_counted(look, process):
     (device,) = look(FakeGpu(UUID, compute=[(process().pid, 1), (process().pid, 1), (process().pid, 1)]))
-    assert judge(device, Wishes()).reason.endswith("computes on it, and 2 more")
+    assert judge(device, DeviceOptions()).reason.endswith("computes on it, and 2 more")
 
 
 def test_our_own_workers_are_not_foreign(look, process):
     worker = process()
     (device,) = look(FakeGpu(UUID, used=4 * GIB, utilisation=99, compute=[(worker.pid, 4 * GIB)]))
-    assert judge(device, Wishes(), {worker.pid}, GIB).free
+    assert judge(device, DeviceOptions(), {worker.pid}, GIB).free
 
 
 def test_a_process_that_only_draws_does_not_count(look, process):
     (device,) = look(FakeGpu(UUID, used=GIB, utilisation=5, graphics=[(process().pid, GIB)]))
-    assert judge(device, Wishes(), (), GIB).free
+    assert judge(device, DeviceOptions(), (), GIB).free
 
 
 def test_one_that_draws_and_computes_counts(look, process):
     both = process().pid
     (device,) = look(FakeGpu(UUID, compute=[(both, GIB)], graphics=[(both, GIB)]))
-    assert judge(device, Wishes()).cause is Cause.FOREIGN
+    assert judge(device, DeviceOptions()).cause is Cause.FOREIGN
 
 
 @pytest.mark.parametrize("what", ["name", "username"])
@@ -132,19 +132,19 @@ def test_an_allowed_program_or_user_does_not_count_however_busy(look, process, w
     other = process()
     allowed = getattr(psutil.Process(other.pid), what)()
     (device,) = look(FakeGpu(UUID, used=2 * GIB, utilisation=90, compute=[(other.pid, 2 * GIB)]))
-    assert judge(device, Wishes(allowed=frozenset({allowed})), (), GIB).free
+    assert judge(device, DeviceOptions(allowed=frozenset({allowed})), (), GIB).free
 
 
 def test_too_little_memory_is_told_with_both_figures(look):
     (device,) = look(FakeGpu(UUID, total=8 * GIB, used=GIB // 2))
-    verdict = judge(device, Wishes(), (), 12 * GIB)
+    verdict = judge(device, DeviceOptions(), (), 12 * GIB)
     assert verdict.cause is Cause.MEMORY
     assert verdict.reason == "12.0 GiB of memory are needed and 7.5 GiB are free"
 
 
 def test_a_busy_device_without_a_process_is_somebody_elses(look):
     (device,) = look(FakeGpu(UUID, utilisation=87))
-    verdict = judge(device, Wishes())
+    verdict = judge(device, DeviceOptions())
     assert verdict.cause is Cause.BUSY
     assert "87% busy" in verdict.reason
 
@@ -153,18 +153,18 @@ def test_where_the_driver_shows_the_hosts_pids_memory_decides(look):
     taken = FakeGpu(UUID, used=9 * GIB, compute=[(NO_SUCH_PID, 9 * GIB)])
     idle = FakeGpu("GPU-2", used=GIB // 2, compute=[(NO_SUCH_PID, None)])
     first, second = look(taken, idle)
-    verdict = judge(first, Wishes())
+    verdict = judge(first, DeviceOptions())
     assert verdict.cause is Cause.FOREIGN
     assert "not of this container; so memory decides, and 9.0 GiB are in use" in verdict.reason
-    assert judge(second, Wishes()).free
-    assert judge(second, Wishes()).reason.endswith("memory decides")
+    assert judge(second, DeviceOptions()).free
+    assert judge(second, DeviceOptions()).reason.endswith("memory decides")
 
 
 def test_where_the_driver_shows_no_process_memory_decides_with_what_our_workers_say(look):
     (device,) = look(FakeGpu(UUID, used=6 * GIB, utilisation=95))
-    assert judge(device, Wishes()).cause is Cause.FOREIGN
-    assert judge(device, Wishes(), {7}, GIB, own_bytes=5 * GIB).free
-    verdict = judge(device, Wishes(), {7}, GIB, own_bytes=GIB)
+    assert judge(device, DeviceOptions()).cause is Cause.FOREIGN
+    assert judge(device, DeviceOptions(), {7}, GIB, own_bytes=5 * GIB).free
+    verdict = judge(device, DeviceOptions(), {7}, GIB, own_bytes=GIB)
     assert verdict.cause is Cause.FOREIGN
     assert "6.0 GiB are in use, more than our workers hold" in verdict.reason
 
@@ -173,7 +173,7 @@ def test_where_the_driver_shows_no_process_memory_decides_with_what_our_workers_
 def test_a_driver_that_does_not_tell_processes_is_no_broken_one(look, error):
     silent = {"nvmlDeviceGetComputeRunningProcesses": error}
     (device,) = look(FakeGpu(UUID, errors=silent))
-    verdict = judge(device, Wishes())
+    verdict = judge(device, DeviceOptions())
     assert verdict.free
     assert "does not say which processes use it" in verdict.reason
 
@@ -181,42 +181,42 @@ def test_a_driver_that_does_not_tell_processes_is_no_broken_one(look, error):
 def test_figures_that_a_device_does_not_have_are_left_out(look):
     names = ("nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMigMode", "nvmlDeviceGetTotalEccErrors")
     (device,) = look(FakeGpu(UUID, errors=dict.fromkeys(names, pynvml.NVML_ERROR_NOT_SUPPORTED)))
-    assert judge(device, Wishes()).reason == "24.0 GiB of 24.0 GiB of memory free"
+    assert judge(device, DeviceOptions()).reason == "24.0 GiB of 24.0 GiB of memory free"
 
 
 def test_memory_errors_are_told(look):
     (device,) = look(FakeGpu(UUID, memory_errors=3))
-    assert "3 memory errors" in judge(device, Wishes()).reason
+    assert "3 memory errors" in judge(device, DeviceOptions()).reason
 
 
 def test_a_device_in_mig_mode_is_refused_with_the_way_out(look):
     (device,) = look(FakeGpu(UUID, mig=True))
-    verdict = judge(device, Wishes())
+    verdict = judge(device, DeviceOptions())
     assert verdict.cause is Cause.REFUSED
     assert f"`nvidia-smi -i {UUID} -mig 0` turns it off" in verdict.reason
 
 
 def test_a_device_shut_by_an_administrator_is_refused(look):
     (device,) = look(FakeGpu(UUID, prohibited=True))
-    assert "shut it for computing" in judge(device, Wishes()).reason
+    assert "shut it for computing" in judge(device, DeviceOptions()).reason
 
 
 def test_a_device_that_takes_one_process_gets_one_worker(look):
     (device,) = look(FakeGpu(UUID, exclusive=True))
-    assert judge(device, Wishes()).free
-    verdict = judge(device, Wishes(), {7}, own_bytes=GIB)
+    assert judge(device, DeviceOptions()).free
+    verdict = judge(device, DeviceOptions(), {7}, own_bytes=GIB)
     assert (verdict.cause, verdict.reason) == (Cause.FULL, "it takes one process at a time (compute mode exclusive)")
 
 
 def test_a_device_without_memory_of_its_own_has_the_machines(look):
     (device,) = look(FakeGpu(UUID, errors={"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NOT_SUPPORTED}))
     assert 0 < device.free_bytes < psutil.virtual_memory().total
-    assert judge(device, Wishes()).free
+    assert judge(device, DeviceOptions()).free
     no_permission = {"nvmlDeviceGetMemoryInfo": pynvml.NVML_ERROR_NO_PERMISSION}
     (unknown,) = look(FakeGpu(UUID, errors=no_permission))
-    assert judge(unknown, Wishes()).cause is Cause.BROKEN
+    assert judge(unknown, DeviceOptions()).cause is Cause.BROKEN
     (sliced,) = look(FakeGpu(UUID, mig=True, errors=no_permission))
-    assert judge(sliced, Wishes()).cause is Cause.REFUSED
+    assert judge(sliced, DeviceOptions()).cause is Cause.REFUSED
 
 
 def test_a_device_that_fails_in_the_middle_of_a_look_keeps_its_name_and_the_others_are_seen(tmp_path):
@@ -225,20 +225,20 @@ def test_a_device_that_fails_in_the_middle_of_a_look_keeps_its_name_and_the_othe
     probe(nvml, folder=tmp_path)
     library.gpus[0].errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
     broken, whole, _ = probe(nvml, folder=tmp_path)
-    verdict = judge(broken, Wishes())
+    verdict = judge(broken, DeviceOptions())
     assert broken.uuid == UUID
     assert verdict.cause is Cause.BROKEN
     assert verdict.reason == "it does not answer: GPU is lost"
-    assert judge(whole, Wishes()).free
+    assert judge(whole, DeviceOptions()).free
     library.gpus[0].errors.clear()
-    assert judge(probe(nvml, folder=tmp_path)[0], Wishes()).free
+    assert judge(probe(nvml, folder=tmp_path)[0], DeviceOptions()).free
     assert library.sessions == 1
 
 
 def test_a_device_that_fails_at_the_first_look_is_told_by_its_index(look):
     broken, whole = look(FakeGpu(UUID, errors={"nvmlDeviceGetUUID": pynvml.NVML_ERROR_UNKNOWN}), FakeGpu("GPU-2"))
-    assert (broken.index, judge(broken, Wishes()).cause) == (0, Cause.BROKEN)
-    assert judge(whole, Wishes()).free
+    assert (broken.index, judge(broken, DeviceOptions()).cause) == (0, Cause.BROKEN)
+    assert judge(whole, DeviceOptions()).free
 
 
 def test_a_device_that_vanishes_is_told_and_the_one_that_takes_its_index_is_another(tmp_path):
@@ -248,9 +248,9 @@ def test_a_device_that_vanishes_is_told_and_the_one_that_takes_its_index_is_anot
     del library.gpus[0]
     left, gone, _ = probe(nvml, folder=tmp_path)
     assert (left.uuid, left.index) == ("GPU-2", 0)
-    assert judge(left, Wishes()).free
+    assert judge(left, DeviceOptions()).free
     assert gone.uuid == UUID
-    assert judge(gone, Wishes()).reason == "the driver does not list it any more"
+    assert judge(gone, DeviceOptions()).reason == "the driver does not list it any more"
 
 
 def test_a_driver_that_breaks_in_the_middle_of_a_look_is_a_sentence_and_is_asked_again(tmp_path):
@@ -261,10 +261,10 @@ def test_a_driver_that_breaks_in_the_middle_of_a_look_is_a_sentence_and_is_asked
         library.driver_error = pynvml.NVML_ERROR_UNKNOWN
 
     library.before_memory = fail
-    assert all(judge(device, Wishes()).cause is Cause.BROKEN for device in probe(nvml, folder=tmp_path)[:-1])
+    assert all(judge(device, DeviceOptions()).cause is Cause.BROKEN for device in probe(nvml, folder=tmp_path)[:-1])
     library.before_memory = lambda: None
     library.driver_error = None
-    assert all(judge(device, Wishes()).free for device in probe(nvml, folder=tmp_path)[:-1])
+    assert all(judge(device, DeviceOptions()).free for device in probe(nvml, folder=tmp_path)[:-1])
 
 
 @pytest.mark.parametrize(
@@ -328,23 +328,23 @@ def test_terminal_codes_in_a_strangers_name_do_not_get_into_the_words():
     assert "\x1b" not in str(person(name="\x1b[2Jpython"))
 
 
-# Wishes
+# DeviceOptions
 
 
 def test_a_server_of_mps_is_nobody_and_memory_decides():
     server = person(owner="root", name="nvidia-cuda-mps-server")
-    assert judge(gpu(holders=(server,)), Wishes()).free
-    taken = judge(gpu(holders=(server,), free_bytes=15 * GIB), Wishes())
+    assert judge(gpu(holders=(server,)), DeviceOptions()).free
+    taken = judge(gpu(holders=(server,), free_bytes=15 * GIB), DeviceOptions())
     assert "MPS" in taken.reason
     assert "9.0 GiB are in use" in taken.reason
-    ours = judge(gpu(holders=(server,), free_bytes=15 * GIB), Wishes(), (1,), own_bytes=9 * GIB)
+    ours = judge(gpu(holders=(server,), free_bytes=15 * GIB), DeviceOptions(), (1,), own_bytes=9 * GIB)
     assert ours.free
-    assert judge(gpu(holders=(server, person())), Wishes()).foreign == (person(),)
+    assert judge(gpu(holders=(server, person())), DeviceOptions()).foreign == (person(),)
 
 
 def test_memory_that_nobody_shows_may_be_allowed():
     desktop = gpu(silent=True, free_bytes=21 * GIB, utilisation=60)
-    verdict = judge(desktop, Wishes())
+    verdict = judge(desktop, DeviceOptions())
     assert not verdict.free
     assert "`--allow unseen`" in verdict.reason
     assert judge(desktop, wishes_of([desktop], allowed=["unseen"])).free
@@ -355,7 +355,7 @@ def three():
     devices = [
         replace(gpu(), uuid=uuid, index=index) for index, uuid in enumerate(("GPU-aa11", "GPU-aa22", "GPU-bb33"))
     ]
-    return [*devices, Probed(CPU, CPU, "processor", cores=4, total_bytes=8 * GIB, free_bytes=8 * GIB)]
+    return [*devices, DeviceSnapshot(CPU, CPU, "processor", cores=4, total_bytes=8 * GIB, free_bytes=8 * GIB)]
 
 
 def used(wishes):
@@ -522,13 +522,17 @@ def test_a_machine_has_a_slot_for_each_gpu_it_may_use_or_for_each_core():
 
 def test_devices_with_one_reason_are_told_together():
     gpus = three()[:-1]
-    why = Verdict(False, "it rains", Cause.FOREIGN)
-    told = reasons_in_words([*(Standing(gpu, why) for gpu in gpus[:2]), Standing(PROCESSOR, replace(why, reason="so"))])
+    why = Availability(False, "it rains", Cause.FOREIGN)
+    told = reasons_in_words(
+        [*(DeviceStatus(gpu, why) for gpu in gpus[:2]), DeviceStatus(PROCESSOR, replace(why, reason="so"))]
+    )
     assert told == f"GPUs {gpus[0].index}, {gpus[1].index}: it rains; processor: so"
-    assert reasons_in_words([Standing(gpus[0], why), Standing(gpus[1], Verdict(True, ""))]).startswith(gpus[0].label)
-    both = [Standing(one, why) for one in (gpus[0], PROCESSOR)]
+    assert reasons_in_words([DeviceStatus(gpus[0], why), DeviceStatus(gpus[1], Availability(True, ""))]).startswith(
+        gpus[0].label
+    )
+    both = [DeviceStatus(one, why) for one in (gpus[0], PROCESSOR)]
     assert reasons_in_words(both) == f"{gpus[0].label}, processor: it rains"
-    assert reasons_in_words([Standing(gpus[1], why), *both]) == "GPUs 1, 0, processor: it rains"
+    assert reasons_in_words([DeviceStatus(gpus[1], why), *both]) == "GPUs 1, 0, processor: it rains"
 
 
 def test_slots_of_the_processor_are_its_cores_less_what_others_load_and_as_memory_allows():
@@ -541,7 +545,7 @@ def test_slots_of_the_processor_are_its_cores_less_what_others_load_and_as_memor
 
 
 def test_the_processor_is_not_used_where_its_memory_does_not_suffice():
-    assert judge(three()[-1], Wishes(), (), 16 * GIB).cause is Cause.MEMORY
+    assert judge(three()[-1], DeviceOptions(), (), 16 * GIB).cause is Cause.MEMORY
 
 
 # Locks
@@ -565,7 +569,7 @@ def test_of_two_daemons_one_holds_a_device_and_the_other_is_told_which(tmp_path,
     second = process(sys.executable, "-c", HOLDING, UUID, str(tmp_path))
     assert second.stdout.readline() == "taken\n"
     (device,) = look(FakeGpu(UUID))
-    verdict = judge(device, Wishes())
+    verdict = judge(device, DeviceOptions())
     user = psutil.Process().username()
     assert verdict.cause is Cause.LOCKED
     assert verdict.reason == f"another eatnas-db daemon holds it ({user}, pid {first.pid})"
@@ -635,57 +639,57 @@ def test_a_lock_file_that_says_nothing_sensible_still_holds(tmp_path, content):
 
 def in_use(*others, came=100.0):
     device = gpu(free_bytes=16 * GIB, holders=(person(1, "me", since=came, polite=True), *others))
-    return device, judge(device, Wishes(), {1})
+    return device, judge(device, DeviceOptions(), {1})
 
 
 def test_who_is_alone_stays():
-    assert not must_leave(Policy.YIELD, *in_use(), {1})
+    assert not should_yield(Policy.YIELD, *in_use(), {1})
 
 
 @pytest.mark.parametrize("since", [50.0, 150.0])
 def test_whoever_comes_to_a_device_in_use_has_it_under_the_policy_yield(since):
-    assert must_leave(Policy.YIELD, *in_use(person(since=since)), {1})
-    assert not must_leave(Policy.STAY, *in_use(person(since=since)), {1})
+    assert should_yield(Policy.YIELD, *in_use(person(since=since)), {1})
+    assert not should_yield(Policy.STAY, *in_use(person(since=since)), {1})
 
 
 def test_of_two_polite_daemons_the_newcomer_leaves():
-    assert not must_leave(Policy.YIELD, *in_use(person(since=101.0, polite=True)), {1})
-    assert must_leave(Policy.YIELD, *in_use(person(since=99.0, polite=True)), {1})
+    assert not should_yield(Policy.YIELD, *in_use(person(since=101.0, polite=True)), {1})
+    assert should_yield(Policy.YIELD, *in_use(person(since=99.0, polite=True)), {1})
 
 
 def test_a_polite_newcomer_excuses_no_other():
-    assert must_leave(Policy.YIELD, *in_use(person(since=101.0, polite=True), person(since=102.0)), {1})
+    assert should_yield(Policy.YIELD, *in_use(person(since=101.0, polite=True), person(since=102.0)), {1})
 
 
 def test_where_nobody_can_be_told_apart_memory_that_is_not_ours_makes_us_leave(look):
     (device,) = look(FakeGpu(UUID, used=12 * GIB))
-    alone, shared = (judge(device, Wishes(), {1}, own_bytes=size * GIB) for size in (12, 4))
-    assert not must_leave(Policy.YIELD, device, alone, {1})
-    assert must_leave(Policy.YIELD, device, shared, {1})
+    alone, shared = (judge(device, DeviceOptions(), {1}, own_bytes=size * GIB) for size in (12, 4))
+    assert not should_yield(Policy.YIELD, device, alone, {1})
+    assert should_yield(Policy.YIELD, device, shared, {1})
 
 
 def test_waiting_doubles_up_to_a_limit_and_is_a_matter_of_chance():
-    chance, count, waits = Chance(1, "yield"), 0, []
+    chance, count, waits = KeyedRng(1, "yield"), 0, []
     for _ in range(12):
-        count, wait = give_way(count, 1.0, chance)
+        count, wait = backoff(count, 1.0, chance)
         longest = min(SHORTEST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
         assert longest / 2 <= wait < longest
         waits.append(wait / longest)
     assert len(set(waits)) == len(waits)
-    assert give_way(count, LONGEST_WAIT, chance)[0] == 1
+    assert backoff(count, LONGEST_WAIT, chance)[0] == 1
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_two_daemons_that_cannot_tell_each_other_apart_do_not_evict_each_other_for_ever(seed):
     """Both see the other only by its memory, a while after it came, and both leave then."""
     sight = 5.0
-    chances = [Chance(seed, "yield", number) for number in (1, 2)]
+    chances = [KeyedRng(seed, "yield", number) for number in (1, 2)]
     counts, begins = [0, 0], [0.0, 0.0]
     while max(begins) - min(begins) <= sight:
         assert max(counts) < 20
         left = max(begins) + sight
         for number in (0, 1):
-            counts[number], wait = give_way(counts[number], left - begins[number], chances[number])
+            counts[number], wait = backoff(counts[number], left - begins[number], chances[number])
             begins[number] = left + wait
 
 
@@ -709,10 +713,10 @@ def pool(tmp_path):
     def make(*gpus, **options):
         library, clock = FakeNvml(*gpus), Clock()
         nvml = Nvml(library)
-        made = Pool(
+        made = DeviceLocks(
             lambda: [device for device in probe(nvml, folder=tmp_path) if device.kind != CPU],
-            Wishes(),
-            Chance(1, "yield"),
+            DeviceOptions(),
+            KeyedRng(1, "yield"),
             folder=tmp_path,
             monotonic=clock,
             **options,
@@ -788,14 +792,14 @@ def test_a_driver_that_stops_answering_holds_up_nobody_and_is_told():
         answer.acquire()
         return [gpu(free_bytes=GIB), three()[-1]]
 
-    lookout = Lookout(look, every=0.0, monotonic=clock)
+    lookout = DeviceMonitor(look, every=0.0, monotonic=clock)
     try:
         assert lookout.seen()[0].trouble is None
         asked.acquire()
         asked.acquire()
         clock.now += 31
         broken, processor = lookout.seen()
-        assert judge(broken, Wishes()).reason == "the driver has not answered for 31 s"
+        assert judge(broken, DeviceOptions()).reason == "the driver has not answered for 31 s"
         assert processor.trouble is None
     finally:
         lookout.close()
@@ -807,7 +811,7 @@ def test_a_mistake_while_looking_is_raised_where_it_is_asked_for():
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        Lookout(look).seen()
+        DeviceMonitor(look).seen()
 
 
 # The command, on whatever machine this is

@@ -14,22 +14,22 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_db.database import open_record, reading
 from eatnas_db.errors import RecordError
 from eatnas_db.schema import attempt, search
 
 pytestmark = pytest.mark.slow
 
-QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05)
-PACED = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02")
+QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05)
+PACED = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
 """For so long a disk stays full after that was told."""
 SECONDS = 60
 SUPERVISE = """
 import sys
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database import open_record
 from eatnas_db.settings import load_settings
@@ -40,7 +40,7 @@ def tell(supervisor):
         told[0] = supervisor.trouble
         print(told[0], flush=True)
 launcher = Launcher(settings.logs, sys.argv[2:])
-patience = Patience(rest=0.02, flush=0.1)
+patience = Timeouts(rest=0.02, flush=0.1)
 Supervisor(open_record(settings.database_url), settings, launcher, slots=2, host_name="here", only="s",
            patience=patience).run(tell)
 """
@@ -197,7 +197,7 @@ def test_a_worker_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
 @linux
 def test_a_supervisor_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "home")
-    slow = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+    slow = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
     command = [sys.executable, "-c", SUPERVISE, str(settings.home), *slow]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + SECONDS

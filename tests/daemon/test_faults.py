@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import transitions
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
 
-SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
 """Still in its first epochs when a supervisor on a busy machine comes to look."""
-QUICK = Patience(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
+QUICK = Timeouts(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
 
 
 def rows(settings, query):
@@ -67,7 +67,7 @@ def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervi
             with transaction(open_record(settings.database_url)) as connection:
                 connection.execute(update(search).values(wish="paused"))
 
-    patience = Patience(rest=0.02, flush=0.1, silence=60, obedience=0.3)
+    patience = Timeouts(rest=0.02, flush=0.1, silence=60, obedience=0.3)
     supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, patience=patience)
     assert outcomes(settings, 3) == [("failed", "hang")]
     assert rows(settings, select(lease)) == []
@@ -90,7 +90,7 @@ def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_pa
 def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
     # Far longer than its limit: it has not ended before a supervisor on a busy machine looks.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
-    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05"), patience=QUICK)
+    supervise(settings, program=("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.05"), patience=QUICK)
     failures = rows(settings, select(attempt.c.failure, attempt.c.number))
     assert {tuple(row) for row in failures} == {("time_limit", 1)}
 
@@ -125,8 +125,8 @@ def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, su
             cancelled.append(time.monotonic())
             supervisor.stop()
 
-    slow = ("eatnas_training.arithmetic", "--seconds-per-epoch", "60")
-    supervise(settings, program=slow, on_tick=cancel, patience=Patience(rest=0.02, flush=0.1))
+    slow = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "60")
+    supervise(settings, program=slow, on_tick=cancel, patience=Timeouts(rest=0.02, flush=0.1))
     assert cancelled[1] - cancelled[0] < 5
 
 
@@ -305,7 +305,7 @@ def drained_halfway(settings, supervise):
             if slot.work and slot.work.leased.token.candidate == 7 and slot.progress:
                 supervisor.stop()
 
-    supervise(settings, program=("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1"), on_tick=stop)
+    supervise(settings, program=("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1"), on_tick=stop)
     query = select(checkpoint).where(checkpoint.c.candidate_id == 7).order_by(checkpoint.c.epoch)
     return rows(settings, query)
 

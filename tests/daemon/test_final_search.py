@@ -8,10 +8,10 @@ from sqlalchemy import select
 
 from eatnas_db import steps
 from eatnas_db.database import open_record, reading, transaction
-from eatnas_db.queries.best import get_winner
+from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import get_search
-from eatnas_db.queries.soundness import list_breaches
 from eatnas_db.schema import attempt, candidate, epoch, score
 
 SMALL = {

@@ -16,7 +16,7 @@ from eatnas_daemon.hooks import Notifier, Place
 from eatnas_db import steps, transitions
 from eatnas_db.config import HOOK_EVENTS, Hooks, read_hooks
 from eatnas_db.database import open_record, transaction
-from eatnas_db.domain.states import Wish
+from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import EatnasError
 
 TELL = """
@@ -100,9 +100,9 @@ def test_the_command_hears_what_happened_on_stdin_and_by_its_environment(setting
     hook = notifier(quiet=0.0)
     hook.look()
     assert told(settings) == []  # created before: no news
-    wish(engine, Wish.PAUSED)
+    wish(engine, DesiredState.PAUSED)
     hook.look()
-    wish(engine, Wish.RUN)
+    wish(engine, DesiredState.RUN)
     happen(engine, "failed", candidate=1, failure="diverged", message="nan")
     wait_for(engine, "workers cannot be started: no fork")
     hook.look()
@@ -127,7 +127,7 @@ def test_the_command_hears_what_happened_on_stdin_and_by_its_environment(setting
 
 def test_only_the_events_that_are_wanted_are_told(settings, engine, notifier):
     hook = notifier(events=("finished",))
-    wish(engine, Wish.PAUSED)
+    wish(engine, DesiredState.PAUSED)
     wait_for(engine, "something")
     happen(engine, "failed", candidate=1, failure="diverged")
     happen(engine, "finished", why="done")

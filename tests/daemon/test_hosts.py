@@ -12,18 +12,18 @@ import time
 import pytest
 from sqlalchemy import event, func, select
 
-from eatnas_cli.searches import losses_in_words
+from eatnas_cli.search import losses_in_words
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import steps
 from eatnas_db.database import create_engine_for, living_hosts, open_record, reading, transaction, watch_changes
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.queries.activity import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.queries.work import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.schema import attempt, candidate, device, host, lease, search, worker
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands
@@ -44,13 +44,13 @@ HOST = f"""
 import sys
 from pathlib import Path
 from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database import open_record
 from eatnas_db.settings import Settings
 url, home, name, seconds = sys.argv[1:]
 settings = Settings(Path(home), url, name)
-program = ("eatnas_training.arithmetic", "--seconds-per-epoch", seconds, "--scramble")
+program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", seconds, "--scramble")
 Supervisor(open_record(url, busy_seconds=5), settings, Launcher(settings.logs / name, program), slots=2,
            host_name=name, only="s", patience={PATIENCE}).run()
 """
@@ -123,7 +123,7 @@ def calm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calm")
     settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
     engine = make_search(settings.database_url)
-    program = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.001")
+    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.001")
     Supervisor(engine, settings, Launcher(settings.logs, program), slots=1, host_name="here", only="s").run()
     return fingerprint(engine)
 
@@ -224,8 +224,8 @@ def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_pat
             cut(connection)
 
     settings = Settings(tmp_path, url, "here")
-    patience = Patience(rest=0.02, flush=0.05)
-    program = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02", "--scramble")
+    patience = Timeouts(rest=0.02, flush=0.05)
+    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02", "--scramble")
     launcher = Launcher(settings.logs, program)
     supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s", patience=patience)
     event.listen(engine, "before_cursor_execute", execute)

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.slots import Patience
+from eatnas_daemon.slots import Timeouts
 from eatnas_db import steps
 from eatnas_db.database import open_record, reading, transaction
 from eatnas_db.domain.macro import Task
@@ -61,7 +61,7 @@ def test_a_garbled_parent_is_trained_again_before_its_child_starts(tmp_path, hom
                     file.write_bytes(file.read_bytes()[:-5])
                     garbled.add(file.name)
 
-    assert supervise(storm, 1, REAL, on_tick=garble, patience=Patience(rest=0.02)) == undisturbed
+    assert supervise(storm, 1, REAL, on_tick=garble, patience=Timeouts(rest=0.02)) == undisturbed
     assert garbled
     missing = rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
     restored = rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))

@@ -13,21 +13,21 @@ import pytest
 from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from sqlalchemy import select
 
-from eatnas_daemon.devices import SHORTEST_WAIT, Cause, Lookout, Policy, Wishes, holder_of, probe
+from eatnas_daemon.devices import SHORTEST_WAIT, Cause, DeviceMonitor, DeviceOptions, Policy, holder_of, probe
+from eatnas_daemon.gpu_scheduler import GpuScheduler
 from eatnas_daemon.nvml import Nvml
-from eatnas_daemon.placement import Floor
-from eatnas_daemon.slots import Patience, Slot
-from eatnas_db import machines
+from eatnas_daemon.slots import Slot, Timeouts
+from eatnas_db import hosts
 from eatnas_db.database import open_record, reading, transaction
-from eatnas_db.domain.chance import Chance
-from eatnas_db.domain.messages import Failed, Progress
-from eatnas_db.queries.best import list_best
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
 from eatnas_db.transitions import Token, Use
+from eatnas_protocol.messages import Failed, Progress
 
-QUICK = Patience(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
-SLOW = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.05")
-ENDLESS = ("eatnas_training.arithmetic", "--seconds-per-epoch", "600")
+QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
+SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.05")
+ENDLESS = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "600")
 GPUS = ("GPU-aaaa", "GPU-bbbb")
 
 
@@ -55,8 +55,10 @@ def gpus(tmp_path):
         nvml = Nvml(library)
         locks = tmp_path / "locks"
         locks.mkdir(exist_ok=True)
-        lookout = Lookout(lambda: probe(nvml, folder=locks), every=0.02, patience=options.pop("hears", 30.0))
-        floor = Floor(lookout, wishes or Wishes(processor=False), Chance(1, "yield"), folder=locks, **options)
+        lookout = DeviceMonitor(lambda: probe(nvml, folder=locks), every=0.02, patience=options.pop("hears", 30.0))
+        floor = GpuScheduler(
+            lookout, wishes or DeviceOptions(processor=False), KeyedRng(1, "yield"), folder=locks, **options
+        )
         floors.append(floor)
         return library, floor
 
@@ -179,12 +181,12 @@ def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, hom
             waiting = connection.execute(select(search.c.waiting)).scalar_one()
         if scored >= 3 and not told:
             with transaction(engine) as connection:
-                assert machines.set_paused(connection, GPUS[0], 1.0)
+                assert hosts.set_paused(connection, GPUS[0], 1.0)
             told.append(None)
         if told == [None] and not supervisor.slots and waiting is not None:
             told.append(waiting)
             with transaction(engine) as connection:
-                machines.set_paused(connection, GPUS[0], None)
+                hosts.set_paused(connection, GPUS[0], None)
 
     assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=change) == calm
     assert told[1].startswith("no device is free: GPU 0")
@@ -199,7 +201,7 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     def change(supervisor):
         if any(slot.phase == "training" for slot in supervisor.slots):
             with transaction(engine) as connection:
-                machines.set_paused(connection, machines.processor_of("here"), 1.0)
+                hosts.set_paused(connection, hosts.processor_of("here"), 1.0)
         if supervisor.trouble is not None:
             supervisor.stop()
 
@@ -302,7 +304,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
         if supervisor.trouble is not None:
             supervisor.stop()
 
-    unfit = ("eatnas_training.arithmetic", "--unfit", "torch was built without CUDA")
+    unfit = ("eatnas_training.simulated_worker", "--unfit", "torch was built without CUDA")
     supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
     (row,) = rows(settings, select(search.c.waiting))
@@ -539,7 +541,7 @@ class Storm:
         self.under_way = [one for one in self.under_way if one not in over]
         for _, end in over:
             end()
-        draw = Chance(self.seed, "storm", self.ticks)
+        draw = KeyedRng(self.seed, "storm", self.ticks)
         if draw.below(4) or len(self.under_way) >= 2:
             return
         gpu = self.library.gpus[draw.below(len(self.library.gpus))]
@@ -573,7 +575,7 @@ class Storm:
 
     def _pause(self, gpu, at):
         with transaction(self.engine) as connection:
-            return machines.set_paused(connection, gpu.uuid, at)
+            return hosts.set_paused(connection, gpu.uuid, at)
 
 
 @pytest.mark.slow
@@ -582,7 +584,7 @@ def test_whatever_befalls_the_gpus_the_history_is_the_same(tmp_path, home, super
     settings = home(tmp_path / "storm")
     library, floor = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
     storm = Storm(library, open_record(settings.database_url), other.pid, seed=1)
-    program = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.3")
+    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.3")
     assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=storm.tick) == calm
     assert storm.kinds == {"strangers", "lost_devices", "broken_drivers", "kills", "pauses"}
     assert {"scored", "released", "lost"} <= outcomes(settings) | {

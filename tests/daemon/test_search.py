@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from eatnas_daemon import lock
 from eatnas_db import steps
 from eatnas_db.database import open_record, reading, transaction
-from eatnas_db.domain.states import Wish
+from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, epoch, lease, search, worker
@@ -52,7 +52,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
 
 def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
-    supervise(settings, 2, ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.02"))
+    supervise(settings, 2, ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02"))
     with reading(open_record(settings.database_url)) as connection:
         told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
     assert told
@@ -110,7 +110,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
     def pause(supervisor):
         with transaction(engine) as connection:
             if get_search(connection, "s").scored >= 3 and any(slot.work for slot in supervisor.slots):
-                connection.execute(update(search).values(wish=Wish.PAUSED))
+                connection.execute(update(search).values(wish=DesiredState.PAUSED))
 
     supervise(settings, 2, on_tick=pause)
     with reading(engine) as connection:
@@ -118,7 +118,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
         states = set(connection.execute(select(candidate.c.state)).scalars())
     assert states == {"pending", "scored"}
     with transaction(engine) as connection:
-        steps.set_wish(connection, "s", Wish.RUN, time.time())
+        steps.set_wish(connection, "s", DesiredState.RUN, time.time())
     assert supervise(settings, 2) == undisturbed
 
 

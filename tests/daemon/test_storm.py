@@ -78,7 +78,7 @@ def orphaned(settings, program):
 def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home, supervise):
     undisturbed = supervise(home(tmp_path / "calm"))
     settings = home(tmp_path / "orphaned")
-    workers = orphaned(settings, ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.3"))
+    workers = orphaned(settings, ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.3"))
     assert workers
     _, left = psutil.wait_procs(workers, timeout=10)
     assert not left

@@ -23,18 +23,18 @@ from sqlalchemy import insert, select
 
 from eatnas_daemon import lock
 from eatnas_daemon.follower import RESTART_SECONDS, Follower
-from eatnas_daemon.summaries import CURVE
-from eatnas_daemon.tracking import EPOCH_METRICS, STATUSES, Mirror, connect, masked
-from eatnas_daemon.tracking import sync as sync_all
+from eatnas_daemon.mlflow.search_runs import CURVE
+from eatnas_daemon.mlflow.sync import EPOCH_METRICS, STATUSES, MlflowSync, connect, masked
+from eatnas_daemon.mlflow.sync import sync as sync_all
 from eatnas_db import steps, transitions
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.messages import EpochDone
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.domain.states import FailureKind, State, Wish
+from eatnas_db.domain.states import CandidateState, DesiredState, FailureKind
 from eatnas_db.schema import architecture, candidate, device, epoch, host, record, search, step, worker
 from eatnas_db.transitions import Provenance
 from eatnas_migrations import commands
+from eatnas_protocol.messages import EpochDone
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -147,7 +147,9 @@ def assert_agreement(engine, uri, name="eatnas/small"):
     by_id = {int(run.data.tags["eatnas.candidate"].split("/")[1]): run for run in runs}
     for row in rows:
         run = by_id[row.id]
-        assert run.info.status == "KILLED" if row.state == State.LEASED else STATUSES[State(row.state)]
+        assert (
+            run.info.status == "KILLED" if row.state == CandidateState.LEASED else STATUSES[CandidateState(row.state)]
+        )
         parent = by_id[row.parent_id].info.run_id if row.parent_id else None
         assert run.data.tags.get("mlflow.parentRunId") == parent
         assert run.data.params["origin"] == row.origin
@@ -216,14 +218,14 @@ def answers(address):
 
 def follower_of(url, uri, log, *more):
     addresses = {"EATNAS_DB_URL": url, "MLFLOW_TRACKING_URI": uri}
-    return Follower(("eatnas_daemon.tracking",), addresses, log, *more)
+    return Follower(("eatnas_daemon.mlflow.sync",), addresses, log, *more)
 
 
 @contextmanager
 def following(engine, uri, log=subprocess.DEVNULL):
     """A real follower with a short breath; at the end it is told to leave and has to."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "eatnas_daemon.tracking", "--every", "0.1"],
+        [sys.executable, "-m", "eatnas_daemon.mlflow.sync", "--every", "0.1"],
         env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},
         stdin=subprocess.PIPE,
         stderr=log,
@@ -272,7 +274,7 @@ def test_the_store_says_what_the_record_says_and_is_rebuilt(engine, tmp_path):
 def test_a_look_costs_what_has_changed_and_not_the_history(engine, tmp_path):
     token = fill(engine)
     client = Counting(connect(f"sqlite:///{tmp_path / 'mlflow.db'}"))
-    mirror = Mirror(engine, client)
+    mirror = MlflowSync(engine, client)
     with lock.hold(tmp_path / "eatnas.db.lock"):  # as a supervisor does
         assert mirror.look() == 4
         client.calls.clear()
@@ -289,7 +291,9 @@ def test_a_look_costs_what_has_changed_and_not_the_history(engine, tmp_path):
         client.calls.clear()
         assert (mirror.look(), client.calls) == (0, [])
         with transaction(engine) as connection:
-            failed = connection.execute(select(candidate.c.id).where(candidate.c.state == State.FAILED)).scalar_one()
+            failed = connection.execute(
+                select(candidate.c.id).where(candidate.c.state == CandidateState.FAILED)
+            ).scalar_one()
             transitions.retry(connection, failed, 5000.0)
         assert (mirror.look(), client.calls) == (1, ["log_batch", "update_run"])
         assert statuses(client.client)[2] == "SCHEDULED"
@@ -310,12 +314,12 @@ def test_what_nobody_trains_is_not_running_and_goes_on_where_somebody_does(engin
         sync(engine, uri)
         assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("RUNNING", "RUNNING")
         # As the follower of a supervisor that is about to leave.
-        Mirror(engine, connect(uri)).look(leaving=os.getpid())
+        MlflowSync(engine, connect(uri)).look(leaving=os.getpid())
         assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "SCHEDULED")
         sync(engine, uri)
         assert statuses(connect(uri))[3] == "RUNNING"
     with transaction(engine) as connection:
-        steps.set_wish(connection, "small", Wish.CANCELLED, 5000.0)
+        steps.set_wish(connection, "small", DesiredState.CANCELLED, 5000.0)
     sync(engine, uri)
     assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "KILLED")
 
@@ -390,7 +394,7 @@ class Counting:
 @pytest.mark.slow
 def test_two_writers_by_turns_make_no_run_twice(engine, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    mirror = Mirror(engine, connect(uri))
+    mirror = MlflowSync(engine, connect(uri))
     assert mirror.look() == 0
     fill(engine)
     assert sync(engine, uri) == 4
@@ -511,7 +515,7 @@ def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_
                 follower.kill()
                 follower.wait()
 
-        slower = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.1")
+        slower = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
         assert supervise(followed, 2, slower, disturb) == undisturbed
     assert follower.returncode == (-signal.SIGKILL if killed_at else 0)
     assert (runs_in(store) < 24) == bool(killed_at)
@@ -652,7 +656,7 @@ import sys
 from pathlib import Path
 from eatnas_daemon.follower import Follower
 addresses = {"EATNAS_DB_URL": sys.argv[1], "MLFLOW_TRACKING_URI": sys.argv[2]}
-follower = Follower(("eatnas_daemon.tracking",), addresses, Path(sys.argv[3]))
+follower = Follower(("eatnas_daemon.mlflow.sync",), addresses, Path(sys.argv[3]))
 follower.start()
 print(follower.pid, flush=True)
 sys.stdin.read()
@@ -680,7 +684,7 @@ def test_a_follower_that_cannot_be_started_ends_nothing(engine, tmp_path):
 
 def test_a_follower_without_a_record_says_so_in_one_line(tmp_path):
     addresses = {"EATNAS_DB_URL": f"sqlite:///{tmp_path / 'none.db'}", "MLFLOW_TRACKING_URI": "sqlite:///unused.db"}
-    command = [sys.executable, "-m", "eatnas_daemon.tracking"]
+    command = [sys.executable, "-m", "eatnas_daemon.mlflow.sync"]
     done = subprocess.run(
         command, env={**os.environ, **addresses}, input=b"", capture_output=True, check=False, timeout=60
     )

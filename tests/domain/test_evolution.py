@@ -7,15 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.chance import Chance
-from eatnas_db.domain.evolution import Member, Summary, decide_birth, is_flat, leaver, summarize, tournament, watched
+from eatnas_db.domain.evolution import (
+    Member,
+    PopulationSummary,
+    decide_birth,
+    is_flat,
+    select_removed,
+    summarize,
+    tournament,
+    update_plateau,
+)
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.objective import fitness
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import Origin
 
 SPACE = Space(PRESETS["eatnas-tiny"], Task(8, 1, 10))
-CODES = [str(SPACE.sample(Chance(0, "member", n), lambda _: False).architecture) for n in range(30)]
+CODES = [str(SPACE.sample(KeyedRng(0, "member", n), lambda _: False).architecture) for n in range(30)]
 seeds = st.integers(0, 2**63 - 1)
 fitnesses = st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9]), min_size=1, max_size=30)
 
@@ -42,8 +51,8 @@ def born(number: int, population: list[Member], held=lambda _: False, seed: int 
 @given(seeds, fitnesses, st.integers(1, 40))
 def test_a_tournament_is_one_order_by(seed, values, size):
     population = living(*values)
-    winner = tournament(population, size, Chance(seed, "tournament"))
-    rank = min(Chance(seed, "tournament").distinct(len(values), min(size, len(values))))
+    winner = tournament(population, size, KeyedRng(seed, "tournament"))
+    rank = min(KeyedRng(seed, "tournament").distinct(len(values), min(size, len(values))))
     record = sqlite3.connect(":memory:")
     record.execute("CREATE TABLE living (birth, fitness)")
     record.executemany("INSERT INTO living VALUES (?, ?)", [(m.birth, m.fitness) for m in population])
@@ -56,27 +65,27 @@ def test_a_tournament_is_one_order_by(seed, values, size):
 
 @given(seeds)
 def test_a_tournament_of_everybody_is_won_by_the_fittest_and_of_equals_the_elder(seed):
-    assert tournament(living(0.2, 0.9, 0.9, 0.1), 4, Chance(seed, "t")).birth == 1
+    assert tournament(living(0.2, 0.9, 0.9, 0.1), 4, KeyedRng(seed, "t")).birth == 1
 
 
 def test_nobody_leaves_a_population_within_its_limit():
     for removal in ("oldest", "worst", "mixed"):
-        assert leaver(living(0.1, 0.2), 2, removal, seed=0, step=3) is None
+        assert select_removed(living(0.1, 0.2), 2, removal, seed=0, step=3) is None
 
 
 def test_the_oldest_is_the_first_that_joined_whatever_its_fitness():
-    assert leaver(living(0.9, 0.1, 0.5)[::-1], 2, "oldest", seed=0, step=3).birth == 0
+    assert select_removed(living(0.9, 0.1, 0.5)[::-1], 2, "oldest", seed=0, step=3).birth == 0
 
 
 def test_the_worst_is_the_least_fit_and_of_equals_the_younger():
-    assert leaver(living(0.9, 0.1, 0.1), 2, "worst", seed=0, step=3).birth == 2
+    assert select_removed(living(0.9, 0.1, 0.1), 2, "worst", seed=0, step=3).birth == 2
 
 
 def test_mixed_tosses_a_coin_for_each_step():
-    leavers = [leaver(living(0.9, 0.1, 0.5), 2, "mixed", seed=0, step=n).birth for n in range(200)]
+    leavers = [select_removed(living(0.9, 0.1, 0.5), 2, "mixed", seed=0, step=n).birth for n in range(200)]
     assert set(leavers) == {0, 1}
     assert 60 < leavers.count(0) < 140
-    assert leavers == [leaver(living(0.9, 0.1, 0.5), 2, "mixed", seed=0, step=n).birth for n in range(200)]
+    assert leavers == [select_removed(living(0.9, 0.1, 0.5), 2, "mixed", seed=0, step=n).birth for n in range(200)]
 
 
 @given(fitnesses)
@@ -95,7 +104,7 @@ def test_a_summary_does_not_depend_on_the_order_of_rows(values, random):
 
 
 def test_an_empty_population_has_a_summary_too():
-    assert summarize([]) == Summary(0, None, None, None, None)
+    assert summarize([]) == PopulationSummary(0, None, None, None, None)
 
 
 def test_the_first_births_are_random_samples_whoever_lives():
@@ -159,7 +168,7 @@ def test_quality_is_flat_after_so_many_steps_without_a_rise_and_never_early():
     watch, ends = None, []
     # A slow climb, each time by less than what counts, then nothing more.
     for step, quality in enumerate([0.5, 0.506, 0.512, None, 0.509, 0.518, *[0.52] * 20], start=4):
-        watch = watched(watch, step, quality, 0.01)
+        watch = update_plateau(watch, step, quality, 0.01)
         ends.append(is_flat(watch, step, population=4, flat_steps=5))
     assert watch is not None
     assert (watch.mark, watch.since) == (0.512, 6)

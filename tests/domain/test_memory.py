@@ -1,4 +1,4 @@
-from eatnas_db.domain.memory import (
+from eatnas_db.domain.memory_estimate import (
     CONTEXT_BYTES,
     LEAST_SHARE,
     MARGIN,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eatnas_db.domain import messages
-from eatnas_db.domain.messages import Decoder, Down, Exit, Up, encode
+from eatnas_protocol import messages
+from eatnas_protocol.messages import Decoder, Down, Exit, Up, encode
 
 ints, texts = st.integers(0, 2**53), st.text(max_size=5)
 numbers = st.floats(allow_nan=False)

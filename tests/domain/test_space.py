@@ -3,10 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import PRIMITIVES, Architecture, Block, digest
-from eatnas_db.domain.chance import Chance
 from eatnas_db.domain.cost import cost
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space, apply, differences
 from eatnas_db.errors import NoRoomError
 
@@ -90,23 +90,23 @@ def test_nothing_is_cheaper_than_the_smallest(space, architecture):
 @given(spaces, seeds, st.sampled_from([1.0, 1.02, 1.3, 3.0, 1e6]))
 def test_sampling_keeps_to_the_limits_however_tight(space, seed, factor):
     space = limited(space, factor)
-    proposal = space.sample(Chance(seed, "sample"), nothing_held)
+    proposal = space.sample(KeyedRng(seed, "sample"), nothing_held)
     assert space.limits.allow(proposal.cost)
     assert proposal == space.propose(proposal.architecture)
-    assert proposal == space.sample(Chance(seed, "sample"), nothing_held)
+    assert proposal == space.sample(KeyedRng(seed, "sample"), nothing_held)
 
 
 @given(spaces, seeds, architectures, st.sampled_from([1.02, 1.3, 3.0, 1e6]))
 def test_mutation_keeps_to_the_limits_however_tight(space, seed, architecture, factor):
     space = limited(space, factor)
-    parent = space.sample(Chance(seed, "parent"), nothing_held).architecture
-    proposal = space.mutate(parent, Chance(seed, "mutation"), nothing_held)
+    parent = space.sample(KeyedRng(seed, "parent"), nothing_held).architecture
+    proposal = space.mutate(parent, KeyedRng(seed, "mutation"), nothing_held)
     assert space.limits.allow(proposal.cost)
 
 
 @given(spaces, seeds, architectures)
 def test_mutation_changes_one_primitive_and_says_which(space, seed, parent):
-    proposal = space.mutate(parent, Chance(seed, "mutation"), nothing_held)
+    proposal = space.mutate(parent, KeyedRng(seed, "mutation"), nothing_held)
     assert len(proposal.changes) == 1
     assert differences(parent, proposal.architecture) == proposal.changes
     assert apply(parent, proposal.changes[0]) == proposal.architecture
@@ -126,7 +126,7 @@ def drawn_until_no_room(draw, held: set[str]) -> None:
 
 def test_sampling_never_repeats_a_held_digest_until_the_space_is_empty():
     held: set[str] = set()
-    drawn_until_no_room(lambda n: ONE_BLOCK.sample(Chance(0, "sample", n), held.__contains__), held)
+    drawn_until_no_room(lambda n: ONE_BLOCK.sample(KeyedRng(0, "sample", n), held.__contains__), held)
     every = [
         Block(o, k, s, d, w)
         for o in PRIMITIVES["op"]
@@ -144,9 +144,9 @@ def test_sampling_never_repeats_a_held_digest_until_the_space_is_empty():
 @given(seeds, architectures)
 def test_mutation_never_repeats_a_held_digest_until_the_neighbourhood_is_empty(seed, parent):
     held = {TINY.propose(parent).digest}
-    drawn_until_no_room(lambda n: TINY.mutate(parent, Chance(seed, "mutation", n), held.__contains__), held)
+    drawn_until_no_room(lambda n: TINY.mutate(parent, KeyedRng(seed, "mutation", n), held.__contains__), held)
     with pytest.raises(NoRoomError, match="every neighbour of"):
-        TINY.mutate(parent, Chance(seed, "mutation"), held.__contains__)
+        TINY.mutate(parent, KeyedRng(seed, "mutation"), held.__contains__)
 
 
 @pytest.mark.parametrize("name", ["max_params", "max_mult_adds"])
@@ -162,7 +162,7 @@ def test_limits_below_the_smallest_network_leave_no_room(macro, name):
 
 def test_a_sample_is_given_up_where_nothing_fits():
     with pytest.raises(NoRoomError, match="no new architecture within the limits"):
-        Space(TINY.macro, TASK, Limits(max_params=1)).sample(Chance(0, "sample"), nothing_held)
+        Space(TINY.macro, TASK, Limits(max_params=1)).sample(KeyedRng(0, "sample"), nothing_held)
 
 
 @given(architectures, architectures)

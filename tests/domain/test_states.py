@@ -1,4 +1,4 @@
-from eatnas_db.domain.states import EDGES, SETTLED, State, Transition
+from eatnas_db.domain.states import EDGES, SETTLED, CandidateState, Transition
 
 
 def test_every_transition_has_its_edge():
@@ -6,17 +6,17 @@ def test_every_transition_has_its_edge():
 
 
 def test_every_state_but_the_first_is_reached_from_it():
-    reached = {State.PENDING}
-    for _ in State:
+    reached = {CandidateState.PENDING}
+    for _ in CandidateState:
         reached |= {after for before, after in EDGES.values() if before & reached}
-    assert reached == set(State)
+    assert reached == set(CandidateState)
 
 
 def test_only_a_failed_candidate_comes_back_once_it_is_settled():
     leaving = {state for before, _ in EDGES.values() for state in before & SETTLED}
-    assert leaving == {State.FAILED}
+    assert leaving == {CandidateState.FAILED}
 
 
 def test_a_score_and_a_failure_need_a_lease():
     for transition in (Transition.SCORE, Transition.FAIL, Transition.RELEASE, Transition.TAKE_BACK):
-        assert EDGES[transition][0] == {State.LEASED}
+        assert EDGES[transition][0] == {CandidateState.LEASED}

@@ -16,14 +16,14 @@ from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.backup import back_up, restore
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
+from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.queries.soundness import list_breaches
 from eatnas_db.schema import candidate, checkpoint, event, lease
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 
-FAST = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.005", "--scramble")
+FAST = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.005", "--scramble")
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ import pytest
 from sqlalchemy import select, text
 
 from eatnas_db import steps, transitions
-from eatnas_db.copying import copy_record
 from eatnas_db.database import create_engine_for, open_record, reading, transaction
-from eatnas_db.domain.messages import Checkpointed, EpochDone
+from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.schema import candidate, event, metadata, search
 from eatnas_migrations import commands
+from eatnas_protocol.messages import Checkpointed, EpochDone
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 

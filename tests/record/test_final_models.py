@@ -7,10 +7,10 @@ from eatnas_db import steps
 from eatnas_db.database import transaction
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
-from eatnas_db.queries.best import count_looks, get_winner, list_best
+from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.events import list_events
+from eatnas_db.queries.ranking import count_looks, get_winner, list_best
 from eatnas_db.queries.searches import get_search
-from eatnas_db.queries.soundness import list_breaches
 from eatnas_db.schema import candidate
 from eatnas_db.transitions import Provenance, record_failure, record_score
 

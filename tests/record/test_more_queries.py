@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from eatnas_db import readonly, schema, steps
+from eatnas_db import adhoc_sql, schema, steps
 from eatnas_db.database import on_server, reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
-from eatnas_db.queries.best import list_best
 from eatnas_db.queries.candidates import get_candidate
-from eatnas_db.queries.compare import Course, Point, list_courses, list_reached
+from eatnas_db.queries.compare import ComputeCurve, Point, list_courses, list_reached
 from eatnas_db.queries.lineage import get_lineage, list_descendants
 from eatnas_db.queries.mutations import list_mutation_kinds
 from eatnas_db.queries.pareto import list_front, list_tradeoffs
 from eatnas_db.queries.population import list_population
 from eatnas_db.queries.primitives import PRIMITIVES, list_primitives
 from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.queries.views import VIEWS
@@ -170,8 +170,8 @@ def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(la
 
 
 def test_levels_are_told_by_the_first_step_that_reaches_them_and_ratios_to_the_first_search():
-    one = Course("one", 0.0, (Point(1, 10.0, 0.5), Point(2, 20.0, 0.7), Point(3, 30.0, 0.6)))
-    two = Course("two", 0.0, (Point(1, 5.0, 0.6), Point(2, 8.0, 0.65)))
+    one = ComputeCurve("one", 0.0, (Point(1, 10.0, 0.5), Point(2, 20.0, 0.7), Point(3, 30.0, 0.6)))
+    two = ComputeCurve("two", 0.0, (Point(1, 5.0, 0.6), Point(2, 8.0, 0.65)))
     rows = list_reached([one, two], [0.6, 0.7])
     assert [(row.search, row.device_seconds, row.ratio) for row in rows] == [
         ("one", 20.0, 1.0),
@@ -181,8 +181,8 @@ def test_levels_are_told_by_the_first_step_that_reaches_them_and_ratios_to_the_f
     ]
     levels = [row.level for row in list_reached([one, two])][::2]
     assert levels == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7])
-    assert list_reached([Course("empty", 0.0, ())]) == ()
-    assert len(list_reached([Course("flat", 0.0, one.points[:1])])) == 1
+    assert list_reached([ComputeCurve("empty", 0.0, ())]) == ()
+    assert len(list_reached([ComputeCurve("flat", 0.0, one.points[:1])])) == 1
 
 
 def test_primitives_are_shares_of_the_population_of_each_step(small, connection):
@@ -347,29 +347,29 @@ def settings(engine, tmp_path):
 def test_every_view_has_the_columns_that_the_page_promises(settings, small):
     page = (Path(__file__).parents[2] / "docs" / "asking.md").read_text()
     for name in VIEWS:
-        answer = readonly.ask(settings, f"SELECT * FROM {name}")
+        answer = adhoc_sql.ask(settings, f"SELECT * FROM {name}")
         assert f"| `{name}` | {', '.join(answer.columns)} |" in page
 
 
 def test_a_question_in_sql_is_answered(settings, small):
-    answer = readonly.ask(
+    answer = adhoc_sql.ask(
         settings,
         "SELECT kernel, count(*) AS n FROM blocks JOIN candidates ON candidates.id = candidate_id "
         "WHERE candidates.search = 'small' AND position = 5 AND joined IS NOT NULL GROUP BY kernel ORDER BY kernel",
     )
     assert answer.columns == ("kernel", "n")
     assert sum(count for _, count in answer.rows) == 12
-    some = readonly.ask(settings, "SELECT id FROM candidates", limit=5)
+    some = adhoc_sql.ask(settings, "SELECT id FROM candidates", limit=5)
     assert (len(some.rows), some.cut) == (5, True)
-    assert readonly.ask(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
-    assert readonly.ask(
+    assert adhoc_sql.ask(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
+    assert adhoc_sql.ask(
         settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT max(i) FROM n"
     ).rows == ((9,),)
 
 
 @ON_SQLITE
 def test_bytes_are_told_as_hexadecimal(settings, small):
-    assert readonly.ask(settings, "SELECT x'00ff'").rows == (("00ff",),)
+    assert adhoc_sql.ask(settings, "SELECT x'00ff'").rows == (("00ff",),)
 
 
 @ON_SQLITE
@@ -408,7 +408,7 @@ def test_sql_can_change_nothing(settings, small, tmp_path, question):
     database = settings.database_file
     before = (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir()))
     with pytest.raises(ConflictError, match="only SELECT may be asked here"):
-        readonly.ask(settings, question.format(file=file))
+        adhoc_sql.ask(settings, question.format(file=file))
     assert (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir())) == before
     assert not file.exists()
 
@@ -430,7 +430,7 @@ def test_sql_can_change_nothing(settings, small, tmp_path, question):
 )
 def test_what_is_wrong_with_a_question_is_told(settings, small, question, words):
     with pytest.raises(ConflictError, match=words):
-        readonly.ask(settings, question)
+        adhoc_sql.ask(settings, question)
 
 
 @pytest.mark.parametrize(
@@ -443,14 +443,14 @@ def test_what_is_wrong_with_a_question_is_told(settings, small, question, words)
 )
 def test_a_runaway_question_is_stopped(settings, small, question):
     with pytest.raises(ConflictError, match=r"took longer than 0\.2 seconds"):
-        readonly.ask(settings, question, seconds=0.2)
+        adhoc_sql.ask(settings, question, seconds=0.2)
 
 
 @ON_SQLITE
 def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small, engine):
     with transaction(engine) as writer:
         writer.execute(update(schema.search).values(priority=7))
-        assert readonly.ask(settings, "SELECT count(*) FROM searches").rows == ((1,),)
+        assert adhoc_sql.ask(settings, "SELECT count(*) FROM searches").rows == ((1,),)
     with sqlite3.connect(settings.database_file, timeout=0) as other:
         assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
     other.close()
@@ -474,12 +474,12 @@ def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small,
 def test_on_a_server_sql_can_change_nothing_either(settings, small, question, words):
     if settings.database_file is not None:
         pytest.skip("there is no server")
-    before = readonly.ask(settings, "SELECT count(*) FROM eatnas_event").rows
+    before = adhoc_sql.ask(settings, "SELECT count(*) FROM eatnas_event").rows
     with pytest.raises(ConflictError, match=words):
-        readonly.ask(settings, question)
-    assert readonly.ask(settings, "SELECT count(*) FROM eatnas_event").rows == before
+        adhoc_sql.ask(settings, question)
+    assert adhoc_sql.ask(settings, "SELECT count(*) FROM eatnas_event").rows == before
 
 
 def test_sql_needs_neither_alembic_nor_pydantic():
-    code = "import sys, eatnas_db.readonly; assert not {'alembic', 'pydantic'} & set(sys.modules)"
+    code = "import sys, eatnas_db.adhoc_sql; assert not {'alembic', 'pydantic'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

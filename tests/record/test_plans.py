@@ -8,8 +8,8 @@ from sqlalchemy import Engine, event
 
 from eatnas_db import steps, transitions
 from eatnas_db.database import on_server, transaction
-from eatnas_db.domain.messages import Checkpointed, EpochDone, Resumed
 from eatnas_db.transitions import Leased
+from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
 
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
 SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}

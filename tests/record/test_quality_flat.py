@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from eatnas_db import steps
 from eatnas_db.database import transaction
-from eatnas_db.domain.chance import Chance
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.quality import list_steps
@@ -30,7 +30,7 @@ def run(engine: Engine, lease_factory: Callable[..., Leased | None], score_facto
                 held.append(leased)
             if not held:
                 return
-            one = held.pop(Chance(slots, "ends", turn).below(len(held)))
+            one = held.pop(KeyedRng(slots, "ends", turn).below(len(held)))
             score_factory(one, 0.5 + 0.02 * min(one.birth, RISES))
             if not late or not held:
                 with transaction(engine) as connection:

@@ -16,16 +16,14 @@ import typer
 from sqlalchemy import Connection, Engine, event, insert, text
 from typer.testing import CliRunner
 
-from eatnas_cli.asking import candidate_app, query_app
-from eatnas_cli.spaces import space_app
+from eatnas_cli.query import candidate_app, query_app
+from eatnas_cli.space import space_app
 from eatnas_db import queries, schema, steps, transitions
 from eatnas_db.database import create_engine_for, reading, transaction
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.messages import EpochDone
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, InvalidArchitectureError, NotFoundError
-from eatnas_db.queries.best import list_best
 from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.failures import list_failures
@@ -34,8 +32,10 @@ from eatnas_db.queries.lineage import get_lineage, list_descendants
 from eatnas_db.queries.population import list_population
 from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.settings import Settings, load_settings
+from eatnas_protocol.messages import EpochDone
 
 BIRTHS = 24
 POPULATION = 6
@@ -438,7 +438,7 @@ def test_a_query_loads_neither_alembic_nor_pydantic(module):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("module", ["asking", "printing", "spaces"])
+@pytest.mark.parametrize("module", ["query", "printing", "space"])
 def test_the_command_lines_parts_load_nothing_heavy(module):
     heavy = {"sqlalchemy", "pydantic", "rich", "alembic", "torch", "mlflow"}
     code = f"import sys, eatnas_cli.{module}; assert not {heavy} & set(sys.modules)"

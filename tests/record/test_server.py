@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, text, update
 
 from eatnas_db import steps, transitions
 from eatnas_db.database import (
-    Horizon,
+    EventWatermark,
     create_engine_for,
     current_revision,
     open_record,
@@ -215,7 +215,7 @@ def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_tol
 @only_on_a_server
 def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, search_factory):
     search_factory()
-    horizon, told = Horizon(), []
+    horizon, told = EventWatermark(), []
 
     def follow():
         until = horizon.look(engine)
@@ -241,7 +241,7 @@ def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, 
 
 @only_on_a_server
 def test_a_follower_goes_on_although_somebody_always_writes(engine):
-    horizon, seen = Horizon(), []
+    horizon, seen = EventWatermark(), []
     with ExitStack() as open_ones:
         for number in range(8):
             with ExitStack() as last:

@@ -17,13 +17,13 @@ from eatnas_db.database import create_engine_for, open_record, reading, transact
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.queries.soundness import Breach, list_breaches
+from eatnas_db.integrity import Breach, list_breaches
 from eatnas_db.schema import checkpoint
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.transitions import record_failure, retry
 from eatnas_migrations import commands
 
-FAST = ("eatnas_training.arithmetic", "--fail-on", "6")
+FAST = ("eatnas_training.simulated_worker", "--fail-on", "6")
 SPEC = {
     "name": "s",
     "space": "eatnas-tiny",

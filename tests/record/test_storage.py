@@ -18,16 +18,16 @@ from eatnas_db.database import create_engine_for, reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
+from eatnas_db.integrity import list_breaches
+from eatnas_db.queries.disk_usage import Order, Removable, Usage, measure, what_goes
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.queries.soundness import list_breaches
-from eatnas_db.queries.storage import Order, Removable, Usage, measure, what_goes
+from eatnas_db.retention import make_room
 from eatnas_db.schema import candidate, checkpoint, event, lease
 from eatnas_db.settings import Settings, load_settings
-from eatnas_db.storage import make_room
 from eatnas_migrations import commands
 
-FAST = ("eatnas_training.arithmetic", "--seconds-per-epoch", "0.005", "--scramble")
+FAST = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.005", "--scramble")
 SPEC = {
     "name": "s",
     "space": "eatnas-tiny",

@@ -11,12 +11,12 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.transfer import stretched, survivors
 from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFoundError
-from eatnas_db.queries.best import get_winner, list_best, list_living
+from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
+from eatnas_db.queries.ranking import get_winner, list_best, list_living
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.queries.soundness import list_breaches
 from eatnas_db.schema import candidate, mutation, search
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}

@@ -8,11 +8,11 @@ from sqlalchemy import select
 
 from eatnas_db import steps, transitions
 from eatnas_db.database import reading, transaction
-from eatnas_db.domain.memory import variable_bytes
-from eatnas_db.domain.messages import EpochDone
-from eatnas_db.domain.states import FailureKind, State, Thrift
+from eatnas_db.domain.memory_estimate import variable_bytes
+from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import attempt, candidate, event, lease, search
+from eatnas_protocol.messages import EpochDone
 
 LEASER = """
 import sys
@@ -56,7 +56,7 @@ def test_the_eldest_candidate_goes_first_and_a_failed_lease_finds_none(search_fa
 def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     old = lease_factory(search_id)
-    assert fail(engine, old, FailureKind.LOST) is State.PENDING
+    assert fail(engine, old, FailureKind.LOST) is CandidateState.PENDING
     new = lease_factory(search_id)
     assert (new.token.candidate, new.token.attempt) == (old.token.candidate, 2)
     with pytest.raises(StaleLeaseError):
@@ -87,29 +87,29 @@ def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, searc
 def test_own_failures_are_tried_three_times_with_back_off_from_the_second(engine, search_factory, lease_factory):
     search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.EXCEPTION) is State.PENDING
+    assert fail(engine, leased, FailureKind.EXCEPTION) is CandidateState.PENDING
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.EXCEPTION, now=100.0) is State.PENDING
+    assert fail(engine, leased, FailureKind.EXCEPTION, now=100.0) is CandidateState.PENDING
     assert lease_factory(search_id, now=101.0).birth == 1
     leased = lease_factory(search_id, now=200.0)
     assert leased.birth == 0
-    assert fail(engine, leased, FailureKind.EXCEPTION, now=201.0) is State.FAILED
+    assert fail(engine, leased, FailureKind.EXCEPTION, now=201.0) is CandidateState.FAILED
 
 
 def test_out_of_memory_is_tried_alone_then_with_half_the_micro_batch_and_then_fails(
     engine, search_factory, lease_factory
 ):
     search_id = search_factory()
-    for thrift in Thrift:
+    for thrift in MemoryFallback:
         leased = lease_factory(search_id)
         assert (leased.birth, leased.thrift) == (0, thrift)
         state = fail(engine, leased, FailureKind.OUT_OF_MEMORY)
-    assert state is State.FAILED
+    assert state is CandidateState.FAILED
     with transaction(engine) as connection:
         kinds = {row.kind for row in connection.execute(select(event.c.kind))}
         assert {"to_be_alone", "to_be_halved"} <= kinds
         transitions.retry(connection, leased.token.candidate, 3.0)
-    assert lease_factory(search_id).thrift == Thrift.NONE
+    assert lease_factory(search_id).thrift == MemoryFallback.NONE
 
 
 def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(engine, search_factory, lease_factory):
@@ -134,13 +134,13 @@ def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(en
 def test_kills_never_count_but_for_twenty_in_a_row(engine, search_factory, lease_factory):
     search_id = search_factory()
     states = [fail(engine, lease_factory(search_id), FailureKind.LOST) for _ in range(20)]
-    assert states == [State.PENDING] * 19 + [State.FAILED]
+    assert states == [CandidateState.PENDING] * 19 + [CandidateState.FAILED]
 
 
 def test_divergence_fails_at_once_and_retry_brings_the_candidate_back(engine, search_factory, lease_factory):
     search_id = search_factory()
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.DIVERGED) is State.FAILED
+    assert fail(engine, leased, FailureKind.DIVERGED) is CandidateState.FAILED
     with transaction(engine) as connection:
         transitions.retry(connection, leased.token.candidate, 3.0)
     assert lease_factory(search_id).token == transitions.Token(leased.token.candidate, 2)

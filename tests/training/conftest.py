@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eatnas_db.domain.macro import PRESETS
-from eatnas_db.domain.messages import Assign
+from eatnas_protocol.messages import Assign
 
 CODE: list[list[int | float]] = [
     [1, 0, 1, 0, 0.5],

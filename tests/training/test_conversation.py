@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from eatnas_db.domain.messages import (
+from eatnas_protocol.messages import (
     Assign,
-    Beat,
     Cancel,
     Checkpoint,
     Checkpointed,
@@ -24,14 +23,15 @@ from eatnas_db.domain.messages import (
     Exit,
     Failed,
     Finished,
-    Hello,
+    Heartbeat,
     Message,
+    Ready,
     Release,
     Released,
     Up,
     encode,
 )
-from eatnas_training.conversation import Conversation, Wanted
+from eatnas_training.worker_protocol import StopRequest, WorkerProtocol
 
 Make = Callable[..., Assign]
 
@@ -39,7 +39,7 @@ Make = Callable[..., Assign]
 class Worker:
     """A worker process, seen from the supervisor's end of its pipes."""
 
-    def __init__(self, *arguments: str, module: str = "arithmetic") -> None:
+    def __init__(self, *arguments: str, module: str = "simulated_worker") -> None:
         down, self.down = os.pipe()
         self.up, up = os.pipe()
         self.process = subprocess.Popen(
@@ -90,7 +90,7 @@ class Worker:
 def worker() -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def start(*arguments: str, module: str = "arithmetic") -> Worker:
+    def start(*arguments: str, module: str = "simulated_worker") -> Worker:
         workers.append(Worker(*arguments, module=module))
         return workers[-1]
 
@@ -103,8 +103,8 @@ def test_a_worker_says_hello_and_calculates_one_candidate_after_another(
     assignment: Make, worker: Callable[..., Worker]
 ) -> None:
     one = worker()
-    hello = one.hear(Hello)
-    assert isinstance(hello, Hello)
+    hello = one.hear(Ready)
+    assert isinstance(hello, Ready)
     assert hello.pid == one.process.pid
     for candidate in (1, 2):
         one.say(assignment(candidate))
@@ -155,7 +155,7 @@ def test_a_worker_that_is_let_go_or_left_alone_leaves(
     assignment: Make, worker: Callable[..., Worker], ending: str
 ) -> None:
     one = worker("--seconds-per-epoch", "5")
-    one.hear(Hello)
+    one.hear(Ready)
     one.say(assignment(epochs=5))
     time.sleep(0.1)
     if ending == "exit":
@@ -163,7 +163,7 @@ def test_a_worker_that_is_let_go_or_left_alone_leaves(
     elif ending == "term":
         one.process.send_signal(signal.SIGTERM)
     elif ending == "silence":
-        one.say(Beat(0.3))
+        one.say(Heartbeat(0.3))
     else:
         os.close(one.down)
         one.down = -1
@@ -173,7 +173,7 @@ def test_a_worker_that_is_let_go_or_left_alone_leaves(
 
 def test_an_idle_worker_ignores_ctrl_c_and_obeys_sigterm(worker: Callable[..., Worker]) -> None:
     one = worker()
-    one.hear(Hello)
+    one.hear(Ready)
     one.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert one.process.poll() is None
@@ -199,7 +199,7 @@ def test_cancel_stops_at_once(assignment: Make, worker: Callable[..., Worker]) -
 
 def test_a_supervisor_that_is_gone_costs_no_checkpoint(assignment: Make, worker: Callable[..., Worker]) -> None:
     one = worker("--seconds-per-epoch", "0.4")
-    one.hear(Hello)
+    one.hear(Ready)
     assign = assignment(epochs=50)
     one.say(assign)
     one.hear(EpochDone)
@@ -212,7 +212,7 @@ def test_a_supervisor_that_is_gone_costs_no_checkpoint(assignment: Make, worker:
 
 def test_starting_the_arithmetic_imports_neither_torch_nor_pydantic() -> None:
     code = (
-        "import sys, eatnas_training.arithmetic;"
+        "import sys, eatnas_training.simulated_worker;"
         "print([m for m in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if m in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -235,9 +235,9 @@ def test_what_a_training_prints_goes_to_its_log_and_a_broken_trainer_is_a_failur
 def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: Make) -> None:
     down, supervisor = os.pipe()
     heard, up = os.pipe()
-    seen: list[Wanted] = []
+    seen: list[StopRequest] = []
 
-    def trainer(assign: Assign, wanted: Callable[[], Wanted]) -> Iterator[Up]:
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
         os.write(supervisor, encode(Checkpoint(1, 1)))
         seen.extend([wanted(), wanted()])
         os.write(supervisor, encode(Release(1, 1)))
@@ -246,10 +246,10 @@ def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: M
         yield Released(1, 1, 0.0)
 
     os.write(supervisor, encode(assignment()))
-    Conversation(down, up).run(Hello(1, {}, "cpu", ""), trainer)
+    WorkerProtocol(down, up).run(Ready(1, {}, "cpu", ""), trainer)
     for descriptor in (down, supervisor, heard, up):
         os.close(descriptor)
-    assert seen == [Wanted.CHECKPOINT, Wanted.GO_ON, Wanted.RELEASE, Wanted.RELEASE]
+    assert seen == [StopRequest.CHECKPOINT, StopRequest.GO_ON, StopRequest.RELEASE, StopRequest.RELEASE]
 
 
 def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_more_and_its_worker_leaves(
@@ -268,10 +268,10 @@ def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_mo
 @pytest.mark.slow
 def test_the_real_worker_trains_checkpoints_and_leaves(assignment: Make, worker: Callable[..., Worker]) -> None:
     one = worker("--device", "cpu", module="worker")
-    hello = one.hear(Hello, seconds=60)
-    assert isinstance(hello, Hello)
+    hello = one.hear(Ready, seconds=60)
+    assert isinstance(hello, Ready)
     assert {"python", "torch", "numpy", "eatnas-db"} <= set(hello.versions)
-    one.say(Beat(30))
+    one.say(Heartbeat(30))
     one.say(assignment())
     one.hear(Finished)
     one.say(assignment(2, epochs=1000))

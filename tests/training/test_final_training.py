@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Up
 from eatnas_db.errors import DataError
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Up
 from eatnas_training import datasets, loop, prepare
-from eatnas_training.conversation import Wanted
+from eatnas_training.worker_protocol import StopRequest
 
 Make = Callable[..., Assign]
 DIGITS = {"name": "digits", "train_images": 256, "validation_images": 100}
@@ -23,7 +23,7 @@ DIGITS = {"name": "digits", "train_images": 256, "validation_images": 100}
 
 def train(assign: Assign, release_at: int | None = None) -> list[Up]:
     asked = count(1)
-    return list(loop.train(assign, lambda: Wanted.RELEASE if next(asked) == release_at else Wanted.GO_ON))
+    return list(loop.train(assign, lambda: StopRequest.RELEASE if next(asked) == release_at else StopRequest.GO_ON))
 
 
 def rows(reports: list[Up]) -> list[EpochDone]:

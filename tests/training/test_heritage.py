@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Released, Up
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Released, Up
 from eatnas_training import checkpoint, loop
-from eatnas_training.conversation import Wanted
+from eatnas_training.worker_protocol import StopRequest
 
 Make = Callable[..., Assign]
 DATA = {"name": "digits", "train_images": 256, "validation_images": 100}
 
 
-def train(assign: Assign, wanted: Callable[[], Wanted] = lambda: Wanted.GO_ON) -> list[Up]:
+def train(assign: Assign, wanted: Callable[[], StopRequest] = lambda: StopRequest.GO_ON) -> list[Up]:
     return list(loop.train(assign, wanted))
 
 
@@ -80,7 +80,7 @@ def test_a_child_stopped_and_resumed_has_the_same_bits_and_still_knows_its_share
     again = replace(second, attempt=2, checkpoint_folder=assignment().checkpoint_folder)
     heir = replace(again, heritage=[{**asdict(first)}])
     calls = iter(range(100))
-    stopped = train(heir, lambda: Wanted.RELEASE if next(calls) >= 2 else Wanted.GO_ON)
+    stopped = train(heir, lambda: StopRequest.RELEASE if next(calls) >= 2 else StopRequest.GO_ON)
     assert isinstance(stopped[-1], Released)
     resumed = last(train(replace(heir, attempt=3)))
     assert replace(resumed, attempt=0, device_seconds=0) == replace(whole, attempt=0, device_seconds=0)
@@ -117,7 +117,7 @@ def test_a_stop_while_a_parent_is_made_again_keeps_what_was_made(family: tuple[A
     first, second, third = family
     whole = replace(third, heritage=[asdict(first), asdict(replace(second, heritage=[]))])
     calls = iter(range(1000))
-    stopped = train(whole, lambda: Wanted.RELEASE if next(calls) >= 3 else Wanted.GO_ON)
+    stopped = train(whole, lambda: StopRequest.RELEASE if next(calls) >= 3 else StopRequest.GO_ON)
     assert isinstance(stopped[-1], Released)
     assert list(Path(first.checkpoint_folder).glob("c1-*-e0-b*.ckpt"))
     assert isinstance(train(replace(whole, attempt=2))[-1], Finished)

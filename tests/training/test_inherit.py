@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import DEPTHS, KERNELS, OPS, SKIPS, WIDTHS, Architecture, Block
-from eatnas_db.domain.chance import Chance
 from eatnas_db.domain.macro import PRESETS, Macro, Task
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Change, Space, apply
 from eatnas_training import network
 from eatnas_training.inherit import Inheritance, Plan, inherit
@@ -186,7 +186,7 @@ def test_a_block_of_the_other_kind_of_layer_starts_afresh(code, after) -> None:
 @given(macros, st.lists(blocks, min_size=7, max_size=7), seeds)
 def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, seed) -> None:
     parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
-    mutant = Space(macro, TASK).mutate(parent.architecture, Chance(seed, "mutant"), lambda digest: False)
+    mutant = Space(macro, TASK).mutate(parent.architecture, KeyedRng(seed, "mutant"), lambda digest: False)
     old, new, inheritance = born(parent, Plan(mutant.architecture, macro, TASK), seed)
     before, after = logits(old, images()), logits(new, images())
     assume((before - before.mean(0)).abs().max() > 1e-6)
@@ -200,7 +200,7 @@ def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, 
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.integers(2, 5), seeds)
 def test_exact_is_said_of_several_mutations_at_once_only_where_it_is_true(macro, drawn, count, seed) -> None:
     parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
-    chance, mutant = Chance(seed, "mutant"), parent.architecture
+    chance, mutant = KeyedRng(seed, "mutant"), parent.architecture
     for _ in range(count):
         mutant = Space(macro, TASK).mutate(mutant, chance, lambda digest: False).architecture
     old, new, inheritance = born(parent, Plan(mutant, macro, TASK), seed)

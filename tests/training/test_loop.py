@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from eatnas_db.domain.messages import (
+from eatnas_protocol.messages import (
     Assign,
     Checkpointed,
     EpochDone,
@@ -26,26 +26,26 @@ from eatnas_db.domain.messages import (
     Up,
 )
 from eatnas_training import checkpoint, failures, loop
-from eatnas_training.conversation import Wanted
 from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Training
+from eatnas_training.worker_protocol import StopRequest
 
 Make = Callable[..., Assign]
 
 
-def go_on() -> Wanted:
-    return Wanted.GO_ON
+def go_on() -> StopRequest:
+    return StopRequest.GO_ON
 
 
-def after(calls: int, wish: Wanted) -> Callable[[], Wanted]:
+def after(calls: int, wish: StopRequest) -> Callable[[], StopRequest]:
     """Wants `wish` at that many calls and ever after, a checkpoint only once."""
     count = 0
 
-    def wanted() -> Wanted:
+    def wanted() -> StopRequest:
         nonlocal count
         count += 1
-        once = wish is Wanted.CHECKPOINT
-        return wish if (count == calls if once else count >= calls) else Wanted.GO_ON
+        once = wish is StopRequest.CHECKPOINT
+        return wish if (count == calls if once else count >= calls) else StopRequest.GO_ON
 
     return wanted
 
@@ -62,7 +62,7 @@ class Reports(list[Up]):
         return [report for report in self if isinstance(report, Checkpointed)]
 
 
-def train(assign: Assign, wanted: Callable[[], Wanted] = go_on, **clocks: Any) -> Reports:
+def train(assign: Assign, wanted: Callable[[], StopRequest] = go_on, **clocks: Any) -> Reports:
     return Reports(loop.train(assign, wanted, **clocks), assign.checkpoint_folder)
 
 
@@ -114,7 +114,7 @@ def test_two_runs_have_the_same_bits_even_after_another_network(assignment: Make
 @pytest.mark.parametrize("calls", [1, 3, 5, 6, 8])
 def test_a_resumed_training_has_the_same_bits_wherever_it_stopped(assignment: Make, calls: int) -> None:
     whole = train(assignment())
-    stopped = train(assignment(attempt=2), after(calls, Wanted.RELEASE))
+    stopped = train(assignment(attempt=2), after(calls, StopRequest.RELEASE))
     assert isinstance(stopped[-1], Released)
     assert isinstance(stopped[-2], Checkpointed)
     resumed = train(assignment(attempt=3, checkpoint_folder=stopped.folder))
@@ -127,11 +127,11 @@ def test_a_resumed_training_has_the_same_bits_wherever_it_stopped(assignment: Ma
 FRESH = """
 import json, sys
 from dataclasses import asdict
-from eatnas_db.domain.messages import Assign
+from eatnas_protocol.messages import Assign
 from eatnas_training import loop
-from eatnas_training.conversation import Wanted
+from eatnas_training.worker_protocol import StopRequest
 from eatnas_training.failures import DivergedError
-for report in loop.train(Assign(**json.load(sys.stdin)), lambda: Wanted.GO_ON):
+for report in loop.train(Assign(**json.load(sys.stdin)), lambda: StopRequest.GO_ON):
     print(json.dumps([type(report).__name__, asdict(report)]))
 """
 
@@ -139,7 +139,7 @@ for report in loop.train(Assign(**json.load(sys.stdin)), lambda: Wanted.GO_ON):
 @pytest.mark.slow
 def test_a_fresh_process_goes_on_inside_an_epoch_with_the_same_bits(assignment: Make) -> None:
     whole = train(assignment())
-    stopped = train(assignment(attempt=2), after(3, Wanted.RELEASE))
+    stopped = train(assignment(attempt=2), after(3, StopRequest.RELEASE))
     saved = stopped[-2]
     assert isinstance(saved, Checkpointed)
     assert (saved.epoch, saved.batch) == (0, 2)
@@ -157,7 +157,7 @@ def test_a_fresh_process_goes_on_inside_an_epoch_with_the_same_bits(assignment: 
 
 
 def test_a_checkpoint_that_is_asked_for_changes_no_bits(assignment: Make) -> None:
-    asked = train(assignment(attempt=2), after(3, Wanted.CHECKPOINT))
+    asked = train(assignment(attempt=2), after(3, StopRequest.CHECKPOINT))
     assert len([report for report in asked if isinstance(report, Checkpointed)]) == 2
     assert_same_bits(train(assignment()), asked)
 
@@ -176,7 +176,9 @@ def test_checkpoints_come_by_the_clock_and_progress_twice_a_second(assignment: M
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(assignment: Make, damage: str) -> None:
     ticks = iter(range(10**6))
     whole = train(assignment())
-    stopped = train(assignment(checkpoint_seconds=0.5), after(7, Wanted.RELEASE), monotonic=lambda: next(ticks) * 0.05)
+    stopped = train(
+        assignment(checkpoint_seconds=0.5), after(7, StopRequest.RELEASE), monotonic=lambda: next(ticks) * 0.05
+    )
     before, newest = stopped.saved[-2:]
     path = Path(stopped.folder, newest.path)
     content = bytearray(path.read_bytes())
@@ -188,7 +190,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(assignment: 
     elif damage == "empty":
         path.write_bytes(b"")
     else:
-        other = train(assignment(seed=8), after(2, Wanted.RELEASE))
+        other = train(assignment(seed=8), after(2, StopRequest.RELEASE))
         path.write_bytes(Path(other.folder, other.saved[-1].path).read_bytes())
     again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
     (resumed,) = [report for report in again if isinstance(report, Resumed)]
@@ -198,7 +200,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_is_used(assignment: 
 
 
 def test_without_a_usable_checkpoint_a_training_starts_afresh_and_says_so(assignment: Make) -> None:
-    stopped = train(assignment(), after(3, Wanted.RELEASE))
+    stopped = train(assignment(), after(3, StopRequest.RELEASE))
     Path(stopped.folder, stopped.saved[-1].path).write_bytes(b"rubbish")
     again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
     (resumed,) = [report for report in again if isinstance(report, Resumed)]
@@ -234,7 +236,7 @@ def test_on_a_full_disk_a_training_waits_and_then_goes_on_with_the_same_bits(ass
 
 
 def test_cancel_stops_without_a_checkpoint(assignment: Make) -> None:
-    reports = train(assignment(), after(2, Wanted.CANCEL))
+    reports = train(assignment(), after(2, StopRequest.CANCEL))
     assert isinstance(reports[-1], Released)
     assert not [report for report in reports if isinstance(report, Checkpointed)]
 
@@ -318,7 +320,7 @@ def test_a_convolution_that_finds_no_engine_is_out_of_memory_only_where_memory_i
 def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_the_file(
     assignment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopped = train(assignment(), after(3, Wanted.RELEASE))
+    stopped = train(assignment(), after(3, StopRequest.RELEASE))
     again = assignment(attempt=2, checkpoint_folder=stopped.folder)
 
     def fails(*_: object, **__: object) -> None:
@@ -382,14 +384,14 @@ def test_the_precision_is_the_recipes_and_a_score_tells_it(assignment: Make) -> 
     assert finished(half).precision == "bfloat16"
     assert rows(half) != rows(plain)
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(half)["model"].values())
-    stopped = train(assignment(attempt=2, precision="bfloat16"), after(3, Wanted.RELEASE))
+    stopped = train(assignment(attempt=2, precision="bfloat16"), after(3, StopRequest.RELEASE))
     assert_same_bits(half, train(assignment(attempt=3, precision="bfloat16", checkpoint_folder=stopped.folder)))
 
 
 def test_what_another_kind_of_device_began_is_kept_and_told(assignment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as on_a_gpu:
         on_a_gpu.setattr(loop, "precision_on", lambda *_: "bfloat16")
-        stopped = train(assignment(), after(3, Wanted.RELEASE))
+        stopped = train(assignment(), after(3, StopRequest.RELEASE))
     again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
     (resumed,) = [report for report in again if isinstance(report, Resumed)]
     assert (resumed.path, resumed.damaged) == (stopped.saved[-1].path, {})
@@ -397,7 +399,7 @@ def test_what_another_kind_of_device_began_is_kept_and_told(assignment: Make, mo
 
 
 def test_another_precision_in_the_recipe_is_another_training(assignment: Make) -> None:
-    stopped = train(assignment(precision="bfloat16"), after(3, Wanted.RELEASE))
+    stopped = train(assignment(precision="bfloat16"), after(3, StopRequest.RELEASE))
     again = train(assignment(attempt=2, precision="float32", checkpoint_folder=stopped.folder))
     (resumed,) = [report for report in again if isinstance(report, Resumed)]
     assert resumed.path is None
@@ -431,7 +433,7 @@ def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignmen
     whole = train(assignment(precision=precision), device="cuda:0")
     assert finished(whole).precision == loop.precision_on("cuda:0", precision)
     assert_same_bits(whole, train(assignment(attempt=2, precision=precision), device="cuda:0"))
-    stopped = train(assignment(attempt=3, precision=precision), after(3, Wanted.RELEASE), device="cuda:0")
+    stopped = train(assignment(attempt=3, precision=precision), after(3, StopRequest.RELEASE), device="cuda:0")
     resumed = assignment(attempt=4, precision=precision, checkpoint_folder=stopped.folder)
     assert_same_bits(whole, train(resumed, device="cuda:0"))
 

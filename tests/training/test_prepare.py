@@ -21,7 +21,7 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 from eatnas_db.errors import DataError
-from eatnas_training import datasets, prepare, readers
+from eatnas_training import dataset_files, datasets, prepare
 from eatnas_training.prepare import Source
 
 FASHION = tuple(prepare.SOURCES["FashionMNIST"].files)
@@ -164,7 +164,7 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_the_way_out_in_one_line(
 ) -> None:
     ((name, source),) = offer(server).items()
     file = source.archive[0] if source.archive else next(iter(source.files))
-    folder = tmp_path / "data" / ("" if source.archive else readers.HOMES[name])
+    folder = tmp_path / "data" / ("" if source.archive else dataset_files.HOMES[name])
     served = server.folder / file
     if damage == "other bytes":
         served.write_bytes(b"x" * 1000)

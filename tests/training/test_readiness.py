@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eatnas_training.readiness import warm_up, why_not
+from eatnas_training.selftest import warm_up, why_not
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 

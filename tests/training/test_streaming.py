@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from eatnas_db.domain.macro import PRESETS, Task
-from eatnas_db.domain.messages import Assign, EpochDone, Failed, Finished, Released, Resumed, Up
 from eatnas_db.errors import DataError
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Released, Resumed, Up
 from eatnas_training import augment, datasets, loop, prepare, streaming
 from eatnas_training.augment import BatchKey
-from eatnas_training.conversation import Wanted
+from eatnas_training.worker_protocol import StopRequest
 
 CLASSES, EACH, SIDE = 3, 80, 16
 CODE: list[list[int | float]] = [[0, 1, 1, 1, 0.5], [1, 0, 1, 0, 0.5]] * 3 + [[2, 0, 1, 0, 0.5]]
@@ -266,7 +266,9 @@ def assign(root: Path, folder: Path, candidate: int = 1, attempt: int = 1, **tra
 def train(assignment: Assign, calls: int = 10**9) -> list[Up]:
     """Everything that a training reports; it is told to stop at that many calls."""
     count = iter(range(calls))
-    return list(loop.train(assignment, lambda: Wanted.GO_ON if next(count, None) is not None else Wanted.RELEASE))
+    return list(
+        loop.train(assignment, lambda: StopRequest.GO_ON if next(count, None) is not None else StopRequest.RELEASE)
+    )
 
 
 def rows(reports: list[Up]) -> list[EpochDone]:

@@ -1,0 +1,312 @@
+"""`daemon …`: what trains while nobody looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from eatnas_cli.devices import Allow, Devices, Exclude, Manners, MaxPerDevice
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.record import Written, viewing
+from eatnas_cli.run import Resources, Slots, resources
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.settings import Settings
+from eatnas_report.formats import time_in_words
+
+if TYPE_CHECKING:
+    from eatnas_db.queries.activity import Device, TrainingActivity
+
+daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
+
+READY: Final = "daemon runs"
+POLL_SECONDS: Final = 0.05
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 120.0
+STOP_NOW_SECONDS: Final = 10.0
+TAIL_BYTES: Final = 10_000_000
+
+
+@daemon_app.command()
+def start(
+    ctx: typer.Context,
+    slots: Slots = None,
+    devices: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    policy: Manners = None,
+    foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
+) -> None:
+    """Start the daemon for every search of this home."""
+    _start(ctx.obj, resources(slots, devices, exclude, max_per_device, allow, policy), foreground)
+
+
+def _start(settings: Settings, asked: Resources, foreground: bool = False) -> None:
+    from eatnas_daemon import lock
+    from eatnas_db.database import open_record
+
+    open_record(settings.database_url).dispose()
+    if foreground:
+        from eatnas_cli.run import supervise
+
+        words = f"{READY}, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it"
+        with lock.hold(settings.lock_file):
+            _keep(settings, asked)
+            supervise(settings, asked, when_ready=lambda: typer.echo(words))
+        return
+    holder = lock.holder_of(settings.lock_file)
+    if holder is not None:
+        raise ConflictError(
+            f"a daemon (pid {holder}) works on this record already; `eatnas-db daemon status` tells what it does"
+        )
+    typer.echo(f"daemon started, pid {_detached(settings, asked)}")
+
+
+def _detached(settings: Settings, asked: Resources) -> int:
+    """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home)]
+    command += ["daemon", "start", "--foreground", *asked.arguments()]
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    output = settings.logs / "daemon.out"
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            # The address may hold a password, which everybody could read among the arguments.
+            env={**os.environ, "EATNAS_DB_URL": settings.database_url},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    while not (words := output.read_text(errors="replace")).startswith(READY):
+        if process.poll() is not None:
+            last = (words.strip().splitlines() or [f"see {output}"])[-1]
+            raise ConflictError(f"the daemon did not start: {last.removeprefix('eatnas-db: ')}")
+        if time.monotonic() > deadline:
+            process.terminate()
+            raise ConflictError(f"the daemon did not start within {START_SECONDS:g} s; see {output}")
+        time.sleep(POLL_SECONDS)
+    return process.pid
+
+
+@daemon_app.command()
+def stop(ctx: typer.Context, now: Now = False) -> None:
+    """Drain: what is in training is checkpointed and released within seconds, then the daemon leaves.
+
+    With --now workers are killed at once; nothing that the record holds is lost, and the next daemon goes on
+    from the last checkpoints.
+    """
+    from eatnas_daemon import lock
+
+    settings: Settings = ctx.obj
+    holder = lock.holder_of(settings.lock_file)
+    if holder is None:
+        typer.echo("no daemon is running")
+        return
+    if _is_suspended(holder):
+        raise ConflictError(f"the daemon (pid {holder}) is suspended and hears nothing; `kill -CONT {holder}` wakes it")
+    _signal(holder)
+    patience = STOP_NOW_SECONDS if now else STOP_SECONDS
+    deadline = time.monotonic() + patience
+    while lock.holder_of(settings.lock_file) == holder:
+        if time.monotonic() > deadline:
+            way_out = f"`kill -KILL {holder}` ends it" if now else "`eatnas-db daemon stop --now` does not wait"
+            raise ConflictError(
+                f"the daemon (pid {holder}) has not left after {patience:g} s; {way_out}, and the record stays whole"
+            )
+        time.sleep(POLL_SECONDS)
+        if now:
+            # Its second signal kills the workers. Two at once may be delivered as one, hence again and again.
+            _signal(holder)
+    typer.echo("daemon stopped")
+
+
+def _signal(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise ConflictError(f"the daemon (pid {pid}) belongs to another user, who has to stop it") from None
+
+
+def _is_suspended(pid: int) -> bool:
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
+@daemon_app.command()
+def restart(
+    ctx: typer.Context,
+    slots: Slots = None,
+    devices: Devices = None,
+    exclude: Exclude = None,
+    max_per_device: MaxPerDevice = None,
+    allow: Allow = None,
+    policy: Manners = None,
+    now: Now = False,
+) -> None:
+    """Stop, then start with the same options but for those given here."""
+    given = resources(slots, devices, exclude, max_per_device, allow, policy)
+    before = _kept(ctx.obj)
+    stop(ctx, now)
+    _start(ctx.obj, replace(before, **{key: value for key, value in asdict(given).items() if value not in (None, ())}))
+
+
+def _options_file(settings: Settings) -> Path:
+    return settings.lock_file.with_suffix(".options.json")
+
+
+def _keep(settings: Settings, asked: Resources) -> None:
+    _options_file(settings).write_text(json.dumps(asdict(asked)), encoding="utf-8")
+
+
+def _kept(settings: Settings) -> Resources:
+    """How the daemon was started last; nothing where that cannot be read."""
+    try:
+        told: Any = json.loads(_options_file(settings).read_text(encoding="utf-8"))
+        kept: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
+        return Resources(**kept)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return Resources()
+
+
+@daemon_app.command()
+def status(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="A table of all devices that goes on, until Ctrl-C.")] = False,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Whether the daemon runs, what each slot trains, and how far each search is; on a server, on all hosts."""
+    if watch:
+        from eatnas_cli.device_view import watch_devices
+
+        watch_devices(ctx.obj)
+        return
+    from eatnas_cli.search import is_worked_on, losses_in_words, show_standings, status_now
+    from eatnas_daemon import lock
+    from eatnas_db.database import on_server
+    from eatnas_db.queries.activity import list_devices, list_held_up, list_hosts, list_work
+    from eatnas_db.queries.searches import list_standings
+
+    settings: Settings = ctx.obj
+    holder = lock.holder_of(settings.lock_file)
+    with viewing(settings) as connection:
+        worked_on = is_worked_on(settings, connection)
+        # Leases that a killed daemon has left are nobody's work.
+        work = list_work(connection) if worked_on else ()
+        hosts = list_hosts(connection) if on_server(connection) else ()
+        held_up = list_held_up(connection) if worked_on else ()
+        devices = list_devices(connection)
+        searches = list_standings(connection)
+    # Whoever takes the lock writes its pid into it.
+    since = None if holder is None else settings.lock_file.stat().st_mtime
+    suspended = holder is not None and _is_suspended(holder)
+    if format is not Format.TABLE:
+        lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
+        lists |= {"devices": devices, "work": work, "held_up": held_up}
+        facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
+        facts["searches"] = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
+        daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
+        show_one(daemon | facts, format)
+        return
+    _show_daemon(holder, since, suspended)
+    named = ("host",) if hosts else ()
+    if hosts:
+        show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
+        for line in losses_in_words(hosts):
+            typer.echo(line)
+    _show_devices(devices, work, named, worked_on)
+    if worked_on:
+        _show_work(work, named)
+    show_standings(searches, worked_on, format)
+    for one in held_up:
+        typer.echo(
+            f"{one.name} leaves workers idle: of its {one.in_training} in training one has to end before the next may "
+            f"begin. That is its evolution.lag of {one.lag}, settled when it was created; `search create --set "
+            "evolution.lag=N` makes one for more slots"
+        )
+
+
+def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> None:
+    if holder is None or since is None:
+        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
+    else:
+        state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
+        typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+
+
+def _show_devices(
+    devices: Sequence[Device], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
+) -> None:
+    """GPUs, and processors where they are paused, with why they wait."""
+    from eatnas_cli.device_view import device_in_words
+
+    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
+        busy = Counter(row.device for row in work)
+        told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
+        show(told, (*named, "uuid", "name", "memory", "state"))
+
+
+def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...]) -> None:
+    rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
+    columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+    show(rows, columns) if rows else typer.echo("nothing is in training")
+
+
+@daemon_app.command()
+def logs(
+    ctx: typer.Context,
+    lines: Annotated[int, typer.Option(min=1, help="How many, counted from the newest.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+) -> None:
+    """The end of the daemon's log."""
+    file = _log_file(ctx.obj)
+    if not file.exists():
+        raise NotFoundError(
+            f"there is no log yet at {file}: no daemon has run in this home; `eatnas-db daemon start` starts one"
+        )
+    with file.open("rb") as log:
+        log.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        for line in log.read().decode(errors="replace").splitlines()[-lines:]:
+            typer.echo(line)
+        end = log.tell()
+    if follow:
+        _follow(file, end)
+
+
+def _follow(file: Path, end: int) -> None:
+    while True:
+        sys.stdout.flush()
+        time.sleep(POLL_SECONDS)
+        size = file.stat().st_size if file.exists() else 0
+        if size < end:
+            # A new file has taken its place.
+            end = 0
+        if size > end:
+            with file.open("rb") as log:
+                log.seek(end)
+                piece = log.read()
+            end += len(piece)
+            typer.echo(piece.decode(errors="replace"), nl=False)
+
+
+def _log_file(settings: Settings) -> Path:
+    return settings.logs / "daemon.log"

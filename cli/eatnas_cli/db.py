@@ -1,0 +1,297 @@
+"""Upkeep: the database's version and soundness, and the data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.record import Written
+from eatnas_db.errors import ConflictError, DataError, RecordError
+from eatnas_db.settings import Settings
+from eatnas_report.formats import in_bytes
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
+database_app = typer.Typer(no_args_is_help=True, help="The database: versions, backups, soundness.")
+
+
+def prepare(what: str, data: dict[str, Any]) -> Any:
+    """Ask about a data set: `list`, `describe` or `download`. Raises `DataError`."""
+    return ask_training(["eatnas_training.prepare", what], data)
+
+
+def ask_training(
+    program: list[str],
+    question: dict[str, Any],
+    environment: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> Any:
+    """Ask the training package, JSON for JSON, in a process of its own, with more in its environment.
+
+    Raises `DataError`, where there is no answer within `seconds`, too.
+    """
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", *program],
+            input=json.dumps(question),
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{' '.join(program)} has not answered for {seconds:g} s") from None
+    if answer.returncode != 0:
+        lines = answer.stderr.strip().splitlines()
+        raise DataError(
+            lines[-1]
+            if lines
+            else f"{' '.join(program)} ended with status {answer.returncode} without a word; try again"
+        )
+    return json.loads(answer.stdout)
+
+
+@data_app.command("list")
+def list_data(format: Written = Format.TABLE) -> None:  # noqa: A002
+    """Known data sets; those without figures are folders of your own."""
+    rows = prepare("list", {})
+    if format is Format.TABLE:
+        rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
+        for row in rows:
+            row["needs_download"] = bool(row["needs_download"])
+    show(rows, ("name", "images", "test_images", "side", "channels", "classes", "needs_download", "source"), format)
+
+
+@data_app.command("prepare")
+def prepare_data(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `data list` names it.")],
+    root: Annotated[str | None, typer.Option(help="Folder of the files; default: the home's data folder.")] = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Download a data set where that is needed, and verify it."""
+    settings: Settings = ctx.obj
+    folder = root or str(settings.data)
+    if sys.stderr.isatty():
+        typer.echo(f"fetching and verifying {name}; this may take minutes", err=True)
+    show_one({"name": name, "root": folder, **prepare("download", {"name": name, "root": folder})}, format)
+
+
+@database_app.command()
+def upgrade(ctx: typer.Context) -> None:
+    """Bring the record to this program's version; keeps all data."""
+    from eatnas_db.database import current_revision
+    from eatnas_db.schema import REVISION
+    from eatnas_migrations import commands
+
+    with _unused(ctx.obj) as engine:
+        found = current_revision(engine)
+        if found is not None and found > REVISION:
+            raise RecordError(f"the record is of a newer version ({found}; this program: {REVISION}); update eatnas-db")
+        with _known_revisions():
+            commands.upgrade(engine)
+    typer.echo(f"the record is of version {REVISION}" + ("" if found == REVISION else f"; it was {found or 'none'}"))
+
+
+@database_app.command()
+def downgrade(
+    ctx: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="REVISION|base", help="An older version; base: remove it all.")],
+    yes: Annotated[bool, typer.Option("--yes", help="I have read what will be lost.")] = False,
+) -> None:
+    """Bring the record back to an older version; what that version cannot hold is lost."""
+    from eatnas_db.database import current_revision, reading
+    from eatnas_db.queries.searches import list_searches
+    from eatnas_db.schema import REVISION
+    from eatnas_migrations import commands
+
+    with _unused(ctx.obj) as engine:
+        found = current_revision(engine)
+        if found != REVISION:
+            raise RecordError(
+                f"only a record of this program's version ({REVISION}) can be brought back, and this one is of "
+                f"{found or 'none'}; `eatnas-db db upgrade` first"
+            )
+        with reading(engine) as connection:
+            searches = list_searches(connection)
+        held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
+        lost = f"the whole record, {held}" if revision == "base" else f"what version {revision} cannot hold of {held}"
+        if not yes:
+            raise ConflictError(f"this would delete {lost}; nothing was changed, add --yes to do it")
+        with _known_revisions():
+            commands.downgrade(engine, revision)
+    typer.echo(f"the record is of version {revision}; deleted: {lost}")
+
+
+@database_app.command()
+def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+    """The record's version, and this program's."""
+    from eatnas_db.database import current_revision
+    from eatnas_db.schema import REVISION
+
+    found = current_revision(_existing(ctx.obj))
+    agree = found == REVISION
+    show_one({"database": ctx.obj.shown_url, "record": found, "program": REVISION, "agree": agree}, format)
+
+
+@database_app.command()
+def check(
+    ctx: typer.Context,
+    files: Annotated[bool, typer.Option("--files", help="Read checkpoints whole, not only their sizes.")] = False,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
+    from eatnas_db.database import open_record
+    from eatnas_db.integrity import list_breaches
+    from eatnas_migrations import commands
+
+    engine = open_record(ctx.obj.database_url)
+    if commands.differs(engine):
+        raise RecordError(f"the tables of {ctx.obj.shown_url} differ from what this program says; restore a backup")
+    breaches = []
+    for breach in list_breaches(engine, ctx.obj.artifacts, whole_files=files):
+        breaches.append(breach)
+        if format is Format.TABLE:
+            typer.echo(breach)
+    if format is not Format.TABLE:
+        show(breaches, ("invariant", "what", "count", "examples"), format)
+    if breaches:
+        raise typer.Exit(1)
+    if format is Format.TABLE:
+        typer.echo("the record is sound: version, tables and rows agree")
+
+
+@database_app.command()
+def backup(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it appears once it is whole.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Copy the record into one file, as it is now, while the daemon goes on."""
+    from eatnas_db.backup import back_up
+
+    copied = back_up(_file(ctx.obj), file.absolute(), force=force)
+    typer.echo(f"{file} holds the record, {in_bytes(copied.bytes)}, of version {copied.revision}")
+
+
+@database_app.command()
+def restore(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` made.")],
+) -> None:
+    """Put a backup in the place of the record; the present one is kept under another name."""
+    from eatnas_db.backup import restore as put_back
+    from eatnas_db.schema import REVISION
+
+    database = _file(ctx.obj)
+    with _idle(ctx.obj):
+        restored = put_back(file.absolute(), database, now=time.time())
+    kept = "" if restored.kept is None else f"; what was there is kept as {restored.kept}"
+    typer.echo(f"{database} is restored from {file}{kept}")
+    if restored.revision != REVISION:
+        typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
+
+
+@database_app.command()
+def copy(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The file that holds the record.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="POSTGRES", help="Its new address; default: EATNAS_DB_URL, which keeps a password."),
+    ] = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Copy a record from its file into an empty database on a server, and compare every row."""
+    from dataclasses import replace
+
+    from eatnas_db.database import create_engine_for, current_revision, open_record
+    from eatnas_db.database_copy import copy_record
+    from eatnas_db.settings import load_settings
+    from eatnas_migrations import commands
+
+    old = replace(ctx.obj, database_url=f"sqlite:///{source.absolute()}")
+    new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
+    open_record(old.database_url).dispose()
+    if new.database_file is not None:
+        raise ConflictError("the target is a file: `eatnas-db db backup FILE` copies into one")
+    server = create_engine_for(new.database_url)
+    if current_revision(server) is None:
+        commands.upgrade(server)
+    server = open_record(new.database_url)
+    with _unused(old) as engine:
+        copied = copy_record(engine, server, _tell_rows if sys.stderr.isatty() else lambda *_: None)
+    show(copied, ("table", "rows", "sha256"), format)
+    if format is Format.TABLE:
+        typer.echo(f"{source} is copied to {new.shown_url}, and every row compared; checkpoints stay where they are")
+
+
+def _tell_rows(table: str, done: int, rows: int) -> None:
+    print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)
+
+
+def _file(settings: Settings) -> Path:
+    if settings.database_file is None:
+        raise ConflictError("the record is on a server: back it up and restore it with pg_dump and pg_restore")
+    return settings.database_file
+
+
+def _existing(settings: Settings) -> Engine:
+    from eatnas_db.database import create_engine_for
+
+    if settings.database_file is not None and not settings.database_file.exists():
+        raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
+    return create_engine_for(settings.database_url)
+
+
+@contextmanager
+def _unused(settings: Settings) -> Iterator[Engine]:
+    """An existing record that no daemon works on, nor can begin to."""
+    from eatnas_db.database import living_hosts, reading
+
+    engine = _existing(settings)
+    with _idle(settings):
+        with reading(engine) as connection:
+            if elsewhere := len(living_hosts(connection)):
+                raise ConflictError(
+                    f"daemons of {elsewhere} hosts work on this record; `eatnas-db daemon stop` on each first"
+                )
+        yield engine
+    engine.dispose()
+
+
+@contextmanager
+def _idle(settings: Settings) -> Iterator[None]:
+    """No daemon of this host works on the record, nor can begin to."""
+    from eatnas_daemon import lock
+
+    holder = lock.holder_of(settings.lock_file)
+    if holder is not None:
+        raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
+    with lock.hold(settings.lock_file):
+        yield
+
+
+@contextmanager
+def _known_revisions() -> Iterator[None]:
+    from alembic.util.exc import CommandError
+
+    try:
+        yield
+    except CommandError as error:
+        raise RecordError(
+            f"no way to that version: {' '.join(str(error).split())}; nothing was changed; see `eatnas-db db current`"
+        ) from None

@@ -1,0 +1,67 @@
+"""MLflow: a view of the record for those who compare runs there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Annotated
+
+import typer
+
+from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.settings import Settings
+
+mlflow_app = typer.Typer(no_args_is_help=True, help="The record as MLflow shows it.")
+
+
+@mlflow_app.command("sync")
+def sync_runs(ctx: typer.Context) -> None:
+    """Write what MLflow lacks; safe to repeat."""
+    _sync(ctx.obj, _tracking_uri(ctx.obj))
+
+
+@mlflow_app.command()
+def ui(
+    ctx: typer.Context,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Sync, then open MLflow's own pages on the store."""
+    from eatnas_daemon.mlflow.sync import masked
+
+    uri = _tracking_uri(ctx.obj)
+    if uri.startswith(("http://", "https://")):
+        raise RecordError(f"{masked(uri)} is an MLflow server already; open it in a browser")
+    _require_free(host, port)
+    _sync(ctx.obj, uri)
+    sys.stdout.flush()
+    # The store's address may hold a password, which everybody could read among the arguments.
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": str(ctx.obj.home / "mlflow-artifacts"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    program = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
+    os.execve(sys.executable, program, environment)  # noqa: S606
+
+
+def _tracking_uri(settings: Settings) -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri
+
+
+def _require_free(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConflictError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from None
+
+
+def _sync(settings: Settings, uri: str) -> None:
+    from eatnas_daemon.mlflow.sync import masked, sync
+    from eatnas_db.database import open_record
+
+    written = sync(open_record(settings.database_url), uri)
+    typer.echo(f"{written} runs written to {masked(uri)}")

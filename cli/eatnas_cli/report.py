@@ -1,0 +1,54 @@
+"""`report`: a search as one web page that needs no network."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.record import SearchName, viewing
+from eatnas_db.errors import ConflictError
+
+
+def report(
+    ctx: typer.Context,
+    name: SearchName,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where to write it.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """A search as one self-contained web page: its course, its best, where they come from, what failed."""
+    _check(output, force)
+    from eatnas_report.data import collect
+    from eatnas_report.page import page
+
+    with viewing(ctx.obj) as connection:
+        findings = collect(connection, name, time.time())
+    _write_whole(output, page(findings), force)
+    typer.echo(f"{output} written")
+
+
+def _check(file: Path, force: bool) -> None:
+    if file.is_dir():
+        raise ConflictError(f"{file} is a folder; name a file in it")
+    if not file.parent.is_dir():
+        raise ConflictError(f"{file}: there is no folder {file.parent}; make it first")
+    if file.exists() and not force:
+        raise ConflictError(f"{file} is there already; --force overwrites it")
+
+
+def _write_whole(file: Path, text: str, force: bool) -> None:
+    """Under another name first, so that nobody ever opens half a page. Raises `ConflictError`."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with draft.open("w", encoding="utf-8") as opened:
+            opened.write(text)
+            opened.flush()
+            os.fsync(opened.fileno())
+        # Once more: somebody else may have written it while we were reading.
+        _check(file, force)
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)

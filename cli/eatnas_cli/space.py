@@ -1,0 +1,174 @@
+"""`space …`: the search spaces, samples of them, and what a code costs; needs no record."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from eatnas_cli.printing import Format, print_json_lines, show
+from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
+
+if TYPE_CHECKING:
+    from eatnas_db.domain.macro import Macro
+
+space_app = typer.Typer(help="The search spaces, and what a code costs.", no_args_is_help=True)
+
+DEFAULT_SPACE: Final = "eatnas-small"
+DEFAULTS: Final = {"resolution": 32, "channels": 3, "classes": 10}
+LARGEST: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_000}
+LONGEST_MESSAGE: Final = 300
+COSTS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
+
+SpaceName = Annotated[str, typer.Option("--space", help="Name of a space.")]
+Written = Annotated[Format, typer.Option("--format", help="How to write the answer; json is one object a line.")]
+
+
+@space_app.command("show")
+def show_spaces(
+    name: Annotated[str | None, typer.Argument(help="Name of a space; default: all of them.")] = None,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """The spaces there are, or the blocks of one."""
+    from eatnas_db.domain.macro import PRESETS
+
+    rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
+    _write(rows, list(rows[0]), format)
+
+
+@space_app.command()
+def sample(
+    space: SpaceName = DEFAULT_SPACE,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds, other codes.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many different networks.")] = 1,
+    resolution: Annotated[int, typer.Option(min=1, max=LARGEST["resolution"])] = DEFAULTS["resolution"],
+    channels: Annotated[int, typer.Option(min=1, max=LARGEST["channels"])] = DEFAULTS["channels"],
+    classes: Annotated[int, typer.Option(min=1, max=LARGEST["classes"])] = DEFAULTS["classes"],
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Random codes; as JSON they are what `space cost` reads."""
+    from eatnas_db.domain.macro import Task
+    from eatnas_db.domain.rng import KeyedRng
+    from eatnas_db.domain.space import Space
+
+    drawn_from = Space(_macro(space), Task(resolution, channels, classes))
+    held: set[str] = set()
+    rows = []
+    for number in range(count):
+        proposal = drawn_from.sample(KeyedRng(seed, "sample", number), held.__contains__)
+        held.add(proposal.digest)
+        task = {"resolution": resolution, "channels": channels, "classes": classes}
+        costs = {"params": proposal.cost.params, "mult_adds": proposal.cost.mult_adds}
+        rows.append({"code": str(proposal.architecture), **task, **costs})
+    _write(rows, COSTS, format)
+
+
+@space_app.command("cost")
+def count_costs(
+    file: Annotated[str, typer.Argument(help="JSON lines with code, resolution, classes; - is the input.")] = "-",
+    space: SpaceName = DEFAULT_SPACE,
+    format: Written = Format.TABLE,  # noqa: A002
+) -> None:
+    """Parameters and mult-adds of codes, without building a network.
+
+    Each line is an object with `code` (a list or the readable text) and `classes`; `resolution` (32) and
+    `channels` (3) may be left out. What else it holds is handed through.
+    """
+    macro = _macro(space)
+    rows = [_costed(number, line, macro) for number, line in enumerate(_lines(file), 1) if line.strip()]
+    _write(rows, COSTS, format)
+
+
+def _lines(file: str) -> Iterator[bytes]:
+    if file == "-":
+        yield from sys.stdin.buffer
+        return
+    try:
+        with Path(file).open("rb") as lines:
+            yield from lines
+    except OSError as error:
+        raise NotFoundError(f"{file} cannot be read: {error.strerror or error}") from None
+
+
+def _costed(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
+    from eatnas_db.domain.architecture import Architecture
+    from eatnas_db.domain.cost import cost
+    from eatnas_db.domain.macro import Task
+
+    try:
+        given = json.loads(line)
+        if not isinstance(given, dict):
+            raise InvalidArchitectureError("not an object with code, resolution and classes")
+        if "code" not in given:
+            raise InvalidArchitectureError("code is missing")
+        task = {name: _positive(given, name) for name in DEFAULTS}
+        code = given["code"]
+        architecture = Architecture.parse(code) if isinstance(code, str) else Architecture.from_code(code)
+        counted = cost(architecture, macro, Task(**task))
+    except EatnasError as error:
+        raise InvalidArchitectureError(_of_line(number, str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidArchitectureError(_of_line(number, f"not JSON: {error}")) from None
+    return {**given, **task, "params": counted.params, "mult_adds": counted.mult_adds}
+
+
+def _positive(given: dict[str, Any], name: str) -> int:
+    if name == "classes" and name not in given:
+        raise InvalidArchitectureError("classes is missing")
+    value = given.get(name, DEFAULTS[name])
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST[name]:
+        raise InvalidArchitectureError(f"{name} {value!r} is not a whole number from 1 to {LARGEST[name]}")
+    return value
+
+
+def _of_line(number: int, message: str) -> str:
+    words = " ".join(message.split())
+    return f"line {number}: {words if len(words) <= LONGEST_MESSAGE else words[:LONGEST_MESSAGE] + '…'}"
+
+
+def _macro(name: str) -> Macro:
+    from eatnas_db.domain.macro import PRESETS
+
+    if name in PRESETS:
+        return PRESETS[name]
+    near = difflib.get_close_matches(name, list(PRESETS), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise NotFoundError(f"no space named {name!r}{hint} (known: {', '.join(PRESETS)})")
+
+
+def _summary(macro: Macro) -> dict[str, Any]:
+    from eatnas_db.domain.macro import Task
+    from eatnas_db.domain.space import Space
+
+    space = Space(macro, Task(**DEFAULTS))
+    return {
+        "name": macro.name,
+        "blocks": len(macro.base),
+        "stem_channels": macro.stem_channels,
+        "stem_stride": macro.stem_stride,
+        "head_channels": macro.head_channels,
+        "multiplier": macro.multiplier,
+        "reduction": macro.reduction,
+        "codes": space.size,
+        "neighbours": space.neighbours,
+    }
+
+
+def _blocks(macro: Macro) -> Iterator[dict[str, Any]]:
+    from eatnas_db.domain.architecture import WIDTHS
+
+    for position, (stride, base) in enumerate(zip(macro.strides, macro.base, strict=True)):
+        widths = {f"channels_at_{width}": macro.block_channels(position, width) for width in WIDTHS}
+        yield {"block": position + 1, "stride": stride, "base": base, **widths}
+
+
+def _write(rows: list[dict[str, Any]], columns: Any, format: Format) -> None:  # noqa: A002
+    if format is Format.JSON:
+        print_json_lines(rows)
+    else:
+        show(rows, columns, format)

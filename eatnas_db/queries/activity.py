@@ -1,0 +1,160 @@
+"""What is in training now, how far each training is and where: reads by index, so that asking costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, exists, func, select
+
+from eatnas_db.database import living_hosts
+from eatnas_db.domain.states import DesiredState, SearchKind
+from eatnas_db.queries.searches import over_budget
+from eatnas_db.schema import PENDING, attempt, candidate, device, epoch, host, lease, search, worker
+
+NO_SIGN_OF_LIFE: Final = "the host gave no sign of life"
+"""How the workers of a host ended that was found dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingActivity:
+    """A candidate in training: where, in which attempt, and how many of its epochs are done."""
+
+    host: str
+    slot: int
+    worker_pid: int
+    candidate_id: int
+    birth: int
+    search: str
+    attempt: int
+    epochs_done: int
+    epochs: int
+    started_at: float
+    device: str
+    images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What trains. `waits`: why no worker may start there, as its host's daemon saw it last (at `seen_at`)."""
+
+    host: str
+    uuid: str
+    kind: str
+    name: str
+    paused_at: float | None
+    waits: str | None
+    used_bytes: int | None
+    total_bytes: int | None
+    seen_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that has worked on the record; `alive`: its daemon is connected to the server now.
+
+    `lost`: it is gone without having stopped. What it trained then waits, or has gone on elsewhere.
+    """
+
+    name: str
+    alive: bool
+    lost: bool
+    devices: int
+    in_training: int
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldUp:
+    """A search of which nothing more may begin before something in training ends, and its lag, which says so."""
+
+    name: str
+    in_training: int
+    lag: int
+
+
+def list_held_up(connection: Connection) -> tuple[HeldUp, ...]:
+    """Searches that leave workers idle by their strict order; none where no worker is idle."""
+    workers = select(func.count()).where(worker.c.ended_at.is_(None)).scalar_subquery()
+    leases = select(func.count()).select_from(lease).scalar_subquery()
+    if not connection.execute(select(workers > leases)).scalar():
+        return ()
+    held = (
+        select(func.count())
+        .select_from(lease.join(candidate, candidate.c.id == lease.c.candidate_id))
+        .where(candidate.c.search_id == search.c.id)
+        .scalar_subquery()
+    )
+    pending = exists().where(candidate.c.search_id == search.c.id, PENDING)
+    query = select(search, held.label("held")).where(
+        search.c.kind == SearchKind.EVOLUTION,
+        search.c.wish == DesiredState.RUN,
+        search.c.finished_at.is_(None),
+        search.c.exhausted.is_(False),
+        search.c.born < func.coalesce(search.c.ends_at, search.c.budget_candidates),
+        ~pending,
+    )
+    rows = connection.execute(query.order_by(search.c.id)).all()
+    return tuple(HeldUp(row.name, row.held, row.lag) for row in rows if row.held and not over_budget(row))
+
+
+def list_hosts(connection: Connection) -> tuple[Host, ...]:
+    """Every host of a record on a server, by name."""
+    alive = living_hosts(connection)
+    devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
+    held = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
+    of_host = select(worker.c.id).where(
+        worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host.c.id).correlate(host))
+    )
+    # The last worker to begin; of one that has not ended, nobody knows how it went.
+    last = of_host.order_by(worker.c.id.desc()).limit(1).correlate(host).scalar_subquery()
+    ending = select(func.coalesce(worker.c.ending, NO_SIGN_OF_LIFE)).where(worker.c.id == last).scalar_subquery()
+    query = select(host.c.id, host.c.name, devices, held, host.c.seen_at, ending.label("ending"))
+    return tuple(
+        Host(name, host_id in alive, host_id not in alive and ending == NO_SIGN_OF_LIFE, *rest)
+        for host_id, name, *rest, ending in connection.execute(query.order_by(host.c.name))
+    )
+
+
+def list_devices(connection: Connection) -> tuple[Device, ...]:
+    """Every device of every host, by host."""
+    columns = (device.c[field] for field in Device.__slots__ if field != "host")
+    query = select(host.c.name.label("host"), *columns).join(host, host.c.id == device.c.host_id)
+    return tuple(Device(*row) for row in connection.execute(query.order_by(host.c.name, device.c.id)))
+
+
+def list_work(connection: Connection) -> tuple[TrainingActivity, ...]:
+    """Every candidate in training, by host and slot."""
+    # First the few that are held: left to itself a planner may begin with all attempts there ever were.
+    held = connection.execute(select(lease.c.candidate_id)).scalars().all()
+    done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
+    query = (
+        select(
+            host.c.name.label("host"),
+            worker.c.slot,
+            worker.c.pid.label("worker_pid"),
+            lease.c.candidate_id,
+            candidate.c.birth,
+            search.c.name.label("search"),
+            lease.c.attempt,
+            done.scalar_subquery().label("epochs_done"),
+            search.c.spec,
+            attempt.c.started_at,
+            device.c.uuid.label("device"),
+            lease.c.images_per_second,
+        )
+        .select_from(lease)
+        .join(host, host.c.id == lease.c.host_id)
+        .join(candidate, candidate.c.id == lease.c.candidate_id)
+        .join(search, search.c.id == candidate.c.search_id)
+        .join(attempt, (attempt.c.candidate_id == lease.c.candidate_id) & (attempt.c.number == lease.c.attempt))
+        .join(worker, worker.c.id == attempt.c.worker_id)
+        .join(device, device.c.id == worker.c.device_id)
+        .where(candidate.c.id.in_(held))
+    )
+    found = []
+    for row in connection.execute(query):
+        fields = dict(row._mapping)
+        fields["epochs"] = fields.pop("spec")["training"]["epochs"]
+        found.append(TrainingActivity(**fields))
+    return tuple(sorted(found, key=lambda work: (work.host, work.slot)))

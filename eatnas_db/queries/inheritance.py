@@ -1,0 +1,83 @@
+"""What a candidate inherits from: its parent, and the chain behind it from which the parent can be made again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, Integer, literal, select
+
+from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.states import MemoryFallback
+from eatnas_db.schema import candidate, search
+
+_COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A candidate as it was trained; `spec`, `macro` and `task` are its search's."""
+
+    candidate_id: int
+    search_id: int
+    code: str
+    replica: int
+    inherited: bool
+    seed: int
+    spec: dict[str, Any]
+    macro: dict[str, Any]
+    task: dict[str, Any]
+    lineage_epochs: int
+    halved: bool = False
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The recipe it was trained by."""
+        return recipe_of(self.spec, inheriting=self.inherited)
+
+
+def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tuple[Link, ...]:
+    """The parent, or the `whole` chain: from an ancestor that was trained from scratch down to the parent."""
+    up = (
+        select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
+        .where(candidate.c.id == parent_id)
+        .cte("heritage", recursive=True)
+    )
+    if whole:
+        further = select(candidate.c.id, candidate.c.parent_id, up.c.generation + 1)
+        up = up.union_all(further.join(up, candidate.c.id == up.c.parent_id))
+    parent = candidate.alias("parent")
+    query = (
+        select(
+            candidate.c.id,
+            candidate.c.search_id,
+            candidate.c.code,
+            candidate.c.replica,
+            candidate.c.origin,
+            candidate.c.lineage_epochs,
+            candidate.c.thrift,
+            parent.c.search_id.label("parents_search"),
+            search.c.seed,
+            search.c.spec,
+            search.c.macro,
+            search.c.task,
+        )
+        .select_from(up)
+        .join(candidate, candidate.c.id == up.c.id)
+        .join(search, search.c.id == candidate.c.search_id)
+        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+        .order_by(up.c.generation)
+    )
+    chain: list[Link] = []
+    for row in connection.execute(query):
+        inherited = row.parents_search is not None and inherits(
+            row.spec, origin=row.origin, same_search=row.parents_search == row.search_id
+        )
+        fields = {
+            name: getattr(row, name) for name in ("search_id", "code", "replica", "seed", "spec", "macro", "task")
+        }
+        fields |= {"lineage_epochs": row.lineage_epochs or 0, "halved": row.thrift == MemoryFallback.HALVED}
+        chain.append(Link(candidate_id=row.id, inherited=inherited, **fields))
+        if not inherited:
+            break
+    return tuple(reversed(chain))
