@@ -37,13 +37,14 @@ from eatnas_daemon import lock
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, checkpoint, event, lease
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 
@@ -548,7 +549,7 @@ def new_home(folder: Path, seed: int, real: bool) -> Settings:
     with transaction(engine) as connection:
         spec = parse_spec(tree, {"seed": seed})
         data = "digits" if real else "arithmetic"
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest=data, slots=SLOTS, now=time.time())
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest=data, slots=SLOTS, now=time.time())
     return settings
 
 

@@ -30,14 +30,18 @@ from transaction_cost import one_candidate, replay
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps, transitions
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db import transitions
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.pareto import list_front
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema import attempt, candidate, search
+from eatnas_db.searches.advance import breed_births
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings
 
 KINDS = ("sqlite", "postgresql")
@@ -48,7 +52,7 @@ from pathlib import Path
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, slots, seconds, first = sys.argv[1:]
 settings = Settings(Path(home), url, name)
@@ -275,7 +279,7 @@ class Scale:
                     with transaction(engine) as connection:
                         one_candidate(connection)
                         if number % 50 == 0:
-                            steps.collect(connection, steps.get_row(connection, 1))
+                            drop_unneeded_checkpoints(connection, lock_search_row(connection, 1))
                 grown = size_of(engine)
                 self.tell("bytes", database=kind, cycles=cycles, each=(grown - empty) / cycles)
                 engine.dispose()
@@ -426,7 +430,7 @@ def population(url: str, count: int) -> None:
     engine = open_record(url)
     with transaction(engine) as connection:
         connection.execute(search.update().values(population=count, budget_candidates=count))
-        steps.breed(connection, 1, 0.0)
+        breed_births(connection, 1, 0.0)
     engine.dispose()
 
 

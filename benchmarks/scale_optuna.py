@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 from sqlalchemy import insert
 from transaction_cost import one_candidate
 
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.architecture import PRIMITIVES
 from eatnas_db.domain.rng import KeyedRng
 

@@ -24,12 +24,13 @@ from sqlalchemy import select
 from eatnas_daemon.devices import PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import Launcher, WorkerProcess
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.schema import candidate
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 from eatnas_protocol.messages import Finished, Phase
@@ -91,7 +92,7 @@ def new_home(folder: Path, candidates: int, epochs: int) -> Settings:
     commands.upgrade(engine)
     with transaction(engine) as connection:
         spec = parse_spec(TREE, {"budget.candidates": candidates, "training.epochs": epochs})
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="digits", slots=2, now=time.time())
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="digits", slots=2, now=time.time())
     return settings
 
 

@@ -23,13 +23,15 @@ from sqlalchemy import Boolean, Engine, Table, insert, select
 from sqlalchemy.schema import CreateTable
 from transaction_cost import UNDER, one_candidate
 
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.evolution import Birth, Member, decide_birth, select_removed, summarize
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.schema import device, host, metadata, search, worker
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.search_row import space_of
 from eatnas_migrations import commands
 
 EPOCHS = 5
@@ -64,7 +66,7 @@ def new_record(url: str, candidates: int) -> Engine:
         connection.execute(insert(device).values(host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(device_id=1, slot=0, pid=1, started_at=0))
         spec = parse_spec(TREE, {"budget.candidates": candidates + ROOM, "evolution.lag": 4})
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=2, now=0.0)
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=2, now=0.0)
     return engine
 
 
@@ -83,7 +85,7 @@ class Evolution:
     """One search in memory: who lives, what is held, and the rows of what happened."""
 
     def __init__(self, row: Any) -> None:
-        self.row, self.space = row, steps.space_of(row)
+        self.row, self.space = row, space_of(row)
         self.living: list[Member] = []
         self.held: set[str] = set()
         self.births: dict[int, Birth] = {}

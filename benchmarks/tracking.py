@@ -25,12 +25,15 @@ import psutil
 from sqlalchemy import insert
 
 from eatnas_daemon.mlflow.sync import MlflowSync, connect, sync
-from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, transaction
+from eatnas_db import training_record, transitions
+from eatnas_db.database.engine import create_engine_for
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.provenance import Provenance
 from eatnas_db.schema import device, host, worker
-from eatnas_db.transitions import Provenance
+from eatnas_db.searches.advance import breed_births, settle_births
+from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
 from eatnas_protocol.messages import EpochDone
 
@@ -52,7 +55,7 @@ def new_record(file: Path, candidates: int) -> Any:
     spec = parse_spec({**TREE, "budget": {"candidates": candidates}})
     with transaction(engine) as connection:
         connection.exec_driver_sql("PRAGMA cache_size = -64000")
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=100.0)
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=100.0)
         connection.execute(insert(host).values(id=1, name="here", seen_at=100.0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=100.0))
@@ -66,7 +69,7 @@ def train(connection: Any, number: int) -> None:
     accuracy = 0.5 + (number * 37 % 1000) / 4000 + number / 100_000
     for epoch in range(EPOCHS):
         done = EpochDone(token.candidate, token.attempt, epoch, 2.0, 0.25, 1.5, accuracy, 0.1, 1.0, now + epoch)
-        transitions.record_epochs(connection, token, [done], now + epoch)
+        training_record.record_epochs(connection, token, [done], now + epoch)
     transitions.record_score(
         connection,
         token,
@@ -77,8 +80,8 @@ def train(connection: Any, number: int) -> None:
         device_seconds=2.0,
         now=now + 9,
     )
-    steps.settle(connection, 1, now + 9)
-    steps.breed(connection, 1, now + 9)
+    settle_births(connection, 1, now + 9)
+    breed_births(connection, 1, now + 9)
 
 
 def rest(engine: Any, uri: str, seconds: float) -> float:

@@ -22,16 +22,21 @@ from typing import Any
 
 from sqlalchemy import Engine, event, insert
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, open_record, transaction
+from eatnas_db import provenance, training_record, transitions
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema import device, host, worker
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
 from eatnas_protocol.messages import Checkpointed, EpochDone
 
 MEASURED = 300
-UNDER = transitions.Provenance("p", {}, "data", {}, "cpu", "none")
+UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 TREE = {"name": "b", "space": "eatnas-tiny", "data": {"name": "digits"}}
 
 
@@ -44,7 +49,7 @@ def new_record(file: Path, candidates: int) -> Engine:
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
         spec = parse_spec(TREE, {"budget.candidates": candidates, "evolution.lag": 4})
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=2, now=0.0)
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=2, now=0.0)
     return engine
 
 
@@ -54,10 +59,10 @@ def one_candidate(connection: Any) -> None:
     token = leased.token
     fitness = (token.candidate * 7919 % 1000) / 1000
     epochs = [EpochDone(token.candidate, 1, number, 1.0, fitness, 1.0, fitness, 0.1, 1.0, 1.0) for number in range(5)]
-    transitions.record_epochs(connection, token, epochs, 1.0)
+    training_record.record_epochs(connection, token, epochs, 1.0)
     path = f"c{token.candidate}.ckpt"
     report = Checkpointed(token.candidate, 1, path, "0" * 64, 100_000, 5, 0)
-    transitions.record_checkpoint(connection, token, report, 1.0)
+    training_record.record_checkpoint(connection, token, report, 1.0)
     transitions.record_score(
         connection,
         token,
@@ -68,7 +73,7 @@ def one_candidate(connection: Any) -> None:
         device_seconds=1.0,
         now=1.0,
     )
-    steps.advance(connection, steps.get_row(connection, 1), 1.0)
+    advance_search(connection, lock_search_row(connection, 1), 1.0)
 
 
 def fill(engine: Engine, count: int) -> None:
@@ -76,7 +81,7 @@ def fill(engine: Engine, count: int) -> None:
         with transaction(engine) as connection:
             for _ in range(min(1000, count - start)):
                 one_candidate(connection)
-            steps.collect(connection, steps.get_row(connection, 1))
+            drop_unneeded_checkpoints(connection, lock_search_row(connection, 1))
 
 
 def written_down(engine: Engine) -> list[list[tuple[str, Any, bool]]]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Engine
 
-from eatnas_db.database import open_record, reading
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.settings import Settings

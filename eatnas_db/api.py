@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy import Connection
 
 from eatnas_db import adhoc_sql
-from eatnas_db.database import open_record, viewing
+from eatnas_db.database.engine import open_record, viewing
 from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.queries.candidates import CandidateRecord, get_candidate
 from eatnas_db.queries.compare import Measure, Reached, list_courses, list_reached

@@ -16,13 +16,10 @@ from typing import Any, Final
 
 from sqlalchemy import select
 
-from eatnas_db import transitions
-from eatnas_db.database import (
-    BUSY_SECONDS,
-    create_engine_for,
-    refuse_network_file_system,
-    transaction,
-)
+from eatnas_db import events, transitions
+from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
+from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.schema import REVISION, VERSION_TABLE, lease
 
@@ -141,7 +138,7 @@ def _take_over(copy: Path, backup: Path, now: float) -> None:
         with transaction(engine) as connection:
             for host_id in connection.execute(select(lease.c.host_id).distinct()).scalars().all():
                 transitions.take_back_all(connection, host_id, now)
-            transitions.record_event(connection, now, "restored", detail={"file": backup.name})
+            events.record_event(connection, now, "restored", detail={"file": backup.name})
     finally:
         engine.dispose()
     with closing(sqlite3.connect(copy)) as connection:

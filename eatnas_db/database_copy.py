@@ -11,7 +11,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
 from sqlalchemy.exc import DataError
 
-from eatnas_db.database import count_on, hold_schema, living_hosts, reading, transaction, where
+from eatnas_db.database.dialects import count_on, where
+from eatnas_db.database.locks import hold_schema, living_hosts
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.schema import metadata, record
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, func, select, text
 
-from eatnas_db.database import on_server, reading
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.transactions import reading
 from eatnas_db.domain.architecture import Architecture, Block, digest
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.recipe import inherits, recipe_of

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from sqlalchemy import Engine, delete, select
 
-from eatnas_db import transitions
-from eatnas_db.database import transaction
+from eatnas_db import events
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.disk_usage import Removable, measure, what_goes
 from eatnas_db.schema import candidate, checkpoint
@@ -43,5 +43,5 @@ def _without_rows(engine: Engine, files: list[Removable], now: float) -> set[str
             dropped = delete(checkpoint).where(row, checkpoint.c.candidate_id.in_(ended)).returning(checkpoint.c.path)
             gone.update(connection.execute(dropped).scalars())
         detail = {"files": len(gone), "bytes": sum(file.bytes for file in files if file.row in gone)}
-        transitions.record_event(connection, now, "room_made", detail=detail)
+        events.record_event(connection, now, "room_made", detail=detail)
     return gone

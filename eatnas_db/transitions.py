@@ -6,111 +6,67 @@ from the table in `domain.states`. The caller owns the transaction. A stale writ
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_, select, update
 
-from eatnas_db.database import insert_new
+from eatnas_db.database.dialects import insert_new
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.memory_estimate import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError, StaleLeaseError
+from eatnas_db.events import record_event
+from eatnas_db.leases import ANY_CANDIDATE, LeasedCandidate, LeaseFilter, LeaseToken, require_lease
+from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema import (
     PENDING,
     architecture,
     attempt,
     block,
     candidate,
-    checkpoint,
     epoch,
-    event,
     lease,
     mutation,
-    provenance,
     score,
     search,
 )
-from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
+from eatnas_db.training_record import has_progressed
 
 MAXIMUM_OWN_FAILURES: Final = 3
+
+
 MAXIMUM_INTEGER: Final = 2**63 - 1
+
+
 MAXIMUM_LOSSES: Final = 20
+
+
 BACK_OFF_SECONDS: Final = 10.0
+
+
 LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
+
+
 HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
 """Kinds that another try would only repeat."""
+
+
 _THRIFTIER: Final = {MemoryFallback.NONE: "to_be_alone", MemoryFallback.ALONE: "to_be_halved"}
+
+
 BLAMELESS: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
 """Kinds that are not the candidate's own doing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """The fencing token: every write of an attempt repeats it."""
-
-    candidate: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leased:
-    """A candidate handed out for training; `spent_seconds` of a device went into its earlier attempts."""
-
-    token: Token
-    search_id: int
-    birth: int
-    code: str
-    mult_adds: int
-    parent_id: int | None
-    replica: int
-    origin: str
-    spent_seconds: float
-    last_failure: str | None
-    params: int = 0
-    thrift: MemoryFallback = MemoryFallback.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What may be leased for a device. `variable_bytes`: of `domain.memory`; None: whatever it takes."""
-
-    alone: bool = True
-    """Whether nothing else trains on it."""
-    variable_bytes: int | None = None
-    batch_size: int = 0
-
-
-ANYTHING: Final = Room()
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What a training took of its device in an epoch: bytes held, and the share in use where that is known."""
-
-    memory_bytes: int
-    load: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """Under what a score was made."""
-
-    digest: str
-    recipe: dict[str, Any]
-    data_digest: str
-    versions: dict[str, str]
-    device: str
-    cpu_capability: str
-
-
 _NEW_MUTATION: Final = insert(mutation)
+
+
 _NEW_CANDIDATE: Final = insert_new(candidate).returning(candidate.c.id)
+
+
 _BORN: Final = (
     update(search)
     .where(search.c.id == bindparam("of"), search.c.born == bindparam("number"))
@@ -124,7 +80,7 @@ def submit(connection: Connection, search_id: int, birth: Birth, now: float, rep
     values = {
         "search_id": search_id,
         "birth": birth.number,
-        "architecture_id": _architecture_id(connection, proposal),
+        "architecture_id": store_architecture(connection, proposal),
         "code": str(proposal.architecture),
         "origin": birth.origin,
         "parent_id": birth.parent_id,
@@ -175,6 +131,8 @@ _ELDEST: Final = (
     .with_for_update(skip_locked=True, key_share=True)
     .scalar_subquery()
 )
+
+
 _LEASE_ELDEST: Final = (
     update(candidate)
     .where(candidate.c.id == _ELDEST, PENDING)
@@ -192,8 +150,14 @@ _LEASE_ELDEST: Final = (
         candidate.c.thrift,
     )
 )
+
+
 _NEW_ATTEMPT: Final = insert(attempt)
+
+
 _NEW_LEASE: Final = insert(lease)
+
+
 _EARLIER: Final = (
     select(attempt.c.device_seconds, attempt.c.failure)
     .where(attempt.c.candidate_id == bindparam("of"))
@@ -202,8 +166,14 @@ _EARLIER: Final = (
 
 
 def lease_next(
-    connection: Connection, search_id: int, *, host_id: int, worker_id: int, now: float, room: Room = ANYTHING
-) -> Leased | None:
+    connection: Connection,
+    search_id: int,
+    *,
+    host_id: int,
+    worker_id: int,
+    now: float,
+    room: LeaseFilter = ANY_CANDIDATE,
+) -> LeasedCandidate | None:
     """Hand out the search's eldest pending candidate for which there is room, or None."""
     fits = {
         "most_thrift": MemoryFallback.HALVED if room.alone else MemoryFallback.NONE,
@@ -220,8 +190,8 @@ def lease_next(
     )
     connection.execute(_NEW_LEASE, {"candidate_id": row.id, "attempt": number, "host_id": host_id})
     record_event(connection, now, Transition.LEASE, search_id, row.id, number)
-    return Leased(
-        Token(row.id, number),
+    return LeasedCandidate(
+        LeaseToken(row.id, number),
         search_id,
         row.birth,
         row.code,
@@ -236,117 +206,9 @@ def lease_next(
     )
 
 
-_NEW_RATE: Final = (
-    update(lease)
-    .where(lease.c.candidate_id == bindparam("of"), lease.c.attempt == bindparam("number"))
-    .values(images_per_second=bindparam("rate"))
-)
-
-
-_HELD_OF_SEARCH: Final = (
-    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("of"))
-)
-
-
-def count_leased(connection: Connection, search_id: int) -> int:
-    """How many candidates of a search are in training, on all hosts; there are never many leases."""
-    return int(connection.execute(_HELD_OF_SEARCH, {"of": search_id}).scalar_one())
-
-
-def beat(connection: Connection, host_id: int, rates: Mapping[Token, float] | None = None) -> None:
-    """Show that this host lives: every lease it holds counts one up. `rates`: images a second of its trainings."""
-    connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
-    for token, rate in (rates or {}).items():
-        connection.execute(_NEW_RATE, {"of": token.candidate, "number": token.attempt, "rate": rate})
-
-
-_EPOCHS: Final = select(epoch).where(epoch.c.candidate_id == bindparam("of"))
-_NEW_EPOCH: Final = insert(epoch)
-_EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
-
-
-def record_epochs(
-    connection: Connection,
-    token: Token,
-    reports: Sequence[EpochDone],
-    now: float,
-    uses: Mapping[int, Use] | None = None,
-) -> None:
-    """Write epochs; one that is there already must be equal, else the event `replay_differs` tells.
-
-    `uses`: what they took of the device, by epoch, as far as known.
-    """
-    held = _require_lease(connection, token)
-    known = {row.number: row for row in connection.execute(_EPOCHS, {"of": token.candidate})}
-    fresh = [report for report in reports if report.epoch not in known]
-    if fresh:
-        connection.execute(_NEW_EPOCH, [_epoch_row(token, report, (uses or {}).get(report.epoch)) for report in fresh])
-    for report in reports:
-        row = known.get(report.epoch)
-        differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(report, k)]
-        if differing:
-            detail = {"epoch": report.epoch, "differing": differing}
-            record_event(connection, now, "replay_differs", held.search_id, token.candidate, token.attempt, detail)
-
-
-KEPT_CHECKPOINTS: Final = 2
-"""The newest, and the one before it in case the newest turns out to be damaged."""
-_NEW_CHECKPOINT: Final = insert_new(checkpoint)
-_NEWEST: Final = (
-    select(checkpoint.c.path)
-    .where(checkpoint.c.candidate_id == bindparam("of"))
-    .order_by(checkpoint.c.epoch.desc(), checkpoint.c.batch.desc(), checkpoint.c.attempt.desc())
-    .limit(KEPT_CHECKPOINTS)
-)
-_OLDER: Final = (
-    delete(checkpoint)
-    .where(checkpoint.c.candidate_id == bindparam("of"), checkpoint.c.path.not_in(_NEWEST))
-    .returning(checkpoint.c.path)
-)
-
-
-def record_checkpoint(connection: Connection, token: Token, report: Checkpointed, now: float) -> list[str]:
-    """Write a checkpoint's row; the paths of files that are too old now come back, to be removed after the commit."""
-    _require_lease(connection, token)
-    connection.execute(_NEW_CHECKPOINT, _checkpoint_row(token, report, now))
-    return list(connection.execute(_OLDER, {"of": token.candidate}).scalars())
-
-
-def record_resumption(connection: Connection, token: Token, report: Resumed, now: float) -> list[str]:
-    """Write down where an attempt began; damaged files lose their rows, and their paths come back.
-
-    A whole file without a row (its writer was killed between the two) is adopted.
-    """
-    held = _require_lease(connection, token)
-
-    def tell(kind: str, detail: dict[str, Any]) -> None:
-        record_event(connection, now, kind, held.search_id, token.candidate, token.attempt, detail)
-
-    of_candidate = checkpoint.c.candidate_id == token.candidate
-    for path, reason in report.damaged.items():
-        connection.execute(delete(checkpoint).where(of_candidate, checkpoint.c.path == path))
-        tell("checkpoint_damaged", {"path": path, "message": reason})
-    if report.path is None:
-        tell("started_afresh", {})
-        return list(report.damaged)
-    adopted = connection.execute(
-        _NEW_CHECKPOINT.returning(checkpoint.c.path),
-        _checkpoint_row(token, report, now),
-    ).first()
-    if adopted is not None:
-        tell("checkpoint_adopted", {"path": report.path})
-    tell("resumed", {"epoch": report.epoch, "batch": report.batch})
-    return list(report.damaged)
-
-
-def record_restoration(connection: Connection, token: Token, ancestor_id: int, now: float) -> None:
-    """Write down that an ancestor was trained again."""
-    held = _require_lease(connection, token)
-    detail = {"ancestor": ancestor_id}
-    record_event(connection, now, "ancestor_restored", held.search_id, token.candidate, token.attempt, detail)
-
-
 _NEW_SCORE: Final = insert(score)
+
+
 _NEW_SHARE: Final = (
     update(search)
     .where(
@@ -359,7 +221,7 @@ _NEW_SHARE: Final = (
 
 def record_score(
     connection: Connection,
-    token: Token,
+    token: LeaseToken,
     *,
     fitness: float,
     metrics: dict[str, float],
@@ -390,7 +252,7 @@ def record_score(
     _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1, **measured)
     if memory_share is not None:
         connection.execute(_NEW_SHARE, {"of": row.search_id, "share": memory_share})
-    provenance_id = _provenance_id(connection, circumstances)
+    provenance_id = store_provenance(connection, circumstances)
     rows = [
         {
             "candidate_id": token.candidate,
@@ -410,7 +272,7 @@ def record_score(
 
 def record_failure(
     connection: Connection,
-    token: Token,
+    token: LeaseToken,
     kind: FailureKind,
     message: str,
     *,
@@ -424,11 +286,11 @@ def record_failure(
     reboots never do, but for 20 in a row without any. Where memory was out it is tried with more thrift, as long
     as there is any.
     """
-    held = _require_lease(connection, token)
+    held = require_lease(connection, token)
     # PostgreSQL knows no such character.
     message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")
     lost = kind in BLAMELESS
-    progressed = _progressed(connection, token)
+    progressed = has_progressed(connection, token)
     out_of_memory = kind == FailureKind.OUT_OF_MEMORY
     failures = held.own_failures + (0 if lost or progressed or out_of_memory else 1)
     losses = held.losses + 1 if lost and not progressed else 0
@@ -460,7 +322,7 @@ def record_failure(
     return EDGES[edge][1]
 
 
-def release(connection: Connection, token: Token, device_seconds: float, now: float) -> None:
+def release(connection: Connection, token: LeaseToken, device_seconds: float, now: float) -> None:
     """Give a candidate back unfinished; its checkpoint is kept."""
     row = _move(connection, Transition.RELEASE, token, now)
     _end_attempt(connection, token, "released", device_seconds, now, search_id=row.search_id)
@@ -479,7 +341,7 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         raise ConflictError(
             f"candidate {candidate_id} is neither pending nor in training: it has ended, and its history stays"
         )
-    _end_attempt(connection, Token(candidate_id, row.attempt), "cancelled", 0.0, now, search_id=row.search_id)
+    _end_attempt(connection, LeaseToken(candidate_id, row.attempt), "cancelled", 0.0, now, search_id=row.search_id)
     record_event(connection, now, Transition.CANCEL, row.search_id, candidate_id)
 
 
@@ -513,11 +375,11 @@ def take_back_all(connection: Connection, host_id: int, now: float) -> int:
         delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
     ).all()
     for row in held:
-        _take_back(connection, Token(*row), "the daemon was restarted", now)
+        _take_back(connection, LeaseToken(*row), "the daemon was restarted", now)
     return len(held)
 
 
-def expire(connection: Connection, token: Token, counter: int, why: str, now: float) -> bool:
+def expire(connection: Connection, token: LeaseToken, counter: int, why: str, now: float) -> bool:
     """Take a lease back from a host whose counter stood still; False where it has moved on, or is gone."""
     still = delete(lease).where(
         lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
@@ -528,7 +390,7 @@ def expire(connection: Connection, token: Token, counter: int, why: str, now: fl
     return True
 
 
-def _take_back(connection: Connection, token: Token, why: str, now: float) -> None:
+def _take_back(connection: Connection, token: LeaseToken, why: str, now: float) -> None:
     trained = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
         epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
     )
@@ -537,6 +399,8 @@ def _take_back(connection: Connection, token: Token, why: str, now: float) -> No
 
 
 _JOINS: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(joined=bindparam("step"))
+
+
 _LEAVES: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(left=bindparam("step"))
 
 
@@ -548,86 +412,6 @@ def join_population(connection: Connection, candidate_id: int, step: int) -> Non
 def leave_population(connection: Connection, candidate_id: int, step: int) -> None:
     """A candidate lives no longer from this step on."""
     connection.execute(_LEAVES, {"of": candidate_id, "step": step})
-
-
-_NEW_EVENT: Final = insert(event)
-
-
-def record_event(
-    connection: Connection,
-    now: float,
-    kind: str,
-    search_id: int | None = None,
-    candidate_id: int | None = None,
-    attempt_number: int | None = None,
-    detail: dict[str, Any] | None = None,
-) -> None:
-    """Write down what happened."""
-    values = {
-        "at": now,
-        "kind": kind,
-        "search_id": search_id,
-        "candidate_id": candidate_id,
-        "attempt": attempt_number,
-        "detail": None if detail is None else json.dumps(detail),
-    }
-    connection.execute(_NEW_EVENT, values)
-
-
-def _checkpoint_row(token: Token, report: Checkpointed | Resumed, now: float) -> dict[str, Any]:
-    return {
-        "candidate_id": token.candidate,
-        "path": report.path,
-        "attempt": token.attempt,
-        "epoch": report.epoch,
-        "batch": report.batch,
-        "digest": report.digest,
-        "bytes": report.bytes,
-        "created_at": now,
-    }
-
-
-def _epoch_row(token: Token, report: EpochDone, use: Use | None) -> dict[str, Any]:
-    return {
-        "candidate_id": token.candidate,
-        "number": report.epoch,
-        "attempt": token.attempt,
-        "train_loss": report.train_loss,
-        "train_accuracy": report.train_accuracy,
-        "val_loss": report.val_loss,
-        "val_accuracy": report.val_accuracy,
-        "learning_rate": report.learning_rate,
-        "seconds": report.seconds,
-        "ended_at": report.ended_at,
-        "memory_bytes": use and use.memory_bytes,
-        "load": use and use.load,
-    }
-
-
-_HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses, candidate.c.thrift).where(
-    candidate.c.id == bindparam("of"),
-    candidate.c.attempt == bindparam("number"),
-    candidate.c.state == CandidateState.LEASED,
-)
-
-
-def _require_lease(connection: Connection, token: Token) -> Any:
-    row = connection.execute(_HELD, {"of": token.candidate, "number": token.attempt}).first()
-    if row is None:
-        raise StaleLeaseError(f"attempt {token.attempt} of candidate {token.candidate} no longer holds")
-    return row
-
-
-def _progressed(connection: Connection, token: Token) -> bool:
-    """Whether an attempt has brought its candidate further: an epoch or a checkpoint that is its own."""
-    return any(
-        connection.execute(
-            select(table.c.candidate_id)
-            .where(table.c.candidate_id == token.candidate, table.c.attempt == token.attempt)
-            .limit(1)
-        ).first()
-        for table in (epoch, checkpoint)
-    )
 
 
 @cache
@@ -649,7 +433,7 @@ def _moving(edge: Transition, *columns: str) -> Update:
 def _move(
     connection: Connection,
     edge: Transition,
-    token: Token,
+    token: LeaseToken,
     now: float,
     detail: dict[str, Any] | None = None,
     **changes: Any,
@@ -665,11 +449,16 @@ def _move(
 
 
 _NEW_ARCHITECTURE: Final = insert_new(architecture).returning(architecture.c.id)
+
+
 _KNOWN_ARCHITECTURE: Final = select(architecture.c.id).where(architecture.c.digest == bindparam("digest"))
+
+
 _NEW_BLOCK: Final = insert(block)
 
 
-def _architecture_id(connection: Connection, proposal: Proposal) -> int:
+def store_architecture(connection: Connection, proposal: Proposal) -> int:
+    """Insert an architecture that is not stored yet, and return its id."""
     values = {"digest": proposal.digest, "genotype": str(proposal.effective)}
     made = connection.execute(_NEW_ARCHITECTURE, values).scalar()
     if made is None:
@@ -705,6 +494,8 @@ def _ending(*columns: str) -> Update:
 
 
 _DROP_LEASE: Final = delete(lease).where(lease.c.candidate_id == bindparam("of"))
+
+
 _COUNT: Final = (
     update(search)
     .where(search.c.id == bindparam("of"))
@@ -717,7 +508,7 @@ _COUNT: Final = (
 
 def _end_attempt(
     connection: Connection,
-    token: Token,
+    token: LeaseToken,
     outcome: str,
     device_seconds: float,
     now: float,
@@ -732,24 +523,3 @@ def _end_attempt(
     connection.execute(_DROP_LEASE, {"of": token.candidate})
     if device_seconds or scored:
         connection.execute(_COUNT, {"of": search_id, "seconds": device_seconds, "more": scored})
-
-
-_KNOWN_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest == bindparam("digest"))
-
-
-def _provenance_id(connection: Connection, circumstances: Provenance) -> int:
-    known = {"digest": circumstances.digest}
-    found = connection.execute(_KNOWN_PROVENANCE, known).scalar()
-    if found is None:
-        connection.execute(
-            insert_new(provenance).values(
-                digest=circumstances.digest,
-                recipe=circumstances.recipe,
-                data_digest=circumstances.data_digest,
-                versions=circumstances.versions,
-                device=circumstances.device,
-                cpu_capability=circumstances.cpu_capability,
-            )
-        )
-        found = connection.execute(_KNOWN_PROVENANCE, known).scalar_one()
-    return int(found)

@@ -12,17 +12,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from eatnas_db import api, schema, steps, transitions
-from eatnas_db.database import create_engine_for, transaction
+from eatnas_db import api, provenance, schema, transitions
+from eatnas_db.database.engine import create_engine_for
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, EatnasError, NotFoundError, RecordError
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 SPEC = {"name": "small", "space": "eatnas-tiny", "data": {"name": "digits"}, "yardstick": {"top": 0}}
 SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 30}
-UNDER = transitions.Provenance("p", {}, "data", {}, "cpu", "none")
+UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 ANSWERS = ["best", "lineage", "population", "quality", "pareto", "primitives", "mutations", "events"]
 
 
@@ -36,7 +40,7 @@ def home(tmp_path_factory):
         connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
         connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
         connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
-        search_id = steps.create_search(
+        search_id = create_search(
             connection, parse_spec(SPEC, SIZES), task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0
         )
         while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
@@ -51,7 +55,7 @@ def home(tmp_path_factory):
                 device_seconds=1.0,
                 now=2.0,
             )
-            steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search_row(connection, search_id), 3.0)
     engine.dispose()
     return folder
 

@@ -24,7 +24,8 @@ from typing import Any, Final
 import yaml
 from sqlalchemy import func, select
 
-from eatnas_db.database import open_record, reading
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.queries.ranking import get_winner, list_final_models
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema import candidate, epoch, search

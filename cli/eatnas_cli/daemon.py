@@ -55,7 +55,7 @@ def start(
 
 def _start(settings: Settings, asked: Resources, foreground: bool = False) -> None:
     from eatnas_daemon import lock
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
 
     open_record(settings.database_url).dispose()
     if foreground:
@@ -202,7 +202,7 @@ def status(
         return
     from eatnas_cli.search import is_worked_on, losses_in_words, show_standings, status_now
     from eatnas_daemon import lock
-    from eatnas_db.database import on_server
+    from eatnas_db.database.dialects import on_server
     from eatnas_db.queries.activity import list_devices, list_held_up, list_hosts, list_work
     from eatnas_db.queries.searches import list_standings
 

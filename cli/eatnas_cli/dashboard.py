@@ -17,7 +17,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from eatnas_cli.search import is_worked_on, status_told
-from eatnas_db.database import reading
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.activity import TrainingActivity, list_work
 from eatnas_db.queries.progress import Progress, get_progress

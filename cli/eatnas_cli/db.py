@@ -93,7 +93,7 @@ def prepare_data(
 @database_app.command()
 def upgrade(ctx: typer.Context) -> None:
     """Bring the record to this program's version; keeps all data."""
-    from eatnas_db.database import current_revision
+    from eatnas_db.database.engine import current_revision
     from eatnas_db.schema import REVISION
     from eatnas_migrations import commands
 
@@ -113,7 +113,8 @@ def downgrade(
     yes: Annotated[bool, typer.Option("--yes", help="I have read what will be lost.")] = False,
 ) -> None:
     """Bring the record back to an older version; what that version cannot hold is lost."""
-    from eatnas_db.database import current_revision, reading
+    from eatnas_db.database.engine import current_revision
+    from eatnas_db.database.transactions import reading
     from eatnas_db.queries.searches import list_searches
     from eatnas_db.schema import REVISION
     from eatnas_migrations import commands
@@ -139,7 +140,7 @@ def downgrade(
 @database_app.command()
 def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """The record's version, and this program's."""
-    from eatnas_db.database import current_revision
+    from eatnas_db.database.engine import current_revision
     from eatnas_db.schema import REVISION
 
     found = current_revision(_existing(ctx.obj))
@@ -154,7 +155,7 @@ def check(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
     from eatnas_db.integrity import list_breaches
     from eatnas_migrations import commands
 
@@ -218,7 +219,7 @@ def copy(
     """Copy a record from its file into an empty database on a server, and compare every row."""
     from dataclasses import replace
 
-    from eatnas_db.database import create_engine_for, current_revision, open_record
+    from eatnas_db.database.engine import create_engine_for, current_revision, open_record
     from eatnas_db.database_copy import copy_record
     from eatnas_db.settings import load_settings
     from eatnas_migrations import commands
@@ -250,7 +251,7 @@ def _file(settings: Settings) -> Path:
 
 
 def _existing(settings: Settings) -> Engine:
-    from eatnas_db.database import create_engine_for
+    from eatnas_db.database.engine import create_engine_for
 
     if settings.database_file is not None and not settings.database_file.exists():
         raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
@@ -260,7 +261,8 @@ def _existing(settings: Settings) -> Engine:
 @contextmanager
 def _unused(settings: Settings) -> Iterator[Engine]:
     """An existing record that no daemon works on, nor can begin to."""
-    from eatnas_db.database import living_hosts, reading
+    from eatnas_db.database.locks import living_hosts
+    from eatnas_db.database.transactions import reading
 
     engine = _existing(settings)
     with _idle(settings):

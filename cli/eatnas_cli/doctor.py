@@ -185,7 +185,7 @@ def _disk(home: Path) -> Finding:
 
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
     from eatnas_db.config import read_max_bytes
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
     from eatnas_db.queries.disk_usage import measure, what_goes
 
     try:

@@ -61,7 +61,7 @@ def _require_free(host: str, port: int) -> None:
 
 def _sync(settings: Settings, uri: str) -> None:
     from eatnas_daemon.mlflow.sync import masked, sync
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
 
     written = sync(open_record(settings.database_url), uri)
     typer.echo(f"{written} runs written to {masked(uri)}")

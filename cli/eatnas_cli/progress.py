@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Engine
 
 from eatnas_cli.search import is_worked_on, status_told
-from eatnas_db.database import reading
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search

@@ -21,16 +21,16 @@ SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a searc
 @contextmanager
 def viewing(settings: Settings) -> Iterator[Connection]:
     """One consistent view of the record. Raises `RecordError`."""
-    from eatnas_db import database
+    from eatnas_db.database import engine
 
-    with database.viewing(settings.database_url) as connection:
+    with engine.viewing(settings.database_url) as connection:
         yield connection
 
 
 @contextmanager
 def changing(settings: Settings) -> Iterator[Connection]:
     """One change of the record: everything or nothing. Raises `RecordError`."""
-    from eatnas_db import database
+    from eatnas_db.database import engine
 
-    with database.changing(settings.database_url) as connection:
+    with engine.changing(settings.database_url) as connection:
         yield connection

@@ -96,7 +96,8 @@ def run_search(settings: Settings, name: str, asked: Resources) -> int:
     """Supervise one search, or watch who does, with a progress line; the exit code."""
     from eatnas_cli.progress import Display
     from eatnas_daemon import lock
-    from eatnas_db.database import open_record, reading
+    from eatnas_db.database.engine import open_record
+    from eatnas_db.database.transactions import reading
     from eatnas_db.queries.searches import get_open_yardstick, get_search
 
     # Until the supervisor takes the signals, nothing is in hand that would have to be checkpointed.
@@ -152,7 +153,7 @@ def supervise(
     from eatnas_daemon.launchers import Launcher
     from eatnas_daemon.supervisor import Supervisor
     from eatnas_db.config import read_max_bytes
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
 
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")

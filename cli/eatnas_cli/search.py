@@ -49,7 +49,8 @@ def init(ctx: typer.Context) -> None:
 
 def make_home(settings: Settings) -> None:
     """Folders and record, made where they are missing. Raises `RecordError`."""
-    from eatnas_db.database import create_engine_for, current_revision, open_record, refuse_network_file_system
+    from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+    from eatnas_db.database.filesystem import refuse_network_file_system
     from eatnas_migrations import commands
 
     file = settings.database_file
@@ -119,9 +120,9 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int 
 
     `slots`: those it will run on; None: as many as this machine has.
     """
-    from eatnas_db import steps
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
     from eatnas_db.domain.spec import parse_spec
+    from eatnas_db.searches.create import create_search
 
     spec = parse_spec(tree, overrides)
     # Before the data is read, which takes seconds.
@@ -129,7 +130,7 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int 
     task, found = describe(settings, spec)
     slots = slots or slots_for(spec)
     with changing(settings) as connection:
-        steps.create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
+        create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
     tell_doubts(spec)
     return spec.name
 
@@ -209,7 +210,8 @@ def show_standings(rows: Sequence[SearchSummary], worked_on: bool, format: Forma
 def is_worked_on(settings: Settings, connection: Connection) -> bool:
     """Whether a daemon, or `run`, works on the record: here, or on a server on any host."""
     from eatnas_daemon import lock
-    from eatnas_db.database import living_hosts, on_server
+    from eatnas_db.database.dialects import on_server
+    from eatnas_db.database.locks import living_hosts
 
     if on_server(connection):
         return bool(living_hosts(connection))
@@ -243,7 +245,7 @@ def losses_in_words(hosts: Sequence[Host], now: float | None = None) -> list[str
 @search_app.command("show")
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
-    from eatnas_db.database import on_server
+    from eatnas_db.database.dialects import on_server
     from eatnas_db.queries.activity import list_hosts
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.ranking import count_looks
@@ -270,7 +272,8 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     """
     from eatnas_cli.dashboard import Dashboard
     from eatnas_cli.progress import Display
-    from eatnas_db.database import open_record, reading
+    from eatnas_db.database.engine import open_record
+    from eatnas_db.database.transactions import reading
     from eatnas_db.queries.searches import get_search
 
     engine = open_record(ctx.obj.database_url)
@@ -378,12 +381,13 @@ def extend(
     device_hours: Annotated[float, typer.Option(min=0, max=MOST_HOURS, help="How many more, where limited.")] = 0.0,
 ) -> None:
     """Give a search more to do; reopens a finished one."""
-    from eatnas_db import steps
 
     if not candidates and not device_hours:
         raise typer.BadParameter("say how much more: --candidates N, --device-hours H, or both")
+    from eatnas_db.searches.control import extend_search
+
     with changing(ctx.obj) as connection:
-        budget, seconds = steps.extend(
+        budget, seconds = extend_search(
             connection, name, candidates=candidates, device_hours=device_hours, now=time.time()
         )
     limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
@@ -391,8 +395,8 @@ def extend(
 
 
 def _wish(settings: Settings, name: str, wish: str) -> None:
-    from eatnas_db import steps
     from eatnas_db.domain.states import DesiredState
+    from eatnas_db.searches.control import set_desired_state
 
     with changing(settings) as connection:
-        steps.set_wish(connection, name, DesiredState(wish), time.time())
+        set_desired_state(connection, name, DesiredState(wish), time.time())

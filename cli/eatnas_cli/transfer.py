@@ -44,10 +44,10 @@ def start_transfer(
 
     Nothing is written unless all is right.
     """
-    from eatnas_db import steps
-    from eatnas_db.database import open_record
+    from eatnas_db.database.engine import open_record
     from eatnas_db.domain.spec import parse_spec
     from eatnas_db.queries.events import list_events
+    from eatnas_db.searches.transfer import create_transfer
 
     spec = parse_spec(tree, overrides)
     # Before the data is read, which takes seconds.
@@ -55,7 +55,7 @@ def start_transfer(
     task, found = describe(settings, spec)
     slots = slots or slots_for(spec)
     with changing(settings) as connection:
-        search_id = steps.transfer(
+        search_id = create_transfer(
             connection,
             source,
             spec,
@@ -81,10 +81,11 @@ def rescore(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as in the search.")] = None,
 ) -> None:
     """Measure the best again: each trained from scratch with fresh seeds, in a search of its own."""
-    from eatnas_db import steps
+
+    from eatnas_db.searches.retrain import create_reevaluation
 
     with changing(ctx.obj) as connection:
-        yardstick = steps.rescore(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
+        yardstick = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
     typer.echo(
         f"search {yardstick} created; `eatnas-db run {yardstick}` trains it, `eatnas-db query best {name}` shows it"
     )
@@ -110,8 +111,8 @@ def final(
     In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
     """
     from eatnas_cli.db import prepare
-    from eatnas_db import steps
     from eatnas_db.queries.searches import get_search
+    from eatnas_db.searches.retrain import create_final_training
 
     settings: Settings = ctx.obj
     with viewing(settings) as connection:
@@ -119,7 +120,7 @@ def final(
     # Whether there is a test part, before days of training.
     found = prepare("final", {**data, "root": data["root"] or str(settings.data)})
     with changing(settings) as connection:
-        tests = steps.final(
+        tests = create_final_training(
             connection,
             name,
             candidate_ids=candidates or (),

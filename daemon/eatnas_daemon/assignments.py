@@ -12,9 +12,9 @@ from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.domain.rng import derived_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
+from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.inheritance import Link, list_heritage
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import Leased
 from eatnas_protocol.messages import Assign
 
 
@@ -22,7 +22,7 @@ from eatnas_protocol.messages import Assign
 class Assignment:
     """A candidate in a worker's hands."""
 
-    leased: Leased
+    leased: LeasedCandidate
     assign: Assign
     objective: dict[str, Any]
     lineage_epochs: int
@@ -33,7 +33,7 @@ class Assignment:
     """Of a GPU's memory, beyond a context."""
 
 
-def work_for(connection: Connection, settings: Settings, row: Any, leased: Leased) -> Assignment:
+def work_for(connection: Connection, settings: Settings, row: Any, leased: LeasedCandidate) -> Assignment:
     """What to do about a leased candidate of the search `row`."""
     heritage = _heritage(connection, row, leased)
     assign = replace(
@@ -57,7 +57,7 @@ def checkpoints_of(search_id: int) -> str:
     return f"checkpoints/{search_id}/"
 
 
-def _heritage(connection: Connection, row: Any, leased: Leased) -> tuple[Link, ...]:
+def _heritage(connection: Connection, row: Any, leased: LeasedCandidate) -> tuple[Link, ...]:
     # All parents but a mutation's are in another search, or have no weights to give.
     same_search = leased.origin == Origin.MUTATION
     if leased.parent_id is None or not inherits(row.spec, origin=leased.origin, same_search=same_search):

@@ -11,7 +11,8 @@ from typing import Final
 from sqlalchemy import Engine
 
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import EventWatermark, reading
+from eatnas_db.database.changes import EventWatermark
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.events import Event, list_events
 

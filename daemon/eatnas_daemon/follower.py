@@ -15,7 +15,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from eatnas_db.database import watch_changes
+from eatnas_db.database.changes import watch_changes
 
 RESTART_SECONDS: Final = 30.0
 PYTHON: Final = ("nice", "-n", "10", sys.executable, "-m")

@@ -25,7 +25,9 @@ from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
 from eatnas_db.config import Hooks, read_hooks
-from eatnas_db.database import EventWatermark, open_record, reading
+from eatnas_db.database.changes import EventWatermark
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.events import Event, list_events
 from eatnas_db.queries.ranking import list_best

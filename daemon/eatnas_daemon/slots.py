@@ -8,7 +8,8 @@ from eatnas_daemon.assignments import Assignment
 from eatnas_daemon.devices import CPU, PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import WorkerProcess
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.transitions import Token, Use
+from eatnas_db.leases import LeaseToken
+from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import (
     Checkpointed,
     Exit,
@@ -87,7 +88,7 @@ class Slot:
     seen_bytes: int = 0
     """What of it the driver surely told already: as of the decision before the last."""
     images_per_second: float | None = None
-    uses: dict[int, Use] = field(default_factory=dict)
+    uses: dict[int, ResourceUse] = field(default_factory=dict)
     """What the training in hand took of the device, by epoch."""
     cpu_seen: tuple[float, float] = (0.0, 0.0)
     """When the worker's use of the processor was looked at last, and how much it was."""
@@ -149,7 +150,7 @@ class Slot:
         if self.process is None:
             return
         if self.on_gpu:
-            self.uses[epoch] = Use(self.held_bytes, gpu_load)
+            self.uses[epoch] = ResourceUse(self.held_bytes, gpu_load)
             return
         (before, spent), seconds = self.cpu_seen, self.process.cpu_seconds
         memory_bytes = self.process.memory_bytes
@@ -158,7 +159,7 @@ class Slot:
         if now > before:
             self.cpu_seen, self.cpu_load = (now, seconds), (seconds - spent) / (now - before)
         # Epochs that end between two looks have what was measured over all of them.
-        self.uses[epoch] = Use(memory_bytes, self.cpu_load)
+        self.uses[epoch] = ResourceUse(memory_bytes, self.cpu_load)
 
     def take(self, work: Assignment, now: float) -> None:
         """The worker was given a candidate."""
@@ -287,6 +288,6 @@ class Slot:
         return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
 
 
-def _is_about(message: Message, token: Token) -> bool:
+def _is_about(message: Message, token: LeaseToken) -> bool:
     """Whether a worker's word is about that attempt."""
     return (getattr(message, "candidate", None), getattr(message, "attempt", None)) == (token.candidate, token.attempt)

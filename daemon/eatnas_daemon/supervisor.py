@@ -21,19 +21,27 @@ from eatnas_daemon.devices import CPU, PROCESSOR, Cause, DeviceStatus, reasons_i
 from eatnas_daemon.gpu_scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
-from eatnas_db import hosts, retention, steps, transitions
-from eatnas_db.database import hold_searches, living_hosts, on_server, transaction, watch_changes
+from eatnas_db import hosts, leases, retention, training_record, transitions
+from eatnas_db.database.changes import watch_changes
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.locks import hold_searches, living_hosts
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.memory_estimate import largest_that_fits, share_of_foretold
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import DesiredState, FailureKind, MemoryFallback, SearchKind
 from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
+from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter, LeaseToken
+from eatnas_db.provenance import Provenance
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
 from eatnas_db.queries.disk_usage import list_leftovers
 from eatnas_db.queries.searches import over_budget
 from eatnas_db.schema import host, lease, search
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.control import set_waiting_reason
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import ANYTHING, Provenance, Room, Token
 from eatnas_protocol.messages import (
     Cancel,
     Checkpointed,
@@ -96,7 +104,7 @@ class Supervisor:
         self._watch = watch_changes(engine)
         self._listening: int | None = None
         self._changed = False
-        self._silent: dict[Token, tuple[int, float]] = {}
+        self._silent: dict[LeaseToken, tuple[int, float]] = {}
         self._looked_at = monotonic()
         self._draining = self._killing = False
         self._ticked_at = monotonic()
@@ -122,7 +130,7 @@ class Supervisor:
             hosts.end_workers(connection, host_id, "the daemon was restarted", self._wall())
             if living_hosts(connection) <= {host_id}:
                 # What a daemon waited for that is no more.
-                steps.set_waiting(connection, None)
+                set_waiting_reason(connection, None)
         return host_id
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
@@ -290,7 +298,7 @@ class Supervisor:
         garbage: list[str] = []
         counting = now >= self._count_at
         if counting:
-            transitions.beat(connection, self._host_id, self._rates())
+            leases.beat(connection, self._host_id, self._rates())
             hosts.see_host(connection, self._host_id, wall)
         if changed or counting:
             paused = hosts.list_paused(connection, self._host_id)
@@ -310,7 +318,7 @@ class Supervisor:
                 self._write_ending(connection, slot, wall)
         said = self._in_words()
         if said != self._said:
-            steps.set_waiting(connection, said)
+            set_waiting_reason(connection, said)
             self._said = said
         assigned, ended = self._advance(connection, now, wall, garbage)
         return CommitActions(assigned, garbage, stale, ended)
@@ -318,7 +326,7 @@ class Supervisor:
     def _fenced_off(self, connection: Connection, wall: float) -> list[Slot]:
         """Slots whose lease somebody else has ended: a candidate cancelled by hand, or a host that was thought dead."""
         held = select(lease.c.candidate_id, lease.c.attempt).where(lease.c.host_id == self._host_id)
-        tokens = {Token(*row) for row in connection.execute(held)}
+        tokens = {LeaseToken(*row) for row in connection.execute(held)}
         working = {slot.work.leased.token for slot in self.slots if slot.work is not None}
         for token in tokens - working:
             # It was leased by a commit whose answer was lost.
@@ -335,10 +343,10 @@ class Supervisor:
         if not on_server(connection):
             return
         held = select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, lease.c.host_id, host.c.name).join(host)
-        silent: dict[Token, tuple[int, float]] = {}
+        silent: dict[LeaseToken, tuple[int, float]] = {}
         dead: set[int] = set()
         for row in connection.execute(held.where(lease.c.host_id != self._host_id)).all():
-            token = Token(row.candidate_id, row.attempt)
+            token = LeaseToken(row.candidate_id, row.attempt)
             counter, seconds = self._silent.get(token, (None, 0.0))
             seconds = seconds + seen_for if counter == row.counter else 0.0
             if seconds >= self._patience.lease:
@@ -350,7 +358,7 @@ class Supervisor:
         for host_id in dead:
             hosts.end_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
             # Not what the dead one waited for, but what this one does.
-            steps.set_waiting(connection, self._said)
+            set_waiting_reason(connection, self._said)
 
     def _write_reports(self, connection: Connection, slot: Slot, wall: float) -> list[str]:
         garbage: list[str] = []
@@ -363,19 +371,19 @@ class Supervisor:
         token = slot.work.leased.token
         epochs = [report for report in slot.reports if isinstance(report, EpochDone)]
         if epochs:
-            transitions.record_epochs(connection, token, epochs, wall, slot.uses)
+            training_record.record_epochs(connection, token, epochs, wall, slot.uses)
         folder = checkpoints_of(slot.work.leased.search_id)
         for report in slot.reports:
             match report:
                 case Checkpointed():
                     saved = replace(report, path=folder + report.path)
-                    garbage += transitions.record_checkpoint(connection, token, saved, wall)
+                    garbage += training_record.record_checkpoint(connection, token, saved, wall)
                 case Resumed():
                     damaged = {folder + path: why for path, why in report.damaged.items()}
                     begun = replace(report, path=report.path and folder + report.path, damaged=damaged)
-                    garbage += transitions.record_resumption(connection, token, begun, wall)
+                    garbage += training_record.record_resumption(connection, token, begun, wall)
                 case Restored():
-                    transitions.record_restoration(connection, token, report.ancestor, wall)
+                    training_record.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
                 case Released():
@@ -393,7 +401,7 @@ class Supervisor:
                     )
         return garbage
 
-    def _rates(self) -> dict[Token, float]:
+    def _rates(self) -> dict[LeaseToken, float]:
         return {
             slot.work.leased.token: slot.images_per_second
             for slot in self.slots
@@ -502,9 +510,9 @@ class Supervisor:
             if row.wish != DesiredState.RUN:
                 self._tell_to_stop(row)
                 continue
-            finished = steps.advance(connection, row, wall)
+            finished = advance_search(connection, row, wall)
             if collecting or finished:
-                garbage += steps.collect(connection, steps.get_row(connection, row.id))
+                garbage += drop_unneeded_checkpoints(connection, lock_search_row(connection, row.id))
             # Where one finishes, its yardstick may just have begun.
             going_on = True
             if finished:
@@ -520,7 +528,7 @@ class Supervisor:
     ) -> list[Slot]:
         """Lease what a search has pending for idle slots; those that are left."""
         limit = row.spec["budget"].get("slots")
-        more = len(idle) if limit is None else limit - transitions.count_leased(connection, row.id)
+        more = len(idle) if limit is None else limit - leases.count_leased(connection, row.id)
         left: list[Slot] = []
         for number, slot in enumerate(idle):
             if more <= 0:
@@ -533,13 +541,13 @@ class Supervisor:
             if leased:
                 assigned.append((slot, work_for(connection, self._settings, row, leased)))
                 more -= 1
-            elif room == ANYTHING:
+            elif room == ANY_CANDIDATE:
                 return left + idle[number:]
             else:
                 left.append(slot)
         return left
 
-    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Assignment]]) -> Room | None:
+    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Assignment]]) -> LeaseFilter | None:
         """What may be trained beside what trains on a slot's device already; None: nothing."""
         given = [(other, work) for other, work in assigned if other.device.uuid == slot.device.uuid]
         here = [other for other in self.slots if other.device.uuid == slot.device.uuid and other.busy]
@@ -547,12 +555,12 @@ class Supervisor:
         if thrifty or any(work.leased.thrift != MemoryFallback.NONE for _, work in given):
             return None
         if not here and not given:
-            return ANYTHING
+            return ANY_CANDIDATE
         if self.floor is None or not slot.on_gpu:
-            return Room(alone=False)
+            return LeaseFilter(alone=False)
         free = self.floor.left_bytes(slot.device.uuid, here) - sum(work.expected_bytes for _, work in given)
         fits = largest_that_fits(free, row.memory_share)
-        return Room(alone=False, variable_bytes=fits, batch_size=row.spec["training"]["batch_size"])
+        return LeaseFilter(alone=False, variable_bytes=fits, batch_size=row.spec["training"]["batch_size"])
 
     def _open(self) -> Select[Any]:
         query = select(search).order_by(search.c.priority.desc(), search.c.id)

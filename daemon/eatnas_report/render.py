@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from eatnas_db.database import viewing
+from eatnas_db.database.engine import viewing
 from eatnas_db.errors import EatnasError
 from eatnas_report.data import collect
 from eatnas_report.lineage_plot import draw_family

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, exists, func, select
 
-from eatnas_db.database import living_hosts
+from eatnas_db.database.locks import living_hosts
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.queries.searches import over_budget
 from eatnas_db.schema import PENDING, attempt, candidate, device, epoch, host, lease, search, worker

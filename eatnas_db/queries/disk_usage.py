@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, exists, select
 
-from eatnas_db.database import reading
+from eatnas_db.database.transactions import reading
 from eatnas_db.domain.states import SETTLED, CandidateState
 from eatnas_db.schema import PENDING, candidate, checkpoint, lease, search
 from eatnas_db.settings import Settings

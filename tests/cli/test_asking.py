@@ -10,17 +10,23 @@ import pytest
 from sqlalchemy import insert, update
 
 from eatnas_cli.printing import Page
-from eatnas_db import schema, steps, transitions
-from eatnas_db.database import open_record, transaction
+from eatnas_db import provenance, schema, transitions
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.failures import Failure
 from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.retrain import create_reevaluation
+from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 
 SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 10}
-UNDER = transitions.Provenance("p", {}, "data", {}, "cpu", "none")
+UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 
 
 def tree(name, space="eatnas-tiny"):
@@ -41,7 +47,7 @@ def train(connection, search_id, metric="val_accuracy"):
             device_seconds=1.0,
             now=2.0,
         )
-        steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+        advance_search(connection, lock_search_row(connection, search_id), 3.0)
 
 
 @pytest.fixture
@@ -58,17 +64,17 @@ def small(engine):
         connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
         connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
         spec = parse_spec(tree("small"), SIZES)
-        search_id = steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
+        search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
         train(connection, search_id)
 
 
 @pytest.fixture
 def large(engine, small):
     with transaction(engine) as connection:
-        steps.rescore(connection, "small", top=1, seeds=2, now=4.0)
+        create_reevaluation(connection, "small", top=1, seeds=2, now=4.0)
         train(connection, get_search(connection, "small.yardstick").id)
         spec = parse_spec(tree("large", "eatnas-small"), SIZES)
-        found = steps.transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
+        found = create_transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
         train(connection, found)
 
 

@@ -14,7 +14,8 @@ import pytest
 from eatnas_daemon import lock
 from eatnas_daemon.event_log import LARGEST_BYTES, open_log
 from eatnas_db import hosts
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.settings import load_settings
 
 LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]

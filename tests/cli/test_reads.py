@@ -10,12 +10,13 @@ from sqlalchemy import event as hooks
 from sqlalchemy import func, insert, select, update
 
 from eatnas_db import schema
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.events import record_event
 from eatnas_db.queries.activity import list_held_up, list_work
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search, list_standings
 from eatnas_db.settings import load_settings
-from eatnas_db.transitions import record_event
 
 READS = [
     ("search", "list"),

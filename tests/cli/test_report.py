@@ -12,13 +12,18 @@ from html.parser import HTMLParser
 import pytest
 from sqlalchemy import insert, update
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db import provenance, transitions
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.schema import device, host, search, worker
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
 from eatnas_report import figures
@@ -27,7 +32,7 @@ from eatnas_report.page import page
 
 EVIL = "<script>evil = 1</script>"
 NOW = 100_000.0
-UNDER = transitions.Provenance("p", {}, "data", {"torch": EVIL}, "cpu", "none")
+UNDER = provenance.Provenance("p", {}, "data", {"torch": EVIL}, "cpu", "none")
 TREE = {
     "name": "small",
     "space": "eatnas-tiny",
@@ -69,7 +74,7 @@ def train(engine, search_id, budget):
                     device_seconds=9.0,
                     now=now + 9,
                 )
-            steps.advance(connection, steps.get_row(connection, search_id), now + 9)
+            advance_search(connection, lock_search_row(connection, search_id), now + 9)
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +89,11 @@ def settings(tmp_path_factory):
         connection.execute(insert(host).values(id=1, name=EVIL, seen_at=0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
-        small = steps.create_search(connection, parse_spec(TREE, {}), **more)
+        small = create_search(connection, parse_spec(TREE, {}), **more)
     train(engine, small, 40)
     with transaction(engine) as connection:
-        large = steps.transfer(connection, "small", parse_spec(TREE, {"name": "large", "seed": 2}), **more)
-        steps.create_search(connection, parse_spec(TREE, {"name": "new"}), **more)
+        large = create_transfer(connection, "small", parse_spec(TREE, {"name": "large", "seed": 2}), **more)
+        create_search(connection, parse_spec(TREE, {"name": "new"}), **more)
     train(engine, large, 40)
     with transaction(engine) as connection:
         connection.execute(update(search).where(search.c.name == "large").values(name=EVIL))

@@ -10,10 +10,11 @@ import time
 import pytest
 
 from eatnas_daemon import lock
-from eatnas_db import steps
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.schema import search
+from eatnas_db.searches.control import set_desired_state
 from eatnas_db.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -31,7 +32,7 @@ def change(settings):
 
     def wish(wanted):
         with transaction(engine) as connection:
-            steps.set_wish(connection, "tiny", wanted, time.time())
+            set_desired_state(connection, "tiny", wanted, time.time())
 
     def update(**values):
         with transaction(engine) as connection:

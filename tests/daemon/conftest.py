@@ -11,12 +11,13 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 
@@ -52,7 +53,7 @@ def home() -> Callable[..., Settings]:
         changes = {key.replace("__", "."): value for key, value in overrides.items()}
         with transaction(engine) as connection:
             spec = parse_spec(TREE, {"seed": seed, **changes})
-            steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
+            create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
         return settings
 
     return make

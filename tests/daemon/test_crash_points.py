@@ -7,7 +7,8 @@ import sys
 import pytest
 from sqlalchemy import select
 
-from eatnas_db.database import open_record, reading
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.schema import attempt, lease
 from eatnas_db.settings import load_settings
 
@@ -29,7 +30,7 @@ from sqlalchemy import event
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 
 def supervise(home, die_at):

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.slots import Timeouts
-from eatnas_db.database import open_record, reading
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.schema import attempt, search
 
@@ -31,7 +32,7 @@ import sys
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])
 told = [None]

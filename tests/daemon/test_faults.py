@@ -15,8 +15,9 @@ from sqlalchemy import select, update
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import transitions
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db import leases, transitions
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
 
 SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
@@ -170,7 +171,7 @@ def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp
 
     def freeze(supervisor):
         for slot in supervisor.slots:
-            if slot.phase == "training" and slot.work.leased.token == transitions.Token(2, 1) and not slot.ended:
+            if slot.phase == "training" and slot.work.leased.token == leases.LeaseToken(2, 1) and not slot.ended:
                 psutil.Process(slot.process.pid).send_signal(signal.SIGSTOP)
 
     supervise(settings, program=SLOW, on_tick=freeze, patience=QUICK)

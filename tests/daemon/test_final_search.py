@@ -6,13 +6,14 @@ import signal
 import pytest
 from sqlalchemy import select
 
-from eatnas_db import steps
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, epoch, score
+from eatnas_db.searches.retrain import create_final_training
 
 SMALL = {
     "data": {"name": "digits", "train_images": 256, "validation_images": 128},
@@ -39,7 +40,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
     engine = open_record(settings.database_url)
     supervise(settings, slots, program)
     with transaction(engine) as connection:
-        name = steps.final(connection, "s", seeds=2, now=5.0)
+        name = create_final_training(connection, "s", seeds=2, now=5.0)
     supervise(settings, slots, program, on_tick=on_tick, only=name)
     with reading(engine) as connection:
         of = candidate.c.search_id == get_search(connection, name).id

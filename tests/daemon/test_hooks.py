@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from eatnas_daemon.hooks import Notifier, Place
-from eatnas_db import steps, transitions
+from eatnas_db import events
 from eatnas_db.config import HOOK_EVENTS, Hooks, read_hooks
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import EatnasError
+from eatnas_db.searches.control import set_desired_state, set_waiting_reason
 
 TELL = """
 import json, os, sys
@@ -76,17 +78,17 @@ def told(settings):
 
 def happen(engine, kind, now=100.0, candidate=None, **detail):
     with transaction(engine) as connection:
-        transitions.record_event(connection, now, kind, 1, candidate, None, detail or None)
+        events.record_event(connection, now, kind, 1, candidate, None, detail or None)
 
 
 def wish(engine, wish):
     with transaction(engine) as connection:
-        steps.set_wish(connection, "s", wish, 100.0)
+        set_desired_state(connection, "s", wish, 100.0)
 
 
 def wait_for(engine, why):
     with transaction(engine) as connection:
-        steps.set_waiting(connection, why)
+        set_waiting_reason(connection, why)
 
 
 def until(condition, seconds=60.0):

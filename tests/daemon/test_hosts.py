@@ -16,8 +16,10 @@ from eatnas_cli.search import losses_in_words
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, living_hosts, open_record, reading, transaction, watch_changes
+from eatnas_db.database.changes import watch_changes
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.locks import living_hosts
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, RecordError
@@ -25,6 +27,7 @@ from eatnas_db.queries.activity import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, device, host, lease, search, worker
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands
 
@@ -46,7 +49,7 @@ from pathlib import Path
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import Timeouts
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, seconds = sys.argv[1:]
 settings = Settings(Path(home), url, name)
@@ -62,7 +65,7 @@ def make_search(url, seed=1):
     commands.upgrade(engine)
     with transaction(engine) as connection:
         spec = parse_spec(TREE, {"seed": seed})
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
     return engine
 
 

@@ -4,11 +4,12 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.slots import Timeouts
-from eatnas_db import steps
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema import attempt, candidate, event
+from eatnas_db.searches.transfer import create_transfer
 
 REAL = ("eatnas_training.worker",)
 INHERITING = {
@@ -87,7 +88,7 @@ def test_a_transfer_with_weights_goes_on_from_the_small_searchs_best(tmp_path, h
     }
     with transaction(engine) as connection:
         spec = parse_spec(tree)
-        large = steps.transfer(connection, "s", spec, task=Task(12, 1, 10), data_digest="d", slots=2, now=1.0)
+        large = create_transfer(connection, "s", spec, task=Task(12, 1, 10), data_digest="d", slots=2, now=1.0)
     supervise(settings, 2, REAL, only="large")
     born = [row for row in candidates(settings) if row.search_id == large]
     assert {row.state for row in born} == {"scored"}

@@ -18,11 +18,13 @@ from eatnas_daemon.gpu_scheduler import GpuScheduler
 from eatnas_daemon.nvml import Nvml
 from eatnas_daemon.slots import Slot, Timeouts
 from eatnas_db import hosts
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.leases import LeaseToken
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
-from eatnas_db.transitions import Token, Use
+from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Failed, Progress
 
 QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
@@ -479,7 +481,7 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
 
 
 def held_by(candidate_id):
-    return SimpleNamespace(leased=SimpleNamespace(token=Token(candidate_id, 1)), expected_bytes=3 * GIB)
+    return SimpleNamespace(leased=SimpleNamespace(token=LeaseToken(candidate_id, 1)), expected_bytes=3 * GIB)
 
 
 def test_a_late_word_about_an_earlier_training_is_not_taken_for_the_one_in_hand():
@@ -514,7 +516,7 @@ def test_epochs_that_end_between_two_looks_share_what_was_measured_over_them():
     slot.measure(3, now=14.0, gpu_load=None)
     slot.process.memory_bytes = 0
     slot.measure(4, now=16.0, gpu_load=None)
-    assert slot.uses == {1: Use(100, 0.5), 2: Use(100, 0.5), 3: Use(100, 1.0)}
+    assert slot.uses == {1: ResourceUse(100, 0.5), 2: ResourceUse(100, 0.5), 3: ResourceUse(100, 1.0)}
 
 
 def test_a_worker_whose_memory_has_grown_by_half_is_replaced():

@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_daemon import lock
-from eatnas_db import steps
-from eatnas_db.database import open_record, reading, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import attempt, candidate, epoch, lease, search, worker
+from eatnas_db.searches.control import extend_search, set_desired_state
 
 # A change of these values means that stored histories can no longer be reproduced.
 RECORDED_FINGERPRINTS = {
@@ -81,7 +82,7 @@ def test_a_supervisor_killed_with_its_work_in_hand_changes_nothing(tmp_path, hom
 import sys
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])
 Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs, sys.argv[2:]), slots=2,
@@ -118,7 +119,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
         states = set(connection.execute(select(candidate.c.state)).scalars())
     assert states == {"pending", "scored"}
     with transaction(engine) as connection:
-        steps.set_wish(connection, "s", DesiredState.RUN, time.time())
+        set_desired_state(connection, "s", DesiredState.RUN, time.time())
     assert supervise(settings, 2) == undisturbed
 
 
@@ -156,7 +157,7 @@ def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
     supervise(settings, 2)
     engine = open_record(settings.database_url)
     with transaction(engine) as connection:
-        assert steps.extend(connection, "s", candidates=4, now=time.time()) == (28, None)
+        assert extend_search(connection, "s", candidates=4, now=time.time()) == (28, None)
     supervise(settings, 2)
     with reading(engine) as connection:
         assert connection.execute(select(search.c.scored)).scalar_one() == 28

@@ -11,7 +11,8 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_db.database import open_record, reading
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
 from eatnas_db.schema import attempt, epoch, lease
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
@@ -21,7 +22,7 @@ SUPERVISE = """
 import sys
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db.database import open_record
+from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])
 Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs, sys.argv[2:]), slots=2,

@@ -26,13 +26,17 @@ from eatnas_daemon.follower import RESTART_SECONDS, Follower
 from eatnas_daemon.mlflow.search_runs import CURVE
 from eatnas_daemon.mlflow.sync import EPOCH_METRICS, STATUSES, MlflowSync, connect, masked
 from eatnas_daemon.mlflow.sync import sync as sync_all
-from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db import training_record, transitions
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import CandidateState, DesiredState, FailureKind
+from eatnas_db.provenance import Provenance
 from eatnas_db.schema import architecture, candidate, device, epoch, host, record, search, step, worker
-from eatnas_db.transitions import Provenance
+from eatnas_db.searches.advance import breed_births, settle_births
+from eatnas_db.searches.control import set_desired_state
+from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
 from eatnas_protocol.messages import EpochDone
 
@@ -61,7 +65,7 @@ def make_record(file):
     commands.upgrade(engine)
     spec = parse_spec(SPEC)
     with transaction(engine) as connection:
-        steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=100.0)
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=100.0)
         connection.execute(insert(host).values(id=1, name="here", seen_at=100.0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=100.0))
@@ -74,8 +78,8 @@ def lease(connection, now):
 
 def report(connection, token, number, now):
     done = EpochDone(token.candidate, token.attempt, number, 2.0 - number, 0.25, 1.5, 0.5, 0.1, 1.0, now)
-    uses = {number: transitions.Use(50_000_000, 0.75)}
-    transitions.record_epochs(connection, token, [done], now, uses)
+    uses = {number: training_record.ResourceUse(50_000_000, 0.75)}
+    training_record.record_epochs(connection, token, [done], now, uses)
 
 
 def score(connection, token, now):
@@ -89,8 +93,8 @@ def score(connection, token, now):
         device_seconds=2.0,
         now=now,
     )
-    steps.settle(connection, 1, now)
-    steps.breed(connection, 1, now)
+    settle_births(connection, 1, now)
+    breed_births(connection, 1, now)
 
 
 def fill(engine):
@@ -103,8 +107,8 @@ def fill(engine):
             score(connection, token, now + 30)
         token = lease(connection, 3000.0)
         transitions.record_failure(connection, token, FailureKind.DIVERGED, "nan", now=3010.0)
-        steps.settle(connection, 1, 3010.0)
-        steps.breed(connection, 1, 3010.0)
+        settle_births(connection, 1, 3010.0)
+        breed_births(connection, 1, 3010.0)
         token = lease(connection, 4000.0)
         report(connection, token, 0, 4010.0)
     return token
@@ -319,7 +323,7 @@ def test_what_nobody_trains_is_not_running_and_goes_on_where_somebody_does(engin
         sync(engine, uri)
         assert statuses(connect(uri))[3] == "RUNNING"
     with transaction(engine) as connection:
-        steps.set_wish(connection, "small", DesiredState.CANCELLED, 5000.0)
+        set_desired_state(connection, "small", DesiredState.CANCELLED, 5000.0)
     sync(engine, uri)
     assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "KILLED")
 

@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, insert
 
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.leases import LeasedCandidate
+from eatnas_db.provenance import Provenance
 from eatnas_db.schema import device, host, worker
-from eatnas_db.transitions import Leased, Provenance, lease_next, record_score
+from eatnas_db.searches.create import create_search
+from eatnas_db.transitions import lease_next, record_score
 from eatnas_migrations import commands
 
 TASK = Task(8, 1, 10)
@@ -49,7 +52,7 @@ def search_factory(engine: Engine) -> Callable[..., int]:
             **{key.replace("__", "."): value for key, value in overrides.items()},
         }
         with transaction(engine) as connection:
-            return steps.create_search(
+            return create_search(
                 connection, parse_spec(tree, paths), task=TASK, data_digest="data", slots=slots, now=0.0
             )
 
@@ -57,8 +60,8 @@ def search_factory(engine: Engine) -> Callable[..., int]:
 
 
 @pytest.fixture
-def lease_factory(engine: Engine) -> Callable[..., Leased | None]:
-    def lease(search_id: int, now: float = 1.0) -> Leased | None:
+def lease_factory(engine: Engine) -> Callable[..., LeasedCandidate | None]:
+    def lease(search_id: int, now: float = 1.0) -> LeasedCandidate | None:
         with transaction(engine) as connection:
             return lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
 
@@ -66,8 +69,8 @@ def lease_factory(engine: Engine) -> Callable[..., Leased | None]:
 
 
 @pytest.fixture
-def score_factory(engine: Engine) -> Callable[[Leased, float], None]:
-    def score(leased: Leased, fitness: float) -> None:
+def score_factory(engine: Engine) -> Callable[[LeasedCandidate, float], None]:
+    def score(leased: LeasedCandidate, fitness: float) -> None:
         with transaction(engine) as connection:
             record_score(
                 connection,

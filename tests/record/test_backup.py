@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Engine, select, text
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.backup import back_up, restore
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint

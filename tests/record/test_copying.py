@@ -3,13 +3,16 @@
 import pytest
 from sqlalchemy import select, text
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db import training_record, transitions
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.schema import candidate, event, metadata, search
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
 from eatnas_protocol.messages import Checkpointed, EpochDone
 
@@ -34,12 +37,12 @@ def full(engine, search_factory, lease_factory, score_factory):
         token = leased.token
         epoch = EpochDone(token.candidate, 1, 0, 0.1, 1 / 3, 1e-17, 0.5, 0.1, 1.0, 1.0)
         with transaction(engine) as connection:
-            transitions.record_epochs(connection, token, [epoch], 2.0)
+            training_record.record_epochs(connection, token, [epoch], 2.0)
             saved = Checkpointed(token.candidate, 1, f"c{token.candidate}.ckpt", "0" * 64, 100_000, 1, 0)
-            transitions.record_checkpoint(connection, token, saved, 2.0)
+            training_record.record_checkpoint(connection, token, saved, 2.0)
         score_factory(leased, leased.birth / 7)
         with transaction(engine) as connection:
-            steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search_row(connection, search_id), 3.0)
     with transaction(engine) as connection:
         failed = lease_factory_on(connection, search_id)
         transitions.record_failure(connection, failed.token, FailureKind.EXCEPTION, "§ nul \0", now=4.0)
@@ -69,7 +72,7 @@ def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
             assert transitions.take_back_all(connection, 1, 5.0) == 1
             leased = lease_factory_on(connection, 1)
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
-            steps.advance(connection, steps.get_row(connection, 1), 7.0)
+            advance_search(connection, lock_search_row(connection, 1), 7.0)
         assert get_fingerprint(new, 1) == get_fingerprint(old, 1)
         # Ids go on after the copied ones.
         newest = [

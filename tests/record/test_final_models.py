@@ -3,16 +3,20 @@
 import pytest
 from sqlalchemy import select
 
-from eatnas_db import steps
-from eatnas_db.database import transaction
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.integrity import list_breaches
+from eatnas_db.provenance import Provenance
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.ranking import count_looks, get_winner, list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema import candidate
-from eatnas_db.transitions import Provenance, record_failure, record_score
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.control import extend_search
+from eatnas_db.searches.retrain import create_final_training, create_reevaluation
+from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.transitions import record_failure, record_score
 
 UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
@@ -24,7 +28,7 @@ def small(engine, search_factory, lease_factory, score_factory):
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, leased.token.candidate / 100)
         with transaction(engine) as connection:
-            steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search_row(connection, search_id), 3.0)
     return search_id
 
 
@@ -32,7 +36,7 @@ def small(engine, search_factory, lease_factory, score_factory):
 def final(engine):
     def make(name="small", **options):
         with transaction(engine) as connection:
-            return steps.final(connection, name, **{"now": 5.0, **options})
+            return create_final_training(connection, name, **{"now": 5.0, **options})
 
     return make
 
@@ -57,7 +61,7 @@ def test(engine, lease_factory):
                     device_seconds=1.0,
                     now=6.0,
                 )
-                steps.advance(connection, steps.get_row(connection, search_id), 6.0)
+                advance_search(connection, lock_search_row(connection, search_id), 6.0)
         assert lease_factory(search_id) is None
 
     return to_its_end
@@ -103,7 +107,7 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
 
 def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory, score_factory):
     with transaction(engine) as connection:
-        yardstick = get_search(connection, steps.rescore(connection, "small", top=2, seeds=1, now=5.0)).id
+        yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=1, now=5.0)).id
     with pytest.raises(ConflictError, match=r"small\.yardstick.* is not finished"):
         final()
     measured = []
@@ -111,7 +115,7 @@ def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory
         measured.append(leased.parent_id)
         score_factory(leased, 0.3 + 0.1 * len(measured))
         with transaction(engine) as connection:
-            steps.advance(connection, steps.get_row(connection, yardstick), 5.0)
+            advance_search(connection, lock_search_row(connection, yardstick), 5.0)
     name = final(top=3, seeds=1, epochs=2)
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 
@@ -149,9 +153,9 @@ def test_what_cannot_be_tested_or_goes_on_from_a_test_is_refused(engine, small, 
         final(candidate_ids=[99])
     name = final()
     for refused in (
-        lambda connection: steps.final(connection, name, now=6.0),
-        lambda connection: steps.rescore(connection, name, top=1, seeds=1, now=6.0),
-        lambda connection: steps.extend(connection, name, candidates=1, now=6.0),
+        lambda connection: create_final_training(connection, name, now=6.0),
+        lambda connection: create_reevaluation(connection, name, top=1, seeds=1, now=6.0),
+        lambda connection: extend_search(connection, name, candidates=1, now=6.0),
     ):
         with transaction(engine) as connection, pytest.raises(ConflictError, match="measures what another search"):
             refused(connection)

@@ -9,7 +9,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 import eatnas_migrations
-from eatnas_db.database import create_engine_for, current_revision, open_record, refuse_network_file_system, transaction
+from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema import REVISION, VERSION_TABLE
 from eatnas_migrations import commands
@@ -42,7 +44,7 @@ def test_a_migration_killed_halfway_leaves_nothing_behind(url):
     killed = """
 import os, signal, sys
 from sqlalchemy import event
-from eatnas_db.database import create_engine_for
+from eatnas_db.database.engine import create_engine_for
 from eatnas_migrations import commands
 engine = create_engine_for(sys.argv[1])
 @event.listens_for(engine, "before_cursor_execute")

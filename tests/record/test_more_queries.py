@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from eatnas_db import adhoc_sql, schema, steps
-from eatnas_db.database import on_server, reading, transaction
+from eatnas_db import adhoc_sql, schema
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.events import record_event
 from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.compare import ComputeCurve, Point, list_courses, list_reached
 from eatnas_db.queries.lineage import get_lineage, list_descendants
@@ -26,8 +28,12 @@ from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.queries.views import VIEWS
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.retrain import create_reevaluation
+from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings
-from eatnas_db.transitions import record_event, record_failure
+from eatnas_db.transitions import record_failure
 
 LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
 
@@ -43,7 +49,7 @@ def train(engine, lease_factory, score_factory):
         while (leased := lease_factory(search_id)) is not None:
             score_factory(leased, leased.token.candidate / 100)
             with transaction(engine) as connection:
-                steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+                advance_search(connection, lock_search_row(connection, search_id), 3.0)
         return search_id
 
     return to_the_end
@@ -58,12 +64,12 @@ def small(search_factory, train):
 def large(engine, small, train):
     """Transferred from the small one, whose three best were measured again."""
     with transaction(engine) as connection:
-        steps.rescore(connection, "small", top=3, seeds=2, now=4.0)
+        create_reevaluation(connection, "small", top=3, seeds=2, now=4.0)
         yardstick = get_search(connection, "small.yardstick").id
     train(yardstick)
     changes = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 8}
     with transaction(engine) as connection:
-        search_id = steps.transfer(
+        search_id = create_transfer(
             connection,
             "small",
             parse_spec(LARGE, changes),

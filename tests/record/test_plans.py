@@ -6,9 +6,13 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import on_server, transaction
-from eatnas_db.transitions import Leased
+from eatnas_db import leases, provenance, training_record, transitions
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.transactions import transaction
+from eatnas_db.leases import LeasedCandidate
+from eatnas_db.searches.advance import advance_search, breed_births, settle_births
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
 
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
@@ -42,20 +46,20 @@ def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
     return found
 
 
-def life(connection: Any, search_id: int, leased: list[Leased]) -> None:
+def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None:
     """Lease one candidate, let one fail, score another, and move the search on."""
     now = 10.0
     one = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
     assert one is not None
-    transitions.beat(connection, 1)
+    leases.beat(connection, 1)
     for held in leased:
         token = held.token
-        transitions.record_resumption(
+        training_record.record_resumption(
             connection, token, Resumed(*_both(token), f"r{token.candidate}", "d", 1, 0, 0, {"x": "torn"}), now
         )
         epoch = EpochDone(*_both(token), 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
-        transitions.record_epochs(connection, token, [epoch], now)
-        transitions.record_checkpoint(
+        training_record.record_epochs(connection, token, [epoch], now)
+        training_record.record_checkpoint(
             connection, token, Checkpointed(*_both(token), f"c{token.candidate}", "d", 1, 1, 0), now
         )
     first, second = leased
@@ -66,24 +70,24 @@ def life(connection: Any, search_id: int, leased: list[Leased]) -> None:
         fitness=0.5,
         metrics={"val_accuracy": 0.5},
         seed=1,
-        circumstances=transitions.Provenance("p", {}, "d", {}, "cpu", "none"),
+        circumstances=provenance.Provenance("p", {}, "d", {}, "cpu", "none"),
         device_seconds=1.0,
         now=now,
     )
-    steps.advance(connection, steps.get_row(connection, search_id), now)
-    steps.collect(connection, steps.get_row(connection, search_id))
+    advance_search(connection, lock_search_row(connection, search_id), now)
+    drop_unneeded_checkpoints(connection, lock_search_row(connection, search_id))
     transitions.take_back_all(connection, 1, now)
 
 
-def _both(token: transitions.Token) -> tuple[int, int]:
+def _both(token: leases.LeaseToken) -> tuple[int, int]:
     return token.candidate, token.attempt
 
 
 def test_a_candidates_life_reads_by_index_alone(
     engine: Engine,
     search_factory: Callable[..., int],
-    lease_factory: Callable[..., Leased | None],
-    score_factory: Callable[[Leased, float], None],
+    lease_factory: Callable[..., LeasedCandidate | None],
+    score_factory: Callable[[LeasedCandidate, float], None],
 ) -> None:
     search_id = search_factory(budget__candidates=40, evolution__stop_when="quality_flat")
     for _ in range(8):
@@ -91,8 +95,8 @@ def test_a_candidates_life_reads_by_index_alone(
         assert leased is not None
         score_factory(leased, 0.4)
         with transaction(engine) as connection:
-            steps.settle(connection, search_id, 3.0)
-            steps.breed(connection, search_id, 3.0)
+            settle_births(connection, search_id, 3.0)
+            breed_births(connection, search_id, 3.0)
     both = [lease_factory(search_id), lease_factory(search_id)]
     found = plans(engine, lambda connection: life(connection, search_id, [one for one in both if one]))
     assert len(found) > 20

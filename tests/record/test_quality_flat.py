@@ -6,25 +6,29 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from eatnas_db import steps
-from eatnas_db.database import transaction
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
-from eatnas_db.transitions import Leased
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.control import extend_search
+from eatnas_db.searches.search_row import lock_search_row
 
 LAG, RISES = 3, 6
 FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "budget__candidates": 200}
 
 
 @pytest.fixture
-def run(engine: Engine, lease_factory: Callable[..., Leased | None], score_factory: Callable[..., None]) -> Any:
+def run(
+    engine: Engine, lease_factory: Callable[..., LeasedCandidate | None], score_factory: Callable[..., None]
+) -> Any:
     """Runs a search on so many slots, which end in an order of their own; `late`: steps are made only when all idle."""
 
     def go(search_id: int, slots: int, late: bool = False) -> None:
-        held: list[Leased] = []
+        held: list[LeasedCandidate] = []
         for turn in range(10_000):
             while len(held) < slots and (leased := lease_factory(search_id)) is not None:
                 held.append(leased)
@@ -34,7 +38,7 @@ def run(engine: Engine, lease_factory: Callable[..., Leased | None], score_facto
             score_factory(one, 0.5 + 0.02 * min(one.birth, RISES))
             if not late or not held:
                 with transaction(engine) as connection:
-                    steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+                    advance_search(connection, lock_search_row(connection, search_id), 3.0)
 
     return go
 
@@ -74,7 +78,7 @@ def test_extending_reopens_it_for_as_many_steps_again(
     run(search_id, 2)
     first, _ = seen(engine, "s")
     with transaction(engine) as connection:
-        steps.extend(connection, "s", candidates=10, now=4.0)
+        extend_search(connection, "s", candidates=10, now=4.0)
     assert seen(engine, "s")[0].ended is None
     run(search_id, 2)
     again, _ = seen(engine, "s")

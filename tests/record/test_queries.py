@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from eatnas_cli.query import candidate_app, query_app
 from eatnas_cli.space import space_app
-from eatnas_db import queries, schema, steps, transitions
-from eatnas_db.database import create_engine_for, reading, transaction
+from eatnas_db import provenance, queries, schema, training_record, transitions
+from eatnas_db.database.engine import create_engine_for
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -34,6 +35,8 @@ from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
+from eatnas_db.searches.advance import breed_births, finish_search, settle_births
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_protocol.messages import EpochDone
 
@@ -73,7 +76,7 @@ def make_record(folder, new_url, *, start=1000.0, device="cpu", name="small", bi
         connection.execute(insert(schema.host).values(id=1, name="h", seen_at=start))
         connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name=device))
         connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=start))
-        search_id = steps.create_search(connection, spec, task=Task(8, 1, 10), data_digest="d" * 64, slots=1, now=start)
+        search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d" * 64, slots=1, now=start)
         for number in range(births):
             train_one(connection, search_id, start + number, device, scores_from)
     return Record(engine, settings, search_id)
@@ -98,20 +101,20 @@ def train_one(connection: Connection, search_id: int, now: float, device: str, s
             seconds=now % 7,
             ended_at=now,
         )
-        transitions.record_epochs(connection, leased.token, [report], now)
+        training_record.record_epochs(connection, leased.token, [report], now)
         transitions.record_score(
             connection,
             leased.token,
             fitness=fitness,
             metrics={"val_accuracy": fitness, "fitness": fitness},
             seed=7,
-            circumstances=transitions.Provenance(f"p-{device}", {"lr": 0.1}, "d" * 64, {"torch": "2"}, device, "x"),
+            circumstances=provenance.Provenance(f"p-{device}", {"lr": 0.1}, "d" * 64, {"torch": "2"}, device, "x"),
             device_seconds=2.0,
             now=now + 0.5,
         )
-    steps.settle(connection, search_id, now)
-    steps.breed(connection, search_id, now)
-    steps.finish(connection, search_id, now)
+    settle_births(connection, search_id, now)
+    breed_births(connection, search_id, now)
+    finish_search(connection, search_id, now)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -10,25 +10,21 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import (
-    EventWatermark,
-    create_engine_for,
-    current_revision,
-    open_record,
-    reading,
-    transaction,
-    watch_changes,
-)
+from eatnas_db import events
+from eatnas_db.database.changes import EventWatermark, watch_changes
+from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import CollisionError, RecordError
 from eatnas_db.queries.events import list_events
 from eatnas_db.schema import VERSION_TABLE, device, host, search, worker
+from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
 
 LEASER = """
 import sys
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.transitions import lease_next
 engine = open_record(sys.argv[1])
 sys.stdin.readline()
@@ -127,9 +123,9 @@ def test_a_stale_view_of_a_search_settles_nothing(engine, search_factory, lease_
         stale = connection.execute(select(search)).one()
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
-        assert steps.settle(connection, search_id, 3.0) == 1
+        assert settle_births(connection, search_id, 3.0) == 1
     with pytest.raises(CollisionError, match="settled birth 0"), transaction(engine) as connection:
-        steps.advance(connection, stale, 3.0)
+        advance_search(connection, stale, 3.0)
 
 
 @only_on_a_server
@@ -142,8 +138,8 @@ def test_hosts_that_settle_at_the_same_time_make_one_history(engine, search_fact
 
     def settle():
         with transaction(engine) as connection:
-            made.append(steps.settle(connection, search_id, 3.0))
-            steps.breed(connection, search_id, 3.0)
+            made.append(settle_births(connection, search_id, 3.0))
+            breed_births(connection, search_id, 3.0)
 
     threads = [threading.Thread(target=settle) for _ in range(4)]
     for thread in threads:
@@ -227,9 +223,9 @@ def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, 
     before = list(told)
     assert before
     with transaction(engine) as early:
-        transitions.record_event(early, 1.0, "first")
+        events.record_event(early, 1.0, "first")
         with transaction(engine) as late:
-            transitions.record_event(late, 1.0, "second")
+            events.record_event(late, 1.0, "second")
         follow()
         with reading(engine) as connection:
             assert list_events(connection, limit=1)[0].kind == "second"
@@ -246,7 +242,7 @@ def test_a_follower_goes_on_although_somebody_always_writes(engine):
         for number in range(8):
             with ExitStack() as last:
                 connection = last.enter_context(transaction(engine))
-                transitions.record_event(connection, 1.0, f"number {number}")
+                events.record_event(connection, 1.0, f"number {number}")
                 seen.append(horizon.look(engine))
                 open_ones.close()
                 open_ones.push(last.pop_all())

@@ -12,13 +12,16 @@ from sqlalchemy import Engine, select
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
-from eatnas_db.database import create_engine_for, open_record, reading, transaction
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.integrity import Breach, list_breaches
 from eatnas_db.schema import checkpoint
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.transitions import record_failure, retry
 from eatnas_migrations import commands
@@ -43,9 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engine = create_engine_for(settings.database_url)
     commands.upgrade(engine)
     with transaction(engine) as connection:
-        steps.create_search(
-            connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0
-        )
+        create_search(connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
     hour = iter(range(0, 10**9, 60))
     # Its clock runs fast, so that what failed is tried again at once.
     Supervisor(
@@ -107,7 +108,7 @@ def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, searc
     assert list(list_breaches(engine, tmp_path)) == []
     with transaction(engine) as connection:
         record_failure(connection, leased[0].token, FailureKind.DIVERGED, "", now=2.0)
-        steps.advance(connection, steps.get_row(connection, search_id), 2.0)
+        advance_search(connection, lock_search_row(connection, search_id), 2.0)
     assert list(list_breaches(engine, tmp_path)) == []
     with transaction(engine) as connection:
         retry(connection, leased[0].token.candidate, 3.0)

@@ -12,9 +12,9 @@ from sqlalchemy import Engine, select
 
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.supervisor import Supervisor
-from eatnas_db import steps
 from eatnas_db.config import read_max_bytes
-from eatnas_db.database import create_engine_for, reading, transaction
+from eatnas_db.database.engine import create_engine_for
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
@@ -24,6 +24,7 @@ from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.retention import make_room
 from eatnas_db.schema import candidate, checkpoint, event, lease
+from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 
@@ -58,7 +59,7 @@ class Home:
         self.engine: Engine = create_engine_for(self.settings.database_url)
         commands.upgrade(self.engine)
         with transaction(self.engine) as connection:
-            steps.create_search(
+            create_search(
                 connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0
             )
 

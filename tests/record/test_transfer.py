@@ -3,8 +3,7 @@
 import pytest
 from sqlalchemy import select, update
 
-from eatnas_db import steps
-from eatnas_db.database import transaction
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space import Space
@@ -18,6 +17,10 @@ from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.ranking import get_winner, list_best, list_living
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema import candidate, mutation, search
+from eatnas_db.searches.advance import advance_search, settle_births
+from eatnas_db.searches.retrain import create_reevaluation
+from eatnas_db.searches.search_row import lock_search_row, space_of
+from eatnas_db.searches.transfer import create_transfer
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
 
@@ -31,7 +34,7 @@ def finished(engine, search_factory, lease_factory, score_factory):
         while (leased := lease_factory(search_id)) is not None:
             score_factory(leased, leased.token.candidate / 100)
             with transaction(engine) as connection:
-                steps.advance(connection, steps.get_row(connection, search_id), 3.0)
+                advance_search(connection, lock_search_row(connection, search_id), 3.0)
         return search_id
 
     return make
@@ -42,7 +45,7 @@ def transfer(engine, source="small", tree=TARGET, changes=None, **options):
         tree, {"evolution.population": 5, "evolution.tournament": 2, "evolution.lag": 4, **(changes or {})}
     )
     with transaction(engine) as connection:
-        return steps.transfer(
+        return create_transfer(
             connection, source, spec, task=Task(28, 1, 10), data_digest="large", slots=2, now=9.0, **options
         )
 
@@ -110,7 +113,7 @@ def test_a_transferred_search_goes_on_as_any_other(engine, finished, lease_facto
     while (leased := lease_factory(large)) is not None:
         score_factory(leased, 0.5)
         with transaction(engine) as connection:
-            steps.advance(connection, steps.get_row(connection, large), 3.0)
+            advance_search(connection, lock_search_row(connection, large), 3.0)
     rows = initial(engine, large)
     assert [row.origin for row in rows[5:]] == ["mutation"] * 4
     assert {row.parent_id for row in rows[5:]} <= {row.id for row in rows}
@@ -139,7 +142,7 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
     finished()
     row = initial(engine, transfer(engine))[0]
     with transaction(engine) as connection:
-        space = steps.space_of(connection.execute(select(search).where(search.c.name == "large")).one())
+        space = space_of(connection.execute(select(search).where(search.c.name == "large")).one())
     basic = Architecture.parse(row.code)
     assert stretched(basic, space, row.mult_adds) == basic
 
@@ -200,7 +203,7 @@ def test_a_population_carried_over_is_the_same_every_time(engine, finished, leas
         while (leased := lease_factory(large)) is not None:
             score_factory(leased, 0.5 + leased.birth / 100)
             with transaction(engine) as connection:
-                steps.advance(connection, steps.get_row(connection, large), 3.0)
+                advance_search(connection, lock_search_row(connection, large), 3.0)
         with transaction(engine) as connection:
             prints.append(get_fingerprint(connection, large))
     assert prints[0] == prints[1]
@@ -218,14 +221,14 @@ def test_a_transfer_says_by_what_the_basic_architecture_was_chosen(engine, finis
     assert told("a").endswith("of small, its best by fitness alone, which no yardstick has measured")
     assert told("b", candidate_id=initial(engine, small)[0].id).endswith("of small, as was asked for")
     with transaction(engine) as connection:
-        yardstick = get_search(connection, steps.rescore(connection, "small", top=2, seeds=2, now=5.0)).id
+        yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=2, now=5.0)).id
     score_factory(lease_factory(yardstick), 0.75)
     words = "its best by the yardstick, 0.7500 over"
     assert told("c", force=True).endswith(f"{words} 1 seed; 'small.yardstick' is not finished")
     while (leased := lease_factory(yardstick)) is not None:
         score_factory(leased, 0.75)
     with transaction(engine) as connection:
-        steps.advance(connection, steps.get_row(connection, yardstick), 3.0)
+        advance_search(connection, lock_search_row(connection, yardstick), 3.0)
     assert told("d").endswith(f"{words} 2 seeds")
 
 
@@ -292,14 +295,14 @@ def test_an_unfinished_or_empty_source_wants_force(engine, search_factory, lease
         transfer(engine, force=True)
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
-        steps.settle(connection, search_id, 3.0)
+        settle_births(connection, search_id, 3.0)
     assert transfer(engine, force=True)
 
 
 def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finished, lease_factory, score_factory):
     small = finished()
     with transaction(engine) as connection:
-        name = steps.rescore(connection, "small", top=2, seeds=3, now=5.0)
+        name = create_reevaluation(connection, "small", top=2, seeds=3, now=5.0)
         yardstick = get_search(connection, name)
         first, second = list_best(connection, small, 2)
     assert (name, yardstick.kind, yardstick.born) == ("small.yardstick", "yardstick", 6)
@@ -308,7 +311,7 @@ def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finish
         seen.append((leased.parent_id, leased.replica))
         score_factory(leased, 0.3 if leased.parent_id == first.id else 0.6)
         with transaction(engine) as connection:
-            steps.advance(connection, steps.get_row(connection, yardstick.id), 3.0)
+            advance_search(connection, lock_search_row(connection, yardstick.id), 3.0)
     assert seen == [(one.id, replica) for one in (first, second) for replica in (1, 2, 3)]
     with transaction(engine) as connection:
         best = list_best(connection, small, 3)
@@ -325,15 +328,15 @@ def test_a_search_that_ends_begins_its_yardstick_by_itself(engine, finished):
         yardstick = get_search(connection, "small.yardstick")
         assert yardstick.born == 4
         assert yardstick.spec["training"]["epochs"] == 1
-        assert steps.rescore(connection, "small", top=1, seeds=1, now=5.0) == "small.yardstick2"
+        assert create_reevaluation(connection, "small", top=1, seeds=1, now=5.0) == "small.yardstick2"
         with pytest.raises(ConflictError, match="measures what another search found"):
-            steps.rescore(connection, "small.yardstick", top=1, seeds=1, now=5.0)
+            create_reevaluation(connection, "small.yardstick", top=1, seeds=1, now=5.0)
 
 
 def test_there_is_nothing_to_measure_in_an_empty_search(engine, search_factory):
     search_factory("small")
     with transaction(engine) as connection, pytest.raises(ConflictError, match="nothing to measure"):
-        steps.rescore(connection, "small", top=1, seeds=1, now=5.0)
+        create_reevaluation(connection, "small", top=1, seeds=1, now=5.0)
     with transaction(engine) as connection:
         connection.execute(update(search).values(finished_at=1.0))
     with pytest.raises(ConflictError, match="no scored candidate"):

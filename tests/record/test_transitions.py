@@ -6,17 +6,19 @@ from collections import Counter
 import pytest
 from sqlalchemy import select
 
-from eatnas_db import steps, transitions
-from eatnas_db.database import reading, transaction
+from eatnas_db import leases, training_record, transitions
+from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.schema import attempt, candidate, event, lease, search
+from eatnas_db.searches.advance import breed_births, finish_search, settle_births
 from eatnas_protocol.messages import EpochDone
 
 LEASER = """
 import sys
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.transitions import lease_next
 engine = open_record(sys.argv[1])
 while True:
@@ -63,7 +65,7 @@ def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, l
         score_factory(old, 0.5)
     epoch = EpochDone(old.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     with pytest.raises(StaleLeaseError), transaction(engine) as connection:
-        transitions.record_epochs(connection, old.token, [epoch], 2.0)
+        training_record.record_epochs(connection, old.token, [epoch], 2.0)
     score_factory(new, 0.75)
     row = one(engine, select(candidate).where(candidate.c.id == new.token.candidate))
     assert (row.state, row.fitness) == ("scored", 0.75)
@@ -74,13 +76,13 @@ def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, searc
     epoch = EpochDone(leased.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     other = EpochDone(leased.token.candidate, 1, 0, 1.5, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     with transaction(engine) as connection:
-        transitions.record_epochs(connection, leased.token, [epoch], 2.0)
-        transitions.record_epochs(connection, leased.token, [epoch], 2.0)
+        training_record.record_epochs(connection, leased.token, [epoch], 2.0)
+        training_record.record_epochs(connection, leased.token, [epoch], 2.0)
     with reading(engine) as connection:
         differs = select(event.c.id).where(event.c.kind == "replay_differs")
         assert connection.execute(differs).all() == []
     with transaction(engine) as connection:
-        transitions.record_epochs(connection, leased.token, [other], 2.0)
+        training_record.record_epochs(connection, leased.token, [other], 2.0)
         assert len(connection.execute(differs).all()) == 1
 
 
@@ -117,7 +119,7 @@ def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(en
     fail(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
 
     def lease(**room):
-        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "room": transitions.Room(alone=False, **room)}
+        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "room": leases.LeaseFilter(alone=False, **room)}
         with transaction(engine) as connection:
             return transitions.lease_next(connection, search_id, **asked)
 
@@ -128,7 +130,7 @@ def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(en
     assert [lease(), lease(), lease()][-1] is None
     assert lease_factory(search_id).birth == 0
     with transaction(engine) as connection:
-        assert transitions.count_leased(connection, search_id) == 4
+        assert leases.count_leased(connection, search_id) == 4
 
 
 def test_kills_never_count_but_for_twenty_in_a_row(engine, search_factory, lease_factory):
@@ -143,7 +145,7 @@ def test_divergence_fails_at_once_and_retry_brings_the_candidate_back(engine, se
     assert fail(engine, leased, FailureKind.DIVERGED) is CandidateState.FAILED
     with transaction(engine) as connection:
         transitions.retry(connection, leased.token.candidate, 3.0)
-    assert lease_factory(search_id).token == transitions.Token(leased.token.candidate, 2)
+    assert lease_factory(search_id).token == leases.LeaseToken(leased.token.candidate, 2)
     with pytest.raises(ConflictError, match="has not failed"), transaction(engine) as connection:
         transitions.retry(connection, leased.token.candidate, 3.0)
 
@@ -162,7 +164,7 @@ def test_a_restarted_daemon_takes_its_leases_back(engine, search_factory, lease_
     first = lease_factory(search_id)
     with transaction(engine) as connection:
         assert transitions.take_back_all(connection, 1, 3.0) == 1
-    assert lease_factory(search_id).token == transitions.Token(first.token.candidate, 2)
+    assert lease_factory(search_id).token == leases.LeaseToken(first.token.candidate, 2)
 
 
 def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
@@ -172,10 +174,10 @@ def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, (leased.birth * 7 % 5) / 10)
         with transaction(engine) as connection:
-            steps.settle(connection, search_id, 3.0)
-            steps.breed(connection, search_id, 3.0)
+            settle_births(connection, search_id, 3.0)
+            breed_births(connection, search_id, 3.0)
     with transaction(engine) as connection:
-        assert steps.finish(connection, search_id, 4.0)
+        assert finish_search(connection, search_id, 4.0)
     row = one(engine, select(search).where(search.c.id == search_id))
     assert (row.born, row.settled, row.scored) == (12, 12, 12)
     with reading(engine) as connection:
@@ -196,7 +198,8 @@ def test_a_writer_that_is_killed_leaves_nothing_half_written(engine, url, search
     search_id = search_factory()
     killed = """
 import os, signal, sys
-from eatnas_db.database import open_record, transaction
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
 from eatnas_db.transitions import lease_next
 with transaction(open_record(sys.argv[1])) as connection:
     lease_next(connection, int(sys.argv[2]), host_id=1, worker_id=1, now=1.0)
@@ -217,15 +220,15 @@ def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
     fail(engine, failed, FailureKind.DIVERGED)
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
-        steps.settle(connection, search_id, 3.0)
+        settle_births(connection, search_id, 3.0)
         transitions.retry(connection, failed.token.candidate, 3.0)
-        assert not steps.finish(connection, search_id, 3.0)
+        assert not finish_search(connection, search_id, 3.0)
     again = lease_factory(search_id, now=4.0)
     with transaction(engine) as connection:
-        assert not steps.finish(connection, search_id, 4.0)
+        assert not finish_search(connection, search_id, 4.0)
     score_factory(again, 0.75)
     with transaction(engine) as connection:
-        assert steps.finish(connection, search_id, 5.0)
+        assert finish_search(connection, search_id, 5.0)
 
 
 @pytest.mark.parametrize(

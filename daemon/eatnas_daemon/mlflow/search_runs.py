@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 
-from eatnas_db.database import reading
+from eatnas_db.database.transactions import reading
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.ranking import BestCandidate, get_winner, list_best
 from eatnas_db.queries.searches import SearchRecord

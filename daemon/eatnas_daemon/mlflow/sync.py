@@ -22,7 +22,11 @@ from eatnas_daemon.devices import CPU
 from eatnas_daemon.follower import follow
 from eatnas_daemon.mlflow.architecture_drawing import describe_architecture, draw_architecture
 from eatnas_daemon.mlflow.search_runs import KEY, RUNNING, WAITING, Painter, SearchRuns, introduction, log_all
-from eatnas_db.database import EventWatermark, alone, living_hosts, on_server, open_record, reading
+from eatnas_db.database.changes import EventWatermark
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.locks import alone, living_hosts
+from eatnas_db.database.transactions import reading
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.spec import macro_from_stored
