@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from eatnas_daemon.devices import PROCESSOR, DeviceSnapshot
+from eatnas_daemon.devices.model import PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import Launcher, WorkerProcess
 from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database.engine import create_engine_for, open_record

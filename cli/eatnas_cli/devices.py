@@ -15,7 +15,8 @@ from eatnas_db.errors import NotFoundError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from eatnas_daemon.devices import DeviceOptions, DeviceSnapshot
+    from eatnas_daemon.devices.model import DeviceSnapshot
+    from eatnas_daemon.devices.options import DeviceOptions
 
 Devices = Annotated[
     list[str] | None,
@@ -55,8 +56,10 @@ def devices(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from eatnas_daemon.devices import GIB, look_once, wishes_of
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices.model import GIB
+    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.nvml import Nvml
+    from eatnas_daemon.devices.options import wishes_of
 
     nvml = Nvml()
     seen = look_once(nvml)
@@ -120,8 +123,10 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
 
 def _local(word: str, settings: Settings) -> tuple[str, str, str]:
     """A device of this machine: UUID, kind and name. Raises `NotFoundError`."""
-    from eatnas_daemon.devices import CPU, look_once, named
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices.model import CPU
+    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.nvml import Nvml
+    from eatnas_daemon.devices.options import named
     from eatnas_db import hosts
 
     nvml = Nvml()
@@ -143,7 +148,9 @@ def _judged(
     one: DeviceSnapshot, wishes: DeviceOptions, daemon: int | None, workers: list[int], needs: int, *, blind: bool
 ) -> dict[str, Any]:
     """A device and the verdict on it. `blind`: NVML does not say who is where."""
-    from eatnas_daemon.devices import CPU, cpu_slots, judge
+    from eatnas_daemon.devices.availability import judge
+    from eatnas_daemon.devices.capacity import cpu_slots
+    from eatnas_daemon.devices.model import CPU
 
     # What this home's daemon holds is not somebody else's.
     device = replace(one, locked_by=None) if one.locked_by and one.locked_by.pid == daemon else one
@@ -169,7 +176,7 @@ def _judged(
 
 
 def _tabulate(rows: Sequence[dict[str, Any]]) -> None:
-    from eatnas_daemon.devices import GIB, in_gib
+    from eatnas_daemon.devices.model import GIB, in_gib
 
     for row in rows:
         row["memory_free"] = f"{row['free_bytes'] / GIB:.1f} of {in_gib(row['total_bytes'])}"
@@ -192,7 +199,7 @@ def _ours(settings: Settings) -> tuple[int | None, list[int]]:
     import psutil
 
     from eatnas_daemon import lock
-    from eatnas_daemon.devices import who_is
+    from eatnas_daemon.devices.probe import who_is
 
     daemon = lock.holder_of(settings.lock_file)
     if daemon is None:

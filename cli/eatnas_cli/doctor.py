@@ -21,7 +21,7 @@ from eatnas_db.settings import Settings
 from eatnas_report.formats import in_bytes
 
 if TYPE_CHECKING:
-    from eatnas_daemon.devices import DeviceSnapshot
+    from eatnas_daemon.devices.model import DeviceSnapshot
 
 PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
@@ -104,8 +104,9 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from eatnas_daemon.devices import first_free, look_once
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices.capacity import first_free
+    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.nvml import Nvml
 
     nvml = Nvml()
     seen = look_once(nvml)
@@ -122,7 +123,8 @@ def _devices() -> Iterator[Finding]:
 def _torch(device: DeviceSnapshot) -> Finding:
     """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
     from eatnas_cli.db import ask_training
-    from eatnas_daemon.devices import CPU, torch_device, worker_environment
+    from eatnas_daemon.devices.model import CPU
+    from eatnas_daemon.devices.placement import torch_device, worker_environment
 
     if device.kind == CPU:
         why = "`eatnas-db devices --explain` tells why"

@@ -202,20 +202,15 @@ def _floor(asked: Resources) -> tuple[int, int, GpuScheduler | None]:
 
     Raises `EatnasError` for bad wishes.
     """
-    from eatnas_daemon.devices import (
-        ANSWER_SECONDS,
-        CPU,
-        Cause,
-        DeviceMonitor,
-        Policy,
-        judge,
-        probe,
-        processor_now,
-        usable_gpus,
-        wishes_of,
-    )
+    from eatnas_daemon.devices.availability import Cause, judge
+    from eatnas_daemon.devices.capacity import usable_gpus
+    from eatnas_daemon.devices.model import CPU
+    from eatnas_daemon.devices.monitor import ANSWER_SECONDS, DeviceMonitor
+    from eatnas_daemon.devices.nvml import Nvml
+    from eatnas_daemon.devices.options import wishes_of
+    from eatnas_daemon.devices.probe import probe, processor_now
+    from eatnas_daemon.devices.sharing import Policy
     from eatnas_daemon.gpu_scheduler import GpuScheduler
-    from eatnas_daemon.nvml import Nvml
     from eatnas_db.domain.rng import KeyedRng
 
     nvml = Nvml()

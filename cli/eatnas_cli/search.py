@@ -21,7 +21,7 @@ from eatnas_db.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from eatnas_daemon.devices import DeviceSnapshot
+    from eatnas_daemon.devices.model import DeviceSnapshot
     from eatnas_db.domain.macro import Task
     from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.queries.activity import Host
@@ -137,8 +137,9 @@ def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int 
 
 def slots_for(spec: SearchSpec) -> int:
     """How many trainings this machine has room for at a time, where that settles anything."""
-    from eatnas_daemon.devices import look_once, slots_here
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices.capacity import slots_here
+    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.nvml import Nvml
 
     return 1 if spec.evolution.lag is not None else slots_here(look_once(Nvml()), os.environ)
 
@@ -302,7 +303,7 @@ def estimate(
     On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """
     from eatnas_cli.db import ask_training
-    from eatnas_daemon.devices import torch_device, worker_environment
+    from eatnas_daemon.devices.placement import torch_device, worker_environment
     from eatnas_db.domain.objective import Limits
     from eatnas_db.domain.rng import KeyedRng
     from eatnas_db.domain.space import Space
@@ -341,8 +342,11 @@ def estimate(
 
 def _where(slots: int | None) -> tuple[DeviceSnapshot, int]:
     """The device that is timed, and how many of the slots would train at the speed that it shows alone."""
-    from eatnas_daemon.devices import CPU, first_free, look_once, slots_here, wishes_of
-    from eatnas_daemon.nvml import Nvml
+    from eatnas_daemon.devices.capacity import first_free, slots_here
+    from eatnas_daemon.devices.model import CPU
+    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.nvml import Nvml
+    from eatnas_daemon.devices.options import wishes_of
 
     seen = look_once(Nvml())
     device = first_free(seen, os.environ)

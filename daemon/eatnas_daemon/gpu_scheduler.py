@@ -10,21 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from eatnas_daemon.devices import (
-    CPU,
-    LOCKS,
-    Availability,
-    Cause,
-    DeviceLocks,
-    DeviceMonitor,
-    DeviceOptions,
-    DeviceSnapshot,
-    DeviceStatus,
-    Policy,
-    Randomness,
-    backoff,
-    misplaced,
-)
+from eatnas_daemon.devices.availability import Availability, Cause
+from eatnas_daemon.devices.locks import LOCKS
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_daemon.devices.monitor import DeviceMonitor
+from eatnas_daemon.devices.options import DeviceOptions
+from eatnas_daemon.devices.placement import misplaced
+from eatnas_daemon.devices.sharing import DeviceLocks, DeviceStatus, Policy, Randomness, backoff
 from eatnas_daemon.slots import Slot, Timeouts
 from eatnas_db.domain.memory_estimate import CONTEXT_BYTES
 from eatnas_db.domain.states import FailureKind, MemoryFallback

@@ -14,7 +14,8 @@ from typing import BinaryIO, Final
 
 import psutil
 
-from eatnas_daemon.devices import PROCESSOR, DeviceSnapshot, torch_device, worker_environment
+from eatnas_daemon.devices.model import PROCESSOR, DeviceSnapshot
+from eatnas_daemon.devices.placement import torch_device, worker_environment
 from eatnas_protocol.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eatnas_daemon.assignments import Assignment
-from eatnas_daemon.devices import CPU, PROCESSOR, DeviceSnapshot
+from eatnas_daemon.devices.model import CPU, PROCESSOR, DeviceSnapshot
 from eatnas_daemon.launchers import WorkerProcess
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeaseToken

@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, select
 
 from eatnas_daemon.assignments import Assignment, checkpoints_of, work_for
-from eatnas_daemon.devices import CPU, PROCESSOR, Cause, DeviceStatus, reasons_in_words
+from eatnas_daemon.devices.availability import Cause
+from eatnas_daemon.devices.model import CPU, PROCESSOR
+from eatnas_daemon.devices.sharing import DeviceStatus, reasons_in_words
 from eatnas_daemon.gpu_scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts

@@ -39,7 +39,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """Speaks like pynvml, as far as `eatnas_daemon.nvml` calls it.
+    """Speaks like pynvml, as far as `eatnas_daemon.devices.nvml` calls it.
 
     With `worker_bytes`, the real workers that this process has started are on the GPU that their environment names,
     and take so much of its memory each.

@@ -14,39 +14,25 @@ import pynvml
 import pytest
 from fake_nvml import GIB, FakeGpu, FakeNvml
 
-from eatnas_daemon.devices import (
-    CPU,
+from eatnas_daemon.devices.availability import Availability, Cause, judge
+from eatnas_daemon.devices.capacity import cpu_slots, first_free, slots_here
+from eatnas_daemon.devices.locks import hold, holder_of, lock_file
+from eatnas_daemon.devices.model import CPU, PROCESSOR, DeviceSnapshot, Holder, Identity
+from eatnas_daemon.devices.monitor import DeviceMonitor
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import DeviceOptions, wishes_of
+from eatnas_daemon.devices.placement import misplaced, worker_environment
+from eatnas_daemon.devices.probe import measure_processor, probe, who_is
+from eatnas_daemon.devices.sharing import (
     LONGEST_WAIT,
-    PROCESSOR,
     SHORTEST_WAIT,
-    Availability,
-    Cause,
     DeviceLocks,
-    DeviceMonitor,
-    DeviceOptions,
-    DeviceSnapshot,
     DeviceStatus,
-    Holder,
-    Identity,
     Policy,
     backoff,
-    cpu_slots,
-    first_free,
-    hold,
-    holder_of,
-    judge,
-    lock_file,
-    measure_processor,
-    misplaced,
-    probe,
     reasons_in_words,
     should_yield,
-    slots_here,
-    who_is,
-    wishes_of,
-    worker_environment,
 )
-from eatnas_daemon.nvml import Nvml
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import ConflictError, NotFoundError
 
@@ -553,7 +539,7 @@ def test_the_processor_is_not_used_where_its_memory_does_not_suffice():
 HOLDING = """
 import sys
 from pathlib import Path
-from eatnas_daemon.devices import hold
+from eatnas_daemon.devices.locks import hold
 mine = hold(sys.argv[1], Path(sys.argv[2]))
 print("held" if mine else "taken", flush=True)
 sys.stdin.readline()

@@ -13,9 +13,14 @@ import pytest
 from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from sqlalchemy import select
 
-from eatnas_daemon.devices import SHORTEST_WAIT, Cause, DeviceMonitor, DeviceOptions, Policy, holder_of, probe
+from eatnas_daemon.devices.availability import Cause
+from eatnas_daemon.devices.locks import holder_of
+from eatnas_daemon.devices.monitor import DeviceMonitor
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import DeviceOptions
+from eatnas_daemon.devices.probe import probe
+from eatnas_daemon.devices.sharing import SHORTEST_WAIT, Policy
 from eatnas_daemon.gpu_scheduler import GpuScheduler
-from eatnas_daemon.nvml import Nvml
 from eatnas_daemon.slots import Slot, Timeouts
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record

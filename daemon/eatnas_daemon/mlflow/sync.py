@@ -18,7 +18,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, func, select, union
 
 from eatnas_daemon import lock
-from eatnas_daemon.devices import CPU
+from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.follower import follow
 from eatnas_daemon.mlflow.architecture_drawing import describe_architecture, draw_architecture
 from eatnas_daemon.mlflow.search_runs import KEY, RUNNING, WAITING, Painter, SearchRuns, introduction, log_all
