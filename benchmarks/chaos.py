@@ -43,7 +43,8 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, checkpoint, event, lease
+from eatnas_db.schema.events import event
+from eatnas_db.schema.trainings import attempt, checkpoint, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands

@@ -38,7 +38,9 @@ from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.pareto import list_front
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.ranking import list_best
-from eatnas_db.schema import attempt, candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.searches.search_row import lock_search_row

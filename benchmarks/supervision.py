@@ -29,7 +29,7 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.utilisation import get_utilisation
-from eatnas_db.schema import candidate
+from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands

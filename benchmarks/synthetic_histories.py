@@ -29,7 +29,9 @@ from eatnas_db.domain.evolution import Birth, Member, decide_birth, select_remov
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
-from eatnas_db.schema import device, host, metadata, search, worker
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.metadata import metadata
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.search_row import space_of
 from eatnas_migrations import commands

@@ -31,7 +31,7 @@ from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.provenance import Provenance
-from eatnas_db.schema import device, host, worker
+from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import breed_births, settle_births
 from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands

@@ -27,7 +27,7 @@ from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.schema import device, host, worker
+from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints

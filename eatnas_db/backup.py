@@ -21,7 +21,8 @@ from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
-from eatnas_db.schema import REVISION, VERSION_TABLE, lease
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
+from eatnas_db.schema.trainings import lease
 
 _SHARES: Final = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database while it is open."""

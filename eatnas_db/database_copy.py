@@ -15,7 +15,8 @@ from eatnas_db.database.dialects import count_on, where
 from eatnas_db.database.locks import hold_schema, living_hosts
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import ConflictError, RecordError
-from eatnas_db.schema import metadata, record
+from eatnas_db.schema.metadata import metadata
+from eatnas_db.schema.record import record
 
 ROWS_AT_A_TIME: Final = 1000
 _MODULUS: Final = 1 << 256

@@ -7,9 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, insert
 
-from eatnas_db.schema import (
-    event,
-)
+from eatnas_db.schema.events import event
 
 _NEW_EVENT: Final = insert(event)
 

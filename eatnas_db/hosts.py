@@ -9,7 +9,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from eatnas_db.database.dialects import insert_new
-from eatnas_db.schema import device, host, worker
+from eatnas_db.schema.hosts import device, host, worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,9 @@ from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.domain.space import Space, differences
 from eatnas_db.domain.states import CandidateState, Origin
 from eatnas_db.errors import EatnasError, RecordError
-from eatnas_db.schema import architecture, candidate, checkpoint, epoch, mutation, search
+from eatnas_db.schema.candidates import architecture, candidate, mutation
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import checkpoint, epoch
 
 SHOWN: Final = 5
 _AT_A_TIME: Final = 5000

@@ -10,10 +10,8 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from eatnas_db.domain.states import CandidateState, MemoryFallback
 from eatnas_db.errors import StaleLeaseError
-from eatnas_db.schema import (
-    candidate,
-    lease,
-)
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, select
 
 from eatnas_db.database.dialects import insert_new
-from eatnas_db.schema import (
-    provenance,
-)
+from eatnas_db.schema.trainings import provenance
 
 
 @dataclass(frozen=True, slots=True)

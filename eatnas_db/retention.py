@@ -10,7 +10,8 @@ from eatnas_db import events
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.disk_usage import Removable, measure, what_goes
-from eatnas_db.schema import candidate, checkpoint
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.settings import Settings
 
 

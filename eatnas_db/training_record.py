@@ -11,10 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 from eatnas_db.database.dialects import insert_new
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken, require_lease
-from eatnas_db.schema import (
-    checkpoint,
-    epoch,
-)
+from eatnas_db.schema.trainings import checkpoint, epoch
 from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
 
 

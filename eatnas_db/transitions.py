@@ -21,18 +21,9 @@ from eatnas_db.errors import ConflictError, StaleLeaseError
 from eatnas_db.events import record_event
 from eatnas_db.leases import ANY_CANDIDATE, LeasedCandidate, LeaseFilter, LeaseToken, require_lease
 from eatnas_db.provenance import Provenance, store_provenance
-from eatnas_db.schema import (
-    PENDING,
-    architecture,
-    attempt,
-    block,
-    candidate,
-    epoch,
-    lease,
-    mutation,
-    score,
-    search,
-)
+from eatnas_db.schema.candidates import PENDING, architecture, block, candidate, mutation
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, lease, score
 from eatnas_db.training_record import has_progressed
 
 MAXIMUM_OWN_FAILURES: Final = 3

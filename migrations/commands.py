@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from eatnas_db.database.locks import hold_schema
 from eatnas_db.database.transactions import transaction
-from eatnas_db.schema import record
+from eatnas_db.schema.record import record
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:

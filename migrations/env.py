@@ -2,7 +2,9 @@
 
 from alembic import context
 
-from eatnas_db.schema import PREFIX, VERSION_TABLE, metadata
+from eatnas_db.schema.definitions import PREFIX
+from eatnas_db.schema.metadata import metadata
+from eatnas_db.schema.record import VERSION_TABLE
 
 
 def _ours(name: str | None, kind: str, _parents: object) -> bool:

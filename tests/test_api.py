@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from eatnas_db import api, provenance, schema, transitions
+from eatnas_db import api, provenance, transitions
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, EatnasError, NotFoundError, RecordError
+from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.search_row import lock_search_row
@@ -37,9 +38,9 @@ def home(tmp_path_factory):
     engine = create_engine_for(f"sqlite:///{folder / 'eatnas.db'}")
     commands.upgrade(engine)
     with transaction(engine) as connection:
-        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
-        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
-        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+        connection.execute(insert(host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
         search_id = create_search(
             connection, parse_spec(SPEC, SIZES), task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0
         )

@@ -28,7 +28,9 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.queries.ranking import get_winner, list_final_models
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.schema import candidate, epoch, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import epoch
 from eatnas_db.settings import Settings, load_settings
 
 MOBILENET: Final = "sep_k3_d1_w1.0_skip/" + "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (2, 3, 4, 3, 3, 1))

@@ -94,7 +94,7 @@ def prepare_data(
 def upgrade(ctx: typer.Context) -> None:
     """Bring the record to this program's version; keeps all data."""
     from eatnas_db.database.engine import current_revision
-    from eatnas_db.schema import REVISION
+    from eatnas_db.schema.record import REVISION
     from eatnas_migrations import commands
 
     with _unused(ctx.obj) as engine:
@@ -116,7 +116,7 @@ def downgrade(
     from eatnas_db.database.engine import current_revision
     from eatnas_db.database.transactions import reading
     from eatnas_db.queries.searches import list_searches
-    from eatnas_db.schema import REVISION
+    from eatnas_db.schema.record import REVISION
     from eatnas_migrations import commands
 
     with _unused(ctx.obj) as engine:
@@ -141,7 +141,7 @@ def downgrade(
 def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """The record's version, and this program's."""
     from eatnas_db.database.engine import current_revision
-    from eatnas_db.schema import REVISION
+    from eatnas_db.schema.record import REVISION
 
     found = current_revision(_existing(ctx.obj))
     agree = found == REVISION
@@ -195,7 +195,7 @@ def restore(
 ) -> None:
     """Put a backup in the place of the record; the present one is kept under another name."""
     from eatnas_db.backup import restore as put_back
-    from eatnas_db.schema import REVISION
+    from eatnas_db.schema.record import REVISION
 
     database = _file(ctx.obj)
     with _idle(ctx.obj):

@@ -32,7 +32,8 @@ from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.events import Event, list_events
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.schema import event, record
+from eatnas_db.schema.events import event
+from eatnas_db.schema.record import record
 from eatnas_db.settings import Settings, load_settings
 
 EVERY_SECONDS: Final = 2.0

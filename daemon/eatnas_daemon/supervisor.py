@@ -38,7 +38,9 @@ from eatnas_db.provenance import Provenance
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
 from eatnas_db.queries.disk_usage import list_leftovers
 from eatnas_db.queries.searches import over_budget
-from eatnas_db.schema import host, lease, search
+from eatnas_db.schema.hosts import host
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import lease
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import set_waiting_reason
 from eatnas_db.searches.retention import drop_unneeded_checkpoints

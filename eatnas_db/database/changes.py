@@ -14,8 +14,8 @@ from eatnas_db.database.errors import translated_errors
 from eatnas_db.database.locks import HOST_LOCK
 from eatnas_db.database.transactions import CHANNEL, reading
 from eatnas_db.errors import ConflictError, RecordError
-from eatnas_db.schema import REVISION, VERSION_TABLE
-from eatnas_db.schema import event as events
+from eatnas_db.schema.events import event as events
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
 RECONNECT_SECONDS: Final = 2.0
 

@@ -15,7 +15,7 @@ from eatnas_db.database.dialects import on_server, where
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import mark_write, reading, transaction
 from eatnas_db.errors import RecordError
-from eatnas_db.schema import REVISION, VERSION_TABLE
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
 BUSY_SECONDS: Final = 30
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Select, select, text
 
 from eatnas_db.database.dialects import detached_connection, on_server
 from eatnas_db.database.errors import translated_errors
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 
 
 def hold_searches(connection: Connection, which: Select[Any]) -> None:

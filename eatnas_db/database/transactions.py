@@ -12,7 +12,9 @@ from sqlalchemy import Connection, Engine, text
 
 from eatnas_db.database.dialects import on_server
 from eatnas_db.database.errors import translated_errors
-from eatnas_db.schema import PREFIX, candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.definitions import PREFIX
+from eatnas_db.schema.searches import search
 
 READING_SECONDS: Final = 600
 """The same for one that only reads: it holds nobody up, and may have a million rows to look at."""

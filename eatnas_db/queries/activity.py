@@ -10,7 +10,10 @@ from sqlalchemy import Connection, exists, func, select
 from eatnas_db.database.locks import living_hosts
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.queries.searches import over_budget
-from eatnas_db.schema import PENDING, attempt, candidate, device, epoch, host, lease, search, worker
+from eatnas_db.schema.candidates import PENDING, candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, lease
 
 NO_SIGN_OF_LIFE: Final = "the host gave no sign of life"
 """How the workers of a host ended that was found dead."""

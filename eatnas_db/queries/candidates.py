@@ -9,7 +9,9 @@ from sqlalchemy import Connection, Table, select
 
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.mutations import list_changes
-from eatnas_db.schema import architecture, attempt, block, candidate, epoch, provenance, score, search
+from eatnas_db.schema.candidates import architecture, block, candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, provenance, score
 
 _LARGEST_ID: Final = 2**63 - 1
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 
 Measure = Literal["quality", "mean", "best"]
 _LEVELS: Final = 5

@@ -16,7 +16,9 @@ from sqlalchemy import Connection, Engine, exists, select
 
 from eatnas_db.database.transactions import reading
 from eatnas_db.domain.states import SETTLED, CandidateState
-from eatnas_db.schema import PENDING, candidate, checkpoint, lease, search
+from eatnas_db.schema.candidates import PENDING, candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings
 
 GRACE_SECONDS: Final = 3600.0

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
-from eatnas_db.schema import candidate, event, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
 
 _WORDS: Final = {
     "leased": "attempt {attempt} begins",

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from eatnas_db.schema import attempt, candidate
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, Table, select
 
-from eatnas_db.schema import architecture, candidate, epoch, mutation, provenance, score, search
+from eatnas_db.schema.candidates import architecture, candidate, mutation
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import epoch, provenance, score
 
 _ROWS_AT_A_TIME: Final = 1000
 

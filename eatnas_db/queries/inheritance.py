@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Integer, literal, select
 
 from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.domain.states import MemoryFallback
-from eatnas_db.schema import candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
 
 _COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task")
 

@@ -12,7 +12,8 @@ from sqlalchemy import CTE, Connection, Integer, literal, select
 from eatnas_db.domain.states import RETRAINED
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import change_in_words
-from eatnas_db.schema import candidate, mutation, search
+from eatnas_db.schema.candidates import candidate, mutation
+from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)

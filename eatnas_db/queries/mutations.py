@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Float, case, cast, func, select
 
 from eatnas_db.domain.space import Change
 from eatnas_db.domain.states import Origin
-from eatnas_db.schema import candidate, mutation
+from eatnas_db.schema.candidates import candidate, mutation
 
 _BOOLEANS: Final[dict[str, bool]] = {"True": True, "False": False}
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, select
 
-from eatnas_db.schema import candidate
+from eatnas_db.schema.candidates import candidate
 
 Cost = Literal["mult_adds", "params"]
 

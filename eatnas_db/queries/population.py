@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema import candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)

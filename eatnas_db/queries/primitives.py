@@ -9,7 +9,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Integer, func, literal, or_, select, union_all
 
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema import block, candidate, search
+from eatnas_db.schema.candidates import block, candidate
+from eatnas_db.schema.searches import search
 
 PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, text
 
-from eatnas_db.schema import attempt, candidate, lease, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, lease
 
 
 @dataclass(frozen=True, slots=True)

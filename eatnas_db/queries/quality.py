@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from eatnas_db.schema import search, step
+from eatnas_db.schema.searches import search, step
 
 
 @dataclass(frozen=True, slots=True)

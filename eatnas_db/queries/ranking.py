@@ -13,7 +13,10 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
-from eatnas_db.schema import candidate, event, score, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import score
 
 HALVED_BATCH: Final = "half micro-batch"
 

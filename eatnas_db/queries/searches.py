@@ -9,7 +9,8 @@ from sqlalchemy import Connection, func, select
 
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema import candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,11 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from eatnas_db.schema import attempt, candidate, device, event, host, search, worker
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt
 
 AROUND: Final = "a candidate in hand, but outside its steps: loading, building, checkpoints"
 OTHERS: Final = "training for other searches"

@@ -28,7 +28,9 @@ from eatnas_db.domain.transfer import Perturbation
 from eatnas_db.errors import CollisionError, NoRoomError
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import births_allowed, over_budget
-from eatnas_db.schema import PENDING, architecture, attempt, candidate, lease, search, step
+from eatnas_db.schema.candidates import PENDING, architecture, candidate
+from eatnas_db.schema.searches import search, step
+from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.retrain import insert_yardstick
 from eatnas_db.searches.search_row import lock_search_row, space_of
 

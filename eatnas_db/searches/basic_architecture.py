@@ -13,7 +13,7 @@ from eatnas_db.domain.transfer import stretched
 from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
 from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.schema import candidate
+from eatnas_db.schema.candidates import candidate
 
 
 def express_basic(before: Architecture, what: str, spec: SearchSpec, space: Space) -> Architecture:

@@ -9,7 +9,8 @@ from eatnas_db.database.locks import hold_searches
 from eatnas_db.domain.states import CandidateState, DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import candidate, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births, settle_births
 
 

@@ -14,7 +14,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, stored_macro
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import express_basic, require_population
 from eatnas_db.searches.search_row import lock_search_row

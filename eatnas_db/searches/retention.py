@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, exists, or_, select
 
 from eatnas_db.domain.states import SETTLED, CandidateState
-from eatnas_db.schema import candidate, checkpoint
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import checkpoint
 
 
 def drop_unneeded_checkpoints(connection: Connection, row: Any) -> list[str]:

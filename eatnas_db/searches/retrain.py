@@ -19,7 +19,7 @@ from eatnas_db.domain.states import CandidateState, DesiredState, Origin, Search
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.ranking import get_winner, list_best, list_final_models, list_winners
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.basic_architecture import choose_basic
 from eatnas_db.searches.search_row import space_of
 

@@ -10,7 +10,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import macro_from_stored
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 
 
 def space_of(row: Any) -> Space:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from eatnas_cli.printing import Page
-from eatnas_db import provenance, schema, transitions
+from eatnas_db import provenance, transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
@@ -18,6 +18,9 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.failures import Failure
 from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.retrain import create_reevaluation
@@ -60,9 +63,9 @@ def engine(record, home):
 @pytest.fixture
 def small(engine):
     with transaction(engine) as connection:
-        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
-        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
-        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+        connection.execute(insert(host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
         spec = parse_spec(tree("small"), SIZES)
         search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
         train(connection, search_id)
@@ -114,9 +117,7 @@ def test_a_lineage_says_where_the_search_changes(eatnas, large):
 
 def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
     with transaction(engine) as connection:
-        connection.execute(
-            update(schema.candidate).values(share_inherited=0.75, logit_distance=0.125, lineage_epochs=9)
-        )
+        connection.execute(update(candidate).values(share_inherited=0.75, logit_distance=0.125, lineage_epochs=9))
     row = asked(eatnas, "best", "small", "--where", "lineage_epochs>8", "--limit", "1")[0]
     assert (row["share_inherited"], row["lineage_epochs"]) == (0.75, 9)
     assert asked(eatnas, "population", "small")[0]["share_inherited"] == 0.75
@@ -260,7 +261,7 @@ def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
 def test_without_a_test_part_no_final_model_is_created(eatnas, engine, small, home):
     with transaction(engine) as connection:
         spec = {**get_search(connection, "small").spec, "data": {"name": "MNIST", "root": None}}
-        connection.execute(update(schema.search).values(spec=spec))
+        connection.execute(update(search).values(spec=spec))
     words = eatnas("search", "final", "small", expect=1)
     assert words.startswith("eatnas-db: MNIST: no ")
     assert words.count("\n") == 1

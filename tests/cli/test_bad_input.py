@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from eatnas_db.schema import REVISION, VERSION_TABLE
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
 SPEC = """
 name: tiny

@@ -9,13 +9,16 @@ import pytest
 from sqlalchemy import event as hooks
 from sqlalchemy import func, insert, select, update
 
-from eatnas_db import schema
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.events import record_event
 from eatnas_db.queries.activity import list_held_up, list_work
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search, list_standings
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, lease
 from eatnas_db.settings import load_settings
 
 READS = [
@@ -104,35 +107,31 @@ def test_the_story_of_a_candidate_holds_nothing_of_others(engine):
 
 def give_work(connection, *workers, of=2):
     """Workers, the first of which has a candidate in training."""
-    connection.execute(insert(schema.host).values(id=1, name="h", seen_at=0))
-    connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+    connection.execute(insert(host).values(id=1, name="h", seen_at=0))
+    connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
     for number in workers:
-        connection.execute(insert(schema.worker).values(id=number, device_id=1, slot=4, pid=77, started_at=0))
-    connection.execute(insert(schema.attempt).values(candidate_id=of, number=3, worker_id=1, started_at=5.0))
-    connection.execute(insert(schema.lease).values(candidate_id=of, attempt=3, host_id=1))
+        connection.execute(insert(worker).values(id=number, device_id=1, slot=4, pid=77, started_at=0))
+    connection.execute(insert(attempt).values(candidate_id=of, number=3, worker_id=1, started_at=5.0))
+    connection.execute(insert(lease).values(candidate_id=of, attempt=3, host_id=1))
 
 
 def test_a_search_is_held_up_where_workers_are_idle_and_nothing_of_it_is_pending(engine):
     with transaction(engine) as connection:
         give_work(connection, 1)
         assert list_held_up(connection) == ()
-        connection.execute(insert(schema.worker).values(id=2, device_id=1, slot=5, pid=78, started_at=0))
-        connection.execute(update(schema.candidate).where(schema.candidate.c.id == 2).values(state="leased"))
+        connection.execute(insert(worker).values(id=2, device_id=1, slot=5, pid=78, started_at=0))
+        connection.execute(update(candidate).where(candidate.c.id == 2).values(state="leased"))
         lag, pending = connection.execute(
-            select(schema.search.c.lag, func.count().filter(schema.candidate.c.state == "pending")).join(
-                schema.candidate
-            )
+            select(search.c.lag, func.count().filter(candidate.c.state == "pending")).join(candidate)
         ).one()
         assert pending
         assert list_held_up(connection) == ()
-        connection.execute(
-            update(schema.candidate).where(schema.candidate.c.state == "pending").values(state="cancelled")
-        )
+        connection.execute(update(candidate).where(candidate.c.state == "pending").values(state="cancelled"))
         ((_, in_training, told),) = map(astuple, list_held_up(connection))
         assert (in_training, told) == (1, lag)
         for ended in ({"exhausted": True}, {"ends_at": 1}, {"budget_device_seconds": 0.0}, {"wish": "paused"}):
             before = connection.begin_nested()
-            connection.execute(update(schema.search).values(**ended))
+            connection.execute(update(search).values(**ended))
             assert list_held_up(connection) == (), ended
             before.rollback()
         assert list_held_up(connection)
@@ -142,9 +141,9 @@ def test_work_and_standings_are_read_by_index(engine):
     with transaction(engine) as connection:
         give_work(connection, 1, 2)
         connection.execute(
-            insert(schema.epoch),
+            insert(epoch),
             [
-                dict.fromkeys([column.name for column in schema.epoch.c], 0.5)
+                dict.fromkeys([column.name for column in epoch.c], 0.5)
                 | {"candidate_id": 2, "number": number, "attempt": 3}
                 for number in range(2)
             ],

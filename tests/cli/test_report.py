@@ -19,7 +19,8 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema import device, host, search, worker
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.search_row import lock_search_row

@@ -13,7 +13,7 @@ from eatnas_daemon import lock
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
-from eatnas_db.schema import search
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.settings import load_settings
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
-from eatnas_db.schema import attempt, lease
+from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import load_settings
 
 SMALL = {

@@ -18,7 +18,8 @@ from eatnas_daemon.slots import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
-from eatnas_db.schema import attempt, search
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,10 @@ from eatnas_daemon.supervisor import Supervisor
 from eatnas_db import leases, transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
-from eatnas_db.schema import attempt, candidate, checkpoint, event, lease, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, checkpoint, lease
 
 SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
 """Still in its first epochs when a supervisor on a busy machine comes to look."""

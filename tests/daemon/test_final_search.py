@@ -12,7 +12,8 @@ from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, candidate, epoch, score
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import attempt, epoch, score
 from eatnas_db.searches.retrain import create_final_training
 
 SMALL = {

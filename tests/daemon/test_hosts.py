@@ -26,7 +26,10 @@ from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, candidate, device, host, lease, search, worker
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands

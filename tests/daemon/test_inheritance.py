@@ -8,7 +8,9 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.schema import attempt, candidate, event
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.transfer import create_transfer
 
 REAL = ("eatnas_training.worker",)

@@ -28,7 +28,10 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.leases import LeaseToken
 from eatnas_db.queries.ranking import list_best
-from eatnas_db.schema import attempt, candidate, device, epoch, host, lease, provenance, score, search, worker
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Failed, Progress
 

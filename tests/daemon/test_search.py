@@ -15,7 +15,10 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import attempt, candidate, epoch, lease, search, worker
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, epoch, lease
 from eatnas_db.searches.control import extend_search, set_desired_state
 
 # A change of these values means that stored histories can no longer be reproduced.

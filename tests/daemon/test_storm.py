@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
-from eatnas_db.schema import attempt, epoch, lease
+from eatnas_db.schema.trainings import attempt, epoch, lease
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 KINDS = ("worker_killed", "supervisor_killed", "all_killed", "drained", "torn_file", "garbled_file", "checkpoints_full")

@@ -33,7 +33,11 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import CandidateState, DesiredState, FailureKind
 from eatnas_db.provenance import Provenance
-from eatnas_db.schema import architecture, candidate, device, epoch, host, record, search, step, worker
+from eatnas_db.schema.candidates import architecture, candidate
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.record import record
+from eatnas_db.schema.searches import search, step
+from eatnas_db.schema.trainings import epoch
 from eatnas_db.searches.advance import breed_births, settle_births
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.searches.create import create_search

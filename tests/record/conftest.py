@@ -10,7 +10,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.provenance import Provenance
-from eatnas_db.schema import device, host, worker
+from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.create import create_search
 from eatnas_db.transitions import lease_next, record_score
 from eatnas_migrations import commands

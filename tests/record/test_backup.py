@@ -20,7 +20,9 @@ from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.integrity import list_breaches
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.schema import candidate, checkpoint, event, lease
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 

@@ -10,7 +10,10 @@ from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.queries.fingerprint import get_fingerprint
-from eatnas_db.schema import candidate, event, metadata, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.metadata import metadata
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands

@@ -11,7 +11,7 @@ from eatnas_db.provenance import Provenance
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.ranking import count_looks, get_winner, list_best
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema import candidate
+from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation

@@ -13,7 +13,7 @@ from eatnas_db.database.engine import create_engine_for, current_revision, open_
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import RecordError
-from eatnas_db.schema import REVISION, VERSION_TABLE
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_migrations import commands
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, insert, select, update
 
-from eatnas_db import adhoc_sql, schema
+from eatnas_db import adhoc_sql
 from eatnas_db.database.dialects import on_server
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
@@ -28,6 +28,10 @@ from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.queries.views import VIEWS
+from eatnas_db.schema.candidates import candidate, mutation
+from eatnas_db.schema.hosts import worker
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_row import lock_search_row
@@ -89,9 +93,7 @@ def connection(engine):
 
 def test_a_lineage_names_the_search_of_each_and_compares_fitness_within_one_alone(large, connection):
     (youngest,) = (
-        connection.execute(
-            select(schema.candidate.c.id).where(schema.candidate.c.search_id == large).order_by(schema.candidate.c.id)
-        )
+        connection.execute(select(candidate.c.id).where(candidate.c.search_id == large).order_by(candidate.c.id))
         .scalars()
         .all()[-1:]
     )
@@ -106,12 +108,12 @@ def test_a_lineage_names_the_search_of_each_and_compares_fitness_within_one_alon
 
 
 def test_a_perturbed_child_tells_all_its_changes_in_their_order(large, connection):
-    places = select(schema.mutation.c.candidate_id, schema.mutation.c.block, schema.mutation.c.ordinal).join(
-        schema.candidate, (schema.candidate.c.id == schema.mutation.c.candidate_id)
+    places = select(mutation.c.candidate_id, mutation.c.block, mutation.c.ordinal).join(
+        candidate, (candidate.c.id == mutation.c.candidate_id)
     )
     blocks = {}
     for number, block, _ in connection.execute(
-        places.where(schema.candidate.c.search_id == large).order_by(schema.mutation.c.ordinal)
+        places.where(candidate.c.search_id == large).order_by(mutation.c.ordinal)
     ):
         blocks.setdefault(number, []).append(f"block {block}")
     several = {number: told for number, told in blocks.items() if len(told) > 1}
@@ -126,7 +128,7 @@ def test_a_perturbed_child_tells_all_its_changes_in_their_order(large, connectio
 def test_a_candidate_tells_what_it_inherited(engine, small):
     inherited = {"share_inherited": 0.5, "logit_distance": 0.25, "lineage_epochs": 6}
     with transaction(engine) as connection:
-        connection.execute(update(schema.candidate).where(schema.candidate.c.id == 2).values(inherited))
+        connection.execute(update(candidate).where(candidate.c.id == 2).values(inherited))
         found = get_candidate(connection, 2)
     assert {name: getattr(found, name) for name in inherited} == inherited
 
@@ -259,11 +261,9 @@ def test_the_front_is_walked_along_its_index_and_nothing_is_sorted(engine, small
 def test_utilisation_is_busy_time_over_wall_time(engine, small):
     with transaction(engine) as connection:
         whole = {"started_at": 0.0, "ended_at": 1.0, "outcome": "scored", "device_seconds": 0.5}
-        connection.execute(update(schema.attempt).values(**whole))
-        connection.execute(
-            update(schema.attempt).where(schema.attempt.c.candidate_id == 1).values(ended_at=None, outcome=None)
-        )
-        connection.execute(update(schema.attempt).where(schema.attempt.c.candidate_id > 2).values(ended_at=0.0))
+        connection.execute(update(attempt).values(**whole))
+        connection.execute(update(attempt).where(attempt.c.candidate_id == 1).values(ended_at=None, outcome=None))
+        connection.execute(update(attempt).where(attempt.c.candidate_id > 2).values(ended_at=0.0))
         found = get_utilisation(connection, small, now=8.0)
     (slot,) = found.slots
     assert (found.wall_seconds, found.device_seconds, found.scored) == (8.0, 12.0, 12)
@@ -277,8 +277,8 @@ def test_why_slots_were_idle_is_told_with_its_seconds(engine, search_factory):
     search_id, other = search_factory("s"), search_factory("other")
 
     def attempts(connection, search_id, worker_id, *spans):
-        ids = connection.execute(select(schema.candidate.c.id).where(schema.candidate.c.search_id == search_id))
-        taken = set(connection.execute(select(schema.attempt.c.candidate_id)).scalars())
+        ids = connection.execute(select(candidate.c.id).where(candidate.c.search_id == search_id))
+        taken = set(connection.execute(select(attempt.c.candidate_id)).scalars())
         free = (one for one in ids.scalars() if one not in taken)
         for begun, ended in spans:
             values = {
@@ -287,15 +287,13 @@ def test_why_slots_were_idle_is_told_with_its_seconds(engine, search_factory):
                 "outcome": "scored",
                 "device_seconds": ended - begun - 1.0,
             }
-            connection.execute(
-                insert(schema.attempt).values(candidate_id=next(free), number=1, worker_id=worker_id, **values)
-            )
+            connection.execute(insert(attempt).values(candidate_id=next(free), number=1, worker_id=worker_id, **values))
 
     with transaction(engine) as connection:
         yielded = {"ended_at": 10.0, "ending": "wanted by pid 7"}
-        connection.execute(update(schema.worker).values(started_at=2.0, **yielded))
-        second = insert(schema.worker).values(id=2, device_id=1, slot=0, pid=2, started_at=14.0)
-        later = connection.execute(second.returning(schema.worker.c.id)).scalar_one()
+        connection.execute(update(worker).values(started_at=2.0, **yielded))
+        second = insert(worker).values(id=2, device_id=1, slot=0, pid=2, started_at=14.0)
+        later = connection.execute(second.returning(worker.c.id)).scalar_one()
         attempts(connection, search_id, 1, (3.0, 7.0))
         attempts(connection, search_id, later, (15.0, 20.0))
         attempts(connection, other, 1, (8.0, 10.0))
@@ -455,7 +453,7 @@ def test_a_runaway_question_is_stopped(settings, small, question):
 @ON_SQLITE
 def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small, engine):
     with transaction(engine) as writer:
-        writer.execute(update(schema.search).values(priority=7))
+        writer.execute(update(search).values(priority=7))
         assert adhoc_sql.ask(settings, "SELECT count(*) FROM searches").rows == ((1,),)
     with sqlite3.connect(settings.database_file, timeout=0) as other:
         assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)

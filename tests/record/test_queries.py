@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from eatnas_cli.query import candidate_app, query_app
 from eatnas_cli.space import space_app
-from eatnas_db import provenance, queries, schema, training_record, transitions
+from eatnas_db import provenance, queries, training_record, transitions
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
@@ -35,6 +35,11 @@ from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
+from eatnas_db.schema.hosts import device as device_table
+from eatnas_db.schema.hosts import host, worker
+from eatnas_db.schema.metadata import metadata
+from eatnas_db.schema.record import REVISION, VERSION_TABLE
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births, finish_search, settle_births
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
@@ -58,7 +63,7 @@ def make_record(folder, new_url, *, start=1000.0, device="cpu", name="small", bi
     folder.mkdir(exist_ok=True)
     settings = Settings(folder, new_url(folder))
     engine = create_engine_for(settings.database_url)
-    schema.metadata.create_all(engine)
+    metadata.create_all(engine)
     spec = parse_spec(
         {
             "name": name,
@@ -71,11 +76,11 @@ def make_record(folder, new_url, *, start=1000.0, device="cpu", name="small", bi
         }
     )
     with transaction(engine) as connection:
-        connection.execute(text(f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32))"))
-        connection.execute(text(f"INSERT INTO {schema.VERSION_TABLE} VALUES ('{schema.REVISION}')"))
-        connection.execute(insert(schema.host).values(id=1, name="h", seen_at=start))
-        connection.execute(insert(schema.device).values(id=1, host_id=1, uuid="u", kind="cpu", name=device))
-        connection.execute(insert(schema.worker).values(id=1, device_id=1, slot=0, pid=1, started_at=start))
+        connection.execute(text(f"CREATE TABLE {VERSION_TABLE} (version_num VARCHAR(32))"))
+        connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES ('{REVISION}')"))
+        connection.execute(insert(host).values(id=1, name="h", seen_at=start))
+        connection.execute(insert(device_table).values(id=1, host_id=1, uuid="u", kind="cpu", name=device))
+        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=start))
         search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d" * 64, slots=1, now=start)
         for number in range(births):
             train_one(connection, search_id, start + number, device, scores_from)
@@ -181,7 +186,7 @@ def test_a_search_is_found_by_name_with_its_status(record, connection):
 def test_the_status_is_derived(tmp_path, wish, waiting, finished, status, new_url):
     made = make_record(tmp_path, new_url, births=0)
     with transaction(made.engine) as connection:
-        connection.execute(schema.search.update().values(wish=wish, waiting=waiting, finished_at=finished))
+        connection.execute(search.update().values(wish=wish, waiting=waiting, finished_at=finished))
         assert get_search(connection, "small").status == status
     made.engine.dispose()
 

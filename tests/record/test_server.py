@@ -16,7 +16,9 @@ from eatnas_db.database.engine import create_engine_for, current_revision, open_
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import CollisionError, RecordError
 from eatnas_db.queries.events import list_events
-from eatnas_db.schema import VERSION_TABLE, device, host, search, worker
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.record import VERSION_TABLE
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands

@@ -18,7 +18,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.integrity import Breach, list_breaches
-from eatnas_db.schema import checkpoint
+from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.search_row import lock_search_row

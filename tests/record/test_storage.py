@@ -23,7 +23,9 @@ from eatnas_db.queries.disk_usage import Order, Removable, Usage, measure, what_
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.retention import make_room
-from eatnas_db.schema import candidate, checkpoint, event, lease
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands

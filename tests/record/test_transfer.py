@@ -16,7 +16,8 @@ from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.ranking import get_winner, list_best, list_living
 from eatnas_db.queries.searches import get_search, list_searches
-from eatnas_db.schema import candidate, mutation, search
+from eatnas_db.schema.candidates import candidate, mutation
+from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search, settle_births
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_row import lock_search_row, space_of

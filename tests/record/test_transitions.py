@@ -11,7 +11,10 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
-from eatnas_db.schema import attempt, candidate, event, lease, search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.advance import breed_births, finish_search, settle_births
 from eatnas_protocol.messages import EpochDone
 

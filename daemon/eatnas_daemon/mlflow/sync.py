@@ -33,7 +33,11 @@ from eatnas_db.domain.spec import macro_from_stored
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.searches import SearchRecord, list_searches
-from eatnas_db.schema import architecture, attempt, candidate, device, epoch, event, host, lease, record, worker
+from eatnas_db.schema.candidates import architecture, candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.record import record
+from eatnas_db.schema.trainings import attempt, epoch, lease
 
 PAGE: Final = 500
 LONGEST_TAG: Final = 5000

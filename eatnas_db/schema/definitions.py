@@ -1,0 +1,39 @@
+"""Define tables under common rules: one name prefix, named constraints and one type of id.
+
+The prefix lets the database be shared with MLflow or Optuna. Times are seconds since 1970 (UTC) on the clock of the
+host that writes them; no decision depends on them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import BigInteger, CheckConstraint, Integer, MetaData, Table
+from sqlalchemy.schema import SchemaItem
+
+PREFIX: Final = "eatnas_"
+
+# SQLite assigns ids only in a column that is declared as exactly INTEGER.
+Id: Final = BigInteger().with_variant(Integer, "sqlite")
+
+_METADATA: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def define_table(name: str, *items: SchemaItem, rowid: bool = True) -> Table:
+    """Add a table to the schema. `rowid=False` stores its rows in the primary key's index on SQLite."""
+    return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid)
+
+
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """Allow only the values of an enumeration in a column."""
+    allowed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({allowed})", name=column)

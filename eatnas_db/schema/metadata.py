@@ -1,0 +1,13 @@
+"""The metadata of the whole schema: import it from here, so that no table is missing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import MetaData
+
+# Importing a module adds its tables to the metadata.
+from eatnas_db.schema import candidates, events, hosts, searches, trainings  # noqa: F401
+from eatnas_db.schema.record import record
+
+metadata: Final[MetaData] = record.metadata

@@ -1,0 +1,29 @@
+"""The identity of a record and the version of its tables."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Float,
+    Integer,
+    String,
+)
+
+from eatnas_db.schema.definitions import define_table
+
+VERSION_TABLE = "eatnas_alembic_version"
+
+
+REVISION = "0001"
+"""The Alembic revision that this code reads and writes; a test compares it with the newest script."""
+
+
+record = define_table(
+    "record",
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    CheckConstraint("id = 1", name="single"),
+    Column("uuid", String(32), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+"""One row: which record this is, wherever it is copied or mounted."""

@@ -1,0 +1,91 @@
+"""Searches and the quality of their populations."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    false,
+    text,
+)
+
+from eatnas_db.domain.states import DesiredState, SearchKind
+from eatnas_db.schema.definitions import Id, define_table, one_of
+
+search = define_table(
+    "search",
+    Column("id", Id, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("source_id", Id, ForeignKey("eatnas_search.id")),
+    Column("basic_id", Id),
+    Column("basic_code", Text),
+    Column("seed", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("macro", JSON, nullable=False),
+    Column("task", JSON, nullable=False),
+    Column("data_digest", String(64), nullable=False),
+    Column("population", Integer, nullable=False),
+    Column("lag", Integer, nullable=False),
+    Column("budget_candidates", BigInteger, nullable=False),
+    Column("budget_device_seconds", Float),
+    Column("wish", String(16), nullable=False),
+    Column("born", BigInteger, nullable=False, server_default=text("0")),
+    Column("settled", BigInteger, nullable=False, server_default=text("0")),
+    Column("scored", BigInteger, nullable=False, server_default=text("0")),
+    Column("device_seconds", Float, nullable=False, server_default=text("0")),
+    Column("exhausted", Boolean(name="exhausted"), nullable=False, server_default=false()),
+    Column("quality_mark", Float),
+    Column("flat_since", BigInteger),
+    Column("ends_at", BigInteger),
+    Column("waiting", Text),
+    Column("memory_share", Float),
+    Column("created_at", Float, nullable=False),
+    Column("finished_at", Float),
+    one_of("kind", SearchKind),
+    one_of("wish", DesiredState),
+    CheckConstraint("lag >= 1", name="lag"),
+    CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name="basic_has_code"),
+    CheckConstraint("settled <= born", name="settled_births_exist"),
+)
+"""One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth.
+
+A transferred search names its source, the basic candidate there, and the basic architecture as it is here; one that
+begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures, final
+models the search whose winners they are.
+Under `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of quality and its step, and
+`ends_at` is the number of births after which the search ends, once it is flat. `memory_share` is the most that one of
+its trainings has taken of the memory foretold for it.
+"""
+
+Index("ix_eatnas_search_source", search.c.source_id)
+
+
+step = define_table(
+    "step",
+    Column("search_id", Id, ForeignKey(search.c.id), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("mean", Float),
+    Column("spread", Float),
+    Column("best", Float),
+    Column("quality", Float),
+    Column("device_seconds", Float, nullable=False),
+    Column("at", Float, nullable=False),
+    rowid=False,
+)
+"""The population after `number` settled births, in a few figures.
+
+`device_seconds`: what the devices had spent on these births when they were settled. Summed by birth and not by the
+clock, so that a curve is the same on one slot and on eight.
+"""

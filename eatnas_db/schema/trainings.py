@@ -1,0 +1,133 @@
+"""Attempts at training a candidate, and their results."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    Text,
+    false,
+    text,
+)
+
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.definitions import Id, define_table
+from eatnas_db.schema.hosts import host, worker
+
+provenance = define_table(
+    "provenance",
+    Column("id", Id, primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("recipe", JSON, nullable=False),
+    Column("data_digest", String(64), nullable=False),
+    Column("versions", JSON, nullable=False),
+    Column("device", String(255), nullable=False),
+    Column("cpu_capability", String(32), nullable=False),
+)
+"""Under what a score was made; one row for each distinct combination."""
+
+
+attempt = define_table(
+    "attempt",
+    Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("worker_id", Id, ForeignKey(worker.c.id), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float),
+    Column("outcome", String(16)),
+    Column("failure", String(32)),
+    Column("message", Text),
+    Column("traceback", Text),
+    Column("device_seconds", Float, nullable=False, server_default=text("0")),
+    Column("progressed", Boolean(name="progressed"), nullable=False, server_default=false()),
+    Column("peak_bytes", BigInteger),
+    CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
+    rowid=False,
+)
+"""One try at training a candidate. The numbers of a candidate's attempts are gapless from 1.
+
+`peak_bytes`: the most it held of a GPU's memory, where it was scored.
+"""
+
+
+_LIVING_ATTEMPT = text("ended_at IS NULL")
+Index(
+    "uq_eatnas_attempt_living",
+    attempt.c.candidate_id,
+    unique=True,
+    sqlite_where=_LIVING_ATTEMPT,
+    postgresql_where=_LIVING_ATTEMPT,
+)
+
+
+lease = define_table(
+    "lease",
+    Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("host_id", Id, ForeignKey(host.c.id), nullable=False),
+    Column("counter", BigInteger, nullable=False, server_default=text("0")),
+    Column("images_per_second", Float),
+)
+"""Who holds a candidate now. Narrow and apart, so that heartbeats touch no index of the candidates."""
+
+
+epoch = define_table(
+    "epoch",
+    Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("train_loss", Float, nullable=False),
+    Column("train_accuracy", Float, nullable=False),
+    Column("val_loss", Float),
+    Column("val_accuracy", Float),
+    Column("learning_rate", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("ended_at", Float, nullable=False),
+    Column("memory_bytes", BigInteger),
+    Column("load", Float),
+    rowid=False,
+)
+"""One epoch of a candidate's training (from 0). A final model's has no figures of validation, for it trains on these
+images too, and none of the test part, which is looked at once.
+
+`memory_bytes` and `load` are of the device: what the worker held of it at the end of the epoch, and its share in use;
+of the processor, a share of one core.
+"""
+
+
+score = define_table(
+    "score",
+    Column("candidate_id", Id, nullable=False, primary_key=True),
+    Column("metric", String(32), primary_key=True),
+    Column("seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Float, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("provenance_id", Id, ForeignKey(provenance.c.id), nullable=False),
+    ForeignKeyConstraint(["candidate_id", "attempt"], [attempt.c.candidate_id, attempt.c.number]),
+    rowid=False,
+)
+"""A metric of a trained candidate, with the seed and the circumstances it was measured under."""
+
+
+checkpoint = define_table(
+    "checkpoint",
+    Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),
+    Column("path", Text, nullable=False, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("batch", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    rowid=False,
+)
+"""A file that a training can go on from. Paths are relative to the home's artifacts."""
