@@ -345,7 +345,7 @@ def utilisation(
 @query_app.command()
 def sql(
     ctx: typer.Context,
-    question: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; docs/asking.md lists the views.")],
+    question: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; docs/queries.md lists the views.")],
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show so many rows at most.")] = 1000,
     timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Seconds that it may take.")] = 30.0,
     format: Written = Format.TABLE,  # noqa: A002
