@@ -58,7 +58,7 @@ def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: floa
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise ConflictError(_in_words(str(error), seconds)) from None
         if cursor.description is None:
-            raise ConflictError("that is no SELECT: there is nothing to answer; docs/asking.md has examples")
+            raise ConflictError("that is no SELECT: there is nothing to answer; docs/queries.md has examples")
         columns = tuple(name for name, *_ in cursor.description)
         return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
 

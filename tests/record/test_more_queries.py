@@ -349,7 +349,7 @@ def settings(engine, tmp_path):
 
 
 def test_every_view_has_the_columns_that_the_page_promises(settings, small):
-    page = (Path(__file__).parents[2] / "docs" / "asking.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
     for name in VIEWS:
         answer = adhoc_sql.ask(settings, f"SELECT * FROM {name}")
         assert f"| `{name}` | {', '.join(answer.columns)} |" in page
