@@ -9,7 +9,8 @@ import tempfile
 import time
 
 from eatnas_cli.run import DEMO_SMALL
-from eatnas_cli.search import create, make_home
+from eatnas_cli.search import make_home
+from eatnas_daemon.search_creation import create_search_from_spec
 from eatnas_db.settings import load_settings
 
 RUNS = 11
@@ -25,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({}, folder)
         make_home(settings)
-        create(settings, {"name": "cold", **DEMO_SMALL}, {}, 2)
+        create_search_from_spec(settings, {"name": "cold", **DEMO_SMALL}, slots=2)
         eatnas = [sys.executable, "-m", "eatnas_cli", "--home", folder]
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.record import Written
-from eatnas_db.errors import ConflictError, DataError, RecordError
+from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.settings import Settings
 from eatnas_report.formats import in_bytes
 
@@ -27,47 +25,12 @@ data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
 database_app = typer.Typer(no_args_is_help=True, help="The database: versions, backups, soundness.")
 
 
-def prepare(what: str, data: dict[str, Any]) -> Any:
-    """Ask about a data set: `list`, `describe` or `download`. Raises `DataError`."""
-    return ask_training(["eatnas_training.prepare", what], data)
-
-
-def ask_training(
-    program: list[str],
-    question: dict[str, Any],
-    environment: Mapping[str, str] | None = None,
-    seconds: float | None = None,
-) -> Any:
-    """Ask the training package, JSON for JSON, in a process of its own, with more in its environment.
-
-    Raises `DataError`, where there is no answer within `seconds`, too.
-    """
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-m", *program],
-            input=json.dumps(question),
-            env={**os.environ, **(environment or {})},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise DataError(f"{' '.join(program)} has not answered for {seconds:g} s") from None
-    if answer.returncode != 0:
-        lines = answer.stderr.strip().splitlines()
-        raise DataError(
-            lines[-1]
-            if lines
-            else f"{' '.join(program)} ended with status {answer.returncode} without a word; try again"
-        )
-    return json.loads(answer.stdout)
-
-
 @data_app.command("list")
 def list_data(format: Written = Format.TABLE) -> None:  # noqa: A002
     """Known data sets; those without figures are folders of your own."""
-    rows = prepare("list", {})
+    from eatnas_daemon.data_sets import list_data_sets
+
+    rows = list_data_sets()
     if format is Format.TABLE:
         rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
         for row in rows:
@@ -83,11 +46,13 @@ def prepare_data(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Download a data set where that is needed, and verify it."""
+    from eatnas_daemon.data_sets import download_data_set
+
     settings: Settings = ctx.obj
     folder = root or str(settings.data)
     if sys.stderr.isatty():
         typer.echo(f"fetching and verifying {name}; this may take minutes", err=True)
-    show_one({"name": name, "root": folder, **prepare("download", {"name": name, "root": folder})}, format)
+    show_one({"name": name, "root": folder, **asdict(download_data_set(name, folder))}, format)
 
 
 @database_app.command()

@@ -122,16 +122,20 @@ def _devices() -> Iterator[Finding]:
 
 def _torch(device: DeviceSnapshot) -> Finding:
     """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
-    from eatnas_cli.db import ask_training
     from eatnas_daemon.devices.model import CPU
     from eatnas_daemon.devices.placement import torch_device, worker_environment
+    from eatnas_daemon.training_programs import run_training_program
 
     if device.kind == CPU:
         why = "`eatnas-db devices --explain` tells why"
         return Finding("torch on GPUs", True, "not tried: none may be used now", why)
     try:
-        found = ask_training(
-            ["eatnas_training.selftest", torch_device(device)], {}, worker_environment(device), TORCH_SECONDS
+        found = run_training_program(
+            "eatnas_training.selftest",
+            torch_device(device),
+            request={},
+            environment=worker_environment(device),
+            timeout=TORCH_SECONDS,
         )
     except DataError as error:
         return Finding("torch on GPUs", False, str(error))
@@ -266,7 +270,7 @@ def _hooks(settings: Settings) -> Finding:
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
     """Digits, which need no file, and the data of every search that is not over."""
-    from eatnas_cli.db import prepare
+    from eatnas_daemon.data_sets import data_with_root, describe_data_set
 
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
     if searches:
@@ -280,14 +284,13 @@ def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
                 if row.finished_at is None and row.wish != DesiredState.CANCELLED
             ]
         for row in going:
-            data = {**row.spec["data"]}
-            data["root"] = data.get("root") or str(settings.data)
+            data = data_with_root(settings, row.spec["data"])
             wanted.setdefault(data["name"], data)
     for name, data in wanted.items():
         try:
-            told = prepare("describe", data)
+            told = describe_data_set(data)
         except EatnasError as error:
             yield Finding(name, False, str(error), f"`eatnas-db data prepare {name}` fetches and verifies it")
             continue
-        images = f"{told['train_images']} images to train on, {told['validation_images']} to validate on"
+        images = f"{told.train_images} images to train on, {told.validation_images} to validate on"
         yield Finding(name, True, images)

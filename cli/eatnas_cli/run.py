@@ -284,8 +284,8 @@ def demo(ctx: typer.Context) -> None:
     """
     from eatnas_cli.query import best, fingerprint, lineage
     from eatnas_cli.record import viewing
-    from eatnas_cli.search import create, make_home
-    from eatnas_cli.transfer import start_transfer
+    from eatnas_cli.search import make_home
+    from eatnas_daemon.search_creation import TransferSource, create_search_from_spec
     from eatnas_db.queries.searches import list_searches
 
     settings: Settings = ctx.obj
@@ -295,14 +295,14 @@ def demo(ctx: typer.Context) -> None:
     number = next(n for n in itertools.count(1) if not {f"demo-small-{n}", f"demo-large-{n}"} & taken)
     small, large = f"demo-small-{number}", f"demo-large-{number}"
     typer.echo("A small task: 500 digits of 8x8 pixels")
-    create(settings, {"name": small, **DEMO_SMALL}, {}, 2)
+    create_search_from_spec(settings, {"name": small, **DEMO_SMALL}, slots=2)
     _run_to_its_end(settings, small)
     typer.echo("\nIts best, measured again from scratch with fresh seeds (the yardstick)")
     best(ctx, small, top=3)
     typer.echo(
         "\nThe large task: all digits at 16x16 pixels, wider networks; it begins with the winner and changes of it"
     )
-    start_transfer(settings, small, {"name": large, **DEMO_LARGE}, {}, 2)
+    create_search_from_spec(settings, {"name": large, **DEMO_LARGE}, slots=2, source=TransferSource(small))
     _run_to_its_end(settings, large)
     best(ctx, large, top=5)
     typer.echo("\nHow the best one came to be, across both searches")

@@ -9,21 +9,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.record import SearchName, Written, changing, viewing
-from eatnas_db.errors import InvalidSpecError, RecordError
+from eatnas_db.errors import RecordError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from eatnas_daemon.devices.model import DeviceSnapshot
-    from eatnas_db.domain.macro import Task
-    from eatnas_db.domain.spec import SearchSpec
     from eatnas_db.queries.activity import Host
     from eatnas_db.queries.searches import SearchRecord, SearchSummary
 
@@ -93,9 +91,12 @@ def create_command(
     slots: SlotsPlanned = None,
 ) -> None:
     """Check a spec and put its search, with the initial population, into the record."""
-    tree, overrides = read_spec(spec, changes)
-    name = create(ctx.obj, tree, overrides, slots)
-    tell_created(ctx.obj, name, slots)
+    from eatnas_daemon.search_creation import create_search_from_spec, parse_overrides, read_spec_file
+
+    overrides = parse_overrides(changes or ())
+    created = create_search_from_spec(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots)
+    tell_doubts(created.warnings)
+    tell_created(ctx.obj, created.name, slots)
 
 
 def tell_created(settings: Settings, name: str, slots: int | None) -> None:
@@ -115,74 +116,10 @@ def tell_created(settings: Settings, name: str, slots: int | None) -> None:
         typer.echo(f"note: its spec's evolution.lag of {row.lag} holds, whatever --slots says", err=True)
 
 
-def create(settings: Settings, tree: Any, overrides: dict[str, Any], slots: int | None) -> str:
-    """Create a search from a spec's tree; its name. Nothing is written unless all of it is right.
-
-    `slots`: those it will run on; None: as many as this machine has.
-    """
-    from eatnas_db.database.engine import open_record
-    from eatnas_db.domain.spec import parse_spec
-    from eatnas_db.searches.create import create_search
-
-    spec = parse_spec(tree, overrides)
-    # Before the data is read, which takes seconds.
-    open_record(settings.database_url).dispose()
-    task, found = describe(settings, spec)
-    slots = slots or slots_for(spec)
-    with changing(settings) as connection:
-        create_search(connection, spec, task=task, data_digest=found["data_digest"], slots=slots, now=time.time())
-    tell_doubts(spec)
-    return spec.name
-
-
-def slots_for(spec: SearchSpec) -> int:
-    """How many trainings this machine has room for at a time, where that settles anything."""
-    from eatnas_daemon.devices.capacity import slots_here
-    from eatnas_daemon.devices.monitor import look_once
-    from eatnas_daemon.devices.nvml import Nvml
-
-    return 1 if spec.evolution.lag is not None else slots_here(look_once(Nvml()), os.environ)
-
-
-def tell_doubts(spec: SearchSpec) -> None:
+def tell_doubts(doubts: Sequence[str]) -> None:
     """Say on stderr what of a spec that was accepted is doubtful."""
-    for doubt in spec.doubts:
+    for doubt in doubts:
         typer.echo(f"note: {doubt}", err=True)
-
-
-def read_spec(spec: Path, changes: list[str] | None) -> tuple[Any, dict[str, Any]]:
-    """A spec's tree and the changes to it, read but not yet checked. Raises `InvalidSpecError`."""
-    import yaml
-
-    try:
-        overrides = {key: yaml.safe_load(value) for key, value in map(_pair, changes or [])}
-        return yaml.safe_load(spec.read_text()), overrides
-    except yaml.YAMLError as error:
-        raise InvalidSpecError(f"{spec} is not YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError:
-        raise InvalidSpecError(f"{spec} is not a text file; a spec is YAML, see examples/digits.yaml") from None
-
-
-def _data(settings: Settings, spec: SearchSpec) -> dict[str, Any]:
-    data = spec.data.model_dump()
-    data["root"] = data["root"] or str(settings.data)
-    return data
-
-
-def describe(settings: Settings, spec: SearchSpec) -> tuple[Task, dict[str, Any]]:
-    """What the data fixes of a network, and the rest that is known of the data. Raises `DataError`."""
-    from eatnas_cli.db import prepare
-    from eatnas_db.domain.macro import Task
-
-    found = prepare("describe", _data(settings, spec))
-    return Task(found["resolution"], found["channels"], found["classes"]), found
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise InvalidSpecError(f"--set {text}: write section.key=value")
-    return key, value
 
 
 @search_app.command("list")
@@ -302,30 +239,32 @@ def estimate(
 
     On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """
-    from eatnas_cli.db import ask_training
+    from eatnas_daemon.data_sets import data_with_root
     from eatnas_daemon.devices.placement import torch_device, worker_environment
+    from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
+    from eatnas_daemon.training_programs import run_training_program
     from eatnas_db.domain.objective import Limits
     from eatnas_db.domain.rng import KeyedRng
     from eatnas_db.domain.space import Space
     from eatnas_db.domain.spec import parse_spec
 
-    asked = parse_spec(*read_spec(spec, changes))
-    task, _ = describe(ctx.obj, asked)
+    asked = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
+    task, _ = describe_task(ctx.obj, asked)
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
     space.require_room()
     drawn = [space.sample(KeyedRng(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
     device, count = _where(slots)
-    timed = ask_training(
-        ["eatnas_training.calibrate"],
-        {
+    timed = run_training_program(
+        "eatnas_training.calibrate",
+        request={
             "codes": [proposal.architecture.to_code() for proposal in drawn],
             "macro": asdict(space.macro),
             "task": asdict(task),
-            "data": _data(ctx.obj, asked),
+            "data": data_with_root(ctx.obj, asked.data.model_dump()),
             "training": asked.training.model_dump(),
             "device": torch_device(device),
         },
-        worker_environment(device),
+        environment=worker_environment(device),
     )
     seconds = sorted(row["seconds_per_epoch"] for row in timed)[samples // 2] * asked.training.epochs
     hours = seconds * asked.budget.candidates / count / 3600

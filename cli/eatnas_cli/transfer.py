@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from eatnas_cli.record import SearchName, changing, viewing
-from eatnas_cli.search import SlotsPlanned, describe, read_spec, search_app, slots_for, tell_created, tell_doubts
+from eatnas_cli.search import SlotsPlanned, search_app, tell_created, tell_doubts
 from eatnas_db.settings import Settings
 
 
@@ -23,53 +23,28 @@ def transfer(
     slots: SlotsPlanned = None,
 ) -> None:
     """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
-    tree, overrides = read_spec(spec, changes)
-    name, told = start_transfer(ctx.obj, source, tree, overrides, slots, candidate=candidate, force=force)
-    for words in told:
-        typer.echo(words)
-    tell_created(ctx.obj, name, slots)
+    from eatnas_daemon.search_creation import TransferSource, create_search_from_spec, parse_overrides, read_spec_file
+
+    created = create_search_from_spec(
+        ctx.obj,
+        read_spec_file(spec),
+        overrides=parse_overrides(changes or ()),
+        slots=slots,
+        source=TransferSource(source, candidate, force),
+    )
+    tell_doubts(created.warnings)
+    _print_start(ctx.obj, created.id)
+    tell_created(ctx.obj, created.name, slots)
 
 
-def start_transfer(
-    settings: Settings,
-    source: str,
-    tree: Any,
-    overrides: dict[str, Any],
-    slots: int | None,
-    *,
-    candidate: int | None = None,
-    force: bool = False,
-) -> tuple[str, list[str]]:
-    """Create a transferred search; its name, and in words what it begins with.
-
-    Nothing is written unless all is right.
-    """
-    from eatnas_db.database.engine import open_record
-    from eatnas_db.domain.spec import parse_spec
+def _print_start(settings: Settings, search_id: int) -> None:
+    """Print which candidates a transferred search begins with."""
     from eatnas_db.queries.events import list_events
-    from eatnas_db.searches.transfer import create_transfer
 
-    spec = parse_spec(tree, overrides)
-    # Before the data is read, which takes seconds.
-    open_record(settings.database_url).dispose()
-    task, found = describe(settings, spec)
-    slots = slots or slots_for(spec)
-    with changing(settings) as connection:
-        search_id = create_transfer(
-            connection,
-            source,
-            spec,
-            candidate_id=candidate,
-            force=force,
-            task=task,
-            data_digest=found["data_digest"],
-            slots=slots,
-            now=time.time(),
-        )
-        kinds = ("transferred", "survivors_taken")
-        told = [event.words for kind in kinds for event in list_events(connection, search_id, kind=kind)]
-    tell_doubts(spec)
-    return spec.name, told
+    with viewing(settings) as connection:
+        for kind in ("transferred", "survivors_taken"):
+            for event in list_events(connection, search_id, kind=kind):
+                typer.echo(event.words)
 
 
 @search_app.command()
@@ -110,7 +85,7 @@ def final(
 
     In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
     """
-    from eatnas_cli.db import prepare
+    from eatnas_daemon.data_sets import data_with_root, describe_final_data
     from eatnas_db.queries.searches import get_search
     from eatnas_db.searches.retrain import create_final_training
 
@@ -118,7 +93,7 @@ def final(
     with viewing(settings) as connection:
         data = get_search(connection, name).spec["data"]
     # Whether there is a test part, before days of training.
-    found = prepare("final", {**data, "root": data["root"] or str(settings.data)})
+    found = describe_final_data(data_with_root(settings, data))
     with changing(settings) as connection:
         tests = create_final_training(
             connection,
@@ -133,6 +108,6 @@ def final(
         row = get_search(connection, tests)
     typer.echo(
         f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
-        f"{found['train_images']} images, then one look each at {found['test_images']} test images; "
+        f"{found.train_images} images, then one look each at {found.test_images} test images; "
         f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows what came out"
     )

@@ -1,0 +1,156 @@
+"""Create searches: check the spec, read the data set in a training process, insert the search.
+
+Also a program, for callers that must not import this package:
+`python -m eatnas_daemon.search_creation [SPEC.yaml] [--slots N] [--from SOURCE [--candidate ID] [--force]]`. Without
+a file it reads the spec as JSON from stdin. `EATNAS_HOME` and `EATNAS_DB_URL` name the home and the database. It prints
+`{"id": …, "name": …}`; an error is one line on stderr and exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_data_set
+from eatnas_daemon.devices.capacity import slots_here
+from eatnas_daemon.devices.monitor import look_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_db.database.engine import changing, open_record
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import SearchSpec, parse_spec
+from eatnas_db.errors import EatnasError, InvalidSpecError
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedSearch:
+    """A new search: its id in the record, its name, and warnings about its spec, one sentence each."""
+
+    id: int
+    name: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSource:
+    """The search whose best candidate starts a transferred search.
+
+    `candidate_id`: start with this candidate instead. `force`: accept a source that is not finished.
+    """
+
+    search: str
+    candidate_id: int | None = None
+    force: bool = False
+
+
+def read_spec_file(path: Path) -> Any:
+    """Return the unchecked content of a YAML spec. Raises `InvalidSpecError`, `OSError`."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InvalidSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise InvalidSpecError(f"{path} is not a text file; a spec is YAML, see examples/digits.yaml") from None
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the YAML values of `section.key=value` assignments by key. Raises `InvalidSpecError`."""
+    overrides = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals:
+            raise InvalidSpecError(f"--set {assignment}: write section.key=value")
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InvalidSpecError(f"--set {assignment}: not YAML: {' '.join(str(error).split())}") from None
+    return overrides
+
+
+def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
+    """Read a spec's data set and return the task that it defines, and its description. Raises `DataError`."""
+    description = describe_data_set(data_with_root(settings, spec.data.model_dump()))
+    return Task(description.resolution, description.channels, description.classes), description
+
+
+def create_search_from_spec(
+    settings: Settings,
+    tree: Any,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    slots: int | None = None,
+    source: TransferSource | None = None,
+) -> CreatedSearch:
+    """Create a search with its initial population from the content of a spec.
+
+    `source`: start with the best candidate of another search and with perturbations of it. `slots`: the number of
+    slots that the search will run on, which decides its lag; default: what this machine has. Inserts everything or
+    nothing. Raises `EatnasError`.
+    """
+    spec = parse_spec(tree, overrides)
+    # Reading the data takes seconds; a record that cannot be opened is reported before.
+    open_record(settings.database_url).dispose()
+    task, description = describe_task(settings, spec)
+    slots = slots or _default_slots(spec)
+    with changing(settings.database_url) as connection:
+        if source is None:
+            search_id = create_search(
+                connection, spec, task=task, data_digest=description.data_digest, slots=slots, now=time.time()
+            )
+        else:
+            search_id = create_transfer(
+                connection,
+                source.search,
+                spec,
+                candidate_id=source.candidate_id,
+                force=source.force,
+                task=task,
+                data_digest=description.data_digest,
+                slots=slots,
+                now=time.time(),
+            )
+    return CreatedSearch(search_id, spec.name, spec.doubts)
+
+
+def _default_slots(spec: SearchSpec) -> int:
+    # Only a lag that the spec leaves open depends on the slots.
+    return 1 if spec.evolution.lag is not None else slots_here(look_once(Nvml()), os.environ)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the program. Exits with status 1 after an `EatnasError`."""
+    parser = argparse.ArgumentParser(prog="eatnas_daemon.search_creation", description="Create a search.")
+    parser.add_argument("file", nargs="?", type=Path, metavar="SPEC.yaml", help="default: the spec as JSON on stdin")
+    parser.add_argument("--slots", type=int, help="slots that the search will run on")
+    parser.add_argument("--from", dest="source", metavar="SOURCE", help="transfer from this search")
+    parser.add_argument("--candidate", type=int, metavar="ID", help="start with this candidate of SOURCE")
+    parser.add_argument("--force", action="store_true", help="accept a SOURCE that is not finished")
+    options = parser.parse_args(arguments)
+    try:
+        settings = load_settings(os.environ)
+        tree = read_spec_file(options.file) if options.file is not None else json.load(sys.stdin)
+        source = None
+        if options.source is not None:
+            source = TransferSource(options.source, options.candidate, options.force)
+        created = create_search_from_spec(settings, tree, slots=options.slots, source=source)
+    except (EatnasError, OSError, json.JSONDecodeError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    for warning in created.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    print(json.dumps({"id": created.id, "name": created.name}))
+
+
+if __name__ == "__main__":
+    main()

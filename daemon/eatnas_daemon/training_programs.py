@@ -1,0 +1,47 @@
+"""Run a program of the training package in its own process: a request goes in, an answer comes out, both JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from eatnas_db.errors import DataError
+
+
+def run_training_program(
+    module: str,
+    *arguments: str,
+    request: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> Any:
+    """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
+
+    `environment` is added to this process's own; `timeout` is in seconds. Raises `DataError` with the last line that
+    the program printed on stderr, or if the program does not answer within `timeout`.
+    """
+    program = " ".join([module, *arguments])
+    try:
+        completed = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            input=json.dumps(request),
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired:
+        raise DataError(f"{program} did not answer within {timeout:g} s; try again") from None
+    if completed.returncode != 0:
+        lines = completed.stderr.strip().splitlines()
+        raise DataError(
+            lines[-1]
+            if lines
+            else f"{program} exited with status {completed.returncode} without an error message; try again"
+        )
+    return json.loads(completed.stdout)
