@@ -121,20 +121,20 @@ def check(
 ) -> None:
     """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
     from eatnas_db.database.engine import open_record
-    from eatnas_db.integrity import list_breaches
+    from eatnas_db.integrity.check import list_violations
     from eatnas_migrations import commands
 
     engine = open_record(ctx.obj.database_url)
     if commands.differs(engine):
         raise RecordError(f"the tables of {ctx.obj.shown_url} differ from what this program says; restore a backup")
-    breaches = []
-    for breach in list_breaches(engine, ctx.obj.artifacts, whole_files=files):
-        breaches.append(breach)
+    violations = []
+    for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):
+        violations.append(violation)
         if format is Format.TABLE:
-            typer.echo(breach)
+            typer.echo(violation)
     if format is not Format.TABLE:
-        show(breaches, ("invariant", "what", "count", "examples"), format)
-    if breaches:
+        show(violations, ("invariant", "what", "count", "examples"), format)
+    if violations:
         raise typer.Exit(1)
     if format is Format.TABLE:
         typer.echo("the record is sound: version, tables and rows agree")

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
-from eatnas_db.integrity import list_breaches
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import get_search
@@ -59,7 +59,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
     assert winner.yardstick is None or winner.yardstick not in [row.value for row in scores]
     assert len({row.seed for row in scores}) == len(scores) == 2
     assert all(row.fitness == row.value for row in scores)
-    assert list(list_breaches(engine, settings.artifacts, whole_files=True)) == []
+    assert list(list_violations(engine, settings.artifacts, whole_files=True)) == []
     return found, sorted(outcomes)
 
 

@@ -17,7 +17,7 @@ from eatnas_db.backup import back_up, restore
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
-from eatnas_db.integrity import list_breaches
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate
@@ -103,7 +103,7 @@ def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_bee
     assert supervise(settings) == undisturbed
     assert restored.kept is not None
     assert fingerprint(restored.kept) == undisturbed
-    assert not list(list_breaches(engine, settings.artifacts, whole_files=True))
+    assert not list(list_violations(engine, settings.artifacts, whole_files=True))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from sqlalchemy import select
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
-from eatnas_db.integrity import list_breaches
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.ranking import count_looks, get_winner, list_best
@@ -101,8 +101,8 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
     assert [one.id for one in after] == [one.id for one in before]
     assert after[1].test is None
     # These trainings are made up, and have no epochs.
-    breaches = {one.invariant for one in list_breaches(engine, tmp_path) if not one.invariant.startswith("epochs")}
-    assert breaches == set()
+    violations = {one.invariant for one in list_violations(engine, tmp_path) if not one.invariant.startswith("epochs")}
+    assert violations == set()
 
 
 def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory, score_factory):

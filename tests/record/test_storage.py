@@ -18,7 +18,7 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
-from eatnas_db.integrity import list_breaches
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.disk_usage import Order, Removable, Usage, measure, what_goes
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
@@ -139,7 +139,7 @@ def test_a_search_under_a_bound_that_takes_all_it_may_comes_out_the_same(home, t
     assert home.ask(select(checkpoint)) == []
     assert home.checkpoints() == set()
     assert not list(home.settings.logs.glob("candidate-*.log"))
-    assert list(list_breaches(home.engine, home.settings.artifacts)) == []
+    assert list(list_violations(home.engine, home.settings.artifacts)) == []
     assert "room_made" in {row.kind for row in home.ask(select(event.c.kind))}
 
 

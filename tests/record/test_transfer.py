@@ -10,7 +10,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.transfer import stretched, survivors
 from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFoundError
-from eatnas_db.integrity import list_breaches
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
@@ -167,7 +167,9 @@ def test_survivors_come_along_unchanged_in_the_order_of_their_rank(engine, finis
     fewer = initial(engine, transfer(engine, changes={**SURVIVORS, **smaller}))
     assert [row.parent_id for row in fewer[:3]] == [one.id for one in living[:3]]
     # The trainings here report no epochs; nothing else is unsound.
-    assert [breach.what for breach in list_breaches(engine, tmp_path) if "epochs" not in breach.invariant] == []
+    assert [
+        violation.what for violation in list_violations(engine, tmp_path) if "epochs" not in violation.invariant
+    ] == []
 
 
 def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine, finished):

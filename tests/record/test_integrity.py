@@ -17,7 +17,8 @@ from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.integrity import Breach, list_breaches
+from eatnas_db.integrity.check import list_violations
+from eatnas_db.integrity.violations import Violation
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
@@ -69,10 +70,10 @@ def settings(finished: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def breaches(settings: Settings) -> Callable[..., dict[str, Breach]]:
+def violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
     """What is found after statements that no rule of the database held up."""
 
-    def find(*statements: str, whole_files: bool = True) -> dict[str, Breach]:
+    def find(*statements: str, whole_files: bool = True) -> dict[str, Violation]:
         assert settings.database_file is not None
         with closing(sqlite3.connect(settings.database_file)) as connection:
             connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -80,9 +81,9 @@ def breaches(settings: Settings) -> Callable[..., dict[str, Breach]]:
                 assert connection.execute(statement).rowcount > 0, statement
             connection.commit()
         engine = open_record(settings.database_url)
-        found = list(list_breaches(engine, settings.artifacts, whole_files=whole_files))
+        found = list(list_violations(engine, settings.artifacts, whole_files=whole_files))
         engine.dispose()
-        return {breach.invariant: breach for breach in found}
+        return {violation.invariant: violation for violation in found}
 
     return find
 
@@ -97,22 +98,22 @@ def checkpoint_file(settings: Settings) -> Iterator[tuple[str, Path]]:
     return path, settings.artifacts / path
 
 
-def test_a_search_run_to_its_end_breaks_nothing(breaches):
-    assert breaches() == {}
+def test_a_search_run_to_its_end_breaks_nothing(violations):
+    assert violations() == {}
 
 
 def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, search_factory, lease_factory, tmp_path):
     search_id = search_factory(training__epochs=1)
-    assert list(list_breaches(engine, tmp_path)) == []
+    assert list(list_violations(engine, tmp_path)) == []
     leased = [lease_factory(search_id) for _ in range(2)]
-    assert list(list_breaches(engine, tmp_path)) == []
+    assert list(list_violations(engine, tmp_path)) == []
     with transaction(engine) as connection:
         record_failure(connection, leased[0].token, FailureKind.DIVERGED, "", now=2.0)
         advance_search(connection, lock_search_row(connection, search_id), 2.0)
-    assert list(list_breaches(engine, tmp_path)) == []
+    assert list(list_violations(engine, tmp_path)) == []
     with transaction(engine) as connection:
         retry(connection, leased[0].token.candidate, 3.0)
-    assert list(list_breaches(engine, tmp_path)) == []
+    assert list(list_violations(engine, tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -172,20 +173,20 @@ def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, searc
         ("UPDATE eatnas_candidate SET fitness = NULL WHERE id = 3", "the database is whole", None),
     ],
 )
-def test_a_rule_that_is_broken_is_named_with_what_breaks_it(breaches, statement, named, example):
-    found = [breach for invariant, breach in breaches(statement).items() if named in invariant]
+def test_a_rule_that_is_broken_is_named_with_what_breaks_it(violations, statement, named, example):
+    found = [violation for invariant, violation in violations(statement).items() if named in invariant]
     assert found, named
     assert example is None or example in found[0].examples
     assert str(found[0]).startswith(f"{found[0].invariant}: not so for {found[0].what} ")
 
 
-def test_many_breaches_are_counted_and_a_few_named(breaches):
-    (breach,) = breaches("DELETE FROM eatnas_mutation").values()
-    assert breach.count > len(breach.examples) == 5
-    assert str(breach).endswith(f", … ({breach.count} in all)")
+def test_many_violations_are_counted_and_a_few_named(violations):
+    (violation,) = violations("DELETE FROM eatnas_mutation").values()
+    assert violation.count > len(violation.examples) == 5
+    assert str(violation).endswith(f", … ({violation.count} in all)")
 
 
-def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_traceback(settings, breaches):
+def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_traceback(settings, violations):
     with closing(sqlite3.connect(settings.database_file)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'eatnas_epoch'").fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
@@ -193,36 +194,36 @@ def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_tracebac
     # The page's second half: its head is whole, its rows are none.
     whole[page * size - size // 2 : page * size] = b"\xff" * (size // 2)
     settings.database_file.write_bytes(whole)
-    assert "the database is whole" in breaches()
+    assert "the database is whole" in violations()
 
 
-def test_a_checkpoint_that_is_gone_is_named(breaches, checkpoint_file):
+def test_a_checkpoint_that_is_gone_is_named(violations, checkpoint_file):
     path, file = checkpoint_file
     file.unlink()
-    (breach,) = breaches().values()
-    assert (breach.invariant, breach.examples) == ("a checkpoint's file is there", (path,))
+    (violation,) = violations().values()
+    assert (violation.invariant, violation.examples) == ("a checkpoint's file is there", (path,))
 
 
-def test_a_checkpoint_of_another_size_is_named(breaches, checkpoint_file):
+def test_a_checkpoint_of_another_size_is_named(violations, checkpoint_file):
     path, file = checkpoint_file
     file.write_bytes(file.read_bytes()[:-1])
-    (breach,) = breaches(whole_files=False).values()
-    assert breach.examples == (path,)
+    (violation,) = violations(whole_files=False).values()
+    assert violation.examples == (path,)
 
 
-def test_a_garbled_checkpoint_is_named_when_files_are_read_whole(breaches, checkpoint_file):
+def test_a_garbled_checkpoint_is_named_when_files_are_read_whole(violations, checkpoint_file):
     path, file = checkpoint_file
     content = bytearray(file.read_bytes())
     content[10] ^= 1
     file.write_bytes(content)
-    assert breaches(whole_files=False) == {}
-    (breach,) = breaches(whole_files=True).values()
-    assert breach.examples == (path,)
+    assert violations(whole_files=False) == {}
+    (violation,) = violations(whole_files=True).values()
+    assert violation.examples == (path,)
 
 
-def test_a_whole_checkpoint_of_other_content_is_named(breaches, checkpoint_file):
+def test_a_whole_checkpoint_of_other_content_is_named(violations, checkpoint_file):
     path, file = checkpoint_file
     content = b"x" * (file.stat().st_size - 32)
     file.write_bytes(content + hashlib.sha256(content).digest())
-    (breach,) = breaches(whole_files=True).values()
-    assert breach.examples == (path,)
+    (violation,) = violations(whole_files=True).values()
+    assert violation.examples == (path,)

@@ -1,0 +1,41 @@
+"""Check a whole record: the database file, the rows and the checkpoint files.
+
+Each check reads in a short transaction of its own, so a record can be checked while it is in use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from eatnas_db.database.dialects import on_server
+from eatnas_db.errors import RecordError
+from eatnas_db.integrity.checkpoint_files import check_checkpoint_files
+from eatnas_db.integrity.database_file import check_database_file, check_foreign_keys
+from eatnas_db.integrity.epochs import check_epochs
+from eatnas_db.integrity.genotypes import check_genotypes
+from eatnas_db.integrity.invariants import check_invariants
+from eatnas_db.integrity.violations import Violation
+
+
+def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = False) -> Iterator[Violation]:
+    """Yield every invariant that does not hold.
+
+    Checkpoint files below `artifacts` are compared by size, and with `whole_files` by content too. Raises
+    `RecordError` if the database cannot be read.
+    """
+    on_sqlite = not on_server(engine)
+    damage = check_database_file(engine) if on_sqlite else []
+    yield from damage
+    try:
+        if on_sqlite:
+            yield from check_foreign_keys(engine)
+        yield from check_invariants(engine)
+        yield from check_epochs(engine)
+        yield from check_genotypes(engine)
+        yield from check_checkpoint_files(engine, artifacts, whole_files=whole_files)
+    except RecordError:
+        if not damage:  # otherwise the damage explains the error and is already reported
+            raise

@@ -1,0 +1,69 @@
+"""Check the epochs of every candidate against its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Engine, func, select
+
+from eatnas_db.database.transactions import reading
+from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.states import CandidateState, Origin
+from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import epoch
+
+_BATCH: Final = 5000
+"""Rows fetched at a time."""
+
+
+class _EpochCount(NamedTuple):
+    candidate_id: int
+    search_id: int
+    origin: str
+    parent_id: int | None
+    state: str
+    made: int
+    first: int | None
+    last: int | None
+
+
+def check_epochs(engine: Engine) -> list[Violation]:
+    """Check that epochs are numbered without gaps and that a scored candidate has all epochs of its recipe."""
+    with reading(engine) as connection:
+        specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec))}
+        offenders = [row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs[row.search_id])]
+    return summarize("epochs are gapless from 0, and a scored candidate has all of them", "candidates", offenders)
+
+
+def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:
+    query = (
+        select(
+            candidate.c.id,
+            candidate.c.search_id,
+            candidate.c.origin,
+            candidate.c.parent_id,
+            candidate.c.state,
+            func.count(epoch.c.number),
+            func.min(epoch.c.number),
+            func.max(epoch.c.number),
+        )
+        .outerjoin(epoch, epoch.c.candidate_id == candidate.c.id)
+        .group_by(candidate.c.id)
+        .order_by(candidate.c.id)
+    )
+    for row in connection.execute(query).yield_per(_BATCH):
+        yield _EpochCount(*row)
+
+
+def _complete(row: _EpochCount, spec: Mapping[str, Any]) -> bool:
+    gapless = row.made == 0 or (row.first, row.last) == (0, row.made - 1)
+    return gapless and (row.state != CandidateState.SCORED or row.made == _epochs_of_recipe(row, spec))
+
+
+def _epochs_of_recipe(row: _EpochCount, spec: Mapping[str, Any]) -> int:
+    same_search = row.origin == Origin.MUTATION
+    inheriting = row.parent_id is not None and inherits(spec, origin=row.origin, same_search=same_search)
+    return int(recipe_of(spec, inheriting=inheriting)["epochs"])

@@ -1,0 +1,121 @@
+"""Check stored genotypes, digests and mutations against the functions that derive them."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, Engine, select
+
+from eatnas_db.database.transactions import reading
+from eatnas_db.domain.architecture import Architecture, Block, digest
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.space import Space, differences
+from eatnas_db.domain.spec import macro_from_stored
+from eatnas_db.errors import EatnasError
+from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.schema.candidates import architecture, candidate, mutation
+from eatnas_db.schema.searches import search
+
+_BATCH: Final = 5000
+"""Candidates read in one transaction."""
+
+
+class _StoredMutation(NamedTuple):
+    block: int
+    primitive: str
+    before: str
+    after: str
+
+
+class _StoredGenotype(NamedTuple):
+    candidate_id: int
+    search_id: int
+    code: str
+    parent_code: str | None
+    digest: str
+    genotype: str
+
+
+def check_genotypes(engine: Engine) -> list[Violation]:
+    """Check that every code yields its stored genotype and digest, and that mutations are the differences to it."""
+    with reading(engine) as connection:
+        rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
+    spaces = {row.id: Space(macro_from_stored(row.macro), Task(**row.task)) for row in rows}
+    wrong_genotype: list[int] = []
+    wrong_mutations: list[int] = []
+    last = 0
+    while True:
+        with reading(engine) as connection:
+            genotypes = _read_genotypes(connection, after=last)
+            if not genotypes:
+                break
+            last = genotypes[-1].candidate_id
+            mutations = _read_mutations(connection, first=genotypes[0].candidate_id, last=last)
+        for row in genotypes:
+            try:
+                proposed = _parse(row.code)
+                if not _has_genotype(row, spaces[row.search_id].effective(proposed)):
+                    wrong_genotype.append(row.candidate_id)
+                if _mutations_of(row, proposed) != mutations.get(row.candidate_id, []):
+                    wrong_mutations.append(row.candidate_id)
+            except (EatnasError, ValueError):
+                wrong_genotype.append(row.candidate_id)
+    return summarize(
+        "an architecture's digest is that of its effective genotype, and that is its candidate's",
+        "candidates",
+        wrong_genotype,
+    ) + summarize("mutations tell what differs between parent and child", "candidates", wrong_mutations)
+
+
+def _read_genotypes(connection: Connection, *, after: int) -> list[_StoredGenotype]:
+    parent = candidate.alias("parent")
+    query = (
+        select(
+            candidate.c.id,
+            candidate.c.search_id,
+            candidate.c.code,
+            parent.c.code.label("parent_code"),
+            architecture.c.digest,
+            architecture.c.genotype,
+        )
+        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+        .join(architecture, architecture.c.id == candidate.c.architecture_id)
+        .where(candidate.c.id > after)
+        .order_by(candidate.c.id)
+        .limit(_BATCH)
+    )
+    return [_StoredGenotype(*row) for row in connection.execute(query)]
+
+
+def _read_mutations(connection: Connection, *, first: int, last: int) -> dict[int, list[_StoredMutation]]:
+    columns = (mutation.c[name] for name in _StoredMutation._fields)
+    query = (
+        select(mutation.c.candidate_id, *columns)
+        .where(mutation.c.candidate_id.between(first, last))
+        .order_by(mutation.c.candidate_id, mutation.c.ordinal)
+    )
+    groups = groupby(connection.execute(query), key=lambda row: int(row[0]))
+    return {candidate_id: [_StoredMutation(*row[1:]) for row in group] for candidate_id, group in groups}
+
+
+def _has_genotype(row: _StoredGenotype, effective: Architecture) -> bool:
+    return str(effective) == row.genotype and digest(effective) == row.digest
+
+
+def _mutations_of(row: _StoredGenotype, proposed: Architecture) -> list[_StoredMutation]:
+    # A candidate without a parent, or whose parent's row is missing, has no mutations.
+    changes = () if row.parent_code is None else differences(_parse(row.parent_code), proposed)
+    return [
+        _StoredMutation(change.block, change.primitive, str(change.before), str(change.after)) for change in changes
+    ]
+
+
+@cache  # a space has a few hundred different blocks
+def _parse_block(code: str) -> Block:
+    return Architecture.parse(code).blocks[0]
+
+
+def _parse(code: str) -> Architecture:
+    return Architecture(tuple(map(_parse_block, code.split("/"))))

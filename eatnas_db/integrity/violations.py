@@ -1,0 +1,34 @@
+"""The result of an integrity check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+SHOWN: Final = 5
+"""Number of offending rows that a violation lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """An invariant that does not hold.
+
+    `what` names the kind of the offending things ("candidates", "files"), `count` is their number, and `examples` holds
+    the ids or names of the first `SHOWN` of them.
+    """
+
+    invariant: str
+    what: str
+    count: int
+    examples: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        more = f", … ({self.count} in all)" if self.count > len(self.examples) else ""
+        return f"{self.invariant}: not so for {self.what} {', '.join(map(str, self.examples))}{more}"
+
+
+def summarize(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:
+    """Return the violation of one invariant in a list, which is empty if there are no offenders."""
+    listed = list(offenders)
+    return [Violation(invariant, what, len(listed), tuple(listed[:SHOWN]))] if listed else []
