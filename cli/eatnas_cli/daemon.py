@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +18,8 @@ import typer
 from eatnas_cli.devices import Allow, Devices, Exclude, Manners, MaxPerDevice
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.record import Written, viewing
-from eatnas_cli.run import Resources, Slots, resources
+from eatnas_cli.run import Slots, daemon_options
+from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.settings import Settings
 from eatnas_report.formats import time_in_words
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
 
-READY: Final = "daemon runs"
 POLL_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 120.0
@@ -50,34 +49,30 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
 ) -> None:
     """Start the daemon for every search of this home."""
-    _start(ctx.obj, resources(slots, devices, exclude, max_per_device, allow, policy), foreground)
+    _start(ctx.obj, daemon_options(slots, devices, exclude, max_per_device, allow, policy), foreground)
 
 
-def _start(settings: Settings, asked: Resources, foreground: bool = False) -> None:
+def _start(settings: Settings, options: DaemonOptions, foreground: bool = False) -> None:
     from eatnas_daemon import lock
     from eatnas_db.database.engine import open_record
 
     open_record(settings.database_url).dispose()
     if foreground:
-        from eatnas_cli.run import supervise
+        from eatnas_daemon.main import run_daemon
 
-        words = f"{READY}, pid {os.getpid()}; its log is {_log_file(settings)}; Ctrl-C drains it"
-        with lock.hold(settings.lock_file):
-            _keep(settings, asked)
-            supervise(settings, asked, when_ready=lambda: typer.echo(words))
+        run_daemon(settings, options)
         return
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
         raise ConflictError(
             f"a daemon (pid {holder}) works on this record already; `eatnas-db daemon status` tells what it does"
         )
-    typer.echo(f"daemon started, pid {_detached(settings, asked)}")
+    typer.echo(f"daemon started, pid {_detached(settings, options)}")
 
 
-def _detached(settings: Settings, asked: Resources) -> int:
+def _detached(settings: Settings, options: DaemonOptions) -> int:
     """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
-    command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home)]
-    command += ["daemon", "start", "--foreground", *asked.arguments()]
+    command = [sys.executable, "-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments()]
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
     with output.open("wb") as out:
@@ -91,7 +86,7 @@ def _detached(settings: Settings, asked: Resources) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_SECONDS
-    while not (words := output.read_text(errors="replace")).startswith(READY):
+    while not (words := output.read_text(errors="replace")).startswith(READY_PREFIX):
         if process.poll() is not None:
             last = (words.strip().splitlines() or [f"see {output}"])[-1]
             raise ConflictError(f"the daemon did not start: {last.removeprefix('eatnas-db: ')}")
@@ -164,28 +159,11 @@ def restart(
     now: Now = False,
 ) -> None:
     """Stop, then start with the same options but for those given here."""
-    given = resources(slots, devices, exclude, max_per_device, allow, policy)
-    before = _kept(ctx.obj)
+    options = daemon_options(slots, devices, exclude, max_per_device, allow, policy)
+    changes = {name: value for name, value in asdict(options).items() if value not in (None, ())}
+    previous = load_options(ctx.obj)
     stop(ctx, now)
-    _start(ctx.obj, replace(before, **{key: value for key, value in asdict(given).items() if value not in (None, ())}))
-
-
-def _options_file(settings: Settings) -> Path:
-    return settings.lock_file.with_suffix(".options.json")
-
-
-def _keep(settings: Settings, asked: Resources) -> None:
-    _options_file(settings).write_text(json.dumps(asdict(asked)), encoding="utf-8")
-
-
-def _kept(settings: Settings) -> Resources:
-    """How the daemon was started last; nothing where that cannot be read."""
-    try:
-        told: Any = json.loads(_options_file(settings).read_text(encoding="utf-8"))
-        kept: Any = {key: tuple(value) if isinstance(value, list) else value for key, value in told.items()}
-        return Resources(**kept)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return Resources()
+    _start(ctx.obj, replace(previous, **changes))
 
 
 @daemon_app.command()
@@ -200,8 +178,9 @@ def status(
 
         watch_devices(ctx.obj)
         return
-    from eatnas_cli.search import is_worked_on, losses_in_words, show_standings, status_now
+    from eatnas_cli.search import losses_in_words, show_standings
     from eatnas_daemon import lock
+    from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import on_server
     from eatnas_db.queries.activity import list_devices, list_held_up, list_hosts, list_work
     from eatnas_db.queries.searches import list_standings
@@ -209,7 +188,7 @@ def status(
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
     with viewing(settings) as connection:
-        worked_on = is_worked_on(settings, connection)
+        worked_on = is_supervised(settings, connection)
         # Leases that a killed daemon has left are nobody's work.
         work = list_work(connection) if worked_on else ()
         hosts = list_hosts(connection) if on_server(connection) else ()
@@ -223,7 +202,7 @@ def status(
         lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
         lists |= {"devices": devices, "work": work, "held_up": held_up}
         facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
-        facts["searches"] = [{**asdict(row), "status": status_now(row, worked_on)} for row in searches]
+        facts["searches"] = [{**asdict(row), "status": current_status(row, worked_on)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
         show_one(daemon | facts, format)
         return

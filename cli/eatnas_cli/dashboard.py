@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
-from eatnas_cli.search import is_worked_on, status_told
+from eatnas_daemon.search_progress import describe_status, is_supervised
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.activity import TrainingActivity, list_work
@@ -212,7 +212,7 @@ class Dashboard:
                 self._steps += list_steps(connection, row.id, most=MOST_STEPS)
             seen = DashboardView(
                 row.name,
-                status_told(row, is_worked_on(self.settings, connection)),
+                describe_status(row, is_supervised(self.settings, connection)),
                 progress,
                 self._steps,
                 list_best(connection, row.id, LEADERS),

@@ -109,10 +109,10 @@ def _look(settings: Settings) -> list[dict[str, Any]]:
 
 def _rows(settings: Settings, connection: Connection) -> list[dict[str, Any]]:
     """A row for each training, and one for each device without any."""
-    from eatnas_cli.search import is_worked_on
+    from eatnas_daemon.search_progress import is_supervised
     from eatnas_db.queries.activity import list_devices, list_work
 
-    worked_on = is_worked_on(settings, connection)
+    worked_on = is_supervised(settings, connection)
     work = list_work(connection) if worked_on else ()
     rows: list[dict[str, Any]] = []
     for device in list_devices(connection):

@@ -9,11 +9,8 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
 
-from eatnas_cli.search import is_worked_on, status_told
-from eatnas_db.database.transactions import reading
+from eatnas_daemon.search_progress import read_progress_line
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.ranking import list_best
-from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.settings import Settings
 
 REFRESH_SECONDS = 0.5
@@ -54,28 +51,25 @@ class Display:
             return False
         self._next = now + REFRESH_SECONDS
         try:
-            with reading(self._engine) as connection:
-                row = get_search(connection, self._name)
-                if row.finished_at is not None:
-                    row = get_open_yardstick(connection, row.id) or row
-                top = list_best(connection, row.id, 1)
-                worked_on = is_worked_on(self._settings, connection)
+            progress = read_progress_line(self._engine, self._settings, self._name, trouble)
         except RecordError as error:
-            # To be told, not to be died of: the supervisor goes on when the record can be reached again.
+            # The supervisor goes on when the database can be reached again.
             self._tell(str(error))
             return False
-        best = f"best {top[0].fitness:.4f}" if top else "no score yet"
-        status = trouble or status_told(row, worked_on)
-        if row.name != self._showing:
-            self._showing, self._first, self._started = row.name, None, now
-        self._tell(f"{row.settled}/{row.budget_candidates}  {best}  {status}")
-        self._first = row.settled if self._first is None else self._first
-        rate = 60 * (row.settled - self._first) / max(now - self._started, 1e-9)
-        note = f"{best}  {rate:.1f}/min" if status == "running" else f"{best}  {status}"
+        if progress.name != self._showing:
+            self._showing, self._first, self._started = progress.name, None, now
+        self._tell(str(progress))
+        self._first = progress.settled if self._first is None else self._first
+        rate = 60 * (progress.settled - self._first) / max(now - self._started, 1e-9)
+        detail = f"{rate:.1f}/min" if progress.status == "running" else progress.status
         self._bar.update(
-            self._task, description=row.name, completed=row.settled, total=row.budget_candidates, note=note
+            self._task,
+            description=progress.name,
+            completed=progress.settled,
+            total=progress.budget,
+            note=f"{progress.best}  {detail}",
         )
-        return row.finished_at is not None
+        return progress.finished
 
     def _tell(self, line: str) -> None:
         if self._bar.disable:

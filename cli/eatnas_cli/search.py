@@ -19,11 +19,9 @@ from eatnas_db.errors import RecordError
 from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from eatnas_daemon.devices.model import DeviceSnapshot
     from eatnas_db.queries.activity import Host
-    from eatnas_db.queries.searches import SearchRecord, SearchSummary
+    from eatnas_db.queries.searches import SearchSummary
 
 SlotsPlanned = Annotated[
     int | None,
@@ -125,16 +123,19 @@ def tell_doubts(doubts: Sequence[str]) -> None:
 @search_app.command("list")
 def list_command(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """All searches, the newest last."""
+    from eatnas_daemon.search_progress import is_supervised
     from eatnas_db.queries.searches import list_standings
 
     with viewing(ctx.obj) as connection:
-        rows, worked_on = list_standings(connection), is_worked_on(ctx.obj, connection)
+        rows, worked_on = list_standings(connection), is_supervised(ctx.obj, connection)
     show_standings(rows, worked_on, format)
 
 
 def show_standings(rows: Sequence[SearchSummary], worked_on: bool, format: Format) -> None:  # noqa: A002
     """A line for each search: its status, how many births of how many have settled, its best."""
-    told = [{**asdict(row), "status": status_now(row, worked_on)} for row in rows]
+    from eatnas_daemon.search_progress import current_status
+
+    told = [{**asdict(row), "status": current_status(row, worked_on)} for row in rows]
     if format is not Format.TABLE:
         show(told, ("name", "status", "settled", "budget", "best", "created_at"), format)
     elif not rows:
@@ -143,30 +144,6 @@ def show_standings(rows: Sequence[SearchSummary], worked_on: bool, format: Forma
         for row in told:
             row["settled"] = f"{row['settled']}/{row['budget']}"
         show(told, ("name", "status", "settled", "best", "created_at"))
-
-
-def is_worked_on(settings: Settings, connection: Connection) -> bool:
-    """Whether a daemon, or `run`, works on the record: here, or on a server on any host."""
-    from eatnas_daemon import lock
-    from eatnas_db.database.dialects import on_server
-    from eatnas_db.database.locks import living_hosts
-
-    if on_server(connection):
-        return bool(living_hosts(connection))
-    return lock.holder_of(settings.lock_file) is not None
-
-
-def status_now(row: SearchRecord | SearchSummary, worked_on: bool) -> str:
-    """A search's status; one that wants to run waits where nobody works on the record."""
-    wants_to_run = row.status.startswith(("running", "waiting"))
-    return "waiting: no daemon" if wants_to_run and not worked_on else row.status
-
-
-def status_told(row: SearchRecord, worked_on: bool) -> str:
-    """The same, and why a search ended before its budget of candidates was done."""
-    status = status_now(row, worked_on)
-    early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
-    return f"{status}: {row.ended}" if early else status
 
 
 def losses_in_words(hosts: Sequence[Host], now: float | None = None) -> list[str]:
@@ -183,6 +160,7 @@ def losses_in_words(hosts: Sequence[Host], now: float | None = None) -> list[str
 @search_app.command("show")
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
+    from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import on_server
     from eatnas_db.queries.activity import list_hosts
     from eatnas_db.queries.progress import get_progress
@@ -193,7 +171,7 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
         row = get_search(connection, name)
         looks = count_looks(connection, row.id)
         progress = asdict(get_progress(connection, row.id))
-        status = status_now(row, is_worked_on(ctx.obj, connection))
+        status = current_status(row, is_supervised(ctx.obj, connection))
         lost = losses_in_words(list_hosts(connection)) if row.finished_at is None and on_server(connection) else []
     if lost:
         status = "; ".join([status, *lost])

@@ -1,0 +1,294 @@
+"""The composition root of the daemon: builds a supervisor and everything around it, and runs it.
+
+`python -m eatnas_daemon.main` supervises every search of a home; with `--only NAME` one search until it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sqlalchemy import Engine
+
+from eatnas_daemon import lock
+from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, save_options
+from eatnas_daemon.devices.availability import Cause, judge
+from eatnas_daemon.devices.capacity import usable_gpus
+from eatnas_daemon.devices.model import CPU
+from eatnas_daemon.devices.monitor import ANSWER_SECONDS, DeviceMonitor
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import wishes_of
+from eatnas_daemon.devices.probe import probe, processor_now
+from eatnas_daemon.devices.sharing import Policy
+from eatnas_daemon.event_log import Journal, open_log
+from eatnas_daemon.follower import Follower
+from eatnas_daemon.gpu_scheduler import GpuScheduler
+from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.search_progress import ProgressPrinter
+from eatnas_daemon.supervisor import Supervisor
+from eatnas_db.config import read_hooks, read_max_bytes
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import reading
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
+from eatnas_db.settings import Settings, load_settings
+
+FINISHED, STOPPED, PREEMPTED = 0, 3, 75
+"""Exit codes of a search in the foreground."""
+WATCH_SECONDS: Final = 0.2
+DRIVERLESS_SECONDS: Final = 60.0
+"""Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
+BUSY_SECONDS: Final = 5.0
+"""Seconds to wait for another program's transaction; the supervisor does not read its workers' messages meanwhile."""
+
+
+class ProgressDisplay(Protocol):
+    """Shows the progress of a search in the foreground."""
+
+    def refresh(self, *, at_once: bool = False, trouble: str | None = None) -> object:
+        """Show the current progress; `trouble` is an error of the supervisor."""
+
+
+def run_search(settings: Settings, name: str, options: DaemonOptions, display: ProgressDisplay) -> int:
+    """Supervise one search until it ends and return the exit code.
+
+    While another daemon works on the database, only show the progress. Raises `EatnasError`.
+    """
+    # Until the supervisor handles signals, no training has to be checkpointed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
+    engine = open_record(settings.database_url)
+    reported: int | None = None
+    while _is_unfinished(engine, name):
+        with ExitStack() as held:
+            try:
+                held.enter_context(lock.hold(settings.lock_file))
+            except ConflictError:
+                holder = lock.holder_of(settings.lock_file)
+                if holder not in (None, reported):
+                    print(f"a daemon (pid {holder}) works on this record; watching", file=sys.stderr)
+                    reported = holder
+                display.refresh()
+                time.sleep(WATCH_SECONDS)
+                continue
+            supervise(
+                settings,
+                options,
+                only=name,
+                on_tick=lambda now: display.refresh(at_once=now.finished, trouble=now.trouble),
+            )
+        break
+    display.refresh(at_once=True)
+    with reading(engine) as connection:
+        return _exit_code(get_search(connection, name))
+
+
+def run_daemon(settings: Settings, options: DaemonOptions) -> None:
+    """Supervise every search of a home until a signal arrives. Raises `EatnasError`."""
+    ready = f"{READY_PREFIX}, pid {os.getpid()}; its log is {settings.logs / 'daemon.log'}; Ctrl-C drains it"
+    with lock.hold(settings.lock_file):
+        save_options(settings, options)
+        supervise(settings, options, on_ready=lambda: print(ready, flush=True))
+
+
+def supervise(
+    settings: Settings,
+    options: DaemonOptions,
+    *,
+    only: str | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+    on_tick: Callable[[Supervisor], object] = lambda _: None,
+) -> None:
+    """Run a supervisor and its followers until a signal arrives, or until the search `only` is finished.
+
+    The caller holds the lock. Raises `EatnasError`; errors are logged too.
+    """
+    engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
+    log = open_log(settings.logs / "daemon.log")
+    journal = Journal(engine, log)
+    followers = _followers(settings)
+    placement = _placement(options)
+
+    def after_tick(supervisor: Supervisor) -> None:
+        journal.look(supervisor)
+        for follower in followers:
+            follower.ensure()
+        on_tick(supervisor)
+
+    scope = f", for search {only} alone" if only else ""
+    log.info("started, pid %d, %s%s", os.getpid(), placement, scope)
+    try:
+        supervisor = Supervisor(
+            engine,
+            settings,
+            Launcher(settings.logs),
+            slots=placement.cpu_slots,
+            host_name=settings.host,
+            only=only,
+            max_bytes=read_max_bytes(settings.home, os.environ),
+            floor=placement.gpu_scheduler,
+        )
+        for follower in followers:
+            follower.start()
+        on_ready()
+        supervisor.run(after_tick)
+        journal.look(supervisor, at_once=True)
+    except Exception:
+        log.exception("ends by an error")
+        raise
+    finally:
+        for follower in followers:
+            follower.stop()
+    log.info("stopped, pid %d", os.getpid())
+
+
+@dataclass(frozen=True, slots=True)
+class _Placement:
+    """Where workers may run."""
+
+    cpu_slots: int
+    gpus: int = 0
+    gpu_scheduler: GpuScheduler | None = None
+
+    def __str__(self) -> str:
+        if self.gpus:
+            return f"{self.gpus} GPUs, {self.cpu_slots} slots on the processor"
+        return f"{self.cpu_slots} slots"
+
+
+def _placement(options: DaemonOptions) -> _Placement:
+    """Probe the devices and decide how many slots the processor has and which GPUs are used.
+
+    Raises `EatnasError` if the options name a device that does not exist.
+    """
+    nvml = Nvml()
+    monitor = DeviceMonitor(lambda: probe(nvml), patience=ANSWER_SECONDS)
+    devices = monitor.seen()
+    if not devices and (options.devices or options.exclude):
+        raise ConflictError(f"the NVIDIA driver has not answered for {ANSWER_SECONDS:g} s: devices are not known")
+    devices = devices or [processor_now()]
+    selection = wishes_of(
+        devices,
+        devices=options.devices,
+        exclude=options.exclude,
+        max_per_device=options.max_per_device,
+        allowed=options.allow,
+        environment=os.environ,
+    )
+    on_cpu = any(judge(device, selection).cause is not Cause.UNWANTED for device in devices if device.kind == CPU)
+    cores = devices[-1].cores
+    cpu_slots = (options.slots or cores) if on_cpu else 0
+    if selection.chosen is not None and selection.chosen <= {CPU}:
+        monitor.close()
+        return _Placement(cpu_slots)
+    if nvml.trouble is not None:
+        monitor.every = DRIVERLESS_SECONDS
+    gpus = usable_gpus(devices, selection)
+    scheduler = GpuScheduler(
+        monitor,
+        selection,
+        KeyedRng(time.time_ns(), "yield", os.getpid()),
+        policy=Policy(options.policy or Policy.YIELD),
+        most=None if on_cpu else options.slots,
+        # Each worker on a GPU also keeps a core busy.
+        per_device=max(1, cores // max(1, gpus)),
+    )
+    return _Placement(cpu_slots, gpus, scheduler)
+
+
+def _followers(settings: Settings) -> list[Follower]:
+    """Return the MLflow follower, and the one that runs hooks if hooks are configured. Raises `EatnasError`."""
+    environment = {
+        "EATNAS_DB_URL": settings.database_url,
+        "EATNAS_HOME": str(settings.home),
+        "EATNAS_HOST": settings.host,
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri,
+    }
+    followers = [Follower(("eatnas_daemon.mlflow.sync",), environment, settings.logs / "mlflow.log")]
+    if read_hooks(settings.home) is not None:
+        program = ("eatnas_daemon.hooks", "--since", str(time.time()))
+        followers.append(Follower(program, environment, settings.logs / "hooks.log"))
+    return followers
+
+
+def _is_unfinished(engine: Engine, name: str) -> bool:
+    """Return whether the search, or its re-evaluation, still has to run. Raises `NotFoundError`."""
+    with reading(engine) as connection:
+        row = get_search(connection, name)
+        reevaluation = get_open_yardstick(connection, row.id)
+    return _should_run(row) or (reevaluation is not None and _should_run(reevaluation))
+
+
+def _should_run(row: SearchRecord) -> bool:
+    return row.finished_at is None and row.wish == DesiredState.RUN
+
+
+def _exit_code(row: SearchRecord) -> int:
+    if row.wish != DesiredState.RUN:
+        return STOPPED
+    if row.finished_at is None:
+        return PREEMPTED
+    complete = row.exhausted or row.settled >= row.births_allowed
+    return FINISHED if complete else STOPPED
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the arguments, supervise, and return the exit code."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        settings = load_settings(os.environ, parsed.home)
+        options = DaemonOptions(
+            slots=parsed.slots,
+            devices=tuple(parsed.devices),
+            exclude=tuple(parsed.exclude),
+            max_per_device=parsed.max_per_device,
+            allow=tuple(parsed.allow),
+            policy=parsed.policy,
+        )
+        if parsed.only is None:
+            run_daemon(settings, options)
+            return FINISHED
+        printer = ProgressPrinter(open_record(settings.database_url), settings, parsed.only)
+        return run_search(settings, parsed.only, options, printer)
+    except EatnasError as error:
+        print(f"eatnas-db: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"eatnas-db: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eatnas_daemon.main",
+        description="Train the searches of a home. The environment variable EATNAS_DB_URL overrides the database.",
+    )
+    parser.add_argument("--home", help="home folder; default: .eatnas, or EATNAS_HOME")
+    parser.add_argument("--only", metavar="NAME", help="train this search until it ends; default: every search")
+    parser.add_argument("--slots", type=_positive, help="candidates trained at the same time")
+    parser.add_argument("--devices", action="append", default=[], help="use only these devices")
+    parser.add_argument("--exclude", action="append", default=[], help="do not use these devices")
+    parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
+    parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
+    parser.add_argument("--policy", choices=POLICIES, help="what to do if another program starts on a GPU in use")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The progress of a search as one line: settled candidates, best fitness, status."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+
+from eatnas_daemon import lock
+from eatnas_db.database.dialects import on_server
+from eatnas_db.database.locks import living_hosts
+from eatnas_db.database.transactions import reading
+from eatnas_db.errors import RecordError
+from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_yardstick, get_search
+from eatnas_db.settings import Settings
+
+REFRESH_SECONDS: Final = 0.5
+
+
+def is_supervised(settings: Settings, connection: Connection) -> bool:
+    """Return whether a daemon or `run` works on this database: on this host, or on a server on any host."""
+    if on_server(connection):
+        return bool(living_hosts(connection))
+    return lock.holder_of(settings.lock_file) is not None
+
+
+def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
+    """Return the status of a search; a search that should run waits if no daemon works on the database."""
+    should_run = row.status.startswith(("running", "waiting"))
+    return "waiting: no daemon" if should_run and not supervised else row.status
+
+
+def describe_status(row: SearchRecord, supervised: bool) -> str:
+    """Return the status of a search, with the reason if it ended before its candidate budget."""
+    status = current_status(row, supervised)
+    early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
+    return f"{status}: {row.ended}" if early else status
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLine:
+    """The progress of a search, or of its re-evaluation while that runs."""
+
+    name: str
+    settled: int
+    budget: int
+    best: str
+    status: str
+    finished: bool
+
+    def __str__(self) -> str:
+        return f"{self.settled}/{self.budget}  {self.best}  {self.status}"
+
+
+def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: str | None = None) -> ProgressLine:
+    """Return the progress of a search; `trouble` replaces its status. Raises `RecordError`."""
+    with reading(engine) as connection:
+        row = get_search(connection, name)
+        if row.finished_at is not None:
+            row = get_open_yardstick(connection, row.id) or row
+        best = next(iter(list_best(connection, row.id, 1)), None)
+        status = trouble or describe_status(row, is_supervised(settings, connection))
+    return ProgressLine(
+        name=row.name,
+        settled=row.settled,
+        budget=row.budget_candidates,
+        best="no score yet" if best is None else f"best {best.fitness:.4f}",
+        status=status,
+        finished=row.finished_at is not None,
+    )
+
+
+class ProgressPrinter:
+    """Prints a line on stdout whenever the progress of a search changes."""
+
+    def __init__(self, engine: Engine, settings: Settings, name: str) -> None:
+        self._engine, self._settings, self._name = engine, settings, name
+        self._next_at = 0.0
+        self._printed = ""
+
+    def refresh(self, *, at_once: bool = False, trouble: str | None = None) -> None:
+        """Print the progress if it changed; reads the database at most twice a second unless `at_once`."""
+        now = time.monotonic()
+        if now < self._next_at and not at_once:
+            return
+        self._next_at = now + REFRESH_SECONDS
+        try:
+            progress = read_progress_line(self._engine, self._settings, self._name, trouble)
+        except RecordError as error:
+            # The supervisor goes on when the database can be reached again.
+            line = f"{self._name}  {error}"
+        else:
+            line = f"{progress.name}  {progress}"
+        if line != self._printed:
+            print(line, flush=True)
+            self._printed = line
