@@ -60,8 +60,12 @@ PATIENCE = Timeouts(lease=3.0, silence=3.0, obedience=10.0, suspended=2.5)
 DEADLINE = 60.0
 ORPHAN_SECONDS = 20.0
 IN_TRAINING = frozenset({"training", "validating", "saving", "disk full"})
-ARITHMETIC = ("eatnas_training.simulated_worker", "--scramble", "--seconds-per-epoch")
-TORCH = ("eatnas_training.worker",)
+SIMULATED = (
+    str(Path(__file__).parents[1] / "tests" / "support" / "simulated_worker.py"),
+    "--scramble",
+    "--seconds-per-epoch",
+)
+TORCH = ("-m", "eatnas_training.worker")
 TREE = {
     "name": "s",
     "space": "eatnas-tiny",
@@ -564,7 +568,7 @@ def calm(folder: Path, seed: int, real: bool) -> str:
     """The fingerprint of a search to which nothing happens."""
     settings = new_home(folder / f"calm-{seed}{'-real' if real else ''}", seed, real)
     engine = open_record(settings.database_url)
-    launcher = Launcher(settings.logs, TORCH if real else (*ARITHMETIC, "0"))
+    launcher = Launcher(settings.logs, TORCH if real else (*SIMULATED, "0"))
     Supervisor(engine, settings, launcher, slots=SLOTS, host_name="calm", only="s").run()
     return fingerprint(engine)
 
@@ -646,7 +650,7 @@ def play(home: Path, seed: int, real: bool, pace: str, queue: list[str], note: C
     """One search through the faults of a queue, as many as it lasts."""
     settings = new_home(home, seed, real)
     expected = calm(home.parents[1], seed, real)
-    program = TORCH if real else (*ARITHMETIC, pace)
+    program = TORCH if real else (*SIMULATED, pace)
     storm = Storm(settings, program, random.Random(seed))
     try:
         while queue and not storm.daemon.ended:

@@ -48,7 +48,8 @@ from eatnas_db.settings import Settings
 
 KINDS = ("sqlite", "postgresql")
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-HOST = """
+SIMULATED_WORKER = (str(Path(__file__).parents[1] / "tests" / "support" / "simulated_worker.py"),)
+HOST = f"""
 import sys
 from pathlib import Path
 from eatnas_daemon.launchers import Launcher
@@ -58,7 +59,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, slots, seconds, first = sys.argv[1:]
 settings = Settings(Path(home), url, name)
-program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", seconds, "--scramble")
+program = (*{SIMULATED_WORKER!r}, "--seconds-per-epoch", seconds, "--scramble")
 def look(supervisor):
     if first == "first" and any(slot.work for slot in supervisor.slots):
         print("leased", flush=True)
@@ -241,7 +242,7 @@ class Scale:
                 engine.dispose()
             engine, settings = open_record(url), Settings(folder, url, "here")
             with written(engine, commits=True) as script:
-                launcher = Launcher(settings.logs, ("eatnas_training.simulated_worker",))
+                launcher = Launcher(settings.logs, SIMULATED_WORKER)
                 Supervisor(engine, settings, launcher, slots=8, host_name="here", only="b").run()
             with reading(engine) as connection:
                 begun, ended, attempts, trained = connection.execute(

@@ -21,7 +21,8 @@ from eatnas_protocol.messages import Decoder, Down, Message, encode
 PIECE_BYTES: Final = 1 << 16
 REAPED_SECONDS: Final = 5.0
 KILLED_SECONDS: Final = 1.0
-TRAINING: Final = ("eatnas_training.worker",)
+TRAINING: Final = ("-m", "eatnas_training.worker")
+"""The arguments of a Python interpreter that start a worker."""
 
 
 class WorkerProcess:
@@ -113,7 +114,10 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Starts workers of one program: torch's, or the arithmetic one that tests and benchmarks use."""
+    """Starts workers of one program: torch's, or the simulated one that tests and benchmarks use.
+
+    `program`: the interpreter's arguments, without those that each worker needs.
+    """
 
     log_folder: Path
     program: Sequence[str] = TRAINING
@@ -129,12 +133,11 @@ class Launcher:
         """
         down_read, down_write = os.pipe()
         up_read, up_write = os.pipe()
-        module, *options = self.program
-        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), "--device", torch_device(device), *options]
+        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), "--device", torch_device(device)]
         try:
             with self._log(slot) as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", module, *arguments],
+                    [sys.executable, *self.program, *arguments],
                     env={**os.environ, **worker_environment(device)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

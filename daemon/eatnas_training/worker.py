@@ -61,11 +61,10 @@ def main() -> None:
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
-    parser.add_argument("--threads", type=int, default=1, help="until a recipe says its own")
     asked = parser.parse_args()
     conversation = WorkerProtocol(asked.in_fd, asked.out_fd)
     leave_politely(conversation)
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(1)  # until an assignment's recipe sets its own
     try:
         selftest.warm_up(asked.device)
         block = Block(asked.device)

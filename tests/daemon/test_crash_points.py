@@ -11,6 +11,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import load_settings
+from support.simulated_worker import SIMULATED_WORKER
 
 SMALL = {
     "training__epochs": 2,
@@ -19,7 +20,7 @@ SMALL = {
     "evolution__lag": 1,
     "budget__candidates": 4,
 }
-PROGRAM = ("eatnas_training.simulated_worker",)
+PROGRAM = SIMULATED_WORKER
 SHARES = 4
 """All places are tried by so many tests, to be done within the time that one may take."""
 EVERYDAY = 4
@@ -150,7 +151,7 @@ def test_a_supervisor_may_die_at_every_single_write(fresh, supervise, calm, writ
 
 def lived_through(settings, number, supervise, calm):
     """Let the worker of candidate 3 die at one of its writes; whether it has come so far."""
-    assert supervise(settings, program=(*PROGRAM, "--die-on", "3", "--die-at", str(number))) == calm
+    assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == calm
     with reading(open_record(settings.database_url)) as connection:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
         outcomes = list(connection.execute(query).scalars())

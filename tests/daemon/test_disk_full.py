@@ -20,11 +20,12 @@ from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
+from support.simulated_worker import SIMULATED_WORKER
 
 pytestmark = pytest.mark.slow
 
 QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05)
-PACED = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02")
+PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
 """For so long a disk stays full after that was told."""
 SECONDS = 60
@@ -199,7 +200,7 @@ def test_a_worker_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
 @linux
 def test_a_supervisor_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "home")
-    slow = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
+    slow = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
     command = [sys.executable, "-c", SUPERVISE, str(settings.home), *slow]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + SECONDS

@@ -22,8 +22,9 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, lease
+from support.simulated_worker import SIMULATED_WORKER
 
-SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
+SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
 """Still in its first epochs when a supervisor on a busy machine comes to look."""
 QUICK = Timeouts(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
 
@@ -94,7 +95,7 @@ def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_pa
 def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
     # Far longer than its limit: it has not ended before a supervisor on a busy machine looks.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
-    supervise(settings, program=("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.05"), patience=QUICK)
+    supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), patience=QUICK)
     failures = rows(settings, select(attempt.c.failure, attempt.c.number))
     assert {tuple(row) for row in failures} == {("time_limit", 1)}
 
@@ -108,7 +109,7 @@ def test_workers_that_cannot_start_are_told_and_not_started_without_end(tmp_path
         if supervisor.trouble is not None and supervisor.slots[0].failed_starts >= 3:
             supervisor.stop()
 
-    supervise(settings, slots=1, program=("eatnas_training.no_such_module",), on_tick=look, patience=QUICK)
+    supervise(settings, slots=1, program=("-m", "eatnas_training.no_such_module"), on_tick=look, patience=QUICK)
     (told,) = seen - {None}
     assert "workers end before they are ready" in told
     assert "worker-0.log" in told
@@ -129,7 +130,7 @@ def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, su
             cancelled.append(time.monotonic())
             supervisor.stop()
 
-    slow = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "60")
+    slow = (*SIMULATED_WORKER, "--seconds-per-epoch", "60")
     supervise(settings, program=slow, on_tick=cancel, patience=Timeouts(rest=0.02, flush=0.1))
     assert cancelled[1] - cancelled[0] < 5
 
@@ -309,7 +310,7 @@ def drained_halfway(settings, supervise):
             if slot.work and slot.work.leased.token.candidate == 7 and slot.progress:
                 supervisor.stop()
 
-    supervise(settings, program=("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1"), on_tick=stop)
+    supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.1"), on_tick=stop)
     query = select(checkpoint).where(checkpoint.c.candidate_id == 7).order_by(checkpoint.c.epoch)
     return rows(settings, query)
 

@@ -24,7 +24,7 @@ SMALL = {
     "budget": {"candidates": 3},
     "yardstick": {"top": 1, "seeds": 1},
 }
-REAL = ("eatnas_training.worker",)
+REAL = ("-m", "eatnas_training.worker")
 
 
 def kill_the_worker(supervisor):

@@ -33,6 +33,7 @@ from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands
+from support.simulated_worker import SIMULATED_WORKER
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +46,7 @@ TREE = {
     "budget": {"candidates": 40},
     "yardstick": {"top": 0},
 }
-PATIENCE = "Patience(rest=0.05, flush=0.2, lease=2.0, collect=0.5)"
+PATIENCE = "Timeouts(rest=0.05, flush=0.2, lease=2.0, collect=0.5)"
 HOST = f"""
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, seconds = sys.argv[1:]
 settings = Settings(Path(home), url, name)
-program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", seconds, "--scramble")
+program = (*{SIMULATED_WORKER!r}, "--seconds-per-epoch", seconds, "--scramble")
 Supervisor(open_record(url, busy_seconds=5), settings, Launcher(settings.logs / name, program), slots=2,
            host_name=name, only="s", patience={PATIENCE}).run()
 """
@@ -129,7 +130,7 @@ def calm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("calm")
     settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
     engine = make_search(settings.database_url)
-    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.001")
+    program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.001")
     Supervisor(engine, settings, Launcher(settings.logs, program), slots=1, host_name="here", only="s").run()
     return fingerprint(engine)
 
@@ -231,7 +232,7 @@ def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_pat
 
     settings = Settings(tmp_path, url, "here")
     patience = Timeouts(rest=0.02, flush=0.05)
-    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02", "--scramble")
+    program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02", "--scramble")
     launcher = Launcher(settings.logs, program)
     supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s", patience=patience)
     event.listen(engine, "before_cursor_execute", execute)

@@ -13,7 +13,7 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.transfer import create_transfer
 
-REAL = ("eatnas_training.worker",)
+REAL = ("-m", "eatnas_training.worker")
 INHERITING = {
     "data": {"name": "digits", "train_images": 256, "validation_images": 128},
     "training": {"epochs": 2, "batch_size": 32, "augment": "none"},

@@ -34,10 +34,11 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Failed, Progress
+from support.simulated_worker import SIMULATED_WORKER
 
 QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
-SLOW = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.05")
-ENDLESS = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "600")
+SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.05")
+ENDLESS = (*SIMULATED_WORKER, "--seconds-per-epoch", "600")
 GPUS = ("GPU-aaaa", "GPU-bbbb")
 
 
@@ -282,7 +283,7 @@ def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, super
         if supervisor.trouble is not None:
             supervisor.stop()
 
-    supervise(settings, 0, program=("eatnas_training.no_such_module",), floor=floor, patience=QUICK, on_tick=look)
+    supervise(settings, 0, program=("-m", "eatnas_training.no_such_module"), floor=floor, patience=QUICK, on_tick=look)
     (row,) = rows(settings, select(search.c.waiting))
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
@@ -314,7 +315,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
         if supervisor.trouble is not None:
             supervisor.stop()
 
-    unfit = ("eatnas_training.simulated_worker", "--unfit", "torch was built without CUDA")
+    unfit = (*SIMULATED_WORKER, "--unavailable", "torch was built without CUDA")
     supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
     (row,) = rows(settings, select(search.c.waiting))
@@ -405,7 +406,7 @@ def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_mark
         if any(one.thrift for one in busy):
             company.append(len(busy))
 
-    program = (*SLOW, "--memory-on", "9", "--memory-times", "2")
+    program = (*SLOW, "--out-of-memory-on", "9", "--out-of-memory-attempts", "2")
     supervise(settings, 3, program=program, patience=QUICK, on_tick=look)
     of_nine = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
     failed = ("failed", "out_of_memory")
@@ -448,7 +449,7 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
     suspected, relied_on = [], []
     floor.suspect = lambda _, candidate_id: suspected.append(candidate_id)
     floor.rely_on = relied_on.append
-    assert supervise(settings, 0, program=(*SLOW, "--break-on", "5"), floor=floor, patience=QUICK) == calm
+    assert supervise(settings, 0, program=(*SLOW, "--fatal-on", "5"), floor=floor, patience=QUICK) == calm
     assert (suspected, len(relied_on)) == ([5], 24)
     ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
@@ -594,7 +595,7 @@ def test_whatever_befalls_the_gpus_the_history_is_the_same(tmp_path, home, super
     settings = home(tmp_path / "storm")
     library, floor = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
     storm = Storm(library, open_record(settings.database_url), other.pid, seed=1)
-    program = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.3")
+    program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3")
     assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=storm.tick) == calm
     assert storm.kinds == {"strangers", "lost_devices", "broken_drivers", "kills", "pauses"}
     assert {"scored", "released", "lost"} <= outcomes(settings) | {

@@ -20,6 +20,7 @@ from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease
 from eatnas_db.searches.control import extend_search, set_desired_state
+from support.simulated_worker import SIMULATED_WORKER
 
 # A change of these values means that stored histories can no longer be reproduced.
 RECORDED_FINGERPRINTS = {
@@ -56,7 +57,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
 
 def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
-    supervise(settings, 2, ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.02"))
+    supervise(settings, 2, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02"))
     with reading(open_record(settings.database_url)) as connection:
         told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
     assert told

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.schema.trainings import attempt, epoch, lease
+from support.simulated_worker import SIMULATED_WORKER
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 KINDS = ("worker_killed", "supervisor_killed", "all_killed", "drained", "torn_file", "garbled_file", "checkpoints_full")
@@ -79,7 +80,7 @@ def orphaned(settings, program):
 def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home, supervise):
     undisturbed = supervise(home(tmp_path / "calm"))
     settings = home(tmp_path / "orphaned")
-    workers = orphaned(settings, ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.3"))
+    workers = orphaned(settings, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3"))
     assert workers
     _, left = psutil.wait_procs(workers, timeout=10)
     assert not left
@@ -89,7 +90,7 @@ def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home,
 @pytest.mark.slow
 def test_real_trainings_whose_supervisor_is_killed_end_within_a_step_and_a_checkpoint(tmp_path, home, supervise):
     settings = home(tmp_path / "orphaned", training__epochs=200, budget__candidates=6)
-    workers = orphaned(settings, ("eatnas_training.worker",))
+    workers = orphaned(settings, ("-m", "eatnas_training.worker"))
     assert len(workers) == 2
     _, left = psutil.wait_procs(workers, timeout=15)
     assert not left

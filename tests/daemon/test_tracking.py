@@ -43,6 +43,7 @@ from eatnas_db.searches.control import set_desired_state
 from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
 from eatnas_protocol.messages import EpochDone
+from support.simulated_worker import SIMULATED_WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -523,7 +524,7 @@ def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_
                 follower.kill()
                 follower.wait()
 
-        slower = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.1")
+        slower = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
         assert supervise(followed, 2, slower, disturb) == undisturbed
     assert follower.returncode == (-signal.SIGKILL if killed_at else 0)
     assert (runs_in(store) < 24) == bool(killed_at)

@@ -25,8 +25,9 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
+from support.simulated_worker import SIMULATED_WORKER
 
-FAST = ("eatnas_training.simulated_worker", "--seconds-per-epoch", "0.005", "--scramble")
+FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
 
 
 @pytest.fixture

@@ -26,8 +26,9 @@ from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.transitions import record_failure, retry
 from eatnas_migrations import commands
+from support.simulated_worker import SIMULATED_WORKER
 
-FAST = ("eatnas_training.simulated_worker", "--fail-on", "6")
+FAST = (*SIMULATED_WORKER, "--fail-on", "6")
 SPEC = {
     "name": "s",
     "space": "eatnas-tiny",

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from eatnas_protocol.messages import (
     encode,
 )
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol
+from support.simulated_worker import SIMULATED_WORKER
 
 Make = Callable[..., Assign]
 
@@ -39,13 +40,13 @@ Make = Callable[..., Assign]
 class Worker:
     """A worker process, seen from the supervisor's end of its pipes."""
 
-    def __init__(self, *arguments: str, module: str = "simulated_worker") -> None:
+    def __init__(self, *options: str, program: Sequence[str] = SIMULATED_WORKER) -> None:
         down, self.down = os.pipe()
         self.up, up = os.pipe()
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", f"eatnas_training.{module}"),
-                *("--in-fd", str(down), "--out-fd", str(up), *arguments),
+                *(sys.executable, *program),
+                *("--in-fd", str(down), "--out-fd", str(up), *options),
             ],
             pass_fds=(down, up),
         )
@@ -90,8 +91,8 @@ class Worker:
 def worker() -> Iterator[Callable[..., Worker]]:
     workers: list[Worker] = []
 
-    def start(*arguments: str, module: str = "simulated_worker") -> Worker:
-        workers.append(Worker(*arguments, module=module))
+    def start(*options: str, program: Sequence[str] = SIMULATED_WORKER) -> Worker:
+        workers.append(Worker(*options, program=program))
         return workers[-1]
 
     yield start
@@ -210,12 +211,12 @@ def test_a_supervisor_that_is_gone_costs_no_checkpoint(assignment: Make, worker:
     assert list(Path(assign.checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
 
 
-def test_starting_the_arithmetic_imports_neither_torch_nor_pydantic() -> None:
+def test_simulated_worker_imports_neither_torch_nor_pydantic() -> None:
     code = (
-        "import sys, eatnas_training.simulated_worker;"
+        "import runpy, sys; runpy.run_path(*sys.argv[1:]);"
         "print([m for m in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if m in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", code, *SIMULATED_WORKER], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]"
 
 
@@ -255,7 +256,7 @@ def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: M
 def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_more_and_its_worker_leaves(
     assignment: Make, worker: Callable[..., Worker]
 ) -> None:
-    one = worker("--break-on", "1")
+    one = worker("--fatal-on", "1")
     one.say(assignment())
     one.say(assignment(2))
     failed = one.hear(Failed)
@@ -267,7 +268,7 @@ def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_mo
 
 @pytest.mark.slow
 def test_the_real_worker_trains_checkpoints_and_leaves(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--device", "cpu", module="worker")
+    one = worker("--device", "cpu", program=("-m", "eatnas_training.worker"))
     hello = one.hear(Ready, seconds=60)
     assert isinstance(hello, Ready)
     assert {"python", "torch", "numpy", "eatnas-db"} <= set(hello.versions)

@@ -1,0 +1,267 @@
+"""A worker that speaks the whole protocol and trains nothing: `python simulated_worker.py --in-fd N --out-fd N`.
+
+Its metrics are a pure function of (seed, architecture, epoch). Tests and benchmarks of crashes, of the protocol and
+of scale use it. It imports no torch, so it starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, digest
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Up
+from eatnas_training import checkpoint
+from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, leave_politely
+
+SIMULATED_WORKER: Final = (__file__,)
+"""The arguments of a Python interpreter that start this worker; options follow."""
+DATA_DIGEST: Final = "arithmetic"
+SLICE_SECONDS: Final = 0.02
+BATCHES: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Behavior:
+    """How long an epoch takes, and which candidate fails in its second epoch, and how.
+
+    `crash_on`: kill the worker, at the first attempt. `hang_on`: block, ignore SIGTERM and keep a child process, at
+    the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at the first attempt, and again while the
+    worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
+    `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports.
+    """
+
+    seconds_per_epoch: float
+    scramble: bool
+    crash_on: int | None
+    hang_on: int | None
+    fail_on: int | None
+    fatal_on: int | None
+    out_of_memory_on: int | None
+    out_of_memory_attempts: int
+    peak_bytes: int | None
+
+    def seconds(self, candidate: int) -> float:
+        """Return the seconds of one epoch; with `scramble`, from a fifth to nine fifths of the mean."""
+        if not self.scramble:
+            return self.seconds_per_epoch
+        return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").below(1601)) / 1000
+
+
+def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Up]:
+    """Yield the reports of one simulated training."""
+    fatal = assign.candidate == behavior.fatal_on and assign.attempt == 1
+    try:
+        yield from _train(assign, wanted, behavior)
+    except Exception as error:
+        yield Failed(
+            candidate=assign.candidate,
+            attempt=assign.attempt,
+            kind="exception",
+            message=str(error),
+            traceback="".join(traceback.format_exception(error)),
+            device_seconds=0.0,
+            fatal=fatal,
+        )
+        if fatal:
+            raise
+
+
+def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Up]:
+    candidate, attempt = assign.candidate, assign.attempt
+    started = time.monotonic()
+    architecture = Architecture.from_code(assign.code)
+    epochs = int(assign.training["epochs"])
+    yield Phase(candidate, attempt, "training")
+    rows: list[EpochDone] = []
+    resumed = checkpoint.resume(assign, lambda content: _restore(assign, content, rows))
+    if resumed is not None:
+        yield resumed
+    yield from rows
+    while len(rows) < epochs:
+        epoch = len(rows)
+        if epoch == 1:
+            _fail(candidate, attempt, behavior)
+            if candidate == behavior.out_of_memory_on and attempt <= behavior.out_of_memory_attempts:
+                yield Failed(candidate, attempt, "out_of_memory", "no such memory", "", time.monotonic() - started)
+                return
+        deadline = time.monotonic() + behavior.seconds(candidate)
+        while True:
+            request = wanted()
+            if request is StopRequest.RELEASE and epoch > 0:
+                yield from _save(assign, rows, wanted)
+            if request >= StopRequest.RELEASE:
+                yield Released(candidate, attempt, time.monotonic() - started)
+                return
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                break
+            time.sleep(min(remaining, SLICE_SECONDS))
+        rows.append(_epoch(assign, architecture, epoch, epochs, behavior.seconds(candidate)))
+        yield rows[-1]
+        yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
+        yield from _save(assign, rows, wanted)
+    # A final model is measured on the test part, so its figures differ from those of every epoch.
+    accuracy = _accuracy(assign, architecture, epochs if assign.final else epochs - 1, epochs)
+    yield Finished(
+        candidate=candidate,
+        attempt=attempt,
+        accuracy=accuracy,
+        loss=_loss(accuracy),
+        data_digest=DATA_DIGEST,
+        device_seconds=time.monotonic() - started,
+        peak_bytes=behavior.peak_bytes,
+    )
+
+
+class KillAtWrite:
+    """Kill this process just before the n-th write of a candidate's first attempt, whether a report or a file."""
+
+    def __init__(self, candidate: int, write: int) -> None:
+        self._candidate, self._remaining = candidate, write
+        self._folder: str | None = None
+        sys.addaudithook(self._audit)
+
+    def reports(self, assign: Assign, reports: Iterator[Up]) -> Iterator[Up]:
+        """Yield the same reports while this process lives."""
+        active = (assign.candidate, assign.attempt) == (self._candidate, 1)
+        self._folder = assign.checkpoint_folder.rstrip("/") if active else None
+        for report in reports:
+            if active:
+                self._count_write()
+            yield report
+        self._folder = None
+
+    def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        # Writing a file and syncing a folder both begin with `open`. A rename follows the write and its fsync.
+        if self._folder and event in ("open", "os.rename") and str(arguments[0]).startswith(self._folder):
+            self._count_write()
+
+    def _count_write(self) -> None:
+        self._remaining -= 1
+        if self._remaining == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fail(candidate: int, attempt: int, behavior: Behavior) -> None:
+    first = attempt == 1
+    if candidate == behavior.crash_on and first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if candidate == behavior.hang_on and first:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.run(["sleep", "600"], start_new_session=True, check=False)
+    if candidate == behavior.fail_on or (candidate == behavior.fatal_on and first):
+        raise RuntimeError("this candidate always fails")
+
+
+def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, seconds: float) -> EpochDone:
+    accuracy = _accuracy(assign, architecture, epoch, epochs)
+    return EpochDone(
+        candidate=assign.candidate,
+        attempt=assign.attempt,
+        epoch=epoch,
+        train_loss=round(1.9 - 1.8 * accuracy, 6),
+        train_accuracy=round(accuracy + 0.02, 6),
+        val_loss=None if assign.final else _loss(accuracy),
+        val_accuracy=None if assign.final else accuracy,
+        learning_rate=round(float(assign.training["learning_rate"]) * (1 - epoch / epochs), 9),
+        seconds=seconds,
+        ended_at=time.time(),
+    )
+
+
+def _accuracy(assign: Assign, architecture: Architecture, epoch: int, epochs: int) -> float:
+    """Return an accuracy that rises with capacity and with the epoch, with some noise; exact to 6 digits."""
+    network = int(digest(architecture)[:15], 16)
+    noise = KeyedRng(assign.seed, "arithmetic", network, epoch).below(10_000) / 10_000
+    progress = min(1.0, (epoch + 1) / epochs)
+    return round((0.4 + 0.5 * _capacity(architecture)) * (0.6 + 0.4 * progress) + 0.04 * noise, 6)
+
+
+def _loss(accuracy: float) -> float:
+    return round(2 - 1.9 * accuracy, 6)
+
+
+def _capacity(architecture: Architecture) -> float:
+    """From 0 to 1: larger for deeper, wider blocks of costlier operations, larger kernels and skips."""
+    total = sum(
+        OPS.index(block.op) / 2
+        + KERNELS.index(block.kernel) / 2
+        + (block.depth - 1) / 3
+        + (block.width - 0.5) / 1.5
+        + block.skip
+        for block in architecture.blocks
+    )
+    return total / (5 * len(architecture.blocks))
+
+
+def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], StopRequest]) -> Iterator[Up]:
+    content = json.dumps({"code": assign.code, "seed": assign.seed, "rows": [asdict(row) for row in rows]})
+    return checkpoint.save_patiently(assign, len(rows), 0, content.encode(), wanted)
+
+
+def _restore(assign: Assign, content: bytes, rows: list[EpochDone]) -> None:
+    saved = json.loads(content)
+    if (saved["code"], saved["seed"]) != (assign.code, assign.seed):
+        raise ValueError("it is of another candidate")
+    rows[:] = [replace(EpochDone(**row), attempt=assign.attempt) for row in saved["rows"]]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="simulated_worker.py", description=__doc__)
+    parser.add_argument("--in-fd", type=int, required=True)
+    parser.add_argument("--out-fd", type=int, required=True)
+    parser.add_argument("--device", default="cpu", help="reported in Ready; nothing runs on it")
+    parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
+    parser.add_argument("--scramble", action="store_true", help="vary the seconds of an epoch between candidates")
+    parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--fatal-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--out-of-memory-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--out-of-memory-attempts", type=int, default=1, metavar="N")
+    parser.add_argument("--peak-bytes", type=int)
+    parser.add_argument("--unavailable", metavar="REASON", help="report that this worker cannot train, and exit")
+    parser.add_argument("--kill-on", type=int, metavar="CANDIDATE")
+    parser.add_argument("--kill-at-write", type=int, default=1, metavar="N")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train what the supervisor assigns until it sends `Exit` or closes its end."""
+    options = _options()
+    behavior = Behavior(**{field: getattr(options, field) for field in Behavior.__dataclass_fields__})
+    protocol = WorkerProtocol(options.in_fd, options.out_fd)
+    leave_politely(protocol)
+    if options.unavailable is not None:
+        protocol.refuse(options.unavailable)
+        sys.exit(1)
+    ready = Ready(
+        pid=os.getpid(),
+        versions={"python": platform.python_version()},
+        device=options.device,
+        cpu_capability="arithmetic",
+        uuid=os.environ.get("CUDA_VISIBLE_DEVICES") or None,
+    )
+    killer = None if options.kill_on is None else KillAtWrite(options.kill_on, options.kill_at_write)
+
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
+        reports = train(assign, wanted, behavior)
+        return reports if killer is None else killer.reports(assign, reports)
+
+    protocol.run(ready, trainer)
+
+
+if __name__ == "__main__":
+    main()
