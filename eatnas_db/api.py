@@ -19,20 +19,20 @@ from sqlalchemy import Connection
 from eatnas_db import adhoc_sql
 from eatnas_db.database.engine import open_record, viewing
 from eatnas_db.errors import ConflictError, EatnasError
-from eatnas_db.queries.candidates import CandidateRecord, get_candidate
-from eatnas_db.queries.compare import Measure, Reached, list_courses, list_reached
-from eatnas_db.queries.events import Event, list_events
-from eatnas_db.queries.failures import Failure, list_failures
+from eatnas_db.queries.candidates import CandidateDetails, get_candidate
+from eatnas_db.queries.compare import LevelReached, Measure, list_compute_curves, list_levels_reached
+from eatnas_db.queries.events import RecordedEvent, list_events
+from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import get_fingerprint
-from eatnas_db.queries.lineage import Relative, get_lineage, list_descendants
-from eatnas_db.queries.mutations import MutationKind, list_mutation_kinds
-from eatnas_db.queries.pareto import Cost, Tradeoff, list_front
-from eatnas_db.queries.population import Inhabitant, list_population
-from eatnas_db.queries.primitives import PrimitiveValue, list_primitives
-from eatnas_db.queries.progress import Progress, get_progress
-from eatnas_db.queries.quality import Step, list_steps
-from eatnas_db.queries.ranking import BestCandidate, list_best
-from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_standings
+from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants
+from eatnas_db.queries.mutations import MutationStatistics, list_mutation_statistics
+from eatnas_db.queries.pareto import CostMetric, Tradeoff, list_front
+from eatnas_db.queries.population import PopulationMember, list_population
+from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
+from eatnas_db.queries.progress import SearchCounters, get_progress
+from eatnas_db.queries.quality import PopulationStep, list_steps
+from eatnas_db.queries.ranking import RankedCandidate, list_best
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_search_summaries
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
 
@@ -87,58 +87,58 @@ class Search:
         """Running, waiting for something, paused, finished or cancelled."""
         return self.record().status
 
-    def progress(self) -> Progress:
+    def progress(self) -> SearchCounters:
         """How far it is."""
         with self._asked() as (connection, search_id):
             return get_progress(connection, search_id)
 
-    def best(self, top: int = 10) -> Rows[BestCandidate]:
+    def best(self, top: int = 10) -> Rows[RankedCandidate]:
         """The fittest, those that a yardstick measured first."""
         with self._asked() as (connection, search_id):
-            return _rows(BestCandidate, list_best(connection, search_id, top))
+            return _rows(RankedCandidate, list_best(connection, search_id, top))
 
-    def lineage(self, candidate: int | None = None) -> Rows[Relative]:
+    def lineage(self, candidate: int | None = None) -> Rows[LineageEntry]:
         """Where a candidate comes from, by default the best."""
         with self._asked() as (connection, search_id):
             found = [one.id for one in list_best(connection, search_id, 1)] if candidate is None else [candidate]
             if not found:
                 raise ConflictError(f"search {self.name!r} has no scored candidate yet; run it first")
-            return _rows(Relative, get_lineage(connection, found[0]))
+            return _rows(LineageEntry, get_lineage(connection, found[0]))
 
-    def population(self, at: int | None = None) -> Rows[Inhabitant]:
+    def population(self, at: int | None = None) -> Rows[PopulationMember]:
         """Who lives now, or after step `at`."""
         with self._asked() as (connection, search_id):
-            return _rows(Inhabitant, list_population(connection, search_id, at))
+            return _rows(PopulationMember, list_population(connection, search_id, at))
 
-    def quality(self) -> Rows[Step]:
+    def quality(self) -> Rows[PopulationStep]:
         """How good the population was after each step."""
         with self._asked() as (connection, search_id):
-            return _rows(Step, list_steps(connection, search_id))
+            return _rows(PopulationStep, list_steps(connection, search_id))
 
-    def pareto(self, cost: Cost = "mult_adds") -> Rows[Tradeoff]:
+    def pareto(self, cost: CostMetric = "mult_adds") -> Rows[Tradeoff]:
         """The candidates that no other beats at both accuracy and cost."""
         with self._asked() as (connection, search_id):
             return _rows(Tradeoff, list_front(connection, search_id, cost))
 
-    def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveValue]:
+    def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveShare]:
         """Which values of which block survive."""
         with self._asked() as (connection, search_id):
-            return _rows(PrimitiveValue, list_primitives(connection, search_id, block, points))
+            return _rows(PrimitiveShare, list_primitives(connection, search_id, block, points))
 
-    def mutations(self, block: int | None = None) -> Rows[MutationKind]:
+    def mutations(self, block: int | None = None) -> Rows[MutationStatistics]:
         """Which kinds of change paid."""
         with self._asked() as (connection, search_id):
-            return _rows(MutationKind, list_mutation_kinds(connection, search_id, block))
+            return _rows(MutationStatistics, list_mutation_statistics(connection, search_id, block))
 
-    def failures(self) -> Rows[Failure]:
+    def failures(self) -> Rows[FailedAttempt]:
         """Which attempts failed, and why."""
         with self._asked() as (connection, search_id):
-            return _rows(Failure, list_failures(connection, search_id))
+            return _rows(FailedAttempt, list_failures(connection, search_id))
 
-    def events(self, limit: int = 50) -> Rows[Event]:
+    def events(self, limit: int = 50) -> Rows[RecordedEvent]:
         """What happened lately, the newest last."""
         with self._asked() as (connection, search_id):
-            return _rows(Event, list_events(connection, search_id, limit))
+            return _rows(RecordedEvent, list_events(connection, search_id, limit))
 
     def utilisation(self) -> Utilisation:
         """What it took of the machines."""
@@ -183,7 +183,7 @@ class Record:
     def searches(self) -> Rows[SearchSummary]:
         """Every search, and how far it is; the newest last."""
         with viewing(self._settings.database_url) as connection:
-            return _rows(SearchSummary, list_standings(connection))
+            return _rows(SearchSummary, list_search_summaries(connection))
 
     def search(self, name: str) -> Search:
         """The search of this name. Raises `NotFoundError`."""
@@ -191,23 +191,23 @@ class Record:
         found.record()
         return found
 
-    def candidate(self, candidate: int) -> CandidateRecord:
+    def candidate(self, candidate: int) -> CandidateDetails:
         """Everything that is known of a candidate."""
         with viewing(self._settings.database_url) as connection:
             return get_candidate(connection, candidate)
 
-    def descendants(self, candidate: int) -> Rows[Relative]:
+    def descendants(self, candidate: int) -> Rows[LineageEntry]:
         """What came of a candidate, in whatever search."""
         with viewing(self._settings.database_url) as connection:
-            return _rows(Relative, list_descendants(connection, candidate))
+            return _rows(LineageEntry, list_descendants(connection, candidate))
 
     def compare(
         self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
-    ) -> Rows[Reached]:
+    ) -> Rows[LevelReached]:
         """After how many device seconds each search reached the same levels."""
         with viewing(self._settings.database_url) as connection:
-            courses = list_courses(connection, names, measure=by, alone=alone)
-        return _rows(Reached, list_reached(courses, levels))
+            courses = list_compute_curves(connection, names, measure=by, alone=alone)
+        return _rows(LevelReached, list_levels_reached(courses, levels))
 
     def sql(self, question: str, limit: int = 10_000, seconds: float = adhoc_sql.DEFAULT_SECONDS) -> Rows[Any]:
         """The answer to one SELECT, as tuples; at most `limit` rows. Nothing can be changed this way."""

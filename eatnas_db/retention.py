@@ -9,7 +9,7 @@ from sqlalchemy import Engine, delete, select
 from eatnas_db import events
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import SETTLED
-from eatnas_db.queries.disk_usage import Removable, measure, what_goes
+from eatnas_db.queries.disk_usage import RemovableFile, measure_disk_usage, select_for_removal
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.settings import Settings
@@ -20,9 +20,9 @@ def make_room(engine: Engine, settings: Settings, limit: int, now: float) -> int
 
     For the one supervisor of a home, which alone writes checkpoints' rows: these go before their files.
     """
-    usage = measure(engine, settings, now)
+    usage = measure_disk_usage(engine, settings, now)
     over = usage.bytes - limit
-    going = what_goes(usage, limit)
+    going = select_for_removal(usage, limit)
     gone = _without_rows(engine, [file for file in going if file.row is not None], now)
     for file in going:
         if file.row is None or file.row in gone:
@@ -32,7 +32,7 @@ def make_room(engine: Engine, settings: Settings, limit: int, now: float) -> int
     return max(0, over)
 
 
-def _without_rows(engine: Engine, files: list[Removable], now: float) -> set[str]:
+def _without_rows(engine: Engine, files: list[RemovableFile], now: float) -> set[str]:
     """Drop the rows of checkpoints; those that somebody wants again since they were listed stay."""
     if not files:
         return set()

@@ -25,7 +25,7 @@ from eatnas_db.settings import Settings
 from eatnas_report.formats import time_in_words
 
 if TYPE_CHECKING:
-    from eatnas_db.queries.activity import Device, TrainingActivity
+    from eatnas_db.queries.activity import RecordedDevice, TrainingActivity
 
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
@@ -182,19 +182,19 @@ def status(
     from eatnas_daemon import lock
     from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import on_server
-    from eatnas_db.queries.activity import list_devices, list_held_up, list_hosts, list_work
-    from eatnas_db.queries.searches import list_standings
+    from eatnas_db.queries.activity import list_blocked_searches, list_devices, list_hosts, list_training_activity
+    from eatnas_db.queries.searches import list_search_summaries
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
     with viewing(settings) as connection:
         worked_on = is_supervised(settings, connection)
         # Leases that a killed daemon has left are nobody's work.
-        work = list_work(connection) if worked_on else ()
+        work = list_training_activity(connection) if worked_on else ()
         hosts = list_hosts(connection) if on_server(connection) else ()
-        held_up = list_held_up(connection) if worked_on else ()
+        held_up = list_blocked_searches(connection) if worked_on else ()
         devices = list_devices(connection)
-        searches = list_standings(connection)
+        searches = list_search_summaries(connection)
     # Whoever takes the lock writes its pid into it.
     since = None if holder is None else settings.lock_file.stat().st_mtime
     suspended = holder is not None and _is_suspended(holder)
@@ -233,7 +233,7 @@ def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> No
 
 
 def _show_devices(
-    devices: Sequence[Device], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
+    devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
 ) -> None:
     """GPUs, and processors where they are paused, with why they wait."""
     from eatnas_cli.device_view import device_in_words

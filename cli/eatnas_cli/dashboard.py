@@ -19,10 +19,10 @@ from sqlalchemy import Engine
 from eatnas_daemon.search_progress import describe_status, is_supervised
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.activity import TrainingActivity, list_work
-from eatnas_db.queries.progress import Progress, get_progress
-from eatnas_db.queries.quality import Step, list_steps
-from eatnas_db.queries.ranking import BestCandidate, list_best
+from eatnas_db.queries.activity import TrainingActivity, list_training_activity
+from eatnas_db.queries.progress import SearchCounters, get_progress
+from eatnas_db.queries.quality import PopulationStep, list_steps
+from eatnas_db.queries.ranking import RankedCandidate, list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.settings import Settings
 from eatnas_report.formats import span
@@ -45,9 +45,9 @@ class DashboardView:
 
     name: str
     status: str
-    progress: Progress
-    steps: Sequence[Step] = ()
-    leaders: Sequence[BestCandidate] = ()
+    progress: SearchCounters
+    steps: Sequence[PopulationStep] = ()
+    leaders: Sequence[RankedCandidate] = ()
     work: Sequence[TrainingActivity] = ()
     births: float | None = None
     trouble: str | None = None
@@ -106,7 +106,7 @@ def _left(seen: DashboardView, seconds: float | None) -> str:
     return f"{span(seconds)} left"
 
 
-def _curve(steps: Sequence[Step], width: int, height: int) -> Text:
+def _curve(steps: Sequence[PopulationStep], width: int, height: int) -> Text:
     told = [one for one in steps if one.mean is not None and one.best is not None]
     if len(told) < 2:
         return Text("nothing to draw yet", style="dim")
@@ -116,7 +116,7 @@ def _curve(steps: Sequence[Step], width: int, height: int) -> Text:
     return Text(f"{picture}\nabove: its best, {best[-1][1]:.4f}; below: its mean, {mean[-1][1]:.4f}", no_wrap=True)
 
 
-def _leaders(leaders: Sequence[BestCandidate]) -> RenderableType:
+def _leaders(leaders: Sequence[RankedCandidate]) -> RenderableType:
     if not leaders:
         return Text("no score yet", style="dim")
     measures = [name for name in ("yardstick", "test") if any(getattr(one, name) is not None for one in leaders)]
@@ -170,7 +170,7 @@ class Dashboard:
     name: str
     _live: Live = field(default_factory=lambda: Live(auto_refresh=False, vertical_overflow="crop"))
     _seen: DashboardView | None = None
-    _steps: list[Step] = field(default_factory=list)
+    _steps: list[PopulationStep] = field(default_factory=list)
     _next: float = 0.0
 
     def __enter__(self) -> Dashboard:
@@ -216,7 +216,7 @@ class Dashboard:
                 progress,
                 self._steps,
                 list_best(connection, row.id, LEADERS),
-                list_work(connection),
+                list_training_activity(connection),
                 pace(self._steps, progress.started_at),
             )
         self._show(seen)
@@ -229,7 +229,7 @@ class Dashboard:
         self._live.update(draw(shown, time.time(), console.width, console.height), refresh=True)
 
 
-def pace(steps: Sequence[Step], started_at: float | None = None) -> float | None:
+def pace(steps: Sequence[PopulationStep], started_at: float | None = None) -> float | None:
     """Births a second, over the latest ones; None where too little is known."""
     recent = steps[-RECENT:]
     if not recent:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from sqlalchemy import Connection
 
-    from eatnas_db.queries.activity import Device
+    from eatnas_db.queries.activity import RecordedDevice
 
 REFRESH_SECONDS: Final = 1.0
 WIDE_ENOUGH: Final = 100
@@ -28,7 +28,7 @@ COLUMNS: Final = (
 )
 
 
-def device_in_words(row: Device, trainings: int, worked_on: bool) -> dict[str, Any]:
+def device_in_words(row: RecordedDevice, trainings: int, worked_on: bool) -> dict[str, Any]:
     """A device's memory, and what it does or why it is not used."""
     memory = ""
     if row.used_bytes is not None and row.total_bytes:
@@ -110,10 +110,10 @@ def _look(settings: Settings) -> list[dict[str, Any]]:
 def _rows(settings: Settings, connection: Connection) -> list[dict[str, Any]]:
     """A row for each training, and one for each device without any."""
     from eatnas_daemon.search_progress import is_supervised
-    from eatnas_db.queries.activity import list_devices, list_work
+    from eatnas_db.queries.activity import list_devices, list_training_activity
 
     worked_on = is_supervised(settings, connection)
-    work = list_work(connection) if worked_on else ()
+    work = list_training_activity(connection) if worked_on else ()
     rows: list[dict[str, Any]] = []
     for device in list_devices(connection):
         trainings = [one for one in work if one.device == device.uuid]

@@ -192,13 +192,13 @@ def _disk(home: Path) -> Finding:
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
     from eatnas_db.config import read_max_bytes
     from eatnas_db.database.engine import open_record
-    from eatnas_db.queries.disk_usage import measure, what_goes
+    from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 
     try:
         engine = open_record(settings.database_url)
     except RecordError:
         return
-    usage = measure(engine, settings, time.time())
+    usage = measure_disk_usage(engine, settings, time.time())
     engine.dispose()
     if settings.database_file is not None:
         found = f"{in_bytes(usage.database)}, write-ahead log {in_bytes(usage.write_ahead_log)}"
@@ -216,7 +216,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     if limit is None:
         yield Finding("storage", True, f"{taken}; no bound")
         return
-    going = sum(file.bytes for file in what_goes(usage, limit))
+    going = sum(file.bytes for file in select_for_removal(usage, limit))
     left = usage.bytes - going - limit
     found, advice = f"{taken}; the bound is {in_bytes(limit)}", ""
     if left > 0:

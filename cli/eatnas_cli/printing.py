@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.tree import Tree
 
-    from eatnas_db.queries.lineage import Relative
+    from eatnas_db.queries.lineage import LineageEntry
 
 WIDE: Final = 100_000
 GIVEN: Final = ("width", "multiplier", "learning_rate")
@@ -159,7 +159,7 @@ def print_json_lines(records: Sequence[dict[str, Any]]) -> None:
     sys.stdout.writelines(json.dumps(_plain(record)) + "\n" for record in records)
 
 
-def lineage_tree(relatives: Sequence[Relative]) -> None:
+def lineage_tree(relatives: Sequence[LineageEntry]) -> None:
     """Print a family as a tree from its eldest, each branch with what changed and what that gained."""
     from rich.tree import Tree
 
@@ -181,7 +181,7 @@ def lineage_tree(relatives: Sequence[Relative]) -> None:
         _console(WIDE).print(root)
 
 
-def _label(relative: Relative, place: str) -> Any:
+def _label(relative: LineageEntry, place: str) -> Any:
     from rich.text import Text
 
     fitness = relative.state if relative.fitness is None else f"{relative.fitness:.4f}"

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from eatnas_db.queries.lineage import Relative
-    from eatnas_db.queries.population import Inhabitant
-    from eatnas_db.queries.ranking import BestCandidate
+    from eatnas_db.queries.lineage import LineageEntry
+    from eatnas_db.queries.population import PopulationMember
+    from eatnas_db.queries.ranking import RankedCandidate
 
 query_app = typer.Typer(help="Ask the record.", no_args_is_help=True)
 candidate_app = typer.Typer(help="Look at one candidate, or change what becomes of it.", no_args_is_help=True)
@@ -207,11 +207,11 @@ def compare(
 ) -> None:
     """How many device seconds each search took to reach the same quality."""
     from eatnas_db.domain.recipe import INHERITED
-    from eatnas_db.queries.compare import list_courses, list_reached
+    from eatnas_db.queries.compare import list_compute_curves, list_levels_reached
     from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
-        courses = list_courses(connection, names, measure=by.value, alone=alone)
+        courses = list_compute_curves(connection, names, measure=by.value, alone=alone)
         specs = {name: get_search(connection, name).spec for name in names}
     inheriting = [
         name
@@ -230,7 +230,7 @@ def compare(
         draw_courses(picture, courses, by.value)
         typer.echo(f"{picture} drawn")
         return
-    rows = Page(limit, offset, sort, where or ()).of(list_reached(courses, level or ()))
+    rows = Page(limit, offset, sort, where or ()).of(list_levels_reached(courses, level or ()))
     show(rows, ("level", "search", "device_seconds", "ratio"), format)
 
 
@@ -280,10 +280,10 @@ def mutations(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Which kinds of change paid: how often, and what a child gained on its parent."""
-    from eatnas_db.queries.mutations import list_mutation_kinds
+    from eatnas_db.queries.mutations import list_mutation_statistics
 
     with viewing(ctx.obj) as connection:
-        rows = list_mutation_kinds(connection, _search_id(connection, name), block)
+        rows = list_mutation_statistics(connection, _search_id(connection, name), block)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
     show(Page(limit, offset, sort, where or ()).of(rows), columns, format)
 
@@ -503,7 +503,7 @@ def _over_time(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return [empty | line for line in lines.values()], columns
 
 
-def _inherited(rows: Sequence[BestCandidate | Inhabitant | Relative], format: Format) -> tuple[str, ...]:  # noqa: A002
+def _inherited(rows: Sequence[RankedCandidate | PopulationMember | LineageEntry], format: Format) -> tuple[str, ...]:  # noqa: A002
     """The columns of inheritance; in a table only where somebody inherited."""
     told = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
     return ("share_inherited", "lineage_epochs") if told else ()

@@ -20,7 +20,7 @@ from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
     from eatnas_daemon.devices.model import DeviceSnapshot
-    from eatnas_db.queries.activity import Host
+    from eatnas_db.queries.activity import RecordedHost
     from eatnas_db.queries.searches import SearchSummary
 
 SlotsPlanned = Annotated[
@@ -124,10 +124,10 @@ def tell_doubts(doubts: Sequence[str]) -> None:
 def list_command(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
     """All searches, the newest last."""
     from eatnas_daemon.search_progress import is_supervised
-    from eatnas_db.queries.searches import list_standings
+    from eatnas_db.queries.searches import list_search_summaries
 
     with viewing(ctx.obj) as connection:
-        rows, worked_on = list_standings(connection), is_supervised(ctx.obj, connection)
+        rows, worked_on = list_search_summaries(connection), is_supervised(ctx.obj, connection)
     show_standings(rows, worked_on, format)
 
 
@@ -146,7 +146,7 @@ def show_standings(rows: Sequence[SearchSummary], worked_on: bool, format: Forma
         show(told, ("name", "status", "settled", "best", "created_at"))
 
 
-def losses_in_words(hosts: Sequence[Host], now: float | None = None) -> list[str]:
+def losses_in_words(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
     """Of each host that is gone without having stopped: since when, and what became of its candidates."""
     told = []
     for one in hosts:
@@ -164,12 +164,12 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
     from eatnas_db.database.dialects import on_server
     from eatnas_db.queries.activity import list_hosts
     from eatnas_db.queries.progress import get_progress
-    from eatnas_db.queries.ranking import count_looks
+    from eatnas_db.queries.ranking import count_test_evaluations
     from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
         row = get_search(connection, name)
-        looks = count_looks(connection, row.id)
+        looks = count_test_evaluations(connection, row.id)
         progress = asdict(get_progress(connection, row.id))
         status = current_status(row, is_supervised(ctx.obj, connection))
         lost = losses_in_words(list_hosts(connection)) if row.finished_at is None and on_server(connection) else []

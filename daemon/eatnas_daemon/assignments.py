@@ -13,7 +13,7 @@ from eatnas_db.domain.recipe import inherits, recipe_of
 from eatnas_db.domain.rng import derived_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
 from eatnas_db.leases import LeasedCandidate
-from eatnas_db.queries.inheritance import Link, list_heritage
+from eatnas_db.queries.inheritance import InheritanceLink, list_inheritance_chain
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Assign
 
@@ -57,16 +57,16 @@ def checkpoints_of(search_id: int) -> str:
     return f"checkpoints/{search_id}/"
 
 
-def _heritage(connection: Connection, row: Any, leased: LeasedCandidate) -> tuple[Link, ...]:
+def _heritage(connection: Connection, row: Any, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
     # All parents but a mutation's are in another search, or have no weights to give.
     same_search = leased.origin == Origin.MUTATION
     if leased.parent_id is None or not inherits(row.spec, origin=leased.origin, same_search=same_search):
         return ()
     whole = leased.last_failure == FailureKind.PARENT_MISSING
-    return list_heritage(connection, leased.parent_id, whole=whole)
+    return list_inheritance_chain(connection, leased.parent_id, whole=whole)
 
 
-def _ancestor(settings: Settings, link: Link) -> Assign:
+def _ancestor(settings: Settings, link: InheritanceLink) -> Assign:
     made = _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
     return replace(made, halved=link.halved)
 

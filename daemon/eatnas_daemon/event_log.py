@@ -14,7 +14,7 @@ from eatnas_daemon.supervisor import Supervisor
 from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.events import Event, list_events
+from eatnas_db.queries.events import RecordedEvent, list_events
 
 LARGEST_BYTES: Final = 10_000_000
 KEPT_FILES: Final = 3
@@ -88,7 +88,7 @@ class Journal:
                 self._tell(event)
         self._after = max((event.id for event in events), default=self._after)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: RecordedEvent) -> None:
         of = "" if event.candidate_id is None else f", candidate {event.candidate_id}"
         level = logging.INFO if event.candidate_id is None else logging.WARNING
         self._log.log(level, "%s%s: %s", event.search, of, event.words)

@@ -29,7 +29,7 @@ from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import EatnasError, RecordError
-from eatnas_db.queries.events import Event, list_events
+from eatnas_db.queries.events import RecordedEvent, list_events
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.events import event
@@ -84,7 +84,7 @@ class News:
 
     kind: str
     search: str
-    events: tuple[Event, ...]
+    events: tuple[RecordedEvent, ...]
     words: str
     at: float
 
@@ -154,7 +154,7 @@ class Notifier:
             for kind in self._hooks.events
             for one in list_events(connection, limit=LATEST, after=self._place.after, kind=kind, until=complete)
         ]
-        groups: dict[Any, list[Event]] = {}
+        groups: dict[Any, list[RecordedEvent]] = {}
         for one in events:
             if one.id not in self._place.told and one.search is not None:
                 gathered = one.kind in GATHERED

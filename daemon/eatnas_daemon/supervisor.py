@@ -36,7 +36,7 @@ from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter, LeaseToken
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
-from eatnas_db.queries.disk_usage import list_leftovers
+from eatnas_db.queries.disk_usage import list_orphaned_checkpoints
 from eatnas_db.queries.searches import over_budget
 from eatnas_db.schema.hosts import host
 from eatnas_db.schema.searches import search
@@ -118,7 +118,7 @@ class Supervisor:
         self.trouble: str | None = None
         self._processor = hosts.processor_of(host_name)
         self._host_id = self._enter(host_name, with_processor=slots > 0)
-        for path in list_leftovers(engine, settings.artifacts, wall()):
+        for path in list_orphaned_checkpoints(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
 
     def _enter(self, host_name: str, *, with_processor: bool) -> int:

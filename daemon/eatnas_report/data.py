@@ -7,15 +7,15 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from eatnas_db.queries.candidates import Score, get_candidate
-from eatnas_db.queries.failures import Failure, list_failures
+from eatnas_db.queries.candidates import CandidateScore, get_candidate
+from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
-from eatnas_db.queries.lineage import Kin, Relative, get_lineage, list_kin
+from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, list_scored_children
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
-from eatnas_db.queries.primitives import PrimitiveValue, list_primitives
-from eatnas_db.queries.progress import Progress, get_progress
-from eatnas_db.queries.quality import Step, list_steps
-from eatnas_db.queries.ranking import BestCandidate, get_winner, list_best
+from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
+from eatnas_db.queries.progress import SearchCounters, get_progress
+from eatnas_db.queries.quality import PopulationStep, list_steps
+from eatnas_db.queries.ranking import RankedCandidate, get_winner, list_best
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_report.plots import thinned
@@ -39,22 +39,22 @@ class Findings:
 
     search: SearchRecord
     source: str | None
-    progress: Progress
-    fittest: BestCandidate | None
-    best: BestCandidate | None
-    leaders: tuple[BestCandidate, ...]
+    progress: SearchCounters
+    fittest: RankedCandidate | None
+    best: RankedCandidate | None
+    leaders: tuple[RankedCandidate, ...]
     fingerprint: Fingerprint | None
-    steps: tuple[Step, ...]
+    steps: tuple[PopulationStep, ...]
     cloud: tuple[Tradeoff, ...]
     front: tuple[Tradeoff, ...]
-    lineage: tuple[Relative, ...]
+    lineage: tuple[LineageEntry, ...]
     generations: int
-    kin: tuple[Kin, ...]
+    kin: tuple[ScoredChild, ...]
     kin_found: int
-    primitives: tuple[PrimitiveValue, ...]
-    failures: tuple[Failure, ...]
+    primitives: tuple[PrimitiveShare, ...]
+    failures: tuple[FailedAttempt, ...]
     utilisation: Utilisation
-    scores: tuple[Score, ...]
+    scores: tuple[CandidateScore, ...]
     now: float
 
 
@@ -67,7 +67,7 @@ def collect(connection: Connection, name: str, now: float) -> Findings:
     best = winner if winner is not None and winner.yardstick is not None else fittest
     ancestors = () if best is None else get_lineage(connection, best.id)
     lineage = tuple(thinned(ancestors, MOST_ANCESTORS))
-    kin = list_kin(connection, [one.id for one in lineage])
+    kin = list_scored_children(connection, [one.id for one in lineage])
     return Findings(
         search=search,
         source=next((one.name for one in list_searches(connection) if one.id == search.source_id), None),

@@ -13,9 +13,9 @@ import plotly.graph_objects as go
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
-from eatnas_db.queries.lineage import Kin, Relative
+from eatnas_db.queries.lineage import LineageEntry, ScoredChild
 from eatnas_db.queries.pareto import Tradeoff
-from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
+from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
 from eatnas_report.data import Findings
 from eatnas_report.plots import COLOURS, thinned
 
@@ -161,7 +161,7 @@ def family(found: Findings) -> list[Drawing]:
     return [Drawing("lineage", figure, " ".join(filter(None, told)))]
 
 
-def _add_line(figure: Any, line: Sequence[Relative], depth: dict[int, int]) -> None:
+def _add_line(figure: Any, line: Sequence[LineageEntry], depth: dict[int, int]) -> None:
     """The best and its ancestors, each search with a mark of its own."""
     # Their number is written beside few; beside many it would be a blot.
     named = len(line) <= FEW
@@ -319,7 +319,7 @@ def _tradeoff(one: Tradeoff) -> str:
     )
 
 
-def _relative(one: Relative) -> str:
+def _relative(one: LineageEntry) -> str:
     gain = "" if one.gain is None else f" ({one.gain:+.4f})"
     fitness = "not scored" if one.fitness is None else f"fitness {one.fitness:.4f}{gain}"
     changes = one.changes or ("nothing changed",)
@@ -327,7 +327,7 @@ def _relative(one: Relative) -> str:
     return "<br>".join([*lines, *map(_plain, changes), *_blocks(one.code, one.changes)])
 
 
-def _person(one: Kin) -> str:
+def _person(one: ScoredChild) -> str:
     head = f"<b>{one.id}</b> of {one.parent_id}, birth {one.birth}, {one.origin}<br>fitness {one.fitness:.4f}"
     return "<br>".join([head, *_blocks(one.code, ())])
 
@@ -346,11 +346,11 @@ def _blocks(code: str, changes: Sequence[str]) -> list[str]:
     return lines
 
 
-def _share(row: PrimitiveValue | None) -> float:
+def _share(row: PrimitiveShare | None) -> float:
     return 0.0 if row is None else row.share
 
 
-def _cell(primitive: str, line: tuple[int, str], step: int, row: PrimitiveValue | None) -> str:
+def _cell(primitive: str, line: tuple[int, str], step: int, row: PrimitiveShare | None) -> str:
     told = f"block {line[0]}, {primitive} {line[1]}, step {step}"
     if row is None:
         return f"{told}<br>in nobody"

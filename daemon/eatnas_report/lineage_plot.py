@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from eatnas_db.queries.lineage import Relative
-from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
+from eatnas_db.queries.lineage import LineageEntry
+from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
 from eatnas_report.plots import COLOURS, saved
 
 MOST_ROWS: Final = 60
@@ -20,7 +20,7 @@ SIGNS_A_LINE: Final = 64
 MOST_LINES: Final = 3
 
 
-def draw_family(file: Path, relatives: Sequence[Relative]) -> None:
+def draw_family(file: Path, relatives: Sequence[LineageEntry]) -> None:
     """A line of descent as rows that say what changed; a wider or longer family as a cloud of generations."""
     # A child's id is always higher than its parent's, in whatever search it was born.
     eldest_first = sorted(relatives, key=lambda one: one.id)
@@ -31,7 +31,7 @@ def draw_family(file: Path, relatives: Sequence[Relative]) -> None:
         _draw_generations(file, eldest_first, "Line of descent" if line else f"What came of {eldest_first[0].id}")
 
 
-def _draw_line(file: Path, line: Sequence[Relative]) -> None:
+def _draw_line(file: Path, line: Sequence[LineageEntry]) -> None:
     """A row for each generation, the eldest on top: its fitness to the left, how it was born to the right."""
     searches = list(dict.fromkeys(one.search for one in line))
     rows = {one.id: row for row, one in enumerate(line)}
@@ -78,14 +78,14 @@ def _draw_line(file: Path, line: Sequence[Relative]) -> None:
             figure.legend(loc="outside lower right", ncols=len(searches), fontsize=8, frameon=False)
 
 
-def _how_born(one: Relative) -> str:
+def _how_born(one: LineageEntry) -> str:
     changes = ", ".join(one.changes) or {"random": "a random sample", "basic": "the basic architecture, as it was"}.get(
         one.origin, "nothing"
     )
     return changes if one.state == "scored" else f"{changes} ({one.state})"
 
 
-def _draw_generations(file: Path, family: Sequence[Relative], title: str) -> None:
+def _draw_generations(file: Path, family: Sequence[LineageEntry], title: str) -> None:
     """Each relative at its generation and fitness, tied to its parent; the way to the fittest is drawn strong."""
     depth: dict[int, int] = {}
     for one in family:
@@ -114,12 +114,12 @@ def _draw_generations(file: Path, family: Sequence[Relative], title: str) -> Non
             axes.legend(fontsize=8)
 
 
-def _way_to_the_fittest(scored: dict[int, Relative]) -> list[int]:
+def _way_to_the_fittest(scored: dict[int, LineageEntry]) -> list[int]:
     """The ids from the fittest of the youngest search back to its eldest scored ancestor here."""
     if not scored:
         return []
     youngest = scored[max(scored)].search
-    one: Relative | None = max(
+    one: LineageEntry | None = max(
         (one for one in scored.values() if one.search == youngest), key=lambda one: (one.fitness or 0.0, -one.id)
     )
     way = []
@@ -146,7 +146,7 @@ def _mark(axes: Any, searches: Sequence[str], points: Sequence[tuple[str, Any, A
         )
 
 
-def draw_primitives(file: Path, name: str, rows: Sequence[PrimitiveValue]) -> None:
+def draw_primitives(file: Path, name: str, rows: Sequence[PrimitiveShare]) -> None:
     """For each primitive a heat map: a line for each value of each block, a column for each step."""
     steps = sorted({row.step for row in rows})
     lines = {

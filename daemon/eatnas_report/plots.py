@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.compare import ComputeCurve
 from eatnas_db.queries.pareto import Tradeoff
-from eatnas_db.queries.quality import Step
+from eatnas_db.queries.quality import PopulationStep
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def check_picture(file: Path) -> None:
         raise ConflictError(f"{file}: a picture's name ends in {', '.join(ENDINGS)}")
 
 
-def draw_quality(file: Path, name: str, steps: Sequence[Step], *, over_compute: bool) -> None:
+def draw_quality(file: Path, name: str, steps: Sequence[PopulationStep], *, over_compute: bool) -> None:
     """The population's mean with its spread, and its best, over births or over device seconds."""
     told = [step for step in thinned(steps) if step.mean is not None]
     across = [step.device_seconds if over_compute else step.number for step in told]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from eatnas_db.queries.quality import Step
+from eatnas_db.queries.quality import PopulationStep
 from eatnas_report.plots import COMPUTE, thinned
 
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 Curve = Sequence[tuple[float, float]]
 
 
-def quality_curve(steps: Sequence[Step], *, over_compute: bool) -> str:
+def quality_curve(steps: Sequence[PopulationStep], *, over_compute: bool) -> str:
     """The population's mean and best over births or over device seconds."""
     told = [step for step in thinned(steps) if step.mean is not None]
     across = [step.device_seconds if over_compute else float(step.number) for step in told]

@@ -38,7 +38,7 @@ class TrainingActivity:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class RecordedDevice:
     """What trains. `waits`: why no worker may start there, as its host's daemon saw it last (at `seen_at`)."""
 
     host: str
@@ -53,7 +53,7 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class RecordedHost:
     """A machine that has worked on the record; `alive`: its daemon is connected to the server now.
 
     `lost`: it is gone without having stopped. What it trained then waits, or has gone on elsewhere.
@@ -68,7 +68,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldUp:
+class BlockedSearch:
     """A search of which nothing more may begin before something in training ends, and its lag, which says so."""
 
     name: str
@@ -76,7 +76,7 @@ class HeldUp:
     lag: int
 
 
-def list_held_up(connection: Connection) -> tuple[HeldUp, ...]:
+def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
     """Searches that leave workers idle by their strict order; none where no worker is idle."""
     workers = select(func.count()).where(worker.c.ended_at.is_(None)).scalar_subquery()
     leases = select(func.count()).select_from(lease).scalar_subquery()
@@ -98,10 +98,10 @@ def list_held_up(connection: Connection) -> tuple[HeldUp, ...]:
         ~pending,
     )
     rows = connection.execute(query.order_by(search.c.id)).all()
-    return tuple(HeldUp(row.name, row.held, row.lag) for row in rows if row.held and not over_budget(row))
+    return tuple(BlockedSearch(row.name, row.held, row.lag) for row in rows if row.held and not over_budget(row))
 
 
-def list_hosts(connection: Connection) -> tuple[Host, ...]:
+def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
     """Every host of a record on a server, by name."""
     alive = living_hosts(connection)
     devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
@@ -114,19 +114,19 @@ def list_hosts(connection: Connection) -> tuple[Host, ...]:
     ending = select(func.coalesce(worker.c.ending, NO_SIGN_OF_LIFE)).where(worker.c.id == last).scalar_subquery()
     query = select(host.c.id, host.c.name, devices, held, host.c.seen_at, ending.label("ending"))
     return tuple(
-        Host(name, host_id in alive, host_id not in alive and ending == NO_SIGN_OF_LIFE, *rest)
+        RecordedHost(name, host_id in alive, host_id not in alive and ending == NO_SIGN_OF_LIFE, *rest)
         for host_id, name, *rest, ending in connection.execute(query.order_by(host.c.name))
     )
 
 
-def list_devices(connection: Connection) -> tuple[Device, ...]:
+def list_devices(connection: Connection) -> tuple[RecordedDevice, ...]:
     """Every device of every host, by host."""
-    columns = (device.c[field] for field in Device.__slots__ if field != "host")
+    columns = (device.c[field] for field in RecordedDevice.__slots__ if field != "host")
     query = select(host.c.name.label("host"), *columns).join(host, host.c.id == device.c.host_id)
-    return tuple(Device(*row) for row in connection.execute(query.order_by(host.c.name, device.c.id)))
+    return tuple(RecordedDevice(*row) for row in connection.execute(query.order_by(host.c.name, device.c.id)))
 
 
-def list_work(connection: Connection) -> tuple[TrainingActivity, ...]:
+def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ...]:
     """Every candidate in training, by host and slot."""
     # First the few that are held: left to itself a planner may begin with all attempts there ever were.
     held = connection.execute(select(lease.c.candidate_id)).scalars().all()

@@ -17,7 +17,7 @@ _LARGEST_ID: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class BlockRow:
+class CandidateBlock:
     """One block of the effective genotype (from 1)."""
 
     position: int
@@ -29,7 +29,7 @@ class BlockRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class CandidateAttempt:
     """One try at training."""
 
     number: int
@@ -43,7 +43,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Epoch:
+class CandidateEpoch:
     """One epoch (from 0)."""
 
     number: int
@@ -60,7 +60,7 @@ class Epoch:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class CandidateScore:
     """A metric, its seed, and what it was measured on."""
 
     metric: str
@@ -72,7 +72,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class CandidateRecord:
+class CandidateDetails:
     """A candidate with everything that is known of it."""
 
     id: int
@@ -95,10 +95,10 @@ class CandidateRecord:
     created_at: float
     ended_at: float | None
     changes: tuple[str, ...]
-    blocks: tuple[BlockRow, ...]
-    attempts: tuple[Attempt, ...]
-    epochs: tuple[Epoch, ...]
-    scores: tuple[Score, ...]
+    blocks: tuple[CandidateBlock, ...]
+    attempts: tuple[CandidateAttempt, ...]
+    epochs: tuple[CandidateEpoch, ...]
+    scores: tuple[CandidateScore, ...]
 
 
 def require_candidate(connection: Connection, candidate_id: int) -> None:
@@ -111,12 +111,12 @@ def require_candidate(connection: Connection, candidate_id: int) -> None:
         )
 
 
-def get_candidate(connection: Connection, candidate_id: int) -> CandidateRecord:
+def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails:
     """The candidate of this id. Raises `NotFoundError`."""
     require_candidate(connection, candidate_id)
     row = _row(connection, candidate_id)
     of = candidate_id
-    return CandidateRecord(
+    return CandidateDetails(
         id=row.id,
         search=row.search,
         birth=row.birth,
@@ -137,9 +137,9 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateRecord:
         created_at=row.created_at,
         ended_at=row.ended_at,
         changes=list_changes(connection, of),
-        blocks=_parts(connection, block, "architecture_id", row.architecture_id, "position", BlockRow),
-        attempts=_parts(connection, attempt, "candidate_id", of, "number", Attempt),
-        epochs=_parts(connection, epoch, "candidate_id", of, "number", Epoch),
+        blocks=_parts(connection, block, "architecture_id", row.architecture_id, "position", CandidateBlock),
+        attempts=_parts(connection, attempt, "candidate_id", of, "number", CandidateAttempt),
+        epochs=_parts(connection, epoch, "candidate_id", of, "number", CandidateEpoch),
         scores=_scores(connection, of),
     )
 
@@ -167,11 +167,11 @@ def _parts(connection: Connection, table: Table, key: str, value: int, order: st
     return tuple(kind(*row) for row in connection.execute(query))
 
 
-def _scores(connection: Connection, candidate_id: int) -> tuple[Score, ...]:
+def _scores(connection: Connection, candidate_id: int) -> tuple[CandidateScore, ...]:
     query = (
         select(score.c.metric, score.c.seed, score.c.value, score.c.attempt, provenance.c.device, provenance.c.versions)
         .join(provenance, provenance.c.id == score.c.provenance_id)
         .where(score.c.candidate_id == candidate_id)
         .order_by(score.c.metric, score.c.seed)
     )
-    return tuple(Score(*row) for row in connection.execute(query))
+    return tuple(CandidateScore(*row) for row in connection.execute(query))

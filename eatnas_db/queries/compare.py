@@ -18,7 +18,7 @@ _LEVELS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """What a population was worth when so many device seconds had been spent, and after which step."""
 
     step: int
@@ -36,11 +36,11 @@ class ComputeCurve:
 
     search: str
     seconds_before: float
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
+class LevelReached:
     """When a search first reached a level; `ratio` is to the first search's seconds. None: it never did."""
 
     level: float
@@ -49,14 +49,14 @@ class Reached:
     ratio: float | None
 
 
-def list_courses(
+def list_compute_curves(
     connection: Connection, names: Sequence[str], *, measure: Measure = "quality", alone: bool = False
 ) -> tuple[ComputeCurve, ...]:
     """A curve for each search. Raises `NotFoundError`."""
     return tuple(_course(connection, get_search(connection, name), measure, alone) for name in names)
 
 
-def list_reached(courses: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[Reached, ...]:
+def list_levels_reached(courses: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[LevelReached, ...]:
     """For each level and search: after how many device seconds the search first stood there.
 
     Without levels of the caller's: five, evenly from the lowest start to the highest value of all.
@@ -66,7 +66,7 @@ def list_reached(courses: Sequence[ComputeCurve], levels: Sequence[float] = ()) 
         seconds = [_seconds_to(course, level) for course in courses]
         for course, taken in zip(courses, seconds, strict=True):
             ratio = taken / seconds[0] if taken is not None and seconds[0] else None
-            rows.append(Reached(level, course.search, taken, ratio))
+            rows.append(LevelReached(level, course.search, taken, ratio))
     return tuple(rows)
 
 
@@ -74,7 +74,7 @@ def _course(connection: Connection, row: SearchRecord, measure: Measure, alone: 
     before = 0.0 if alone else _seconds_before(connection, row)
     # A population of one or two has no spread to speak of; who had luck first would seem to have arrived.
     points = tuple(
-        Point(step.number, before + step.device_seconds, value)
+        CurvePoint(step.number, before + step.device_seconds, value)
         for step in list_steps(connection, row.id, after=row.population - 1)
         if (value := getattr(step, measure)) is not None
     )

@@ -27,7 +27,7 @@ _CHECKPOINT: Final = re.compile(r"\.?c(\d+)-a")
 _LOG: Final = re.compile(r"candidate-(\d+)\.log")
 
 
-class Order(IntEnum):
+class RemovalOrder(IntEnum):
     """What goes first. Whatever a candidate that is to be trained, or is in training, could go on from never goes."""
 
     LEFTOVER = 1
@@ -39,18 +39,18 @@ class Order(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Removable:
+class RemovableFile:
     """A file that may go. `row`: what the record calls it, if it knows it."""
 
     path: Path
     bytes: int
     changed_at: float
-    order: Order
+    order: RemovalOrder
     row: str | None = None
 
 
 @dataclass(slots=True)
-class Usage:
+class DiskUsage:
     """Bytes in a home, without its data sets. `checkpoints` are by search, `unknown` of no search that is there."""
 
     database: int = 0
@@ -59,7 +59,7 @@ class Usage:
     logs: int = 0
     mlflow: int = 0
     other: int = 0
-    removable: list[Removable] = field(default_factory=list)
+    removable: list[RemovableFile] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
@@ -68,12 +68,12 @@ class Usage:
         return sum(parts)
 
 
-def what_goes(usage: Usage, limit: int) -> list[Removable]:
+def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
     """The files that have to go so that the home takes at most `limit` bytes; all that may, where that is not enough.
 
-    In the order of `Order`, and of equals the oldest first.
+    In the order of `RemovalOrder`, and of equals the oldest first.
     """
-    going: list[Removable] = []
+    going: list[RemovableFile] = []
     excess = usage.bytes - limit
     for file in sorted(usage.removable, key=lambda one: (one.order, one.changed_at)):
         if excess <= 0:
@@ -89,14 +89,14 @@ class _Known:
 
     searches: dict[str, str]
     unfinished: frozenset[int]
-    orders: dict[str, Order | None]
+    orders: dict[str, RemovalOrder | None]
 
 
-def measure(engine: Engine, settings: Settings, now: float) -> Usage:
+def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUsage:
     """Look through a home. The record is read first, in one short transaction."""
     with reading(engine) as connection:
         known = _ask(connection)
-    usage = Usage()
+    usage = DiskUsage()
     database = settings.database_file
     apart = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *_parts(database))))
     for part in _parts(database):
@@ -112,7 +112,7 @@ def measure(engine: Engine, settings: Settings, now: float) -> Usage:
         usage.logs += file.bytes
         match = _LOG.fullmatch(file.name)
         if match is not None and int(match[1]) not in known.unfinished:
-            usage.removable.append(Removable(Path(file.path), file.bytes, file.changed_at, Order.LEFTOVER))
+            usage.removable.append(RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER))
     mlflow = str(settings.home / "mlflow")
     for file in _files(settings.home, apart):
         if file.path.startswith(mlflow):
@@ -122,14 +122,14 @@ def measure(engine: Engine, settings: Settings, now: float) -> Usage:
     return usage
 
 
-def list_leftovers(engine: Engine, artifacts: Path, now: float) -> list[Path]:
+def list_orphaned_checkpoints(engine: Engine, artifacts: Path, now: float) -> list[Path]:
     """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
     with reading(engine) as connection:
         known = _ask(connection)
-    usage = Usage()
+    usage = DiskUsage()
     for file in _files(artifacts):
         _count_checkpoint(usage, known, artifacts, file, now)
-    return [file.path for file in usage.removable if file.order is Order.LEFTOVER]
+    return [file.path for file in usage.removable if file.order is RemovalOrder.LEFTOVER]
 
 
 class _File(NamedTuple):
@@ -147,19 +147,19 @@ def _parts(database: Path | None) -> list[Path]:
     return [database.with_name(database.name + share) for share in ("", "-wal", "-shm")]
 
 
-def _count_checkpoint(usage: Usage, known: _Known, artifacts: Path, file: _File, now: float) -> None:
+def _count_checkpoint(usage: DiskUsage, known: _Known, artifacts: Path, file: _File, now: float) -> None:
     path = Path(file.path)
     usage.checkpoints[known.searches.get(path.parent.name, "unknown")] += file.bytes
     row = path.relative_to(artifacts).as_posix()
     if row in known.orders:
         order = known.orders[row]
         if order is not None:
-            usage.removable.append(Removable(path, file.bytes, file.changed_at, order, row))
+            usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, order, row))
         return
     match = _CHECKPOINT.match(file.name)
     wanted = match is not None and int(match[1]) in known.unfinished and not file.name.startswith(".")
     if match is not None and not wanted and now - file.changed_at > GRACE_SECONDS:
-        usage.removable.append(Removable(path, file.bytes, file.changed_at, Order.LEFTOVER))
+        usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, RemovalOrder.LEFTOVER))
 
 
 def _ask(connection: Connection) -> _Known:
@@ -187,16 +187,16 @@ def _ask(connection: Connection) -> _Known:
             checkpoint.c.attempt.desc(),
         )
     )
-    orders: dict[str, Order | None] = {}
+    orders: dict[str, RemovalOrder | None] = {}
     last = None
     for row in rows:
         newest, last = row.candidate_id != last, row.candidate_id
         if row.state not in SETTLED:
             orders[row.path] = None
         elif not newest:
-            orders[row.path] = Order.OLDER
+            orders[row.path] = RemovalOrder.OLDER
         else:
-            orders[row.path] = None if row.finished_at is None or row.has_child_to_train else Order.NEWEST
+            orders[row.path] = None if row.finished_at is None or row.has_child_to_train else RemovalOrder.NEWEST
     return _Known({str(one.id): one.name for one in searches}, frozenset([*pending, *leased]), orders)
 
 

@@ -56,7 +56,7 @@ _BORN: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class RecordedEvent:
     """One thing that happened; `words` tells it."""
 
     id: int
@@ -79,7 +79,7 @@ def list_events(
     kind: str | None = None,
     until: int | None = None,
     offset: int = 0,
-) -> tuple[Event, ...]:
+) -> tuple[RecordedEvent, ...]:
     """The last `limit` events with an id over `after`, of one search, candidate or kind or of all; the newest last.
 
     `until`: none with an id over it. Who goes on from the last one reads up to `database.Horizon`.
@@ -109,9 +109,9 @@ def list_events(
     return tuple(_event(row) for row in reversed(connection.execute(query).all()))
 
 
-def _event(row: Any) -> Event:
+def _event(row: Any) -> RecordedEvent:
     detail = None if row.detail is None else json.loads(row.detail)
-    return Event(
+    return RecordedEvent(
         row.id,
         row.at,
         row.kind,

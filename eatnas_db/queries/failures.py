@@ -11,7 +11,7 @@ from eatnas_db.schema.trainings import attempt
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailedAttempt:
     """A failed or lost attempt; `state` is where its candidate stands now."""
 
     candidate_id: int
@@ -25,7 +25,7 @@ class Failure:
     ended_at: float
 
 
-def list_failures(connection: Connection, search_id: int) -> tuple[Failure, ...]:
+def list_failures(connection: Connection, search_id: int) -> tuple[FailedAttempt, ...]:
     """Every failed or lost attempt, in order of birth and number."""
     query = (
         select(
@@ -43,4 +43,4 @@ def list_failures(connection: Connection, search_id: int) -> tuple[Failure, ...]
         .where(candidate.c.search_id == search_id, attempt.c.failure.is_not(None))
         .order_by(candidate.c.birth, attempt.c.number)
     )
-    return tuple(Failure(*row) for row in connection.execute(query))
+    return tuple(FailedAttempt(*row) for row in connection.execute(query))

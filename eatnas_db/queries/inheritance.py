@@ -16,7 +16,7 @@ _COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class InheritanceLink:
     """A candidate as it was trained; `spec`, `macro` and `task` are its search's."""
 
     candidate_id: int
@@ -37,7 +37,7 @@ class Link:
         return recipe_of(self.spec, inheriting=self.inherited)
 
 
-def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tuple[Link, ...]:
+def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: bool) -> tuple[InheritanceLink, ...]:
     """The parent, or the `whole` chain: from an ancestor that was trained from scratch down to the parent."""
     up = (
         select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
@@ -69,7 +69,7 @@ def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tup
         .outerjoin(parent, parent.c.id == candidate.c.parent_id)
         .order_by(up.c.generation)
     )
-    chain: list[Link] = []
+    chain: list[InheritanceLink] = []
     for row in connection.execute(query):
         inherited = row.parents_search is not None and inherits(
             row.spec, origin=row.origin, same_search=row.parents_search == row.search_id
@@ -78,7 +78,7 @@ def list_heritage(connection: Connection, parent_id: int, *, whole: bool) -> tup
             name: getattr(row, name) for name in ("search_id", "code", "replica", "seed", "spec", "macro", "task")
         }
         fields |= {"lineage_epochs": row.lineage_epochs or 0, "halved": row.thrift == MemoryFallback.HALVED}
-        chain.append(Link(candidate_id=row.id, inherited=inherited, **fields))
+        chain.append(InheritanceLink(candidate_id=row.id, inherited=inherited, **fields))
         if not inherited:
             break
     return tuple(reversed(chain))

@@ -11,13 +11,13 @@ from sqlalchemy import CTE, Connection, Integer, literal, select
 
 from eatnas_db.domain.states import RETRAINED
 from eatnas_db.queries.candidates import require_candidate
-from eatnas_db.queries.mutations import change_in_words
+from eatnas_db.queries.mutations import describe_change
 from eatnas_db.schema.candidates import candidate, mutation
 from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)
-class Relative:
+class LineageEntry:
     """A candidate of a family; `generation` counts births away from the one asked about.
 
     `gain`: its fitness less its parent's, where both were measured in one search.
@@ -39,7 +39,7 @@ class Relative:
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
+class ScoredChild:
     """A scored child of somebody in a line of descent, and not of the line itself."""
 
     id: int
@@ -50,26 +50,26 @@ class Kin:
     code: str
 
 
-def get_lineage(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
+def get_lineage(connection: Connection, candidate_id: int) -> tuple[LineageEntry, ...]:
     """The candidate, its parent and so on to its root. Raises `NotFoundError`."""
     return _relatives(connection, candidate_id, _family(candidate_id, upward=True))[::-1]
 
 
-def list_descendants(connection: Connection, candidate_id: int) -> tuple[Relative, ...]:
+def list_descendants(connection: Connection, candidate_id: int) -> tuple[LineageEntry, ...]:
     """The candidate, its children, theirs and so on, in order of generation and birth. Raises `NotFoundError`."""
     return _relatives(connection, candidate_id, _family(candidate_id, upward=False))
 
 
-def list_kin(connection: Connection, line: Sequence[int]) -> list[Kin]:
+def list_scored_children(connection: Connection, line: Sequence[int]) -> list[ScoredChild]:
     """The scored children of the candidates of a line, but for the line itself; who measures one is no child of it."""
-    columns = [candidate.c[name] for name in Kin.__dataclass_fields__]
+    columns = [candidate.c[name] for name in ScoredChild.__dataclass_fields__]
     query = select(*columns).where(
         candidate.c.parent_id.in_(line),
         candidate.c.id.not_in(line),
         candidate.c.fitness.is_not(None),
         candidate.c.origin.not_in(RETRAINED),
     )
-    return [Kin(*row) for row in connection.execute(query.order_by(candidate.c.id))]
+    return [ScoredChild(*row) for row in connection.execute(query.order_by(candidate.c.id))]
 
 
 def _family(candidate_id: int, *, upward: bool) -> CTE:
@@ -89,7 +89,7 @@ _TOLD: Final = ("parent_id", "origin", "state", "fitness", "code", "share_inheri
 _CHANGE: Final = ("block", "primitive", "before", "after")
 
 
-def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[Relative, ...]:
+def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[LineageEntry, ...]:
     require_candidate(connection, candidate_id)
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
     order = (family.c.generation, candidate.c.search_id, candidate.c.birth, mutation.c.ordinal)
@@ -108,11 +108,11 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
     if above is not None:
         parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
         measured[above] = tuple(connection.execute(parent).one())
-    found: list[Relative] = []
+    found: list[LineageEntry] = []
     for row in rows:
         generation, search_id, birth, ordinal, number, parent_id, origin, state = row[:8]
         fitness, code, share, epochs, block, primitive, before, after = row[8:]
-        changes = () if ordinal is None else (change_in_words(block, primitive, before, after),)
+        changes = () if ordinal is None else (describe_change(block, primitive, before, after),)
         if ordinal:  # It is one more change of the candidate before.
             found[-1] = replace(found[-1], changes=found[-1].changes + changes)
             continue
@@ -121,5 +121,5 @@ def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[
         # Fitness on two tasks, or by two recipes, is not to be compared.
         gain = fitness - reached if where == search_id and fitness is not None and reached is not None else None
         place = (names[search_id], parent_id, abs(generation), birth, origin, state)
-        found.append(Relative(number, *place, fitness, gain, changes, code, share, epochs))
+        found.append(LineageEntry(number, *place, fitness, gain, changes, code, share, epochs))
     return tuple(found)

@@ -19,17 +19,17 @@ def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
     """What changed at a candidate's birth, such as `block 5 kernel 3 → 7`."""
     columns = [mutation.c[name] for name in ("block", "primitive", "before", "after")]
     query = select(*columns).where(mutation.c.candidate_id == candidate_id).order_by(mutation.c.ordinal)
-    return tuple(change_in_words(*row) for row in connection.execute(query))
+    return tuple(describe_change(*row) for row in connection.execute(query))
 
 
 @cache  # there are some hundreds of them in a space
-def change_in_words(block: int, primitive: str, before: str, after: str) -> str:
+def describe_change(block: int, primitive: str, before: str, after: str) -> str:
     """A row of the table of mutations, such as `block 5 kernel 3 → 7`."""
     return str(Change(block, primitive, *(_BOOLEANS.get(value, value) for value in (before, after))))
 
 
 @dataclass(frozen=True, slots=True)
-class MutationKind:
+class MutationStatistics:
     """A kind of change from parent to child in one search, and what came of it.
 
     `gain` is a child's fitness less its parent's; `improved` the share of the scored children that gained,
@@ -47,7 +47,9 @@ class MutationKind:
     best_gain: float | None
 
 
-def list_mutation_kinds(connection: Connection, search_id: int, block: int | None = None) -> tuple[MutationKind, ...]:
+def list_mutation_statistics(
+    connection: Connection, search_id: int, block: int | None = None
+) -> tuple[MutationStatistics, ...]:
     """Every kind of change, in one block or in all, the one that gained most on average first."""
     parent = candidate.alias("parent")
     gain = candidate.c.fitness - parent.c.fitness
@@ -75,6 +77,6 @@ def list_mutation_kinds(connection: Connection, search_id: int, block: int | Non
         query = query.where(mutation.c.block == block)
     words = {"True": "yes", "False": "no"}
     return tuple(
-        MutationKind(primitive, words.get(before, before), words.get(after, after), *figures)
+        MutationStatistics(primitive, words.get(before, before), words.get(after, after), *figures)
         for primitive, before, after, *figures in connection.execute(query)
     )

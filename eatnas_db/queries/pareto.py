@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, select
 
 from eatnas_db.schema.candidates import candidate
 
-Cost = Literal["mult_adds", "params"]
+CostMetric = Literal["mult_adds", "params"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Tradeoff:
 _COLUMNS = tuple(candidate.c[name] for name in Tradeoff.__dataclass_fields__)
 
 
-def list_front(connection: Connection, search_id: int, cost: Cost = "mult_adds") -> tuple[Tradeoff, ...]:
+def list_front(connection: Connection, search_id: int, cost: CostMetric = "mult_adds") -> tuple[Tradeoff, ...]:
     """The front, the cheapest first: each is more accurate than all that cost as much or less."""
     price = candidate.c[cost]
     cheapest = (

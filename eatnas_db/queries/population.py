@@ -12,7 +12,7 @@ from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)
-class Inhabitant:
+class PopulationMember:
     """A member of the population; `left` is the step at which it went, if it has."""
 
     id: int
@@ -28,12 +28,12 @@ class Inhabitant:
     code: str
 
 
-def list_population(connection: Connection, search_id: int, at: int | None = None) -> tuple[Inhabitant, ...]:
+def list_population(connection: Connection, search_id: int, at: int | None = None) -> tuple[PopulationMember, ...]:
     """The members now, or after step `at`, in order of birth. Raises `NotFoundError` for a step not yet made."""
     made = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
     if at is not None and not 0 <= at <= made:
         raise NotFoundError(f"the search has no step {at}: its steps are 0 to {made}")
-    columns = [candidate.c[name] for name in Inhabitant.__dataclass_fields__]
+    columns = [candidate.c[name] for name in PopulationMember.__dataclass_fields__]
     here = select(*columns).where(candidate.c.search_id == search_id, candidate.c.joined.is_not(None))
     # Two range reads, each by its own partial index: those who live, and those who left since that step.
     living = here.where(candidate.c.left.is_(None))
@@ -41,5 +41,5 @@ def list_population(connection: Connection, search_id: int, at: int | None = Non
     if at is not None:
         left_later = here.where(candidate.c.left > at, candidate.c.left.is_not(None))
         queries = [query.where(candidate.c.joined <= at) for query in (living, left_later)]
-    members = [Inhabitant(*row) for query in queries for row in connection.execute(query)]
+    members = [PopulationMember(*row) for query in queries for row in connection.execute(query)]
     return tuple(sorted(members, key=lambda member: member.birth))

@@ -16,7 +16,7 @@ PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
 
 
 @dataclass(frozen=True, slots=True)
-class PrimitiveValue:
+class PrimitiveShare:
     """How much of the population after a step had this value in this block, and how fit these were on average."""
 
     step: int
@@ -30,7 +30,7 @@ class PrimitiveValue:
 
 def list_primitives(
     connection: Connection, search_id: int, block: int | None = None, points: int = 5
-) -> tuple[PrimitiveValue, ...]:
+) -> tuple[PrimitiveShare, ...]:
     """Every value that lived at one of so many steps, evenly spaced up to now. Raises `NotFoundError`."""
     settled = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
     steps = sorted({settled * number // points for number in range(1, points + 1)} - {0})
@@ -47,7 +47,7 @@ def list_primitives(
             members[key] += row.members
             fitness[key] += row.fitness
     return tuple(
-        PrimitiveValue(
+        PrimitiveShare(
             step, position, primitive, _as_text(value), count, count / whole[step, position], fitness[key] / count
         )
         for key, count in sorted(members.items(), key=lambda one: _order(*one[0]))

@@ -13,7 +13,7 @@ from eatnas_db.schema.trainings import attempt, lease
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class SearchCounters:
     """Where a search is; `failed` counts the cancelled too, `done` is scored and failed together."""
 
     budget: int
@@ -32,13 +32,13 @@ class Progress:
     finished_at: float | None
 
 
-def get_progress(connection: Connection, search_id: int) -> Progress:
+def get_progress(connection: Connection, search_id: int) -> SearchCounters:
     """The figures of one search; `started_at` is its first training."""
     row = connection.execute(select(search).where(search.c.id == search_id)).one()
     pending = _pending(connection, search_id)
     leased = _leased(connection, search_id)
     done = row.born - pending - leased
-    return Progress(
+    return SearchCounters(
         budget=row.budget_candidates,
         born=row.born,
         settled=row.settled,

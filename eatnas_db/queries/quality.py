@@ -10,7 +10,7 @@ from eatnas_db.schema.searches import search, step
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PopulationStep:
     """The population after `number` settled births, in a few figures.
 
     `device_seconds`: what the devices had spent on these births, failed and repeated attempts included.
@@ -26,7 +26,7 @@ class Step:
     at: float
 
 
-_COLUMNS = tuple(step.c[name] for name in Step.__dataclass_fields__)
+_COLUMNS = tuple(step.c[name] for name in PopulationStep.__dataclass_fields__)
 
 
 def list_steps(
@@ -37,7 +37,7 @@ def list_steps(
     most: int | None = None,
     offset: int = 0,
     limit: int | None = None,
-) -> tuple[Step, ...]:
+) -> tuple[PopulationStep, ...]:
     """The steps after number `after`, in order, from `offset` on `limit`.
 
     `most`: of a longer search an even sample of about so many, and the last.
@@ -48,4 +48,4 @@ def list_steps(
         every = max(1, -(-last // most))
         query = query.where((step.c.number % every == 0) | (step.c.number == last))
     rows = connection.execute(query.order_by(step.c.number).limit(limit).offset(offset or None))
-    return tuple(Step(*row) for row in rows)
+    return tuple(PopulationStep(*row) for row in rows)

@@ -22,7 +22,7 @@ HALVED_BATCH: Final = "half micro-batch"
 
 
 @dataclass(frozen=True, slots=True)
-class BestCandidate:
+class RankedCandidate:
     """A scored candidate in the ranking.
 
     `yardstick`: the mean fitness of its trainings from scratch with fresh seeds, so many of them, and their
@@ -66,19 +66,19 @@ class FinalModel:
     accuracy: float | None
 
 
-def list_best(connection: Connection, search_id: int, top: int = 10) -> tuple[BestCandidate, ...]:
+def list_best(connection: Connection, search_id: int, top: int = 10) -> tuple[RankedCandidate, ...]:
     """The fittest first; of equals the elder. Those that a yardstick has measured come first, by its measure."""
     scored = _candidates().where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
     fittest = scored.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(top)
     return _ranked(_measured(connection, fittest))
 
 
-def get_winner(connection: Connection, search_id: int) -> BestCandidate | None:
+def get_winner(connection: Connection, search_id: int) -> RankedCandidate | None:
     """The best by the yardstick; without one, the fittest of those who live at the end."""
     return next(iter(list_winners(connection, search_id, 1)), None)
 
 
-def list_winners(connection: Connection, search_id: int, top: int) -> tuple[BestCandidate, ...]:
+def list_winners(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
     """The best by the yardstick; where it measured fewer, then the fittest of those who live at the end."""
     measures = (
         select(candidate.c.parent_id)
@@ -92,7 +92,7 @@ def list_winners(connection: Connection, search_id: int, top: int) -> tuple[Best
     return (*first, *_measured(connection, fittest))
 
 
-def list_living(connection: Connection, search_id: int) -> tuple[BestCandidate, ...]:
+def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate, ...]:
     """The population as it stands, ranked: those that a yardstick has measured first, then by fitness and birth."""
     living = _living(search_id).order_by(candidate.c.fitness.desc(), candidate.c.birth)
     return _ranked(_measured(connection, living))
@@ -104,7 +104,7 @@ def _living(search_id: int) -> Select[Any]:
     )
 
 
-def _ranked(found: list[BestCandidate]) -> tuple[BestCandidate, ...]:
+def _ranked(found: list[RankedCandidate]) -> tuple[RankedCandidate, ...]:
     return tuple(sorted(found, key=lambda one: (one.yardstick is None, -(one.yardstick or 0))))
 
 
@@ -125,8 +125,8 @@ def _candidates() -> Select[Any]:
     ).outerjoin(parent, parent.c.id == candidate.c.parent_id)
 
 
-def _measured(connection: Connection, query: Select[Any]) -> list[BestCandidate]:
-    found = [BestCandidate(*row) for row in connection.execute(query)]
+def _measured(connection: Connection, query: Select[Any]) -> list[RankedCandidate]:
+    found = [RankedCandidate(*row) for row in connection.execute(query)]
     # By a subquery: a database takes only so many numbers in one statement.
     ids = select(query.subquery().c.id)
     yardsticks, tests = _yardsticks(connection, ids), _tested(connection, ids)
@@ -143,7 +143,7 @@ def _yardsticks(connection: Connection, ids: Select[Any]) -> defaultdict[int, li
     return measured
 
 
-def _with_yardstick(one: BestCandidate, values: list[float]) -> BestCandidate:
+def _with_yardstick(one: RankedCandidate, values: list[float]) -> RankedCandidate:
     if not values:
         return one
     mean, spread = _summed_up(values)
@@ -155,7 +155,7 @@ def list_final_models(connection: Connection, candidate_ids: Sequence[int]) -> t
     return _final_models(connection, candidate.c.parent_id.in_(candidate_ids))
 
 
-def count_looks(connection: Connection, search_id: int) -> int:
+def count_test_evaluations(connection: Connection, search_id: int) -> int:
     """How often the test part was looked at: by the final models of a search, or by a search of final models."""
     of = (search.c.id == search_id) | ((search.c.source_id == search_id) & (search.c.kind == SearchKind.FINAL))
     query = select(func.count()).select_from(event).join(search, search.c.id == event.c.search_id)
@@ -191,7 +191,7 @@ def _tested(connection: Connection, ids: Select[Any]) -> defaultdict[int, list[F
     return tests
 
 
-def _with_test(one: BestCandidate, models: list[FinalModel]) -> BestCandidate:
+def _with_test(one: RankedCandidate, models: list[FinalModel]) -> RankedCandidate:
     # What two recipes came to has no common mean.
     values = [test.accuracy for test in models if test.accuracy is not None and test.recipe == models[-1].recipe]
     if not values:

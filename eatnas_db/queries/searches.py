@@ -116,7 +116,7 @@ def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord |
     return None if row is None else _record(row)
 
 
-def list_standings(connection: Connection) -> tuple[SearchSummary, ...]:
+def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
     """How far every search is, the newest last; reads a search's row and the top of its ranking."""
     top = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
     return tuple(

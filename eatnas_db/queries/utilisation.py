@@ -41,7 +41,7 @@ class SlotUtilisation:
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
+class IdleTime:
     """Seconds of the search's wall time that a slot was not inside steps of it, and why; `share` of the wall time."""
 
     host: str
@@ -64,7 +64,7 @@ class Utilisation:
     busy: float | None
     training: float | None
     slots: tuple[SlotUtilisation, ...]
-    idle: tuple[Idle, ...]
+    idle: tuple[IdleTime, ...]
 
 
 class _Span(NamedTuple):
@@ -105,14 +105,14 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
                 workers[one.worker_id].others += one.busy
     pauses = list(_pauses(connection, search_id, whole))
     slots: list[SlotUtilisation] = []
-    idle: list[Idle] = []
+    idle: list[IdleTime] = []
     in_order = sorted(workers.values(), key=lambda one: (one.place, one.life))
     for place, group in groupby(in_order, lambda one: one.place):
         staff = tuple(group)
         slots.append(_slot(place, staff, wall))
         causes = _causes(staff, whole, pauses)
         idle += [
-            Idle(place[0], place[1], place[2], cause, seconds, seconds / wall)
+            IdleTime(place[0], place[1], place[2], cause, seconds, seconds / wall)
             for cause, seconds in causes
             if seconds > 0
         ]

@@ -16,7 +16,7 @@ from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.failures import Failure
+from eatnas_db.queries.failures import FailedAttempt
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
@@ -214,7 +214,7 @@ def test_families_fronts_changes_and_events_are_lists_like_any_other(eatnas, lar
 
 
 def failure(number, message):
-    return Failure(number, number, 1, "failed", "exception", message, None, 1.0, 2.0)
+    return FailedAttempt(number, number, 1, "failed", "exception", message, None, 1.0, 2.0)
 
 
 def test_what_has_no_value_comes_last_and_can_be_asked_for():

@@ -7,13 +7,15 @@ from rich.console import Console
 
 from eatnas_cli.dashboard import DashboardView, draw, pace
 from eatnas_db.queries.activity import TrainingActivity
-from eatnas_db.queries.progress import Progress
-from eatnas_db.queries.quality import Step
-from eatnas_db.queries.ranking import BestCandidate
+from eatnas_db.queries.progress import SearchCounters
+from eatnas_db.queries.quality import PopulationStep
+from eatnas_db.queries.ranking import RankedCandidate
 from eatnas_report.formats import span
 
-STEPS = [Step(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)]
-PROGRESS = Progress(
+STEPS = [
+    PopulationStep(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)
+]
+PROGRESS = SearchCounters(
     budget=100,
     born=44,
     settled=40,
@@ -29,7 +31,7 @@ PROGRESS = Progress(
     started_at=1.0,
     finished_at=None,
 )
-LEADER = BestCandidate(7, 6, 0.7, 123_456, 2_345_678, "mutation", 3, "code")
+LEADER = RankedCandidate(7, 6, 0.7, 123_456, 2_345_678, "mutation", 3, "code")
 WORK = [
     TrainingActivity("anvil", 0, 10, 41, 40, "digits", 1, 3, 6, 70.0, "processor", 1234.5),
     TrainingActivity("anvil", 1, 11, 42, 41, "digits", 1, 0, 6, 95.0, "processor", None),
@@ -85,6 +87,6 @@ def test_there_is_no_pace_without_two_births_at_different_times():
     assert pace([STEPS[0], STEPS[0]]) is None
     assert pace(STEPS) == 0.5
     # Of two slots the first two end at once.
-    together = [Step(number, 4, 0.5, 0.0, 0.5, 0.5, 20.0, 20.0) for number in (1, 2)]
+    together = [PopulationStep(number, 4, 0.5, 0.0, 0.5, 0.5, 20.0, 20.0) for number in (1, 2)]
     assert pace(together) is None
     assert pace(together, started_at=10.0) == 0.2

@@ -6,19 +6,19 @@ import sys
 import pytest
 
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.compare import ComputeCurve, Point
-from eatnas_db.queries.lineage import Relative
+from eatnas_db.queries.compare import ComputeCurve, CurvePoint
+from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.queries.pareto import Tradeoff
-from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveValue
-from eatnas_db.queries.quality import Step
+from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
+from eatnas_db.queries.quality import PopulationStep
 from eatnas_report import lineage_plot, plots
 from eatnas_report.terminal import plot, quality_curve
 
-STEPS = [Step(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
-EMPTY = Step(1, 0, None, None, None, None, 1.0, 1.0)
+STEPS = [PopulationStep(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
+EMPTY = PopulationStep(1, 0, None, None, None, None, 1.0, 1.0)
 COURSES = [
-    ComputeCurve("one", 0.0, (Point(1, 2.0, 0.5), Point(2, 4.0, 0.7))),
-    ComputeCurve("ten", 1.0, (Point(1, 9.0, 0.6),)),
+    ComputeCurve("one", 0.0, (CurvePoint(1, 2.0, 0.5), CurvePoint(2, 4.0, 0.7))),
+    ComputeCurve("ten", 1.0, (CurvePoint(1, 9.0, 0.6),)),
 ]
 FRONT = [Tradeoff(1, 0, 0.7, 0.7, 100, 2000, "random", "c"), Tradeoff(2, 1, 0.9, 0.9, 300, 9000, "random", "c")]
 
@@ -47,13 +47,13 @@ def test_courses_and_fronts_are_drawn(tmp_path):
 
 def test_families_and_primitives_are_drawn(tmp_path):
     line = [
-        Relative(3, "large", 2, 0, 1, "mutation", "pending", None, None, (), "c"),
-        Relative(2, "large", 1, 1, 0, "basic", "scored", 0.5, None, ("block 5 kernel 3 → 7",), "c"),
-        Relative(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
+        LineageEntry(3, "large", 2, 0, 1, "mutation", "pending", None, None, (), "c"),
+        LineageEntry(2, "large", 1, 1, 0, "basic", "scored", 0.5, None, ("block 5 kernel 3 → 7",), "c"),
+        LineageEntry(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
     ]
     lineage_plot.draw_family(tmp_path / "l.png", line)
     values = [
-        PrimitiveValue(step, 1, primitive, value, 2, share, 0.5)
+        PrimitiveShare(step, 1, primitive, value, 2, share, 0.5)
         for step in (5, 10)
         for primitive in PRIMITIVES
         for value, share in (("a", step / 10), ("b", 1 - step / 10))
@@ -62,7 +62,7 @@ def test_families_and_primitives_are_drawn(tmp_path):
     assert drawn(tmp_path / "l.png")
     assert drawn(tmp_path / "p.png")
     lineage_plot.draw_family(tmp_path / "n.png", line[:1])
-    sister = Relative(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
+    sister = LineageEntry(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
     lineage_plot.draw_family(tmp_path / "w.png", [*line, sister])
     assert drawn(tmp_path / "w.png")
     lineage_plot.draw_primitives(tmp_path / "n.png", "small", [])
@@ -71,8 +71,8 @@ def test_families_and_primitives_are_drawn(tmp_path):
 def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_path):
     changes = ("block 5 kernel 3 → 7", "block 6 width 0.5 → 2.0")
     line = [
-        Relative(2, "large", 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
-        Relative(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
+        LineageEntry(2, "large", 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
+        LineageEntry(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
     ]
     lineage_plot.draw_family(tmp_path / "l.svg", line)
     # matplotlib draws letters as outlines, and says above each text what it is.

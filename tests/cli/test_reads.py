@@ -12,9 +12,9 @@ from sqlalchemy import func, insert, select, update
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.events import record_event
-from eatnas_db.queries.activity import list_held_up, list_work
+from eatnas_db.queries.activity import list_blocked_searches, list_training_activity
 from eatnas_db.queries.events import list_events
-from eatnas_db.queries.searches import get_search, list_standings
+from eatnas_db.queries.searches import get_search, list_search_summaries
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
@@ -118,23 +118,23 @@ def give_work(connection, *workers, of=2):
 def test_a_search_is_held_up_where_workers_are_idle_and_nothing_of_it_is_pending(engine):
     with transaction(engine) as connection:
         give_work(connection, 1)
-        assert list_held_up(connection) == ()
+        assert list_blocked_searches(connection) == ()
         connection.execute(insert(worker).values(id=2, device_id=1, slot=5, pid=78, started_at=0))
         connection.execute(update(candidate).where(candidate.c.id == 2).values(state="leased"))
         lag, pending = connection.execute(
             select(search.c.lag, func.count().filter(candidate.c.state == "pending")).join(candidate)
         ).one()
         assert pending
-        assert list_held_up(connection) == ()
+        assert list_blocked_searches(connection) == ()
         connection.execute(update(candidate).where(candidate.c.state == "pending").values(state="cancelled"))
-        ((_, in_training, told),) = map(astuple, list_held_up(connection))
+        ((_, in_training, told),) = map(astuple, list_blocked_searches(connection))
         assert (in_training, told) == (1, lag)
         for ended in ({"exhausted": True}, {"ends_at": 1}, {"budget_device_seconds": 0.0}, {"wish": "paused"}):
             before = connection.begin_nested()
             connection.execute(update(search).values(**ended))
-            assert list_held_up(connection) == (), ended
+            assert list_blocked_searches(connection) == (), ended
             before.rollback()
-        assert list_held_up(connection)
+        assert list_blocked_searches(connection)
 
 
 def test_work_and_standings_are_read_by_index(engine):
@@ -151,9 +151,9 @@ def test_work_and_standings_are_read_by_index(engine):
     asked = []
     with reading(engine) as connection:
         hooks.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
-        (work,) = list_work(connection)
-        list_held_up(connection)
-        list_standings(connection)
+        (work,) = list_training_activity(connection)
+        list_blocked_searches(connection)
+        list_search_summaries(connection)
         list_events(connection, candidate_id=2)
         plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given).all() for sql, given in list(asked)]
     assert (work.slot, work.worker_pid, work.candidate_id, work.birth) == (4, 77, 2, 1)

@@ -9,7 +9,7 @@ from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.events import list_events
-from eatnas_db.queries.ranking import count_looks, get_winner, list_best
+from eatnas_db.queries.ranking import count_test_evaluations, get_winner, list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance import advance_search
@@ -91,7 +91,7 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
     test(name, [0.1, 0.2, 0.3])
     with transaction(engine) as connection:
         after = list_best(connection, small, 3)
-        assert (count_looks(connection, small), count_looks(connection, row.id)) == (3, 3)
+        assert (count_test_evaluations(connection, small), count_test_evaluations(connection, row.id)) == (3, 3)
         told = [one.words for one in list_events(connection, row.id, kind="tested")]
         assert get_search(connection, name).status == "finished"
     assert told[0] == "attempt 1 was looked at on the test part, once: accuracy 0.1000"
@@ -134,7 +134,7 @@ def test_a_second_test_by_the_same_recipe_wants_to_be_asked_for_and_has_fresh_se
     test(name, [0.9])
     with transaction(engine) as connection:
         assert list_best(connection, small, 1)[0].test == pytest.approx(0.7)
-        assert count_looks(connection, small) == 4
+        assert count_test_evaluations(connection, small) == 4
     # Who failed was not looked at.
     failed = final(candidate_ids=[11, 11], seeds=1)
     with transaction(engine) as connection:

@@ -17,9 +17,9 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.events import record_event
 from eatnas_db.queries.candidates import get_candidate
-from eatnas_db.queries.compare import ComputeCurve, Point, list_courses, list_reached
+from eatnas_db.queries.compare import ComputeCurve, CurvePoint, list_compute_curves, list_levels_reached
 from eatnas_db.queries.lineage import get_lineage, list_descendants
-from eatnas_db.queries.mutations import list_mutation_kinds
+from eatnas_db.queries.mutations import list_mutation_statistics
 from eatnas_db.queries.pareto import list_front, list_tradeoffs
 from eatnas_db.queries.population import list_population
 from eatnas_db.queries.primitives import PRIMITIVES, list_primitives
@@ -168,29 +168,29 @@ def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(engine, search_f
 
 
 def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(large, connection):
-    both = list_courses(connection, ["small", "large"])
+    both = list_compute_curves(connection, ["small", "large"])
     assert [course.seconds_before for course in both] == [0.0, 12.0 + 6.0]
     assert both[1].points[0].device_seconds == 18.0 + 4.0
-    (alone,) = list_courses(connection, ["large"], alone=True)
+    (alone,) = list_compute_curves(connection, ["large"], alone=True)
     assert (alone.seconds_before, alone.points[0].device_seconds, alone.points[0].step) == (0.0, 4.0, 4)
     with pytest.raises(NotFoundError):
-        list_courses(connection, ["small", "other"])
+        list_compute_curves(connection, ["small", "other"])
 
 
 def test_levels_are_told_by_the_first_step_that_reaches_them_and_ratios_to_the_first_search():
-    one = ComputeCurve("one", 0.0, (Point(1, 10.0, 0.5), Point(2, 20.0, 0.7), Point(3, 30.0, 0.6)))
-    two = ComputeCurve("two", 0.0, (Point(1, 5.0, 0.6), Point(2, 8.0, 0.65)))
-    rows = list_reached([one, two], [0.6, 0.7])
+    one = ComputeCurve("one", 0.0, (CurvePoint(1, 10.0, 0.5), CurvePoint(2, 20.0, 0.7), CurvePoint(3, 30.0, 0.6)))
+    two = ComputeCurve("two", 0.0, (CurvePoint(1, 5.0, 0.6), CurvePoint(2, 8.0, 0.65)))
+    rows = list_levels_reached([one, two], [0.6, 0.7])
     assert [(row.search, row.device_seconds, row.ratio) for row in rows] == [
         ("one", 20.0, 1.0),
         ("two", 5.0, 0.25),
         ("one", 20.0, 1.0),
         ("two", None, None),
     ]
-    levels = [row.level for row in list_reached([one, two])][::2]
+    levels = [row.level for row in list_levels_reached([one, two])][::2]
     assert levels == pytest.approx([0.5, 0.55, 0.6, 0.65, 0.7])
-    assert list_reached([ComputeCurve("empty", 0.0, ())]) == ()
-    assert len(list_reached([ComputeCurve("flat", 0.0, one.points[:1])])) == 1
+    assert list_levels_reached([ComputeCurve("empty", 0.0, ())]) == ()
+    assert len(list_levels_reached([ComputeCurve("flat", 0.0, one.points[:1])])) == 1
 
 
 def test_primitives_are_shares_of_the_population_of_each_step(small, connection):
@@ -211,16 +211,16 @@ def test_primitives_are_shares_of_the_population_of_each_step(small, connection)
 
 
 def test_kinds_of_change_count_children_and_average_what_they_gained(small, connection):
-    rows = list_mutation_kinds(connection, small)
+    rows = list_mutation_statistics(connection, small)
     assert sum(row.children for row in rows) == 8
     assert [row.mean_gain for row in rows] == sorted((row.mean_gain for row in rows), reverse=True)
     assert all(row.improved == 1 and row.joined == 1 and row.scored == row.children for row in rows)
-    by_block = [row for block in range(1, 8) for row in list_mutation_kinds(connection, small, block)]
+    by_block = [row for block in range(1, 8) for row in list_mutation_statistics(connection, small, block)]
     assert sum(row.children for row in by_block) == 8
 
 
 def test_perturbations_are_not_counted_as_changes_that_paid(large, connection):
-    assert sum(row.children for row in list_mutation_kinds(connection, large)) == 4
+    assert sum(row.children for row in list_mutation_statistics(connection, large)) == 4
 
 
 @pytest.mark.parametrize("cost", ["mult_adds", "params"])
@@ -320,11 +320,11 @@ def test_a_search_that_was_never_trained_has_answers_too(search_factory, connect
     assert list_steps(connection, search_id) == ()
     assert list_primitives(connection, search_id) == ()
     assert list_front(connection, search_id) == ()
-    assert list_mutation_kinds(connection, search_id) == ()
+    assert list_mutation_statistics(connection, search_id) == ()
     found = get_utilisation(connection, search_id, now=1.0)
     assert (found.wall_seconds, found.candidates_per_hour, found.busy, found.slots) == (0.0, None, None, ())
     assert found.training is None
-    assert list_reached(list_courses(connection, ["new"])) == ()
+    assert list_levels_reached(list_compute_curves(connection, ["new"])) == ()
 
 
 @ON_SQLITE
@@ -332,10 +332,10 @@ def test_the_new_questions_read_candidates_by_index(engine, large, small):
     asked = []
     with reading(engine) as connection:
         event.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
-        for question in (list_steps, list_primitives, list_mutation_kinds, list_front, list_tradeoffs):
+        for question in (list_steps, list_primitives, list_mutation_statistics, list_front, list_tradeoffs):
             question(connection, small)
         get_utilisation(connection, small, 0.0)
-        list_courses(connection, ["large"])
+        list_compute_curves(connection, ["large"])
         get_lineage(connection, 1)
         plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", given).all() for sql, given in list(asked)]
     steps_of = [row[3] for plan in plans for row in plan]

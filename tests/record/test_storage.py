@@ -19,7 +19,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
 from eatnas_db.integrity.check import list_violations
-from eatnas_db.queries.disk_usage import Order, Removable, Usage, measure, what_goes
+from eatnas_db.queries.disk_usage import DiskUsage, RemovableFile, RemovalOrder, measure_disk_usage, select_for_removal
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.retention import make_room
@@ -43,11 +43,11 @@ SPEC = {
 }
 FILES = some.lists(
     some.builds(
-        Removable,
+        RemovableFile,
         path=some.integers(0, 999).map(lambda number: Path(str(number))),
         bytes=some.integers(0, 50),
         changed_at=some.floats(0, 100),
-        order=some.sampled_from(Order),
+        order=some.sampled_from(RemovalOrder),
     ),
     max_size=20,
 )
@@ -91,8 +91,8 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 @given(FILES, some.integers(0, 2000), some.integers(1, 2000))
 def test_no_more_goes_than_has_to_and_in_the_documented_order(files, needed, limit):
-    usage = Usage(other=needed + sum(file.bytes for file in files), removable=files)
-    going = what_goes(usage, limit)
+    usage = DiskUsage(other=needed + sum(file.bytes for file in files), removable=files)
+    going = select_for_removal(usage, limit)
     over = usage.bytes - limit
     assert sum(file.bytes for file in going) >= over or len(going) == len(files)
     assert not going or sum(file.bytes for file in going[:-1]) < over
@@ -108,7 +108,7 @@ def test_what_a_home_takes_is_told_by_what_it_is_for(home):
     (home.settings.home / "notes.txt").write_bytes(b"n" * 10)
     home.settings.data.mkdir()
     (home.settings.data / "huge.bin").write_bytes(b"d" * 100_000)
-    usage = measure(home.engine, home.settings, time.time())
+    usage = measure_disk_usage(home.engine, home.settings, time.time())
     of_files = sum(file.stat().st_size for file in home.settings.home.rglob("*") if file.is_file())
     assert usage.bytes == of_files - 100_000
     assert usage.mlflow == 1000
@@ -160,14 +160,14 @@ def test_logs_and_leftovers_go_before_checkpoints_and_the_newest_last(home):
     os.utime(leftover, (long_ago, long_ago))
     fresh = leftover.with_name(".c1-a9-e1-b0.ckpt.being-written")
     fresh.write_bytes(b"x")
-    usage = measure(home.engine, home.settings, time.time())
-    order = [file.order for file in what_goes(usage, 0)]
+    usage = measure_disk_usage(home.engine, home.settings, time.time())
+    order = [file.order for file in select_for_removal(usage, 0)]
     assert order == sorted(order)
-    assert {Order.LEFTOVER, Order.OLDER, Order.NEWEST} == set(order)
-    paths = [file.path for file in what_goes(usage, 0)]
+    assert {RemovalOrder.LEFTOVER, RemovalOrder.OLDER, RemovalOrder.NEWEST} == set(order)
+    paths = [file.path for file in select_for_removal(usage, 0)]
     assert leftover in paths
     assert fresh not in paths
-    newest = [file for file in usage.removable if file.order == Order.NEWEST]
+    newest = [file for file in usage.removable if file.order == RemovalOrder.NEWEST]
     living = home.ask(select(candidate.c.id).where(candidate.c.joined.is_not(None), candidate.c.left.is_(None)))
     assert len(newest) >= len(living)
 

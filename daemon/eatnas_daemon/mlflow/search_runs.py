@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from eatnas_db.database.transactions import reading
 from eatnas_db.queries.quality import list_steps
-from eatnas_db.queries.ranking import BestCandidate, get_winner, list_best
+from eatnas_db.queries.ranking import RankedCandidate, get_winner, list_best
 from eatnas_db.queries.searches import SearchRecord
 
 CURVE: Final = ("quality", "mean", "best", "spread")
@@ -282,7 +282,7 @@ def introduction(record: SearchRecord) -> str:
     return f"Search {record.name}: {space} on {of}, seed {record.seed}, written by eatnas-db."
 
 
-def _note(record: SearchRecord, best: BestCandidate | None, best_run: str | None, experiment_id: str) -> str:
+def _note(record: SearchRecord, best: RankedCandidate | None, best_run: str | None, experiment_id: str) -> str:
     lines = [introduction(record), f"{record.status}, {record.settled} of {record.budget_candidates} births settled."]
     if best is not None:
         words = f"candidate {best.id}, birth {best.birth}"
@@ -299,7 +299,7 @@ def _link(experiment_id: str, run_id: str) -> str:
     return f"#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def _best(connection: Connection, search_id: int) -> BestCandidate | None:
+def _best(connection: Connection, search_id: int) -> RankedCandidate | None:
     winner = get_winner(connection, search_id)
     if winner is not None and winner.yardstick is not None:
         return winner
