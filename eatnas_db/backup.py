@@ -17,6 +17,7 @@ from typing import Any, Final
 from sqlalchemy import select
 
 from eatnas_db import events, transitions
+from eatnas_db.atomic_files import sync_and_replace
 from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import transaction
@@ -191,18 +192,11 @@ def _shares(database: Path) -> list[Path]:
 
 
 def _put(copy: Path, target: Path) -> None:
-    with copy.open("rb") as file:
-        os.fsync(file.fileno())
     if target.exists():
         shutil.copymode(target, copy)
     else:
         copy.chmod(0o666 & ~_umask())
-    copy.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_and_replace(copy, target)
 
 
 def _umask() -> int:

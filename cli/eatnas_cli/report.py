@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from eatnas_cli.record import SearchName, viewing
+from eatnas_db.atomic_files import atomic_write
 from eatnas_db.errors import ConflictError
 
 
@@ -40,15 +40,8 @@ def _check(file: Path, force: bool) -> None:
 
 
 def _write_whole(file: Path, text: str, force: bool) -> None:
-    """Under another name first, so that nobody ever opens half a page. Raises `ConflictError`."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with draft.open("w", encoding="utf-8") as opened:
-            opened.write(text)
-            opened.flush()
-            os.fsync(opened.fileno())
-        # Once more: somebody else may have written it while we were reading.
+    """Replace the file as a whole, so that nobody ever opens half a page. Raises `ConflictError`."""
+    with atomic_write(file) as opened:
+        opened.write(text.encode())
+        # Another program may have written the file while this one read the record.
         _check(file, force)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import logging
 import os
@@ -24,11 +23,13 @@ import psutil
 from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
+from eatnas_db.atomic_files import atomic_write
 from eatnas_db.config import Hooks, read_hooks
 from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import EatnasError, RecordError
+from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.queries.events import RecordedEvent, list_events
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
@@ -70,12 +71,8 @@ class Place:
 
     def write(self, file: Path) -> None:
         """Replace the file as a whole. Raises `OSError`."""
-        draft = file.with_name(f".{file.name}.draft")
-        with draft.open("w", encoding="utf-8") as opened:
-            json.dump({**asdict(self), "told": sorted(self.told)}, opened)
-            opened.flush()
-            os.fsync(opened.fileno())
-        draft.replace(file)
+        with atomic_write(file) as opened:
+            opened.write(json.dumps({**asdict(self), "told": sorted(self.told)}).encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,9 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         log = _daemon_log(settings)
         engine = open_record(settings.database_url)
-        with (settings.home / "hooks.lock").open("a") as file:
-            # The follower of a daemon that has just ended may still tell its last.
-            fcntl.flock(file, fcntl.LOCK_EX)
+        # The follower of a daemon that has just ended may still tell its last.
+        with exclusive_lock(settings.home / "hooks.lock"):
             watch(Notifier(engine, settings, hooks, log, options.since), engine, log, options.every)
     except EatnasError as error:
         sys.exit(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from eatnas_db.errors import ConflictError
+from eatnas_db.file_lock import is_locked, try_lock
 
 LOOKS: Final = 50
 LOOK_SECONDS: Final = 0.02
@@ -34,16 +34,13 @@ def hold(lock_file: Path) -> Iterator[None]:
 
 def _take(file: TextIO, lock_file: Path) -> None:
     for _ in range(LOOKS):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = holder_of(lock_file)
-            if holder is not None:
-                raise ConflictError(f"a daemon (pid {holder}) works on this record already") from None
-            # Somebody only looked who holds it, which takes a moment's lock.
-            time.sleep(LOOK_SECONDS)
-        else:
+        if try_lock(file):
             return
+        holder = holder_of(lock_file)
+        if holder is not None:
+            raise ConflictError(f"a daemon (pid {holder}) works on this record already")
+        # Somebody only looked who holds it, which takes a moment's lock.
+        time.sleep(LOOK_SECONDS)
     raise ConflictError(
         f"{lock_file} is locked by a process that does not say which; try again, or see `fuser {lock_file}`"
     )
@@ -53,9 +50,7 @@ def holder_of(lock_file: Path) -> int | None:
     """The pid of the supervisor that holds the lock, or None when nobody does."""
     try:
         with lock_file.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if is_locked(file):
                 text = file.read().strip()
                 return int(text) if text.isdigit() else None
     except FileNotFoundError:

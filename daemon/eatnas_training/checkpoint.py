@@ -9,15 +9,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from eatnas_db.atomic_files import atomic_write
 from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
 from eatnas_training.worker_protocol import StopRequest
 
@@ -96,18 +95,9 @@ def write(path: Path, content: bytes) -> WrittenCheckpoint:
     """Write `content` so that a crash at any moment leaves the whole file or none under `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with atomic_write(path, mode=0o600) as file:
+        file.write(content)
+        file.write(digest.digest())
     return WrittenCheckpoint(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
 
 
@@ -144,11 +134,3 @@ def unpack(content: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"not a checkpoint: it holds {type(state).__name__}")
     return state
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

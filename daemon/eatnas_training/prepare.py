@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import http.client
 import json
@@ -16,11 +15,12 @@ import sys
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
+from eatnas_db.atomic_files import atomic_write
 from eatnas_db.errors import DataError
 from eatnas_training import dataset_files, datasets
 
@@ -183,7 +183,8 @@ def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> N
     if not url.startswith(("http://", "https://")):
         raise DataError(f"{url} is no URL of a web server; {by_hand}")
     print(f"fetching {url}", file=sys.stderr)
-    with _appearing(folder / file) as (part, target):
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / file) as target:
         try:
             with urllib.request.urlopen(url, timeout=SILENCE_SECONDS) as answer:  # noqa: S310
                 shutil.copyfileobj(answer, target)
@@ -192,7 +193,7 @@ def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> N
                 error.close()
             raise DataError(f"{name}: {url} cannot be fetched ({_reason(error)}); {by_hand}") from error
         target.flush()
-        if (found := _md5(part)) != md5:
+        if (found := _md5(Path(target.name))) != md5:
             raise DataError(f"{name}: {url} has MD5 {found}, not {md5}: damaged or another file, removed; {by_hand}")
 
 
@@ -204,21 +205,10 @@ def _unpack(archive: Path, root: Path, name: str, wanted: Mapping[str, str]) -> 
             content = tar.extractfile(f"{home}/{file}")
             if content is None:
                 raise DataError(f"{archive}: {home}/{file} is no file in it; delete it and try again")
-            with _appearing(_place(root, name, file)) as (_, target):
+            path = _place(root, name, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as target:
                 shutil.copyfileobj(content, target)
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """A file to write into, which gets its name only if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as target:
-            yield part, target
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _md5(path: Path) -> str:

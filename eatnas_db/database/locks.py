@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy import Connection, Engine, Select, select, text
 
 from eatnas_db.database.dialects import detached_connection, on_server
 from eatnas_db.database.errors import translated_errors
+from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.schema.searches import search
 
 
@@ -36,8 +36,7 @@ def hold_schema(connection: Connection) -> None:
 def alone(engine: Engine, what: str) -> Iterator[None]:
     """Of all programs on this record, one at a time does `what`."""
     if not on_server(engine):
-        with Path(f"{engine.url.database}.{what}.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with exclusive_lock(Path(f"{engine.url.database}.{what}.lock")):
             yield
         return
     with translated_errors(engine), closing(detached_connection(engine)) as connection:

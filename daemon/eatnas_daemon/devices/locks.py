@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -16,6 +15,7 @@ import psutil
 
 from eatnas_daemon.devices.model import LockOwner, printable
 from eatnas_db.errors import ConflictError
+from eatnas_db.file_lock import is_locked, try_lock
 
 # Not tempfile's choice: TMPDIR may be a folder of one user's own, where another's daemon would not look.
 LOCKS: Final = Path("/tmp")  # noqa: S108
@@ -58,15 +58,14 @@ def hold(uuid: str, folder: Path = LOCKS) -> Hold | None:
         except OSError as error:
             raise ConflictError(f"{path} cannot be opened: {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+            if not try_lock(descriptor):
+                # Perhaps somebody only looks who holds it, which takes a moment's lock.
+                time.sleep(LOOK_SECONDS)
+            elif path.stat().st_ino == os.fstat(descriptor).st_ino:
                 _sign(descriptor)
                 return Hold(descriptor)
         except FileNotFoundError:
             pass  # tidied away between two steps
-        except BlockingIOError:
-            # Perhaps somebody only looks who holds it, which takes a moment's lock.
-            time.sleep(LOOK_SECONDS)
         os.close(descriptor)
     return None
 
@@ -81,12 +80,9 @@ def holder_of(uuid: str, folder: Path = LOCKS) -> LockOwner | None:
     except OSError as error:
         return LockOwner(trouble=f"{path} cannot be opened: {error.strerror}")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _signature(os.pread(descriptor, 4096, 0))
+        return _signature(os.pread(descriptor, 4096, 0)) if is_locked(descriptor) else None
     finally:
         os.close(descriptor)
-    return None
 
 
 def _open(path: Path) -> int:

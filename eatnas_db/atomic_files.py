@@ -1,0 +1,46 @@
+"""Replace files atomically: after a crash, a path holds its old file or its new one, never a part of it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Open a temporary file that replaces `path`, synced to disk, when the block ends without an error.
+
+    The temporary file lies in the folder of `path`, under `file.name`. The umask applies to `mode`. If the block
+    raises, `path` stays as it was and the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def sync_and_replace(source: Path, target: Path) -> None:
+    """Sync a complete file to disk, then rename it to `target` in the same file system."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

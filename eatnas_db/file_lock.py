@@ -1,0 +1,42 @@
+"""Lock files between processes (`flock`). The kernel releases a lock when its process ends."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+File = int | IO[Any]
+"""An open file or its descriptor."""
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Lock a file for the length of a block, after its present holder releases it. Create the file if it is missing."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def try_lock(file: File) -> bool:
+    """Lock a file until it is closed. Return False if another process holds its lock.
+
+    A process that calls `is_locked` at the same moment also makes this fail: callers try again before they give up.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_locked(file: File) -> bool:
+    """Return whether another process holds the lock of a file. Takes a shared lock for a moment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False
