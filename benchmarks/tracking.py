@@ -35,7 +35,6 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import breed_births, settle_births
 from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
-from eatnas_protocol.messages import EpochDone
 
 EPOCHS = 4
 TREE = {
@@ -68,7 +67,7 @@ def train(connection: Any, number: int) -> None:
     token = transitions.lease_next(connection, 1, host_id=1, worker_id=1, now=now).token  # type: ignore[union-attr]
     accuracy = 0.5 + (number * 37 % 1000) / 4000 + number / 100_000
     for epoch in range(EPOCHS):
-        done = EpochDone(token.candidate, token.attempt, epoch, 2.0, 0.25, 1.5, accuracy, 0.1, 1.0, now + epoch)
+        done = training_record.EpochRecord(epoch, 2.0, 0.25, 1.5, accuracy, 0.1, 1.0, now + epoch)
         training_record.record_epochs(connection, token, [done], now + epoch)
     transitions.record_score(
         connection,

@@ -33,7 +33,6 @@ from eatnas_db.searches.create import create_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
-from eatnas_protocol.messages import Checkpointed, EpochDone
 
 MEASURED = 300
 UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
@@ -58,10 +57,10 @@ def one_candidate(connection: Any) -> None:
     assert leased is not None
     token = leased.token
     fitness = (token.candidate * 7919 % 1000) / 1000
-    epochs = [EpochDone(token.candidate, 1, number, 1.0, fitness, 1.0, fitness, 0.1, 1.0, 1.0) for number in range(5)]
+    epochs = [training_record.EpochRecord(number, 1.0, fitness, 1.0, fitness, 0.1, 1.0, 1.0) for number in range(5)]
     training_record.record_epochs(connection, token, epochs, 1.0)
     path = f"c{token.candidate}.ckpt"
-    report = Checkpointed(token.candidate, 1, path, "0" * 64, 100_000, 5, 0)
+    report = training_record.CheckpointRecord(path, "0" * 64, 100_000, 5, 0)
     training_record.record_checkpoint(connection, token, report, 1.0)
     transitions.record_score(
         connection,

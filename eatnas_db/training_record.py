@@ -1,4 +1,4 @@
-"""What a training leaves in the record before it is scored: epochs and checkpoints."""
+"""Record what a training leaves behind before it is scored: epochs, checkpoints and resumptions."""
 
 from __future__ import annotations
 
@@ -12,145 +12,178 @@ from eatnas_db.database.dialects import insert_new
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken, require_lease
 from eatnas_db.schema.trainings import checkpoint, epoch
-from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceUse:
-    """What a training took of its device in an epoch: bytes held, and the share in use where that is known."""
+    """The device's use at the end of an epoch: bytes held, and the share in use, None where it is unknown."""
 
     memory_bytes: int
     load: float | None
 
 
-_EPOCHS: Final = select(epoch).where(epoch.c.candidate_id == bindparam("of"))
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """The results of one epoch, `number` counted from 0; a final model has none of validation.
+
+    `ended_at`: seconds since 1970 by the worker's clock. `resource_use`: None where it was not measured.
+    """
+
+    number: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    ended_at: float
+    resource_use: ResourceUse | None = None
 
 
-_NEW_EPOCH: Final = insert(epoch)
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A whole checkpoint file: training continues at (`epoch`, `batch`), both counted from 0.
+
+    `path` is relative to the artifacts folder; `digest` is the SHA-256 of the content, `bytes` the size of the file.
+    """
+
+    path: str
+    digest: str
+    bytes: int
+    epoch: int
+    batch: int
 
 
+@dataclass(frozen=True, slots=True)
+class ResumptionRecord:
+    """Where an attempt that found checkpoint files begins: `checkpoint` is None when it starts from scratch.
+
+    `damaged` maps the paths of files that cannot be used, relative to the artifacts folder, to the error.
+    """
+
+    checkpoint: CheckpointRecord | None
+    damaged: Mapping[str, str]
+
+
+_SELECT_EPOCHS: Final = select(epoch).where(epoch.c.candidate_id == bindparam("candidate_id"))
+_INSERT_EPOCH: Final = insert(epoch)
 _EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
-def record_epochs(
-    connection: Connection,
-    token: LeaseToken,
-    reports: Sequence[EpochDone],
-    now: float,
-    uses: Mapping[int, ResourceUse] | None = None,
-) -> None:
-    """Write epochs; one that is there already must be equal, else the event `replay_differs` tells.
+def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[EpochRecord], now: float) -> None:
+    """Insert epochs; one that is recorded already must be equal, otherwise the event `replay_differs` is recorded.
 
-    `uses`: what they took of the device, by epoch, as far as known.
+    Raises `StaleLeaseError`.
     """
     held = require_lease(connection, token)
-    known = {row.number: row for row in connection.execute(_EPOCHS, {"of": token.candidate})}
-    fresh = [report for report in reports if report.epoch not in known]
-    if fresh:
-        connection.execute(_NEW_EPOCH, [_epoch_row(token, report, (uses or {}).get(report.epoch)) for report in fresh])
-    for report in reports:
-        row = known.get(report.epoch)
-        differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(report, k)]
+    rows = connection.execute(_SELECT_EPOCHS, {"candidate_id": token.candidate})
+    recorded = {row.number: row for row in rows}
+    new_rows = [_epoch_row(token, record) for record in epochs if record.number not in recorded]
+    if new_rows:
+        connection.execute(_INSERT_EPOCH, new_rows)
+    for record in epochs:
+        row = recorded.get(record.number)
+        differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(record, k)]
         if differing:
-            detail = {"epoch": report.epoch, "differing": differing}
+            detail = {"epoch": record.number, "differing": differing}
             record_event(connection, now, "replay_differs", held.search_id, token.candidate, token.attempt, detail)
 
 
 KEPT_CHECKPOINTS: Final = 2
 """The newest, and the one before it in case the newest turns out to be damaged."""
 
-
-_NEW_CHECKPOINT: Final = insert_new(checkpoint)
-
-
-_NEWEST: Final = (
+_INSERT_CHECKPOINT: Final = insert_new(checkpoint)
+_SELECT_NEWEST: Final = (
     select(checkpoint.c.path)
-    .where(checkpoint.c.candidate_id == bindparam("of"))
+    .where(checkpoint.c.candidate_id == bindparam("candidate_id"))
     .order_by(checkpoint.c.epoch.desc(), checkpoint.c.batch.desc(), checkpoint.c.attempt.desc())
     .limit(KEPT_CHECKPOINTS)
 )
-
-
-_OLDER: Final = (
+_DELETE_OLDER: Final = (
     delete(checkpoint)
-    .where(checkpoint.c.candidate_id == bindparam("of"), checkpoint.c.path.not_in(_NEWEST))
+    .where(checkpoint.c.candidate_id == bindparam("candidate_id"), checkpoint.c.path.not_in(_SELECT_NEWEST))
     .returning(checkpoint.c.path)
 )
 
 
-def record_checkpoint(connection: Connection, token: LeaseToken, report: Checkpointed, now: float) -> list[str]:
-    """Write a checkpoint's row; the paths of files that are too old now come back, to be removed after the commit."""
+def record_checkpoint(connection: Connection, token: LeaseToken, record: CheckpointRecord, now: float) -> list[str]:
+    """Insert a checkpoint and delete the rows of older ones; return the paths to remove after the commit.
+
+    Raises `StaleLeaseError`.
+    """
     require_lease(connection, token)
-    connection.execute(_NEW_CHECKPOINT, _checkpoint_row(token, report, now))
-    return list(connection.execute(_OLDER, {"of": token.candidate}).scalars())
+    connection.execute(_INSERT_CHECKPOINT, _checkpoint_row(token, record, now))
+    return list(connection.execute(_DELETE_OLDER, {"candidate_id": token.candidate}).scalars())
 
 
-def record_resumption(connection: Connection, token: LeaseToken, report: Resumed, now: float) -> list[str]:
-    """Write down where an attempt began; damaged files lose their rows, and their paths come back.
+def record_resumption(connection: Connection, token: LeaseToken, record: ResumptionRecord, now: float) -> list[str]:
+    """Record where an attempt begins; delete the rows of damaged files and return their paths.
 
-    A whole file without a row (its writer was killed between the two) is adopted.
+    A whole file without a row is adopted: its worker or the daemon was killed before the row was written. Raises
+    `StaleLeaseError`.
     """
     held = require_lease(connection, token)
 
-    def tell(kind: str, detail: dict[str, Any]) -> None:
+    def log_event(kind: str, detail: dict[str, Any]) -> None:
         record_event(connection, now, kind, held.search_id, token.candidate, token.attempt, detail)
 
     of_candidate = checkpoint.c.candidate_id == token.candidate
-    for path, reason in report.damaged.items():
+    for path, reason in record.damaged.items():
         connection.execute(delete(checkpoint).where(of_candidate, checkpoint.c.path == path))
-        tell("checkpoint_damaged", {"path": path, "message": reason})
-    if report.path is None:
-        tell("started_afresh", {})
-        return list(report.damaged)
+        log_event("checkpoint_damaged", {"path": path, "message": reason})
+    used = record.checkpoint
+    if used is None:
+        log_event("started_afresh", {})
+        return list(record.damaged)
     adopted = connection.execute(
-        _NEW_CHECKPOINT.returning(checkpoint.c.path),
-        _checkpoint_row(token, report, now),
+        _INSERT_CHECKPOINT.returning(checkpoint.c.path), _checkpoint_row(token, used, now)
     ).first()
     if adopted is not None:
-        tell("checkpoint_adopted", {"path": report.path})
-    tell("resumed", {"epoch": report.epoch, "batch": report.batch})
-    return list(report.damaged)
+        log_event("checkpoint_adopted", {"path": used.path})
+    log_event("resumed", {"epoch": used.epoch, "batch": used.batch})
+    return list(record.damaged)
 
 
 def record_restoration(connection: Connection, token: LeaseToken, ancestor_id: int, now: float) -> None:
-    """Write down that an ancestor was trained again."""
+    """Record that an ancestor was trained again, because its weights were missing. Raises `StaleLeaseError`."""
     held = require_lease(connection, token)
     detail = {"ancestor": ancestor_id}
     record_event(connection, now, "ancestor_restored", held.search_id, token.candidate, token.attempt, detail)
 
 
-def _checkpoint_row(token: LeaseToken, report: Checkpointed | Resumed, now: float) -> dict[str, Any]:
+def _checkpoint_row(token: LeaseToken, record: CheckpointRecord, now: float) -> dict[str, Any]:
     return {
         "candidate_id": token.candidate,
-        "path": report.path,
+        "path": record.path,
         "attempt": token.attempt,
-        "epoch": report.epoch,
-        "batch": report.batch,
-        "digest": report.digest,
-        "bytes": report.bytes,
+        "epoch": record.epoch,
+        "batch": record.batch,
+        "digest": record.digest,
+        "bytes": record.bytes,
         "created_at": now,
     }
 
 
-def _epoch_row(token: LeaseToken, report: EpochDone, use: ResourceUse | None) -> dict[str, Any]:
+def _epoch_row(token: LeaseToken, record: EpochRecord) -> dict[str, Any]:
+    use = record.resource_use
     return {
         "candidate_id": token.candidate,
-        "number": report.epoch,
+        "number": record.number,
         "attempt": token.attempt,
-        "train_loss": report.train_loss,
-        "train_accuracy": report.train_accuracy,
-        "val_loss": report.val_loss,
-        "val_accuracy": report.val_accuracy,
-        "learning_rate": report.learning_rate,
-        "seconds": report.seconds,
-        "ended_at": report.ended_at,
-        "memory_bytes": use and use.memory_bytes,
-        "load": use and use.load,
+        "train_loss": record.train_loss,
+        "train_accuracy": record.train_accuracy,
+        "val_loss": record.val_loss,
+        "val_accuracy": record.val_accuracy,
+        "learning_rate": record.learning_rate,
+        "seconds": record.seconds,
+        "ended_at": record.ended_at,
+        "memory_bytes": None if use is None else use.memory_bytes,
+        "load": None if use is None else use.load,
     }
 
 
 def has_progressed(connection: Connection, token: LeaseToken) -> bool:
-    """Whether an attempt has brought its candidate further: an epoch or a checkpoint that is its own."""
+    """Return whether an attempt recorded an epoch or a checkpoint."""
     return any(
         connection.execute(
             select(table.c.candidate_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.recipe import inherits, recipe_of
@@ -52,11 +53,6 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
     return Assignment(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
 
 
-def checkpoints_of(search_id: int) -> str:
-    """The folder of a search's checkpoints, relative to the artifacts, as the record has it."""
-    return f"checkpoints/{search_id}/"
-
-
 def _heritage(connection: Connection, row: Any, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
     # All parents but a mutation's are in another search, or have no weights to give.
     same_search = leased.origin == Origin.MUTATION
@@ -85,7 +81,7 @@ def _assign(
         data=data,
         training=recipe_of(row.spec, inheriting=inheriting),
         seed=derived_seed(row.seed, "training", *([replica] if replica else [])),
-        checkpoint_folder=str(settings.artifacts / checkpoints_of(search_id)),
+        checkpoint_folder=str(settings.artifacts / checkpoint_folder(search_id)),
         log_file=str(settings.logs / f"candidate-{candidate_id}.log"),
         inherits=inheriting,
     )

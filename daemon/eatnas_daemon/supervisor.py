@@ -10,13 +10,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, select
 
-from eatnas_daemon.assignments import Assignment, checkpoints_of, work_for
+from eatnas_daemon.assignments import Assignment, work_for
 from eatnas_daemon.devices.availability import Cause
 from eatnas_daemon.devices.model import CPU, PROCESSOR
 from eatnas_daemon.devices.sharing import DeviceStatus, reasons_in_words
@@ -24,6 +24,7 @@ from eatnas_daemon.gpu_scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.launchers import Launcher
 from eatnas_daemon.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
 from eatnas_db import hosts, leases, retention, training_record, transitions
+from eatnas_db.checkpoint_files import checkpoint_folder, list_partial_files
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.dialects import on_server
 from eatnas_db.database.locks import hold_searches, living_hosts
@@ -46,6 +47,7 @@ from eatnas_db.searches.control import set_waiting_reason
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings
+from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResourceUse, ResumptionRecord
 from eatnas_protocol.messages import (
     Cancel,
     Checkpointed,
@@ -375,17 +377,17 @@ class Supervisor:
         token = slot.work.leased.token
         epochs = [report for report in slot.reports if isinstance(report, EpochDone)]
         if epochs:
-            training_record.record_epochs(connection, token, epochs, wall, slot.uses)
-        folder = checkpoints_of(slot.work.leased.search_id)
+            records = [_epoch_record(report, slot.uses.get(report.epoch)) for report in epochs]
+            training_record.record_epochs(connection, token, records, wall)
+        folder = checkpoint_folder(slot.work.leased.search_id)
         for report in slot.reports:
             match report:
                 case Checkpointed():
-                    saved = replace(report, path=folder + report.path)
-                    garbage += training_record.record_checkpoint(connection, token, saved, wall)
+                    record = _checkpoint_record(report, folder + report.path)
+                    garbage += training_record.record_checkpoint(connection, token, record, wall)
                 case Resumed():
-                    damaged = {folder + path: why for path, why in report.damaged.items()}
-                    begun = replace(report, path=report.path and folder + report.path, damaged=damaged)
-                    garbage += training_record.record_resumption(connection, token, begun, wall)
+                    resumption = _resumption_record(report, folder)
+                    garbage += training_record.record_resumption(connection, token, resumption, wall)
                 case Restored():
                     training_record.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
@@ -635,11 +637,42 @@ class Supervisor:
         self._watch.close()
 
 
+def _epoch_record(report: EpochDone, use: ResourceUse | None) -> EpochRecord:
+    return EpochRecord(
+        number=report.epoch,
+        train_loss=report.train_loss,
+        train_accuracy=report.train_accuracy,
+        val_loss=report.val_loss,
+        val_accuracy=report.val_accuracy,
+        learning_rate=report.learning_rate,
+        seconds=report.seconds,
+        ended_at=report.ended_at,
+        resource_use=use,
+    )
+
+
+def _checkpoint_record(report: Checkpointed | Resumed, path: str) -> CheckpointRecord:
+    return CheckpointRecord(
+        path=path,
+        digest=report.digest,
+        bytes=report.bytes,
+        epoch=report.epoch,
+        batch=report.batch,
+    )
+
+
+def _resumption_record(report: Resumed, folder: str) -> ResumptionRecord:
+    return ResumptionRecord(
+        checkpoint=None if report.path is None else _checkpoint_record(report, folder + report.path),
+        damaged={folder + path: reason for path, reason in report.damaged.items()},
+    )
+
+
 def _sweep(slot: Slot) -> None:
     """Remove the file that a worker was writing when it was killed."""
     if slot.work is not None:
         assign = slot.work.assign
-        for file in Path(assign.checkpoint_folder).glob(f".c{assign.candidate}-a{assign.attempt}-*"):
+        for file in list_partial_files(Path(assign.checkpoint_folder), assign.candidate, assign.attempt):
             file.unlink(missing_ok=True)
 
 

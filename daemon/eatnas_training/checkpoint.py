@@ -1,7 +1,6 @@
-"""Checkpoint files: whole on disk under their name, or not there; each ends in the SHA-256 of the rest.
+"""Save checkpoints of a training and resume from them; `eatnas_db.checkpoint_files` knows the names and the format.
 
-So a file tells by itself whether it is whole, with or without its row in the record. Torch is imported where
-it is used.
+Torch is imported inside the functions that use it, because the simulated worker imports this module too.
 """
 
 from __future__ import annotations
@@ -9,43 +8,39 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from eatnas_db.atomic_files import atomic_write
+from eatnas_db.checkpoint_files import (
+    DIGEST_BYTES,
+    CheckpointName,
+    list_checkpoint_names,
+    read_checkpoint,
+    write_checkpoint,
+)
 from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
 from eatnas_training.worker_protocol import StopRequest
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """No room on the disk, in the quota, or under the limit on a file's size."""
 FULL_SECONDS: Final = 1.0
-DIGEST_BYTES: Final = 32
-_NAME: Final = re.compile(r"c(?P<candidate>\d+)-a(?P<attempt>\d+)-e(?P<epoch>\d+)-b(?P<batch>\d+)\.ckpt")
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenCheckpoint:
-    """A file that is whole on disk: its content's SHA-256 in hexadecimal digits, and its size in bytes."""
-
-    path: Path
-    digest: str
-    bytes: int
-
-
-def file_name(candidate: int, attempt: int, epoch: int, batch: int) -> str:
-    """The name of the checkpoint that goes on at (`epoch`, `batch`), both from 0."""
-    return f"c{candidate}-a{attempt}-e{epoch}-b{batch}.ckpt"
 
 
 def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed:
     """Write an assignment's checkpoint and give its report. Raises `OSError`, a full disk among them."""
-    name = file_name(assign.candidate, assign.attempt, epoch, batch)
-    done = write(Path(assign.checkpoint_folder) / name, content)
-    return Checkpointed(assign.candidate, assign.attempt, name, done.digest, done.bytes, epoch, batch)
+    name = str(CheckpointName(assign.candidate, assign.attempt, epoch, batch))
+    written = write_checkpoint(Path(assign.checkpoint_folder) / name, content)
+    return Checkpointed(
+        candidate=assign.candidate,
+        attempt=assign.attempt,
+        path=name,
+        digest=written.digest,
+        bytes=written.bytes,
+        epoch=epoch,
+        batch=batch,
+    )
 
 
 def save_patiently(
@@ -71,43 +66,37 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     `restore` raises `ValueError`, `KeyError` or `TypeError` when the content is not for it; it may be called again
     with an older one. What else it raises says nothing about the files, and they stay.
     """
+    folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}
-    found = [
-        match
-        for path in Path(assign.checkpoint_folder).glob(f"c{assign.candidate}-a*.ckpt")
-        if (match := _NAME.fullmatch(path.name))
-    ]
-    for match in sorted(found, key=lambda m: (int(m["epoch"]), int(m["batch"]), int(m["attempt"])), reverse=True):
-        path = Path(assign.checkpoint_folder) / match[0]
+    for name in list_checkpoint_names(folder, assign.candidate):
         try:
-            content = read(path)
+            content = read_checkpoint(folder / str(name))
             restore(content)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged[match[0]] = str(error)
+            damaged[str(name)] = str(error)
             continue
-        digest, size = hashlib.sha256(content).hexdigest(), len(content) + DIGEST_BYTES
-        at = (int(match["epoch"]), int(match["batch"]))
-        return Resumed(assign.candidate, assign.attempt, match[0], digest, size, *at, damaged)
-    return Resumed(assign.candidate, assign.attempt, None, "", 0, 0, 0, damaged) if damaged else None
-
-
-def write(path: Path, content: bytes) -> WrittenCheckpoint:
-    """Write `content` so that a crash at any moment leaves the whole file or none under `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(content)
-    with atomic_write(path, mode=0o600) as file:
-        file.write(content)
-        file.write(digest.digest())
-    return WrittenCheckpoint(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
-
-
-def read(path: Path) -> bytes:
-    """A checkpoint's content. Raises `ValueError` if it is not whole, `OSError` if it is not there."""
-    whole = path.read_bytes()
-    content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
-    if hashlib.sha256(content).digest() != digest:
-        raise ValueError(f"{path.name} is damaged: its content is not what its SHA-256 says")
-    return content
+        return Resumed(
+            candidate=assign.candidate,
+            attempt=assign.attempt,
+            path=str(name),
+            digest=hashlib.sha256(content).hexdigest(),
+            bytes=len(content) + DIGEST_BYTES,
+            epoch=name.epoch,
+            batch=name.batch,
+            damaged=damaged,
+        )
+    if not damaged:
+        return None
+    return Resumed(
+        candidate=assign.candidate,
+        attempt=assign.attempt,
+        path=None,
+        digest="",
+        bytes=0,
+        epoch=0,
+        batch=0,
+        damaged=damaged,
+    )
 
 
 def pack(state: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, exists, select
 
+from eatnas_db.checkpoint_files import owner_of_file
 from eatnas_db.database.transactions import reading
 from eatnas_db.domain.states import SETTLED, CandidateState
 from eatnas_db.schema.candidates import PENDING, candidate
@@ -23,7 +24,6 @@ from eatnas_db.settings import Settings
 
 GRACE_SECONDS: Final = 3600.0
 """A file without a row may be one that is being written, or whose row is about to come."""
-_CHECKPOINT: Final = re.compile(r"\.?c(\d+)-a")
 _LOG: Final = re.compile(r"candidate-(\d+)\.log")
 
 
@@ -156,9 +156,11 @@ def _count_checkpoint(usage: DiskUsage, known: _Known, artifacts: Path, file: _F
         if order is not None:
             usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, order, row))
         return
-    match = _CHECKPOINT.match(file.name)
-    wanted = match is not None and int(match[1]) in known.unfinished and not file.name.startswith(".")
-    if match is not None and not wanted and now - file.changed_at > GRACE_SECONDS:
+    owner = owner_of_file(file.name)
+    if owner is None or now - file.changed_at <= GRACE_SECONDS:
+        return
+    candidate_id, is_partial = owner
+    if is_partial or candidate_id not in known.unfinished:
         usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, RemovalOrder.LEFTOVER))
 
 

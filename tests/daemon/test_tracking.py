@@ -42,7 +42,6 @@ from eatnas_db.searches.advance import breed_births, settle_births
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
-from eatnas_protocol.messages import EpochDone
 from support.simulated_worker import SIMULATED_WORKER
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -82,9 +81,9 @@ def lease(connection, now):
 
 
 def report(connection, token, number, now):
-    done = EpochDone(token.candidate, token.attempt, number, 2.0 - number, 0.25, 1.5, 0.5, 0.1, 1.0, now)
-    uses = {number: training_record.ResourceUse(50_000_000, 0.75)}
-    training_record.record_epochs(connection, token, [done], now, uses)
+    use = training_record.ResourceUse(50_000_000, 0.75)
+    epoch = training_record.EpochRecord(number, 2.0 - number, 0.25, 1.5, 0.5, 0.1, 1.0, now, use)
+    training_record.record_epochs(connection, token, [epoch], now)
 
 
 def score(connection, token, now):

@@ -17,7 +17,6 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
-from eatnas_protocol.messages import Checkpointed, EpochDone
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -38,10 +37,10 @@ def full(engine, search_factory, lease_factory, score_factory):
     for _ in range(6):
         leased = lease_factory(search_id)
         token = leased.token
-        epoch = EpochDone(token.candidate, 1, 0, 0.1, 1 / 3, 1e-17, 0.5, 0.1, 1.0, 1.0)
+        epoch = training_record.EpochRecord(0, 0.1, 1 / 3, 1e-17, 0.5, 0.1, 1.0, 1.0)
         with transaction(engine) as connection:
             training_record.record_epochs(connection, token, [epoch], 2.0)
-            saved = Checkpointed(token.candidate, 1, f"c{token.candidate}.ckpt", "0" * 64, 100_000, 1, 0)
+            saved = training_record.CheckpointRecord(f"c{token.candidate}.ckpt", "0" * 64, 100_000, 1, 0)
             training_record.record_checkpoint(connection, token, saved, 2.0)
         score_factory(leased, leased.birth / 7)
         with transaction(engine) as connection:

@@ -13,7 +13,7 @@ from eatnas_db.leases import LeasedCandidate
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.searches.search_row import lock_search_row
-from eatnas_protocol.messages import Checkpointed, EpochDone, Resumed
+from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionRecord
 
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
 SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}
@@ -54,14 +54,12 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
     leases.beat(connection, 1)
     for held in leased:
         token = held.token
-        training_record.record_resumption(
-            connection, token, Resumed(*_both(token), f"r{token.candidate}", "d", 1, 0, 0, {"x": "torn"}), now
-        )
-        epoch = EpochDone(*_both(token), 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+        resumed_from = CheckpointRecord(f"r{token.candidate}", "d", 1, 0, 0)
+        training_record.record_resumption(connection, token, ResumptionRecord(resumed_from, {"x": "torn"}), now)
+        epoch = EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
         training_record.record_epochs(connection, token, [epoch], now)
-        training_record.record_checkpoint(
-            connection, token, Checkpointed(*_both(token), f"c{token.candidate}", "d", 1, 1, 0), now
-        )
+        saved = CheckpointRecord(f"c{token.candidate}", "d", 1, 1, 0)
+        training_record.record_checkpoint(connection, token, saved, now)
     first, second = leased
     transitions.record_failure(connection, second.token, transitions.FailureKind.DIVERGED, "nan", now=now)
     transitions.record_score(
@@ -77,10 +75,6 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
     advance_search(connection, lock_search_row(connection, search_id), now)
     drop_unneeded_checkpoints(connection, lock_search_row(connection, search_id))
     transitions.take_back_all(connection, 1, now)
-
-
-def _both(token: leases.LeaseToken) -> tuple[int, int]:
-    return token.candidate, token.attempt
 
 
 def test_a_candidates_life_reads_by_index_alone(

@@ -43,7 +43,6 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births, finish_search, settle_births
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
-from eatnas_protocol.messages import EpochDone
 
 BIRTHS = 24
 POPULATION = 6
@@ -94,10 +93,8 @@ def train_one(connection: Connection, search_id: int, now: float, device: str, s
         transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "loss is \x1b[31mnan", now=now)
     else:
         fitness = scores_from / (3 + leased.birth * 7 % 11)
-        report = EpochDone(
-            candidate=leased.token.candidate,
-            attempt=leased.token.attempt,
-            epoch=0,
+        report = training_record.EpochRecord(
+            number=0,
             train_loss=1 - fitness,
             train_accuracy=fitness,
             val_loss=1.5 - fitness,

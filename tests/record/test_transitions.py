@@ -16,7 +16,6 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.advance import breed_births, finish_search, settle_births
-from eatnas_protocol.messages import EpochDone
 
 LEASER = """
 import sys
@@ -66,7 +65,7 @@ def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, l
     assert (new.token.candidate, new.token.attempt) == (old.token.candidate, 2)
     with pytest.raises(StaleLeaseError):
         score_factory(old, 0.5)
-    epoch = EpochDone(old.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    epoch = training_record.EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     with pytest.raises(StaleLeaseError), transaction(engine) as connection:
         training_record.record_epochs(connection, old.token, [epoch], 2.0)
     score_factory(new, 0.75)
@@ -76,8 +75,8 @@ def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, l
 
 def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, search_factory, lease_factory):
     leased = lease_factory(search_factory())
-    epoch = EpochDone(leased.token.candidate, 1, 0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
-    other = EpochDone(leased.token.candidate, 1, 0, 1.5, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    epoch = training_record.EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+    other = training_record.EpochRecord(0, 1.5, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     with transaction(engine) as connection:
         training_record.record_epochs(connection, leased.token, [epoch], 2.0)
         training_record.record_epochs(connection, leased.token, [epoch], 2.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eatnas_db.checkpoint_files import read_checkpoint
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Released, Up
 from eatnas_training import checkpoint, loop
 from eatnas_training.worker_protocol import StopRequest
@@ -46,7 +47,7 @@ def family(assignment: Make) -> tuple[Assign, Assign, Assign]:
 
 def weights(assign: Assign) -> dict[str, torch.Tensor]:
     (path,) = Path(assign.checkpoint_folder).glob(f"c{assign.candidate}-a*-e{assign.training['epochs']}-b0.ckpt")
-    model: dict[str, torch.Tensor] = checkpoint.unpack(checkpoint.read(path))["model"]
+    model: dict[str, torch.Tensor] = checkpoint.unpack(read_checkpoint(path))["model"]
     return model
 
 

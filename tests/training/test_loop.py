@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from eatnas_db.checkpoint_files import read_checkpoint
 from eatnas_protocol.messages import (
     Assign,
     Checkpointed,
@@ -72,7 +73,7 @@ def rows(reports: Iterable[Up]) -> list[EpochDone]:
 
 
 def weights(reports: Reports) -> dict[str, Any]:
-    return checkpoint.unpack(checkpoint.read(Path(reports.folder, reports.saved[-1].path)))
+    return checkpoint.unpack(read_checkpoint(Path(reports.folder, reports.saved[-1].path)))
 
 
 def assert_same_bits(one: Reports, other: Reports) -> None:

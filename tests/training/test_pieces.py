@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eatnas_db.checkpoint_files import CheckpointName, read_checkpoint, write_checkpoint
 from eatnas_training import augment, checkpoint
 from eatnas_training.schedule import learning_rate
 
@@ -25,24 +26,24 @@ def test_the_shortest_trainings_have_rates_as_well(steps: int, warmup: float) ->
 
 def test_a_checkpoint_is_whole_and_read_back(tmp_path: Path) -> None:
     content = checkpoint.pack({"weights": torch.arange(5.0), "epoch": 3})
-    done = checkpoint.write(tmp_path / "new" / checkpoint.file_name(4, 2, 1, 9), content)
+    done = write_checkpoint(tmp_path / "new" / str(CheckpointName(4, 2, 1, 9)), content)
     assert done.path.name == "c4-a2-e1-b9.ckpt"
     assert done.bytes == done.path.stat().st_size == len(content) + 32
-    state = checkpoint.unpack(checkpoint.read(done.path))
+    state = checkpoint.unpack(read_checkpoint(done.path))
     assert torch.equal(state["weights"], torch.arange(5.0))
     assert [path.name for path in done.path.parent.iterdir()] == [done.path.name]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = checkpoint.write(tmp_path / "a.ckpt", b"old").path
+    path = write_checkpoint(tmp_path / "a.ckpt", b"old").path
 
     def no_room(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", no_room)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write(path, b"new")
-    assert checkpoint.read(path) == b"old"
+        write_checkpoint(path, b"new")
+    assert read_checkpoint(path) == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -54,10 +55,10 @@ def test_a_damaged_checkpoint_is_a_value_error(damage: bytes | None) -> None:
 
 
 def test_a_flipped_bit_is_found_by_its_digest(tmp_path: Path) -> None:
-    done = checkpoint.write(tmp_path / "a.ckpt", b"content")
+    done = write_checkpoint(tmp_path / "a.ckpt", b"content")
     done.path.write_bytes(b"C" + done.path.read_bytes()[1:])
     with pytest.raises(ValueError, match="damaged"):
-        checkpoint.read(done.path)
+        read_checkpoint(done.path)
 
 
 def test_every_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:

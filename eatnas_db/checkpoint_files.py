@@ -1,0 +1,111 @@
+"""Checkpoint files: folders, names and format. Standard library only, since workers import it.
+
+A checkpoint lies at `checkpoints/<search>/c<candidate>-a<attempt>-e<epoch>-b<batch>.ckpt` in the artifacts folder. The
+last 32 bytes of the file are the SHA-256 of the rest, so a file can be verified without its row in the database. The
+name of a file that is still being written has a leading dot and a random suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from eatnas_db.atomic_files import atomic_write
+
+DIGEST_BYTES: Final = 32
+_CHUNK_BYTES: Final = 1 << 20
+_NAME: Final = re.compile(r"c(?P<candidate>\d+)-a(?P<attempt>\d+)-e(?P<epoch>\d+)-b(?P<batch>\d+)\.ckpt")
+_WHOLE_OR_PARTIAL_NAME: Final = re.compile(r"(?P<dot>\.?)c(?P<candidate>\d+)-a")
+
+
+def checkpoint_folder(search_id: int) -> str:
+    """Return the folder of a search's checkpoints, relative to the artifacts folder, with a trailing slash."""
+    return f"checkpoints/{search_id}/"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointName:
+    """The parts of a file name: training continues at (`epoch`, `batch`), both counted from 0."""
+
+    candidate_id: int
+    attempt: int
+    epoch: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"c{self.candidate_id}-a{self.attempt}-e{self.epoch}-b{self.batch}.ckpt"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckpointName | None:
+        """Parse the name of a whole checkpoint file; return None for any other file."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        return cls(int(match["candidate"]), int(match["attempt"]), int(match["epoch"]), int(match["batch"]))
+
+
+def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
+    """List a candidate's whole checkpoint files in `folder`, most advanced first, the later attempt first on ties."""
+    names = (CheckpointName.parse(path.name) for path in folder.glob(f"c{candidate_id}-a*.ckpt"))
+    return sorted(
+        (name for name in names if name is not None),
+        key=lambda name: (name.epoch, name.batch, name.attempt),
+        reverse=True,
+    )
+
+
+def list_partial_files(folder: Path, candidate_id: int, attempt: int) -> Iterator[Path]:
+    """Yield the files that an attempt was writing when its worker was killed."""
+    return folder.glob(f".c{candidate_id}-a{attempt}-*")
+
+
+def owner_of_file(name: str) -> tuple[int, bool] | None:
+    """Return the candidate that a checkpoint file belongs to and whether the file is partial; None for other files."""
+    match = _WHOLE_OR_PARTIAL_NAME.match(name)
+    return None if match is None else (int(match["candidate"]), bool(match["dot"]))
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCheckpoint:
+    """A whole file on disk: the SHA-256 of its content in hexadecimal digits, and the size of the file in bytes."""
+
+    path: Path
+    digest: str
+    bytes: int
+
+
+def write_checkpoint(path: Path, content: bytes) -> WrittenCheckpoint:
+    """Write `content` atomically: after a crash at any moment, `path` is either whole or absent.
+
+    Raises `OSError`, for example when the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256(content)
+    with atomic_write(path, mode=0o600) as file:
+        file.write(content)
+        file.write(digest.digest())
+    return WrittenCheckpoint(path, digest.hexdigest(), len(content) + DIGEST_BYTES)
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """Return the content of a checkpoint file. Raises `ValueError` if it is damaged, `OSError` if it is missing."""
+    whole = path.read_bytes()
+    content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError(f"{path.name} is damaged: its content does not match its SHA-256")
+    return content
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Return whether a file is undamaged and its content has this SHA-256; reads the file in chunks."""
+    remaining = path.stat().st_size - DIGEST_BYTES
+    content_hash = hashlib.sha256()
+    with path.open("rb") as file:
+        while remaining > 0 and (chunk := file.read(min(remaining, _CHUNK_BYTES))):
+            content_hash.update(chunk)
+            remaining -= len(chunk)
+        return content_hash.hexdigest() == digest and file.read() == content_hash.digest()
