@@ -98,7 +98,9 @@ def error_of(shape: Shape) -> float:
         output.backward(torch.cos(torch.arange(output.numel(), dtype=dtype)).view(output.shape))
         results.append((output.detach(), given.grad, network.weight.grad))
     pairs = zip(*results, strict=True)
-    return max(float((single.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30)) for single, exact in pairs)
+    return max(
+        float((single.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30)) for single, exact in pairs
+    )
 
 
 def check_here() -> None:

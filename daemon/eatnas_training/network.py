@@ -7,6 +7,7 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from eatnas_db.domain.architecture import Architecture, Block
 from eatnas_db.domain.cost import EXPANSION
@@ -15,6 +16,8 @@ from eatnas_db.domain.macro import Macro, Task
 EPSILON: Final = 2e-5
 MOMENTUM: Final = 0.1
 LINEAR_DEVIATION: Final = 0.01
+SAFE_CHANNELS: Final = 8
+"""The least number of input channels for which a strided 1x1 convolution is safe on every processor."""
 
 
 class Convolution(nn.Conv2d):
@@ -25,6 +28,15 @@ class Convolution(nn.Conv2d):
 
     def reset_parameters(self) -> None:
         """Nothing: torch's own draws cost time and come from the global generator."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the convolved images."""
+        stride = self.stride[0]
+        if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
+            # On processors without AVX-512, oneDNN's weight gradient of this shape writes past its workspace
+            # (oneDNN issue 6035). The convolution of the subsampled images has the same bits.
+            return functional.conv2d(images[:, :, ::stride, ::stride], self.weight)
+        return super().forward(images)
 
 
 class Classifier(nn.Linear):
