@@ -34,9 +34,9 @@ import psutil
 from sqlalchemy import Engine, select, text
 
 from eatnas_daemon import lock
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task

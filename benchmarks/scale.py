@@ -28,8 +28,8 @@ from sqlalchemy import Engine, event, func, select
 from synthetic_histories import Histories, check, new_record
 from transaction_cost import one_candidate, replay
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db import transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
@@ -52,9 +52,9 @@ SIMULATED_WORKER = (str(Path(__file__).parents[1] / "tests" / "support" / "simul
 HOST = f"""
 import sys
 from pathlib import Path
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, slots, seconds, first = sys.argv[1:]

@@ -22,8 +22,8 @@ import psutil
 from sqlalchemy import select
 
 from eatnas_daemon.devices.model import PROCESSOR, DeviceSnapshot
-from eatnas_daemon.launchers import Launcher, WorkerProcess
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher, WorkerProcess
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task

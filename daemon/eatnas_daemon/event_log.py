@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError

@@ -29,10 +29,10 @@ from eatnas_daemon.devices.probe import probe, processor_now
 from eatnas_daemon.devices.sharing import Policy
 from eatnas_daemon.event_log import Journal, open_log
 from eatnas_daemon.follower import Follower
-from eatnas_daemon.gpu_scheduler import GpuScheduler
-from eatnas_daemon.launchers import Launcher
+from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.search_progress import ProgressPrinter
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.config import read_hooks, read_max_bytes
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task

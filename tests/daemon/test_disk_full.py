@@ -14,7 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.slots import Timeouts
+from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import RecordError
@@ -31,9 +31,9 @@ FULL_SECONDS = 1.0
 SECONDS = 60
 SUPERVISE = """
 import sys
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])

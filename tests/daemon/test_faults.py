@@ -12,9 +12,9 @@ import psutil
 import pytest
 from sqlalchemy import select, update
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db import leases, transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import event, func, select
 
 from eatnas_cli.search import losses_in_words
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.locks import living_hosts
@@ -50,9 +50,9 @@ PATIENCE = "Timeouts(rest=0.05, flush=0.2, lease=2.0, collect=0.5)"
 HOST = f"""
 import sys
 from pathlib import Path
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import Timeouts
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 url, home, name, seconds = sys.argv[1:]

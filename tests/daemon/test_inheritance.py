@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.slots import Timeouts
+from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task

@@ -20,8 +20,8 @@ from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import DeviceOptions
 from eatnas_daemon.devices.probe import probe
 from eatnas_daemon.devices.sharing import SHORTEST_WAIT, Policy
-from eatnas_daemon.gpu_scheduler import GpuScheduler
-from eatnas_daemon.slots import Slot, Timeouts
+from eatnas_daemon.gpus.scheduler import GpuScheduler
+from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading, transaction

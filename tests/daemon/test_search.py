@@ -84,8 +84,8 @@ def test_a_supervisor_killed_with_its_work_in_hand_changes_nothing(tmp_path, hom
     settings = home(tmp_path / "storm")
     script = """
 import sys
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])

@@ -21,8 +21,8 @@ KINDS = ("worker_killed", "supervisor_killed", "all_killed", "drained", "torn_fi
 SECONDS = 60
 SUPERVISE = """
 import sys
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, select, text
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.backup import back_up, restore
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction

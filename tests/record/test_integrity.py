@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, select
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task

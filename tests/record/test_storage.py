@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 from sqlalchemy import Engine, select
 
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.supervisor import Supervisor
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.config import read_max_bytes
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import reading, transaction

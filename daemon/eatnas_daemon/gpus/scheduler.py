@@ -17,7 +17,7 @@ from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.devices.options import DeviceOptions
 from eatnas_daemon.devices.placement import misplaced
 from eatnas_daemon.devices.sharing import DeviceLocks, DeviceStatus, Policy, Randomness, backoff
-from eatnas_daemon.slots import Slot, Timeouts
+from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db.domain.memory_estimate import CONTEXT_BYTES
 from eatnas_db.domain.states import FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError

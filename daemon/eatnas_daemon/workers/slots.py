@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eatnas_daemon.assignments import Assignment
 from eatnas_daemon.devices.model import CPU, PROCESSOR, DeviceSnapshot
-from eatnas_daemon.launchers import WorkerProcess
+from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.launcher import WorkerProcess
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeaseToken
 from eatnas_db.training_record import ResourceUse

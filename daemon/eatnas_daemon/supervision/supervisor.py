@@ -16,13 +16,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, select
 
-from eatnas_daemon.assignments import Assignment, work_for
 from eatnas_daemon.devices.availability import Cause
 from eatnas_daemon.devices.model import CPU, PROCESSOR
 from eatnas_daemon.devices.sharing import DeviceStatus, reasons_in_words
-from eatnas_daemon.gpu_scheduler import PAUSED, GpuScheduler, is_thrifty
-from eatnas_daemon.launchers import Launcher
-from eatnas_daemon.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
+from eatnas_daemon.gpus.scheduler import PAUSED, GpuScheduler, is_thrifty
+from eatnas_daemon.workers.assignments import Assignment, work_for
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
 from eatnas_db import hosts, leases, retention, training_record, transitions
 from eatnas_db.checkpoint_files import checkpoint_folder, list_partial_files
 from eatnas_db.database.changes import watch_changes
