@@ -13,7 +13,7 @@ from typing import Any
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import recipe_of
-from eatnas_db.domain.spec import SearchSpec, parse_spec, stored_macro
+from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished
 
 
@@ -33,7 +33,7 @@ def assignment(spec: SearchSpec, number: int, code: str, seed: int, folder: Path
         candidate=number,
         attempt=1,
         code=Architecture.parse(code).to_code(),
-        macro=stored_macro(spec.macro()),
+        macro=spec.macro().to_json(),
         task=asdict(task_of(spec)),
         data=spec.data.model_dump(mode="json"),
         training=recipe,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Task
-from eatnas_db.domain.spec import TrainingSpec, macro_from_stored
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.spec import TrainingSpec
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import (
     Assign,
@@ -171,7 +171,7 @@ class Training:
         torch.set_num_threads(self.recipe.threads)
         settle_arithmetic()
         architecture = Architecture.from_code(self.assign.code)
-        macro = macro_from_stored(self.assign.macro)
+        macro = Macro.from_json(self.assign.macro)
         model = network.build(architecture, macro, Task(**self.assign.task))
         network.initialize(model, self.assign.seed)
         share = distance = None

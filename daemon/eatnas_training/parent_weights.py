@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Task
-from eatnas_db.domain.spec import macro_from_stored
+from eatnas_db.domain.macro import Macro, Task
 from eatnas_protocol.messages import Assign
 from eatnas_training import checkpoint, network
 from eatnas_training.augment import Data
@@ -32,7 +31,7 @@ class Ancestor:
 
 def plan_of(assign: Assign) -> Plan:
     """The network of an assignment."""
-    return Plan(Architecture.from_code(assign.code), macro_from_stored(assign.macro), Task(**assign.task))
+    return Plan(Architecture.from_code(assign.code), Macro.from_json(assign.macro), Task(**assign.task))
 
 
 def nearest(assign: Assign) -> tuple[Ancestor | None, list[Assign]]:

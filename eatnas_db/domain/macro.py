@@ -7,8 +7,9 @@ no source states the paper's small-scale network.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
@@ -27,6 +28,15 @@ class Macro:
     base: tuple[int, ...]
     head_channels: int
     multiplier: float = 1.0
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Macro:
+        """Return the macro that `to_json` was called on, from JSON that has lists for tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the macro as plain JSON values."""
+        return asdict(self)
 
     def block_channels(self, position: int, width: float) -> int:
         """Output channels of the block at `position` (from 0): `max(4, int(base * width * multiplier))`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -252,17 +251,6 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
         return SearchSpec.model_validate(tree)
     except ValidationError as error:
         raise InvalidSpecError("\n".join(_explained(error))) from None
-
-
-def macro_from_stored(stored: Mapping[str, Any]) -> Macro:
-    """A macro out of the JSON that `stored_macro` made."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return Macro(**fields)
-
-
-def stored_macro(macro: Macro) -> dict[str, Any]:
-    """A macro as plain JSON values."""
-    return asdict(macro)
 
 
 def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.database.transactions import reading
 from eatnas_db.domain.architecture import Architecture, Block, digest
-from eatnas_db.domain.macro import Task
+from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space import Space, differences
-from eatnas_db.domain.spec import macro_from_stored
 from eatnas_db.errors import EatnasError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import architecture, candidate, mutation
@@ -42,7 +41,7 @@ def check_genotypes(engine: Engine) -> list[Violation]:
     """Check that every code yields its stored genotype and digest, and that mutations are the differences to it."""
     with reading(engine) as connection:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
-    spaces = {row.id: Space(macro_from_stored(row.macro), Task(**row.task)) for row in rows}
+    spaces = {row.id: Space(Macro.from_json(row.macro), Task(**row.task)) for row in rows}
     wrong_genotype: list[int] = []
     wrong_mutations: list[int] = []
     last = 0

@@ -11,7 +11,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
-from eatnas_db.domain.spec import SearchSpec, stored_macro
+from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.schema.searches import search
@@ -68,7 +68,7 @@ def insert_search(
         "seed": spec.seed,
         "priority": spec.priority,
         "spec": spec.model_dump(mode="json"),
-        "macro": stored_macro(space.macro),
+        "macro": space.macro.to_json(),
         "task": {
             "resolution": space.task.resolution,
             "channels": space.task.channels,

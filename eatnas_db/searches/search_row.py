@@ -6,10 +6,9 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
 
-from eatnas_db.domain.macro import Task
+from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
-from eatnas_db.domain.spec import macro_from_stored
 from eatnas_db.schema.searches import search
 
 
@@ -17,7 +16,7 @@ def space_of(row: Any) -> Space:
     """The space that a search's row describes."""
     objective = row.spec["objective"]
     limits = Limits(objective["max_params"], objective["max_mult_adds"])
-    return Space(macro_from_stored(row.macro), Task(**row.task), limits)
+    return Space(Macro.from_json(row.macro), Task(**row.task), limits)
 
 
 _ROW: Final = select(search).where(search.c.id == bindparam("of")).with_for_update(key_share=True)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from eatnas_db.domain.macro import PRESETS, Macro
-from eatnas_db.domain.spec import macro_from_stored, parse_spec, stored_macro
+from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import InvalidSpecError
 
 LEAST = {"name": "first", "data": {"name": "digits"}}
@@ -183,7 +183,7 @@ def test_a_bad_macro_says_what_is_wrong(change, said):
 
 @pytest.mark.parametrize("macro", PRESETS.values(), ids=PRESETS)
 def test_a_macro_comes_back_whole_out_of_the_record(macro):
-    assert macro_from_stored(json.loads(json.dumps(stored_macro(macro)))) == macro
+    assert Macro.from_json(json.loads(json.dumps(macro.to_json()))) == macro
 
 
 def test_the_interval_of_checkpoints_is_no_part_of_the_recipe():

@@ -29,7 +29,6 @@ from eatnas_db.database.locks import alone, living_hosts
 from eatnas_db.database.transactions import reading
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
-from eatnas_db.domain.spec import macro_from_stored
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.searches import SearchRecord, list_searches
@@ -172,7 +171,7 @@ class MlflowSync:
             location = None if folder is None else (folder / f"{self._uuid[:8]}-{row.name}").as_uri()
             experiment_id = str(self._client.create_experiment(name, location, tags=facts))
         self._experiments[row.id] = Experiment(
-            experiment_id, row.spec["training"], macro_from_stored(row.macro), Task(**row.task)
+            experiment_id, row.spec["training"], Macro.from_json(row.macro), Task(**row.task)
         )
 
     def _list(self, experiment_id: str, condition: str = "") -> Iterator[Any]:
