@@ -32,7 +32,10 @@ class Macro:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Macro:
         """Return the macro that `to_json` was called on, from JSON that has lists for tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+        }
+        return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
         """Return the macro as plain JSON values."""
