@@ -190,8 +190,8 @@ def _disk(home: Path) -> Finding:
 
 
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
-    from eatnas_db.config import read_max_bytes
     from eatnas_db.database.engine import open_record
+    from eatnas_db.home_config import read_max_bytes
     from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 
     try:
@@ -250,7 +250,7 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
 
 
 def _hooks(settings: Settings) -> Finding:
-    from eatnas_db.config import read_hooks
+    from eatnas_db.home_config import read_hooks
 
     try:
         hooks = read_hooks(settings.home)
@@ -260,7 +260,7 @@ def _hooks(settings: Settings) -> Finding:
     if hooks is None:
         return Finding("hooks", True, "none")
     # As the command is started: in the home, and without a shell.
-    program = hooks.command[0]
+    program = hooks.on_event[0]
     path = shutil.which(settings.home / program if "/" in program else program)
     if path is None:
         advice = f"install it and make it executable, or correct hooks.on_event in {settings.home / 'config.yaml'}"

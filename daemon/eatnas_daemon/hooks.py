@@ -24,12 +24,12 @@ from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
 from eatnas_db.atomic_files import atomic_write
-from eatnas_db.config import Hooks, read_hooks
 from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.file_lock import exclusive_lock
+from eatnas_db.home_config import HooksConfig, read_hooks
 from eatnas_db.queries.events import RecordedEvent, list_events
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search, list_searches
@@ -101,7 +101,7 @@ class Notifier:
         self,
         engine: Engine,
         settings: Settings,
-        hooks: Hooks,
+        hooks: HooksConfig,
         log: logging.Logger,
         since: float,
         *,
@@ -244,7 +244,7 @@ class Notifier:
                 told.write(json.dumps(facts).encode())
                 told.seek(0)
                 process = subprocess.Popen(
-                    self._hooks.command,
+                    self._hooks.on_event,
                     cwd=self._settings.home,
                     env=environment,
                     stdin=told,

@@ -33,12 +33,12 @@ from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.search_progress import ProgressPrinter
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_db.config import read_hooks, read_max_bytes
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import reading
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.settings import Settings, load_settings
 

@@ -14,11 +14,11 @@ import pytest
 
 from eatnas_daemon.hooks import Notifier, Place
 from eatnas_db import events
-from eatnas_db.config import HOOK_EVENTS, Hooks, read_hooks
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import EatnasError
+from eatnas_db.home_config import HOOK_EVENTS, HooksConfig, read_hooks
 from eatnas_db.searches.control import set_desired_state, set_waiting_reason
 
 TELL = """
@@ -66,7 +66,14 @@ def log(tmp_path):
 @pytest.fixture
 def notifier(settings, engine, log):
     def make(*command, events=HOOK_EVENTS, **more):
-        return Notifier(engine, settings, Hooks(command or (sys.executable, "-c", TELL), events), log, 1.0, **more)
+        return Notifier(
+            engine,
+            settings,
+            HooksConfig(on_event=command or (sys.executable, "-c", TELL), events=events),
+            log,
+            1.0,
+            **more,
+        )
 
     return make
 
@@ -277,8 +284,9 @@ def test_the_process_tells_what_the_supervisor_did_last_and_leaves_even_after_a_
         ("hooks: {on_event: 3}", "hooks.on_event is 3"),
         ("hooks: {on_event: []}", "hooks.on_event is []"),
         ('hooks: {on_event: "mail \'me"}', "No closing quotation"),
-        ("hooks: {on_event: mail, events: [born]}", "expected a list of finished, failed, paused, waiting"),
-        ("hooks: {events: [failed]}", "without hooks.on_event"),
+        ("hooks: {on_event: mail, events: [born]}", "hooks.events is ['born']; expected a list of one or more of"),
+        ("hooks: {on_event: mail, events: []}", "hooks.events is []"),
+        ("hooks: {events: [failed]}", "hooks.on_event is missing; expected a command"),
         ("hooks: {on_events: mail}", "unknown key 'on_events'"),
     ],
 )
@@ -295,8 +303,10 @@ def test_hooks_that_make_no_sense_are_one_line_that_says_where(tmp_path, text, n
     ("text", "hooks"),
     [
         ("storage: {max_bytes: 3GB}", None),
-        ("hooks: {on_event: mail -s 'a b' me}", Hooks(("mail", "-s", "a b", "me"))),
-        ("hooks: {on_event: [tell, me], events: [failed]}", Hooks(("tell", "me"), ("failed",))),
+        ("storage: {max_bytes: wrong}", None),
+        ("hooks: {on_event: }", None),
+        ("hooks: {on_event: mail -s 'a b' me}", HooksConfig(on_event=("mail", "-s", "a b", "me"))),
+        ("hooks: {on_event: [tell, me], events: [failed]}", HooksConfig(on_event=("tell", "me"), events=("failed",))),
     ],
 )
 def test_a_command_is_a_text_or_a_list(tmp_path, text, hooks):

@@ -12,12 +12,12 @@ from sqlalchemy import Engine, select
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_db.config import read_max_bytes
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import reading, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
+from eatnas_db.home_config import read_max_bytes
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.disk_usage import DiskUsage, RemovableFile, RemovalOrder, measure_disk_usage, select_for_removal
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -194,6 +194,7 @@ def test_a_parent_whose_child_waits_keeps_its_newest_checkpoint(home):
         ("storage: {max_bytes: 20_000}", 20_000),
         ("storage: {max_bytes: 20GB}", 20 * 10**9),
         ("storage: {max_bytes: 1.5 tb}", 1_500 * 10**9),
+        ("storage: {max_bytes: 20GiB}\nhooks: {on_event: 3}", 20 * 2**30),
     ],
 )
 def test_a_bound_is_read_from_the_home(tmp_path, text, bound):
@@ -209,10 +210,12 @@ def test_a_bound_is_read_from_the_home(tmp_path, text, bound):
         ("storage: 3", "storage is 3"),
         ("storage: {max_bytes: many}", "max_bytes is 'many'"),
         ("storage: {max_bytes: 0}", "max_bytes is 0"),
+        ("storage: {max_bytes: '1,5TB'}", "max_bytes is '1,5TB'; expected a number of bytes above 0"),
+        ("[3]", "config.yaml is [3]; expected a mapping with the keys storage and hooks"),
         ("storage: {max_bytes: true}", "max_bytes is True"),
-        ("storage: {most: 3}", "unknown key 'most'; known: max_bytes"),
-        ("disk: {}", "unknown key 'disk'; known: storage, hooks"),
-        ("[", "is not YAML"),
+        ("storage: {most: 3}", "unknown key 'most'; known keys: max_bytes"),
+        ("disk: {}", "unknown key 'disk'; known keys: storage, hooks"),
+        ("[", "is not valid YAML"),
     ],
 )
 def test_a_bound_that_makes_no_sense_is_one_line_that_says_where(tmp_path, text, named):

@@ -1,0 +1,149 @@
+"""Read the settings of one home: its optional `config.yaml`, and the environment, which takes precedence.
+
+Only the daemon, its hooks and `doctor` import this module: pydantic and yaml are slow to load.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+
+from eatnas_db.errors import EatnasError
+
+MAX_BYTES: Final = "EATNAS_MAX_BYTES"
+HookEvent = Literal["finished", "failed", "paused", "waiting"]
+HOOK_EVENTS: Final[tuple[HookEvent, ...]] = get_args(HookEvent)
+
+_SIZE: Final = re.compile(r"\s*\d+(\.\d+)?\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
+_SIZE_EXAMPLES: Final = "a number of bytes above 0, or a size such as 500MB, 20GB or 1.5TB"
+
+
+def _require_size(value: object) -> object:
+    # ByteSize ignores what follows a number ("1,5TB" is 1 byte), and counts YAML's `yes` as 1.
+    if isinstance(value, bool) or (isinstance(value, str) and not _SIZE.fullmatch(value)):
+        raise ValueError
+    return value
+
+
+def _split_command(value: object) -> object:
+    return shlex.split(value) if isinstance(value, str) else value
+
+
+Size = Annotated[ByteSize, BeforeValidator(_require_size), Field(gt=0)]
+Command = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split_command), Field(min_length=1)
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StorageConfig(_Section):
+    """Limits for the disk space of a home."""
+
+    max_bytes: Size | None = Field(None, description=_SIZE_EXAMPLES)
+
+
+class HooksConfig(_Section):
+    """The user's command with its arguments, and the events that start it."""
+
+    on_event: Command = Field(description="a command with its arguments, as a string or a list of strings")
+    events: tuple[HookEvent, ...] = Field(
+        HOOK_EVENTS, min_length=1, description=f"a list of one or more of {', '.join(HOOK_EVENTS)}"
+    )
+
+
+class HomeConfig(_Section):
+    """The content of `config.yaml`."""
+
+    storage: StorageConfig | None = Field(None, description="a mapping with the key max_bytes")
+    hooks: HooksConfig | None = Field(None, description="a mapping with the keys on_event and events")
+
+    @field_validator("hooks", mode="before")
+    @classmethod
+    def _allow_no_command(cls, value: object) -> object:
+        return None if value in ({}, {"on_event": None}) else value
+
+
+def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
+    """Return the disk space that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else None.
+
+    Raises `EatnasError` that names the invalid value and its place.
+    """
+    if given := environment.get(MAX_BYTES):
+        try:
+            return TypeAdapter(Size).validate_python(given)
+        except ValidationError:
+            raise EatnasError(f"{MAX_BYTES} is {given!r}; expected {_SIZE_EXAMPLES}") from None
+    storage = _read_section(home, "storage").storage
+    return None if storage is None else storage.max_bytes
+
+
+def read_hooks(home: Path) -> HooksConfig | None:
+    """Return the `hooks` of a home, or None if it has none.
+
+    Raises `EatnasError` that names the invalid value and its place.
+    """
+    return _read_section(home, "hooks").hooks
+
+
+def _read_section(home: Path, name: str) -> HomeConfig:
+    """Validate one section and the names of all; the reader of another section reports the mistakes in that."""
+    file = home / "config.yaml"
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return HomeConfig()
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise EatnasError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(tree, dict):
+        tree = {key: value for key, value in tree.items() if key == name or key not in HomeConfig.model_fields}
+    try:
+        return HomeConfig.model_validate({} if tree is None else tree)
+    except ValidationError as error:
+        raise EatnasError(_describe(error, tree, file)) from None
+
+
+_MODELS: Final[dict[tuple[str, ...], type[_Section]]] = {
+    (): HomeConfig,
+    ("storage",): StorageConfig,
+    ("hooks",): HooksConfig,
+}
+
+
+def _describe(error: ValidationError, tree: Any, file: Path) -> str:
+    """Describe the first mistake in one line: the place, the value and what is allowed."""
+    # A misspelt key comes first: it also explains why another one is missing.
+    mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
+    names = tuple(name for name in mistake["loc"] if isinstance(name, str))
+    if not names:
+        return f"{file} is {tree!r}; expected a mapping with the keys {' and '.join(HomeConfig.model_fields)}"
+    *parents, name = names
+    fields = _MODELS[tuple(parents)].model_fields
+    section = ": ".join(map(str, (file, *parents)))
+    if name not in fields:
+        return f"{section}: unknown key {name!r}; known keys: {', '.join(fields)}"
+    path, expected = ".".join(names), fields[name].description
+    if mistake["type"] == "missing":
+        return f"{file}: {path} is missing; expected {expected}"
+    value = tree
+    for name in names:
+        value = value[name]
+    cause = mistake["msg"].removeprefix("Value error, ") if mistake["type"] == "value_error" else ""
+    return f"{file}: {path} is {value!r}{f' ({cause})' if cause else ''}; expected {expected}"
