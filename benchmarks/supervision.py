@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from eatnas_daemon.devices.model import PROCESSOR, DeviceSnapshot
+from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher, WorkerProcess
 from eatnas_db.database.engine import create_engine_for, open_record
@@ -69,7 +69,7 @@ class Timed(Launcher):
 
     heard: list[tuple[int, str, float]]
 
-    def launch(self, slot: int, device: DeviceSnapshot = PROCESSOR) -> WorkerProcess:
+    def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         process = super().launch(slot, device)
         receive = process.receive
 

@@ -104,26 +104,26 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from eatnas_daemon.devices.capacity import first_free
-    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.capacity import find_free_device
+    from eatnas_daemon.devices.monitor import probe_once
     from eatnas_daemon.devices.nvml import Nvml
 
     nvml = Nvml()
-    seen = look_once(nvml)
+    seen = probe_once(nvml)
     *gpus, processor = seen
     yield Finding("processor cores", True, str(processor.cores))
     if not gpus:
-        yield Finding("GPUs", True, f"none: {nvml.trouble or 'no NVIDIA GPU'}; searches train on the processor")
+        yield Finding("GPUs", True, f"none: {nvml.error or 'no NVIDIA GPU'}; searches train on the processor")
         return
     names = "; ".join(f"{one.index}: {one.name}" for one in gpus)
     yield Finding("GPUs", True, names, "`eatnas-db devices --explain` tells which are free")
-    yield _torch(first_free(seen, os.environ))
+    yield _torch(find_free_device(seen, os.environ))
 
 
 def _torch(device: DeviceSnapshot) -> Finding:
     """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
     from eatnas_daemon.devices.model import CPU
-    from eatnas_daemon.devices.placement import torch_device, worker_environment
+    from eatnas_daemon.devices.placement import torch_device_name, worker_environment
     from eatnas_daemon.training_programs import run_training_program
 
     if device.kind == CPU:
@@ -132,7 +132,7 @@ def _torch(device: DeviceSnapshot) -> Finding:
     try:
         found = run_training_program(
             "eatnas_training.selftest",
-            torch_device(device),
+            torch_device_name(device),
             request={},
             environment=worker_environment(device),
             timeout=TORCH_SECONDS,

@@ -218,7 +218,7 @@ def estimate(
     On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """
     from eatnas_daemon.data_sets import data_with_root
-    from eatnas_daemon.devices.placement import torch_device, worker_environment
+    from eatnas_daemon.devices.placement import torch_device_name, worker_environment
     from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
     from eatnas_daemon.training_programs import run_training_program
     from eatnas_db.domain.objective import Limits
@@ -240,7 +240,7 @@ def estimate(
             "task": asdict(task),
             "data": data_with_root(ctx.obj, asked.data.model_dump()),
             "training": asked.training.model_dump(),
-            "device": torch_device(device),
+            "device": torch_device_name(device),
         },
         environment=worker_environment(device),
     )
@@ -259,16 +259,16 @@ def estimate(
 
 def _where(slots: int | None) -> tuple[DeviceSnapshot, int]:
     """The device that is timed, and how many of the slots would train at the speed that it shows alone."""
-    from eatnas_daemon.devices.capacity import first_free, slots_here
+    from eatnas_daemon.devices.capacity import count_slots, find_free_device
     from eatnas_daemon.devices.model import CPU
-    from eatnas_daemon.devices.monitor import look_once
+    from eatnas_daemon.devices.monitor import probe_once
     from eatnas_daemon.devices.nvml import Nvml
-    from eatnas_daemon.devices.options import wishes_of
+    from eatnas_daemon.devices.options import parse_options
 
-    seen = look_once(Nvml())
-    device = first_free(seen, os.environ)
-    here = device.cores if device.kind == CPU else slots_here(seen, os.environ)
-    if device.kind == CPU and not wishes_of(seen, environment=os.environ).processor:
+    seen = probe_once(Nvml())
+    device = find_free_device(seen, os.environ)
+    here = device.cores if device.kind == CPU else count_slots(seen, os.environ)
+    if device.kind == CPU and not parse_options(seen, environment=os.environ).use_cpu:
         typer.echo("note: no GPU may be used now (`eatnas-db devices --explain`), so the processor is timed", err=True)
     return device, here if slots is None else slots if device.kind == CPU else min(slots, here)
 

@@ -19,14 +19,14 @@ from sqlalchemy import Engine
 
 from eatnas_daemon import lock
 from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, save_options
-from eatnas_daemon.devices.availability import Cause, judge
-from eatnas_daemon.devices.capacity import usable_gpus
+from eatnas_daemon.devices.availability import Cause, check_availability
+from eatnas_daemon.devices.capacity import count_usable_gpus
 from eatnas_daemon.devices.model import CPU
-from eatnas_daemon.devices.monitor import ANSWER_SECONDS, DeviceMonitor
+from eatnas_daemon.devices.monitor import DRIVER_TIMEOUT_SECONDS, DeviceMonitor
 from eatnas_daemon.devices.nvml import Nvml
-from eatnas_daemon.devices.options import wishes_of
-from eatnas_daemon.devices.probe import probe, processor_now
-from eatnas_daemon.devices.sharing import Policy
+from eatnas_daemon.devices.options import parse_options
+from eatnas_daemon.devices.probe import probe_cpu, probe_devices
+from eatnas_daemon.devices.sharing import SharingPolicy
 from eatnas_daemon.event_log import Journal, open_log
 from eatnas_daemon.follower import Follower
 from eatnas_daemon.gpus.scheduler import GpuScheduler
@@ -170,12 +170,12 @@ def _placement(options: DaemonOptions) -> _Placement:
     Raises `EatnasError` if the options name a device that does not exist.
     """
     nvml = Nvml()
-    monitor = DeviceMonitor(lambda: probe(nvml), patience=ANSWER_SECONDS)
-    devices = monitor.seen()
+    monitor = DeviceMonitor(lambda: probe_devices(nvml), timeout_seconds=DRIVER_TIMEOUT_SECONDS)
+    devices = monitor.snapshots()
     if not devices and (options.devices or options.exclude):
-        raise ConflictError(f"the NVIDIA driver has not answered for {ANSWER_SECONDS:g} s: devices are not known")
-    devices = devices or [processor_now()]
-    selection = wishes_of(
+        raise ConflictError(f"the NVIDIA driver has not responded for {DRIVER_TIMEOUT_SECONDS:g} s")
+    devices = devices or [probe_cpu()]
+    selection = parse_options(
         devices,
         devices=options.devices,
         exclude=options.exclude,
@@ -183,20 +183,22 @@ def _placement(options: DaemonOptions) -> _Placement:
         allowed=options.allow,
         environment=os.environ,
     )
-    on_cpu = any(judge(device, selection).cause is not Cause.UNWANTED for device in devices if device.kind == CPU)
+    on_cpu = any(
+        check_availability(device, selection).cause is not Cause.EXCLUDED for device in devices if device.kind == CPU
+    )
     cores = devices[-1].cores
     cpu_slots = (options.slots or cores) if on_cpu else 0
-    if selection.chosen is not None and selection.chosen <= {CPU}:
+    if selection.included is not None and selection.included <= {CPU}:
         monitor.close()
         return _Placement(cpu_slots)
-    if nvml.trouble is not None:
-        monitor.every = DRIVERLESS_SECONDS
-    gpus = usable_gpus(devices, selection)
+    if nvml.error is not None:
+        monitor.interval_seconds = DRIVERLESS_SECONDS
+    gpus = count_usable_gpus(devices, selection)
     scheduler = GpuScheduler(
         monitor,
         selection,
         KeyedRng(time.time_ns(), "yield", os.getpid()),
-        policy=Policy(options.policy or Policy.YIELD),
+        policy=SharingPolicy(options.policy or SharingPolicy.YIELD),
         most=None if on_cpu else options.slots,
         # Each worker on a GPU also keeps a core busy.
         per_device=max(1, cores // max(1, gpus)),

@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 
 from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_data_set
-from eatnas_daemon.devices.capacity import slots_here
-from eatnas_daemon.devices.monitor import look_once
+from eatnas_daemon.devices.capacity import count_slots
+from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_db.database.engine import changing, open_record
 from eatnas_db.domain.macro import Task
@@ -125,7 +125,7 @@ def create_search_from_spec(
 
 def _default_slots(spec: SearchSpec) -> int:
     # Only a lag that the spec leaves open depends on the slots.
-    return 1 if spec.evolution.lag is not None else slots_here(look_once(Nvml()), os.environ)
+    return 1 if spec.evolution.lag is not None else count_slots(probe_once(Nvml()), os.environ)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -206,7 +206,7 @@ def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
     until(lambda: eatnas("daemon", "logs").count(", 1 slots") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")
-    until(lambda: "no device is free: processor: paused by hand" in eatnas("daemon", "status"))
+    until(lambda: "no device is free: CPU: paused by hand" in eatnas("daemon", "status"))
     assert "has ended: paused by hand" in eatnas("daemon", "logs")
     assert "in use again" in eatnas("devices", "resume", "cpu")
     in_training()

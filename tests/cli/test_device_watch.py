@@ -7,7 +7,7 @@ from eatnas_cli.device_view import COLUMNS, draw
 UUID = "GPU-{}-1111-2222-3333-444444444444"
 NOTHING = dict.fromkeys(COLUMNS) | {"host": "box", "name": "NVIDIA A100-SXM4-80GB"}
 BUSY = {"slot": 0, "candidate": 161, "search": "lab", "epochs": "3/5", "images_per_second": 2612, "since_at": 100.0}
-MIG = "waits: it is in MIG mode, which is not supported yet"
+MIG = "waits: MIG mode is not supported"
 
 
 def device(letter, state="training", **facts):

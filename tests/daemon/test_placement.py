@@ -10,16 +10,15 @@ from types import SimpleNamespace
 import psutil
 import pynvml
 import pytest
-from fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from sqlalchemy import select
 
 from eatnas_daemon.devices.availability import Cause
-from eatnas_daemon.devices.locks import holder_of
+from eatnas_daemon.devices.locks import find_lock_owner
 from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import DeviceOptions
-from eatnas_daemon.devices.probe import probe
-from eatnas_daemon.devices.sharing import SHORTEST_WAIT, Policy
+from eatnas_daemon.devices.probe import probe_devices
+from eatnas_daemon.devices.sharing import MIN_BACKOFF_SECONDS, SharingPolicy
 from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db import hosts
@@ -34,6 +33,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Failed, Progress
+from support.fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from support.simulated_worker import SIMULATED_WORKER
 
 QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
@@ -66,9 +66,10 @@ def gpus(tmp_path):
         nvml = Nvml(library)
         locks = tmp_path / "locks"
         locks.mkdir(exist_ok=True)
-        lookout = DeviceMonitor(lambda: probe(nvml, folder=locks), every=0.02, patience=options.pop("hears", 30.0))
+        timeout = options.pop("hears", 30.0)
+        lookout = DeviceMonitor(lambda: probe_devices(nvml, locks), interval_seconds=0.02, timeout_seconds=timeout)
         floor = GpuScheduler(
-            lookout, wishes or DeviceOptions(processor=False), KeyedRng(1, "yield"), folder=locks, **options
+            lookout, wishes or DeviceOptions(use_cpu=False), KeyedRng(1, "yield"), folder=locks, **options
         )
         floors.append(floor)
         return library, floor
@@ -105,9 +106,9 @@ def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_p
     assert {row.load for row in rows(settings, select(epoch.c.load))} == {0.05}
     assert devices_used(settings) == set(GPUS)
     known = rows(settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host))
-    assert sorted(known) == [(uuid, "cuda", "NVIDIA Pretended", "here") for uuid in GPUS]
+    assert sorted(known) == [(uuid, "cuda", "NVIDIA Fake", "here") for uuid in GPUS]
     told = rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
-    assert {row.device for row in told} == {"NVIDIA Pretended"}
+    assert {row.device for row in told} == {"NVIDIA Fake"}
 
 
 @pytest.mark.slow
@@ -119,11 +120,11 @@ def test_a_device_is_held_while_it_is_used_and_each_worker_sees_its_own_alone(tm
         for slot in supervisor.slots:
             if slot.process is not None and slot.phase == "training":
                 seen.add((slot.device.uuid, psutil.Process(slot.process.pid).environ()["CUDA_VISIBLE_DEVICES"]))
-                assert holder_of(slot.device.uuid, tmp_path / "locks")
+                assert find_lock_owner(slot.device.uuid, tmp_path / "locks")
 
     supervise(home(tmp_path / "held"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
     assert seen == {(uuid, uuid) for uuid in GPUS}
-    assert not any(holder_of(uuid, tmp_path / "locks") for uuid in GPUS)
+    assert not any(find_lock_owner(uuid, tmp_path / "locks") for uuid in GPUS)
 
 
 def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tmp_path, home, supervise, gpus, other):
@@ -168,7 +169,7 @@ def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, superv
 @pytest.mark.slow
 def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "stay")
-    library, floor = gpus(policy=Policy.STAY)
+    library, floor = gpus(policy=SharingPolicy.STAY)
 
     def come(supervisor):
         first = library.gpus[0]
@@ -219,7 +220,7 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     supervise(settings, 1, program=ENDLESS, patience=QUICK, on_tick=change)
     assert rows(settings, select(lease)) == []
     (row,) = rows(settings, select(search.c.waiting))
-    assert row.waiting == "no device is free: processor: paused by hand (`eatnas-db devices resume`)"
+    assert row.waiting == "no device is free: CPU: paused by hand (`eatnas-db devices resume`)"
 
 
 @pytest.mark.slow
@@ -252,7 +253,7 @@ def test_a_driver_that_hangs_holds_up_no_tick(tmp_path, home, supervise, gpus):
     settings = home(tmp_path / "hung")
     supervise(settings, 0, program=ENDLESS, floor=floor, patience=QUICK, on_tick=look)
     assert max(later - earlier for earlier, later in itertools.pairwise(ticks)) < 5
-    assert "has not answered" in rows(settings, select(device.c.waits))[0].waits
+    assert "has not responded" in rows(settings, select(device.c.waits))[0].waits
     assert outcomes(settings) == {"released"}
 
 
@@ -263,13 +264,13 @@ def test_a_worker_on_another_device_than_its_own_is_refused(tmp_path, home, supe
     _, floor = gpus(first, second)
 
     def look(supervisor):
-        if any("came up on" in one.verdict.reason for one in floor.standings):
+        if any("started on" in one.availability.reason for one in floor.standings):
             supervisor.stop()
 
     settings = home(tmp_path / "misplaced")
     supervise(settings, 0, floor=floor, patience=QUICK, on_tick=look)
     endings = [row.ending for row in rows(settings, select(worker.c.ending)) if row.ending]
-    assert f"a worker for {GPUS[0]} came up on {GPUS[1]}" in endings
+    assert f"a worker for {GPUS[0]} started on {GPUS[1]}" in endings
     assert not rows(
         settings, select(attempt).join(worker, worker.c.id == attempt.c.worker_id).where(worker.c.device_id == 1)
     )
@@ -300,7 +301,7 @@ def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supe
         program=SLOW,
         floor=floor,
         patience=replace(QUICK, candidates=1, devices=0.01),
-        on_tick=lambda _: told.update(one.verdict.cause for one in floor.standings),
+        on_tick=lambda _: told.update(one.availability.cause for one in floor.standings),
     )
     assert told == {Cause.FREE}
 
@@ -311,7 +312,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
     seen = set()
 
     def look(supervisor):
-        seen.update(one.verdict.reason for one in floor.standings if one.verdict.cause is Cause.ASIDE)
+        seen.update(one.availability.reason for one in floor.standings if one.availability.cause is Cause.QUARANTINED)
         if supervisor.trouble is not None:
             supervisor.stop()
 
@@ -319,7 +320,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
     supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
     (row,) = rows(settings, select(search.c.waiting))
-    assert row.waiting == f"no device is free: GPU 0 (NVIDIA Pretended, {GPUS[0]}): {seen.pop()}"
+    assert row.waiting == f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): {seen.pop()}"
     assert not rows(settings, select(attempt))
 
 
@@ -336,7 +337,7 @@ def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path
 
     assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=leave) == calm
     (words,) = told - {None}
-    assert words.startswith(f"no device is free: GPU 0 (NVIDIA Pretended, {GPUS[0]}): ")
+    assert words.startswith(f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): ")
     assert f"(pid {other.pid}, " in words
 
 
@@ -460,7 +461,7 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
 def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_each_time(gpus):
     now = [0.0]
     _, floor = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
-    slot = Slot(0, floor._lookout.seen()[0])
+    slot = Slot(0, floor._lookout.snapshots()[0])
 
     def waits():
         slots = []
@@ -472,8 +473,8 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
     assert not waits()
     floor.suspect(slot, 2)
     assert waits()
-    assert "one training after another ends its worker there" in floor.standings[0].verdict.reason
-    for longest in (SHORTEST_WAIT, 2 * SHORTEST_WAIT, 4 * SHORTEST_WAIT):
+    assert "one training after another ends its worker there" in floor.standings[0].availability.reason
+    for longest in (MIN_BACKOFF_SECONDS, 2 * MIN_BACKOFF_SECONDS, 4 * MIN_BACKOFF_SECONDS):
         now[0] += longest / 2 - 1
         assert waits()
         now[0] += longest / 2 + 1

@@ -7,146 +7,162 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from eatnas_daemon.devices.model import CPU, UNEXPLAINED_BYTES, DeviceSnapshot, Holder, Identity, in_gib
-from eatnas_daemon.devices.options import UNSEEN, DeviceOptions
+from eatnas_daemon.devices.model import (
+    CPU,
+    UNATTRIBUTED_BYTES,
+    DeviceSnapshot,
+    GpuProcess,
+    ProcessIdentity,
+    format_gib,
+)
+from eatnas_daemon.devices.options import UNSEEN_PROCESSES, DeviceOptions
 
 BUSY_PERCENT: Final = 20
+"""A GPU with a higher utilisation is in use by somebody else if no worker of this daemon runs on it."""
 
 
 class Cause(StrEnum):
-    """What a verdict rests on."""
+    """Why a device is available or not, as a keyword."""
 
     FREE = "free"
-    BROKEN = "broken"
-    UNWANTED = "unwanted"
-    REFUSED = "refused"
+    ERROR = "error"
+    EXCLUDED = "excluded"
+    UNSUPPORTED = "unsupported"
     LOCKED = "locked"
-    FOREIGN = "foreign"
+    IN_USE = "in-use"
     FULL = "full"
     BUSY = "busy"
-    MEMORY = "memory"
-    WAITING = "waiting"
+    LOW_MEMORY = "low-memory"
+    BACKOFF = "backoff"
     PAUSED = "paused"
-    ASIDE = "aside"
+    QUARANTINED = "quarantined"
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Whether one more worker may start on a device, and why, in words."""
+    """Whether one more worker may start on a device, and the reason as a message."""
 
     free: bool
     reason: str
     cause: Cause = Cause.FREE
-    foreign: tuple[Holder, ...] = ()
+    other_processes: tuple[GpuProcess, ...] = ()
+    """The processes of others that make it unavailable."""
 
 
-def judge(
-    probed: DeviceSnapshot,
-    wishes: DeviceOptions,
-    own_pids: Collection[int] = (),
-    needs_bytes: int = 0,
+def check_availability(
+    device: DeviceSnapshot,
+    options: DeviceOptions,
+    worker_pids: Collection[int] = (),
+    needed_bytes: int = 0,
     *,
-    own_bytes: int | None = None,
+    worker_bytes: int | None = None,
 ) -> Availability:
-    """Whether one more worker of ours may start there. `own_pids` are those of our workers on this device.
+    """Return whether one more worker that needs `needed_bytes` may start on a device.
 
-    `own_bytes` is what these say they hold; it counts where the driver cannot tell.
+    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that they report; it
+    counts if the driver does not report their memory.
     """
-    unwanted = _unwanted(probed, wishes)
-    if unwanted is not None:
-        return Availability(False, unwanted, Cause.UNWANTED)
-    invisible = _invisible(probed, wishes)
-    if invisible is not None and not (probed.mig and wishes.parts):
-        return Availability(False, invisible, Cause.UNWANTED)
-    if probed.trouble is not None:
-        return Availability(False, probed.trouble, Cause.BROKEN)
-    if probed.mig:
-        off = f"`nvidia-smi -i {probed.uuid} -mig 0` turns it off"
-        return Availability(False, f"it is in MIG mode, which is not supported yet; {off}", Cause.REFUSED)
-    if probed.prohibited:
-        return Availability(
-            False, "an administrator has shut it for computing (compute mode prohibited)", Cause.REFUSED
-        )
-    if probed.locked_by is not None:
-        return Availability(False, f"another eatnas-db daemon holds it ({probed.locked_by})", Cause.LOCKED)
-    if probed.kind != CPU:
-        taken = _taken(probed, wishes, own_pids, own_bytes)
-        if taken is not None:
-            return taken
-    if probed.exclusive and own_pids:
-        return Availability(False, "it takes one process at a time (compute mode exclusive)", Cause.FULL)
-    limit = wishes.max_per_device
-    if limit is not None and len(own_pids) >= limit:
+    excluded = _excluded_reason(device, options)
+    if excluded is not None:
+        return Availability(False, excluded, Cause.EXCLUDED)
+    invisible = _invisible_reason(device, options)
+    if invisible is not None and not (device.mig_enabled and options.has_mig_slices):
+        return Availability(False, invisible, Cause.EXCLUDED)
+    if device.error is not None:
+        return Availability(False, device.error, Cause.ERROR)
+    if device.mig_enabled:
+        reason = f"MIG mode is not supported; disable it with `nvidia-smi -i {device.uuid} -mig 0`"
+        return Availability(False, reason, Cause.UNSUPPORTED)
+    if device.compute_prohibited:
+        reason = f"compute mode is prohibited; an administrator can change it with `nvidia-smi -i {device.uuid} -c 0`"
+        return Availability(False, reason, Cause.UNSUPPORTED)
+    if device.locked_by is not None:
+        return Availability(False, f"locked by another eatnas-db daemon ({device.locked_by})", Cause.LOCKED)
+    if device.kind != CPU:
+        in_use = _check_other_use(device, options, worker_pids, worker_bytes)
+        if in_use is not None:
+            return in_use
+    if device.compute_exclusive and worker_pids:
+        return Availability(False, "compute mode is exclusive, so one worker at a time runs on it", Cause.FULL)
+    limit = options.max_per_device
+    if limit is not None and len(worker_pids) >= limit:
         return Availability(False, f"--max-per-device {limit} is reached", Cause.FULL)
-    if needs_bytes > probed.free_bytes:
-        needed = f"{in_gib(needs_bytes)} of memory are needed and {in_gib(probed.free_bytes)} are free"
-        return Availability(False, needed, Cause.MEMORY)
-    return Availability(True, _praise(probed))
+    if needed_bytes > device.free_bytes:
+        reason = f"{format_gib(needed_bytes)} of memory are needed, {format_gib(device.free_bytes)} are free"
+        return Availability(False, reason, Cause.LOW_MEMORY)
+    return Availability(True, _describe_free(device))
 
 
-def _unwanted(probed: DeviceSnapshot, wishes: DeviceOptions) -> str | None:
-    if probed.uuid in wishes.excluded:
-        return "--exclude names it"
-    if wishes.chosen is not None:
-        return None if probed.uuid in wishes.chosen else "--devices does not name it"
-    if probed.kind == CPU and not wishes.processor:
-        return "there are GPUs; `--devices` has to name `cpu` for it to train too"
+def _excluded_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | None:
+    if device.uuid in options.excluded:
+        return "excluded by --exclude"
+    if options.included is not None:
+        return None if device.uuid in options.included else "not named by --devices"
+    if device.kind == CPU and not options.use_cpu:
+        return "not used next to GPUs; name `cpu` in --devices to train on it too"
     return None
 
 
-def _invisible(probed: DeviceSnapshot, wishes: DeviceOptions) -> str | None:
-    if probed.kind == CPU or wishes.chosen is not None:
+def _invisible_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | None:
+    if device.kind == CPU or options.included is not None:
         return None
-    if wishes.numbered:
+    if options.has_ambiguous_indices:
         return (
-            "CUDA_VISIBLE_DEVICES has numbers, which are not the driver's where GPUs are not alike: "
-            "give UUIDs there or with `--devices`, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+            "CUDA_VISIBLE_DEVICES contains indices, which CUDA and the driver count differently for GPUs of different "
+            "models; use UUIDs there or in --devices, or set CUDA_DEVICE_ORDER=PCI_BUS_ID"
         )
-    if wishes.visible is not None and probed.uuid not in wishes.visible:
-        return "CUDA_VISIBLE_DEVICES leaves it out"
+    if options.visible is not None and device.uuid not in options.visible:
+        return "not listed in CUDA_VISIBLE_DEVICES"
     return None
 
 
-def _taken(
-    probed: DeviceSnapshot, wishes: DeviceOptions, own_pids: Collection[int], own_bytes: int | None
+def _check_other_use(
+    device: DeviceSnapshot, options: DeviceOptions, worker_pids: Collection[int], worker_bytes: int | None
 ) -> Availability | None:
-    computing = [one for one in probed.holders if one.kind == "compute" and one.pid not in own_pids]
-    told = [one for one in computing if one.identity is not None and not one.is_shared]
-    foreign = tuple(one for one in told if not _is_allowed(one, wishes))
-    if foreign:
-        more = f", and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        return Availability(False, f"{foreign[0]} computes on it{more}", Cause.FOREIGN, foreign)
-    blindness = probed.blindness
-    if blindness is not None and UNSEEN not in wishes.allowed:
-        others = probed.used_bytes - _our_bytes(probed, own_pids, own_bytes)
-        if others > UNEXPLAINED_BYTES * (1 + len(own_pids)):
-            ours = ", more than our workers hold" if own_pids else ""
-            used = f"{in_gib(probed.used_bytes)} are in use{ours}"
-            anyway = f"`--allow {UNSEEN}` uses it all the same"
-            return Availability(False, f"{blindness}; so memory decides, and {used} ({anyway})", Cause.FOREIGN)
-    # What is ours, or is allowed, keeps it busy rightly.
-    excused = bool(own_pids) or (UNSEEN in wishes.allowed if blindness is not None else bool(computing))
-    if probed.utilisation is not None and probed.utilisation > BUSY_PERCENT and not excused:
-        return Availability(False, f"it is {probed.utilisation}% busy, and not with anything of ours", Cause.BUSY)
+    """Return the availability if processes of others use the device, otherwise None."""
+    computing = [
+        process for process in device.processes if process.kind == "compute" and process.pid not in worker_pids
+    ]
+    identified = [process for process in computing if process.identity is not None and not process.is_mps_server]
+    others = tuple(process for process in identified if not _is_allowed(process, options))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        return Availability(False, f"in use by {others[0]}{more}", Cause.IN_USE, others)
+    unattributed = device.attribution_error
+    if unattributed is not None and UNSEEN_PROCESSES not in options.allowed:
+        other_bytes = device.used_bytes - _bytes_of_workers(device, worker_pids, worker_bytes)
+        if other_bytes > UNATTRIBUTED_BYTES * (1 + len(worker_pids)):
+            excess = ", more than the workers of this daemon use" if worker_pids else ""
+            used = f"{format_gib(device.used_bytes)} of memory are in use{excess}"
+            reason = f"{used} ({unattributed}); `--allow {UNSEEN_PROCESSES}` ignores that"
+            return Availability(False, reason, Cause.IN_USE)
+    # Workers of this daemon and allowed processes explain the utilisation.
+    explained = bool(worker_pids) or (
+        UNSEEN_PROCESSES in options.allowed if unattributed is not None else bool(computing)
+    )
+    if device.utilisation_percent is not None and device.utilisation_percent > BUSY_PERCENT and not explained:
+        reason = f"{device.utilisation_percent}% busy, but not with a worker of this daemon"
+        return Availability(False, reason, Cause.BUSY)
     return None
 
 
-def _our_bytes(probed: DeviceSnapshot, own_pids: Collection[int], own_bytes: int | None) -> int:
-    if own_bytes is not None:
-        return own_bytes
-    return sum(one.used_bytes or 0 for one in probed.holders if one.pid in own_pids)
+def _bytes_of_workers(device: DeviceSnapshot, worker_pids: Collection[int], worker_bytes: int | None) -> int:
+    if worker_bytes is not None:
+        return worker_bytes
+    return sum(process.used_bytes or 0 for process in device.processes if process.pid in worker_pids)
 
 
-def _is_allowed(holder: Holder, wishes: DeviceOptions) -> bool:
-    who = holder.identity or Identity()
-    return bool({who.owner, who.name} & wishes.allowed)
+def _is_allowed(process: GpuProcess, options: DeviceOptions) -> bool:
+    identity = process.identity or ProcessIdentity()
+    return bool({identity.owner, identity.name} & options.allowed)
 
 
-def _praise(probed: DeviceSnapshot) -> str:
-    memory = f"{in_gib(probed.free_bytes)} of {in_gib(probed.total_bytes)} of memory free"
-    if probed.kind == CPU:
-        return f"{probed.cores} cores, load {probed.load:.1f}, {memory}"
-    busy = "" if probed.utilisation is None else f", {probed.utilisation}% busy"
-    blind = "" if probed.blindness is None else f"; {probed.blindness}, so memory decides"
-    errors = f"; {probed.memory_errors} memory errors since the driver was loaded" if probed.memory_errors else ""
-    return memory + busy + blind + errors
+def _describe_free(device: DeviceSnapshot) -> str:
+    memory = f"{format_gib(device.free_bytes)} of {format_gib(device.total_bytes)} of memory free"
+    if device.kind == CPU:
+        return f"{device.cores} cores, load {device.load_average:.1f}, {memory}"
+    busy = "" if device.utilisation_percent is None else f", {device.utilisation_percent}% busy"
+    unattributed = device.attribution_error
+    limits = "" if unattributed is None else f"; {unattributed}, so only the memory in use counts"
+    errors = f"; {device.memory_errors} memory errors since the driver was loaded" if device.memory_errors else ""
+    return memory + busy + limits + errors

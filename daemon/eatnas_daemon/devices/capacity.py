@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-from eatnas_daemon.devices.availability import Cause, judge
+from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
-from eatnas_daemon.devices.options import DeviceOptions, wishes_of
+from eatnas_daemon.devices.options import DeviceOptions, parse_options
+
+PERMANENT_CAUSES: Final = frozenset({Cause.EXCLUDED, Cause.ERROR, Cause.UNSUPPORTED})
+"""The causes for which a GPU does not become free by waiting."""
 
 
-def cpu_slots(probed: DeviceSnapshot, own_workers: int = 0, needs_bytes: int = 0) -> int:
-    """How many workers the processor has room for: a core each beside what others load it with, and memory."""
-    others = max(0.0, probed.load - own_workers)
-    by_cores = max(1, probed.cores - int(others))
-    if needs_bytes <= 0:
+def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0) -> int:
+    """Return the number of workers that the CPU has room for, including the `workers` already running.
+
+    Each worker takes one core; the load of other processes and the free memory limit the number.
+    """
+    other_load = max(0.0, cpu.load_average - workers)
+    by_cores = max(1, cpu.cores - int(other_load))
+    if needed_bytes <= 0:
         return by_cores
-    return min(by_cores, own_workers + probed.free_bytes // needs_bytes)
+    return min(by_cores, workers + cpu.free_bytes // needed_bytes)
 
 
-def usable_gpus(seen: Sequence[DeviceSnapshot], wishes: DeviceOptions) -> int:
-    """How many GPUs a daemon may ever use; those that are somebody else's now will be free again."""
-    never = {Cause.UNWANTED, Cause.BROKEN, Cause.REFUSED}
-    return sum(one.kind != CPU and judge(one, wishes).cause not in never for one in seen)
+def count_usable_gpus(devices: Sequence[DeviceSnapshot], options: DeviceOptions) -> int:
+    """Return the number of GPUs that a daemon may use now or later, when other processes have left them."""
+    gpus = [device for device in devices if device.kind != CPU]
+    return sum(check_availability(gpu, options).cause not in PERMANENT_CAUSES for gpu in gpus)
 
 
-def slots_here(seen: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
-    """How many trainings a daemon would have here at a time: one on each GPU it may use, or one on each core."""
-    wishes = wishes_of(seen, environment=environment)
-    return usable_gpus(seen, wishes) or max(1, seen[-1].cores if wishes.processor else 0)
+def count_slots(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
+    """Return the number of trainings that a daemon runs here at a time: one per usable GPU, or else one per core."""
+    options = parse_options(devices, environment=environment)
+    return count_usable_gpus(devices, options) or max(1, devices[-1].cores if options.use_cpu else 0)
 
 
-def first_free(seen: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> DeviceSnapshot:
-    """Where a training would begin now: on the first GPU that is free, or else on the processor, which comes last."""
-    wishes = wishes_of(seen, environment=environment)
-    return next((one for one in seen if judge(one, wishes).free), seen[-1])
+def find_free_device(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> DeviceSnapshot:
+    """Return the device on which a training would start now: the first free GPU, or else the CPU, which is last."""
+    options = parse_options(devices, environment=environment)
+    return next((device for device in devices if check_availability(device, options).free), devices[-1])

@@ -1,4 +1,4 @@
-"""Lock a device for one daemon. The kernel drops the lock when its process ends."""
+"""Lock a device for one daemon with a lock file. The kernel drops the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -17,76 +18,117 @@ from eatnas_daemon.devices.model import LockOwner, printable
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import is_locked, try_lock
 
-# Not tempfile's choice: TMPDIR may be a folder of one user's own, where another's daemon would not look.
-LOCKS: Final = Path("/tmp")  # noqa: S108
+# Not `tempfile.gettempdir()`: TMPDIR may be private to one user, and daemons of other users would not look there.
+LOCK_FOLDER: Final = Path("/tmp")  # noqa: S108
+LOCK_ATTEMPTS: Final = 20
+LOCK_RETRY_SECONDS: Final = 0.01
 
 
-LOOKS: Final = 20
-
-
-LOOK_SECONDS: Final = 0.01
-
-
-class Hold:
-    """This daemon's lock on a device, until it is released or the process ends."""
+class DeviceLock:
+    """The lock of this process on one device."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def refresh(self) -> None:
-        """Keep away those who tidy the temporary folder."""
+        """Update the file's timestamps, so that cleaners of temporary files keep it."""
         os.utime(self._descriptor)
 
     def release(self) -> None:
-        """Give the device back."""
+        """Unlock the device."""
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
 
-def lock_file(uuid: str, folder: Path = LOCKS) -> Path:
-    """Where a device's lock lies."""
+class DeviceLocks:
+    """The locks of one daemon, by the UUID of the device."""
+
+    def __init__(self, folder: Path = LOCK_FOLDER, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._monotonic = folder, monotonic
+        self._locks: dict[str, tuple[DeviceLock, float]] = {}
+        """Each lock and when it was acquired."""
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Return the UUIDs of the devices that this daemon has locked."""
+        return frozenset(self._locks)
+
+    def acquire(self, uuid: str) -> bool:
+        """Lock a device. Return False if another process holds the lock.
+
+        Raises `ConflictError` if the lock file cannot be used.
+        """
+        if uuid in self._locks:
+            return True
+        lock = acquire_lock(uuid, self._folder)
+        if lock is not None:
+            self._locks[uuid] = lock, self._monotonic()
+        return lock is not None
+
+    def release(self, uuid: str) -> float:
+        """Unlock a device and return how many seconds it was locked."""
+        lock, acquired_at = self._locks.pop(uuid)
+        lock.release()
+        return self._monotonic() - acquired_at
+
+    def refresh(self) -> None:
+        """Refresh every lock file."""
+        for lock, _ in self._locks.values():
+            lock.refresh()
+
+    def release_all(self) -> None:
+        """Unlock every device."""
+        for uuid in self.held:
+            self.release(uuid)
+
+
+def lock_path(uuid: str, folder: Path = LOCK_FOLDER) -> Path:
+    """Return the path of a device's lock file."""
     return folder / f"eatnas-db-device-{uuid}.lock"
 
 
-def hold(uuid: str, folder: Path = LOCKS) -> Hold | None:
-    """Take a device, or None when somebody else holds it. Raises `ConflictError` where its lock cannot be used."""
-    path = lock_file(uuid, folder)
-    for _ in range(LOOKS):
+def acquire_lock(uuid: str, folder: Path = LOCK_FOLDER) -> DeviceLock | None:
+    """Lock a device, or return None if another process holds the lock.
+
+    Raises `ConflictError` if the lock file cannot be used.
+    """
+    path = lock_path(uuid, folder)
+    for _ in range(LOCK_ATTEMPTS):
         try:
             descriptor = _open(path)
         except OSError as error:
-            raise ConflictError(f"{path} cannot be opened: {error.strerror}") from None
+            raise ConflictError(f"cannot open lock file {path}: {error.strerror}") from None
         try:
             if not try_lock(descriptor):
-                # Perhaps somebody only looks who holds it, which takes a moment's lock.
-                time.sleep(LOOK_SECONDS)
+                # `find_lock_owner` in another process holds a shared lock for a moment.
+                time.sleep(LOCK_RETRY_SECONDS)
             elif path.stat().st_ino == os.fstat(descriptor).st_ino:
-                _sign(descriptor)
-                return Hold(descriptor)
+                _write_owner(descriptor)
+                return DeviceLock(descriptor)
         except FileNotFoundError:
-            pass  # tidied away between two steps
+            pass  # another process removed the file after it was opened
         os.close(descriptor)
     return None
 
 
-def holder_of(uuid: str, folder: Path = LOCKS) -> LockOwner | None:
-    """The daemon that holds a device, if one does."""
-    path = lock_file(uuid, folder)
+def find_lock_owner(uuid: str, folder: Path = LOCK_FOLDER) -> LockOwner | None:
+    """Return the daemon that has locked a device, or None if it is not locked."""
+    path = lock_path(uuid, folder)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:
-        return LockOwner(trouble=f"{path} cannot be opened: {error.strerror}")
+        return LockOwner(error=f"cannot open lock file {path}: {error.strerror}")
     try:
-        return _signature(os.pread(descriptor, 4096, 0)) if is_locked(descriptor) else None
+        return _parse_owner(os.pread(descriptor, 4096, 0)) if is_locked(descriptor) else None
     finally:
         os.close(descriptor)
 
 
 def _open(path: Path) -> int:
-    # Never O_CREAT on a file that is there: the kernel refuses it for another user's in a sticky folder.
+    # No O_CREAT for an existing file: the kernel refuses it for a file of another user in a sticky folder.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
@@ -94,25 +136,25 @@ def _open(path: Path) -> int:
         except FileNotFoundError:
             with suppress(FileExistsError):
                 descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
-                os.fchmod(descriptor, 0o666)  # whatever the umask: other users' daemons lock it too
+                os.fchmod(descriptor, 0o666)  # regardless of the umask: daemons of other users lock the file too
                 return descriptor
             continue
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        raise PermissionError(errno.EPERM, "not a plain file", str(path))
+        raise PermissionError(errno.EPERM, "not a regular file", str(path))
 
 
-def _sign(descriptor: int) -> None:
+def _write_owner(descriptor: int) -> None:
     text = json.dumps({"user": psutil.Process().username(), "pid": os.getpid()})
-    with suppress(OSError):  # a full disk costs the name, not the lock
+    with suppress(OSError):  # on a full disk the lock holds without the owner's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _signature(content: bytes) -> LockOwner:
+def _parse_owner(content: bytes) -> LockOwner:
     with suppress(ValueError):
-        signed: Any = json.loads(content)
-        if isinstance(signed, dict) and isinstance(signed.get("pid"), int):
-            return LockOwner(printable(str(signed.get("user")))[:64], signed["pid"])
+        owner: Any = json.loads(content)
+        if isinstance(owner, dict) and isinstance(owner.get("pid"), int):
+            return LockOwner(printable(str(owner.get("user")))[:64], owner["pid"])
     return LockOwner()

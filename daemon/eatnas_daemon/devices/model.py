@@ -1,4 +1,4 @@
-"""Devices as seen at one moment, the processes on them and the daemon that has locked them."""
+"""Snapshots of the devices of this machine and of the processes on them."""
 
 from __future__ import annotations
 
@@ -6,66 +6,64 @@ from dataclasses import dataclass
 from typing import Final
 
 CPU: Final = "cpu"
-
-
+"""The kind and the UUID of the CPU as a device."""
+CUDA: Final = "cuda"
 GIB: Final = 1 << 30
-
-
-UNEXPLAINED_BYTES: Final = GIB
-"""Memory that a driver keeps for itself; and what a worker's context takes beside what it asked for."""
-
-
-MPS: Final = "nvidia-cuda-mps"
+UNATTRIBUTED_BYTES: Final = GIB
+"""Memory in use that needs no explanation: that of the driver itself, or of one worker's CUDA context."""
+MPS_PREFIX: Final = "nvidia-cuda-mps"
+"""The start of the process names of NVIDIA's Multi-Process Service."""
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """A process as this machine knows it. What it does not tell to strangers is None."""
+class ProcessIdentity:
+    """A process of this machine. A field is None if the system hides it from this user."""
 
     owner: str | None = None
     name: str | None = None
-    since: float | None = None
-    polite: bool = False
-    """Whether it is a worker of an eatnas-db, which keeps to the same manners."""
+    started_at: float | None = None
+    """Unix time."""
+    is_eatnas_worker: bool = False
+    """Whether it is a worker of an eatnas-db daemon, which follows the same rules of sharing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
-    """A process on a device."""
+class GpuProcess:
+    """A process on a GPU."""
 
     pid: int
     kind: str
-    """`compute`, or `graphics` for one that only draws."""
+    """`compute`, or `graphics` for a process that only renders."""
     used_bytes: int | None = None
-    identity: Identity | None = None
-    """None: there is no such process here, as in a container that is told the host's numbers."""
+    identity: ProcessIdentity | None = None
+    """None if this machine has no such process: in a container the driver may report the host's process ids."""
 
     @property
-    def is_shared(self) -> bool:
-        """Whether it stands for others: a server of MPS, which computes for all its clients, ours too."""
-        return self.identity is not None and (self.identity.name or "").startswith(MPS)
+    def is_mps_server(self) -> bool:
+        """Whether it is a server of MPS, which computes for all its clients, including the workers of this daemon."""
+        return self.identity is not None and (self.identity.name or "").startswith(MPS_PREFIX)
 
     def __str__(self) -> str:
-        who = self.identity or Identity()
-        return printable(f"{who.name or 'a process'} (pid {self.pid}, {who.owner or 'owner unknown'})")
+        identity = self.identity or ProcessIdentity()
+        return printable(f"{identity.name or 'a process'} (pid {self.pid}, {identity.owner or 'owner unknown'})")
 
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """The eatnas-db daemon that holds a device, as far as its lock file says."""
+    """The eatnas-db daemon that holds the lock of a device, as its lock file names it."""
 
     user: str | None = None
     pid: int | None = None
-    trouble: str | None = None
-    """Why its lock file does not say."""
+    error: str | None = None
+    """Why the lock file cannot be read."""
 
     def __str__(self) -> str:
-        return self.trouble or f"{self.user or 'owner unknown'}, pid {self.pid or 'unknown'}"
+        return self.error or f"{self.user or 'owner unknown'}, pid {self.pid or 'unknown'}"
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceSnapshot:
-    """A device and all that was seen of it."""
+    """The state of a device at one moment."""
 
     uuid: str
     kind: str
@@ -74,54 +72,58 @@ class DeviceSnapshot:
     index: int | None = None
     total_bytes: int = 0
     free_bytes: int = 0
-    utilisation: int | None = None
-    holders: tuple[Holder, ...] = ()
-    silent: bool = False
-    """Whether the driver does not say who holds it."""
-    mig: bool = False
-    prohibited: bool = False
-    exclusive: bool = False
-    """Whether one process at a time may compute on it."""
+    utilisation_percent: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+    processes_unknown: bool = False
+    """Whether the driver does not report the processes."""
+    mig_enabled: bool = False
+    compute_prohibited: bool = False
+    """Whether an administrator has prohibited computing on it."""
+    compute_exclusive: bool = False
+    """Whether it admits one computing process at a time."""
     memory_errors: int | None = None
+    """Uncorrectable memory errors since the driver was loaded."""
     locked_by: LockOwner | None = None
-    trouble: str | None = None
+    error: str | None = None
+    """Why the device does not work."""
     cores: int = 0
-    load: float = 0.0
+    load_average: float = 0.0
+    """Of the CPU, over the last minute."""
 
     @property
     def used_bytes(self) -> int:
-        """Memory in use, by whomever."""
+        """Memory in use by any process."""
         return self.total_bytes - self.free_bytes
 
     @property
     def label(self) -> str:
-        """How a sentence calls it."""
-        return "processor" if self.kind == CPU else f"GPU {self.index} ({self.name}, {self.uuid})"
+        """Return the name of the device for messages."""
+        return "CPU" if self.kind == CPU else f"GPU {self.index} ({self.name}, {self.uuid})"
 
     @property
-    def blindness(self) -> str | None:
-        """Why its processes cannot be told apart, so that memory has to be compared instead."""
-        computing = [one for one in self.holders if one.kind == "compute"]
-        if self.silent:
-            return "the driver does not say which processes use it"
-        if any(one.is_shared for one in computing):
-            return "its processes share it through NVIDIA's MPS and are not told apart"
-        if any(one.identity is None for one in computing):
-            return "the driver shows process numbers that are not of this container"
-        if not self.holders and self.used_bytes > UNEXPLAINED_BYTES:
-            return "memory is in use and the driver shows no process, as in a container"
+    def attribution_error(self) -> str | None:
+        """Return why the memory in use cannot be attributed to processes, or None if it can."""
+        computing = [process for process in self.processes if process.kind == "compute"]
+        if self.processes_unknown:
+            return "the driver does not report the processes on it"
+        if any(process.is_mps_server for process in computing):
+            return "NVIDIA MPS hides the processes on it"
+        if any(process.identity is None for process in computing):
+            return "the driver reports process ids from outside this container"
+        if not self.processes and self.used_bytes > UNATTRIBUTED_BYTES:
+            return "memory is in use but the driver reports no process, as in a container"
         return None
 
 
-PROCESSOR: Final = DeviceSnapshot(CPU, CPU, "processor")
-"""The processor, as a slot knows it that nobody has probed."""
+CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
+"""The CPU without any measurement. The database stores its name."""
 
 
-def in_gib(size: int) -> str:
-    """A size of memory as people write it."""
+def format_gib(size: int) -> str:
+    """Return a number of bytes as text in GiB."""
     return f"{size / GIB:.1f} GiB"
 
 
 def printable(text: str) -> str:
-    """Without the terminal codes that a stranger's program may have for a name."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    """Replace the characters that a terminal would interpret, as in the process names of other users."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

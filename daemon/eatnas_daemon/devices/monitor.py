@@ -1,4 +1,4 @@
-"""Probe the devices in a thread, so that a driver that hangs blocks nobody."""
+"""Probe the devices in a background thread, so that a driver that hangs does not block the caller."""
 
 from __future__ import annotations
 
@@ -11,68 +11,78 @@ from typing import Final
 
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.nvml import Nvml
-from eatnas_daemon.devices.probe import probe, processor_now
+from eatnas_daemon.devices.probe import probe_cpu, probe_devices
 
-ANSWER_SECONDS: Final = 15.0
-"""So long a command waits for a driver that says nothing."""
+DRIVER_TIMEOUT_SECONDS: Final = 15.0
+"""How long a command waits for a driver that does not respond."""
 
 
-def look_once(nvml: Nvml, patience: float = ANSWER_SECONDS) -> list[DeviceSnapshot]:
-    """The same, for as long as `patience` allows: of a driver that hangs, `nvml.trouble` says so."""
-    lookout = DeviceMonitor(lambda: probe(nvml), patience=patience)
-    seen = lookout.seen()
-    lookout.close()
-    if not seen:
-        nvml.trouble = f"the NVIDIA driver has not answered for {patience:g} s"
-    return seen or [processor_now()]
+def probe_once(nvml: Nvml, timeout_seconds: float = DRIVER_TIMEOUT_SECONDS) -> list[DeviceSnapshot]:
+    """Return a snapshot of every device, the CPU last.
+
+    If the driver does not respond within `timeout_seconds`, return the CPU alone and set `nvml.error`.
+    """
+    monitor = DeviceMonitor(lambda: probe_devices(nvml), timeout_seconds=timeout_seconds)
+    devices = monitor.snapshots()
+    monitor.close()
+    if not devices:
+        nvml.error = f"the NVIDIA driver has not responded for {timeout_seconds:g} s"
+    return devices or [probe_cpu()]
 
 
 class DeviceMonitor:
-    """Looks again and again in a thread of its own: a driver that does not answer holds up nobody."""
+    """Probes the devices every `interval_seconds` in a thread.
+
+    After `timeout_seconds` without an answer the GPUs count as broken.
+    """
 
     def __init__(
         self,
-        look: Callable[[], Sequence[DeviceSnapshot]],
+        probe: Callable[[], Sequence[DeviceSnapshot]],
         *,
-        every: float = 2.0,
-        patience: float = 30.0,
+        interval_seconds: float = 2.0,
+        timeout_seconds: float = 30.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self.every, self._patience, self._monotonic = look, every, patience, monotonic
-        self._seen: Sequence[DeviceSnapshot] = ()
-        self.begun_at = -math.inf
-        """When the look began that is told now; -inf before the first."""
+        self._probe, self._monotonic = probe, monotonic
+        self.interval_seconds, self._timeout_seconds = interval_seconds, timeout_seconds
+        self._latest: Sequence[DeviceSnapshot] = ()
+        self.probe_started_at = -math.inf
+        """When the probe behind the current snapshots started, in monotonic seconds; -inf before the first."""
         self._error: Exception | None = None
-        self._answered, self._over = threading.Event(), threading.Event()
-        self._heard_at = monotonic()
-        threading.Thread(target=self._go_on_looking, name="lookout", daemon=True).start()
+        self._responded, self._closed = threading.Event(), threading.Event()
+        self._responded_at = monotonic()
+        threading.Thread(target=self._run, name="device-monitor", daemon=True).start()
 
-    def seen(self, *, wait: bool = True) -> list[DeviceSnapshot]:
-        """The last look; the first one is waited for. What no longer answers is told as broken."""
+    def snapshots(self, *, wait: bool = True) -> list[DeviceSnapshot]:
+        """Return the snapshots of the last probe. With `wait`, wait for the first probe.
+
+        If the driver no longer responds, the GPUs carry an error. Raises what the probe raised.
+        """
         if wait:
-            self._answered.wait(self._patience)
+            self._responded.wait(self._timeout_seconds)
         if self._error is not None:
             raise self._error
-        silence = self._monotonic() - self._heard_at
-        if silence <= self._patience + self.every:
-            return list(self._seen)
-        trouble = f"the driver has not answered for {silence:.0f} s"
-        return [device if device.kind == CPU else replace(device, trouble=trouble) for device in self._seen]
+        silent_seconds = self._monotonic() - self._responded_at
+        if silent_seconds <= self._timeout_seconds + self.interval_seconds:
+            return list(self._latest)
+        error = f"the driver has not responded for {silent_seconds:.0f} s"
+        return [device if device.kind == CPU else replace(device, error=error) for device in self._latest]
 
     def close(self) -> None:
-        """Look no more."""
-        self._over.set()
+        """Stop probing."""
+        self._closed.set()
 
-    def _go_on_looking(self) -> None:
-        while not self._over.is_set():
-            begun_at = self._monotonic()
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            started_at = self._monotonic()
             try:
-                self._seen = self._look()
-                self.begun_at = begun_at
-            except Exception as error:  # raised where somebody hears it
+                self._latest = self._probe()
+                self.probe_started_at = started_at
+            except Exception as error:  # raised again by `snapshots`
                 self._error = error
-            self._heard_at = self._monotonic()
-            self._answered.set()
+            self._responded_at = self._monotonic()
+            self._responded.set()
             if self._error is not None:
                 return
-            self._over.wait(self.every)
+            self._closed.wait(self.interval_seconds)

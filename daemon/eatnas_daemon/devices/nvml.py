@@ -1,105 +1,79 @@
-"""NVML, NVIDIA's management library, as far as choosing devices needs it: what each GPU says of itself, or why not."""
+"""Read the state of the GPUs from NVML, NVIDIA's management library."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import psutil
 import pynvml
 
-_NOT_TOLD: Final = (
+from eatnas_daemon.devices.model import CUDA, DeviceSnapshot, GpuProcess
+
+_UNAVAILABLE_VALUE_ERRORS: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
-    # How it tells of a function that is newer than the driver, where it has another name for it. Not an `NVMLError`.
+    # Raised for a function that the driver has only under an older name. Not a subclass of `NVMLError`.
     getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
-"""A device or driver that does not know a figure, which is not a broken one."""
-_NO_DRIVER: Final = {
-    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "there is no NVIDIA driver on this machine",
+"""A device or driver that does not provide a value. It is not broken."""
+_DRIVER_ERRORS: Final = {
+    pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
-        "the NVIDIA driver is installed but not loaded; `modprobe nvidia` or a restart of the machine loads it"
+        "the NVIDIA driver is installed but not loaded; run `modprobe nvidia` or restart the machine"
     ),
     pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (
-        "the NVIDIA driver was updated while the old one was in use; a restart of the machine mends it"
+        "the NVIDIA driver was updated but the old kernel module is still loaded; restart the machine"
     ),
-    pynvml.NVML_ERROR_NO_PERMISSION: "this user may not speak to the NVIDIA driver; see who owns /dev/nvidia*",
+    pynvml.NVML_ERROR_NO_PERMISSION: (
+        "permission to use the NVIDIA driver is denied; check the owner and mode of /dev/nvidia*"
+    ),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
-    """A process that a GPU says it serves."""
-
-    pid: int
-    kind: str
-    """`compute`, or `graphics` for one that only draws."""
-    used_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """A GPU, as it is now. Without `trouble` everything is known that such a device tells."""
-
-    index: int
-    uuid: str
-    name: str = "GPU"
-    total_bytes: int = 0
-    free_bytes: int = 0
-    utilisation: int | None = None
-    """Percent of the last moments in which it computed."""
-    clients: tuple[Client, ...] | None = ()
-    """None where this driver does not say."""
-    mig: bool = False
-    prohibited: bool = False
-    """Whether an administrator has shut it for computing."""
-    exclusive: bool = False
-    """Whether one process at a time may compute on it."""
-    memory_errors: int | None = None
-    """That could not be corrected, since the driver was loaded."""
-    trouble: str | None = None
-
-
 class Nvml:
-    """A session with the driver. It is opened by the first look and again after the driver was lost.
+    """A session with the driver. The first read opens it; the first read after a failure opens it again.
 
-    `library` is pynvml, or what speaks like it.
+    `library` is pynvml or an object with the same functions.
     """
 
     def __init__(self, library: Any = pynvml) -> None:
         self._library = library
         self._open = False
-        self._known: dict[str, Card] = {}
-        self._at: dict[int, str] = {}
-        self.trouble: str | None = None
-        """Why the last look saw no GPU at all."""
+        self._known: dict[str, DeviceSnapshot] = {}
+        self._uuid_at: dict[int, str] = {}
+        self.error: str | None = None
+        """Why the last read found no GPU."""
 
-    def cards(self) -> list[Card]:
-        """Look at every GPU. One that was seen before and is gone now is listed with its trouble."""
+    def read_gpus(self) -> list[DeviceSnapshot]:
+        """Return a snapshot of every GPU, without locks and process identities.
+
+        A GPU that an earlier read found and that has disappeared is included with an error.
+        """
         try:
             count = self._count()
         except pynvml.NVMLError as error:
-            self.trouble = _NO_DRIVER.get(error.value, f"the NVIDIA driver does not work: {error}")
+            self.error = _DRIVER_ERRORS.get(error.value, f"the NVIDIA driver does not work: {error}")
             self.close()
             count = 0
         else:
-            self.trouble = None if count else "the NVIDIA driver runs, but shows no GPU here"
-        seen = [self._card(index) for index in range(count)]
-        uuids = {card.uuid for card in seen}
-        why = self.trouble or "the driver does not list it any more"
-        lost = [replace(card, trouble=why) for card in self._known.values() if card.uuid not in uuids]
-        for card in seen:
-            if card.trouble is None:
-                self._known[card.uuid], self._at[card.index] = card, card.uuid
+            self.error = None if count else "the NVIDIA driver is loaded but finds no GPU"
+        gpus = [self._read_gpu(index) for index in range(count)]
+        uuids = {gpu.uuid for gpu in gpus}
+        reason = self.error or "the driver no longer lists it"
+        missing = [replace(gpu, error=reason) for gpu in self._known.values() if gpu.uuid not in uuids]
+        for index, gpu in enumerate(gpus):
+            if gpu.error is None:
+                self._known[gpu.uuid], self._uuid_at[index] = gpu, gpu.uuid
             else:
                 self.close()
-        return seen + lost
+        return gpus + missing
 
     def close(self) -> None:
-        """Leave the driver, so that the next look begins anew."""
+        """End the session. The next read begins a new one."""
         if self._open:
             self._open = False
             with contextlib.suppress(pynvml.NVMLError):
@@ -111,71 +85,74 @@ class Nvml:
             self._open = True
         return int(self._library.nvmlDeviceGetCount())
 
-    def _card(self, index: int) -> Card:
+    def _read_gpu(self, index: int) -> DeviceSnapshot:
         try:
-            return self._ask(index)
+            return self._query_gpu(index)
         except pynvml.NVMLError as error:
-            known = self._known.get(self._at.get(index, ""), Card(index, f"unknown-{index}"))
-            return replace(known, trouble=f"it does not answer: {error}")
+            unknown = DeviceSnapshot(f"unknown-{index}", CUDA, "GPU", index)
+            return replace(self._known.get(self._uuid_at.get(index, ""), unknown), error=f"NVML error: {error}")
 
-    def _ask(self, index: int) -> Card:
+    def _query_gpu(self, index: int) -> DeviceSnapshot:
         library = self._library
         handle = library.nvmlDeviceGetHandleByIndex(index)
-        mode = _told(lambda: library.nvmlDeviceGetMigMode(handle))
+        mode = _value_or_none(lambda: library.nvmlDeviceGetMigMode(handle))
         mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
-        # Before the memory: what a process that ends in between has held would be nobody's.
-        clients = self._clients(handle)
-        total, free = self._memory(handle, mig=mig)
-        rates = _told(lambda: library.nvmlDeviceGetUtilizationRates(handle))
-        compute = _told(lambda: library.nvmlDeviceGetComputeMode(handle))
-        errors = _told(
+        # Processes before memory: the memory of a process that ends in between would belong to nobody.
+        processes = self._query_processes(handle)
+        total, free = self._query_memory(handle, mig=mig)
+        rates = _value_or_none(lambda: library.nvmlDeviceGetUtilizationRates(handle))
+        compute = _value_or_none(lambda: library.nvmlDeviceGetComputeMode(handle))
+        errors = _value_or_none(
             lambda: library.nvmlDeviceGetTotalEccErrors(
                 handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
             )
         )
-        return Card(
-            index=index,
+        return DeviceSnapshot(
             uuid=_text(library.nvmlDeviceGetUUID(handle)),
+            kind=CUDA,
             name=_text(library.nvmlDeviceGetName(handle)),
+            index=index,
             total_bytes=total,
             free_bytes=free,
-            utilisation=None if rates is None else int(rates.gpu),
-            clients=clients,
-            mig=mig,
-            prohibited=compute == pynvml.NVML_COMPUTEMODE_PROHIBITED,
-            exclusive=compute == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
+            utilisation_percent=None if rates is None else int(rates.gpu),
+            processes=processes or (),
+            processes_unknown=processes is None,
+            mig_enabled=mig,
+            compute_prohibited=compute == pynvml.NVML_COMPUTEMODE_PROHIBITED,
+            compute_exclusive=compute == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
             memory_errors=errors,
         )
 
-    def _memory(self, handle: Any, *, mig: bool) -> tuple[int, int]:
-        """Its memory, and what of it is free."""
+    def _query_memory(self, handle: Any, *, mig: bool) -> tuple[int, int]:
+        """Return the total and the free memory in bytes."""
         try:
             memory = self._library.nvmlDeviceGetMemoryInfo(handle)
         except pynvml.NVMLError_NotSupported:
-            # It has none of its own, but shares the machine's; what others have of that is not in use on it.
+            # The GPU shares the machine's memory. What other processes use of that is not in use on the GPU.
             available = psutil.virtual_memory().available
             return available, available
         except pynvml.NVMLError_NoPermission:
-            if not mig:  # which is refused anyway, and told so
+            if not mig:  # MIG mode is unsupported, and that is the better reason to give
                 raise
             return 0, 0
         return int(memory.total), int(memory.free)
 
-    def _clients(self, handle: Any) -> tuple[Client, ...] | None:
-        computing = _told(lambda: self._library.nvmlDeviceGetComputeRunningProcesses(handle))
+    def _query_processes(self, handle: Any) -> tuple[GpuProcess, ...] | None:
+        """Return the processes on a GPU, or None if the driver does not report them."""
+        computing = _value_or_none(lambda: self._library.nvmlDeviceGetComputeRunningProcesses(handle))
         if computing is None:
             return None
-        drawing = _told(lambda: self._library.nvmlDeviceGetGraphicsRunningProcesses(handle)) or []
-        # One that does both is in both lists, and computes.
-        clients = {one.pid: Client(one.pid, "graphics", one.usedGpuMemory) for one in drawing}
-        clients |= {one.pid: Client(one.pid, "compute", one.usedGpuMemory) for one in computing}
-        return tuple(clients.values())
+        rendering = _value_or_none(lambda: self._library.nvmlDeviceGetGraphicsRunningProcesses(handle)) or []
+        # A process that renders and computes is in both lists and counts as computing.
+        processes = {entry.pid: GpuProcess(entry.pid, "graphics", entry.usedGpuMemory) for entry in rendering}
+        processes |= {entry.pid: GpuProcess(entry.pid, "compute", entry.usedGpuMemory) for entry in computing}
+        return tuple(processes.values())
 
 
-def _told(ask: Callable[[], Any]) -> Any:
+def _value_or_none(query: Callable[[], Any]) -> Any:
     try:
-        return ask()
-    except _NOT_TOLD:
+        return query()
+    except _UNAVAILABLE_VALUE_ERRORS:
         return None
 
 

@@ -1,4 +1,4 @@
-"""Parse what the user and the environment say about devices."""
+"""Parse what the command line and the environment say about devices."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from typing import Final
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_db.errors import ConflictError, NotFoundError
 
-UNSEEN: Final = "unseen"
-"""What `--allow` calls memory in use by processes that the driver does not show."""
+UNSEEN_PROCESSES: Final = "unseen"
+"""The word for `--allow` that permits memory in use by processes that the driver does not report."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """What the user has said about devices. They are known by UUID."""
+    """The devices that the user permits, by UUID."""
 
-    chosen: frozenset[str] | None = None
+    included: frozenset[str] | None = None
+    """The devices that `--devices` names; None if it is not given."""
     excluded: frozenset[str] = frozenset()
     visible: frozenset[str] | None = None
-    """What CUDA_VISIBLE_DEVICES leaves, as a batch system sets it."""
-    numbered: bool = False
-    """Whether it has numbers, and those of CUDA may not be the driver's."""
-    parts: bool = False
-    """Whether it names parts of devices in MIG mode."""
+    """The GPUs that CUDA_VISIBLE_DEVICES lists; None if it is not set."""
+    has_ambiguous_indices: bool = False
+    """Whether CUDA_VISIBLE_DEVICES contains indices which CUDA may count differently from the driver."""
+    has_mig_slices: bool = False
+    """Whether CUDA_VISIBLE_DEVICES lists slices of GPUs in MIG mode."""
     max_per_device: int | None = None
     allowed: frozenset[str] = frozenset()
-    """Users and programs that do not count as foreign."""
-    processor: bool = True
-    """Whether the processor trains too where it was not named."""
+    """The users and programs whose processes do not make a GPU unavailable."""
+    use_cpu: bool = True
+    """Whether the CPU trains even if `--devices` does not name it."""
 
 
-def wishes_of(
-    probed: Sequence[DeviceSnapshot],
+def parse_options(
+    snapshots: Sequence[DeviceSnapshot],
     *,
     devices: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -42,78 +43,83 @@ def wishes_of(
     allowed: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> DeviceOptions:
-    """Understand what the user has said: indices, UUIDs, their beginnings, or `cpu`, separated by commas.
+    """Parse indices, UUIDs, their beginnings and `cpu`, separated by commas.
 
-    Raises `NotFoundError` for a device that is not there, `ConflictError` for wishes that leave nothing.
+    Raises `NotFoundError` for an unknown device and `ConflictError` for options that permit no device.
     """
-    chosen = frozenset(named(word, probed, "--devices") for word in _words(devices))
-    excluded = frozenset(named(word, probed, "--exclude") for word in _words(exclude))
-    if both := chosen & excluded:
+    environment = environment or {}
+    included = frozenset(find_device(word, snapshots, "--devices") for word in _split(devices))
+    excluded = frozenset(find_device(word, snapshots, "--exclude") for word in _split(exclude))
+    if both := included & excluded:
         raise ConflictError(f"both --devices and --exclude name {', '.join(sorted(both))}")
-    if excluded >= {device.uuid for device in probed}:
+    if excluded >= {device.uuid for device in snapshots}:
         raise ConflictError("--exclude leaves no device")
     if max_per_device is not None and max_per_device < 1:
-        raise ConflictError(f"--max-per-device {max_per_device}: at least 1")
+        raise ConflictError(f"--max-per-device {max_per_device}: must be at least 1")
+    no_gpu_left = all(device.kind == CPU or device.uuid in excluded for device in snapshots)
     return DeviceOptions(
-        chosen=chosen or None,
+        included=included or None,
         excluded=excluded,
-        visible=_visible(probed, environment or {}),
-        numbered=_numbered(probed, environment or {}),
-        parts="MIG-" in (environment or {}).get("CUDA_VISIBLE_DEVICES", ""),
+        visible=_visible_uuids(snapshots, environment),
+        has_ambiguous_indices=_has_ambiguous_indices(snapshots, environment),
+        has_mig_slices="MIG-" in environment.get("CUDA_VISIBLE_DEVICES", ""),
         max_per_device=max_per_device,
-        allowed=frozenset(_words(allowed)),
-        processor=all(device.kind == CPU or device.uuid in excluded for device in probed) or _hidden(environment or {}),
+        allowed=frozenset(_split(allowed)),
+        use_cpu=no_gpu_left or _hides_all_gpus(environment),
     )
 
 
-def _words(texts: Sequence[str]) -> list[str]:
-    return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+def find_device(word: str, snapshots: Sequence[DeviceSnapshot], option: str) -> str:
+    """Return the UUID of the device that `word` names: an index, a UUID, its beginning, or `cpu`.
 
-
-def _matching(word: str, probed: Sequence[DeviceSnapshot]) -> list[str]:
-    exact = [device.uuid for device in probed if word in (device.uuid, str(device.index))]
-    return exact or [device.uuid for device in probed if device.kind != CPU and device.uuid.startswith(word)]
-
-
-def named(word: str, probed: Sequence[DeviceSnapshot], option: str) -> str:
-    """The UUID of the device that a user calls so; `option`: where. Raises `NotFoundError` that names the nearest."""
-    found = _matching(word, probed)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise NotFoundError(f"{option} {word}: that is how {', '.join(found)} begin; write more of it")
-    indices = [device.index for device in probed if device.index is not None]
+    `option` is the name of the option for the error. Raises `NotFoundError`, which suggests the nearest name.
+    """
+    matches = _matching_uuids(word, snapshots)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise NotFoundError(f"{option} {word}: matches {', '.join(matches)}; give more of the UUID")
+    indices = [device.index for device in snapshots if device.index is not None]
     if word.isdigit() and indices:
         hint = f"; did you mean {min(indices, key=lambda index: (abs(index - int(word)), index))}?"
     else:
-        near = difflib.get_close_matches(word, [device.uuid for device in probed], n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-    known = ", ".join(CPU if device.kind == CPU else f"{device.index} ({device.uuid})" for device in probed)
-    raise NotFoundError(f"{option} {word}: there is no such device{hint} (known: {known})")
+        nearest = difflib.get_close_matches(word, [device.uuid for device in snapshots], n=1, cutoff=0.5)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    known = ", ".join(CPU if device.kind == CPU else f"{device.index} ({device.uuid})" for device in snapshots)
+    raise NotFoundError(f"{option} {word}: no such device{hint} (known: {known})")
 
 
-def _numbered(probed: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES has numbers where CUDA, which goes by speed, may have others than the driver."""
+def _split(texts: Sequence[str]) -> list[str]:
+    return [word.strip() for text in texts for word in text.split(",") if word.strip()]
+
+
+def _matching_uuids(word: str, snapshots: Sequence[DeviceSnapshot]) -> list[str]:
+    exact = [device.uuid for device in snapshots if word in (device.uuid, str(device.index))]
+    return exact or [device.uuid for device in snapshots if device.kind != CPU and device.uuid.startswith(word)]
+
+
+def _has_ambiguous_indices(snapshots: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES contains indices while CUDA, which sorts by speed, may count GPUs its own way."""
     words = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
         return False
-    return len({device.name for device in probed if device.kind != CPU and device.trouble is None}) > 1
+    return len({device.name for device in snapshots if device.kind != CPU and device.error is None}) > 1
 
 
-def _hidden(environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES says that there is to be no GPU, as users and Slurm write it."""
+def _hides_all_gpus(environment: Mapping[str, str]) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES has one of the values by which users and Slurm hide all GPUs."""
     return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
 
 
-def _visible(probed: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> frozenset[str] | None:
+def _visible_uuids(snapshots: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> frozenset[str] | None:
     text = environment.get("CUDA_VISIBLE_DEVICES")
     if text is None:
         return None
     visible: list[str] = []
     for word in text.split(","):
-        found = _matching(word.strip(), probed) if word.strip() else []
-        if len(found) != 1:
-            # CUDA itself reads no further than the first that it does not know.
+        matches = _matching_uuids(word.strip(), snapshots) if word.strip() else []
+        if len(matches) != 1:
+            # CUDA itself ignores the list from the first invalid entry on.
             break
-        visible += found
+        visible += matches
     return frozenset(visible)

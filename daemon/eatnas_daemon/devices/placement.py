@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eatnas_daemon.devices.model import CPU, DeviceSnapshot, in_gib
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot, format_gib
 
 
 def worker_environment(device: DeviceSnapshot) -> dict[str, str]:
-    """What a worker's environment says so that it sees this device and no other GPU, and computes as recipes say."""
+    """Return the environment variables that restrict a worker to a device and turn off TF32, as recipes demand."""
     return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid, "NVIDIA_TF32_OVERRIDE": "0"}
 
 
-def torch_device(device: DeviceSnapshot) -> str:
-    """What torch calls it within that environment."""
+def torch_device_name(device: DeviceSnapshot) -> str:
+    """Return torch's name for a device within its `worker_environment`."""
     return CPU if device.kind == CPU else "cuda:0"
 
 
-def misplaced(
+def find_placement_error(
     uuid: str, pid: int, block_bytes: int, before: Sequence[DeviceSnapshot], after: Sequence[DeviceSnapshot]
 ) -> str | None:
-    """What is wrong when a worker has allocated a block on `uuid` between two looks; None when it is seen there."""
+    """Return why a worker is not visible on the device `uuid`, or None if it is.
+
+    The worker allocates a block of `block_bytes` between the snapshots `before` and `after`.
+    """
     for device in after:
-        if device.uuid != uuid and any(one.pid == pid and one.identity is not None for one in device.holders):
-            return f"a worker for {uuid} came up on {device.uuid}"
-    free = {device.uuid: device.free_bytes for device in before}
-    there = next((device for device in after if device.uuid == uuid), None)
-    if there is None or uuid not in free:
-        return f"{uuid} is gone"
-    if any(one.pid == pid for one in there.holders) or free[uuid] - there.free_bytes >= block_bytes:
+        if device.uuid != uuid and any(p.pid == pid and p.identity is not None for p in device.processes):
+            return f"a worker for {uuid} started on {device.uuid}"
+    free_before = {device.uuid: device.free_bytes for device in before}
+    device_after = next((device for device in after if device.uuid == uuid), None)
+    if device_after is None or uuid not in free_before:
+        return f"{uuid} has disappeared"
+    listed = any(process.pid == pid for process in device_after.processes)
+    if listed or free_before[uuid] - device_after.free_bytes >= block_bytes:
         return None
-    return f"a worker allocated {in_gib(block_bytes)} and {uuid} does not show it"
+    return f"a worker allocated {format_gib(block_bytes)}, but {uuid} does not show it"

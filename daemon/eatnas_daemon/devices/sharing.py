@@ -1,4 +1,4 @@
-"""Share GPUs with other users: yield to them, wait, and come back."""
+"""Share GPUs with other users: yield to their processes, wait, and come back."""
 
 from __future__ import annotations
 
@@ -8,179 +8,179 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-from eatnas_daemon.devices.availability import Availability, Cause, judge
-from eatnas_daemon.devices.locks import LOCKS, Hold, hold
-from eatnas_daemon.devices.model import CPU, DeviceSnapshot, Holder, Identity
+from eatnas_daemon.devices.availability import Availability, Cause, check_availability
+from eatnas_daemon.devices.locks import LOCK_FOLDER, DeviceLocks
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot, GpuProcess, ProcessIdentity
 from eatnas_daemon.devices.options import DeviceOptions
+from eatnas_db.domain.rng import KeyedRng
 
-SHORTEST_WAIT: Final = 30.0
+MIN_BACKOFF_SECONDS: Final = 30.0
+MAX_BACKOFF_SECONDS: Final = 3600.0
 
 
-LONGEST_WAIT: Final = 3600.0
-
-
-class Policy(StrEnum):
-    """What to do when somebody else comes to a device in use."""
+class SharingPolicy(StrEnum):
+    """What the workers do when another process starts on their device."""
 
     YIELD = "yield"
     STAY = "stay"
 
 
-class Randomness(Protocol):
-    """A stream of draws, as `eatnas_db.domain.rng.Chance` is one."""
-
-    def bits(self) -> int:
-        """A whole number, uniform over 64 bits."""
-        ...
-
-
-def _soon(seconds: float) -> str:
-    minutes = math.ceil(seconds / 60)
-    return f"within {minutes} minutes" if minutes > 1 else "within a minute"
-
-
-def should_yield(policy: Policy, probed: DeviceSnapshot, verdict: Availability, own_pids: Collection[int]) -> bool:
-    """Whether our workers leave a device because somebody else is there.
-
-    Of two daemons with these manners the one that came later leaves; where that cannot be told, both do.
-    """
-    if policy is Policy.STAY or verdict.cause is not Cause.FOREIGN or not own_pids:
-        return False
-    ours = [one.identity.since for one in probed.holders if one.pid in own_pids and one.identity is not None]
-    came = min((since for since in ours if since is not None), default=None)
-    return not verdict.foreign or any(not _gives_way(one, came) for one in verdict.foreign)
-
-
-def _gives_way(other: Holder, came: float | None) -> bool:
-    who = other.identity or Identity()
-    return who.polite and came is not None and who.since is not None and came < who.since
-
-
-def backoff(before: int, used_seconds: float, chance: Randomness) -> tuple[int, float]:
-    """How many times in a row we have left a device now, and for how many seconds we stay away.
-
-    Doubling and random, so that two who left at once do not come back at once for ever.
-    """
-    count = 1 if used_seconds >= LONGEST_WAIT else before + 1
-    longest = min(SHORTEST_WAIT * 2 ** (count - 1), LONGEST_WAIT)
-    return count, longest * (1 + chance.bits() / 2**64) / 2
-
-
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
-    """A device, what was decided about it, and whether our workers have to leave it."""
+    """A device, its availability, and whether the workers of this daemon must leave it."""
 
     device: DeviceSnapshot
-    verdict: Availability
-    leave: bool = False
+    availability: Availability
+    evict: bool = False
 
 
-def reasons_in_words(standings: Sequence[DeviceStatus]) -> str:
-    """Why devices are not free, those with one reason together."""
-    groups: dict[str, list[DeviceSnapshot]] = {}
-    for one in standings:
-        if not one.verdict.free:
-            groups.setdefault(one.verdict.reason, []).append(one.device)
-    return "; ".join(f"{_together(devices)}: {reason}" for reason, devices in groups.items())
-
-
-def _together(devices: Sequence[DeviceSnapshot]) -> str:
-    gpus = [one for one in devices if one.kind != CPU]
-    if len(gpus) < 2:
-        return ", ".join(one.label for one in devices)
-    others = [one.label for one in devices if one.kind == CPU]
-    return ", ".join([f"GPUs {', '.join(str(one.index) for one in gpus)}", *others])
-
-
-class DeviceLocks:
-    """The devices of one daemon: which may be used now, which it holds, and where it has given way."""
+class DeviceSharing:
+    """The devices of one daemon: decides which are available, locks them, and yields them to other processes."""
 
     def __init__(
         self,
-        look: Callable[[], Sequence[DeviceSnapshot]],
-        wishes: DeviceOptions,
-        chance: Randomness,
+        snapshots: Callable[[], Sequence[DeviceSnapshot]],
+        options: DeviceOptions,
+        rng: KeyedRng,
         *,
-        policy: Policy = Policy.YIELD,
-        folder: Path = LOCKS,
+        policy: SharingPolicy = SharingPolicy.YIELD,
+        folder: Path = LOCK_FOLDER,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look, self._wishes, self._chance, self._policy = look, wishes, chance, policy
-        self._folder, self._monotonic = folder, monotonic
-        self._held: dict[str, tuple[Hold, float]] = {}
-        self._leaving: set[str] = set()
+        self._snapshots, self._options, self._rng, self._policy = snapshots, options, rng, policy
+        self._monotonic = monotonic
+        self._locks = DeviceLocks(folder, monotonic)
+        self._yielding: set[str] = set()
         self._suspected: set[str] = set()
-        """Where memory alone has told of somebody else, once so far."""
-        self._turns: dict[str, tuple[int, float]] = {}
-        """How often a device was left in a row, and until when."""
+        """Devices on which unattributed memory has indicated another process, once so far."""
+        self._backoffs: dict[str, tuple[int, float]] = {}
+        """How often in a row a device was yielded, and the monotonic time at which it may be used again."""
 
-    def stand(
-        self, own: Mapping[str, Collection[int]], needs_bytes: int = 0, own_bytes: Mapping[str, int] | None = None
+    def statuses(
+        self,
+        worker_pids: Mapping[str, Collection[int]],
+        needed_bytes: int = 0,
+        worker_bytes: Mapping[str, int] | None = None,
     ) -> list[DeviceStatus]:
-        """Decide about every device. `own` are our workers on each; a device that has none any more is given back.
+        """Return the status of every device, and unlock the devices without workers.
 
-        `own_bytes` is what these hold by their own account.
+        `worker_pids` are the workers of this daemon on each device, `worker_bytes` the memory that they report.
         """
         now = self._monotonic()
-        for uuid in [uuid for uuid in self._held if not own.get(uuid)]:
-            self._give_back(uuid, now)
-        for lock, _ in self._held.values():
-            lock.refresh()
-        told = own_bytes or {}
+        for uuid in self._locks.held:
+            if not worker_pids.get(uuid):
+                self._release(uuid, now)
+        self._locks.refresh()
+        reported = worker_bytes or {}
         return [
-            self._standing(device, own.get(device.uuid, ()), needs_bytes, told.get(device.uuid), now)
-            for device in self._look()
+            self._status(device, worker_pids.get(device.uuid, ()), needed_bytes, reported.get(device.uuid), now)
+            for device in self._snapshots()
         ]
 
-    def _standing(
-        self, seen: DeviceSnapshot, own_pids: Collection[int], needs_bytes: int, own_bytes: int | None, now: float
+    def _status(
+        self,
+        snapshot: DeviceSnapshot,
+        worker_pids: Collection[int],
+        needed_bytes: int,
+        worker_bytes: int | None,
+        now: float,
     ) -> DeviceStatus:
-        device = replace(seen, locked_by=None) if seen.uuid in self._held else seen
-        verdict = judge(device, self._wishes, own_pids, needs_bytes, own_bytes=own_bytes)
-        if should_yield(self._policy, device, verdict, own_pids):
-            # Memory is told by our workers a little later than it is taken: that alone is looked at twice.
-            if verdict.foreign or device.uuid in self._suspected:
-                self._leaving.add(device.uuid)
+        device = replace(snapshot, locked_by=None) if snapshot.uuid in self._locks.held else snapshot
+        availability = check_availability(device, self._options, worker_pids, needed_bytes, worker_bytes=worker_bytes)
+        if should_yield(self._policy, device, availability, worker_pids):
+            # Workers report their memory a little after they have taken it, so memory alone must indicate it twice.
+            if availability.other_processes or device.uuid in self._suspected:
+                self._yielding.add(device.uuid)
             self._suspected.add(device.uuid)
         else:
             self._suspected.discard(device.uuid)
-        left = self._turns.get(device.uuid, (0, now))[1] - now
-        if device.uuid in self._leaving:
-            # Also when the other one has gone meanwhile: it has to end before it may begin again.
-            verdict = replace(verdict, free=False)
-        elif verdict.free and left > 0:
-            verdict = Availability(False, f"it was left to somebody else; tried again {_soon(left)}", Cause.WAITING)
-        return DeviceStatus(device, verdict, leave=device.uuid in self._leaving)
+        wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
+        if device.uuid in self._yielding:
+            # Even if the other process has left meanwhile: the workers finish leaving before they may return.
+            availability = replace(availability, free=False)
+        elif availability.free and wait_seconds > 0:
+            reason = f"yielded to another process; used again {_within(wait_seconds)}"
+            availability = Availability(False, reason, Cause.BACKOFF)
+        return DeviceStatus(device, availability, evict=device.uuid in self._yielding)
 
     @property
     def held(self) -> frozenset[str]:
-        """The devices whose locks are ours now."""
-        return frozenset(self._held)
+        """Return the UUIDs of the devices that this daemon has locked."""
+        return self._locks.held
 
-    def take(self, device: DeviceSnapshot) -> bool:
-        """Hold a device before the first worker starts there; False when another daemon was quicker.
+    def acquire(self, device: DeviceSnapshot) -> bool:
+        """Lock a device before its first worker starts. Return False if another daemon has locked it.
 
-        Raises `ConflictError` where its lock file cannot be used.
+        The CPU needs no lock. Raises `ConflictError` if the lock file cannot be used.
         """
-        if device.kind == CPU or device.uuid in self._held:
-            return True
-        lock = hold(device.uuid, self._folder)
-        if lock is not None:
-            self._held[device.uuid] = lock, self._monotonic()
-        return lock is not None
+        return device.kind == CPU or self._locks.acquire(device.uuid)
 
     def close(self) -> None:
-        """Give everything back."""
-        for lock, _ in self._held.values():
-            lock.release()
-        self._held.clear()
+        """Unlock every device."""
+        self._locks.release_all()
 
-    def _give_back(self, uuid: str, now: float) -> None:
-        lock, since = self._held.pop(uuid)
-        lock.release()
-        if uuid in self._leaving:
-            self._leaving.remove(uuid)
-            count, wait = backoff(self._turns.get(uuid, (0, 0.0))[0], now - since, self._chance)
-            self._turns[uuid] = count, now + wait
+    def _release(self, uuid: str, now: float) -> None:
+        used_seconds = self._locks.release(uuid)
+        if uuid in self._yielding:
+            self._yielding.remove(uuid)
+            count, wait_seconds = next_backoff(self._backoffs.get(uuid, (0, 0.0))[0], used_seconds, self._rng)
+            self._backoffs[uuid] = count, now + wait_seconds
+
+
+def should_yield(
+    policy: SharingPolicy, device: DeviceSnapshot, availability: Availability, worker_pids: Collection[int]
+) -> bool:
+    """Return whether the workers must leave a device because another process uses it.
+
+    Of two eatnas-db daemons, the one that started later leaves. If the order is unknown, both leave.
+    """
+    if policy is SharingPolicy.STAY or availability.cause is not Cause.IN_USE or not worker_pids:
+        return False
+    workers = [process.identity for process in device.processes if process.pid in worker_pids]
+    starts = [identity.started_at for identity in workers if identity is not None]
+    started_at = min((start for start in starts if start is not None), default=None)
+    others = availability.other_processes
+    return not others or any(not _will_yield(process, started_at) for process in others)
+
+
+def _will_yield(process: GpuProcess, started_at: float | None) -> bool:
+    """Whether another process is the worker of an eatnas-db daemon and started later than ours."""
+    identity = process.identity or ProcessIdentity()
+    if not identity.is_eatnas_worker or started_at is None or identity.started_at is None:
+        return False
+    return started_at < identity.started_at
+
+
+def next_backoff(count: int, used_seconds: float, rng: KeyedRng) -> tuple[int, float]:
+    """Return how often in a row a device has now been yielded, and for how many seconds to stay away.
+
+    `count` is the previous number. The wait doubles each time and is random, so that two daemons which yield to each
+    other at the same moment do not return at the same moment.
+    """
+    count = 1 if used_seconds >= MAX_BACKOFF_SECONDS else count + 1
+    longest = min(MIN_BACKOFF_SECONDS * 2 ** (count - 1), MAX_BACKOFF_SECONDS)
+    return count, longest * (1 + rng.bits() / 2**64) / 2
+
+
+def describe_unavailable(statuses: Sequence[DeviceStatus]) -> str:
+    """Return why devices are not free as one message, with devices of the same reason grouped."""
+    groups: dict[str, list[DeviceSnapshot]] = {}
+    for status in statuses:
+        if not status.availability.free:
+            groups.setdefault(status.availability.reason, []).append(status.device)
+    return "; ".join(f"{_join_labels(devices)}: {reason}" for reason, devices in groups.items())
+
+
+def _join_labels(devices: Sequence[DeviceSnapshot]) -> str:
+    gpus = [device for device in devices if device.kind != CPU]
+    if len(gpus) < 2:
+        return ", ".join(device.label for device in devices)
+    others = [device.label for device in devices if device.kind == CPU]
+    return ", ".join([f"GPUs {', '.join(str(gpu.index) for gpu in gpus)}", *others])
+
+
+def _within(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"within {minutes} minutes" if minutes > 1 else "within a minute"

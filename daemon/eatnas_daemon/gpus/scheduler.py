@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from eatnas_daemon.devices.availability import Availability, Cause
-from eatnas_daemon.devices.locks import LOCKS
+from eatnas_daemon.devices.locks import LOCK_FOLDER
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.devices.options import DeviceOptions
-from eatnas_daemon.devices.placement import misplaced
-from eatnas_daemon.devices.sharing import DeviceLocks, DeviceStatus, Policy, Randomness, backoff
+from eatnas_daemon.devices.placement import find_placement_error
+from eatnas_daemon.devices.sharing import DeviceSharing, DeviceStatus, SharingPolicy, next_backoff
 from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db.domain.memory_estimate import CONTEXT_BYTES
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError
 
@@ -57,17 +58,17 @@ class GpuScheduler:
         self,
         lookout: DeviceMonitor,
         wishes: DeviceOptions,
-        chance: Randomness,
+        chance: KeyedRng,
         *,
-        policy: Policy = Policy.YIELD,
+        policy: SharingPolicy = SharingPolicy.YIELD,
         most: int | None = None,
         per_device: int = 1,
-        folder: Path = LOCKS,
+        folder: Path = LOCK_FOLDER,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lookout, self._chance, self._monotonic = lookout, chance, monotonic
         self._most, self._per_device = most, per_device
-        self._pool = DeviceLocks(self._seen, wishes, chance, policy=policy, folder=folder, monotonic=monotonic)
+        self._pool = DeviceSharing(self._seen, wishes, chance, policy=policy, folder=folder, monotonic=monotonic)
         self._trust: dict[str, _Trust] = {}
         self._living: set[int] = set()
         self._gone: dict[int, float] = {}
@@ -88,17 +89,17 @@ class GpuScheduler:
         told = {uuid: sum(slot.told_bytes for slot in slots if slot.device.uuid == uuid) for uuid in own}
         self.standings = [
             self._judged(standing, paused, now)
-            for standing in self._pool.stand(own, own_bytes=told)
+            for standing in self._pool.statuses(own, worker_bytes=told)
             if standing.device.kind != CPU
         ]
         for standing in self.standings:
             here = [slot for slot in slots if slot.device.uuid == standing.device.uuid]
             for slot in here:
                 self._prove(slot, now)
-            if standing.leave:
+            if standing.evict:
                 for slot in here:
-                    slot.evict(standing.verdict.reason, now, patience)
-            elif standing.verdict.free:
+                    slot.evict(standing.availability.reason, now, patience)
+            elif standing.availability.free:
                 self._fill(standing, slots, here, now)
         for slot in slots:
             slot.sample()
@@ -130,12 +131,12 @@ class GpuScheduler:
 
     def load(self, uuid: str) -> float | None:
         """The share of a device in use, as it was seen last."""
-        percent = next((one.device.utilisation for one in self.standings if one.device.uuid == uuid), None)
+        percent = next((one.device.utilisation_percent for one in self.standings if one.device.uuid == uuid), None)
         return None if percent is None else percent / 100
 
     def troubled(self, uuid: str) -> bool:
         """Whether a device does not answer."""
-        return any(one.device.uuid == uuid and one.verdict.cause is Cause.BROKEN for one in self.standings)
+        return any(one.device.uuid == uuid and one.availability.cause is Cause.ERROR for one in self.standings)
 
     def close(self) -> None:
         """Give all devices back."""
@@ -144,14 +145,14 @@ class GpuScheduler:
 
     def _seen(self) -> list[DeviceSnapshot]:
         """The last look, without what has been ours since: workers that have ended, and locks that were given back."""
-        return [self._without_ours(device) for device in self._lookout.seen(wait=False)]
+        return [self._without_ours(device) for device in self._lookout.snapshots(wait=False)]
 
     def _without_ours(self, device: DeviceSnapshot) -> DeviceSnapshot:
-        gone = [one for one in device.holders if one.pid in self._gone]
+        gone = [one for one in device.processes if one.pid in self._gone]
         free = device.free_bytes + sum(one.used_bytes or 0 for one in gone)
         return replace(
             device,
-            holders=tuple(one for one in device.holders if one not in gone),
+            processes=tuple(one for one in device.processes if one not in gone),
             free_bytes=min(free, device.total_bytes),
             locked_by=None if self._was_ours(device) else device.locked_by,
         )
@@ -159,9 +160,9 @@ class GpuScheduler:
     def _was_ours(self, device: DeviceSnapshot) -> bool:
         """Whether the look has met our own lock: as it was signed, or just before that or just after."""
         locker = device.locked_by
-        if locker is None or locker.trouble is not None:
+        if locker is None or locker.error is not None:
             return False
-        lately = self._lookout.begun_at <= self._held_at.get(device.uuid, -math.inf) + 1.0
+        lately = self._lookout.probe_started_at <= self._held_at.get(device.uuid, -math.inf) + 1.0
         return locker.pid == os.getpid() or (locker.pid is None and lately)
 
     def _remember(self, own: dict[str, set[int]], now: float) -> None:
@@ -169,22 +170,22 @@ class GpuScheduler:
         self._gone |= dict.fromkeys(self._living - living, now)
         self._living = living
         for pid, since in list(self._gone.items()):
-            if pid in living or self._lookout.begun_at > since + FORGOTTEN_SECONDS:
+            if pid in living or self._lookout.probe_started_at > since + FORGOTTEN_SECONDS:
                 del self._gone[pid]
 
     def _trust_in(self, uuid: str) -> _Trust:
         return self._trust.setdefault(uuid, _Trust())
 
     def _judged(self, standing: DeviceStatus, paused: Collection[str], now: float) -> DeviceStatus:
-        uuid, verdict = standing.device.uuid, standing.verdict
+        uuid, verdict = standing.device.uuid, standing.availability
         trust = self._trust_in(uuid)
-        trust.silent_looks = trust.silent_looks + 1 if verdict.cause is Cause.BROKEN else 0
+        trust.silent_looks = trust.silent_looks + 1 if verdict.cause is Cause.ERROR else 0
         if uuid in paused:
-            return DeviceStatus(standing.device, PAUSED, leave=True)
+            return DeviceStatus(standing.device, PAUSED, evict=True)
         if trust.silent_looks >= SILENT_LOOKS:
-            return replace(standing, leave=True)
+            return replace(standing, evict=True)
         if verdict.free and trust.why is not None and now < trust.until:
-            return DeviceStatus(standing.device, Availability(False, trust.why, Cause.ASIDE), standing.leave)
+            return DeviceStatus(standing.device, Availability(False, trust.why, Cause.QUARANTINED), standing.evict)
         return standing
 
     def _fill(self, standing: DeviceStatus, slots: list[Slot], here: list[Slot], now: float) -> None:
@@ -202,14 +203,14 @@ class GpuScheduler:
         if not waiting and not self._more_wanted(device, slots, here):
             return
         try:
-            if not self._pool.take(device):
+            if not self._pool.acquire(device):
                 return
         except ConflictError as error:
             self._put_aside(device.uuid, str(error), now)
             return
         slot = waiting[0] if waiting else Slot(_number(slots), device, proven=False)
         slot.may_start = True
-        self._before[slot.number] = self._lookout.seen(wait=False)
+        self._before[slot.number] = self._lookout.snapshots(wait=False)
         if not waiting:
             slots.append(slot)
 
@@ -229,25 +230,25 @@ class GpuScheduler:
 
     def _prove(self, slot: Slot, now: float) -> None:
         """See a new worker on its own device, or refuse it."""
-        hello, process, begun_at = slot.hello, slot.process, self._lookout.begun_at
+        hello, process, begun_at = slot.hello, slot.process, self._lookout.probe_started_at
         if hello is None or process is None or slot.proven or slot.leaving or slot.kill_reason is not None:
             return
         uuid = slot.device.uuid
-        others = [device.uuid for device in self._lookout.seen(wait=False) if device.uuid != uuid]
+        others = [device.uuid for device in self._lookout.snapshots(wait=False) if device.uuid != uuid]
         why = None
         if (elsewhere := next((one for one in others if _same(one, hello.uuid)), None)) is not None:
-            why = f"a worker for {uuid} came up on {elsewhere}"
+            why = f"a worker for {uuid} started on {elsewhere}"
         elif begun_at <= max(slot.hello_at, self._proved_at.get(slot.number, 0.0)):
             return
         else:
             self._proved_at[slot.number] = begun_at
-            seen = self._lookout.seen(wait=False)
-            why = misplaced(uuid, process.pid, hello.block_bytes, self._before.get(slot.number, []), seen)
-            blind = any(device.uuid == uuid and device.blindness is not None for device in seen)
+            seen = self._lookout.snapshots(wait=False)
+            why = find_placement_error(uuid, process.pid, hello.block_bytes, self._before.get(slot.number, []), seen)
+            blind = any(device.uuid == uuid and device.attribution_error is not None for device in seen)
             if why is not None and blind and _same(uuid, hello.uuid):
                 why = None  # who is where cannot be seen, and CUDA itself has named this device
             slot.doubts += 1
-            if why is not None and "came up on" not in why and slot.doubts < DOUBTFUL_LOOKS:
+            if why is not None and "started on" not in why and slot.doubts < DOUBTFUL_LOOKS:
                 return
         if why is None:
             slot.proven = True
@@ -258,7 +259,7 @@ class GpuScheduler:
 
     def _put_aside(self, uuid: str, why: str, now: float) -> None:
         trust = self._trust_in(uuid)
-        trust.failures, wait = backoff(trust.failures, 0.0, self._chance)
+        trust.failures, wait = next_backoff(trust.failures, 0.0, self._chance)
         trust.why, trust.until = why, now + wait
 
 
@@ -293,4 +294,6 @@ def _number(slots: Collection[Slot]) -> int:
 def _stays(slot: Slot, standing: DeviceStatus | None) -> bool:
     if slot.process is not None:
         return True
-    return slot.may_start and standing is not None and (standing.verdict.free or standing.verdict.cause is Cause.FULL)
+    if standing is None or not slot.may_start:
+        return False
+    return standing.availability.free or standing.availability.cause is Cause.FULL

@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, select
 
 from eatnas_daemon.devices.availability import Cause
-from eatnas_daemon.devices.model import CPU, PROCESSOR
-from eatnas_daemon.devices.sharing import DeviceStatus, reasons_in_words
+from eatnas_daemon.devices.model import CPU, CPU_DEVICE
+from eatnas_daemon.devices.sharing import DeviceStatus, describe_unavailable
 from eatnas_daemon.gpus.scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.workers.assignments import Assignment, work_for
 from eatnas_daemon.workers.launcher import Launcher
@@ -128,7 +128,7 @@ class Supervisor:
         with transaction(self._engine) as connection:
             host_id = hosts.register_host(connection, host_name, self._wall())
             if with_processor:
-                hosts.register_device(connection, host_id, self._processor, CPU, PROCESSOR.name)
+                hosts.register_device(connection, host_id, self._processor, CPU, CPU_DEVICE.name)
             self._paused = hosts.list_paused(connection, host_id)
         self._watch.hold_host(host_id, host_name)
         with transaction(self._engine) as connection:
@@ -417,7 +417,7 @@ class Supervisor:
     def _write_standings(self, connection: Connection, wall: float, *, at_once: bool) -> None:
         """How the devices stand, now and then and whenever one is free no more, or again."""
         standings = [] if self.floor is None else self.floor.standings
-        causes = {one.device.uuid: one.verdict.cause for one in standings}
+        causes = {one.device.uuid: one.availability.cause for one in standings}
         if standings and (at_once or causes != self._causes):
             self._causes = causes
             hosts.record_standings(connection, self._host_id, map(_in_record, standings), wall)
@@ -496,12 +496,12 @@ class Supervisor:
         """Why there is no slot at all. Said anew when a cause changes, not with every figure."""
         standings = [] if self.floor is None else self.floor.standings
         if self._processor in self._paused and any(not slot.on_gpu for slot in self.slots):
-            standings = [*standings, DeviceStatus(PROCESSOR, PAUSED)]
-        if all(one.verdict.free for one in standings):
+            standings = [*standings, DeviceStatus(CPU_DEVICE, PAUSED)]
+        if all(one.availability.free for one in standings):
             return None
-        causes = tuple(one.verdict.cause for one in standings)
+        causes = tuple(one.availability.cause for one in standings)
         if self._causes_said is None or self._causes_said[0] != causes:
-            self._causes_said = causes, f"no device is free: {reasons_in_words(standings)}"
+            self._causes_said = causes, f"no device is free: {describe_unavailable(standings)}"
         return self._causes_said[1]
 
     def _advance(
@@ -700,7 +700,8 @@ def _provenance(recipe: dict[str, Any], data_digest: str, slot: Slot) -> Provena
 
 def _in_record(standing: DeviceStatus) -> hosts.DeviceReport:
     device = standing.device
-    waits = None if standing.verdict.free or standing.verdict.cause is Cause.FULL else standing.verdict.reason
+    availability = standing.availability
+    waits = None if availability.free or availability.cause is Cause.FULL else availability.reason
     return hosts.DeviceReport(device.uuid, device.kind, device.name, waits, device.used_bytes, device.total_bytes)
 
 

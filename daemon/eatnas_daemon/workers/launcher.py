@@ -14,8 +14,8 @@ from typing import BinaryIO, Final
 
 import psutil
 
-from eatnas_daemon.devices.model import PROCESSOR, DeviceSnapshot
-from eatnas_daemon.devices.placement import torch_device, worker_environment
+from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
+from eatnas_daemon.devices.placement import torch_device_name, worker_environment
 from eatnas_protocol.messages import Decoder, Down, Message, encode
 
 PIECE_BYTES: Final = 1 << 16
@@ -126,14 +126,14 @@ class Launcher:
         """Where a slot's workers write what belongs to no candidate."""
         return self.log_folder / f"worker-{slot}.log"
 
-    def launch(self, slot: int, device: DeviceSnapshot = PROCESSOR) -> WorkerProcess:
+    def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         """Start a worker for a slot; it says `Hello` when it is ready. Raises `OSError` where that cannot be.
 
         Of all GPUs it sees its own alone.
         """
         down_read, down_write = os.pipe()
         up_read, up_write = os.pipe()
-        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), "--device", torch_device(device)]
+        arguments = ["--in-fd", str(down_read), "--out-fd", str(up_write), "--device", torch_device_name(device)]
         try:
             with self._log(slot) as log:
                 process = subprocess.Popen(

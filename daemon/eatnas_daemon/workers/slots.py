@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from eatnas_daemon.devices.model import CPU, PROCESSOR, DeviceSnapshot
+from eatnas_daemon.devices.model import CPU, CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.workers.assignments import Assignment
 from eatnas_daemon.workers.launcher import WorkerProcess
 from eatnas_db.domain.states import FailureKind
@@ -73,7 +73,7 @@ class Slot:
     """A place for one worker, on a device."""
 
     number: int
-    device: DeviceSnapshot = PROCESSOR
+    device: DeviceSnapshot = CPU_DEVICE
     may_start: bool = True
     """Whether a worker may be started now; on a GPU that is decided anew each time."""
     proven: bool = True

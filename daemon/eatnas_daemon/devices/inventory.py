@@ -1,0 +1,108 @@
+"""List the devices of this machine with their availability, as a daemon of one home would see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from eatnas_daemon import lock
+from eatnas_daemon.devices.availability import Availability, check_availability
+from eatnas_daemon.devices.capacity import count_cpu_slots
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_daemon.devices.monitor import probe_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import DeviceOptions, parse_options
+from eatnas_daemon.devices.probe import identify_process
+from eatnas_db.errors import NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryEntry:
+    """A device, its availability, and how many workers of this home run on it."""
+
+    device: DeviceSnapshot
+    availability: Availability
+    workers: int
+    cpu_slots: int | None
+    """How many workers the CPU has room for; None for a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The devices of this machine, the CPU last."""
+
+    entries: tuple[InventoryEntry, ...]
+    driver_error: str | None
+    """Why no GPU is known."""
+
+
+def take_inventory(
+    lock_file: Path,
+    *,
+    devices: Sequence[str],
+    exclude: Sequence[str],
+    max_per_device: int | None,
+    allowed: Sequence[str],
+    environment: Mapping[str, str],
+    needed_bytes: int,
+) -> Inventory:
+    """Check every device for one more worker that needs `needed_bytes`.
+
+    `lock_file` is that of the home whose daemon and workers count as our own. Raises `NotFoundError` for an unknown
+    device and `ConflictError` for options that permit no device.
+    """
+    nvml = Nvml()
+    snapshots = probe_once(nvml)
+    try:
+        options = parse_options(
+            snapshots,
+            devices=devices,
+            exclude=exclude,
+            max_per_device=max_per_device,
+            allowed=allowed,
+            environment=environment,
+        )
+    except NotFoundError as error:
+        raise with_driver_error(error, nvml) from None
+    daemon_pid, worker_pids = _find_processes(lock_file)
+    entries = []
+    for snapshot in snapshots:
+        owner = snapshot.locked_by
+        device = replace(snapshot, locked_by=None) if owner is not None and owner.pid == daemon_pid else snapshot
+        entries.append(_check(device, options, worker_pids, needed_bytes, has_gpus=nvml.error is None))
+    return Inventory(tuple(entries), nvml.error)
+
+
+def with_driver_error(error: NotFoundError, nvml: Nvml) -> NotFoundError:
+    """Return the error for an unknown device, with the reason why no GPU is known, if there is one."""
+    return error if nvml.error is None else NotFoundError(f"{error}; no GPU: {nvml.error}")
+
+
+def _check(
+    device: DeviceSnapshot, options: DeviceOptions, worker_pids: Sequence[int], needed_bytes: int, *, has_gpus: bool
+) -> InventoryEntry:
+    # Without GPUs all workers are on the CPU. With GPUs the driver reports which workers are on them.
+    on_device = [process.pid for process in device.processes if process.pid in worker_pids]
+    own = worker_pids if device.kind == CPU and not has_gpus else on_device
+    return InventoryEntry(
+        device=device,
+        availability=check_availability(device, options, own, needed_bytes),
+        workers=len(own),
+        cpu_slots=count_cpu_slots(device, len(own), needed_bytes) if device.kind == CPU else None,
+    )
+
+
+def _find_processes(lock_file: Path) -> tuple[int | None, list[int]]:
+    """Return the process ids of the home's daemon and of its workers."""
+    daemon = lock.holder_of(lock_file)
+    if daemon is None:
+        return None, []
+    try:
+        children = [process.pid for process in psutil.Process(daemon).children(recursive=True)]
+    except psutil.Error:
+        return daemon, []
+    identities = {pid: identify_process(pid) for pid in children}
+    return daemon, [pid for pid, identity in identities.items() if identity is not None and identity.is_eatnas_worker]

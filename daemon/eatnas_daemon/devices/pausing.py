@@ -1,0 +1,61 @@
+"""Find the device that a user pauses or resumes, in the database or on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.devices.inventory import with_driver_error
+from eatnas_daemon.devices.model import CPU
+from eatnas_daemon.devices.monitor import probe_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import find_device
+from eatnas_db import hosts
+from eatnas_db.errors import NotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDevice:
+    """A device of this machine as the database identifies it."""
+
+    uuid: str
+    kind: str
+    name: str
+
+
+def find_recorded_uuid(connection: Connection, word: str, host_name: str) -> str | None:
+    """Return the UUID of the one device in the database that `word` names, or None.
+
+    `word` is a UUID, its beginning, or `cpu` for the CPU of `host_name`.
+    """
+    known = hosts.list_uuids(connection)
+    uuid = hosts.processor_of(host_name) if word == CPU else word
+    matches = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def find_local_device(word: str, host_name: str) -> LocalDevice:
+    """Return the device of this machine that `word` names. Probes the driver, which may take seconds.
+
+    Raises `NotFoundError` for an unknown device.
+    """
+    nvml = Nvml()
+    snapshots = probe_once(nvml)
+    try:
+        uuid = find_device(word, snapshots, "DEVICE")
+    except NotFoundError as error:
+        raise with_driver_error(error, nvml) from None
+    (device,) = (snapshot for snapshot in snapshots if snapshot.uuid == uuid)
+    recorded = hosts.processor_of(host_name) if device.kind == CPU else device.uuid
+    return LocalDevice(recorded, device.kind, device.name)
+
+
+def set_paused(
+    connection: Connection, uuid: str, local: LocalDevice | None, host_name: str, *, paused: bool, now: float
+) -> bool:
+    """Pause or resume a device, and return whether that changed anything. Registers a `local` device first."""
+    if local is not None:
+        host_id = hosts.register_host(connection, host_name, now)
+        hosts.register_device(connection, host_id, local.uuid, local.kind, local.name)
+    return hosts.set_paused(connection, uuid, now if paused else None)
