@@ -42,8 +42,8 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance import breed_births
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings
 
 KINDS = ("sqlite", "postgresql")
@@ -282,7 +282,7 @@ class Scale:
                     with transaction(engine) as connection:
                         one_candidate(connection)
                         if number % 50 == 0:
-                            drop_unneeded_checkpoints(connection, lock_search_row(connection, 1))
+                            drop_unneeded_checkpoints(connection, lock_search(connection, 1))
                 grown = size_of(engine)
                 self.tell("bytes", database=kind, cycles=cycles, each=(grown - empty) / cycles)
                 engine.dispose()

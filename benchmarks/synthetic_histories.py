@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Boolean, Engine, Table, insert, select
+from sqlalchemy import Boolean, Engine, Table, insert
 from sqlalchemy.schema import CreateTable
 from transaction_cost import UNDER, one_candidate
 
@@ -29,11 +29,11 @@ from eatnas_db.domain.evolution import Birth, Member, decide_birth, select_remov
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.metadata import metadata
-from eatnas_db.schema.searches import search
 from eatnas_db.searches.create import create_search
-from eatnas_db.searches.search_row import space_of
+from eatnas_db.searches.search_space import space_of
 from eatnas_migrations import commands
 
 EPOCHS = 5
@@ -86,7 +86,7 @@ class Rows:
 class Evolution:
     """One search in memory: who lives, what is held, and the rows of what happened."""
 
-    def __init__(self, row: Any) -> None:
+    def __init__(self, row: SearchRecord) -> None:
         self.row, self.space = row, space_of(row)
         self.living: list[Member] = []
         self.held: set[str] = set()
@@ -200,7 +200,7 @@ def fill_sqlite(file: Path, count: int) -> None:
         old.unlink()
     engine = new_record(f"sqlite:///{partial}", count)
     with reading(engine) as connection:
-        row = connection.execute(select(search)).one()
+        (row,) = list_searches(connection)
     engine.dispose()
     evolution = Evolution(row)
     started = time.perf_counter()

@@ -30,8 +30,8 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_migrations import commands
 
 MEASURED = 300
@@ -72,7 +72,7 @@ def one_candidate(connection: Any) -> None:
         device_seconds=1.0,
         now=1.0,
     )
-    advance_search(connection, lock_search_row(connection, 1), 1.0)
+    advance_search(connection, lock_search(connection, 1), 1.0)
 
 
 def fill(engine: Engine, count: int) -> None:
@@ -80,7 +80,7 @@ def fill(engine: Engine, count: int) -> None:
         with transaction(engine) as connection:
             for _ in range(min(1000, count - start)):
                 one_candidate(connection)
-            drop_unneeded_checkpoints(connection, lock_search_row(connection, 1))
+            drop_unneeded_checkpoints(connection, lock_search(connection, 1))
 
 
 def written_down(engine: Engine) -> list[list[tuple[str, Any, bool]]]:

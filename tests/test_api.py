@@ -21,7 +21,7 @@ from eatnas_db.errors import ConflictError, EatnasError, NotFoundError, RecordEr
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 from eatnas_migrations import commands
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
@@ -56,7 +56,7 @@ def home(tmp_path_factory):
                 device_seconds=1.0,
                 now=2.0,
             )
-            advance_search(connection, lock_search_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search(connection, search_id), 3.0)
     engine.dispose()
     return folder
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, exists, func, select
+from sqlalchemy import Connection, exists, func, or_, select
 
 from eatnas_db.database.locks import living_hosts
 from eatnas_db.domain.states import DesiredState, SearchKind
-from eatnas_db.queries.searches import over_budget
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
@@ -95,10 +94,11 @@ def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
         search.c.finished_at.is_(None),
         search.c.exhausted.is_(False),
         search.c.born < func.coalesce(search.c.ends_at, search.c.budget_candidates),
+        or_(search.c.budget_device_seconds.is_(None), search.c.device_seconds < search.c.budget_device_seconds),
         ~pending,
     )
     rows = connection.execute(query.order_by(search.c.id)).all()
-    return tuple(BlockedSearch(row.name, row.held, row.lag) for row in rows if row.held and not over_budget(row))
+    return tuple(BlockedSearch(row.name, row.held, row.lag) for row in rows if row.held)
 
 
 def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:

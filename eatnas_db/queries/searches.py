@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, Select, func, select
 
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
@@ -50,8 +50,13 @@ class SearchRecord:
 
     @property
     def births_allowed(self) -> int:
-        """After so many births it ends: its budget, or fewer where its quality is flat."""
+        """The number of births after which the search ends: its budget, or fewer if its quality is flat."""
         return births_allowed(self.budget_candidates, self.ends_at)
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether the search has used up its device hours."""
+        return self.budget_device_seconds is not None and self.device_seconds >= self.budget_device_seconds
 
     @property
     def ended(self) -> str | None:
@@ -67,17 +72,12 @@ class SearchRecord:
         if self.settled >= self.births_allowed:
             by = self.spec["evolution"]["flat_by"]
             return f"its quality has not risen by more than {by:g} since step {self.flat_since}"
-        return "its device hours are used up" if over_budget(self) else None
+        return "its device hours are used up" if self.over_budget else None
 
 
 def births_allowed(budget_candidates: int, ends_at: int | None) -> int:
-    """After so many births a search ends: its budget, or fewer where its quality is flat."""
+    """Return the number of births after which a search ends: its budget, or fewer if its quality is flat."""
     return budget_candidates if ends_at is None else min(budget_candidates, ends_at)
-
-
-def over_budget(row: Any) -> bool:
-    """Whether a search has used up its device hours."""
-    return row.budget_device_seconds is not None and row.device_seconds >= row.budget_device_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def get_search(connection: Connection, name: str) -> SearchRecord:
 
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     """Every search, the newest last."""
-    return tuple(_record(row) for row in connection.execute(select(search).order_by(search.c.id)))
+    return fetch_searches(connection, select(search).order_by(search.c.id))
 
 
 def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord | None:
@@ -125,11 +125,16 @@ def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
     )
 
 
-def _record(row: Any) -> SearchRecord:
+def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any) -> tuple[SearchRecord, ...]:
+    """Return the searches that a SELECT of whole rows of `search` finds, in its order."""
+    return tuple(_record(row) for row in connection.execute(query, parameters))
+
+
+def _record(row: Row[Any]) -> SearchRecord:
     return SearchRecord(status=_status(row), **row._mapping)
 
 
-def _status(row: Any) -> str:
+def _status(row: Row[Any]) -> str:
     if row.wish == DesiredState.CANCELLED:
         return "cancelled"
     if row.finished_at is not None:

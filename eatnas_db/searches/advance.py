@@ -27,17 +27,18 @@ from eatnas_db.domain.states import SETTLED, CandidateState, DesiredState, Searc
 from eatnas_db.domain.transfer import Perturbation
 from eatnas_db.errors import CollisionError, NoRoomError
 from eatnas_db.queries.ranking import list_best
-from eatnas_db.queries.searches import births_allowed, over_budget
+from eatnas_db.queries.searches import SearchRecord, births_allowed
 from eatnas_db.schema.candidates import PENDING, architecture, candidate
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt, lease
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import insert_yardstick
-from eatnas_db.searches.search_row import lock_search_row, space_of
+from eatnas_db.searches.search_space import space_of
 
 DEFAULT_FLAT_POPULATIONS: Final = 4
 
 
-def advance_search(connection: Connection, row: Any, now: float) -> bool:
+def advance_search(connection: Connection, row: SearchRecord, now: float) -> bool:
     """Settle, breed and finish a search whose row was read in this transaction. Whether it is finished.
 
     On a server the transaction holds the search (`database.hold_searches`); raises `CollisionError` if not.
@@ -50,17 +51,17 @@ def advance_search(connection: Connection, row: Any, now: float) -> bool:
 
 def settle_births(connection: Connection, search_id: int, now: float) -> int:
     """Advance the settled prefix over every birth that has ended; each is one step. How many were made."""
-    return _settle(connection, SearchProgress(lock_search_row(connection, search_id)), now)
+    return _settle(connection, SearchProgress(lock_search(connection, search_id)), now)
 
 
 def breed_births(connection: Connection, search_id: int, now: float) -> int:
     """Submit every birth that may be decided now. How many were made."""
-    return _breed(connection, SearchProgress(lock_search_row(connection, search_id)), now)
+    return _breed(connection, SearchProgress(lock_search(connection, search_id)), now)
 
 
 def finish_search(connection: Connection, search_id: int, now: float) -> bool:
     """Mark a search finished when nothing of it is left to do. Whether it is."""
-    return _finish(connection, SearchProgress(lock_search_row(connection, search_id)), now)
+    return _finish(connection, SearchProgress(lock_search(connection, search_id)), now)
 
 
 class SearchProgress:
@@ -68,26 +69,28 @@ class SearchProgress:
 
     __slots__ = ("born", "ends_at", "exhausted", "living", "row", "settled", "watch")
 
-    def __init__(self, row: Any) -> None:
+    def __init__(self, row: SearchRecord) -> None:
         self.row = row
         self.born: int = row.born
         self.settled: int = row.settled
         self.exhausted: bool = row.exhausted
         self.ends_at: int | None = row.ends_at
-        self.watch = None if row.quality_mark is None else Plateau(row.quality_mark, row.flat_since)
+        self.watch = (
+            None if row.quality_mark is None or row.flat_since is None else Plateau(row.quality_mark, row.flat_since)
+        )
         self.living: list[Member] | None = None
 
     @property
     def births_allowed(self) -> int:
         """After so many births the search ends."""
-        return births_allowed(int(self.row.budget_candidates), self.ends_at)
+        return births_allowed(self.row.budget_candidates, self.ends_at)
 
     def may_be_born(self) -> bool:
         """Whether the next birth may be decided now."""
         row = self.row
-        if self.exhausted or row.wish != DesiredState.RUN or self.born >= self.births_allowed or over_budget(row):
+        if self.exhausted or row.wish != DesiredState.RUN or self.born >= self.births_allowed or row.over_budget:
             return False
-        return bool(self.born < row.population or self.born - row.lag + 1 <= self.settled)
+        return self.born < row.population or self.born - row.lag + 1 <= self.settled
 
 
 def _settle(connection: Connection, course: SearchProgress, now: float) -> int:
@@ -238,7 +241,7 @@ def _finish(connection: Connection, course: SearchProgress, now: float) -> bool:
     row = course.row
     if row.finished_at is not None:
         return True
-    spent = over_budget(row)
+    spent = row.over_budget
     done = course.settled == course.born and (course.exhausted or course.born >= course.births_allowed)
     if not (spent or done):
         return False

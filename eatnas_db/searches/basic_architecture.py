@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Connection, select
 
 from eatnas_db.domain.architecture import Architecture
@@ -40,7 +38,7 @@ def require_blocks(architecture: Architecture, what: str, space: Space) -> None:
         )
 
 
-def require_population(row: Any) -> None:
+def require_population(row: SearchRecord) -> None:
     """Raise `NoRoomError` where the limits leave no room for the whole initial population."""
     if row.exhausted:
         raise NoRoomError(

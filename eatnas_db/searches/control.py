@@ -59,8 +59,8 @@ def extend_search(
         raise ConflictError(
             f"search {name!r} found nothing new in its space any more; a larger space or wider limits need a new search"
         )
-    budget = int(row.budget_candidates) + candidates
-    seconds = row.budget_device_seconds and float(row.budget_device_seconds) + device_hours * 3600
+    budget = row.budget_candidates + candidates
+    seconds = row.budget_device_seconds and row.budget_device_seconds + device_hours * 3600
     connection.execute(
         update(search)
         .where(search.c.id == row.id)

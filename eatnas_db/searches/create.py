@@ -17,7 +17,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import express_basic, require_population
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 
 DEFAULT_LEAST_LAG: Final = 4
 
@@ -40,7 +40,7 @@ def create_search(
     events.record_event(connection, now, "created", search_id)
     breed_births(connection, search_id, now)
     if basic is not None:
-        require_population(lock_search_row(connection, search_id))
+        require_population(lock_search(connection, search_id))
     return search_id
 
 

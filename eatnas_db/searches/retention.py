@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Connection, delete, exists, or_, select
 
 from eatnas_db.domain.states import SETTLED, CandidateState
+from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 
 
-def drop_unneeded_checkpoints(connection: Connection, row: Any) -> list[str]:
+def drop_unneeded_checkpoints(connection: Connection, row: SearchRecord) -> list[str]:
     """Drop the rows of checkpoints that nobody needs any more; their paths, to be removed after the commit.
 
     Needed are those of candidates that are to be trained, that live, that a birth still to be decided may have

@@ -21,7 +21,7 @@ from eatnas_db.queries.ranking import get_winner, list_best, list_final_models, 
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.basic_architecture import choose_basic
-from eatnas_db.searches.search_row import space_of
+from eatnas_db.searches.search_space import space_of
 
 
 def create_reevaluation(
@@ -82,7 +82,12 @@ def create_final_training(
 
 
 def insert_yardstick(
-    connection: Connection, row: Any, best: Sequence[tuple[int, str]], seeds: int, epochs: int | None, now: float
+    connection: Connection,
+    row: SearchRecord,
+    best: Sequence[tuple[int, str]],
+    seeds: int,
+    epochs: int | None,
+    now: float,
 ) -> str:
     """Each of the best, once for each seed."""
     training = {**row.spec["training"], "epochs": epochs or row.spec["training"]["epochs"]}
@@ -92,7 +97,7 @@ def insert_yardstick(
 
 def _insert_trainings(
     connection: Connection,
-    row: Any,
+    row: SearchRecord,
     kind: SearchKind,
     origin: Origin,
     births: Sequence[tuple[int, str, int]],

@@ -21,7 +21,7 @@ from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_sea
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import choose_basic, express_basic, require_blocks, require_population
 from eatnas_db.searches.create import insert_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 
 
 def create_transfer(
@@ -73,7 +73,7 @@ def create_transfer(
         detail = {"source": source, "taken": len(found.taken), **counts}
         events.record_event(connection, now, "survivors_taken", search_id, detail=detail)
     breed_births(connection, search_id, now)
-    require_population(lock_search_row(connection, search_id))
+    require_population(lock_search(connection, search_id))
     return search_id
 
 

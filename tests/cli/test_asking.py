@@ -23,8 +23,8 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 
@@ -50,7 +50,7 @@ def train(connection, search_id, metric="val_accuracy"):
             device_seconds=1.0,
             now=2.0,
         )
-        advance_search(connection, lock_search_row(connection, search_id), 3.0)
+        advance_search(connection, lock_search(connection, search_id), 3.0)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
@@ -75,7 +75,7 @@ def train(engine, search_id, budget):
                     device_seconds=9.0,
                     now=now + 9,
                 )
-            advance_search(connection, lock_search_row(connection, search_id), now + 9)
+            advance_search(connection, lock_search(connection, search_id), now + 9)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 from eatnas_migrations import commands
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -44,7 +44,7 @@ def full(engine, search_factory, lease_factory, score_factory):
             training_record.record_checkpoint(connection, token, saved, 2.0)
         score_factory(leased, leased.birth / 7)
         with transaction(engine) as connection:
-            advance_search(connection, lock_search_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search(connection, search_id), 3.0)
     with transaction(engine) as connection:
         failed = lease_factory_on(connection, search_id)
         transitions.record_failure(connection, failed.token, FailureKind.EXCEPTION, "§ nul \0", now=4.0)
@@ -74,7 +74,7 @@ def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
             assert transitions.take_back_all(connection, 1, 5.0) == 1
             leased = lease_factory_on(connection, 1)
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
-            advance_search(connection, lock_search_row(connection, 1), 7.0)
+            advance_search(connection, lock_search(connection, 1), 7.0)
         assert get_fingerprint(new, 1) == get_fingerprint(old, 1)
         # Ids go on after the copied ones.
         newest = [

@@ -14,8 +14,8 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import extend_search
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.transitions import record_failure, record_score
 
 UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
@@ -28,7 +28,7 @@ def small(engine, search_factory, lease_factory, score_factory):
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, leased.token.candidate / 100)
         with transaction(engine) as connection:
-            advance_search(connection, lock_search_row(connection, search_id), 3.0)
+            advance_search(connection, lock_search(connection, search_id), 3.0)
     return search_id
 
 
@@ -61,7 +61,7 @@ def test(engine, lease_factory):
                     device_seconds=1.0,
                     now=6.0,
                 )
-                advance_search(connection, lock_search_row(connection, search_id), 6.0)
+                advance_search(connection, lock_search(connection, search_id), 6.0)
         assert lease_factory(search_id) is None
 
     return to_its_end
@@ -115,7 +115,7 @@ def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory
         measured.append(leased.parent_id)
         score_factory(leased, 0.3 + 0.1 * len(measured))
         with transaction(engine) as connection:
-            advance_search(connection, lock_search_row(connection, yardstick), 5.0)
+            advance_search(connection, lock_search(connection, yardstick), 5.0)
     name = final(top=3, seeds=1, epochs=2)
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 

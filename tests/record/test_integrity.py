@@ -22,7 +22,7 @@ from eatnas_db.integrity.violations import Violation
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.transitions import record_failure, retry
 from eatnas_migrations import commands
@@ -110,7 +110,7 @@ def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, searc
     assert list(list_violations(engine, tmp_path)) == []
     with transaction(engine) as connection:
         record_failure(connection, leased[0].token, FailureKind.DIVERGED, "", now=2.0)
-        advance_search(connection, lock_search_row(connection, search_id), 2.0)
+        advance_search(connection, lock_search(connection, search_id), 2.0)
     assert list(list_violations(engine, tmp_path)) == []
     with transaction(engine) as connection:
         retry(connection, leased[0].token.candidate, 3.0)

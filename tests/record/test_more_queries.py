@@ -33,8 +33,8 @@ from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import record_failure
@@ -53,7 +53,7 @@ def train(engine, lease_factory, score_factory):
         while (leased := lease_factory(search_id)) is not None:
             score_factory(leased, leased.token.candidate / 100)
             with transaction(engine) as connection:
-                advance_search(connection, lock_search_row(connection, search_id), 3.0)
+                advance_search(connection, lock_search(connection, search_id), 3.0)
         return search_id
 
     return to_the_end

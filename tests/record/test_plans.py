@@ -11,8 +11,8 @@ from eatnas_db.database.dialects import on_server
 from eatnas_db.database.transactions import transaction
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionRecord
 
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
@@ -72,8 +72,8 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
         device_seconds=1.0,
         now=now,
     )
-    advance_search(connection, lock_search_row(connection, search_id), now)
-    drop_unneeded_checkpoints(connection, lock_search_row(connection, search_id))
+    advance_search(connection, lock_search(connection, search_id), now)
+    drop_unneeded_checkpoints(connection, lock_search(connection, search_id))
     transitions.take_back_all(connection, 1, now)
 
 

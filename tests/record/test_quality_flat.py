@@ -15,7 +15,7 @@ from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import extend_search
-from eatnas_db.searches.search_row import lock_search_row
+from eatnas_db.searches.locking import lock_search
 
 LAG, RISES = 3, 6
 FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "budget__candidates": 200}
@@ -38,7 +38,7 @@ def run(
             score_factory(one, 0.5 + 0.02 * min(one.birth, RISES))
             if not late or not held:
                 with transaction(engine) as connection:
-                    advance_search(connection, lock_search_row(connection, search_id), 3.0)
+                    advance_search(connection, lock_search(connection, search_id), 3.0)
 
     return go
 

@@ -19,8 +19,9 @@ from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate, mutation
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search, settle_births
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
-from eatnas_db.searches.search_row import lock_search_row, space_of
+from eatnas_db.searches.search_space import space_of
 from eatnas_db.searches.transfer import create_transfer
 
 TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}}
@@ -35,7 +36,7 @@ def finished(engine, search_factory, lease_factory, score_factory):
         while (leased := lease_factory(search_id)) is not None:
             score_factory(leased, leased.token.candidate / 100)
             with transaction(engine) as connection:
-                advance_search(connection, lock_search_row(connection, search_id), 3.0)
+                advance_search(connection, lock_search(connection, search_id), 3.0)
         return search_id
 
     return make
@@ -114,7 +115,7 @@ def test_a_transferred_search_goes_on_as_any_other(engine, finished, lease_facto
     while (leased := lease_factory(large)) is not None:
         score_factory(leased, 0.5)
         with transaction(engine) as connection:
-            advance_search(connection, lock_search_row(connection, large), 3.0)
+            advance_search(connection, lock_search(connection, large), 3.0)
     rows = initial(engine, large)
     assert [row.origin for row in rows[5:]] == ["mutation"] * 4
     assert {row.parent_id for row in rows[5:]} <= {row.id for row in rows}
@@ -143,7 +144,7 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
     finished()
     row = initial(engine, transfer(engine))[0]
     with transaction(engine) as connection:
-        space = space_of(connection.execute(select(search).where(search.c.name == "large")).one())
+        space = space_of(get_search(connection, "large"))
     basic = Architecture.parse(row.code)
     assert stretched(basic, space, row.mult_adds) == basic
 
@@ -206,7 +207,7 @@ def test_a_population_carried_over_is_the_same_every_time(engine, finished, leas
         while (leased := lease_factory(large)) is not None:
             score_factory(leased, 0.5 + leased.birth / 100)
             with transaction(engine) as connection:
-                advance_search(connection, lock_search_row(connection, large), 3.0)
+                advance_search(connection, lock_search(connection, large), 3.0)
         with transaction(engine) as connection:
             prints.append(get_fingerprint(connection, large))
     assert prints[0] == prints[1]
@@ -231,7 +232,7 @@ def test_a_transfer_says_by_what_the_basic_architecture_was_chosen(engine, finis
     while (leased := lease_factory(yardstick)) is not None:
         score_factory(leased, 0.75)
     with transaction(engine) as connection:
-        advance_search(connection, lock_search_row(connection, yardstick), 3.0)
+        advance_search(connection, lock_search(connection, yardstick), 3.0)
     assert told("d").endswith(f"{words} 2 seeds")
 
 
@@ -314,7 +315,7 @@ def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finish
         seen.append((leased.parent_id, leased.replica))
         score_factory(leased, 0.3 if leased.parent_id == first.id else 0.6)
         with transaction(engine) as connection:
-            advance_search(connection, lock_search_row(connection, yardstick.id), 3.0)
+            advance_search(connection, lock_search(connection, yardstick.id), 3.0)
     assert seen == [(one.id, replica) for one in (first, second) for replica in (1, 2, 3)]
     with transaction(engine) as connection:
         best = list_best(connection, small, 3)

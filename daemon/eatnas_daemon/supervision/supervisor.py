@@ -38,14 +38,14 @@ from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter, LeaseToken
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
 from eatnas_db.queries.disk_usage import list_orphaned_checkpoints
-from eatnas_db.queries.searches import over_budget
+from eatnas_db.queries.searches import SearchRecord, fetch_searches
 from eatnas_db.schema.hosts import host
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import lease
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import set_waiting_reason
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
-from eatnas_db.searches.search_row import lock_search_row
 from eatnas_db.settings import Settings
 from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResourceUse, ResumptionRecord
 from eatnas_protocol.messages import (
@@ -512,25 +512,30 @@ class Supervisor:
         assigned: list[tuple[Slot, Assignment]] = []
         going_on = self._only is None
         collecting = now >= self._collect_at
-        for row in connection.execute(self._open()).all():
+        for row in fetch_searches(connection, self._open()):
             if row.wish != DesiredState.RUN:
                 self._tell_to_stop(row)
                 continue
             finished = advance_search(connection, row, wall)
             if collecting or finished:
-                garbage += drop_unneeded_checkpoints(connection, lock_search_row(connection, row.id))
+                garbage += drop_unneeded_checkpoints(connection, lock_search(connection, row.id))
             # Where one finishes, its yardstick may just have begun.
             going_on = True
             if finished:
                 continue
-            if idle and not self._draining and not over_budget(row):
+            if idle and not self._draining and not row.over_budget:
                 idle = self._hand_out(connection, row, idle, assigned, wall)
         if collecting:
             self._collect_at = now + self._patience.collect
         return assigned, not going_on
 
     def _hand_out(
-        self, connection: Connection, row: Any, idle: list[Slot], assigned: list[tuple[Slot, Assignment]], wall: float
+        self,
+        connection: Connection,
+        row: SearchRecord,
+        idle: list[Slot],
+        assigned: list[tuple[Slot, Assignment]],
+        wall: float,
     ) -> list[Slot]:
         """Lease what a search has pending for idle slots; those that are left."""
         limit = row.spec["budget"].get("slots")
@@ -553,7 +558,7 @@ class Supervisor:
                 left.append(slot)
         return left
 
-    def _room(self, slot: Slot, row: Any, assigned: list[tuple[Slot, Assignment]]) -> LeaseFilter | None:
+    def _room(self, slot: Slot, row: SearchRecord, assigned: list[tuple[Slot, Assignment]]) -> LeaseFilter | None:
         """What may be trained beside what trains on a slot's device already; None: nothing."""
         given = [(other, work) for other, work in assigned if other.device.uuid == slot.device.uuid]
         here = [other for other in self.slots if other.device.uuid == slot.device.uuid and other.busy]
@@ -579,7 +584,7 @@ class Supervisor:
         held = [slot.work.leased.search_id for slot in self.slots if slot.work is not None]
         return query.where(search.c.finished_at.is_(None) | search.c.id.in_(held))
 
-    def _tell_to_stop(self, row: Any) -> None:
+    def _tell_to_stop(self, row: SearchRecord) -> None:
         for slot in self.slots:
             if slot.work is None or slot.work.leased.search_id != row.id or slot.process is None:
                 continue

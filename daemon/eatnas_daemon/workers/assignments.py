@@ -15,6 +15,7 @@ from eatnas_db.domain.rng import derived_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.inheritance import InheritanceLink, list_inheritance_chain
+from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Assign
 
@@ -34,7 +35,7 @@ class Assignment:
     """Of a GPU's memory, beyond a context."""
 
 
-def work_for(connection: Connection, settings: Settings, row: Any, leased: LeasedCandidate) -> Assignment:
+def work_for(connection: Connection, settings: Settings, row: SearchRecord, leased: LeasedCandidate) -> Assignment:
     """What to do about a leased candidate of the search `row`."""
     heritage = _heritage(connection, row, leased)
     assign = replace(
@@ -53,7 +54,7 @@ def work_for(connection: Connection, settings: Settings, row: Any, leased: Lease
     return Assignment(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
 
 
-def _heritage(connection: Connection, row: Any, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
+def _heritage(connection: Connection, row: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
     # All parents but a mutation's are in another search, or have no weights to give.
     same_search = leased.origin == Origin.MUTATION
     if leased.parent_id is None or not inherits(row.spec, origin=leased.origin, same_search=same_search):
@@ -68,7 +69,13 @@ def _ancestor(settings: Settings, link: InheritanceLink) -> Assign:
 
 
 def _assign(
-    settings: Settings, candidate_id: int, search_id: int, code: str, replica: int, row: Any, inheriting: bool
+    settings: Settings,
+    candidate_id: int,
+    search_id: int,
+    code: str,
+    replica: int,
+    row: SearchRecord | InheritanceLink,
+    inheriting: bool,
 ) -> Assign:
     data = dict(row.spec["data"])
     data["root"] = data["root"] or str(settings.data)
