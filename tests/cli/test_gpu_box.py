@@ -73,7 +73,7 @@ def test_why_each_gpu_is_or_is_not_used_is_told(box, stranger):
     assert f"sleep (pid {stranger}, " in told[3]
     assert "55% busy" in told[4]
     assert told[5].startswith("free: 79.1 GiB")
-    assert "not used next to GPUs" in told[6]
+    assert "trains next to GPUs only if" in told[6]
 
 
 def test_a_driver_that_does_not_say_who_computes_leaves_it_to_memory(box, stranger):

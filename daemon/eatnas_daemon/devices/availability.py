@@ -99,7 +99,7 @@ def _excluded_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | No
     if options.included is not None:
         return None if device.uuid in options.included else "not named by --devices"
     if device.kind == CPU and not options.use_cpu:
-        return "not used next to GPUs; name `cpu` in --devices to train on it too"
+        return "it trains next to GPUs only if --devices names `cpu`"
     return None
 
 
