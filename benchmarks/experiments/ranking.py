@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 from trainings import Kept, assignment, parsed, task_of, train_all
 
 from eatnas_db.domain.objective import Limits
-from eatnas_db.domain.recipe import CHILD_RATE_SHARE
+from eatnas_db.domain.recipe import CHILD_LEARNING_RATE_FACTOR
 from eatnas_db.domain.rng import KeyedRng, derived_seed
 from eatnas_db.domain.space import Proposal, Space
 from eatnas_db.domain.spec import SearchSpec
@@ -69,7 +69,7 @@ def trainings(
 ) -> Asked:
     """One child in every way: in full under two seeds, and for fewer epochs from scratch and from its parent."""
     one, other = (derived_seed(SEED, "training", *of) for of in ((), (1,)))
-    rate = spec.training.learning_rate * CHILD_RATE_SHARE
+    rate = spec.training.learning_rate * CHILD_LEARNING_RATE_FACTOR
 
     def so(way: str, seed: int, **training: Any) -> tuple[str, Assign]:
         number = 100 * (key[0] + 1) + key[1]

@@ -1,36 +1,41 @@
-"""Which recipe a candidate is trained by, and whether it inherits: from a stored spec, without pydantic."""
+"""The recipe that a candidate is trained by, and whether it inherits weights. Reads stored specs without pydantic."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eatnas_db.domain.states import RETRAINED
+from eatnas_db.domain.states import RETRAINED, Origin
 
 INHERITED: Final = "inherited"
-CHILD_RATE_SHARE: Final = 1 / 3
-LONGER: Final = 4
-"""A final model is trained for so many times the epochs of its search, unless it is told how many."""
+CHILD_LEARNING_RATE_FACTOR: Final = 1 / 3
+FINAL_EPOCHS_FACTOR: Final = 4
+"""A final model is trained for this many times the epochs of its search, unless the user gives a number."""
 
 
-def inherits(spec: Mapping[str, Any], *, origin: str, same_search: bool) -> bool:
-    """Whether a candidate with a parent starts from the parent's weights; `spec` is its own search's."""
-    if origin in RETRAINED:
+def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | None) -> bool:
+    """Return whether a candidate starts from its parent's weights; `spec` is the stored spec of its own search.
+
+    Only a mutation has a parent to inherit from in its own search. The parents of all other origins are candidates of
+    the search that was transferred, or an imported architecture, which has no weights and cannot be combined with
+    `transfer.weights: inherited`.
+    """
+    if parent_id is None or origin in RETRAINED:
         return False
-    section = "inheritance" if same_search else "transfer"
+    section = "inheritance" if origin == Origin.MUTATION else "transfer"
     return bool(spec[section]["weights"] == INHERITED)
 
 
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a stored training section decides bits: all but the checkpoints' interval."""
+    """Return the fields of a training section that affect results: all but the interval of checkpoints."""
     return {key: value for key, value in training.items() if key != "checkpoint_seconds"}
 
 
 def recipe_of(spec: Mapping[str, Any], *, inheriting: bool) -> dict[str, Any]:
-    """The training section that holds for a candidate: a child that inherits has its own epochs and rate."""
+    """Return a candidate's training section; one that inherits weights has its own epochs and learning rate."""
     recipe = dict(spec["training"])
     if inheriting:
         child = spec["inheritance"]
         recipe["epochs"] = child["epochs"] or recipe["epochs"]
-        recipe["learning_rate"] = child["learning_rate"] or recipe["learning_rate"] * CHILD_RATE_SHARE
+        recipe["learning_rate"] = child["learning_rate"] or recipe["learning_rate"] * CHILD_LEARNING_RATE_FACTOR
     return recipe

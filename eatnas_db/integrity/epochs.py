@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_db.database.transactions import reading
-from eatnas_db.domain.recipe import inherits, recipe_of
-from eatnas_db.domain.states import CandidateState, Origin
+from eatnas_db.domain.recipe import inherits_weights, recipe_of
+from eatnas_db.domain.states import CandidateState
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -64,6 +64,5 @@ def _complete(row: _EpochCount, spec: Mapping[str, Any]) -> bool:
 
 
 def _epochs_of_recipe(row: _EpochCount, spec: Mapping[str, Any]) -> int:
-    same_search = row.origin == Origin.MUTATION
-    inheriting = row.parent_id is not None and inherits(spec, origin=row.origin, same_search=same_search)
+    inheriting = inherits_weights(spec, origin=row.origin, parent_id=row.parent_id)
     return int(recipe_of(spec, inheriting=inheriting)["epochs"])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import Connection, Integer, literal, select
 
-from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.states import MemoryFallback
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
-
-_COPIED: Final = ("search_id", "code", "replica", "seed", "spec", "macro", "task")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,6 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
     if whole:
         further = select(candidate.c.id, candidate.c.parent_id, up.c.generation + 1)
         up = up.union_all(further.join(up, candidate.c.id == up.c.parent_id))
-    parent = candidate.alias("parent")
     query = (
         select(
             candidate.c.id,
@@ -57,7 +54,7 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
             candidate.c.origin,
             candidate.c.lineage_epochs,
             candidate.c.thrift,
-            parent.c.search_id.label("parents_search"),
+            candidate.c.parent_id,
             search.c.seed,
             search.c.spec,
             search.c.macro,
@@ -66,19 +63,25 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
         .select_from(up)
         .join(candidate, candidate.c.id == up.c.id)
         .join(search, search.c.id == candidate.c.search_id)
-        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
         .order_by(up.c.generation)
     )
     chain: list[InheritanceLink] = []
     for row in connection.execute(query):
-        inherited = row.parents_search is not None and inherits(
-            row.spec, origin=row.origin, same_search=row.parents_search == row.search_id
+        inherited = inherits_weights(row.spec, origin=row.origin, parent_id=row.parent_id)
+        link = InheritanceLink(
+            candidate_id=row.id,
+            search_id=row.search_id,
+            code=row.code,
+            replica=row.replica,
+            inherited=inherited,
+            seed=row.seed,
+            spec=row.spec,
+            macro=row.macro,
+            task=row.task,
+            lineage_epochs=row.lineage_epochs or 0,
+            halved=row.thrift == MemoryFallback.HALVED,
         )
-        fields = {
-            name: getattr(row, name) for name in ("search_id", "code", "replica", "seed", "spec", "macro", "task")
-        }
-        fields |= {"lineage_epochs": row.lineage_epochs or 0, "halved": row.thrift == MemoryFallback.HALVED}
-        chain.append(InheritanceLink(candidate_id=row.id, inherited=inherited, **fields))
+        chain.append(link)
         if not inherited:
             break
     return tuple(reversed(chain))

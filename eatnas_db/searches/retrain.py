@@ -14,7 +14,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
     Birth,
 )
-from eatnas_db.domain.recipe import LONGER, without_timing
+from eatnas_db.domain.recipe import FINAL_EPOCHS_FACTOR, without_timing
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.ranking import get_winner, list_best, list_final_models, list_winners
@@ -66,7 +66,7 @@ def create_final_training(
     if not chosen:
         _require_winners(connection, row)
         chosen = [(one.id, one.code) for one in list_winners(connection, row.id, top)]
-    training = {**row.spec["training"], "epochs": epochs or LONGER * row.spec["training"]["epochs"]}
+    training = {**row.spec["training"], "epochs": epochs or FINAL_EPOCHS_FACTOR * row.spec["training"]["epochs"]}
     births = []
     for parent, code in chosen:
         same = [one for one in list_final_models(connection, [parent]) if one.recipe == without_timing(training)]

@@ -13,6 +13,7 @@ from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFo
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.inheritance import list_inheritance_chain
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.ranking import get_winner, list_best, list_living
 from eatnas_db.queries.searches import get_search, list_searches
@@ -345,3 +346,13 @@ def test_there_is_nothing_to_measure_in_an_empty_search(engine, search_factory):
         connection.execute(update(search).values(finished_at=1.0))
     with pytest.raises(ConflictError, match="no scored candidate"):
         transfer(engine)
+
+
+def test_perturbations_of_an_imported_network_are_trained_from_scratch(engine, search_factory):
+    inheritance = {"inheritance__weights": "inherited", "inheritance__epochs": 1}
+    search_id = search_factory("own", transfer__basic=MOBILENET, training__epochs=3, **inheritance)
+    perturbation = initial(engine, search_id)[1]
+    with transaction(engine) as connection:
+        for whole in (False, True):
+            (link,) = list_inheritance_chain(connection, perturbation.id, whole=whole)
+            assert (link.candidate_id, link.inherited, link.training["epochs"]) == (perturbation.id, False, 3)

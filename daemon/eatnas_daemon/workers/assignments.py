@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
-from eatnas_db.domain.recipe import inherits, recipe_of
+from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derived_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
 from eatnas_db.leases import LeasedCandidate
@@ -55,9 +55,7 @@ def work_for(connection: Connection, settings: Settings, row: SearchRecord, leas
 
 
 def _heritage(connection: Connection, row: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
-    # All parents but a mutation's are in another search, or have no weights to give.
-    same_search = leased.origin == Origin.MUTATION
-    if leased.parent_id is None or not inherits(row.spec, origin=leased.origin, same_search=same_search):
+    if leased.parent_id is None or not inherits_weights(row.spec, origin=leased.origin, parent_id=leased.parent_id):
         return ()
     whole = leased.last_failure == FailureKind.PARENT_MISSING
     return list_inheritance_chain(connection, leased.parent_id, whole=whole)
