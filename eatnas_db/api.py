@@ -1,4 +1,4 @@
-"""The record from Python, for notebooks: the questions of the command line as frozen records and as data frames."""
+"""Query a record from Python, for notebooks: every result is frozen records, and a data frame on request."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
 from eatnas_db import adhoc_sql
 from eatnas_db.database.engine import open_record, viewing
 from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.notebook_rows import Rows, html_table
 from eatnas_db.queries.candidates import CandidateDetails, get_candidate
 from eatnas_db.queries.compare import LevelReached, Measure, list_compute_curves, list_levels_reached
 from eatnas_db.queries.events import RecordedEvent, list_events
@@ -36,40 +37,16 @@ from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, 
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-SHOWN_ROWS: Final = 20
 ENDINGS: Final = {0: "finished", 3: "stopped", 75: "interrupted"}
-"""How `run` may end without a mistake, by its exit status."""
+"""What `Search.run` returns, by the exit status of the supervisor."""
+# Started as programs: this package must not import the daemon.
+CREATION_PROGRAM: Final = "eatnas_daemon.search_creation"
+SUPERVISOR_PROGRAM: Final = "eatnas_daemon.main"
 Spec = str | Path | Mapping[str, Any]
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Rows(tuple[T_co, ...]):
-    """An answer: a tuple of frozen records, and a data frame when asked for one."""
-
-    columns: tuple[str, ...]
-
-    def __new__(cls, rows: Iterable[T_co], columns: Iterable[str]) -> Rows[T_co]:
-        """Rows whose frame has these columns."""
-        made = super().__new__(cls, tuple(rows))
-        made.columns = tuple(columns)
-        return made
-
-    def frame(self) -> DataFrame:
-        """The rows as a pandas data frame."""
-        from pandas import DataFrame
-
-        return DataFrame([_cells(row, self.columns) for row in self], columns=list(self.columns))
-
-    def _repr_html_(self) -> str:
-        more = f"<p>… and {len(self) - SHOWN_ROWS:,} more</p>" if len(self) > SHOWN_ROWS else ""
-        return _table(self.columns, [_cells(row, self.columns) for row in self[:SHOWN_ROWS]]) + more
 
 
 class Search:
-    """One search of a record. Every call asks anew, so a search may be watched while it runs."""
+    """One search of a record. Every call reads the record again, so a running search can be followed."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings, self.name = settings, name
@@ -78,96 +55,99 @@ class Search:
         return f"Search({self.name!r})"
 
     def record(self) -> SearchRecord:
-        """Its row: spec, status, counters."""
+        """Return the spec, status and counters of the search."""
         with viewing(self._settings.database_url) as connection:
             return get_search(connection, self.name)
 
     @property
     def status(self) -> str:
-        """Running, waiting for something, paused, finished or cancelled."""
+        """The status: running, waiting and the reason, paused, finished or cancelled."""
         return self.record().status
 
     def progress(self) -> SearchCounters:
-        """How far it is."""
-        with self._asked() as (connection, search_id):
+        """Return the progress of the search."""
+        with self._connect() as (connection, search_id):
             return get_progress(connection, search_id)
 
     def best(self, top: int = 10) -> Rows[RankedCandidate]:
-        """The fittest, those that a yardstick measured first."""
-        with self._asked() as (connection, search_id):
-            return _rows(RankedCandidate, list_best(connection, search_id, top))
+        """Return the best candidates; re-evaluated candidates come first."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(RankedCandidate, list_best(connection, search_id, top))
 
     def lineage(self, candidate: int | None = None) -> Rows[LineageEntry]:
-        """Where a candidate comes from, by default the best."""
-        with self._asked() as (connection, search_id):
-            found = [one.id for one in list_best(connection, search_id, 1)] if candidate is None else [candidate]
-            if not found:
-                raise ConflictError(f"search {self.name!r} has no scored candidate yet; run it first")
-            return _rows(LineageEntry, get_lineage(connection, found[0]))
+        """Return the ancestors of a candidate, by default of the best one. Raises `ConflictError` if none is scored."""
+        with self._connect() as (connection, search_id):
+            if candidate is None:
+                best = list_best(connection, search_id, 1)
+                if not best:
+                    raise ConflictError(f"search {self.name!r} has no scored candidate yet; run it first")
+                candidate = best[0].id
+            return Rows.of(LineageEntry, get_lineage(connection, candidate))
 
     def population(self, at: int | None = None) -> Rows[PopulationMember]:
-        """Who lives now, or after step `at`."""
-        with self._asked() as (connection, search_id):
-            return _rows(PopulationMember, list_population(connection, search_id, at))
+        """Return the population after step `at`, by default the present one."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(PopulationMember, list_population(connection, search_id, at))
 
     def quality(self) -> Rows[PopulationStep]:
-        """How good the population was after each step."""
-        with self._asked() as (connection, search_id):
-            return _rows(PopulationStep, list_steps(connection, search_id))
+        """Return the quality of the population after each step."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(PopulationStep, list_steps(connection, search_id))
 
     def pareto(self, cost: CostMetric = "mult_adds") -> Rows[Tradeoff]:
-        """The candidates that no other beats at both accuracy and cost."""
-        with self._asked() as (connection, search_id):
-            return _rows(Tradeoff, list_front(connection, search_id, cost))
+        """Return the Pareto front of accuracy and cost."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(Tradeoff, list_front(connection, search_id, cost))
 
     def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveShare]:
-        """Which values of which block survive."""
-        with self._asked() as (connection, search_id):
-            return _rows(PrimitiveShare, list_primitives(connection, search_id, block, points))
+        """Return the share of each primitive's values in the population, at `points` steps of the search."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(PrimitiveShare, list_primitives(connection, search_id, block, points))
 
     def mutations(self, block: int | None = None) -> Rows[MutationStatistics]:
-        """Which kinds of change paid."""
-        with self._asked() as (connection, search_id):
-            return _rows(MutationStatistics, list_mutation_statistics(connection, search_id, block))
+        """Return how much each kind of mutation improved fitness."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(MutationStatistics, list_mutation_statistics(connection, search_id, block))
 
     def failures(self) -> Rows[FailedAttempt]:
-        """Which attempts failed, and why."""
-        with self._asked() as (connection, search_id):
-            return _rows(FailedAttempt, list_failures(connection, search_id))
+        """Return the failed attempts with their causes."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(FailedAttempt, list_failures(connection, search_id))
 
     def events(self, limit: int = 50) -> Rows[RecordedEvent]:
-        """What happened lately, the newest last."""
-        with self._asked() as (connection, search_id):
-            return _rows(RecordedEvent, list_events(connection, search_id, limit))
+        """Return the latest events, the newest last."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(RecordedEvent, list_events(connection, search_id, limit))
 
     def utilisation(self) -> Utilisation:
-        """What it took of the machines."""
-        with self._asked() as (connection, search_id):
+        """Return the device time that the search used, and how busy the devices were."""
+        with self._connect() as (connection, search_id):
             return get_utilisation(connection, search_id, time.time())
 
     def fingerprint(self) -> str:
-        """One line that is equal for equal histories."""
-        with self._asked() as (connection, search_id):
+        """Return a SHA-256 that is equal for equal histories."""
+        with self._connect() as (connection, search_id):
             return get_fingerprint(connection, search_id).sha256
 
     def run(self, slots: int | None = None) -> str:
-        """Train it here until it ends, in a process of its own; interrupt the kernel to stop it, and run it again.
+        """Train the search in a separate process until it ends; interrupt the kernel to stop, run again to continue.
 
-        Prints its progress. `finished`, `stopped` (paused, cancelled or out of device hours) or `interrupted`.
+        Prints the progress. Returns `finished`, `stopped` (paused, cancelled or out of device hours) or
+        `interrupted`. Raises `EatnasError`.
         """
-        chosen = () if slots is None else ("--slots", str(slots))
-        return ENDINGS[_command(self._settings, "run", self.name, *chosen, told=True)]
+        options = () if slots is None else ("--slots", str(slots))
+        return ENDINGS[_supervise(self._settings, "--only", self.name, *options)]
 
     @contextmanager
-    def _asked(self) -> Iterator[tuple[Connection, int]]:
+    def _connect(self) -> Iterator[tuple[Connection, int]]:
         with viewing(self._settings.database_url) as connection:
             yield connection, get_search(connection, self.name).id
 
     def _repr_html_(self) -> str:
         row = self.record()
-        facts = [row.status, f"{row.settled} of {row.budget_candidates}", f"{row.device_seconds:.0f}"]
+        values = [row.status, f"{row.settled} of {row.budget_candidates}", f"{row.device_seconds:.0f}"]
         columns = ("status", "settled", "device_seconds")
-        return f"<h4>{html.escape(self.name)}</h4>{_table(columns, [facts])}{self.best(5)._repr_html_()}"
+        return f"<h4>{html.escape(self.name)}</h4>{html_table(columns, [values])}{self.best(5)._repr_html_()}"
 
 
 class Record:
@@ -181,66 +161,69 @@ class Record:
         return f"Record({self._settings.shown_url!r})"
 
     def searches(self) -> Rows[SearchSummary]:
-        """Every search, and how far it is; the newest last."""
+        """Return every search with its progress, the newest last."""
         with viewing(self._settings.database_url) as connection:
-            return _rows(SearchSummary, list_search_summaries(connection))
+            return Rows.of(SearchSummary, list_search_summaries(connection))
 
     def search(self, name: str) -> Search:
-        """The search of this name. Raises `NotFoundError`."""
-        found = Search(self._settings, name)
-        found.record()
-        return found
+        """Return the search with this name. Raises `NotFoundError`."""
+        search = Search(self._settings, name)
+        search.record()
+        return search
 
     def candidate(self, candidate: int) -> CandidateDetails:
-        """Everything that is known of a candidate."""
+        """Return all details of a candidate. Raises `NotFoundError`."""
         with viewing(self._settings.database_url) as connection:
             return get_candidate(connection, candidate)
 
     def descendants(self, candidate: int) -> Rows[LineageEntry]:
-        """What came of a candidate, in whatever search."""
+        """Return the descendants of a candidate in all searches."""
         with viewing(self._settings.database_url) as connection:
-            return _rows(LineageEntry, list_descendants(connection, candidate))
+            return Rows.of(LineageEntry, list_descendants(connection, candidate))
 
     def compare(
         self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
     ) -> Rows[LevelReached]:
-        """After how many device seconds each search reached the same levels."""
+        """Return the device seconds that each search needed to reach the same levels of a measure."""
         with viewing(self._settings.database_url) as connection:
-            courses = list_compute_curves(connection, names, measure=by, alone=alone)
-        return _rows(LevelReached, list_levels_reached(courses, levels))
+            curves = list_compute_curves(connection, names, measure=by, alone=alone)
+        return Rows.of(LevelReached, list_levels_reached(curves, levels))
 
     def sql(self, question: str, limit: int = 10_000, seconds: float = adhoc_sql.DEFAULT_SECONDS) -> Rows[Any]:
-        """The answer to one SELECT, as tuples; at most `limit` rows. Nothing can be changed this way."""
+        """Return at most `limit` rows of one SELECT, as tuples. The statement cannot change the record."""
         answer = adhoc_sql.ask(self._settings, question, limit=limit, seconds=seconds)
         return Rows(answer.rows, answer.columns)
 
     def create(self, spec: Spec) -> Search:
-        """Create a search from a YAML file or from a mapping of the same shape."""
-        return self._create(("search", "create"), spec)
+        """Create a search from a YAML file, or from a mapping of the same shape. Raises `EatnasError`."""
+        return self._create(spec)
 
     def transfer(self, source: str, spec: Spec, candidate: int | None = None) -> Search:
-        """Create a search that begins with the best of `source`, or with a candidate of it."""
-        chosen = () if candidate is None else ("--candidate", str(candidate))
-        return self._create(("transfer", *chosen, source), spec)
+        """Create a search that starts from the best candidate of `source`, or from a given candidate of it."""
+        options = () if candidate is None else ("--candidate", str(candidate))
+        return self._create(spec, "--from", source, *options)
 
-    def _create(self, command: Sequence[str], spec: Spec) -> Search:
-        before = {row.name for row in self.searches()}
-        if isinstance(spec, Mapping):
-            with tempfile.TemporaryDirectory() as folder:
-                # JSON is YAML.
-                file = Path(folder, "spec.yaml")
-                file.write_text(json.dumps(spec))
-                _command(self._settings, *command, str(file))
-        else:
-            _command(self._settings, *command, str(spec))
-        return self.search(next(row.name for row in reversed(self.searches()) if row.name not in before))
+    def _create(self, spec: Spec, *options: str) -> Search:
+        is_mapping = isinstance(spec, Mapping)
+        program = subprocess.run(
+            _command(CREATION_PROGRAM, *options, *(() if is_mapping else (str(spec),))),
+            env=_environment(self._settings),
+            input=json.dumps(spec) if is_mapping else None,
+            capture_output=True,
+            encoding="utf-8",
+            process_group=0,
+            check=False,
+        )
+        if program.returncode != 0:
+            raise _failure(program.stderr, program.returncode)
+        return Search(self._settings, json.loads(program.stdout)["name"])
 
     def _repr_html_(self) -> str:
         return self.searches()._repr_html_()
 
 
 def open(home: str | Path | None = None) -> Record:  # noqa: A001
-    """The record in a home folder or at a database URL; by default where the command line would look.
+    """Open the record in a home folder or at a database URL; by default the one that the command line opens.
 
     Raises `RecordError`.
     """
@@ -249,17 +232,19 @@ def open(home: str | Path | None = None) -> Record:  # noqa: A001
     return Record(load_settings(os.environ, home=None if home is None else str(home)))
 
 
-def _command(settings: Settings, *arguments: str, told: bool = False) -> int:
-    """Run the command line beside us; its exit status. Its one line of complaint becomes an `EatnasError`."""
-    command = [sys.executable, "-m", "eatnas_cli", *arguments]
-    # Not as options: everybody may read those, and a URL may hold a password.
-    environment = {**os.environ, "EATNAS_HOME": str(settings.home), "EATNAS_DB_URL": settings.database_url}
-    # Through us: what a process prints by itself does not reach a notebook. In a group of its own: Ctrl-C in a
-    # terminal would reach it twice.
+def _supervise(settings: Settings, *arguments: str) -> int:
+    """Run the supervisor, print its output and return its exit status. Raises `EatnasError` if it fails."""
+    # A notebook shows only what this process prints. A group of its own: else Ctrl-C in a terminal would interrupt
+    # the supervisor twice.
     with (
-        tempfile.TemporaryFile("w+") as complaints,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=complaints, text=True, process_group=0
+            _command(SUPERVISOR_PROGRAM, *arguments),
+            env=_environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+            process_group=0,
         ) as process,
     ):
         assert process.stdout is not None
@@ -269,33 +254,25 @@ def _command(settings: Settings, *arguments: str, told: bool = False) -> int:
                 line = next(lines, None)
                 if line is None:
                     break
-                if told:
-                    print(line, end="", flush=True)
+                print(line, end="", flush=True)
             except KeyboardInterrupt:
-                # It saves what it has, and says so; a second interrupt would not make that quicker.
+                # The supervisor saves its checkpoints and exits; another interrupt would not make that faster.
                 process.terminate()
         status = process.wait()
-        complaints.seek(0)
+        errors.seek(0)
         if status not in ENDINGS:
-            raise EatnasError(complaints.read().strip().removeprefix("eatnas-db: ") or f"it ended with {status}")
+            raise _failure(errors.read(), status)
         return status
 
 
-def _rows(kind: type[T_co], rows: Iterable[T_co]) -> Rows[T_co]:
-    return Rows(rows, kind.__dataclass_fields__)  # type: ignore[attr-defined]
+def _command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", module, *arguments]
 
 
-def _cells(row: Any, columns: Sequence[str]) -> list[Any]:
-    return list(row) if isinstance(row, tuple) else [getattr(row, column) for column in columns]
+def _environment(settings: Settings) -> dict[str, str]:
+    # Not as options: other users can read those, and a URL may hold a password.
+    return {**os.environ, "EATNAS_HOME": str(settings.home), "EATNAS_DB_URL": settings.database_url}
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(_shown(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _failure(errors: str, status: int) -> EatnasError:
+    return EatnasError(errors.strip().removeprefix("eatnas-db: ") or f"the program exited with status {status}")

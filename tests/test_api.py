@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, EatnasError, NotFoundError, RecordError
+from eatnas_db.notebook_rows import SHOWN_ROWS
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
@@ -89,7 +91,7 @@ def test_every_answer_is_frozen_records_and_a_data_frame(search, question):
     frame = rows.frame()
     assert list(frame.columns) == list(rows[0].__dataclass_fields__)
     assert len(frame) == len(rows)
-    assert rows._repr_html_().count("<tr>") == min(len(rows), api.SHOWN_ROWS) + 1
+    assert rows._repr_html_().count("<tr>") == min(len(rows), SHOWN_ROWS) + 1
 
 
 def test_an_answer_without_rows_has_its_columns_still(search):
@@ -124,6 +126,18 @@ def test_a_wrong_spec_is_the_command_lines_own_sentence(record):
     with pytest.raises(EatnasError, match="did you mean") as raised:
         record.create({**SPEC, "name": "other", "spaec": "x"})
     assert "\n" not in str(raised.value)
+
+
+def test_concurrent_creators_get_their_own_search(tmp_path):
+    engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
+    commands.upgrade(engine)
+    engine.dispose()
+    record = api.open(tmp_path)
+    names = ["first", "second"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        created = list(pool.map(lambda name: record.create({**SPEC, "name": name}).name, names))
+    assert created == names
+    assert sorted(search.name for search in record.searches()) == names
 
 
 def test_the_module_loads_nothing_that_only_some_need():
