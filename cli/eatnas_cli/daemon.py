@@ -236,12 +236,19 @@ def _show_devices(
     devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
 ) -> None:
     """GPUs, and processors where they are paused, with why they wait."""
-    from eatnas_cli.device_view import device_in_words
+    from eatnas_cli.device_view import describe_memory, describe_state
 
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         busy = Counter(row.device for row in work)
-        told = [{**asdict(row), **device_in_words(row, busy[row.uuid], worked_on)} for row in devices]
-        show(told, (*named, "uuid", "name", "memory", "state"))
+        records = [
+            {
+                **asdict(row),
+                "memory": describe_memory(row),
+                "state": describe_state(row, busy[row.uuid], is_supervised=worked_on),
+            }
+            for row in devices
+        ]
+        show(records, (*named, "uuid", "name", "memory", "state"))
 
 
 def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...]) -> None:

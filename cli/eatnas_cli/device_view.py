@@ -1,15 +1,16 @@
-"""`daemon status --watch`: every device of every host, and what trains on it now."""
+"""`daemon status --watch`: a table of the devices of all hosts and of the trainings on them."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Final
 
 from eatnas_cli.printing import show, table_of
 from eatnas_cli.record import viewing
+from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_db.settings import Settings
 from eatnas_report.formats import span, time_in_words
 
@@ -17,119 +18,148 @@ if TYPE_CHECKING:
     from rich.console import Group
     from sqlalchemy import Connection
 
-    from eatnas_db.queries.activity import RecordedDevice
+    from eatnas_db.queries.activity import RecordedDevice, TrainingActivity
 
 REFRESH_SECONDS: Final = 1.0
-WIDE_ENOUGH: Final = 100
-"""Columns of a terminal that has room for all that is known of a device."""
-COLUMNS: Final = (
-    *("host", "device", "name", "memory", "slot", "candidate", "search", "epochs", "images_per_second"),
-    *("since_at", "state"),
-)
+WIDE_COLUMNS: Final = 100
+"""The width of a terminal, in characters, from which on the table has every column."""
 
 
-def device_in_words(row: RecordedDevice, trainings: int, worked_on: bool) -> dict[str, Any]:
-    """A device's memory, and what it does or why it is not used."""
-    memory = ""
-    if row.used_bytes is not None and row.total_bytes:
-        memory = f"{row.used_bytes / 2**30:.1f} of {row.total_bytes / 2**30:.1f} GiB"
-    if trainings:
-        state = f"{trainings} in training"
-    elif row.paused_at is not None:
-        state = f"paused by hand since {time_in_words(row.paused_at)}"
-    elif not worked_on:
-        state = "no daemon is running"
-    else:
-        state = f"waits: {row.waits}" if row.waits else "free"
-    return {"memory": memory, "state": state}
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """A training on a device, or a device without trainings."""
+
+    host: str
+    device: str
+    """The UUID."""
+    name: str
+    memory: str
+    slot: int | None = None
+    candidate: int | None = None
+    search: str | None = None
+    epochs: str | None = None
+    images_per_second: int | None = None
+    since_at: float | None = None
+    """When the attempt started, in Unix time."""
+    state: str = "training"
+
+
+COLUMNS: Final = tuple(field.name for field in fields(DeviceRow))
 
 
 def watch_devices(settings: Settings) -> None:
-    """Show the table anew every second on a terminal, until Ctrl-C; once where there is none."""
+    """Redraw the table every second until Ctrl-C. If the output is not a terminal, print it once."""
     if not sys.stdout.isatty():
-        show(_look(settings), COLUMNS)
+        show(_read_rows(settings), COLUMNS)
         return
     from rich.live import Live
 
     with Live(auto_refresh=False, screen=False) as live:
         while True:
-            live.update(draw(_look(settings), time.time(), live.console.width), refresh=True)
+            live.update(draw(_read_rows(settings), time.time(), live.console.width), refresh=True)
             time.sleep(REFRESH_SECONDS)
 
 
-def draw(rows: Sequence[dict[str, Any]], now: float, width: int) -> Group:
-    """What trains as a table that fits a terminal, and under it a line for each state in which other devices are."""
+def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
+    """Draw the trainings as a table that fits the width, and below it one line per state of the other devices."""
     from rich.console import Group
     from rich.text import Text
 
-    named = _names([row["device"] for row in rows])
-    several = len({row["host"] for row in rows}) > 1
-    at_work = [
-        {
-            **row,
-            "device": named[row["device"]],
-            "name": row["name"].removeprefix("NVIDIA "),
-            "used GiB": row["memory"].removesuffix(" GiB").replace(" of ", "/"),
-            "images/s": row["images_per_second"],
-            "since": span(max(0.0, now - row["since_at"])),
-        }
-        for row in rows
-        if row["slot"] is not None
-    ]
+    names = _short_names([row.device for row in rows])
+    has_several_hosts = len({row.host for row in rows}) > 1
+    training = [row for row in rows if row.slot is not None]
     idle: dict[str, list[str]] = {}
     for row in rows:
-        if row["slot"] is None:
-            where = f"{row['host']} {named[row['device']]}" if several else named[row["device"]]
-            idle.setdefault(row["state"], []).append(where)
+        if row.slot is None:
+            name = names[row.device]
+            idle.setdefault(row.state, []).append(f"{row.host} {name}" if has_several_hosts else name)
+    lines = [Text(f"{', '.join(devices)}: {state}") for state, devices in idle.items()]
+    if not training:
+        return Group(Text("nothing is in training"), *lines)
     columns = ["host", "device", "name", "used GiB", "slot", "candidate", "search", "epochs", "images/s", "since"]
-    if not several:
+    if not has_several_hosts:
         columns.remove("host")
-    if width < WIDE_ENOUGH:
+    if width < WIDE_COLUMNS:
         columns.remove("name")
-        if len({row["search"] for row in at_work}) == 1:
+        if len({row.search for row in training}) == 1:
             columns.remove("search")
-    told = [f"{', '.join(devices)}: {state}" for state, devices in idle.items()]
-    if not at_work:
-        told.insert(0, "nothing is in training")
-        return Group(*map(Text, told))
-    return Group(table_of(at_work, columns), *map(Text, told))
+    records = [
+        {
+            **asdict(row),
+            "device": names[row.device],
+            "name": row.name.removeprefix("NVIDIA "),
+            "used GiB": row.memory.removesuffix(" GiB").replace(" of ", "/"),
+            "images/s": row.images_per_second,
+            "since": "" if row.since_at is None else span(max(0.0, now - row.since_at)),
+        }
+        for row in training
+    ]
+    return Group(table_of(records, columns), *lines)
 
 
-def _names(uuids: Sequence[str]) -> dict[str, str]:
-    """Beginnings of UUIDs, where each is one device's alone; `devices pause` takes them too."""
+def describe_memory(device: RecordedDevice) -> str:
+    """Return the used and the total memory as text, or nothing if they are unknown."""
+    if device.used_bytes is None or not device.total_bytes:
+        return ""
+    return f"{device.used_bytes / GIB:.1f} of {format_gib(device.total_bytes)}"
+
+
+def describe_state(device: RecordedDevice, trainings: int, *, is_supervised: bool) -> str:
+    """Return what a device does, or why it does nothing."""
+    if trainings:
+        return f"{trainings} in training"
+    if device.paused_at is not None:
+        return f"paused manually since {time_in_words(device.paused_at)}"
+    if not is_supervised:
+        return "no daemon is running"
+    return f"waits: {device.waits}" if device.waits else "free"
+
+
+def _short_names(uuids: Sequence[str]) -> dict[str, str]:
+    """Return the beginning of each UUID if the beginnings differ, otherwise the UUIDs. `devices pause` accepts both."""
     short = {uuid: "-".join(uuid.split("-")[:2]) for uuid in uuids}
-    alone = len(set(short.values())) == len(short)
-    return {uuid: short[uuid] if alone and not uuid.startswith("cpu") else uuid for uuid in uuids}
+    are_unique = len(set(short.values())) == len(short)
+    return {uuid: short[uuid] if are_unique and not uuid.startswith("cpu") else uuid for uuid in uuids}
 
 
-def _look(settings: Settings) -> list[dict[str, Any]]:
+def _read_rows(settings: Settings) -> list[DeviceRow]:
     with viewing(settings) as connection:
-        return _rows(settings, connection)
+        return _list_rows(settings, connection)
 
 
-def _rows(settings: Settings, connection: Connection) -> list[dict[str, Any]]:
-    """A row for each training, and one for each device without any."""
+def _list_rows(settings: Settings, connection: Connection) -> list[DeviceRow]:
+    """Return a row for each training, and one for each device without any."""
     from eatnas_daemon.search_progress import is_supervised
     from eatnas_db.queries.activity import list_devices, list_training_activity
 
-    worked_on = is_supervised(settings, connection)
-    work = list_training_activity(connection) if worked_on else ()
-    rows: list[dict[str, Any]] = []
+    supervised = is_supervised(settings, connection)
+    activity = list_training_activity(connection) if supervised else ()
+    rows: list[DeviceRow] = []
     for device in list_devices(connection):
-        trainings = [one for one in work if one.device == device.uuid]
-        words = device_in_words(device, len(trainings), worked_on)
-        facts = {**dict.fromkeys(COLUMNS), **asdict(device), **words, "device": device.uuid}
-        rows += [
-            {
-                **facts,
-                "slot": one.slot,
-                "candidate": one.candidate_id,
-                "search": one.search,
-                "epochs": f"{one.epochs_done}/{one.epochs}",
-                "images_per_second": one.images_per_second and round(one.images_per_second),
-                "since_at": one.started_at,
-                "state": "training",
-            }
-            for one in trainings
-        ] or [facts]
+        trainings = [training for training in activity if training.device == device.uuid]
+        rows += [_training_row(device, training) for training in trainings] or [
+            DeviceRow(
+                host=device.host,
+                device=device.uuid,
+                name=device.name,
+                memory=describe_memory(device),
+                state=describe_state(device, 0, is_supervised=supervised),
+            )
+        ]
     return rows
+
+
+def _training_row(device: RecordedDevice, training: TrainingActivity) -> DeviceRow:
+    speed = training.images_per_second
+    return DeviceRow(
+        host=device.host,
+        device=device.uuid,
+        name=device.name,
+        memory=describe_memory(device),
+        slot=training.slot,
+        candidate=training.candidate_id,
+        search=training.search,
+        epochs=f"{training.epochs_done}/{training.epochs}",
+        images_per_second=None if speed is None else round(speed),
+        since_at=training.started_at,
+    )

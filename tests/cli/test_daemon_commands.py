@@ -38,7 +38,7 @@ def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, s
             assert "1.0 of 24.0 GiB" in told
         assert "GPU-1 is paused" in eatnas("devices", "pause", "GPU-1")
         assert "GPU-1 is paused already" in eatnas("devices", "pause", "GPU")
-        assert "paused by hand since" in eatnas("daemon", "status")
+        assert "paused manually since" in eatnas("daemon", "status")
         assert "GPU-1 is in use again" in eatnas("devices", "resume", "GPU-1")
         (told,) = json.loads(eatnas("daemon", "status", "--format", "json"))["devices"]
     assert (told["host"], told["waits"], told["paused_at"]) == ("there", "bob computes on it", None)
@@ -206,8 +206,8 @@ def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
     until(lambda: eatnas("daemon", "logs").count(", 1 slots") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")
-    until(lambda: "no device is free: CPU: paused by hand" in eatnas("daemon", "status"))
-    assert "has ended: paused by hand" in eatnas("daemon", "logs")
+    until(lambda: "no device is free: CPU: paused; resume it" in eatnas("daemon", "status"))
+    assert "has ended: paused; resume it" in eatnas("daemon", "logs")
     assert "in use again" in eatnas("devices", "resume", "cpu")
     in_training()
     assert "daemon stopped" in eatnas("daemon", "stop")

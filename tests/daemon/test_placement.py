@@ -202,7 +202,7 @@ def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, hom
 
     assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=change) == calm
     assert told[1].startswith("no device is free: GPU 0")
-    assert "paused by hand" in told[1]
+    assert "paused; resume it" in told[1]
     assert outcomes(settings) <= {"scored", "released"}
 
 
@@ -220,7 +220,7 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     supervise(settings, 1, program=ENDLESS, patience=QUICK, on_tick=change)
     assert rows(settings, select(lease)) == []
     (row,) = rows(settings, select(search.c.waiting))
-    assert row.waiting == "no device is free: CPU: paused by hand (`eatnas-db devices resume`)"
+    assert row.waiting == "no device is free: CPU: paused; resume it with `eatnas-db devices resume`"
 
 
 @pytest.mark.slow

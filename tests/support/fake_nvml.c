@@ -1,12 +1,12 @@
-/* A pretended libnvidia-ml.so.1, since these tests run where no GPU is: the real pynvml loads it and calls it.
+/* A fake libnvidia-ml.so.1 for machines without a GPU. The real pynvml loads and calls it.
  *
- * Its GPUs are what the file named by PRETENDED_GPUS says at each call, a line each; they compute nothing:
- *   gpu UUID NAME TOTAL_MIB USED_MIB BUSY_PERCENT MIG COMPUTE_MODE      underscores in NAME are spaces
+ * It reads its GPUs from the file named by FAKE_GPUS at each call, one item per line:
+ *   gpu UUID NAME TOTAL_MIB USED_MIB BUSY_PERCENT MIG COMPUTE_MODE      underscores in NAME become spaces
  *   proc GPU PID MIB compute|graphics
- *   fail FUNCTION ERROR                                                 as nvml.h numbers errors
+ *   fail FUNCTION ERROR                                                 error codes of nvml.h
  *   hang FUNCTION SECONDS
- * Workers whose environment names a GPU are on it, each with WORKER_MIB of its memory. With -DOLD it lacks what drivers
- * before R510 lack.
+ * Workers whose environment names a GPU are on it, and each takes WORKER_MIB of its memory. Compiled with -DOLD, it
+ * lacks the functions that drivers before R510 lack.
  */
 #include <dirent.h>
 #include <stdint.h>
@@ -20,94 +20,116 @@ typedef struct { unsigned gpu, memory; } utilization_t;
 typedef struct { unsigned pid; unsigned long long used; unsigned gi, ci; } process_t;
 typedef struct { char uuid[64], name[64]; unsigned long long total, used; unsigned util, mig, mode; } gpu_t;
 #define WORKER_MIB 1500ull
-enum { MOST = 16, MIB = 1 << 20, OK = 0, BAD_ARGUMENT = 2, TOO_SMALL = 7 };
+enum { MAX_GPUS = 16, MIB = 1 << 20, OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
+enum { COMPUTE, GRAPHICS, KINDS };
 
-static gpu_t gpus[MOST];
-static process_t procs[MOST][2][256];
-static unsigned counts[MOST][2], count;
+static gpu_t gpus[MAX_GPUS];
+static process_t processes[MAX_GPUS][KINDS][256];
+static unsigned process_counts[MAX_GPUS][KINDS], gpu_count;
 
-static int slurp(const char *path, char *into, int room) {
-  FILE *f = fopen(path, "r");
-  if (!f) return 0;
-  int n = fread(into, 1, room - 1, f);
-  fclose(f);
-  into[n] = 0;
-  return n;
+static int read_file(const char *path, char *buffer, int size) {
+  FILE *file = fopen(path, "r");
+  if (!file) return 0;
+  int length = fread(buffer, 1, size - 1, file);
+  fclose(file);
+  buffer[length] = 0;
+  return length;
 }
-static int holds(const char *text, int n, const char *word) {
-  for (int i = 0; i < n; i += strlen(text + i) + 1) if (!strcmp(text + i, word)) return 1;
+
+/* Whether a list of strings, each ended by a null byte, contains a string. */
+static int contains(const char *list, int length, const char *string) {
+  for (int i = 0; i < length; i += strlen(list + i) + 1) if (!strcmp(list + i, string)) return 1;
   return 0;
 }
-static void workers(void) {
-  static char env[1 << 16], cmd[1 << 14];
-  DIR *d = opendir("/proc");
-  struct dirent *e;
-  while (d && (e = readdir(d))) {
-    int pid = atoi(e->d_name), n;
-    char path[64], word[128];
+
+/* Put every running worker on the GPU that its environment names. */
+static void add_workers(void) {
+  static char environment[1 << 16], arguments[1 << 14];
+  DIR *proc = opendir("/proc");
+  struct dirent *entry;
+  while (proc && (entry = readdir(proc))) {
+    int pid = atoi(entry->d_name), length;
+    char path[64], variable[128];
     if (pid <= 0) continue;
     snprintf(path, 64, "/proc/%d/cmdline", pid);
-    if (!(n = slurp(path, cmd, sizeof cmd)) || !holds(cmd, n, "--in-fd")) continue;
+    if (!(length = read_file(path, arguments, sizeof arguments)) || !contains(arguments, length, "--in-fd")) continue;
     snprintf(path, 64, "/proc/%d/environ", pid);
-    n = slurp(path, env, sizeof env);
-    for (unsigned g = 0; g < count; g++) {
-      snprintf(word, 128, "CUDA_VISIBLE_DEVICES=%s", gpus[g].uuid);
-      if (!holds(env, n, word)) continue;
-      procs[g][0][counts[g][0]++] = (process_t){pid, WORKER_MIB * MIB, -1u, -1u};
+    length = read_file(path, environment, sizeof environment);
+    for (unsigned g = 0; g < gpu_count; g++) {
+      snprintf(variable, 128, "CUDA_VISIBLE_DEVICES=%s", gpus[g].uuid);
+      if (!contains(environment, length, variable)) continue;
+      processes[g][COMPUTE][process_counts[g][COMPUTE]++] = (process_t){pid, WORKER_MIB * MIB, -1u, -1u};
       gpus[g].used += WORKER_MIB * MIB;
       gpus[g].util = 96;
     }
   }
-  if (d) closedir(d);
+  if (proc) closedir(proc);
 }
-static int look(const char *function) {
-  char line[512], a[64], b[64];
-  FILE *f = fopen(getenv("PRETENDED_GPUS"), "r");
-  if (!f) return 999;
-  count = 0;
-  memset(counts, 0, sizeof counts);
-  int failed = OK, x;
-  unsigned g, p;
-  unsigned long long m;
-  while (fgets(line, 512, f)) {
-    gpu_t one = {0};
-    if (sscanf(line, "gpu %63s %63s %llu %llu %u %u %u", one.uuid, one.name, &one.total, &one.used, &one.util, &one.mig, &one.mode) >= 2) {
-      one.total *= MIB; one.used *= MIB;
-      for (char *c = one.name; *c; c++) if (*c == '_') *c = ' ';
-      gpus[count++] = one;
-    } else if (sscanf(line, "proc %u %u %llu %63s", &g, &p, &m, a) == 4) {
-      int k = !strcmp(a, "graphics");
-      procs[g][k][counts[g][k]++] = (process_t){p, m * MIB, -1u, -1u};
-      gpus[g].used += m * MIB;
-    } else if (sscanf(line, "fail %63s %d", b, &x) == 2 && !strcmp(b, function)) failed = x;
-    else if (sscanf(line, "hang %63s %d", b, &x) == 2 && !strcmp(b, function)) sleep(x);
+
+/* Read the file. Return the error that it gives for a function, after the time for which the function hangs. */
+static int load(const char *function) {
+  char line[512], kind[64], name[64];
+  FILE *file = fopen(getenv("FAKE_GPUS"), "r");
+  if (!file) return UNKNOWN;
+  gpu_count = 0;
+  memset(process_counts, 0, sizeof process_counts);
+  int result = OK, number;
+  unsigned g, pid;
+  unsigned long long mib;
+  while (fgets(line, 512, file)) {
+    gpu_t gpu = {0};
+    if (sscanf(line, "gpu %63s %63s %llu %llu %u %u %u", gpu.uuid, gpu.name, &gpu.total, &gpu.used, &gpu.util, &gpu.mig, &gpu.mode) >= 2) {
+      gpu.total *= MIB; gpu.used *= MIB;
+      for (char *c = gpu.name; *c; c++) if (*c == '_') *c = ' ';
+      gpus[gpu_count++] = gpu;
+    } else if (sscanf(line, "proc %u %u %llu %63s", &g, &pid, &mib, kind) == 4) {
+      int k = strcmp(kind, "graphics") ? COMPUTE : GRAPHICS;
+      processes[g][k][process_counts[g][k]++] = (process_t){pid, mib * MIB, -1u, -1u};
+      gpus[g].used += mib * MIB;
+    } else if (sscanf(line, "fail %63s %d", name, &number) == 2 && !strcmp(name, function)) result = number;
+    else if (sscanf(line, "hang %63s %d", name, &number) == 2 && !strcmp(name, function)) sleep(number);
   }
-  fclose(f);
-  if (!failed) workers();
-  return failed;
+  fclose(file);
+  if (!result) add_workers();
+  return result;
 }
-#define LOOK int r = look(__func__); if (r) return r
-int nvmlInitWithFlags(unsigned flags) { LOOK; return OK; }
+
+#define LOAD int result = load(__func__); if (result) return result
+#define GPU gpus[(uintptr_t)handle - 1]
+int nvmlInitWithFlags(unsigned flags) { LOAD; return OK; }
 int nvmlShutdown(void) { return OK; }
-int nvmlDeviceGetCount_v2(unsigned *n) { LOOK; *n = count; return OK; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { LOOK; if (i >= count) return BAD_ARGUMENT; *h = (void *)(uintptr_t)(i + 1); return OK; }
-#define GPU gpus[(uintptr_t)h - 1]
-int nvmlDeviceGetUUID(void *h, char *s, unsigned n) { LOOK; snprintf(s, n, "%s", GPU.uuid); return OK; }
-int nvmlDeviceGetName(void *h, char *s, unsigned n) { LOOK; snprintf(s, n, "%s", GPU.name); return OK; }
-int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) { LOOK; *m = (memory_t){GPU.total, GPU.total - GPU.used, GPU.used}; return OK; }
-int nvmlDeviceGetUtilizationRates(void *h, utilization_t *u) { LOOK; *u = (utilization_t){GPU.util, 0}; return OK; }
-int nvmlDeviceGetMigMode(void *h, unsigned *now, unsigned *next) { LOOK; if (GPU.mig == 2) return 3; *now = *next = GPU.mig; return OK; }
-int nvmlDeviceGetComputeMode(void *h, unsigned *m) { LOOK; *m = GPU.mode; return OK; }
-int nvmlDeviceGetTotalEccErrors(void *h, unsigned t, unsigned c, unsigned long long *n) { LOOK; return 3; }
-static int list(void *h, int kind, unsigned *n, process_t *into) {
-  unsigned here = counts[(uintptr_t)h - 1][kind], room = *n;
-  *n = here;
-  if (here > room) return TOO_SMALL;
-  if (here) memcpy(into, procs[(uintptr_t)h - 1][kind], here * sizeof *into);
+int nvmlDeviceGetCount_v2(unsigned *count) { LOAD; *count = gpu_count; return OK; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
+  LOAD;
+  if (index >= gpu_count) return INVALID_ARGUMENT;
+  *handle = (void *)(uintptr_t)(index + 1);
+  return OK;
+}
+int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned size) { LOAD; snprintf(uuid, size, "%s", GPU.uuid); return OK; }
+int nvmlDeviceGetName(void *handle, char *name, unsigned size) { LOAD; snprintf(name, size, "%s", GPU.name); return OK; }
+int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
+  LOAD;
+  *memory = (memory_t){GPU.total, GPU.total - GPU.used, GPU.used};
+  return OK;
+}
+int nvmlDeviceGetUtilizationRates(void *handle, utilization_t *rates) { LOAD; *rates = (utilization_t){GPU.util, 0}; return OK; }
+int nvmlDeviceGetMigMode(void *handle, unsigned *now, unsigned *next) {
+  LOAD;
+  if (GPU.mig == 2) return NOT_SUPPORTED;
+  *now = *next = GPU.mig;
+  return OK;
+}
+int nvmlDeviceGetComputeMode(void *handle, unsigned *mode) { LOAD; *mode = GPU.mode; return OK; }
+int nvmlDeviceGetTotalEccErrors(void *handle, unsigned type, unsigned counter, unsigned long long *errors) { LOAD; return NOT_SUPPORTED; }
+static int list_processes(void *handle, int kind, unsigned *count, process_t *list) {
+  unsigned here = process_counts[(uintptr_t)handle - 1][kind], room = *count;
+  *count = here;
+  if (here > room) return INSUFFICIENT_SIZE;
+  if (here) memcpy(list, processes[(uintptr_t)handle - 1][kind], here * sizeof *list);
   return OK;
 }
 #ifndef OLD
-int nvmlDeviceGetComputeRunningProcesses_v3(void *h, unsigned *n, process_t *p) { LOOK; return list(h, 0, n, p); }
-int nvmlDeviceGetGraphicsRunningProcesses_v3(void *h, unsigned *n, process_t *p) { LOOK; return list(h, 1, n, p); }
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *list) { LOAD; return list_processes(handle, COMPUTE, count, list); }
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, process_t *list) { LOAD; return list_processes(handle, GRAPHICS, count, list); }
 #endif
-const char *nvmlErrorString(int code) { static char s[32]; snprintf(s, 32, "pretended error %d", code); return s; }
+const char *nvmlErrorString(int code) { static char text[32]; snprintf(text, 32, "fake error %d", code); return text; }

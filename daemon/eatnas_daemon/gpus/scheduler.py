@@ -32,7 +32,7 @@ FORGOTTEN_SECONDS: Final = 10.0
 FAILED_STARTS: Final = 2
 SUSPICIONS: Final = 2
 """So many candidates in a row after which a worker cannot go on, and the device is to blame."""
-PAUSED: Final = Availability(False, "paused by hand (`eatnas-db devices resume`)", Cause.PAUSED)
+PAUSED: Final = Availability(False, "paused; resume it with `eatnas-db devices resume`", Cause.PAUSED)
 
 
 @dataclass(slots=True)
