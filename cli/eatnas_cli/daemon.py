@@ -22,7 +22,7 @@ from eatnas_cli.run import Slots, daemon_options
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.settings import Settings
-from eatnas_report.formats import time_in_words
+from eatnas_report.formats import format_time
 
 if TYPE_CHECKING:
     from eatnas_db.queries.activity import RecordedDevice, TrainingActivity
@@ -229,7 +229,7 @@ def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> No
         typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
     else:
         state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
-        typer.echo(f"daemon {state}, pid {holder}, since {time_in_words(since)}")
+        typer.echo(f"daemon {state}, pid {holder}, since {format_time(since)}")
 
 
 def _show_devices(

@@ -25,8 +25,8 @@ from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.ranking import RankedCandidate, list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search
 from eatnas_db.settings import Settings
-from eatnas_report.formats import span
-from eatnas_report.terminal import plot
+from eatnas_report.formats import format_duration
+from eatnas_report.terminal import draw_curves
 
 REFRESH_SECONDS: Final = 0.5
 LEADERS: Final = 5
@@ -103,7 +103,7 @@ def _bar(done: float, whole: float) -> ProgressBar:
 def _left(seen: DashboardView, seconds: float | None) -> str:
     if seen.status != "running" or seconds is None:
         return ""
-    return f"{span(seconds)} left"
+    return f"{format_duration(seconds)} left"
 
 
 def _curve(steps: Sequence[PopulationStep], width: int, height: int) -> Text:
@@ -112,7 +112,7 @@ def _curve(steps: Sequence[PopulationStep], width: int, height: int) -> Text:
         return Text("nothing to draw yet", style="dim")
     best = [(float(one.number), one.best or 0.0) for one in told]
     mean = [(float(one.number), one.mean or 0.0) for one in told]
-    picture = plot([best, mean], width=min(100, max(20, width - 10)), height=height, across="births")
+    picture = draw_curves([best, mean], width=min(100, max(20, width - 10)), height=height, across="births")
     return Text(f"{picture}\nabove: its best, {best[-1][1]:.4f}; below: its mean, {mean[-1][1]:.4f}", no_wrap=True)
 
 
@@ -140,7 +140,7 @@ def _slots(seen: DashboardView, slots: Sequence[TrainingActivity], now: float) -
         name = (one.host,) if several else ()
         epochs = Table.grid(padding=(0, 1))
         epochs.add_row(_short_bar(one.epochs_done, one.epochs), f"{one.epochs_done}/{one.epochs}")
-        words = span(max(0.0, now - one.started_at))
+        words = format_duration(max(0.0, now - one.started_at))
         if one.search != seen.name:
             words += f", of {one.search}"
         speed = "" if one.images_per_second is None else f"{one.images_per_second:,.0f}"

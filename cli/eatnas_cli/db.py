@@ -16,7 +16,7 @@ from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.record import Written
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.settings import Settings
-from eatnas_report.formats import in_bytes
+from eatnas_report.formats import format_size
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -150,7 +150,7 @@ def backup(
     from eatnas_db.backup import back_up
 
     copied = back_up(_file(ctx.obj), file.absolute(), force=force)
-    typer.echo(f"{file} holds the record, {in_bytes(copied.bytes)}, of version {copied.revision}")
+    typer.echo(f"{file} holds the record, {format_size(copied.bytes)}, of version {copied.revision}")
 
 
 @database_app.command()

@@ -12,7 +12,7 @@ from eatnas_cli.printing import show, table_of
 from eatnas_cli.record import viewing
 from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_db.settings import Settings
-from eatnas_report.formats import span, time_in_words
+from eatnas_report.formats import format_duration, format_time
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -90,7 +90,7 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
             "name": row.name.removeprefix("NVIDIA "),
             "used GiB": row.memory.removesuffix(" GiB").replace(" of ", "/"),
             "images/s": row.images_per_second,
-            "since": "" if row.since_at is None else span(max(0.0, now - row.since_at)),
+            "since": "" if row.since_at is None else format_duration(max(0.0, now - row.since_at)),
         }
         for row in training
     ]
@@ -109,7 +109,7 @@ def describe_state(device: RecordedDevice, trainings: int, *, is_supervised: boo
     if trainings:
         return f"{trainings} in training"
     if device.paused_at is not None:
-        return f"paused manually since {time_in_words(device.paused_at)}"
+        return f"paused manually since {format_time(device.paused_at)}"
     if not is_supervised:
         return "no daemon is running"
     return f"waits: {device.waits}" if device.waits else "free"

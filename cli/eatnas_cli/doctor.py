@@ -18,7 +18,7 @@ from eatnas_cli.printing import Format, show
 from eatnas_cli.record import Written, viewing
 from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.settings import Settings
-from eatnas_report.formats import in_bytes
+from eatnas_report.formats import format_size
 
 if TYPE_CHECKING:
     from eatnas_daemon.devices.model import DeviceSnapshot
@@ -184,9 +184,11 @@ def _disk(home: Path) -> Finding:
     free = shutil.disk_usage(home).free
     enough = free > ENOUGH_BYTES
     advice = (
-        "" if enough else f"make room: training stops where the disk is full; {in_bytes(ENOUGH_BYTES)} should be free"
+        ""
+        if enough
+        else f"make room: training stops where the disk is full; {format_size(ENOUGH_BYTES)} should be free"
     )
-    return Finding("free disk", enough, f"{in_bytes(free)} in {home}", advice)
+    return Finding("free disk", enough, f"{format_size(free)} in {home}", advice)
 
 
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -201,29 +203,29 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     usage = measure_disk_usage(engine, settings, time.time())
     engine.dispose()
     if settings.database_file is not None:
-        found = f"{in_bytes(usage.database)}, write-ahead log {in_bytes(usage.write_ahead_log)}"
+        found = f"{format_size(usage.database)}, write-ahead log {format_size(usage.write_ahead_log)}"
         yield Finding("database", True, found)
-    of_searches = (f"{name} {in_bytes(size)}" for name, size in usage.checkpoints.most_common())
+    of_searches = (f"{name} {format_size(size)}" for name, size in usage.checkpoints.most_common())
     yield Finding("checkpoints", True, ", ".join(of_searches) or "none")
-    yield Finding("logs", True, in_bytes(usage.logs))
-    yield Finding("MLflow store", True, in_bytes(usage.mlflow))
+    yield Finding("logs", True, format_size(usage.logs))
+    yield Finding("MLflow store", True, format_size(usage.mlflow))
     try:
         limit = read_max_bytes(settings.home, environment)
     except EatnasError as error:
         yield Finding("storage", False, str(error), "correct it; the daemon does not start with it")
         return
-    taken = f"{in_bytes(usage.bytes)}, other files {in_bytes(usage.other)} among them"
+    taken = f"{format_size(usage.bytes)}, other files {format_size(usage.other)} among them"
     if limit is None:
         yield Finding("storage", True, f"{taken}; no bound")
         return
     going = sum(file.bytes for file in select_for_removal(usage, limit))
     left = usage.bytes - going - limit
-    found, advice = f"{taken}; the bound is {in_bytes(limit)}", ""
+    found, advice = f"{taken}; the bound is {format_size(limit)}", ""
     if left > 0:
-        found += f", which cannot be kept: {in_bytes(left)} more are needed than may go"
+        found += f", which cannot be kept: {format_size(left)} more are needed than may go"
         advice = "raise the bound (EATNAS_MAX_BYTES, storage.max_bytes), or remove other files"
     elif going:
-        found += f"; {in_bytes(going)} are to go, which the daemon sees to"
+        found += f"; {format_size(going)} are to go, which the daemon sees to"
     yield Finding("storage", left <= 0, found, advice)
 
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from eatnas_db.errors import ConflictError
-from eatnas_report.formats import time_in_words
+from eatnas_report.formats import format_time
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,7 +245,7 @@ def _console(width: int | None = None) -> Console:
 
 def _shown(column: str, value: Any) -> str:
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
-        return time_in_words(value)
+        return format_time(value)
     if isinstance(value, float):
         return f"{value:g}" if column in GIVEN or "." in column else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):

@@ -165,13 +165,13 @@ def quality(
     """How good the population was after each step."""
     from eatnas_db.queries.quality import list_steps
     from eatnas_db.queries.searches import get_search
-    from eatnas_report.plots import MOST_POINTS
+    from eatnas_report.plots import MAX_POINTS
 
     page = Page(limit, offset, sort, where or ())
     # What a picture has no room for, and what comes before or after the page, is not fetched.
     part: dict[str, Any] = {} if page.chooses else {"limit": limit, "offset": offset}
     if curve or picture is not None:
-        part = {"most": MOST_POINTS}
+        part = {"most": MAX_POINTS}
     with viewing(ctx.obj) as connection:
         search = get_search(connection, name)
         steps = list_steps(connection, search.id, **part)
@@ -181,9 +181,9 @@ def quality(
         draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
         typer.echo(f"{picture} drawn")
     elif curve:
-        from eatnas_report.terminal import quality_curve
+        from eatnas_report.terminal import draw_quality_curve
 
-        typer.echo(quality_curve(steps, over_compute=over is Over.COMPUTE))
+        typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
     else:
         rows = page.of(steps) if page.chooses else steps
         show(rows, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
@@ -225,9 +225,9 @@ def compare(
             err=True,
         )
     if picture is not None:
-        from eatnas_report.plots import draw_courses
+        from eatnas_report.plots import draw_compute_curves
 
-        draw_courses(picture, courses, by.value)
+        draw_compute_curves(picture, courses, by.value)
         typer.echo(f"{picture} drawn")
         return
     rows = Page(limit, offset, sort, where or ()).of(list_levels_reached(courses, level or ()))
@@ -257,7 +257,7 @@ def primitives(
         found = list_primitives(connection, _search_id(connection, name), block, points)
     rows = Page(limit, offset, sort, where or ()).of(found)
     if picture is not None:
-        from eatnas_report.lineage_plot import draw_primitives
+        from eatnas_report.primitives_plot import draw_primitives
 
         draw_primitives(picture, name, Page(where=where or ()).of(found))
         typer.echo(f"{picture} drawn")
@@ -512,9 +512,9 @@ def _inherited(rows: Sequence[RankedCandidate | PopulationMember | LineageEntry]
 def _show_family(rows: Any, format: Format, picture: Path | None, page: Page) -> None:  # noqa: A002
     """A tree, where it is all of a family that can be read so; a table of what was chosen, or of many."""
     if picture is not None:
-        from eatnas_report.lineage_plot import draw_family
+        from eatnas_report.lineage_plot import draw_lineage
 
-        draw_family(picture, rows)
+        draw_lineage(picture, rows)
         typer.echo(f"{picture} drawn")
         return
     chosen = page.of(rows)

@@ -21,12 +21,12 @@ def report(
 ) -> None:
     """A search as one self-contained web page: its course, its best, where they come from, what failed."""
     _check(output, force)
-    from eatnas_report.data import collect
-    from eatnas_report.page import page
+    from eatnas_report.data import load_report_data
+    from eatnas_report.page import render_page
 
     with viewing(ctx.obj) as connection:
-        findings = collect(connection, name, time.time())
-    _write_whole(output, page(findings), force)
+        findings = load_report_data(connection, name, time.time())
+    _write_whole(output, render_page(findings), force)
     typer.echo(f"{output} written")
 
 

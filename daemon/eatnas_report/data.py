@@ -1,4 +1,4 @@
-"""What a report shows, read from the record in one view of it; no more than can be drawn."""
+"""The data of a report, read from the record in one transaction and limited to what a report can show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
-from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, list_scored_children
+from eatnas_db.queries.lineage import ScoredChild, LineageEntry, get_lineage, list_scored_children
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
@@ -18,23 +18,24 @@ from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.ranking import RankedCandidate, get_winner, list_best
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
-from eatnas_report.plots import thinned
+from eatnas_report.sampling import sample_evenly
 
-LEADERS: Final = 10
-MOST_TRADEOFFS: Final = 3000
-MOST_ANCESTORS: Final = 200
-MOST_KIN: Final = 400
-MOST_PRINTED: Final = 100_000
-"""Of more candidates the fingerprint takes longer than all the rest."""
-POINTS: Final = 20
-"""At so many steps the primitives are counted."""
+TOP_CANDIDATES: Final = 10
+MAX_TRADEOFFS: Final = 3000
+MAX_ANCESTORS: Final = 200
+MAX_RELATED: Final = 400
+MAX_FINGERPRINTED: Final = 100_000
+"""With more candidates, the fingerprint alone takes longer than the rest of the report."""
+PRIMITIVE_STEPS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
-    """One search; `best` is the best by the yardstick, or where none was taken by its score.
+class ReportData:
+    """Everything that the report of one search shows.
 
-    `lineage` is thinned to what is drawn, and `generations` says how long it is; so with `kin` and `kin_found`.
+    `best` is the best candidate by re-evaluation if there was one, otherwise the same as `fittest`. `lineage` (the
+    best and its ancestors, newest first) and `related` (other children of these) may be samples; `generations` and
+    `related_total` are the full numbers. `fingerprint` is None for searches that are too long to compute it here.
     """
 
     search: SearchRecord
@@ -42,15 +43,15 @@ class Findings:
     progress: SearchCounters
     fittest: RankedCandidate | None
     best: RankedCandidate | None
-    leaders: tuple[RankedCandidate, ...]
+    top: tuple[RankedCandidate, ...]
     fingerprint: Fingerprint | None
     steps: tuple[PopulationStep, ...]
-    cloud: tuple[Tradeoff, ...]
+    tradeoffs: tuple[Tradeoff, ...]
     front: tuple[Tradeoff, ...]
     lineage: tuple[LineageEntry, ...]
     generations: int
-    kin: tuple[ScoredChild, ...]
-    kin_found: int
+    related: tuple[ScoredChild, ...]
+    related_total: int
     primitives: tuple[PrimitiveShare, ...]
     failures: tuple[FailedAttempt, ...]
     utilisation: Utilisation
@@ -58,34 +59,39 @@ class Findings:
     now: float
 
 
-def collect(connection: Connection, name: str, now: float) -> Findings:
-    """Everything that a report of this search shows. Raises `NotFoundError`."""
+def load_report_data(connection: Connection, name: str, now: float) -> ReportData:
+    """Read the data of a search's report. Raises `NotFoundError`."""
     search = get_search(connection, name)
-    of = search.id
-    fittest = next(iter(list_best(connection, of, 1)), None)
-    winner = get_winner(connection, of)
-    best = winner if winner is not None and winner.yardstick is not None else fittest
+    best = find_best(connection, search.id)
     ancestors = () if best is None else get_lineage(connection, best.id)
-    lineage = tuple(thinned(ancestors, MOST_ANCESTORS))
-    kin = list_scored_children(connection, [one.id for one in lineage])
-    return Findings(
+    lineage = tuple(sample_evenly(ancestors, MAX_ANCESTORS))
+    related = list_scored_children(connection, [relative.id for relative in lineage])
+    return ReportData(
         search=search,
-        source=next((one.name for one in list_searches(connection) if one.id == search.source_id), None),
-        progress=get_progress(connection, of),
-        fittest=fittest,
+        source=next((other.name for other in list_searches(connection) if other.id == search.source_id), None),
+        progress=get_progress(connection, search.id),
+        fittest=next(iter(list_best(connection, search.id, 1)), None),
         best=best,
-        leaders=list_best(connection, of, LEADERS),
-        fingerprint=get_fingerprint(connection, of) if search.settled <= MOST_PRINTED else None,
-        steps=list_steps(connection, of),
-        cloud=list_tradeoffs(connection, of, MOST_TRADEOFFS),
-        front=list_front(connection, of),
+        top=list_best(connection, search.id, TOP_CANDIDATES),
+        fingerprint=get_fingerprint(connection, search.id) if search.settled <= MAX_FINGERPRINTED else None,
+        steps=list_steps(connection, search.id),
+        tradeoffs=list_tradeoffs(connection, search.id, MAX_TRADEOFFS),
+        front=list_front(connection, search.id),
         lineage=lineage,
         generations=len(ancestors),
-        kin=tuple(thinned(kin, MOST_KIN)),
-        kin_found=len(kin),
-        primitives=list_primitives(connection, of, points=POINTS),
-        failures=list_failures(connection, of),
-        utilisation=get_utilisation(connection, of, now),
+        related=tuple(sample_evenly(related, MAX_RELATED)),
+        related_total=len(related),
+        primitives=list_primitives(connection, search.id, points=PRIMITIVE_STEPS),
+        failures=list_failures(connection, search.id),
+        utilisation=get_utilisation(connection, search.id, now),
         scores=() if best is None else get_candidate(connection, best.id).scores,
         now=now,
     )
+
+
+def find_best(connection: Connection, search_id: int) -> RankedCandidate | None:
+    """Return a search's best candidate: by re-evaluation if there was one, otherwise by its score."""
+    winner = get_winner(connection, search_id)
+    if winner is not None and winner.yardstick is not None:
+        return winner
+    return next(iter(list_best(connection, search_id, 1)), None)

@@ -1,30 +1,34 @@
-"""Times, durations and sizes as text."""
+"""Times, durations, sizes and nested settings as text."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.filesize import decimal
 
 
-def time_in_words(seconds: float) -> str:
-    """A moment as tables show it, in UTC."""
+def format_time(seconds: float) -> str:
+    """Format a Unix time in UTC, as in `2026-01-31 12:00:00`."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+def format_duration(seconds: float) -> str:
+    """Format a duration as hours, minutes and seconds, as in `0:01:05` and `1 day, 2:00:00`."""
+    return str(timedelta(seconds=round(seconds)))
 
 
-def in_bytes(size: int) -> str:
-    """A size as people write it."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"
+def format_size(size: int) -> str:
+    """Format a number of bytes with a decimal unit, as in `1.5 kB`."""
+    return decimal(size)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

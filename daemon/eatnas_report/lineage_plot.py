@@ -1,173 +1,183 @@
-"""Lines of descent and the primitives that survive, as pictures."""
+"""Plots of ancestors and descendants as image files."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.lineage import LineageEntry
-from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
-from eatnas_report.plots import COLOURS, saved
+from eatnas_report.palette import BLACK, GREY, LIGHT_GREY, SERIES
+from eatnas_report.plots import saved_figure
 
-MOST_ROWS: Final = 60
-"""A longer line of descent has no row for each generation."""
-MARKS: Final = "osD^vP*"
-FAINT: Final = "#999999"
-SIGNS_A_LINE: Final = 64
-MOST_LINES: Final = 3
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_ROWS: Final = 60
+"""A longer line of descent is drawn by generation, without a row for each candidate."""
+MARKERS: Final = "osD^vP*"
+CHARACTERS_PER_LINE: Final = 64
+MAX_LINES: Final = 3
+FITNESS_LABEL: Final = "fitness (comparable within one search only)"
+MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "basic architecture, unchanged"}
+"""The text for a candidate without mutations, by its origin."""
 
 
-def draw_family(file: Path, relatives: Sequence[LineageEntry]) -> None:
-    """A line of descent as rows that say what changed; a wider or longer family as a cloud of generations."""
-    # A child's id is always higher than its parent's, in whatever search it was born.
-    eldest_first = sorted(relatives, key=lambda one: one.id)
-    line = all(child.parent_id == parent.id for parent, child in pairwise(eldest_first))
-    if line and len(eldest_first) <= MOST_ROWS:
-        _draw_line(file, eldest_first)
+@dataclass(frozen=True, slots=True)
+class PlotPoint:
+    """A candidate's position in a plot."""
+
+    search: str
+    x: float
+    y: float
+
+
+def draw_lineage(file: Path, relatives: Sequence[LineageEntry]) -> None:
+    """Draw a line of descent with a row for each mutation, or a wider or longer family by generation."""
+    # A child's id is higher than its parent's, also across searches.
+    oldest_first = sorted(relatives, key=lambda relative: relative.id)
+    is_line = all(child.parent_id == parent.id for parent, child in pairwise(oldest_first))
+    if is_line and len(oldest_first) <= MAX_ROWS:
+        _draw_rows(file, oldest_first)
     else:
-        _draw_generations(file, eldest_first, "Line of descent" if line else f"What came of {eldest_first[0].id}")
+        title = f"Ancestors of {oldest_first[-1].id}" if is_line else f"Descendants of {oldest_first[0].id}"
+        _draw_generations(file, oldest_first, title)
 
 
-def _draw_line(file: Path, line: Sequence[LineageEntry]) -> None:
-    """A row for each generation, the eldest on top: its fitness to the left, how it was born to the right."""
-    searches = list(dict.fromkeys(one.search for one in line))
-    rows = {one.id: row for row, one in enumerate(line)}
-    scored = [one for one in line if one.fitness is not None]
-    with saved(file, (10, 1.4 + 0.4 * len(line))) as figure:
-        axes, words = figure.subplots(1, 2, width_ratios=[1, 1], sharey=True)
-        axes.set(title=f"Where {line[-1].id} comes from", xlabel="fitness, in each search by its own measure")
-        axes.grid(visible=True, axis="x", alpha=0.3)
-        for before, after in pairwise(scored):
-            moved = before.search != after.search
-            ends = [before.fitness, after.fitness], [rows[before.id], rows[after.id]]
-            axes.plot(*ends, color="#000000", linewidth=1.2, linestyle="--" if moved else "-", zorder=1)
-        _mark(axes, searches, [(one.search, one.fitness, rows[one.id]) for one in scored])
-        for one in scored:
-            gain = "" if one.gain is None else f"  ({one.gain:+.4f})"
-            place: dict[str, Any] = {
-                "xytext": (9, 0),
-                "textcoords": "offset points",
-                "fontsize": 8,
-                "va": "center",
-                "zorder": 2,
-            }
-            place["bbox"] = {"color": "#ffffff", "alpha": 0.8, "pad": 0.5}
-            axes.annotate(f"{one.fitness:.4f}{gain}", (one.fitness, rows[one.id]), **place)
-        if scored:
-            # Room for the figures beside the fittest.
-            low, high = (end([one.fitness or 0.0 for one in scored]) for end in (min, max))
-            room = (high - low) or 0.1
-            axes.set_xlim(low - 0.08 * room, high + 0.4 * room)
-        axes.set_ylim(len(line) - 0.5, -0.5)
-        axes.set_yticks(range(len(line)), [f"{one.id}" for one in line])
-        axes.tick_params(axis="y", length=0)
-        words.set_xlim(0, 1)
-        words.set_title("what changed at birth", loc="left")
-        words.axis("off")
-        for one in line:
-            told = textwrap.wrap(_how_born(one), SIGNS_A_LINE, max_lines=MOST_LINES, placeholder=" …")
-            words.text(0, rows[one.id], "\n".join(told), fontsize=8, va="center", linespacing=1.05)
-        for before, after in pairwise(line):
-            if before.search != after.search:
-                for part in (axes, words):
-                    part.axhline(rows[after.id] - 0.5, color=FAINT, linewidth=0.8, linestyle=":")
-        if scored:
-            figure.legend(loc="outside lower right", ncols=len(searches), fontsize=8, frameon=False)
+def _draw_rows(file: Path, line: Sequence[LineageEntry]) -> None:
+    """Draw a row for each generation, the oldest at the top: fitness on the left, mutations on the right."""
+    with saved_figure(file, (10, 1.4 + 0.4 * len(line))) as figure:
+        fitness_axes, text_axes = figure.subplots(1, 2, width_ratios=[1, 1], sharey=True)
+        _draw_fitness(fitness_axes, line)
+        _write_mutations(text_axes, line)
+        for row, (parent, child) in enumerate(pairwise(line), 1):
+            if parent.search != child.search:
+                for axes in (fitness_axes, text_axes):
+                    axes.axhline(row - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+        if any(relative.fitness is not None for relative in line):
+            searches = len({relative.search for relative in line})
+            figure.legend(loc="outside lower right", ncols=searches, fontsize=8, frameon=False)
 
 
-def _how_born(one: LineageEntry) -> str:
-    changes = ", ".join(one.changes) or {"random": "a random sample", "basic": "the basic architecture, as it was"}.get(
-        one.origin, "nothing"
-    )
-    return changes if one.state == "scored" else f"{changes} ({one.state})"
+def _draw_fitness(axes: Axes, line: Sequence[LineageEntry]) -> None:
+    scored = [
+        (relative, PlotPoint(relative.search, relative.fitness, row))
+        for row, relative in enumerate(line)
+        if relative.fitness is not None
+    ]
+    points = [point for _, point in scored]
+    axes.set(title=f"Ancestors of {line[-1].id}", xlabel=FITNESS_LABEL)
+    axes.grid(visible=True, axis="x", alpha=0.3)
+    for parent, child in pairwise(points):
+        style = "-" if parent.search == child.search else "--"
+        _draw_edge(axes, parent, child, linewidth=1.2, linestyle=style)
+    _draw_points(axes, points)
+    for relative, point in scored:
+        gain = "" if relative.gain is None else f"  ({relative.gain:+.4f})"
+        axes.annotate(
+            f"{point.x:.4f}{gain}",
+            (point.x, point.y),
+            xytext=(9, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+            zorder=2,
+            bbox={"color": "#ffffff", "alpha": 0.8, "pad": 0.5},
+        )
+    if points:
+        # Leave space for the numbers to the right of the points.
+        low, high = (limit(point.x for point in points) for limit in (min, max))
+        width = (high - low) or 0.1
+        axes.set_xlim(low - 0.08 * width, high + 0.4 * width)
+    axes.set_ylim(len(line) - 0.5, -0.5)
+    axes.set_yticks(range(len(line)), [str(relative.id) for relative in line])
+    axes.tick_params(axis="y", length=0)
+
+
+def _write_mutations(axes: Axes, line: Sequence[LineageEntry]) -> None:
+    axes.set_xlim(0, 1)
+    axes.set_title("mutations", loc="left")
+    axes.axis("off")
+    for row, relative in enumerate(line):
+        text = textwrap.wrap(_describe_mutations(relative), CHARACTERS_PER_LINE, max_lines=MAX_LINES, placeholder=" …")
+        axes.text(0, row, "\n".join(text), fontsize=8, va="center", linespacing=1.05)
+
+
+def _describe_mutations(relative: LineageEntry) -> str:
+    mutations = ", ".join(relative.changes) or MUTATIONS_OF_ORIGIN.get(relative.origin, "none")
+    return mutations if relative.state == CandidateState.SCORED else f"{mutations} ({relative.state})"
 
 
 def _draw_generations(file: Path, family: Sequence[LineageEntry], title: str) -> None:
-    """Each relative at its generation and fitness, tied to its parent; the way to the fittest is drawn strong."""
-    depth: dict[int, int] = {}
-    for one in family:
-        depth[one.id] = depth[one.parent_id] + 1 if one.parent_id in depth else 0
-    scored = {one.id: one for one in family if one.fitness is not None}
-    searches = list(dict.fromkeys(one.search for one in family))
-    way = _way_to_the_fittest(scored)
-    with saved(file, (11, 5.5)) as figure:
-        axes = figure.add_subplot(title=title, xlabel="generation", ylabel="fitness, in each search by its own measure")
+    """Draw each scored relative by generation and fitness, with a line to its parent; emphasize the best's line."""
+    # Not at module level, where it would slow down the start of the command line.
+    from matplotlib.ticker import MaxNLocator
+
+    generation: dict[int | None, int] = {}
+    for relative in family:
+        generation[relative.id] = generation.get(relative.parent_id, -1) + 1
+    points = {
+        relative.id: PlotPoint(relative.search, generation[relative.id], relative.fitness)
+        for relative in family
+        if relative.fitness is not None
+    }
+    line_of_best = _trace_best(family)
+    with saved_figure(file, (11, 5.5)) as figure:
+        axes = figure.add_subplot(title=title, xlabel="generation", ylabel=FITNESS_LABEL)
         axes.grid(visible=True, alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        for one in scored.values():
-            if one.parent_id in scored:
-                parent = scored[one.parent_id]
-                ends = [depth[parent.id], depth[one.id]], [parent.fitness, one.fitness]
-                strong = one.id in way
-                style = {"color": "#000000", "linewidth": 1.6} if strong else {"color": "#bbbbbb", "linewidth": 0.6}
-                axes.plot(*ends, zorder=2 if strong else 1, **style)
-        _mark(axes, searches, [(one.search, depth[one.id], one.fitness) for one in scored.values()], size=18)
-        for one in (scored[number] for number in way):
-            place = {"xytext": (0, 7), "textcoords": "offset points", "fontsize": 8, "ha": "center"}
-            if len(way) <= MOST_ROWS:
-                axes.annotate(str(one.id), (depth[one.id], one.fitness), **place)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for relative in family:
+            parent, child = points.get(relative.parent_id or 0), points.get(relative.id)
+            if parent is not None and child is not None:
+                if relative.id in line_of_best:
+                    _draw_edge(axes, parent, child, linewidth=1.6, zorder=2)
+                else:
+                    _draw_edge(axes, parent, child, color=LIGHT_GREY, linewidth=0.6)
+        _draw_points(axes, list(points.values()), size=18)
+        if len(line_of_best) <= MAX_ROWS:
+            for number in line_of_best:
+                place = (points[number].x, points[number].y)
+                axes.annotate(str(number), place, xytext=(0, 7), textcoords="offset points", fontsize=8, ha="center")
         axes.margins(y=0.08)
-        if scored:
+        if points:
             axes.legend(fontsize=8)
 
 
-def _way_to_the_fittest(scored: dict[int, LineageEntry]) -> list[int]:
-    """The ids from the fittest of the youngest search back to its eldest scored ancestor here."""
+def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
+    """Return the ids of the best candidate of the newest search and of its scored ancestors, newest first."""
+    scored = {relative.id: relative for relative in family if relative.fitness is not None}
     if not scored:
         return []
-    youngest = scored[max(scored)].search
-    one: LineageEntry | None = max(
-        (one for one in scored.values() if one.search == youngest), key=lambda one: (one.fitness or 0.0, -one.id)
-    )
-    way = []
-    while one is not None:
-        way.append(one.id)
-        one = scored.get(one.parent_id or 0)
-    return way
+    newest_search = scored[max(scored)].search
+    members = [relative for relative in scored.values() if relative.search == newest_search]
+    relative: LineageEntry | None = max(members, key=lambda member: (member.fitness or 0.0, -member.id))
+    line = []
+    while relative is not None:
+        line.append(relative.id)
+        relative = scored.get(relative.parent_id or 0)
+    return line
 
 
-def _mark(axes: Any, searches: Sequence[str], points: Sequence[tuple[str, Any, Any]], size: int = 46) -> None:
-    """Points (search, x, y): a colour and a mark for each search."""
-    for number, search in enumerate(searches):
-        of = [(x, y) for name, x, y in points if name == search]
+def _draw_edge(axes: Axes, parent: PlotPoint, child: PlotPoint, **style: Any) -> None:
+    axes.plot([parent.x, child.x], [parent.y, child.y], **{"color": BLACK, "zorder": 1, **style})
+
+
+def _draw_points(axes: Axes, points: Sequence[PlotPoint], size: int = 46) -> None:
+    """Draw points, with another colour and marker for each search."""
+    for number, search in enumerate(dict.fromkeys(point.search for point in points)):
+        members = [point for point in points if point.search == search]
         axes.scatter(
-            [x for x, _ in of],
-            [y for _, y in of],
+            [point.x for point in members],
+            [point.y for point in members],
             s=size,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKS[number % len(MARKS)],
-            edgecolors="#000000",
+            color=SERIES[number % len(SERIES)],
+            marker=MARKERS[number % len(MARKERS)],
+            edgecolors=BLACK,
             linewidths=0.5,
             label=search,
             zorder=3,
         )
-
-
-def draw_primitives(file: Path, name: str, rows: Sequence[PrimitiveShare]) -> None:
-    """For each primitive a heat map: a line for each value of each block, a column for each step."""
-    steps = sorted({row.step for row in rows})
-    lines = {
-        primitive: list(dict.fromkeys((row.block, row.value) for row in rows if row.primitive == primitive))
-        for primitive in PRIMITIVES
-    }
-    tallest = max(map(len, lines.values()), default=0)
-    with saved(file, (3 * len(PRIMITIVES), 2 + 0.2 * tallest)) as figure:
-        figure.suptitle(f"Share of the population of {name} over the steps")
-        for primitive, axes in zip(PRIMITIVES, figure.subplots(1, len(PRIMITIVES)), strict=True):
-            shares = {(row.block, row.value, row.step): row.share for row in rows if row.primitive == primitive}
-            cells = [[shares.get((*line, step), 0.0) for step in steps] for line in lines[primitive]]
-            axes.set_title(primitive)
-            if cells:
-                # Of one hue and ever darker: the same order in black and white, and to every eye.
-                image: Any = axes.imshow(cells, aspect="auto", cmap="Blues", vmin=0, vmax=1)
-                axes.set_xticks(range(len(steps)), [str(step) for step in steps], rotation=90, fontsize=7)
-                labels = [f"block {block}: {value}" for block, value in lines[primitive]]
-                axes.set_yticks(range(len(labels)), labels, fontsize=7)
-                for row, (before, after) in enumerate(pairwise(lines[primitive])):
-                    if before[0] != after[0]:
-                        axes.axhline(row + 0.5, color="#000000", linewidth=0.8)
-                if primitive == PRIMITIVES[-1]:
-                    figure.colorbar(image, ax=axes, format="{x:.0%}")

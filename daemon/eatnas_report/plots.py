@@ -1,4 +1,4 @@
-"""Curves and clouds as PNG, by matplotlib; told apart by line and mark as well as by colour."""
+"""Plots as image files, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -6,105 +6,100 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.compare import ComputeCurve
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.quality import PopulationStep
+from eatnas_report.palette import BLUE, GREY, SERIES, VERMILION
+from eatnas_report.sampling import sample_evenly
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's: told apart by colour-blind people."""
-LINES: Final = ("-", "--", "-.", ":")
+LINE_STYLES: Final = ("-", "--", "-.", ":")
 COMPUTE: Final = "device seconds"
-MOST_POINTS: Final = 2000
-ENDINGS: Final = (".png", ".svg", ".pdf")
+MAX_POINTS: Final = 2000
+SUFFIXES: Final = (".png", ".svg", ".pdf")
 
 
-def check_picture(file: Path) -> None:
-    """Raise `ConflictError` unless the file's name says which kind of picture it is to be."""
-    if file.suffix.lower() not in ENDINGS:
-        raise ConflictError(f"{file}: a picture's name ends in {', '.join(ENDINGS)}")
+def check_image_suffix(file: Path) -> None:
+    """Raise `ConflictError` unless the file name ends in a supported suffix."""
+    if file.suffix.lower() not in SUFFIXES:
+        raise ConflictError(f"{file}: unsupported image format; use a file name that ends in {', '.join(SUFFIXES)}")
 
 
 def draw_quality(file: Path, name: str, steps: Sequence[PopulationStep], *, over_compute: bool) -> None:
-    """The population's mean with its spread, and its best, over births or over device seconds."""
-    told = [step for step in thinned(steps) if step.mean is not None]
-    across = [step.device_seconds if over_compute else step.number for step in told]
-    means = [step.mean or 0.0 for step in told]
-    spreads = [step.spread or 0.0 for step in told]
-    bests = [step.best or 0.0 for step in told]
+    """Draw the mean, spread and best fitness of the population over births, or over device seconds."""
+    shown = [step for step in sample_evenly(steps, MAX_POINTS) if step.mean is not None]
+    x = [step.device_seconds if over_compute else step.number for step in shown]
+    mean = [step.mean or 0.0 for step in shown]
+    spread = [step.spread or 0.0 for step in shown]
+    best = [step.best or 0.0 for step in shown]
     with _axes(file, f"Population of {name}", COMPUTE if over_compute else "births", "fitness") as axes:
-        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
-        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-        axes.fill_between(across, low, high, color=COLOURS[0], alpha=0.2, linewidth=0, label="mean ± spread")
-        axes.plot(across, means, color=COLOURS[0], label="mean")
-        axes.plot(across, bests, color=COLOURS[1], linestyle="--", label="best")
+        low = [value - deviation for value, deviation in zip(mean, spread, strict=True)]
+        high = [value + deviation for value, deviation in zip(mean, spread, strict=True)]
+        axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label="mean ± spread")
+        axes.plot(x, mean, color=BLUE, label="mean")
+        axes.plot(x, best, color=VERMILION, linestyle="--", label="best")
         axes.legend()
 
 
-def draw_courses(file: Path, courses: Sequence[ComputeCurve], measure: str) -> None:
-    """One line for each search over device seconds."""
-    with _axes(file, f"{measure} against compute", COMPUTE, measure) as axes:
-        for course, colour, line in zip(courses, cycle(COLOURS), cycle(LINES), strict=False):
-            points = thinned(course.points)
+def draw_compute_curves(file: Path, curves: Sequence[ComputeCurve], measure: str) -> None:
+    """Draw a line for each search: a measure over device seconds."""
+    with _axes(file, f"{measure} by device time", COMPUTE, measure) as axes:
+        for curve, colour, line_style in zip(curves, cycle(SERIES), cycle(LINE_STYLES), strict=False):
+            points = sample_evenly(curve.points, MAX_POINTS)
             axes.plot(
                 [point.device_seconds for point in points],
                 [point.value for point in points],
                 color=colour,
-                linestyle=line,
-                label=course.search,
-                # A search of a single point would have no line.
+                linestyle=line_style,
+                label=curve.search,
+                # A line through a single point would be invisible.
                 marker="o" if len(points) == 1 else None,
             )
         axes.legend()
 
 
-def draw_front(file: Path, name: str, cost: str, cloud: Sequence[Tradeoff], front: Sequence[Tradeoff]) -> None:
-    """All that was scored, and the front as steps above it."""
-    with _axes(file, f"Accuracy against cost in {name}", cost.replace("_", " "), "validation accuracy") as axes:
+def draw_front(file: Path, name: str, cost: str, tradeoffs: Sequence[Tradeoff], front: Sequence[Tradeoff]) -> None:
+    """Draw scored candidates by accuracy and cost (`mult_adds` or `params`), and the Pareto front as steps."""
+    with _axes(file, f"Accuracy and cost in {name}", cost.replace("_", " "), "validation accuracy") as axes:
         axes.scatter(
-            [getattr(one, cost) for one in cloud],
-            [one.accuracy for one in cloud],
+            [getattr(candidate, cost) for candidate in tradeoffs],
+            [candidate.accuracy for candidate in tradeoffs],
             s=12,
-            color="#999999",
-            label=f"{len(cloud):,} of the scored",
+            color=GREY,
+            label=f"{len(tradeoffs):,} scored candidates",
         )
         axes.step(
-            [getattr(one, cost) for one in front],
-            [one.accuracy for one in front],
+            [getattr(candidate, cost) for candidate in front],
+            [candidate.accuracy for candidate in front],
             where="post",
-            color=COLOURS[0],
+            color=BLUE,
             marker="o",
-            label="front",
+            label="Pareto front",
         )
         axes.legend()
 
 
-def thinned(rows: Sequence[T], most: int = MOST_POINTS) -> list[T]:
-    """At most so many, evenly spaced, the last always among them."""
-    if len(rows) <= most:
-        return list(rows)
-    return [rows[round(number * (len(rows) - 1) / (most - 1))] for number in range(most)]
-
-
 @contextmanager
-def saved(file: Path, inches: tuple[float, float]) -> Iterator[Any]:
-    """A figure to draw on, written to the file at the end. Raises `ConflictError` for an ending we do not know."""
-    # Without pyplot, which would look for a screen and keep every figure.
+def saved_figure(file: Path, inches: tuple[float, float]) -> Iterator[Figure]:
+    """Yield an empty matplotlib figure, and save it at the end. Raises `ConflictError` for an unsupported suffix."""
+    # Not by pyplot, which looks for a screen and keeps every figure in memory.
     from matplotlib.figure import Figure
 
-    check_picture(file)
+    check_image_suffix(file)
     figure = Figure(figsize=inches, dpi=120, layout="constrained")
     yield figure
     figure.savefig(file)
 
 
 @contextmanager
-def _axes(file: Path, title: str, across: str, up: str) -> Iterator[Any]:
-    with saved(file, (8, 4.5)) as figure:
-        axes = figure.add_subplot(title=title, xlabel=across, ylabel=up)
+def _axes(file: Path, title: str, x_label: str, y_label: str) -> Iterator[Axes]:
+    with saved_figure(file, (8, 4.5)) as figure:
+        axes = figure.add_subplot(title=title, xlabel=x_label, ylabel=y_label)
         axes.grid(visible=True, alpha=0.3)
         yield axes

@@ -1,7 +1,7 @@
-"""Everything that can be drawn of a search, into one folder: what MLflow's summary run shows.
+"""Render all plots and the report of a search into a folder, for the search's run in MLflow.
 
-A program of its own (`python -m eatnas_report.render NAME FOLDER`), started by MLflow's follower, which must
-neither wait for a picture nor die of one. The record's address may hold a password, so it comes by `EATNAS_DB_URL`.
+This is a program of its own, so that a slow or crashing plot cannot harm the process that writes to MLflow. Set
+EATNAS_DB_URL to the record's database; it is not an argument because it may hold a password.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from pathlib import Path
 
 from eatnas_db.database.engine import viewing
 from eatnas_db.errors import EatnasError
-from eatnas_report.data import collect
-from eatnas_report.lineage_plot import draw_family
-from eatnas_report.page import page
+from eatnas_report.data import load_report_data
+from eatnas_report.lineage_plot import draw_lineage
+from eatnas_report.page import render_page
 from eatnas_report.plots import draw_front, draw_quality
 
 
-def draw_all(database_url: str, name: str, folder: Path) -> None:
-    """Write the report, and those pictures for which there is something to show. Raises `EatnasError`."""
+def render_all(database_url: str, name: str, folder: Path) -> None:
+    """Write the report, and every plot for which the search has data. Raises `EatnasError`."""
     with viewing(database_url) as connection:
-        found = collect(connection, name, time.time())
-    (folder / "report.html").write_text(page(found), encoding="utf-8")
-    if any(step.mean is not None for step in found.steps):
-        draw_quality(folder / "quality.png", name, found.steps, over_compute=False)
-        draw_quality(folder / "quality-over-compute.png", name, found.steps, over_compute=True)
-    if found.front:
-        draw_front(folder / "pareto.png", name, "mult_adds", found.cloud, found.front)
-    if found.lineage:
-        draw_family(folder / "lineage.png", found.lineage)
+        data = load_report_data(connection, name, time.time())
+    (folder / "report.html").write_text(render_page(data), encoding="utf-8")
+    if any(step.mean is not None for step in data.steps):
+        draw_quality(folder / "quality.png", name, data.steps, over_compute=False)
+        draw_quality(folder / "quality-over-compute.png", name, data.steps, over_compute=True)
+    if data.front:
+        draw_front(folder / "pareto.png", name, "mult_adds", data.tradeoffs, data.front)
+    if data.lineage:
+        draw_lineage(folder / "lineage.png", data.lineage)
 
 
 def main() -> None:
-    """Draw what the arguments say."""
+    """Parse the arguments, and render."""
     parser = argparse.ArgumentParser(prog="python -m eatnas_report.render", description=__doc__)
-    parser.add_argument("name")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("name", help="name of the search")
+    parser.add_argument("folder", type=Path, help="existing folder for the files")
     options = parser.parse_args()
     try:
-        draw_all(os.environ["EATNAS_DB_URL"], options.name, options.folder)
+        render_all(os.environ["EATNAS_DB_URL"], options.name, options.folder)
     except EatnasError as error:
         sys.exit(str(error))
 

@@ -1,4 +1,4 @@
-"""Curves on the terminal, in braille: each sign is two dots wide and four high."""
+"""Curves in a terminal, drawn with braille characters of two by four dots each."""
 
 from __future__ import annotations
 
@@ -6,54 +6,61 @@ from collections.abc import Sequence
 from typing import Final
 
 from eatnas_db.queries.quality import PopulationStep
-from eatnas_report.plots import COMPUTE, thinned
+from eatnas_report.plots import COMPUTE, MAX_POINTS
+from eatnas_report.sampling import sample_evenly
 
-_DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 Curve = Sequence[tuple[float, float]]
+_EMPTY: Final = "⠀"
+_DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+"""The bit of each dot in a braille character, by row and column."""
 
 
-def quality_curve(steps: Sequence[PopulationStep], *, over_compute: bool) -> str:
-    """The population's mean and best over births or over device seconds."""
-    told = [step for step in thinned(steps) if step.mean is not None]
-    across = [step.device_seconds if over_compute else float(step.number) for step in told]
-    mean = [step.mean or 0.0 for step in told]
-    spread = [step.spread or 0.0 for step in told]
-    best = [step.best or 0.0 for step in told]
-    picture = plot(
-        [list(zip(across, best, strict=True)), list(zip(across, mean, strict=True))],
+def draw_quality_curve(steps: Sequence[PopulationStep], *, over_compute: bool) -> str:
+    """Draw the mean and the best fitness of the population over births, or over device seconds."""
+    shown = [step for step in sample_evenly(steps, MAX_POINTS) if step.mean is not None]
+    x = [step.device_seconds if over_compute else float(step.number) for step in shown]
+    mean = [step.mean or 0.0 for step in shown]
+    spread = [step.spread or 0.0 for step in shown]
+    best = [step.best or 0.0 for step in shown]
+    plot = draw_curves(
+        [list(zip(x, best, strict=True)), list(zip(x, mean, strict=True))],
         across=COMPUTE if over_compute else "births",
     )
-    if not told:
-        return picture
-    return f"{picture}\nabove: best {best[-1]:.4f}; below: mean {mean[-1]:.4f} ± {spread[-1]:.4f}"
+    if not shown:
+        return plot
+    return f"{plot}\nupper curve: best {best[-1]:.4f}; lower curve: mean {mean[-1]:.4f} ± {spread[-1]:.4f}"
 
 
-def plot(curves: Sequence[Curve], *, width: int = 72, height: int = 14, across: str = "") -> str:
-    """Curves of points (x, y) as text, with the ends of both axes written beside them."""
+def draw_curves(curves: Sequence[Curve], *, width: int = 72, height: int = 14, across: str = "") -> str:
+    """Draw curves of (x, y) points in `width` by `height` characters, with the ends of both axes as labels.
+
+    `across` is the title of the x axis.
+    """
     points = [point for curve in curves for point in curve]
     if not points:
-        return "nothing to draw yet"
+        return "no data yet"
     left, right = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
-    wide, tall = 2 * width - 1, 4 * height - 1
-    signs = [[0x2800] * width for _ in range(height)]
+    last_column, last_row = 2 * width - 1, 4 * height - 1
+    characters = [[ord(_EMPTY)] * width for _ in range(height)]
 
-    def column(x: float) -> int:
-        return round((x - left) / (right - left or 1) * wide)
+    def find_column(x: float) -> int:
+        return round((x - left) / (right - left or 1) * last_column)
 
-    def dot(x: int, y: float) -> None:
-        row = tall - round((y - low) / (high - low or 1) * tall)
-        signs[row // 4][x // 2] |= _DOTS[row % 4][x % 2]
+    def set_dot(column: int, y: float) -> None:
+        row = last_row - round((y - low) / (high - low or 1) * last_row)
+        characters[row // 4][column // 2] |= _DOTS[row % 4][column % 2]
 
     for curve in curves:
         for (x, y), (next_x, next_y) in zip(curve, [*curve[1:], curve[-1]], strict=True):
-            start, end = column(x), column(next_x)
-            for at in range(start, end + 1):
-                dot(at, y + (next_y - y) * (at - start) / max(end - start, 1))
+            start, end = find_column(x), find_column(next_x)
+            for column in range(start, end + 1):
+                set_dot(column, y + (next_y - y) * (column - start) / max(end - start, 1))
     labels = [f"{high:.4f}", *[""] * (height - 2), f"{low:.4f}"]
     margin = max(map(len, labels))
     lines = [
-        f"{label:>{margin}} ┤{''.join(map(chr, row))}".rstrip("⠀") for label, row in zip(labels, signs, strict=True)
+        f"{label:>{margin}} ┤{''.join(map(chr, row))}".rstrip(_EMPTY)
+        for label, row in zip(labels, characters, strict=True)
     ]
-    middle = across.center(width - len(f"{left:g}") - len(f"{right:g}"))
-    return "\n".join([*lines, f"{'':{margin}} └{'─' * width}", f"{'':{margin}}  {left:g}{middle}{right:g}"])
+    title = across.center(width - len(f"{left:g}") - len(f"{right:g}"))
+    return "\n".join([*lines, f"{'':{margin}} └{'─' * width}", f"{'':{margin}}  {left:g}{title}{right:g}"])

@@ -10,11 +10,9 @@ from eatnas_db.queries.activity import TrainingActivity
 from eatnas_db.queries.progress import SearchCounters
 from eatnas_db.queries.quality import PopulationStep
 from eatnas_db.queries.ranking import RankedCandidate
-from eatnas_report.formats import span
+from eatnas_report.formats import format_duration
 
-STEPS = [
-    PopulationStep(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)
-]
+STEPS = [PopulationStep(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)]
 PROGRESS = SearchCounters(
     budget=100,
     born=44,
@@ -49,15 +47,15 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
     told = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
     # 60 births to go, one in 2 seconds.
-    assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "a", "minute", "2", "min", "00", "s", "left"]
+    assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "a", "minute", "0:02:00", "left"]
     # 5400 device seconds to go, 45 for each birth.
     hours = next(line for line in lines if line.startswith("device hours"))
     assert "0.50/2" in hours
-    assert "4 min 00 s left" in hours
+    assert "0:04:00 left" in hours
     assert any("⠀" < sign <= "⣿" for sign in told)
     assert any(line.split() == ["7", "6", "0.7000", "2,345,678", "123,456", "mutation"] for line in lines)
     slot = next(line.split() for line in lines if line.split()[:4] == ["0", "processor", "41", "40"])
-    assert slot[-4:] == ["3/6", "1,234", "30", "s"]
+    assert slot[-3:] == ["3/6", "1,234", "0:00:30"]
 
 
 def test_leaders_show_what_the_yardstick_and_the_test_part_said_once_they_did():
@@ -78,8 +76,9 @@ def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_
         assert max(map(len, lines)) <= width
 
 
-def test_spans_are_told_in_their_two_largest_units():
-    assert [span(seconds) for seconds in (5, 65, 3660, 90_000)] == ["5 s", "1 min 05 s", "1 h 01 min", "1 d 1 h"]
+def test_durations_are_hours_minutes_and_seconds():
+    durations = [format_duration(seconds) for seconds in (5, 65, 3660, 90_000)]
+    assert durations == ["0:00:05", "0:01:05", "1:01:00", "1 day, 1:00:00"]
 
 
 def test_there_is_no_pace_without_two_births_at_different_times():

@@ -11,8 +11,8 @@ from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
 from eatnas_db.queries.quality import PopulationStep
-from eatnas_report import lineage_plot, plots
-from eatnas_report.terminal import plot, quality_curve
+from eatnas_report import lineage_plot, plots, primitives_plot, sampling
+from eatnas_report.terminal import draw_curves, draw_quality_curve
 
 STEPS = [PopulationStep(number, 4, 0.5 + number / 100, 0.02, 0.6, 0.5, 3.0 * number, 1.0) for number in range(1, 31)]
 EMPTY = PopulationStep(1, 0, None, None, None, None, 1.0, 1.0)
@@ -39,7 +39,7 @@ def test_quality_is_drawn(tmp_path, steps, over_compute):
 
 
 def test_courses_and_fronts_are_drawn(tmp_path):
-    plots.draw_courses(tmp_path / "c.png", COURSES, "quality")
+    plots.draw_compute_curves(tmp_path / "c.png", COURSES, "quality")
     plots.draw_front(tmp_path / "f.png", "digits", "mult_adds", FRONT, FRONT)
     assert drawn(tmp_path / "c.png")
     assert drawn(tmp_path / "f.png")
@@ -51,21 +51,21 @@ def test_families_and_primitives_are_drawn(tmp_path):
         LineageEntry(2, "large", 1, 1, 0, "basic", "scored", 0.5, None, ("block 5 kernel 3 → 7",), "c"),
         LineageEntry(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
     ]
-    lineage_plot.draw_family(tmp_path / "l.png", line)
+    lineage_plot.draw_lineage(tmp_path / "l.png", line)
     values = [
         PrimitiveShare(step, 1, primitive, value, 2, share, 0.5)
         for step in (5, 10)
         for primitive in PRIMITIVES
         for value, share in (("a", step / 10), ("b", 1 - step / 10))
     ]
-    lineage_plot.draw_primitives(tmp_path / "p.png", "small", values)
+    primitives_plot.draw_primitives(tmp_path / "p.png", "small", values)
     assert drawn(tmp_path / "l.png")
     assert drawn(tmp_path / "p.png")
-    lineage_plot.draw_family(tmp_path / "n.png", line[:1])
+    lineage_plot.draw_lineage(tmp_path / "n.png", line[:1])
     sister = LineageEntry(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
-    lineage_plot.draw_family(tmp_path / "w.png", [*line, sister])
+    lineage_plot.draw_lineage(tmp_path / "w.png", [*line, sister])
     assert drawn(tmp_path / "w.png")
-    lineage_plot.draw_primitives(tmp_path / "n.png", "small", [])
+    primitives_plot.draw_primitives(tmp_path / "n.png", "small", [])
 
 
 def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_path):
@@ -74,10 +74,10 @@ def test_a_line_of_descent_says_in_words_what_changed_and_what_that_gained(tmp_p
         LineageEntry(2, "large", 1, 0, 3, "mutation", "scored", 0.75, 0.05, changes, "c"),
         LineageEntry(1, "large", None, 1, 0, "random", "scored", 0.7, None, (), "c"),
     ]
-    lineage_plot.draw_family(tmp_path / "l.svg", line)
+    lineage_plot.draw_lineage(tmp_path / "l.svg", line)
     # matplotlib draws letters as outlines, and says above each text what it is.
     words = (tmp_path / "l.svg").read_text()
-    for told in (", ".join(changes), "a random sample", "0.7500  (+0.0500)", "Where 2 comes from"):
+    for told in (", ".join(changes), "random sample", "0.7500  (+0.0500)", "Ancestors of 2"):
         assert f"<!-- {told} -->" in words
 
 
@@ -88,17 +88,17 @@ def test_a_picture_of_nothing_is_a_picture_still(tmp_path):
 
 def test_an_ending_that_is_no_pictures_is_told(tmp_path):
     with pytest.raises(ConflictError, match=r"ends in \.png"):
-        plots.draw_courses(tmp_path / "c.doc", COURSES, "quality")
+        plots.draw_compute_curves(tmp_path / "c.doc", COURSES, "quality")
 
 
 def test_long_histories_are_thinned_and_keep_both_ends():
-    few = plots.thinned(range(100_000), 50)
+    few = sampling.sample_evenly(range(100_000), 50)
     assert (len(few), few[0], few[-1]) == (50, 0, 99_999)
-    assert plots.thinned([1, 2, 3], 50) == [1, 2, 3]
+    assert sampling.sample_evenly([1, 2, 3], 50) == [1, 2, 3]
 
 
 def test_a_rising_line_rises_from_corner_to_corner():
-    assert plot([[(0.0, 0.0), (10.0, 1.0)]], width=10, height=3, across="to").splitlines() == [
+    assert draw_curves([[(0.0, 0.0), (10.0, 1.0)]], width=10, height=3, across="to").splitlines() == [
         "1.0000 ┤⠀⠀⠀⠀⠀⠀⢀⡠⠔⠊",
         "       ┤⠀⠀⠀⢀⠤⠒⠁",
         "0.0000 ┤⡠⠔⠊⠁",
@@ -109,15 +109,15 @@ def test_a_rising_line_rises_from_corner_to_corner():
 
 @pytest.mark.parametrize("curve", [[(1.0, 2.0)], [(1.0, 2.0), (2.0, 2.0)], [(1.0, 1.0), (1.0, 2.0)]])
 def test_curves_without_width_or_height_are_drawn(curve):
-    assert any(sign != "⠀" and "⠀" < sign <= "⣿" for sign in plot([curve]))
+    assert any(sign != "⠀" and "⠀" < sign <= "⣿" for sign in draw_curves([curve]))
 
 
 def test_the_terminals_curve_tells_how_it_ended():
-    told = quality_curve(STEPS, over_compute=True)
+    told = draw_quality_curve(STEPS, over_compute=True)
     assert "device seconds" in told
-    assert told.endswith("above: best 0.6000; below: mean 0.8000 ± 0.0200")
+    assert told.endswith("upper curve: best 0.6000; lower curve: mean 0.8000 ± 0.0200")
     assert max(map(len, told.splitlines())) <= 80
-    assert quality_curve([EMPTY], over_compute=False) == "nothing to draw yet"
+    assert draw_quality_curve([EMPTY], over_compute=False) == "no data yet"
 
 
 def test_matplotlib_is_loaded_for_a_picture_alone():

@@ -27,9 +27,11 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
-from eatnas_report import figures
-from eatnas_report.data import collect
-from eatnas_report.page import page
+from eatnas_report.data import load_report_data
+from eatnas_report.figures.lineage import lineage_figures
+from eatnas_report.figures.population import quality_figures
+from eatnas_report.figures.training import failure_figures
+from eatnas_report.page import render_page
 
 EVIL = "<script>evil = 1</script>"
 NOW = 100_000.0
@@ -107,7 +109,7 @@ def found(settings):
     def look(name=EVIL):
         engine = open_record(settings.database_url)
         with reading(engine) as connection:
-            findings = collect(connection, name, NOW)
+            findings = load_report_data(connection, name, NOW)
         engine.dispose()
         return findings
 
@@ -135,7 +137,7 @@ class Elements(HTMLParser):
 
 
 def test_a_page_has_every_figure_and_needs_no_address(found):
-    text = page(found())
+    text = render_page(found())
     elements = Elements(text).elements
     assert "default-src 'none'" in text
     assert [given["id"] for tag, given in elements if given.get("class") == "plot"] == FIGURES
@@ -144,7 +146,7 @@ def test_a_page_has_every_figure_and_needs_no_address(found):
 
 
 def test_what_users_wrote_is_text_and_never_markup(found):
-    text = page(found())
+    text = render_page(found())
     # Two scripts of ours, and a figure's data each; nothing else, in whatever disguise.
     assert [given.get("type") for tag, given in Elements(text).elements if tag == "script"] == [
         *["application/json"] * len(FIGURES),
@@ -158,28 +160,28 @@ def test_what_users_wrote_is_text_and_never_markup(found):
 
 def test_the_glance_tells_status_budget_best_and_fingerprint(found):
     findings = found("small")
-    words = Elements(page(findings)).words
+    words = Elements(render_page(findings)).words
     for told in ("finished", "40 of 40", findings.fingerprint.sha256, f"{findings.fittest.fitness:.4f}"):
         assert told in words
 
 
 def test_what_the_test_part_said_is_told_once_it_was_looked_at(found):
     findings = found("small")
-    assert "test part" not in Elements(page(findings)).words
+    assert "test accuracy" not in Elements(render_page(findings)).words
     best = replace(findings.best, yardstick=0.6, yardstick_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
-    words = Elements(page(replace(findings, best=best, leaders=(best, *findings.leaders[1:])))).words
+    words = Elements(render_page(replace(findings, best=best, top=(best, *findings.top[1:])))).words
     assert "0.5678 ± 0.0200, 3 final models" in words
 
 
 def test_of_a_very_long_search_the_fingerprint_is_left_to_its_own_command(found):
     findings = replace(found("small"), fingerprint=None)
-    assert "eatnas-db query fingerprint small" in Elements(page(findings)).words
+    assert "eatnas-db query fingerprint small" in Elements(render_page(findings)).words
 
 
 def test_the_lineage_runs_back_into_the_source_and_shows_blocks_and_changes(found):
     findings = found()
-    (drawing,) = figures.family(findings)
-    told = {trace.name: trace for trace in drawing.figure.data if trace.name}
+    (drawing,) = lineage_figures(findings)
+    told = {trace.name: trace for trace in drawing.plot.data if trace.name}
     assert {"small", "&lt;script&gt;evil = 1&lt;/script&gt;", "elastic transfer", "other children"} <= set(told)
     changed = next(one for one in findings.lineage if one.changes and one.search == EVIL)
     hovers = [text for trace in told.values() for text in trace.hovertext or ()]
@@ -192,25 +194,25 @@ def test_the_lineage_runs_back_into_the_source_and_shows_blocks_and_changes(foun
 def test_what_is_sampled_says_so_and_is_the_same_each_time(found):
     findings = found("small")
     many = replace(findings, steps=findings.steps * 100)
-    first, second = figures.quality(many), figures.quality(many)
-    assert "Of 4,000 steps an even sample of 1,000 is drawn." in first[0].caption
-    assert len(first[0].figure.data[1].x) == 1000
-    assert first[0].figure.to_json() == second[0].figure.to_json()
-    assert "sample" not in figures.quality(findings)[0].caption
+    first, second = quality_figures(many), quality_figures(many)
+    assert "The figure shows an even sample of 1,000 of 4,000 steps." in first[0].caption
+    assert len(first[0].plot.data[1].x) == 1000
+    assert first[0].plot.to_json() == second[0].plot.to_json()
+    assert "sample" not in quality_figures(findings)[0].caption
 
 
 def test_lines_differ_in_dash_and_bars_in_pattern(found):
     findings = found()
-    lines = figures.quality(findings)[0].figure.data[1:]
+    lines = quality_figures(findings)[0].plot.data[1:]
     assert len({line.line.dash for line in lines}) == len({line.line.color for line in lines}) == len(lines)
-    bars = figures.failures(findings)[0].figure.data
+    bars = failure_figures(findings)[0].plot.data
     assert len({bar.marker.pattern.shape for bar in bars}) == len(bars)
 
 
 def test_a_search_that_has_not_begun_has_a_page_without_figures(found):
-    elements = Elements(page(found("new")))
+    elements = Elements(render_page(found("new")))
     assert not [given for _, given in elements.elements if given.get("class") == "plot"]
-    assert "Nothing is scored yet." in elements.words
+    assert "No candidate has a score yet." in elements.words
 
 
 def test_a_search_that_is_not_there_has_no_report(found):
@@ -273,7 +275,7 @@ def opened(tmp_path):
 
 @pytest.mark.slow
 def test_a_browser_draws_every_figure_without_a_complaint_or_a_request(found, opened):
-    view, complaints, requests = opened(page(found()))
+    view, complaints, requests = opened(render_page(found()))
     for name in FIGURES:
         view.wait_for_selector(f"#{name} .main-svg :is(.trace, .hm)", state="attached")
         assert view.locator(f"#{name}").bounding_box()["height"] > 100
@@ -286,7 +288,7 @@ def test_a_browser_draws_every_figure_without_a_complaint_or_a_request(found, op
 @pytest.mark.slow
 def test_hovering_over_an_ancestor_shows_its_blocks_and_what_changed(found, opened):
     findings = found()
-    view, complaints, _ = opened(page(findings))
+    view, complaints, _ = opened(render_page(findings))
     best = view.locator("#lineage .scatterlayer .trace").last.locator(".points path").last
     best.scroll_into_view_if_needed()
     box = best.bounding_box()
@@ -303,6 +305,6 @@ def test_hovering_over_an_ancestor_shows_its_blocks_and_what_changed(found, open
 
 @pytest.mark.slow
 def test_the_browser_refuses_every_script_but_our_own(found, opened):
-    view, complaints, _ = opened(page(found("new")).replace("<main>", "<main><script>evil = 1</script>"))
+    view, complaints, _ = opened(render_page(found("new")).replace("<main>", "<main><script>evil = 1</script>"))
     assert view.evaluate("typeof evil") == "undefined"
     assert ["Content Security Policy" in complaint for complaint in complaints] == [True]

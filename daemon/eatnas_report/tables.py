@@ -1,0 +1,226 @@
+"""The tables of a report, with every value as text."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eatnas_db.queries.ranking import RankedCandidate
+from eatnas_report.data import ReportData
+from eatnas_report.formats import flatten, format_duration, format_time
+
+MAX_CAUSES: Final = 10
+MAX_FAILURES: Final = 20
+MAX_LINEAGE_ROWS: Final = 50
+MAX_MESSAGE_CHARACTERS: Final = 500
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; `kind` is its class in the style sheet."""
+
+    title: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns, and rows with one text for each column. The last column may hold long text, which wraps anywhere."""
+
+    columns: tuple[Column, ...]
+    rows: Sequence[Row]
+
+    @property
+    def has_titles(self) -> bool:
+        """Whether any column has a title."""
+        return any(column.title for column in self.columns)
+
+    def cells(self, row: Row) -> Iterator[tuple[Column, str]]:
+        """Yield the cells of a row with their columns."""
+        return zip(self.columns, row, strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A title and a value of the overview; `wide` for a value that needs a line of its own."""
+
+    title: str
+    value: str
+    wide: bool = False
+
+
+def overview(data: ReportData) -> list[Fact]:
+    """Return the search's status, progress, best candidates and fingerprint."""
+    progress = data.progress
+    budget = progress.budget_device_seconds
+    facts = [
+        Fact("status", data.search.status),
+        Fact("candidates settled", f"{progress.done:,} of {progress.budget:,}"),
+        Fact("scored, failed, in training", f"{progress.scored:,}, {progress.failed:,}, {progress.leased:,}"),
+        Fact(
+            "device time (h:mm:ss)",
+            format_duration(progress.device_seconds) + ("" if budget is None else f" of {format_duration(budget)}"),
+        ),
+        *_best_facts(data),
+    ]
+    if progress.started_at is not None:
+        facts.append(Fact("started", f"{format_time(progress.started_at)} UTC"))
+    if progress.finished_at is not None:
+        facts.append(Fact("finished", f"{format_time(progress.finished_at)} UTC"))
+    if data.fingerprint is None:
+        command = f"eatnas-db query fingerprint {data.search.name}"
+        facts.append(Fact("fingerprint", f"not computed for a search of this size; run {command}", wide=True))
+    else:
+        title = f"fingerprint of {data.fingerprint.candidates:,} candidates"
+        facts.append(Fact(title, data.fingerprint.sha256, wide=True))
+    return facts
+
+
+def _best_facts(data: ReportData) -> Iterator[Fact]:
+    if data.fittest is not None:
+        yield Fact("best by score", f"{data.fittest.fitness:.4f}, candidate {data.fittest.id}")
+    best = data.best
+    if best is not None and best.yardstick is not None:
+        measured = _with_spread(best.yardstick, best.yardstick_spread)
+        yield Fact("best by yardstick", f"{measured}, candidate {best.id}")
+    if best is not None and best.test is not None:
+        models = f"{best.test_seeds} final model{'' if best.test_seeds == 1 else 's'}"
+        yield Fact("test accuracy of the best", f"{_with_spread(best.test, best.test_spread)}, {models}")
+
+
+def top_table(data: ReportData) -> Table:
+    """Return the best candidates; scores that none of them has get no column."""
+    optional = [
+        (title, values)
+        for title, values in (
+            ("yardstick", [candidate.yardstick for candidate in data.top]),
+            ("test", [candidate.test for candidate in data.top]),
+        )
+        if any(value is not None for value in values)
+    ]
+    columns = (
+        *_numbers("id", "birth", "fitness", *(title for title, _ in optional), "params", "mult-adds"),
+        *_texts("origin", "code"),
+    )
+    rows = [
+        _top_row(candidate, [values[number] for _, values in optional]) for number, candidate in enumerate(data.top)
+    ]
+    return Table(columns, rows)
+
+
+def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
+    return (
+        str(candidate.id),
+        str(candidate.birth),
+        f"{candidate.fitness:.4f}",
+        *("" if value is None else f"{value:.4f}" for value in optional),
+        f"{candidate.params:,}",
+        f"{candidate.mult_adds:,}",
+        candidate.origin,
+        # A zero-width space lets a long code wrap between its blocks.
+        candidate.code.replace("/", "/\u200b"),
+    )
+
+
+def lineage_table(data: ReportData) -> Table:
+    """Return the newest ancestors of the best candidate and the candidate itself, oldest first."""
+    relatives = data.lineage[::-1][-MAX_LINEAGE_ROWS:]
+    columns = (*_numbers("id"), *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
+    rows = [
+        (
+            str(relative.id),
+            relative.search,
+            str(relative.birth),
+            relative.origin,
+            ", ".join(relative.changes) or "none",
+            "" if relative.fitness is None else f"{relative.fitness:.4f}",
+            "" if relative.gain is None else f"{relative.gain:+.4f}",
+        )
+        for relative in relatives
+    ]
+    return Table((*columns, *_numbers("fitness", "gain")), rows)
+
+
+def failure_table(data: ReportData) -> Table:
+    """Return the newest attempts that ended without a score, newest first."""
+    newest = sorted(data.failures, key=lambda failure: failure.ended_at)[-MAX_FAILURES:][::-1]
+    columns = (*_numbers("candidate", "attempt"), *_texts("candidate's state", "failure"))
+    rows = [
+        (
+            str(failure.candidate_id),
+            str(failure.attempt),
+            failure.state,
+            failure.failure,
+            f"{failure.device_seconds:.1f}",
+            (failure.message or "")[:MAX_MESSAGE_CHARACTERS],
+        )
+        for failure in newest
+    ]
+    return Table((*columns, *_numbers("device seconds"), *_texts("message")), rows)
+
+
+def time_table(data: ReportData) -> Table:
+    """Return the search's wall time, device time and speed."""
+    utilisation = data.utilisation
+    rows = [
+        ("wall time from the first to the last attempt, including pauses", format_duration(utilisation.wall_seconds)),
+        ("device time", format_duration(utilisation.device_seconds)),
+    ]
+    if utilisation.candidates_per_hour is not None:
+        rows.append(("candidates scored per hour", f"{utilisation.candidates_per_hour:,.1f}"))
+    if utilisation.busy is not None:
+        rows.append(("mean share of the time that a slot worked on this search", f"{utilisation.busy:.0%}"))
+    return Table(_texts("", ""), rows)
+
+
+def slot_time_table(data: ReportData) -> Table:
+    """Return how all slots together spent the wall time: in training, and idle by cause, longest first."""
+    utilisation = data.utilisation
+    seconds_by_cause: dict[str, float] = defaultdict(float)
+    for idle in utilisation.idle:
+        seconds_by_cause[idle.cause] += idle.seconds
+    total = utilisation.wall_seconds * len(utilisation.slots)
+    longest = sorted(seconds_by_cause.items(), key=lambda item: -item[1])[:MAX_CAUSES]
+    rows = [(cause, format_duration(seconds), f"{seconds / total:.1%}") for cause, seconds in longest]
+    if utilisation.training is not None:
+        time = format_duration(utilisation.device_seconds)
+        rows.insert(0, ("(training and validation steps)", time, f"{utilisation.training:.1%}"))
+    return Table(_texts("slot time", "total", "share"), rows)
+
+
+def spec_tables(data: ReportData) -> tuple[Table, Table]:
+    """Return the search's specification in two halves, which fit next to each other."""
+    rows = [(key, _spec_value(value)) for key, value in flatten(data.search.spec).items()]
+    rows.append(("(data digest)", data.search.data_digest))
+    half = -(-len(rows) // 2)
+    columns = _texts("key", "value")
+    return Table(columns, rows[:half]), Table(columns, rows[half:])
+
+
+def version_table(data: ReportData) -> Table:
+    """Return the software versions and the device that the best candidate was trained with."""
+    rows = [(name, version) for score in data.scores[:1] for name, version in score.versions.items()]
+    rows += [("device", score.device) for score in data.scores[:1]]
+    return Table(_texts("component", "version"), rows)
+
+
+def _spec_value(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _with_spread(mean: float, spread: float | None) -> str:
+    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
+def _texts(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title) for title in titles)
+
+
+def _numbers(*titles: str) -> tuple[Column, ...]:
+    return tuple(Column(title, "number") for title in titles)

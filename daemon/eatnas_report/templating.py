@@ -1,0 +1,49 @@
+"""The jinja2 environment for the templates of this package."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from eatnas_report.formats import format_time
+
+_ZERO_WIDTH_SPACE: Final = "\u200b"
+_KEPT: Final = ("\n", _ZERO_WIDTH_SPACE)
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Render a template of this package. Values are escaped, and unprintable characters in them are replaced."""
+    return _environment().get_template(name).render(**values)
+
+
+def read_template(name: str) -> str:
+    """Return the source of a file in the template folder, such as a script that is inserted as it is."""
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("eatnas_report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_replace_unprintable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["time"] = format_time
+    return environment
+
+
+def _replace_unprintable(value: Any) -> Any:
+    # Names and error messages come from users and programs, and may contain control characters.
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "".join(sign if sign.isprintable() or sign in _KEPT else _REPLACEMENT for sign in value)
