@@ -24,7 +24,8 @@ from typing import Any
 import psutil
 from sqlalchemy import insert
 
-from eatnas_daemon.mlflow.sync import MlflowSync, connect, sync
+from eatnas_daemon.mlflow.client import connect
+from eatnas_daemon.mlflow.sync import MlflowSync, sync
 from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import transaction
@@ -86,7 +87,7 @@ def train(connection: Any, number: int) -> None:
 def rest(engine: Any, uri: str, seconds: float) -> float:
     """The follower's share of one core while nothing happens."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "eatnas_daemon.mlflow.sync"],
+        [sys.executable, "-m", "eatnas_daemon.mlflow"],
         env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},
         stdin=subprocess.PIPE,
     )
@@ -162,15 +163,15 @@ def main() -> None:
         print(f"sync of {filled}: {1000 * took / filled:.1f} ms a candidate, {1000 * busy / filled:.1f} ms of a core")
 
         begun = time.perf_counter()
-        mirror = MlflowSync(engine, connect(uri))
-        mirror.look()
+        mlflow_sync = MlflowSync(engine, connect(uri))
+        mlflow_sync.sync_changes()
         print(f"begin anew on {filled} runs: {time.perf_counter() - begun:.1f} s")
         times, used = [], time.process_time()
         for number in range(filled, options.candidates):
             with transaction(engine) as connection:
                 train(connection, number)
             begun = time.perf_counter()
-            assert mirror.look() == 1
+            assert mlflow_sync.sync_changes() == 1
             times.append(time.perf_counter() - begun)
         middle, worst = statistics.median(times), max(times)
         print(f"a look after each candidate: median {1000 * middle:.0f} ms, worst {1000 * worst:.0f} ms")

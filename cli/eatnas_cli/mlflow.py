@@ -28,11 +28,11 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Sync, then open MLflow's own pages on the store."""
-    from eatnas_daemon.mlflow.sync import masked
+    from eatnas_daemon.mlflow.client import hide_passwords
 
     uri = _tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
-        raise RecordError(f"{masked(uri)} is an MLflow server already; open it in a browser")
+        raise RecordError(f"{hide_passwords(uri)} is an MLflow server already; open it in a browser")
     _require_free(host, port)
     _sync(ctx.obj, uri)
     sys.stdout.flush()
@@ -60,8 +60,9 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _sync(settings: Settings, uri: str) -> None:
-    from eatnas_daemon.mlflow.sync import masked, sync
+    from eatnas_daemon.mlflow.client import hide_passwords
+    from eatnas_daemon.mlflow.sync import sync
     from eatnas_db.database.engine import open_record
 
     written = sync(open_record(settings.database_url), uri)
-    typer.echo(f"{written} runs written to {masked(uri)}")
+    typer.echo(f"{written} runs written to {hide_passwords(uri)}")

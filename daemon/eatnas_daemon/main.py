@@ -214,7 +214,7 @@ def _followers(settings: Settings) -> list[Follower]:
         "EATNAS_HOST": settings.host,
         "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri,
     }
-    followers = [Follower(("eatnas_daemon.mlflow.sync",), environment, settings.logs / "mlflow.log")]
+    followers = [Follower(("eatnas_daemon.mlflow",), environment, settings.logs / "mlflow.log")]
     if read_hooks(settings.home) is not None:
         program = ("eatnas_daemon.hooks", "--since", str(time.time()))
         followers.append(Follower(program, environment, settings.logs / "hooks.log"))

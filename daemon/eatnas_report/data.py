@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
-from eatnas_db.queries.lineage import ScoredChild, LineageEntry, get_lineage, list_scored_children
+from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, list_scored_children
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress

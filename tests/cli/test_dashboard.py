@@ -12,7 +12,9 @@ from eatnas_db.queries.quality import PopulationStep
 from eatnas_db.queries.ranking import RankedCandidate
 from eatnas_report.formats import format_duration
 
-STEPS = [PopulationStep(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)]
+STEPS = [
+    PopulationStep(number, 4, 0.5 + number / 200, 0.0, 0.7, 0.5, 2.0 * number, 2.0 * number) for number in range(1, 41)
+]
 PROGRESS = SearchCounters(
     budget=100,
     born=44,

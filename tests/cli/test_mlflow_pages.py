@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from eatnas_daemon.mlflow.sync import connect
+from eatnas_daemon.mlflow.client import connect
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -91,7 +91,7 @@ def test_the_best_run_its_curve_and_its_parent_are_found_by_following_links(home
         view.get_by_text(f"{len(runs)} matching runs").wait_for()
 
         # The description leads to the whole, and that to the best. (MLflow opens such links in a tab of their own.)
-        view.goto(address + view.get_by_role("link", name="The search as a whole").get_attribute("href"))
+        view.goto(address + view.get_by_role("link", name="Summary of the search").get_attribute("href"))
         view.get_by_text("finished, 5 of 5 births settled").wait_for()
         words = f"birth {best.data.tags['eatnas.birth']}"
         view.goto(address + view.get_by_role("link", name=words).first.get_attribute("href"))
@@ -115,4 +115,4 @@ def test_the_best_run_its_curve_and_its_parent_are_found_by_following_links(home
             assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
         view.goto("about:blank")
         view.goto(f"{address}#/experiments/{experiment}/runs/{summary.info.run_id}/artifacts/report.html")
-        view.frame_locator("iframe").get_by_role("heading", name="At a glance").wait_for()
+        view.frame_locator("iframe").get_by_role("heading", name="Overview").wait_for()

@@ -23,8 +23,11 @@ from sqlalchemy import insert, select
 
 from eatnas_daemon import lock
 from eatnas_daemon.follower import RESTART_SECONDS, Follower
-from eatnas_daemon.mlflow.search_runs import CURVE
-from eatnas_daemon.mlflow.sync import EPOCH_METRICS, STATUSES, MlflowSync, connect, masked
+from eatnas_daemon.mlflow.candidate_runs import STATUSES
+from eatnas_daemon.mlflow.client import connect, hide_passwords
+from eatnas_daemon.mlflow.metrics import EPOCH_METRICS
+from eatnas_daemon.mlflow.search_runs import STEP_METRICS
+from eatnas_daemon.mlflow.sync import MlflowSync
 from eatnas_daemon.mlflow.sync import sync as sync_all
 from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for, open_record
@@ -226,14 +229,14 @@ def answers(address):
 
 def follower_of(url, uri, log, *more):
     addresses = {"EATNAS_DB_URL": url, "MLFLOW_TRACKING_URI": uri}
-    return Follower(("eatnas_daemon.mlflow.sync",), addresses, log, *more)
+    return Follower(("eatnas_daemon.mlflow",), addresses, log, *more)
 
 
 @contextmanager
 def following(engine, uri, log=subprocess.DEVNULL):
     """A real follower with a short breath; at the end it is told to leave and has to."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "eatnas_daemon.mlflow.sync", "--every", "0.1"],
+        [sys.executable, "-m", "eatnas_daemon.mlflow", "--every", "0.1"],
         env={**os.environ, "EATNAS_DB_URL": str(engine.url), "MLFLOW_TRACKING_URI": uri},
         stdin=subprocess.PIPE,
         stderr=log,
@@ -284,26 +287,26 @@ def test_a_look_costs_what_has_changed_and_not_the_history(engine, tmp_path):
     client = Counting(connect(f"sqlite:///{tmp_path / 'mlflow.db'}"))
     mirror = MlflowSync(engine, client)
     with lock.hold(tmp_path / "eatnas.db.lock"):  # as a supervisor does
-        assert mirror.look() == 4
+        assert mirror.sync_changes() == 4
         client.calls.clear()
-        assert (mirror.look(), client.calls) == (0, [])
+        assert (mirror.sync_changes(), client.calls) == (0, [])
         with transaction(engine) as connection:
             report(connection, token, 1, 4020.0)
-        assert (mirror.look(), client.calls) == (1, ["log_batch"])
+        assert (mirror.sync_changes(), client.calls) == (1, ["log_batch"])
         assert statuses(client.client)[3] == "RUNNING"
         client.calls.clear()
         with transaction(engine) as connection:
             score(connection, token, 4030.0)
         # The second batch is the search's: another step of its curve.
-        assert (mirror.look(), client.calls) == (1, ["log_batch", "set_terminated", "log_batch"])
+        assert (mirror.sync_changes(), client.calls) == (1, ["log_batch", "set_terminated", "log_batch"])
         client.calls.clear()
-        assert (mirror.look(), client.calls) == (0, [])
+        assert (mirror.sync_changes(), client.calls) == (0, [])
         with transaction(engine) as connection:
             failed = connection.execute(
                 select(candidate.c.id).where(candidate.c.state == CandidateState.FAILED)
             ).scalar_one()
             transitions.retry(connection, failed, 5000.0)
-        assert (mirror.look(), client.calls) == (1, ["log_batch", "update_run"])
+        assert (mirror.sync_changes(), client.calls) == (1, ["log_batch", "update_run"])
         assert statuses(client.client)[2] == "SCHEDULED"
 
 
@@ -322,7 +325,7 @@ def test_what_nobody_trains_is_not_running_and_goes_on_where_somebody_does(engin
         sync(engine, uri)
         assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("RUNNING", "RUNNING")
         # As the follower of a supervisor that is about to leave.
-        MlflowSync(engine, connect(uri)).look(leaving=os.getpid())
+        MlflowSync(engine, connect(uri)).sync_changes(stopping_pid=os.getpid())
         assert (statuses(connect(uri))[3], summary_of(uri)[1].info.status) == ("KILLED", "SCHEDULED")
         sync(engine, uri)
         assert statuses(connect(uri))[3] == "RUNNING"
@@ -343,7 +346,7 @@ def test_a_search_has_a_summary_with_its_curve_and_pictures_and_each_run_its_arc
         with reading(engine) as connection:
             curve = connection.execute(select(step).order_by(step.c.number)).all()
             rows = {row.id: row for row in connection.execute(select(candidate.c.id, architecture).join(architecture))}
-        for name in CURVE:
+        for name in STEP_METRICS:
             history = client.get_metric_history(summary.info.run_id, name)
             wanted = [(one.number, round(1000 * one.at), getattr(one, name)) for one in curve]
             assert [(m.step, m.timestamp, m.value) for m in history] == [one for one in wanted if one[2] is not None]
@@ -378,7 +381,7 @@ def test_files_that_cannot_be_written_are_told_once_and_cost_no_run(engine, tmp_
     assert sync(engine, uri) == 4
     assert_agreement(engine, uri)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("MLflow takes no files, only runs: ")
+    assert line.startswith("MLflow stores runs but no files: ")
     (tmp_path / "mlflow-artifacts").unlink()
     assert (sync(engine, uri), sync(engine, uri)) == (4, 0)
     client, _, runs = runs_of(uri)
@@ -403,10 +406,10 @@ class Counting:
 def test_two_writers_by_turns_make_no_run_twice(engine, tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mirror = MlflowSync(engine, connect(uri))
-    assert mirror.look() == 0
+    assert mirror.sync_changes() == 0
     fill(engine)
     assert sync(engine, uri) == 4
-    mirror.look()
+    mirror.sync_changes()
     assert_agreement(engine, uri)
     assert sync(engine, uri) == 0
 
@@ -664,7 +667,7 @@ import sys
 from pathlib import Path
 from eatnas_daemon.follower import Follower
 addresses = {"EATNAS_DB_URL": sys.argv[1], "MLFLOW_TRACKING_URI": sys.argv[2]}
-follower = Follower(("eatnas_daemon.mlflow.sync",), addresses, Path(sys.argv[3]))
+follower = Follower(("eatnas_daemon.mlflow",), addresses, Path(sys.argv[3]))
 follower.start()
 print(follower.pid, flush=True)
 sys.stdin.read()
@@ -692,7 +695,7 @@ def test_a_follower_that_cannot_be_started_ends_nothing(engine, tmp_path):
 
 def test_a_follower_without_a_record_says_so_in_one_line(tmp_path):
     addresses = {"EATNAS_DB_URL": f"sqlite:///{tmp_path / 'none.db'}", "MLFLOW_TRACKING_URI": "sqlite:///unused.db"}
-    command = [sys.executable, "-m", "eatnas_daemon.mlflow.sync"]
+    command = [sys.executable, "-m", "eatnas_daemon.mlflow"]
     done = subprocess.run(
         command, env={**os.environ, **addresses}, input=b"", capture_output=True, check=False, timeout=60
     )
@@ -711,4 +714,4 @@ def test_a_follower_without_a_record_says_so_in_one_line(tmp_path):
     ],
 )
 def test_passwords_in_addresses_are_struck_out(text, shown):
-    assert masked(text) == shown
+    assert hide_passwords(text) == shown

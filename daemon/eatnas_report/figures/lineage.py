@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
-from eatnas_db.queries.lineage import ScoredChild, LineageEntry
+from eatnas_db.queries.lineage import LineageEntry, ScoredChild
 from eatnas_report.data import ReportData
 from eatnas_report.figures.figure import (
     MAX_MARKED_POINTS,

@@ -1,0 +1,82 @@
+"""Follow a record, and write its changes to MLflow until the parent process ends."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+from sqlalchemy import Engine
+
+from eatnas_daemon.follower import follow
+from eatnas_daemon.mlflow.client import describe_error, identify_store_file, open_store
+from eatnas_daemon.mlflow.sync import MlflowSync, print_to_stderr
+from eatnas_db.database.engine import open_record
+from eatnas_db.errors import EatnasError
+
+EVERY_SECONDS: Final = 5.0
+
+
+class LiveSync:
+    """Writes a record's changes to MLflow again and again, with a new connection after each error."""
+
+    def __init__(self, engine: Engine, tracking_uri: str) -> None:
+        self._engine, self._tracking_uri = engine, tracking_uri
+        self._supervisor_pid = os.getppid()
+        self._sync: MlflowSync | None = None
+        self._store_file: tuple[int, int] | None = None
+
+    def update(self, changed: bool, last: bool) -> None:
+        """Write what has `changed`, and update pictures that are due, or all of them in the `last` call."""
+        if self._store_file is not None and identify_store_file(self._tracking_uri) != self._store_file:
+            # MLflow keeps a deleted file open and would continue to write to it, so this program starts again.
+            os.execv(sys.executable, sys.orig_argv)  # noqa: S606
+        sync, self._sync = self._sync, None  # kept only if this call succeeds
+        if sync is None and changed:
+            client = open_store(self._engine, self._tracking_uri)
+            self._store_file = identify_store_file(self._tracking_uri)
+            sync = MlflowSync(self._engine, client, pictures=True)
+        if sync is None:
+            return
+        if changed:
+            sync.sync_changes(self._supervisor_pid if last else None)
+        sync.update_pictures(at_once=last)
+        self._sync = sync
+
+    def log_error(self, error: Exception) -> None:
+        """Print an error to stderr in one line."""
+        print_to_stderr(describe_error(self._tracking_uri, error))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments, and follow the record until the parent process ends."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eatnas_daemon.mlflow",
+        description=f"{__doc__} EATNAS_DB_URL names the record, MLFLOW_TRACKING_URI the MLflow store.",
+    )
+    parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two checks for changes")
+    options = parser.parse_args(arguments)
+    # URLs may hold passwords, and every user can read a process's arguments.
+    database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")
+    if not database_url or not tracking_uri:
+        parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
+    signal.signal(signal.SIGTERM, _exit)
+    try:
+        engine = open_record(database_url)
+        live_sync = LiveSync(engine, tracking_uri)
+        # Any error at all: trouble with MLflow, its store or its network must never end a search.
+        follow(engine, options.every, live_sync.update, live_sync.log_error, Exception)
+    except EatnasError as error:
+        sys.exit(str(error))
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""MLflow's runs of candidates: one for each candidate that was attempted."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Engine
+
+from eatnas_daemon.mlflow.client import (
+    CANDIDATE_TAG,
+    RUNNING,
+    SCHEDULED,
+    find_run,
+    log_in_batches,
+    to_milliseconds,
+)
+from eatnas_daemon.mlflow.metrics import epoch_metrics, score_metrics
+from eatnas_db.database.transactions import reading
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.states import CandidateState
+from eatnas_db.queries.attempted_candidates import AttemptedCandidate, list_epochs
+from eatnas_report.architecture_drawing import describe_architecture, draw_architecture
+
+if TYPE_CHECKING:
+    from mlflow.entities import Param, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+STATUSES: Final = {
+    CandidateState.SCORED: "FINISHED",
+    CandidateState.FAILED: "FAILED",
+    CandidateState.CANCELLED: "KILLED",
+    CandidateState.LEASED: RUNNING,
+    CandidateState.PENDING: SCHEDULED,
+}
+ABANDONED: Final = "KILLED"
+"""Status of a candidate whose daemon died while training it; the next daemon resumes it."""
+ENDED: Final = ("FINISHED", "FAILED", "KILLED")
+PROGRESS_TAGS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
+FILES_TAG: Final = "eatnas.drawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """The MLflow experiment of a search, and the properties that its candidates share."""
+
+    experiment_id: str
+    recipe: dict[str, Any]
+    macro: Macro
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateRun:
+    """A candidate's run, and how much of the candidate it contains.
+
+    `progress` holds the values of `PROGRESS_TAGS`, `has_files` whether the architecture's files are uploaded.
+    """
+
+    run_id: str
+    status: str
+    progress: dict[str, str]
+    has_files: bool
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs whose metrics the run contains."""
+        return int(self.progress.get("eatnas.epochs", 0))
+
+
+class CandidateRuns:
+    """Writes the runs of a record's candidates, and remembers what they contain."""
+
+    def __init__(self, engine: Engine, client: MlflowClient, record_uuid: str, log: Callable[[str], None]) -> None:
+        self._engine, self._client, self._record_uuid, self._log = engine, client, record_uuid, log
+        self._runs: dict[str, CandidateRun] = {}
+        self._store_accepts_files = True
+
+    def adopt(self, run: Run) -> None:
+        """Remember a run that exists already."""
+        self._runs[run.data.tags[CANDIDATE_TAG]] = _read_run(run)
+
+    def find_run_id(self, candidate_id: int) -> str | None:
+        """Return the id of a candidate's run, if it has one."""
+        run = self._runs.get(self._key(candidate_id))
+        return None if run is None else run.run_id
+
+    def sync(
+        self,
+        candidate: AttemptedCandidate,
+        experiment: Experiment,
+        live_hosts: frozenset[int] | None,
+        *,
+        look_up: bool,
+    ) -> bool:
+        """Bring a candidate's run up to date. Return whether anything had to be written.
+
+        `live_hosts` are the ids of the hosts with a running supervisor, or None if every lease is live. `look_up`:
+        search MLflow for an unknown run before creating it, since another program may have created it.
+        """
+        key = self._key(candidate.id)
+        run = self._runs.get(key)
+        status, progress = _status(candidate, live_hosts), _progress(candidate)
+        if (
+            run is not None
+            and (run.status, run.progress) == (status, progress)
+            and (run.has_files or not self._store_accepts_files)
+        ):
+            return False
+        run = run or self._find_or_create(key, candidate, experiment, look_up=look_up)
+        has_files = run.has_files or self._upload_files(run.run_id, candidate, experiment)
+        self._write(run, candidate, experiment.recipe, status, has_files=has_files)
+        self._runs[key] = CandidateRun(run.run_id, status, progress, has_files)
+        return True
+
+    def _key(self, candidate_id: int) -> str:
+        return f"{self._record_uuid}/{candidate_id}"
+
+    def _find_or_create(
+        self, key: str, candidate: AttemptedCandidate, experiment: Experiment, *, look_up: bool
+    ) -> CandidateRun:
+        run = find_run(self._client, experiment.experiment_id, CANDIDATE_TAG, key) if look_up else None
+        if run is None:
+            run = self._client.create_run(
+                experiment.experiment_id,
+                start_time=to_milliseconds(candidate.started_at),
+                tags={CANDIDATE_TAG: key},
+                run_name=f"birth {candidate.birth}",
+            )
+        return _read_run(run)
+
+    def _upload_files(self, run_id: str, candidate: AttemptedCandidate, experiment: Experiment) -> bool:
+        """Upload the architecture as JSON and as a drawing. Log only the first error, and go on without files."""
+        if not self._store_accepts_files:
+            return False
+        try:
+            with tempfile.TemporaryDirectory(prefix="eatnas-mlflow-") as name:
+                _write_files(Path(name), candidate, experiment)
+                self._client.log_artifacts(run_id, name)
+        except Exception as error:  # a full disk, or any error of MLflow's artifact store
+            self._client.search_experiments(max_results=1)  # raises if MLflow as a whole is unreachable
+            self._store_accepts_files = False
+            self._log(f"MLflow stores runs but no files: {type(error).__name__}: {error}")
+            return False
+        return True
+
+    def _write(
+        self, run: CandidateRun, candidate: AttemptedCandidate, recipe: dict[str, Any], status: str, *, has_files: bool
+    ) -> None:
+        with reading(self._engine) as connection:
+            epochs = list_epochs(connection, candidate.id, first=run.epochs, end=candidate.epochs)
+        log_in_batches(
+            self._client,
+            run.run_id,
+            [*epoch_metrics(epochs, candidate.device_kind), *score_metrics(candidate)],
+            params=_params(candidate, recipe),
+            tags=self._tags(candidate, has_files=has_files),
+        )
+        if status in ENDED:
+            ended_at = candidate.ended_at or candidate.last_report_at
+            self._client.set_terminated(run.run_id, status, end_time=to_milliseconds(ended_at))
+        elif run.status != status:
+            self._client.update_run(run.run_id, status=status)
+
+    def _tags(self, candidate: AttemptedCandidate, *, has_files: bool) -> list[RunTag]:
+        from mlflow.entities import RunTag
+
+        tags = {"eatnas.host": candidate.host_name, "eatnas.device": candidate.device_name}
+        tags |= {"eatnas.birth": str(candidate.birth), **_progress(candidate)}
+        parent = None if candidate.parent_id is None else self.find_run_id(candidate.parent_id)
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        if has_files:
+            tags[FILES_TAG] = "yes"
+        return [RunTag(key, value) for key, value in tags.items()]
+
+
+def _read_run(run: Run) -> CandidateRun:
+    progress = {key: run.data.tags[key] for key in PROGRESS_TAGS if key in run.data.tags}
+    return CandidateRun(run.info.run_id, run.info.status, progress, FILES_TAG in run.data.tags)
+
+
+def _status(candidate: AttemptedCandidate, live_hosts: frozenset[int] | None) -> str:
+    leased = candidate.state is CandidateState.LEASED
+    if leased and live_hosts is not None and candidate.lease_host_id not in live_hosts:
+        return ABANDONED
+    return STATUSES[candidate.state]
+
+
+def _progress(candidate: AttemptedCandidate) -> dict[str, str]:
+    return dict(zip(PROGRESS_TAGS, (candidate.state.value, str(candidate.attempt), str(candidate.epochs)), strict=True))
+
+
+def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param]:
+    from mlflow.entities import Param
+
+    blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
+    sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
+    return [Param(key, str(value)) for key, value in {**recipe, **blocks, **sizes}.items()]
+
+
+def _write_files(folder: Path, candidate: AttemptedCandidate, experiment: Experiment) -> None:
+    architecture = Architecture.parse(candidate.genotype)
+    description = describe_architecture(architecture, experiment.macro, experiment.task)
+    description |= {"digest": candidate.digest, "params": candidate.params, "mult_adds": candidate.mult_adds}
+    (folder / "architecture.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    title = f"candidate {candidate.id}, birth {candidate.birth}"
+    drawing = draw_architecture(architecture, experiment.macro, experiment.task, title)
+    (folder / "architecture.svg").write_text(drawing, encoding="utf-8")

@@ -1,0 +1,124 @@
+"""Connections to an MLflow store: the client, its runs, its address and its error messages."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Engine
+
+from eatnas_db.database.locks import alone
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+RUNNING: Final = "RUNNING"
+SCHEDULED: Final = "SCHEDULED"
+"""Status of a search or candidate that is not finished and that no daemon works on."""
+SEARCH_TAG: Final = "eatnas.summary"
+CANDIDATE_TAG: Final = "eatnas.candidate"
+RUNS_PER_PAGE: Final = 500
+METRICS_PER_BATCH: Final = 800
+"""MLflow accepts 1000 items per request; the parameters and tags of a run share its last batch of metrics."""
+MAX_ERROR_CHARACTERS: Final = 300
+
+
+def open_store(engine: Engine, tracking_uri: str) -> MlflowClient:
+    """Connect to a store, and create its tables if it is new.
+
+    A lock on the record serializes this: two programs that create a store at once would corrupt it.
+    """
+    with alone(engine, "mlflow"):
+        client = connect(tracking_uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """Return MLflow's client, without telemetry and without retries of its own."""
+    configure_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+def configure_mlflow() -> None:
+    """Set MLflow's environment variables. Call this before the first import of `mlflow`, which reads them."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["DO_NOT_TRACK"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # A request that MLflow repeats after a lost answer would create a second run; our retry looks the run up first.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+def list_runs(client: MlflowClient, experiment_id: str, condition: str = "") -> Iterator[Run]:
+    """Yield the runs of an experiment that meet a condition in MLflow's filter syntax."""
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], condition, max_results=RUNS_PER_PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def find_run(client: MlflowClient, experiment_id: str, tag: str, value: str) -> Run | None:
+    """Return a run of an experiment by the value of a tag."""
+    return next(list_runs(client, experiment_id, f"tags.`{tag}` = '{value}'"), None)
+
+
+def log_in_batches(
+    client: MlflowClient,
+    run_id: str,
+    metrics: list[Metric],
+    *,
+    params: list[Param] | None = None,
+    tags: list[RunTag] | None = None,
+) -> None:
+    """Log metrics, parameters and tags to a run in as few requests as MLflow accepts.
+
+    The tags say how much the run contains, so they go with the last metrics: stores write metrics before tags.
+    """
+    while len(metrics) > METRICS_PER_BATCH:
+        client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
+        metrics = metrics[METRICS_PER_BATCH:]
+    client.log_batch(run_id, metrics=metrics, params=params or [], tags=tags or [])
+
+
+def to_milliseconds(seconds: float) -> int:
+    """Convert a Unix time in seconds to MLflow's unit."""
+    return round(seconds * 1000)
+
+
+def hide_passwords(text: str) -> str:
+    """Replace the password in every URL of a text by asterisks."""
+    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
+
+
+def describe_error(tracking_uri: str, error: Exception) -> str:
+    """Return one line for a log: the store, the kind of error and the first line of its message."""
+    first_line = (str(error).splitlines() or [""])[0]
+    message = f"MLflow at {tracking_uri}: {type(error).__name__}: {first_line}"
+    return hide_passwords(message)[:MAX_ERROR_CHARACTERS]
+
+
+def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:
+    """Return the device and inode of an SQLite store's file; None if there is no such file."""
+    try:
+        status = Path(tracking_uri.removeprefix("sqlite:///")).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def find_artifact_folder(tracking_uri: str) -> Path | None:
+    """Return the folder for the files of an SQLite store, next to it; None for a server, which has its own place."""
+    if not tracking_uri.startswith("sqlite:///"):
+        return None
+    return Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts"

@@ -1,0 +1,103 @@
+"""An architecture as JSON values and as an SVG drawing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cost import after_stride
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_report.palette import ORANGE, SKY_BLUE, YELLOW
+from eatnas_report.templating import render_template
+
+FILLS: Final = {"sep": YELLOW, "mb3": SKY_BLUE, "mb6": ORANGE}
+STEM_FILL: Final = "#DDDDDD"
+MIN_BAR_WIDTH: Final = 34.0
+MAX_BAR_WIDTH: Final = 280.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """A block in a macro: its output channels, its stride, and the side of its output in pixels."""
+
+    op: str
+    kernel: int
+    skip: bool
+    depth: int
+    width: float
+    channels: int
+    stride: int
+    side: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row of the drawing: a stack of `depth` bars of `width` pixels, and its label."""
+
+    label: str
+    width: float
+    fill: str
+    depth: int = 1
+    skip: bool = False
+
+
+def describe_architecture(architecture: Architecture, macro: Macro, task: Task) -> dict[str, Any]:
+    """Return the network as JSON values: stem, head, and each block with its channels and output side."""
+    return {
+        "code": str(architecture),
+        "authors_code": architecture.to_code(),
+        "space": macro.name,
+        "resolution": task.resolution,
+        "classes": task.classes,
+        "stem": {"channels": macro.stem_channels, "stride": macro.stem_stride},
+        "blocks": [asdict(block) for block in _place_blocks(architecture, macro, task)],
+        "head": {"channels": macro.head_channels},
+    }
+
+
+def draw_architecture(architecture: Architecture, macro: Macro, task: Task, title: str) -> str:
+    """Return an SVG of the network from top to bottom: the length of a bar shows channels, a stack shows depth."""
+    blocks = _place_blocks(architecture, macro, task)
+    max_channels = max(macro.stem_channels, macro.head_channels, *(block.channels for block in blocks))
+
+    def width(channels: int) -> float:
+        # The square root keeps the bars of the first blocks visible next to those of the last.
+        return max(MIN_BAR_WIDTH, MAX_BAR_WIDTH * math.sqrt(channels / max_channels))
+
+    bars = [
+        Bar(f"stem, {macro.stem_channels} channels", width(macro.stem_channels), STEM_FILL),
+        *(
+            Bar(_label(number, block), width(block.channels), FILLS[block.op], block.depth, block.skip)
+            for number, block in enumerate(blocks, 1)
+        ),
+        Bar(f"head, {macro.head_channels} channels", width(macro.head_channels), STEM_FILL),
+    ]
+    return render_template("architecture.svg.jinja", title=title, task=task, bars=bars)
+
+
+def _place_blocks(architecture: Architecture, macro: Macro, task: Task) -> list[PlacedBlock]:
+    side = after_stride(task.resolution, macro.stem_stride)
+    placed = []
+    for position, block in enumerate(architecture):
+        stride = macro.strides[position]
+        side = after_stride(side, stride)
+        placed.append(
+            PlacedBlock(
+                op=block.op,
+                kernel=block.kernel,
+                skip=block.skip,
+                depth=block.depth,
+                width=block.width,
+                channels=macro.block_channels(position, block.width),
+                stride=stride,
+                side=side,
+            )
+        )
+    return placed
+
+
+def _label(number: int, block: PlacedBlock) -> str:
+    layers = f"{block.depth} × {block.op} {block.kernel}×{block.kernel}"
+    return f"{number}: {layers}, {block.channels} channels, {block.side}×{block.side}{', skip' if block.skip else ''}"
