@@ -76,7 +76,7 @@ def train(connection: Any, number: int) -> None:
         fitness=accuracy,
         metrics={"val_accuracy": accuracy},
         seed=1,
-        circumstances=MADE_UNDER,
+        provenance=MADE_UNDER,
         device_seconds=2.0,
         now=now + 9,
     )

@@ -68,7 +68,7 @@ def one_candidate(connection: Any) -> None:
         fitness=fitness,
         metrics={"val_accuracy": fitness, "val_loss": 1.0},
         seed=7,
-        circumstances=UNDER,
+        provenance=UNDER,
         device_seconds=1.0,
         now=1.0,
     )

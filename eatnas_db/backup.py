@@ -139,7 +139,7 @@ def _take_over(copy: Path, backup: Path, now: float) -> None:
     try:
         with transaction(engine) as connection:
             for host_id in connection.execute(select(lease.c.host_id).distinct()).scalars().all():
-                transitions.take_back_all(connection, host_id, now)
+                transitions.reclaim_leases(connection, host_id, now)
             events.record_event(connection, now, "restored", detail={"file": backup.name})
     finally:
         engine.dispose()

@@ -1,22 +1,24 @@
-"""Leases: the token that guards every write of an attempt, heartbeats, and what a lease holds."""
+"""Leases: the token that guards every write of an attempt, heartbeats, and which candidate is leased next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, or_, select, update
 
+from eatnas_db.domain.failure_policy import MAX_BACKOFF_SECONDS
+from eatnas_db.domain.memory_estimate import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
 from eatnas_db.domain.states import CandidateState, MemoryFallback
 from eatnas_db.errors import StaleLeaseError
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.trainings import lease
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseToken:
-    """The fencing token: every write of an attempt repeats it."""
+    """The fencing token of an attempt: every write of the attempt repeats it."""
 
     candidate: int
     attempt: int
@@ -24,7 +26,7 @@ class LeaseToken:
 
 @dataclass(frozen=True, slots=True)
 class LeasedCandidate:
-    """A candidate handed out for training; `spent_seconds` of a device went into its earlier attempts."""
+    """A candidate leased for training; its earlier attempts took `spent_seconds` of a device."""
 
     token: LeaseToken
     search_id: int
@@ -42,51 +44,105 @@ class LeasedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class LeaseFilter:
-    """What may be leased for a device. `variable_bytes`: of `domain.memory`; None: whatever it takes."""
+    """Which candidates fit on a device."""
 
     alone: bool = True
-    """Whether nothing else trains on it."""
+    """Whether nothing else trains on the device."""
     variable_bytes: int | None = None
+    """The largest `memory_estimate.variable_bytes` that fits; None: no limit."""
     batch_size: int = 0
 
 
 ANY_CANDIDATE: Final = LeaseFilter()
+_MAX_BIGINT: Final = 2**63 - 1
 
-
-_NEW_RATE: Final = (
-    update(lease)
-    .where(lease.c.candidate_id == bindparam("of"), lease.c.attempt == bindparam("number"))
-    .values(images_per_second=bindparam("rate"))
+NEXT_PENDING: Final = (
+    select(candidate.c.id)
+    .where(
+        candidate.c.search_id == bindparam("of_search"),
+        PENDING,
+        # A time further ahead than any back-off was written before the clock was set back.
+        or_(
+            candidate.c.not_before <= bindparam("now"),
+            candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
+        ),
+        candidate.c.thrift <= bindparam("max_memory_fallback"),
+        BYTES_PER_PARAMETER * candidate.c.params + candidate.c.mult_adds * bindparam("bytes_per_mult_add")
+        <= bindparam("max_variable_bytes"),
+    )
+    .order_by(candidate.c.birth)
+    .limit(1)
+    # Skips a candidate that another host is leasing now. SQLite has one writer at a time, and omits the clause.
+    .with_for_update(skip_locked=True, key_share=True)
+    .scalar_subquery()
 )
+"""The oldest pending candidate that fits; its parameters are those of `next_pending_parameters`."""
 
 
-_LEASES_OF_SEARCH: Final = (
-    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("of"))
-)
+def next_pending_parameters(search_id: int, lease_filter: LeaseFilter, now: float) -> dict[str, float]:
+    """Return the parameters of `NEXT_PENDING`."""
+    max_bytes = lease_filter.variable_bytes
+    return {
+        "of_search": search_id,
+        "now": now,
+        "max_memory_fallback": MemoryFallback.HALVED if lease_filter.alone else MemoryFallback.NONE,
+        "bytes_per_mult_add": BYTES_PER_MULT_ADD * lease_filter.batch_size,
+        "max_variable_bytes": _MAX_BIGINT if max_bytes is None else max_bytes,
+    }
 
 
-def count_leased(connection: Connection, search_id: int) -> int:
-    """How many candidates of a search are in training, on all hosts; there are never many leases."""
-    return int(connection.execute(_LEASES_OF_SEARCH, {"of": search_id}).scalar_one())
+class HeldCandidate(NamedTuple):
+    """The candidate that a lease holds."""
+
+    search_id: int
+    own_failures: int
+    losses: int
+    thrift: int
 
 
-def beat(connection: Connection, host_id: int, rates: Mapping[LeaseToken, float] | None = None) -> None:
-    """Show that this host lives: every lease it holds counts one up. `rates`: images a second of its trainings."""
-    connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
-    for token, rate in (rates or {}).items():
-        connection.execute(_NEW_RATE, {"of": token.candidate, "number": token.attempt, "rate": rate})
-
-
-_HELD: Final = select(candidate.c.search_id, candidate.c.own_failures, candidate.c.losses, candidate.c.thrift).where(
-    candidate.c.id == bindparam("of"),
-    candidate.c.attempt == bindparam("number"),
+_SELECT_HELD: Final = select(
+    candidate.c.search_id, candidate.c.own_failures, candidate.c.losses, candidate.c.thrift
+).where(
+    candidate.c.id == bindparam("token_candidate"),
+    candidate.c.attempt == bindparam("token_attempt"),
     candidate.c.state == CandidateState.LEASED,
 )
 
 
-def require_lease(connection: Connection, token: LeaseToken) -> Any:
-    """Return the candidate that a lease holds. Raises `StaleLeaseError`."""
-    row = connection.execute(_HELD, {"of": token.candidate, "number": token.attempt}).first()
+def require_lease(connection: Connection, token: LeaseToken) -> HeldCandidate:
+    """Return the candidate that a lease holds. Raises `StaleLeaseError` if the lease has ended."""
+    parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}
+    row = connection.execute(_SELECT_HELD, parameters).first()
     if row is None:
-        raise StaleLeaseError(f"attempt {token.attempt} of candidate {token.candidate} no longer holds")
-    return row
+        raise stale_lease(token)
+    return HeldCandidate(*row)
+
+
+def stale_lease(token: LeaseToken) -> StaleLeaseError:
+    """Return the error for a write of an attempt that no longer holds its candidate."""
+    return StaleLeaseError(f"the lease of candidate {token.candidate}, attempt {token.attempt}, has ended")
+
+
+_COUNT_LEASES: Final = (
+    select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == bindparam("search_id"))
+)
+
+
+def count_leased(connection: Connection, search_id: int) -> int:
+    """Count the candidates of a search that are in training on all hosts; the lease table is always small."""
+    return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
+
+
+_SET_RATE: Final = (
+    update(lease)
+    .where(lease.c.candidate_id == bindparam("token_candidate"), lease.c.attempt == bindparam("token_attempt"))
+    .values(images_per_second=bindparam("rate"))
+)
+
+
+def record_heartbeat(connection: Connection, host_id: int, rates: Mapping[LeaseToken, float] | None = None) -> None:
+    """Increment the counter of every lease of a host, and record training rates in images per second."""
+    connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
+    for token, rate in (rates or {}).items():
+        parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, "rate": rate}
+        connection.execute(_SET_RATE, parameters)

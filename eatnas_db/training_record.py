@@ -1,4 +1,4 @@
-"""Record what a training leaves behind before it is scored: epochs, checkpoints and resumptions."""
+"""Record the progress of a training: epochs, checkpoints and resumptions."""
 
 from __future__ import annotations
 
@@ -180,15 +180,3 @@ def _epoch_row(token: LeaseToken, record: EpochRecord) -> dict[str, Any]:
         "memory_bytes": None if use is None else use.memory_bytes,
         "load": None if use is None else use.load,
     }
-
-
-def has_progressed(connection: Connection, token: LeaseToken) -> bool:
-    """Return whether an attempt recorded an epoch or a checkpoint."""
-    return any(
-        connection.execute(
-            select(table.c.candidate_id)
-            .where(table.c.candidate_id == token.candidate, table.c.attempt == token.attempt)
-            .limit(1)
-        ).first()
-        for table in (epoch, checkpoint)
-    )

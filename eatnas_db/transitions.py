@@ -1,7 +1,7 @@
-"""The owner of a candidate's state: no other module writes it.
+"""The owner of a candidate's state: no other module changes it.
 
-Each transition is one guarded UPDATE … RETURNING with its event in the same transaction; the guards are made
-from the table in `domain.states`. The caller owns the transaction. A stale writer gets `StaleLeaseError`.
+Each transition is one guarded UPDATE … RETURNING, together with its event, in the caller's transaction. The guards are
+generated from the table of edges in `domain.states`. A write with an outdated lease token raises `StaleLeaseError`.
 """
 
 from __future__ import annotations
@@ -9,124 +9,33 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Update, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, update
 
-from eatnas_db.database.dialects import insert_new
-from eatnas_db.domain.evolution import Birth
-from eatnas_db.domain.memory_estimate import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
+from eatnas_db.attempts import end_attempt, has_progressed, list_earlier_attempts, start_attempt, sum_epoch_seconds
+from eatnas_db.domain.failure_policy import NOT_ITS_OWN, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
-from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
-from eatnas_db.errors import ConflictError, StaleLeaseError
+from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
-from eatnas_db.leases import ANY_CANDIDATE, LeasedCandidate, LeaseFilter, LeaseToken, require_lease
+from eatnas_db.leases import (
+    ANY_CANDIDATE,
+    NEXT_PENDING,
+    LeasedCandidate,
+    LeaseFilter,
+    LeaseToken,
+    next_pending_parameters,
+    require_lease,
+    stale_lease,
+)
 from eatnas_db.provenance import Provenance, store_provenance
-from eatnas_db.schema.candidates import PENDING, architecture, block, candidate, mutation
+from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import attempt, epoch, lease, score
-from eatnas_db.training_record import has_progressed
+from eatnas_db.schema.trainings import lease
+from eatnas_db.scores import insert_scores, raise_memory_share
 
-MAXIMUM_OWN_FAILURES: Final = 3
-
-
-MAXIMUM_INTEGER: Final = 2**63 - 1
-
-
-MAXIMUM_LOSSES: Final = 20
-
-
-BACK_OFF_SECONDS: Final = 10.0
-
-
-LONGEST_BACK_OFF: Final = BACK_OFF_SECONDS * 2 ** (MAXIMUM_OWN_FAILURES - 2)
-
-
-HOPELESS: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
-"""Kinds that another try would only repeat."""
-
-
-_THRIFTIER: Final = {MemoryFallback.NONE: "to_be_alone", MemoryFallback.ALONE: "to_be_halved"}
-
-
-BLAMELESS: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
-"""Kinds that are not the candidate's own doing."""
-
-
-_NEW_MUTATION: Final = insert(mutation)
-
-
-_NEW_CANDIDATE: Final = insert_new(candidate).returning(candidate.c.id)
-
-
-_BORN: Final = (
-    update(search)
-    .where(search.c.id == bindparam("of"), search.c.born == bindparam("number"))
-    .values(born=search.c.born + 1)
-)
-
-
-def submit(connection: Connection, search_id: int, birth: Birth, now: float, replica: int = 0) -> int | None:
-    """Insert a decided birth as a pending candidate; None where another host was first with the same."""
-    proposal = birth.proposal
-    values = {
-        "search_id": search_id,
-        "birth": birth.number,
-        "architecture_id": store_architecture(connection, proposal),
-        "code": str(proposal.architecture),
-        "origin": birth.origin,
-        "parent_id": birth.parent_id,
-        "replica": replica,
-        "state": CandidateState.PENDING,
-        "params": proposal.cost.params,
-        "mult_adds": proposal.cost.mult_adds,
-        "created_at": now,
-    }
-    candidate_id = connection.execute(_NEW_CANDIDATE, values).scalar()
-    if candidate_id is None:
-        return None
-    if proposal.changes:
-        changes = [
-            {
-                "candidate_id": candidate_id,
-                "ordinal": ordinal,
-                "block": change.block,
-                "primitive": change.primitive,
-                "before": str(change.before),
-                "after": str(change.after),
-            }
-            for ordinal, change in enumerate(proposal.changes)
-        ]
-        connection.execute(_NEW_MUTATION, changes)
-    connection.execute(_BORN, {"of": search_id, "number": birth.number})
-    record_event(connection, now, "born", search_id, candidate_id)
-    return int(candidate_id)
-
-
-_ELDEST: Final = (
-    select(candidate.c.id)
-    .where(
-        candidate.c.search_id == bindparam("of"),
-        PENDING,
-        # A time too far off was written before the clock was set back.
-        or_(
-            candidate.c.not_before <= bindparam("now"),
-            candidate.c.not_before > bindparam("now") + LONGEST_BACK_OFF,
-        ),
-        candidate.c.thrift <= bindparam("most_thrift"),
-        BYTES_PER_PARAMETER * candidate.c.params + candidate.c.mult_adds * bindparam("bytes_per_mult_add")
-        <= bindparam("most_bytes"),
-    )
-    .order_by(candidate.c.birth)
-    .limit(1)
-    # Not one that another host is taking at this moment; SQLite lets one write at a time, and leaves these words out.
-    .with_for_update(skip_locked=True, key_share=True)
-    .scalar_subquery()
-)
-
-
-_LEASE_ELDEST: Final = (
+_LEASE_NEXT: Final = (
     update(candidate)
-    .where(candidate.c.id == _ELDEST, PENDING)
+    .where(candidate.c.id == NEXT_PENDING, PENDING)
     .values(state=EDGES[Transition.LEASE][1], attempt=candidate.c.attempt + 1)
     .returning(
         candidate.c.id,
@@ -143,19 +52,6 @@ _LEASE_ELDEST: Final = (
 )
 
 
-_NEW_ATTEMPT: Final = insert(attempt)
-
-
-_NEW_LEASE: Final = insert(lease)
-
-
-_EARLIER: Final = (
-    select(attempt.c.device_seconds, attempt.c.failure)
-    .where(attempt.c.candidate_id == bindparam("of"))
-    .order_by(attempt.c.number)
-)
-
-
 def lease_next(
     connection: Connection,
     search_id: int,
@@ -163,51 +59,30 @@ def lease_next(
     host_id: int,
     worker_id: int,
     now: float,
-    room: LeaseFilter = ANY_CANDIDATE,
+    lease_filter: LeaseFilter = ANY_CANDIDATE,
 ) -> LeasedCandidate | None:
-    """Hand out the search's eldest pending candidate for which there is room, or None."""
-    fits = {
-        "most_thrift": MemoryFallback.HALVED if room.alone else MemoryFallback.NONE,
-        "bytes_per_mult_add": BYTES_PER_MULT_ADD * room.batch_size,
-        "most_bytes": MAXIMUM_INTEGER if room.variable_bytes is None else room.variable_bytes,
-    }
-    row = connection.execute(_LEASE_ELDEST, {"of": search_id, "now": now, **fits}).first()
+    """Lease the oldest pending candidate of a search that the filter accepts; return None if there is none."""
+    row = connection.execute(_LEASE_NEXT, next_pending_parameters(search_id, lease_filter, now)).first()
     if row is None:
         return None
-    number = row.attempt
-    earlier = [] if number == 1 else connection.execute(_EARLIER, {"of": row.id}).all()
-    connection.execute(
-        _NEW_ATTEMPT, {"candidate_id": row.id, "number": number, "worker_id": worker_id, "started_at": now}
-    )
-    connection.execute(_NEW_LEASE, {"candidate_id": row.id, "attempt": number, "host_id": host_id})
-    record_event(connection, now, Transition.LEASE, search_id, row.id, number)
+    token = LeaseToken(row.id, row.attempt)
+    earlier = list_earlier_attempts(connection, token)
+    start_attempt(connection, token, host_id=host_id, worker_id=worker_id, now=now)
+    record_event(connection, now, Transition.LEASE, search_id, token.candidate, token.attempt)
     return LeasedCandidate(
-        LeaseToken(row.id, number),
-        search_id,
-        row.birth,
-        row.code,
-        row.mult_adds,
-        row.parent_id,
-        row.replica,
-        row.origin,
-        spent_seconds=sum(one.device_seconds for one in earlier),
+        token=token,
+        search_id=search_id,
+        birth=row.birth,
+        code=row.code,
+        mult_adds=row.mult_adds,
+        parent_id=row.parent_id,
+        replica=row.replica,
+        origin=row.origin,
+        spent_seconds=sum(ended.device_seconds for ended in earlier),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
         thrift=MemoryFallback(row.thrift),
     )
-
-
-_NEW_SCORE: Final = insert(score)
-
-
-_NEW_SHARE: Final = (
-    update(search)
-    .where(
-        search.c.id == bindparam("of"),
-        or_(search.c.memory_share.is_(None), search.c.memory_share < bindparam("share")),
-    )
-    .values(memory_share=bindparam("share"))
-)
 
 
 def record_score(
@@ -217,7 +92,7 @@ def record_score(
     fitness: float,
     metrics: dict[str, float],
     seed: int,
-    circumstances: Provenance,
+    provenance: Provenance,
     device_seconds: float,
     now: float,
     lineage_epochs: int | None = None,
@@ -226,8 +101,12 @@ def record_score(
     peak_bytes: int | None = None,
     memory_share: float | None = None,
 ) -> None:
-    """End an attempt with a score. `memory_share`: of what `domain.memory` foretold; the largest is kept."""
-    row = _move(
+    """End an attempt with a score.
+
+    `memory_share`: the memory used as a share of the estimate by `domain.memory_estimate`; the search keeps the
+    largest. Raises `StaleLeaseError`.
+    """
+    search_id = _move(
         connection,
         Transition.SCORE,
         token,
@@ -239,26 +118,24 @@ def record_score(
         share_inherited=share_inherited,
         logit_distance=logit_distance,
     )
-    measured = {} if peak_bytes is None else {"peak_bytes": peak_bytes}
-    _end_attempt(connection, token, "scored", device_seconds, now, search_id=row.search_id, scored=1, **measured)
+    end_attempt(
+        connection,
+        token,
+        search_id=search_id,
+        outcome="scored",
+        device_seconds=device_seconds,
+        now=now,
+        peak_bytes=peak_bytes,
+    )
     if memory_share is not None:
-        connection.execute(_NEW_SHARE, {"of": row.search_id, "share": memory_share})
-    provenance_id = store_provenance(connection, circumstances)
-    rows = [
-        {
-            "candidate_id": token.candidate,
-            "metric": metric,
-            "seed": seed,
-            "value": value,
-            "attempt": token.attempt,
-            "provenance_id": provenance_id,
-        }
-        for metric, value in metrics.items()
-    ]
-    connection.execute(_NEW_SCORE, rows)
+        raise_memory_share(connection, search_id, memory_share)
+    insert_scores(connection, token, metrics, seed=seed, provenance_id=store_provenance(connection, provenance))
     if TEST_ACCURACY in metrics:
         detail = {"accuracy": metrics[TEST_ACCURACY]}
-        record_event(connection, now, "tested", row.search_id, token.candidate, token.attempt, detail)
+        record_event(connection, now, "tested", search_id, token.candidate, token.attempt, detail)
+
+
+_FALLBACK_EVENTS: Final = {MemoryFallback.ALONE: "to_be_alone", MemoryFallback.HALVED: "to_be_halved"}
 
 
 def record_failure(
@@ -271,56 +148,59 @@ def record_failure(
     device_seconds: float = 0.0,
     now: float,
 ) -> CandidateState:
-    """End an attempt without a score; where the candidate goes is the kind's policy.
+    """End an attempt without a score and return the candidate's new state, which `domain.failure_policy` decides.
 
-    An attempt counts against the candidate when it ended by its own doing without any progress; kills and
-    reboots never do, but for 20 in a row without any. Where memory was out it is tried with more thrift, as long
-    as there is any.
+    Raises `StaleLeaseError`.
     """
     held = require_lease(connection, token)
-    # PostgreSQL knows no such character.
-    message = message.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    lost = kind in BLAMELESS
+    message, traceback = _without_nul(message), _without_nul(traceback)
     progressed = has_progressed(connection, token)
-    out_of_memory = kind == FailureKind.OUT_OF_MEMORY
-    failures = held.own_failures + (0 if lost or progressed or out_of_memory else 1)
-    losses = held.losses + 1 if lost and not progressed else 0
-    most_thrifty = out_of_memory and held.thrift == MemoryFallback.HALVED
-    hopeless = kind in HOPELESS or most_thrifty or failures >= MAXIMUM_OWN_FAILURES or losses >= MAXIMUM_LOSSES
-    if hopeless:
-        edge, changes = Transition.FAIL, {"ended_at": now}
-    else:
-        not_before = now + BACK_OFF_SECONDS * 2 ** (failures - 2) if failures >= 2 else 0.0
-        edge, changes = Transition.TAKE_BACK, {"not_before": not_before}
-    if out_of_memory and not most_thrifty:
-        changes["thrift"] = held.thrift + 1
+    decision = decide_after_failure(
+        kind,
+        progressed=progressed,
+        own_failures=held.own_failures,
+        lost_attempts=held.losses,
+        memory_fallback=MemoryFallback(held.thrift),
+    )
+    counters = {
+        "own_failures": decision.own_failures,
+        "losses": decision.lost_attempts,
+        "thrift": decision.memory_fallback,
+    }
     detail = {"failure": kind, "message": message}
-    row = _move(connection, edge, token, now, detail=detail, own_failures=failures, losses=losses, **changes)
-    _end_attempt(
+    if decision.gives_up:
+        edge = Transition.FAIL
+        _move(connection, edge, token, now, detail, ended_at=now, **counters)
+    else:
+        edge = Transition.RECLAIM
+        not_before = now + decision.backoff_seconds if decision.backoff_seconds else 0.0
+        _move(connection, edge, token, now, detail, not_before=not_before, **counters)
+    end_attempt(
         connection,
         token,
-        "lost" if lost else "failed",
-        device_seconds,
-        now,
-        search_id=row.search_id,
+        search_id=held.search_id,
+        outcome="lost" if kind in NOT_ITS_OWN else "failed",
+        device_seconds=device_seconds,
+        now=now,
         failure=kind,
         message=message,
-        traceback=traceback.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+        traceback=traceback,
         progressed=progressed,
     )
-    if out_of_memory and not hopeless:
-        record_event(connection, now, _THRIFTIER[held.thrift], row.search_id, token.candidate, token.attempt)
+    if decision.memory_fallback != held.thrift:
+        event = _FALLBACK_EVENTS[decision.memory_fallback]
+        record_event(connection, now, event, held.search_id, token.candidate, token.attempt)
     return EDGES[edge][1]
 
 
 def release(connection: Connection, token: LeaseToken, device_seconds: float, now: float) -> None:
-    """Give a candidate back unfinished; its checkpoint is kept."""
-    row = _move(connection, Transition.RELEASE, token, now)
-    _end_attempt(connection, token, "released", device_seconds, now, search_id=row.search_id)
+    """Return an unfinished candidate to pending; its checkpoints are kept. Raises `StaleLeaseError`."""
+    search_id = _move(connection, Transition.RELEASE, token, now)
+    end_attempt(connection, token, search_id=search_id, outcome="released", device_seconds=device_seconds, now=now)
 
 
 def cancel(connection: Connection, candidate_id: int, now: float) -> None:
-    """Cancel a pending or leased candidate; a worker's later reports are refused by its token."""
+    """Cancel a pending or leased candidate, whose lease token becomes outdated. Raises `ConflictError`."""
     sources, target = EDGES[Transition.CANCEL]
     row = connection.execute(
         update(candidate)
@@ -329,15 +209,14 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         .returning(candidate.c.search_id, candidate.c.attempt)
     ).first()
     if row is None:
-        raise ConflictError(
-            f"candidate {candidate_id} is neither pending nor in training: it has ended, and its history stays"
-        )
-    _end_attempt(connection, LeaseToken(candidate_id, row.attempt), "cancelled", 0.0, now, search_id=row.search_id)
+        raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
+    token = LeaseToken(candidate_id, row.attempt)
+    end_attempt(connection, token, search_id=row.search_id, outcome="cancelled", device_seconds=0.0, now=now)
     record_event(connection, now, Transition.CANCEL, row.search_id, candidate_id)
 
 
 def retry(connection: Connection, candidate_id: int, now: float) -> None:
-    """Make a failed candidate pending again, its failures forgiven."""
+    """Return a failed candidate to pending, reset its counters and reopen its search. Raises `ConflictError`."""
     sources, target = EDGES[Transition.RETRY]
     row = connection.execute(
         update(candidate)
@@ -347,7 +226,8 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     ).first()
     if row is None:
         raise ConflictError(
-            f"candidate {candidate_id} has not failed; `eatnas-db query failures NAME` lists those that have"
+            f"cannot retry candidate {candidate_id}: it has not failed; "
+            "list failed candidates with `eatnas-db query failures NAME`"
         )
     reopened = connection.execute(
         update(search)
@@ -356,64 +236,44 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
         .returning(search.c.id)
     ).first()
     if reopened is None:
-        raise ConflictError(f"the search of candidate {candidate_id} was cancelled, which is final")
+        raise ConflictError(f"cannot retry candidate {candidate_id}: its search is cancelled, which cannot be undone")
     record_event(connection, now, Transition.RETRY, row.search_id, candidate_id)
 
 
-def take_back_all(connection: Connection, host_id: int, now: float) -> int:
-    """A restarted supervisor takes back what its predecessor on this host held."""
-    held = connection.execute(
+def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
+    """End every lease of a host whose daemon was restarted, and return their number."""
+    rows = connection.execute(
         delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
     ).all()
-    for row in held:
-        _take_back(connection, LeaseToken(*row), "the daemon was restarted", now)
-    return len(held)
+    for row in rows:
+        _record_lost(connection, LeaseToken(*row), "the daemon was restarted", now)
+    return len(rows)
 
 
-def expire(connection: Connection, token: LeaseToken, counter: int, why: str, now: float) -> bool:
-    """Take a lease back from a host whose counter stood still; False where it has moved on, or is gone."""
-    still = delete(lease).where(
+def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, reason: str, now: float) -> bool:
+    """End a lease whose heartbeat counter is still `counter`; return False if it has advanced or the lease is gone."""
+    unchanged = delete(lease).where(
         lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
     )
-    if connection.execute(still.returning(lease.c.candidate_id)).first() is None:
+    if connection.execute(unchanged.returning(lease.c.candidate_id)).first() is None:
         return False
-    _take_back(connection, token, why, now)
+    _record_lost(connection, token, reason, now)
     return True
 
 
-def _take_back(connection: Connection, token: LeaseToken, why: str, now: float) -> None:
-    trained = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
-        epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
-    )
-    seconds = connection.execute(trained).scalar_one()
-    record_failure(connection, token, FailureKind.LOST, why, device_seconds=seconds, now=now)
-
-
-_JOINS: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(joined=bindparam("step"))
-
-
-_LEAVES: Final = update(candidate).where(candidate.c.id == bindparam("of")).values(left=bindparam("step"))
-
-
-def join_population(connection: Connection, candidate_id: int, step: int) -> None:
-    """A candidate lives from this step on."""
-    connection.execute(_JOINS, {"of": candidate_id, "step": step})
-
-
-def leave_population(connection: Connection, candidate_id: int, step: int) -> None:
-    """A candidate lives no longer from this step on."""
-    connection.execute(_LEAVES, {"of": candidate_id, "step": step})
+def _record_lost(connection: Connection, token: LeaseToken, reason: str, now: float) -> None:
+    seconds = sum_epoch_seconds(connection, token)
+    record_failure(connection, token, FailureKind.LOST, reason, device_seconds=seconds, now=now)
 
 
 @cache
-def _moving(edge: Transition, *columns: str) -> Update:
-    """The guarded UPDATE of an edge that sets these columns besides the state."""
+def _guarded_update(edge: Transition, *columns: str) -> Update:
     sources, target = EDGES[edge]
     return (
         update(candidate)
         .where(
-            candidate.c.id == bindparam("of"),
-            candidate.c.attempt == bindparam("number"),
+            candidate.c.id == bindparam("token_candidate"),
+            candidate.c.attempt == bindparam("token_attempt"),
             candidate.c.state.in_(sources),
         )
         .values(state=target, **{column: bindparam(f"new_{column}") for column in columns})
@@ -428,89 +288,17 @@ def _move(
     now: float,
     detail: dict[str, Any] | None = None,
     **changes: Any,
-) -> Any:
+) -> int:
+    """Move a leased candidate along an edge, set these columns of it, and return the id of its search."""
     values = {f"new_{column}": value for column, value in changes.items()}
-    row = connection.execute(
-        _moving(edge, *changes), {"of": token.candidate, "number": token.attempt, **values}
-    ).first()
-    if row is None:
-        raise StaleLeaseError(f"attempt {token.attempt} of candidate {token.candidate} no longer holds")
-    record_event(connection, now, edge, row.search_id, token.candidate, token.attempt, detail)
-    return row
+    parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
+    search_id = connection.execute(_guarded_update(edge, *changes), parameters).scalar()
+    if search_id is None:
+        raise stale_lease(token)
+    record_event(connection, now, edge, search_id, token.candidate, token.attempt, detail)
+    return int(search_id)
 
 
-_NEW_ARCHITECTURE: Final = insert_new(architecture).returning(architecture.c.id)
-
-
-_KNOWN_ARCHITECTURE: Final = select(architecture.c.id).where(architecture.c.digest == bindparam("digest"))
-
-
-_NEW_BLOCK: Final = insert(block)
-
-
-def store_architecture(connection: Connection, proposal: Proposal) -> int:
-    """Insert an architecture that is not stored yet, and return its id."""
-    values = {"digest": proposal.digest, "genotype": str(proposal.effective)}
-    made = connection.execute(_NEW_ARCHITECTURE, values).scalar()
-    if made is None:
-        return int(connection.execute(_KNOWN_ARCHITECTURE, {"digest": proposal.digest}).scalar_one())
-    rows = [
-        {
-            "architecture_id": made,
-            "position": position,
-            "op": parts.op,
-            "kernel": parts.kernel,
-            "skip": parts.skip,
-            "depth": parts.depth,
-            "width": parts.width,
-        }
-        for position, parts in enumerate(proposal.effective, 1)
-    ]
-    connection.execute(_NEW_BLOCK, rows)
-    return int(made)
-
-
-@cache
-def _ending(*columns: str) -> Update:
-    """The UPDATE that closes a living attempt and sets these columns."""
-    return (
-        update(attempt)
-        .where(
-            attempt.c.candidate_id == bindparam("of"),
-            attempt.c.number == bindparam("try"),
-            attempt.c.ended_at.is_(None),
-        )
-        .values(**{column: bindparam(f"new_{column}") for column in columns})
-    )
-
-
-_DROP_LEASE: Final = delete(lease).where(lease.c.candidate_id == bindparam("of"))
-
-
-_COUNT: Final = (
-    update(search)
-    .where(search.c.id == bindparam("of"))
-    .values(
-        device_seconds=search.c.device_seconds + bindparam("seconds"),
-        scored=search.c.scored + bindparam("more"),
-    )
-)
-
-
-def _end_attempt(
-    connection: Connection,
-    token: LeaseToken,
-    outcome: str,
-    device_seconds: float,
-    now: float,
-    *,
-    search_id: int,
-    scored: int = 0,
-    **failure: Any,
-) -> None:
-    columns = {"outcome": outcome, "ended_at": now, "device_seconds": device_seconds, **failure}
-    values = {f"new_{column}": value for column, value in columns.items()}
-    connection.execute(_ending(*columns), {"of": token.candidate, "try": token.attempt, **values})
-    connection.execute(_DROP_LEASE, {"of": token.candidate})
-    if device_seconds or scored:
-        connection.execute(_COUNT, {"of": search_id, "seconds": device_seconds, "more": scored})
+def _without_nul(text: str) -> str:
+    """Replace NUL characters, which PostgreSQL cannot store."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -54,7 +54,7 @@ def home(tmp_path_factory):
                 fitness=fitness,
                 metrics={"val_accuracy": fitness},
                 seed=1,
-                circumstances=UNDER,
+                provenance=UNDER,
                 device_seconds=1.0,
                 now=2.0,
             )

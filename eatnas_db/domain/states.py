@@ -23,7 +23,7 @@ class Transition(StrEnum):
     SCORE = "scored"
     FAIL = "failed"
     RELEASE = "released"
-    TAKE_BACK = "taken_back"
+    RECLAIM = "taken_back"
     CANCEL = "cancelled"
     RETRY = "retried"
 
@@ -33,7 +33,7 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.SCORE: (frozenset({CandidateState.LEASED}), CandidateState.SCORED),
     Transition.FAIL: (frozenset({CandidateState.LEASED}), CandidateState.FAILED),
     Transition.RELEASE: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
-    Transition.TAKE_BACK: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
+    Transition.RECLAIM: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
     Transition.CANCEL: (frozenset({CandidateState.PENDING, CandidateState.LEASED}), CandidateState.CANCELLED),
     Transition.RETRY: (frozenset({CandidateState.FAILED}), CandidateState.PENDING),
 }

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from eatnas_db import events, transitions
+from eatnas_db import events
+from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
     InitialArchitecture,
@@ -32,6 +33,7 @@ from eatnas_db.schema.candidates import PENDING, architecture, candidate
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.population import join_population, leave_population
 from eatnas_db.searches.retrain import insert_yardstick
 from eatnas_db.searches.search_space import space_of
 
@@ -138,11 +140,11 @@ def _settle_one(connection: Connection, course: SearchProgress, now: float) -> b
         raise CollisionError(f"another program has settled birth {course.settled} of {row.name!r} first; try again")
     course.settled, course.living = number, None
     if ended.state == CandidateState.SCORED:
-        transitions.join_population(connection, ended.id, number)
+        join_population(connection, ended.id, number)
     population = _population(connection, course, number)
     gone = select_removed(population, row.population, row.spec["evolution"]["removal"], seed=row.seed, step=number)
     if gone is not None:
-        transitions.leave_population(connection, gone.candidate_id, number)
+        leave_population(connection, gone.candidate_id, number)
         population.remove(gone)
     course.living = population
     summary = summarize([member.fitness for member in population])
@@ -213,7 +215,7 @@ def _breed(connection: Connection, course: SearchProgress, now: float) -> int:
             events.record_event(connection, now, "space_exhausted", row.id, detail={"message": str(error)})
             course.exhausted = True
             break
-        if transitions.submit(connection, row.id, birth, now) is None:
+        if insert_candidate(connection, row.id, birth, now) is None:
             break
         course.born += 1
         made += 1

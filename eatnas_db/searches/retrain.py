@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from eatnas_db import events, transitions
+from eatnas_db import events
+from eatnas_db.candidates import insert_candidate
 from eatnas_db.database.locks import hold_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
@@ -139,7 +140,7 @@ def _insert_trainings(
     space = space_of(row)
     for number, (parent, code, replica) in enumerate(births):
         proposal = space.propose(Architecture.parse(code))
-        transitions.submit(connection, search_id, Birth(number, origin, proposal, parent), now, replica)
+        insert_candidate(connection, search_id, Birth(number, origin, proposal, parent), now, replica=replica)
     return name
 
 

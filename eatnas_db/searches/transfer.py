@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from eatnas_db import events, transitions
+from eatnas_db import events
+from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
     Birth,
@@ -67,7 +68,7 @@ def create_transfer(
     events.record_event(connection, now, "transferred", search_id, detail=detail)
     for number, (place, proposal) in enumerate(found.taken):
         origin = Origin.SURVIVOR if number else Origin.BASIC
-        transitions.submit(connection, search_id, Birth(number, origin, proposal, ranked[place][0]), now)
+        insert_candidate(connection, search_id, Birth(number, origin, proposal, ranked[place][0]), now)
     if found.taken:
         counts = {"over_limits": found.over_limits, "same_network": found.same_network}
         detail = {"source": source, "taken": len(found.taken), **counts}

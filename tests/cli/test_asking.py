@@ -46,7 +46,7 @@ def train(connection, search_id, metric="val_accuracy"):
             fitness=fitness,
             metrics={metric: fitness},
             seed=1,
-            circumstances=UNDER,
+            provenance=UNDER,
             device_seconds=1.0,
             now=2.0,
         )

@@ -73,7 +73,7 @@ def train(engine, search_id, budget):
                     fitness=fitness,
                     metrics={"val_accuracy": fitness},
                     seed=7,
-                    circumstances=UNDER,
+                    provenance=UNDER,
                     device_seconds=9.0,
                     now=now + 9,
                 )

@@ -96,7 +96,7 @@ def score(connection, token, now):
         fitness=0.5,
         metrics={"val_accuracy": 0.5},
         seed=1,
-        circumstances=MADE_UNDER,
+        provenance=MADE_UNDER,
         device_seconds=2.0,
         now=now,
     )

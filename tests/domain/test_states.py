@@ -18,5 +18,5 @@ def test_only_a_failed_candidate_comes_back_once_it_is_settled():
 
 
 def test_a_score_and_a_failure_need_a_lease():
-    for transition in (Transition.SCORE, Transition.FAIL, Transition.RELEASE, Transition.TAKE_BACK):
+    for transition in (Transition.SCORE, Transition.FAIL, Transition.RELEASE, Transition.RECLAIM):
         assert EDGES[transition][0] == {CandidateState.LEASED}

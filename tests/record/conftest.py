@@ -78,7 +78,7 @@ def score_factory(engine: Engine) -> Callable[[LeasedCandidate, float], None]:
                 fitness=fitness,
                 metrics={"val_accuracy": fitness},
                 seed=7,
-                circumstances=UNDER,
+                provenance=UNDER,
                 device_seconds=1.0,
                 now=2.0,
             )

@@ -71,7 +71,7 @@ def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
     assert ("eatnas_candidate", 9, 9) in told
     with transaction(full) as old, transaction(server) as new:
         for connection in (old, new):
-            assert transitions.take_back_all(connection, 1, 5.0) == 1
+            assert transitions.reclaim_leases(connection, 1, 5.0) == 1
             leased = lease_factory_on(connection, 1)
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
             advance_search(connection, lock_search(connection, 1), 7.0)

@@ -57,7 +57,7 @@ def test(engine, lease_factory):
                     fitness=accuracy,
                     metrics={"test_accuracy": accuracy, "test_loss": 1.0},
                     seed=leased.replica,
-                    circumstances=UNDER,
+                    provenance=UNDER,
                     device_seconds=1.0,
                     now=6.0,
                 )

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event
 from eatnas_db import leases, provenance, training_record, transitions
 from eatnas_db.database.dialects import on_server
 from eatnas_db.database.transactions import transaction
+from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.locking import lock_search
@@ -51,7 +52,7 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
     now = 10.0
     one = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
     assert one is not None
-    leases.beat(connection, 1)
+    leases.record_heartbeat(connection, 1)
     for held in leased:
         token = held.token
         resumed_from = CheckpointRecord(f"r{token.candidate}", "d", 1, 0, 0)
@@ -61,20 +62,20 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
         saved = CheckpointRecord(f"c{token.candidate}", "d", 1, 1, 0)
         training_record.record_checkpoint(connection, token, saved, now)
     first, second = leased
-    transitions.record_failure(connection, second.token, transitions.FailureKind.DIVERGED, "nan", now=now)
+    transitions.record_failure(connection, second.token, FailureKind.DIVERGED, "nan", now=now)
     transitions.record_score(
         connection,
         first.token,
         fitness=0.5,
         metrics={"val_accuracy": 0.5},
         seed=1,
-        circumstances=provenance.Provenance("p", {}, "d", {}, "cpu", "none"),
+        provenance=provenance.Provenance("p", {}, "d", {}, "cpu", "none"),
         device_seconds=1.0,
         now=now,
     )
     advance_search(connection, lock_search(connection, search_id), now)
     drop_unneeded_checkpoints(connection, lock_search(connection, search_id))
-    transitions.take_back_all(connection, 1, now)
+    transitions.reclaim_leases(connection, 1, now)
 
 
 def test_a_candidates_life_reads_by_index_alone(

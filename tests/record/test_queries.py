@@ -110,7 +110,7 @@ def train_one(connection: Connection, search_id: int, now: float, device: str, s
             fitness=fitness,
             metrics={"val_accuracy": fitness, "fitness": fitness},
             seed=7,
-            circumstances=provenance.Provenance(f"p-{device}", {"lr": 0.1}, "d" * 64, {"torch": "2"}, device, "x"),
+            provenance=provenance.Provenance(f"p-{device}", {"lr": 0.1}, "d" * 64, {"torch": "2"}, device, "x"),
             device_seconds=2.0,
             now=now + 0.5,
         )

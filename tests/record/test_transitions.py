@@ -121,7 +121,7 @@ def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(en
     fail(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
 
     def lease(**room):
-        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "room": leases.LeaseFilter(alone=False, **room)}
+        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "lease_filter": leases.LeaseFilter(alone=False, **room)}
         with transaction(engine) as connection:
             return transitions.lease_next(connection, search_id, **asked)
 
@@ -165,7 +165,7 @@ def test_a_restarted_daemon_takes_its_leases_back(engine, search_factory, lease_
     search_id = search_factory()
     first = lease_factory(search_id)
     with transaction(engine) as connection:
-        assert transitions.take_back_all(connection, 1, 3.0) == 1
+        assert transitions.reclaim_leases(connection, 1, 3.0) == 1
     assert lease_factory(search_id).token == leases.LeaseToken(first.token.candidate, 2)
 
 

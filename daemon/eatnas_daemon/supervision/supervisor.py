@@ -132,7 +132,7 @@ class Supervisor:
             self._paused = hosts.list_paused(connection, host_id)
         self._watch.hold_host(host_id, host_name)
         with transaction(self._engine) as connection:
-            transitions.take_back_all(connection, host_id, self._wall())
+            transitions.reclaim_leases(connection, host_id, self._wall())
             hosts.end_workers(connection, host_id, "the daemon was restarted", self._wall())
             if living_hosts(connection) <= {host_id}:
                 # What a daemon waited for that is no more.
@@ -304,7 +304,7 @@ class Supervisor:
         garbage: list[str] = []
         counting = now >= self._count_at
         if counting:
-            leases.beat(connection, self._host_id, self._rates())
+            leases.record_heartbeat(connection, self._host_id, self._rates())
             hosts.see_host(connection, self._host_id, wall)
         if changed or counting:
             paused = hosts.list_paused(connection, self._host_id)
@@ -356,7 +356,8 @@ class Supervisor:
             counter, seconds = self._silent.get(token, (None, 0.0))
             seconds = seconds + seen_for if counter == row.counter else 0.0
             if seconds >= self._patience.lease:
-                if transitions.expire(connection, token, row.counter, f"host {row.name} gives no sign of life", wall):
+                reason = f"host {row.name} gives no sign of life"
+                if transitions.expire_lease(connection, token, counter=row.counter, reason=reason, now=wall):
                     dead.add(row.host_id)
             else:
                 silent[token] = (row.counter, seconds)
@@ -455,7 +456,7 @@ class Supervisor:
             fitness=worth,
             metrics=measured,
             seed=work.assign.seed,
-            circumstances=_provenance(recipe, report.data_digest, slot),
+            provenance=_provenance(recipe, report.data_digest, slot),
             device_seconds=report.device_seconds,
             now=wall,
             lineage_epochs=work.lineage_epochs,
@@ -547,7 +548,7 @@ class Supervisor:
             room = self._room(slot, row, assigned)
             assert slot.worker_id is not None
             leased = room and transitions.lease_next(
-                connection, row.id, host_id=self._host_id, worker_id=slot.worker_id, now=wall, room=room
+                connection, row.id, host_id=self._host_id, worker_id=slot.worker_id, now=wall, lease_filter=room
             )
             if leased:
                 assigned.append((slot, work_for(connection, self._settings, row, leased)))

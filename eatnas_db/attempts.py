@@ -1,0 +1,117 @@
+"""Start and end attempts, the single tries at training a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
+
+from eatnas_db.leases import LeaseToken
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
+
+_INSERT_ATTEMPT: Final = insert(attempt)
+_INSERT_LEASE: Final = insert(lease)
+
+
+def start_attempt(connection: Connection, token: LeaseToken, *, host_id: int, worker_id: int, now: float) -> None:
+    """Insert an attempt together with its lease."""
+    started = {
+        "candidate_id": token.candidate,
+        "number": token.attempt,
+        "worker_id": worker_id,
+        "started_at": now,
+    }
+    connection.execute(_INSERT_ATTEMPT, started)
+    held = {"candidate_id": token.candidate, "attempt": token.attempt, "host_id": host_id}
+    connection.execute(_INSERT_LEASE, held)
+
+
+class EndedAttempt(NamedTuple):
+    """The device seconds of an attempt that has ended, and the kind of its failure if it failed."""
+
+    device_seconds: float
+    failure: str | None
+
+
+_SELECT_EARLIER: Final = (
+    select(attempt.c.device_seconds, attempt.c.failure)
+    .where(attempt.c.candidate_id == bindparam("candidate_id"), attempt.c.number < bindparam("number"))
+    .order_by(attempt.c.number)
+)
+
+
+def list_earlier_attempts(connection: Connection, token: LeaseToken) -> Sequence[EndedAttempt]:
+    """List the attempts of a candidate before this one, the oldest first."""
+    if token.attempt == 1:
+        return ()
+    rows = connection.execute(_SELECT_EARLIER, {"candidate_id": token.candidate, "number": token.attempt})
+    return [EndedAttempt(*row) for row in rows]
+
+
+@cache
+def _closing_update(*columns: str) -> Update:
+    return (
+        update(attempt)
+        .where(
+            attempt.c.candidate_id == bindparam("token_candidate"),
+            attempt.c.number == bindparam("token_attempt"),
+            attempt.c.ended_at.is_(None),
+        )
+        .values(**{column: bindparam(f"new_{column}") for column in columns})
+    )
+
+
+_DELETE_LEASE: Final = delete(lease).where(lease.c.candidate_id == bindparam("candidate_id"))
+_ADD_TO_COUNTERS: Final = (
+    update(search)
+    .where(search.c.id == bindparam("search_id"))
+    .values(
+        device_seconds=search.c.device_seconds + bindparam("more_seconds"),
+        scored=search.c.scored + bindparam("more_scored"),
+    )
+)
+
+
+def end_attempt(
+    connection: Connection,
+    token: LeaseToken,
+    *,
+    search_id: int,
+    outcome: str,
+    device_seconds: float,
+    now: float,
+    **details: Any,
+) -> None:
+    """End an attempt, delete its lease and update the counters of its search; `details` are further columns."""
+    columns = {"outcome": outcome, "ended_at": now, "device_seconds": device_seconds, **details}
+    values = {f"new_{column}": value for column, value in columns.items()}
+    parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
+    connection.execute(_closing_update(*columns), parameters)
+    connection.execute(_DELETE_LEASE, {"candidate_id": token.candidate})
+    more_scored = 1 if outcome == "scored" else 0
+    if device_seconds or more_scored:
+        counters = {"search_id": search_id, "more_seconds": device_seconds, "more_scored": more_scored}
+        connection.execute(_ADD_TO_COUNTERS, counters)
+
+
+def has_progressed(connection: Connection, token: LeaseToken) -> bool:
+    """Return whether an attempt recorded an epoch or a checkpoint."""
+    return any(
+        connection.execute(
+            select(table.c.candidate_id)
+            .where(table.c.candidate_id == token.candidate, table.c.attempt == token.attempt)
+            .limit(1)
+        ).first()
+        for table in (epoch, checkpoint)
+    )
+
+
+def sum_epoch_seconds(connection: Connection, token: LeaseToken) -> float:
+    """Return the seconds of all epochs that an attempt recorded."""
+    seconds = select(func.coalesce(func.sum(epoch.c.seconds), 0.0)).where(
+        epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
+    )
+    return float(connection.execute(seconds).scalar_one())

@@ -1,0 +1,65 @@
+"""What happens to a candidate after a failed attempt: another attempt, later or with less memory, or failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from eatnas_db.domain.states import FailureKind, MemoryFallback
+
+MAX_OWN_FAILURES: Final = 3
+MAX_LOST_ATTEMPTS: Final = 20
+BACKOFF_SECONDS: Final = 10.0
+"""After the second own failure; doubled after each further one."""
+MAX_BACKOFF_SECONDS: Final = BACKOFF_SECONDS * 2 ** (MAX_OWN_FAILURES - 2)
+
+NOT_RETRIED: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
+"""Kinds that another attempt would only repeat."""
+NOT_ITS_OWN: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
+"""Kinds that the candidate did not cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureDecision:
+    """How a candidate continues, and its counters after the failure."""
+
+    gives_up: bool
+    own_failures: int
+    lost_attempts: int
+    memory_fallback: MemoryFallback
+    backoff_seconds: float
+    """Until the next attempt may start."""
+
+
+def decide_after_failure(
+    kind: FailureKind, *, progressed: bool, own_failures: int, lost_attempts: int, memory_fallback: MemoryFallback
+) -> FailureDecision:
+    """Decide how a candidate continues after a failed attempt; the counters are those before the failure.
+
+    An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or
+    checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that
+    runs out of memory is tried with the next memory fallback, and fails after the last one.
+    """
+    out_of_memory = kind == FailureKind.OUT_OF_MEMORY
+    last_fallback = memory_fallback == MemoryFallback.HALVED
+    if kind in NOT_ITS_OWN:
+        lost_attempts = 0 if progressed else lost_attempts + 1
+    else:
+        lost_attempts = 0
+        own_failures += 0 if progressed or out_of_memory else 1
+    gives_up = (
+        kind in NOT_RETRIED
+        or (out_of_memory and last_fallback)
+        or own_failures >= MAX_OWN_FAILURES
+        or lost_attempts >= MAX_LOST_ATTEMPTS
+    )
+    if out_of_memory and not last_fallback:
+        memory_fallback = MemoryFallback(memory_fallback + 1)
+    backoff_seconds = BACKOFF_SECONDS * 2 ** (own_failures - 2) if own_failures >= 2 and not gives_up else 0.0
+    return FailureDecision(
+        gives_up=gives_up,
+        own_failures=own_failures,
+        lost_attempts=lost_attempts,
+        memory_fallback=memory_fallback,
+        backoff_seconds=backoff_seconds,
+    )

@@ -1,0 +1,47 @@
+"""Record the scores of a finished training, and what the training says about memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy import Connection, bindparam, insert, or_, update
+
+from eatnas_db.leases import LeaseToken
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import score
+
+_INSERT_SCORE: Final = insert(score)
+
+
+def insert_scores(
+    connection: Connection, token: LeaseToken, metrics: Mapping[str, float], *, seed: int, provenance_id: int
+) -> None:
+    """Insert a row for each metric."""
+    rows = [
+        {
+            "candidate_id": token.candidate,
+            "metric": metric,
+            "seed": seed,
+            "value": value,
+            "attempt": token.attempt,
+            "provenance_id": provenance_id,
+        }
+        for metric, value in metrics.items()
+    ]
+    connection.execute(_INSERT_SCORE, rows)
+
+
+_RAISE_MEMORY_SHARE: Final = (
+    update(search)
+    .where(
+        search.c.id == bindparam("search_id"),
+        or_(search.c.memory_share.is_(None), search.c.memory_share < bindparam("share")),
+    )
+    .values(memory_share=bindparam("share"))
+)
+
+
+def raise_memory_share(connection: Connection, search_id: int, share: float) -> None:
+    """Store the memory that a training used, as a share of its estimate, if it is the largest of the search."""
+    connection.execute(_RAISE_MEMORY_SHARE, {"search_id": search_id, "share": share})
