@@ -1,0 +1,113 @@
+"""Rounds: one search each, with one seed, through a queue of faults."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from storm.faults import FAULTS, ORPHAN_SECONDS
+from storm.invariants import Verdict, check_search
+from storm.processes import TIMEOUT_SECONDS, eventually
+from storm.results import Line, ResultsFile
+from storm.searches import new_home, undisturbed_fingerprint, worker_program
+from storm.storm import Storm
+
+SEARCH_SECONDS = 600.0
+"""How long a search may take after its last fault."""
+MAX_ROUNDS_WITHOUT_HIT = 5
+
+
+@dataclass(frozen=True)
+class StormPlan:
+    """How often each fault has to hit."""
+
+    wanted: dict[str, int]
+    real: bool
+    """Whether the workers train networks or simulate training."""
+    seed: int
+    seconds_per_epoch: str
+    """Of the simulated worker."""
+
+
+def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
+    """Run rounds until every fault has hit as often as wanted. Only finished rounds count.
+
+    The fault `disk_full` strikes in every other round, on a small disk of its own, if one can be mounted.
+    """
+    number = results.next_round(real=plan.real)
+    without_hit = 0
+    while (queue := results.remaining(plan.wanted, real=plan.real)) and without_hit < MAX_ROUNDS_WITHOUT_HIT:
+        with _small_disk(folder / f"disk-{plan.real}-{number}", 512 if plan.real else 64) as disk:
+            on_disk = disk is not None and number % 2 == 1
+            home = disk if disk is not None and on_disk else folder / f"plain-{plan.real}-{number}"
+            if not on_disk:
+                queue = [fault for fault in queue if fault != "disk_full"]
+            if not queue and disk is None:
+                print("disk_full is skipped: no disk can be mounted here", flush=True)
+                return
+            if queue:
+                lines = _run_round(home / "home", number, plan, queue)
+                results.append_round(lines)
+                without_hit = 0 if lines[-1]["hits"] else without_hit + 1
+                shutil.rmtree(home, ignore_errors=True)
+        number += 1
+
+
+def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> list[Line]:
+    """Run one search through the faults of the queue, in random order. Return the lines of its results."""
+    random.Random(plan.seed * 1000 + number).shuffle(queue)
+    # Every real round has the same seed: the undisturbed search takes minutes and runs once.
+    seed = plan.seed if plan.real else plan.seed + number
+    lines: list[Line] = []
+
+    def note(line: Line) -> None:
+        lines.append({"round": number, "real": plan.real, **line})
+        print(json.dumps(lines[-1]), flush=True)
+
+    verdict = _run_search(home, seed, plan, queue, note)
+    note({"seed": seed, "hits": sum(line["hit"] for line in lines), **asdict(verdict)})
+    return lines
+
+
+def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: Callable[[Line], None]) -> Verdict:
+    settings = new_home(home, seed, real=plan.real)
+    expected = undisturbed_fingerprint(home.parents[1], seed, real=plan.real)
+    program = worker_program(real=plan.real, seconds_per_epoch=plan.seconds_per_epoch)
+    storm = Storm(settings, program, random.Random(seed))
+    try:
+        while queue and not storm.daemon.ended:
+            fault = queue.pop()
+            observation = FAULTS[fault](storm)
+            if observation is not None:
+                note({"fault": fault, **asdict(observation)})
+        storm.daemon.wait_for(lambda state: state.finished, SEARCH_SECONDS)
+        if not storm.daemon.state.finished:
+            errors = (settings.home / "daemon.err").read_text(errors="replace")
+            return Verdict(1, 0, 0, [f"the daemon ended: {errors[-2000:]}"])
+        storm.daemon.process.wait(TIMEOUT_SECONDS)
+        eventually(lambda: not storm.workers_left(), ORPHAN_SECONDS)
+        return check_search(storm, expected)
+    finally:
+        storm.close()
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path, megabytes: int) -> Iterator[Path | None]:
+    """Mount a disk of this size, or give None if this machine does not permit it."""
+    folder.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "eatnas-storm", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        mounted = False
+    try:
+        yield folder if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=False)

@@ -1,0 +1,77 @@
+"""The search that goes through the storm, and its fingerprint without one."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from storm.served_daemon import SLOTS
+
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.settings import Settings, load_settings
+from eatnas_migrations import commands
+
+SIMULATED_WORKER = (
+    str(Path(__file__).parents[2] / "tests" / "support" / "simulated_worker.py"),
+    "--scramble",
+    "--seconds-per-epoch",
+)
+TORCH_WORKER = ("-m", "eatnas_training.worker")
+SPEC: dict[str, Any] = {
+    "name": "s",
+    "space": "eatnas-tiny",
+    "data": {"name": "digits"},
+    "evolution": {"population": 6, "tournament": 3, "lag": 5},
+    "budget": {"candidates": 30},
+    "yardstick": {"top": 0},
+}
+SIMULATED: dict[str, Any] = {"training": {"epochs": 4}}
+REAL: dict[str, Any] = {
+    "training": {"epochs": 8, "batch_size": 32, "augment": "none", "checkpoint_seconds": 1.0},
+    "objective": {"max_mult_adds": 2_500_000},
+    "budget": {"candidates": 12},
+}
+
+
+def worker_program(*, real: bool, seconds_per_epoch: str) -> tuple[str, ...]:
+    """Return the arguments after the interpreter that start a worker."""
+    return TORCH_WORKER if real else (*SIMULATED_WORKER, seconds_per_epoch)
+
+
+def new_home(folder: Path, seed: int, *, real: bool) -> Settings:
+    """Create a home with the search. `real` trains networks, otherwise the workers simulate training."""
+    folder.mkdir(parents=True)
+    settings = load_settings({}, str(folder))
+    engine = create_engine_for(settings.database_url)
+    commands.upgrade(engine)
+    spec = parse_spec({**SPEC, **(REAL if real else SIMULATED)}, {"seed": seed})
+    with transaction(engine) as connection:
+        data_digest = "digits" if real else "arithmetic"
+        create_search(connection, spec, task=Task(8, 1, 10), data_digest=data_digest, slots=SLOTS, now=time.time())
+    return settings
+
+
+def read_fingerprint(engine: Engine) -> str:
+    with reading(engine) as connection:
+        return get_fingerprint(connection, get_search(connection, "s").id).sha256
+
+
+@functools.cache
+def undisturbed_fingerprint(folder: Path, seed: int, *, real: bool) -> str:
+    """Run the search without faults and return its fingerprint."""
+    settings = new_home(folder / f"undisturbed-{seed}{'-real' if real else ''}", seed, real=real)
+    engine = open_record(settings.database_url)
+    launcher = Launcher(settings.logs, worker_program(real=real, seconds_per_epoch="0"))
+    Supervisor(engine, settings, launcher, slots=SLOTS, host_name="undisturbed", only="s").run()
+    return read_fingerprint(engine)

@@ -1,0 +1,67 @@
+"""The daemon under attack: supervises one search and prints the state of its slots whenever it changes.
+
+python -m storm.served_daemon HOME PROGRAM...    # in the folder of the benchmarks
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+
+from storm.states import DaemonState, SlotState, Token
+
+from eatnas_daemon import lock
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Slot, Timeouts
+from eatnas_db.database.engine import open_record
+from eatnas_db.settings import load_settings
+
+SLOTS = 2
+DATABASE_BUSY_SECONDS = 1.0
+TIMEOUTS = Timeouts(lease=3.0, silence=3.0, obedience=10.0, suspended=2.5)
+
+
+def serve(home: str, program: list[str]) -> None:
+    """Supervise the search until it ends. The file `clock` moves the wall clock by the seconds that it contains."""
+    settings = load_settings({}, home)
+    clock = settings.home / "clock"
+    last = DaemonState()
+
+    def wall() -> float:
+        return time.time() + float(clock.read_text())
+
+    def report(supervisor: Supervisor) -> None:
+        nonlocal last
+        state = DaemonState(problem=supervisor.trouble, slots=tuple(slot_state(slot) for slot in supervisor.slots))
+        if state != last:
+            last = state
+            print(replace(state, at=time.monotonic()).to_json(), flush=True)
+
+    with lock.hold(settings.lock_file):
+        supervisor = Supervisor(
+            open_record(settings.database_url, busy_seconds=DATABASE_BUSY_SECONDS),
+            settings,
+            Launcher(settings.logs, program),
+            slots=SLOTS,
+            host_name="storm",
+            only="s",
+            patience=TIMEOUTS,
+            wall=wall,
+        )
+        supervisor.run(report)
+    print(DaemonState(at=time.monotonic(), finished=supervisor.finished).to_json(), flush=True)
+
+
+def slot_state(slot: Slot) -> SlotState:
+    return SlotState(
+        number=slot.number,
+        pid=None if slot.process is None else slot.process.pid,
+        token=None if slot.work is None else Token(slot.work.leased.token.candidate, slot.work.leased.token.attempt),
+        phase=slot.phase,
+    )
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2:])
