@@ -45,7 +45,7 @@ chaos: $(VENV)/.installed-dev ## a search undisturbed, then under 260 faults: th
 	$(BIN)/python benchmarks/chaos.py --out chaos.jsonl
 
 docs: $(VENV)/.installed-dev ## the pages as a site, in site/index.html; broken links are errors
-	$(BIN)/python docs/house.py
+	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(VENV)/.installed-dev ## dist/*.whl

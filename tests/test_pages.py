@@ -32,8 +32,8 @@ def commands_of(page):
 
 
 def test_the_reference_of_the_commands_is_what_the_program_says():
-    written = runpy.run_path(str(ROOT / "docs/house.py"))["commands_page"]()
-    stale = "docs/commands.md is stale; `python docs/house.py` writes it anew"
+    written = runpy.run_path(str(ROOT / "docs/generate.py"))["commands_page"]()
+    stale = "docs/commands.md is stale; `python docs/generate.py` writes it anew"
     assert (ROOT / "docs/commands.md").read_text() == written, stale
 
 

@@ -1,6 +1,6 @@
 """The documentation's own tools: writes commands.md from the program itself, and helps MkDocs with links that lead out.
 
-python docs/house.py    writes docs/commands.md; a test says when that is stale
+python docs/generate.py    writes docs/commands.md; a test says when that is stale
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typer.models import ArgumentInfo, OptionInfo
 PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# The commands
 
-Every command with its arguments and options, written by `python docs/house.py` from the program itself. What they are
+Every command with its arguments and options, written by `python docs/generate.py` from the program itself. What they are
 for is told page by page in [the index](index.md). `eatnas-db --home` (or `EATNAS_HOME`) names the home folder,
 `--db` (or `EATNAS_DB_URL`) a database elsewhere; both come before the command.
 """
