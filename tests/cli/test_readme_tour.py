@@ -1,4 +1,4 @@
-"""The README's five minutes, command by command, as a newcomer types them."""
+"""The README's tour, command by command, as a newcomer types them."""
 
 import os
 import shlex
@@ -13,13 +13,13 @@ SERVES_UNTIL_CTRL_C = ["eatnas-db mlflow ui"]
 
 
 def tour():
-    section = (ROOT / "README.md").read_text().split("## Five minutes")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text().split("## Tour")[1].split("\n## ")[0]
     lines = [line.strip() for line in section.splitlines() if line.startswith("    eatnas-db ")]
     return [line for line in lines if line not in SERVES_UNTIL_CTRL_C]
 
 
 @pytest.mark.slow
-def test_every_command_of_the_readmes_tour_works(tmp_path):
+def test_every_command_of_the_tour_works(tmp_path):
     environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home")}
     commands = tour()
     assert len(commands) > 15
