@@ -25,7 +25,7 @@ from eatnas_db.domain.macro import PRESETS
 from eatnas_protocol.messages import Assign
 from eatnas_training import augment, datasets, streaming
 from eatnas_training.augment import BatchKey
-from eatnas_training.loop import Training
+from eatnas_training.steps import StepRunner
 
 CLASSES = 10
 CODE: list[list[int | float]] = [[0, 1, 0, 0, 0.5]] * 7
@@ -120,16 +120,16 @@ def training_with(spec: dict[str, Any], size: int, threads: int, steps: int) -> 
     os.environ[streaming.THREADS] = str(threads)
     task = {"resolution": spec["resolution"], "channels": 3, "classes": CLASSES}
     recipe = {"batch_size": size, "epochs": 1000}
-    training = Training(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, spec, recipe, 7, "", ""))
-    training.load()
-    watched = Watched(training.data.train)
-    training.data = replace(training.data, train=watched)
-    training.build()
+    runner = StepRunner(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, spec, recipe, 7, "", ""))
+    runner.load()
+    watched = Watched(runner.data.train)
+    runner.data = replace(runner.data, train=watched)
+    runner.build()
     for step in range(steps + 3):
         if step == 3:
             watched.waited, began = 0.0, time.perf_counter()
-        training.state.batch %= training.batches
-        training.step()
+        runner.state.batch %= runner.batches
+        runner.train_step()
     seconds = time.perf_counter() - began
     return steps * size / seconds, watched.waited / seconds
 

@@ -48,13 +48,13 @@ TREE = {
 BARE = """
 import json, sys, time
 from eatnas_protocol.messages import Assign
-from eatnas_training import loop, readiness
+from eatnas_training import loop, selftest
 from eatnas_training.worker_protocol import StopRequest
-readiness.warm_up("cpu")
+selftest.train_all_operations("cpu")
 assigns = [Assign(**fields) for fields in json.load(sys.stdin)]
 started = time.perf_counter()
 for assign in assigns:
-    for report in loop.train(assign, lambda: StopRequest.GO_ON):
+    for report in loop.train(assign, lambda: StopRequest.NONE):
         pass
 print(time.perf_counter() - started, flush=True)
 """

@@ -104,15 +104,15 @@ def child(asked: argparse.Namespace) -> None:
 
 def ours(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
     """What a worker does, its reports included."""
-    from eatnas_protocol.messages import encode
-    from eatnas_training.loop import Training
+    from eatnas_protocol.framing import encode
+    from eatnas_training.loop import train
     from eatnas_training.worker_protocol import StopRequest
 
     def wanted() -> StopRequest:
         between()
-        return StopRequest.GO_ON
+        return StopRequest.NONE
 
-    for report in Training(assign, asked.device).run(wanted):
+    for report in train(assign, wanted, device=asked.device):
         encode(report)
 
 
@@ -195,13 +195,13 @@ def _train_on(batches: Iterator[Any], assign: Any, asked: argparse.Namespace, be
 
     from eatnas_db.domain.architecture import Architecture
     from eatnas_db.domain.macro import PRESETS, Task
-    from eatnas_training import loop, network
+    from eatnas_training import network, numerics
 
     model = network.build(Architecture.from_code(assign.code), PRESETS[asked.space], Task(**assign.task))
     network.initialize(model, 7)
     model = model.to(asked.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=4e-5, fused=True)
-    half = loop.precision_on(asked.device, asked.precision) == "bfloat16"
+    half = numerics.resolve_precision(asked.device, asked.precision) == "bfloat16"
     total = torch.zeros((), device=asked.device)
     for images, labels in batches:
         between()

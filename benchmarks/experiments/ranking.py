@@ -79,7 +79,7 @@ def trainings(
     for few in epochs:
         asked |= dict([so(f"short-{few}", one, epochs=few)])
         name, assign = so(f"child-{few}", one, epochs=few, learning_rate=rate)
-        asked[name] = replace(assign, inherits=True, heritage=[asdict(parent)])
+        asked[name] = replace(assign, inherits=True, ancestors=[asdict(parent)])
     return asked
 
 

@@ -48,7 +48,7 @@ def trained(assign: Assign) -> dict[str, Any]:
     from eatnas_training.loop import train
     from eatnas_training.worker_protocol import StopRequest
 
-    for report in train(assign, lambda: StopRequest.GO_ON):
+    for report in train(assign, lambda: StopRequest.NONE):
         if isinstance(report, Failed):
             raise RuntimeError(report.message)
         if isinstance(report, EpochDone):

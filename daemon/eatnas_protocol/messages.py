@@ -1,32 +1,26 @@
-"""What a supervisor and a worker say to each other: frozen dataclasses, as length-prefixed JSON.
+"""The messages between the supervisor and a worker process, as frozen dataclasses.
 
-They travel on file descriptors of their own; stdout and stderr stay free for the candidate's log.
-Every message about a training carries the fencing token (candidate, attempt).
+Every message about a training carries its fencing token (candidate, attempt).
 """
 
 from __future__ import annotations
 
-import json
-import struct
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
-MAXIMUM_BYTES: Final = 64 * 1024 * 1024
-_PREFIX: Final = struct.Struct("!I")
-
-
-# Down: from the supervisor to a worker.
+# Commands: from the supervisor to a worker.
 
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this candidate, going on from the newest whole checkpoint of its own in `checkpoint_folder`.
+    """Train this candidate; resume from its newest valid checkpoint in `checkpoint_folder`.
 
-    `inherits`: it starts from the weights of the last of `heritage`, each an assignment of its own. Where that
-    one's file cannot be used, it is trained again from the one before it; a heritage that begins with an
-    assignment which itself inherits is not whole. `halved`: each batch in two halves, since memory was out.
-    `final`: it trains on the training and the validation images, and is measured once, after its last epoch, on the
-    test part; nobody else reads that.
+    `inherits`: start from the weights of the parent, the last of `ancestors`. These are the fields of one `Assign`
+    each, oldest first. If an ancestor's checkpoint cannot be used, the worker trains that ancestor again, from the
+    weights of the one before it. The list is incomplete if its first entry itself has `inherits` set.
+    `split_batches`: compute each batch as two micro-batches, because memory ran out.
+    `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
+    test images. No other training reads these.
     """
 
     candidate: int
@@ -40,22 +34,14 @@ class Assign:
     checkpoint_folder: str
     log_file: str
     inherits: bool = False
-    halved: bool = False
-    heritage: list[dict[str, Any]] = field(default_factory=list)
-    final: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Write a checkpoint now, and go on."""
-
-    candidate: int
-    attempt: int
+    split_batches: bool = False
+    ancestors: list[dict[str, Any]] = field(default_factory=list)
+    final_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Write a checkpoint, then stop training and say `Released`."""
+    """Write a checkpoint, stop the training and answer `Released`."""
 
     candidate: int
     attempt: int
@@ -63,7 +49,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop training; nothing is kept. The answer is `Released`."""
+    """Stop the training without a checkpoint and answer `Released`."""
 
     candidate: int
     attempt: int
@@ -71,47 +57,47 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """Finish what is in hand as `Release` does, then leave."""
+    """Stop the current training as for `Release`, then exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The supervisor lives. A worker that hears nothing for `lease_seconds` checkpoints and exits."""
+    """The supervisor is alive. A worker checkpoints and exits after `lease_seconds` without a message."""
 
     lease_seconds: float
 
 
-# Up: from a worker to its supervisor.
+# Reports: from a worker to the supervisor.
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker is ready for its first assignment.
+    """The worker is ready for its first assignment.
 
-    On a GPU: the UUID that torch says it is on, and a block of memory that it holds until it is assigned something,
-    so that the driver can be asked where it is.
+    On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
+    worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
     """
 
     pid: int
     versions: dict[str, str]
     device: str
     cpu_capability: str
-    uuid: str | None = None
-    block_bytes: int = 0
+    gpu_uuid: str | None = None
+    marker_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """A worker cannot train on its device, and why; it says this instead of `Ready`, and leaves."""
+    """The worker cannot train on its device, for `reason`. It sends this instead of `Ready` and exits."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a training does now.
+    """The training enters a phase.
 
-    `loading`, `building`, `training`, `validating`, `testing`, `saving`, `restoring`, or `disk full`.
+    `phase` is `loading`, `building`, `training`, `validating`, `testing`, `saving`, `restoring` or `disk full`.
     """
 
     candidate: int
@@ -121,9 +107,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a training is: epoch (from 0), batches done in it and in a whole one, seconds in steps.
+    """The position of a training: `epoch` (from 0), and `batch` of `batches` done in it.
 
-    `memory_bytes`: what the worker holds of a GPU's memory now.
+    `device_seconds`: seconds in training and validation steps since the assignment. `memory_bytes`: GPU memory that
+    the worker holds now.
     """
 
     candidate: int
@@ -137,8 +124,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """One epoch's figures; a final model has none of validation. `ended_at` is the worker's wall clock, seconds
-    since 1970.
+    """The metrics of one epoch. A final model has no validation metrics.
+
+    `seconds`: time in steps. `ended_at`: the worker's clock, in seconds since 1970.
     """
 
     candidate: int
@@ -155,8 +143,9 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """A file is whole on disk: it continues at (epoch, batch). `path` is its name in the checkpoint folder,
-    `digest` its content's SHA-256.
+    """A checkpoint file is complete on disk; training resumes from it at (`epoch`, `batch`).
+
+    `path` is its name in the checkpoint folder, `digest` the SHA-256 of its content.
     """
 
     candidate: int
@@ -170,9 +159,9 @@ class Checkpointed:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Where a training that found checkpoints of its own begins: `path` None means afresh.
+    """The training found checkpoints of its candidate and starts at (`epoch`, `batch`).
 
-    `damaged` are files that could not be used, and why.
+    `path` is None if none of them can be used. `damaged` maps each unusable file to the reason.
     """
 
     candidate: int
@@ -186,8 +175,8 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
-class Restored:
-    """An `ancestor` whose weights were gone or damaged has been trained again, so that its heir can start."""
+class AncestorRetrained:
+    """The weights of candidate `ancestor` were missing or damaged; the worker has trained it again."""
 
     candidate: int
     attempt: int
@@ -196,15 +185,15 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """Training ended: accuracy and loss after the last epoch, and seconds in steps since the assignment.
+    """The training is complete.
 
-    They are of the validation images, or where the assignment says `final` of the test part.
-
-    `precision`: what the recipe's came to, `float32` or `bfloat16`; `mixed` where a device of the other kind began.
-    `peak_bytes`: the most it held of a GPU's memory, beyond a context; `images_bytes` of it were the data set's.
-    `share_inherited`: of the parameters, from the parent; `logit_distance`: of the child's logits at birth from
-    its parent's on validation images, in standard deviations of the parent's. None where nothing was inherited,
-    or where the classes differ.
+    `accuracy`, `loss`: after the last epoch, on the validation images, or on the test images of a final model.
+    `device_seconds`: seconds in steps since the assignment.
+    `share_inherited`: the share of the parameters that come from the parent. `logit_distance`: root mean square
+    difference between the initial logits of child and parent on validation images, in standard deviations of the
+    parent's logits. None if nothing was inherited; the distance is also None if the tasks differ.
+    `precision`: the precision used, `float32` or `bfloat16`; `mixed` if devices of both kinds took part.
+    `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data set.
     """
 
     candidate: int
@@ -222,7 +211,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Training stopped as asked; the last `Checkpointed`, if any, is where it goes on."""
+    """The training stopped on request; it resumes from the last `Checkpointed`, if any."""
 
     candidate: int
     attempt: int
@@ -231,7 +220,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Training ended by its own doing; `kind` is a `states.FailureKind`. `fatal`: the worker exits."""
+    """The training failed; `kind` is a `states.FailureKind`. If `fatal`, the worker exits."""
 
     candidate: int
     attempt: int
@@ -242,8 +231,8 @@ class Failed:
     fatal: bool = False
 
 
-Down = Assign | Checkpoint | Release | Cancel | Exit | Heartbeat
-Up = (
+Command = Assign | Release | Cancel | Exit | Heartbeat
+Report = (
     Ready
     | Unavailable
     | Phase
@@ -251,54 +240,9 @@ Up = (
     | EpochDone
     | Checkpointed
     | Resumed
-    | Restored
+    | AncestorRetrained
     | Finished
     | Released
     | Failed
 )
-Message = Down | Up
-
-_KINDS: Final[dict[str, type[Any]]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Assign, Checkpoint, Release, Cancel, Exit, Heartbeat),
-        *(Ready, Unavailable, Phase, Progress, EpochDone, Checkpointed, Resumed, Restored, Finished, Released, Failed),
-    )
-}
-
-
-def encode(message: Message) -> bytes:
-    """A message as it goes over the pipe: four bytes of length, then JSON, `[name, fields]`."""
-    body = json.dumps([type(message).__name__, asdict(message)]).encode()
-    return _PREFIX.pack(len(body)) + body
-
-
-class Decoder:
-    """Turns whatever pieces a pipe delivers into whole messages."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, piece: bytes) -> list[Message]:
-        """The messages that this piece completes. Raises `ValueError` on anything that is not ours."""
-        self._buffer += piece
-        messages: list[Message] = []
-        while len(self._buffer) >= _PREFIX.size:
-            (length,) = _PREFIX.unpack_from(self._buffer)
-            if length > MAXIMUM_BYTES:
-                raise ValueError(f"a message of {length} bytes is none of ours")
-            end = _PREFIX.size + length
-            if len(self._buffer) < end:
-                break
-            messages.append(_decode(bytes(self._buffer[_PREFIX.size : end])))
-            del self._buffer[:end]
-        return messages
-
-
-def _decode(body: bytes) -> Message:
-    try:
-        name, fields = json.loads(body)
-        message: Message = _KINDS[name](**fields)
-    except (KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"unknown message {body[:80]!r}") from error
-    return message
+Message = Command | Report

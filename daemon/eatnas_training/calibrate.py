@@ -19,7 +19,7 @@ from eatnas_db.errors import EatnasError
 from eatnas_protocol.messages import Assign
 from eatnas_training.dataset_files import first_line
 from eatnas_training.failures import DivergedError
-from eatnas_training.loop import Clock, Training
+from eatnas_training.steps import Clock, StepRunner
 from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3
@@ -34,7 +34,7 @@ def _timed(asked: Mapping[str, Any], code: list[list[int | float]], clock: Clock
     settings = {key: asked[key] for key in ("macro", "task", "data", "training")}
     device = str(asked.get("device", "cpu"))
     assign = Assign(0, 0, code, **settings, seed=0, checkpoint_folder="", log_file="")
-    training = Training(assign, device)
+    training = StepRunner(assign, device)
     training.load()
     started = clock()
     training.build()
@@ -54,22 +54,22 @@ def _timed(asked: Mapping[str, Any], code: list[list[int | float]], clock: Clock
     return {"seconds_per_epoch": step * training.batches + _validation(training, clock), "first_seconds": first}
 
 
-def _step(training: Training) -> None:
+def _step(training: StepRunner) -> None:
     training.state.batch %= training.batches
     with contextlib.suppress(DivergedError):  # it took its time all the same
-        training.step()
+        training.train_step()
 
 
-def _validation(training: Training, clock: Clock) -> float:
+def _validation(training: StepRunner, clock: Clock) -> float:
     """Seconds for all validation images, from one batch of them after a first one."""
     sums = torch.zeros_like(training.state.sums)
     count = len(training.data.held_out.labels)
-    start = training.validate_batch(0, sums)
+    start = training.validate_step(0, sums)
     if count - start < start:  # no whole batch is left
         start = 0
     _wait(training.device)
     began = clock()
-    stop = training.validate_batch(start, sums)
+    stop = training.validate_step(start, sums)
     _wait(training.device)
     return (clock() - began) * count / (stop - start)
 

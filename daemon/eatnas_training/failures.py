@@ -1,4 +1,4 @@
-"""What went wrong in a training, told by its exception: of what kind it is, and whether this process can go on."""
+"""Classification of a training's exceptions: the kind of failure, and whether the process can continue."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import DataError
 
-# Neither the processor's allocator nor the libraries below torch have classes of their own for it. The last is what
-# a GPU says that is full when the first product of matrices comes.
-_NO_MEMORY: Final = (
+_OUT_OF_MEMORY: Final = (
     "can't allocate memory",
     "not enough memory",
     "CUDA error: out of memory",
@@ -20,10 +18,14 @@ _NO_MEMORY: Final = (
     "_ALLOCATION_FAILED",
     "NOT_INITIALIZED when calling `cublasCreate",
 )
+"""Messages of the CPU allocator and of the libraries below torch, which raise no class of their own.
+
+The last one appears when a GPU is full at the first matrix product.
+"""
 _NO_ENGINE: Final = "unable to find an engine to execute this computation"
-"""So torch says where cuDNN has no way to compute a convolution, and where no way's workspace fits."""
-_SHORT: Final = 1 / 16
-"""Memory is short where less of it is free."""
+"""The message if cuDNN cannot compute a convolution at all, and also if no method's workspace fits into memory."""
+_LOW_MEMORY_SHARE: Final = 1 / 16
+"""A GPU is low on memory if less than this share is free."""
 _HARDWARE: Final = (
     "uncorrectable ",
     "is/are busy or unavailable",
@@ -31,21 +33,21 @@ _HARDWARE: Final = (
     "system not yet initialized",
     "CUDA error: unknown error",
 )
-"""As the CUDA runtime words memory and links that fail, and devices that are gone: no candidate's doing."""
-_OF_CUDA: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
-_ACCELERATOR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+"""Messages of the CUDA runtime about failing memory or links and missing devices. No candidate causes these."""
+_CUDA: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
+_ACCELERATOR_ERROR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
 
 
 class DivergedError(Exception):
-    """The loss is not a number any more."""
+    """The loss is infinite or NaN."""
 
 
 class ParentMissingError(Exception):
-    """The parent's weights are gone or damaged, and its heritage is not at hand."""
+    """The parent's weights are missing or damaged, and the assignment lacks the ancestors to train them again."""
 
 
-def kind_of(error: Exception) -> FailureKind:
-    """The kind of failure that a training has ended in."""
+def failure_kind(error: Exception) -> FailureKind:
+    """Return the kind of failure that an exception stands for."""
     if isinstance(error, DivergedError):
         return FailureKind.DIVERGED
     if isinstance(error, DataError):
@@ -54,33 +56,35 @@ def kind_of(error: Exception) -> FailureKind:
         return FailureKind.PARENT_MISSING
     if is_out_of_memory(error):
         return FailureKind.OUT_OF_MEMORY
-    if is_of_cuda(error) and any(words in str(error) for words in _HARDWARE):
+    if is_cuda_error(error) and any(text in str(error) for text in _HARDWARE):
         return FailureKind.LOST
     return FailureKind.EXCEPTION
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short, on whatever device."""
+    """Return whether the memory of the CPU or of a GPU was exhausted."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if not isinstance(error, RuntimeError):
         return False
-    return any(words in str(error) for words in _NO_MEMORY) or (_NO_ENGINE in str(error) and memory_is_short())
+    message = str(error)
+    return any(text in message for text in _OUT_OF_MEMORY) or (_NO_ENGINE in message and is_gpu_memory_low())
 
 
-def memory_is_short() -> bool:
-    """Whether hardly anything of the GPU's memory can be had, by the driver or from what torch keeps."""
+def is_gpu_memory_low() -> bool:
+    """Return whether little GPU memory is left, counting what torch has reserved and does not use."""
     try:
         free, total = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated() < _SHORT * total
-    except (RuntimeError, AssertionError):  # there is no GPU, or it says nothing any more
+        available = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return available < _LOW_MEMORY_SHARE * total
+    except (RuntimeError, AssertionError):  # there is no GPU, or it has stopped answering
         return False
 
 
-def is_of_cuda(error: Exception) -> bool:
-    """Whether CUDA has failed: as a rule nothing more can be computed in this process."""
+def is_cuda_error(error: Exception) -> bool:
+    """Return whether CUDA failed for another reason than memory; usually the process can compute nothing more."""
     if is_out_of_memory(error):
         return False
-    return isinstance(error, _ACCELERATOR) or (
-        isinstance(error, RuntimeError) and any(w in str(error) for w in _OF_CUDA)
+    return isinstance(error, _ACCELERATOR_ERROR) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _CUDA)
     )

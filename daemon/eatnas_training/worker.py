@@ -1,4 +1,4 @@
-"""`python -m eatnas_training.worker`: a warm process that trains one candidate after another."""
+"""`python -m eatnas_training.worker`: a process that trains one candidate after another."""
 
 from __future__ import annotations
 
@@ -13,92 +13,102 @@ from typing import Final
 
 import torch
 
-from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Up
+from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
 from eatnas_training import loop, selftest
-from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, leave_politely
+from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
-BLOCK_BYTES: Final = 256 << 20
-"""Enough to stand out from what a driver takes for itself."""
+MARKER_BYTES: Final = 256 << 20
+"""Large enough to tell it from the memory that a driver takes for itself."""
 
 
 def versions(device: str) -> dict[str, str]:
-    """The versions that a score's bits depend on."""
-    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    """Return the versions of all packages that decide the bits of a score."""
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in ("numpy", "pillow", "eatnas-db"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
     if device != "cpu":
-        found["cuda"] = str(torch.version.cuda)
-        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
-    return found
+        versions["cuda"] = str(torch.version.cuda)
+        versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    return versions
 
 
-class Block:
-    """Memory on a GPU that shows where this worker is, until it is needed."""
+class MemoryMarker:
+    """A block of GPU memory by which the supervisor finds the GPU of this worker. On the CPU it is empty."""
 
     def __init__(self, device: str) -> None:
-        self._held: torch.Tensor | None = None
-        self.uuid: str | None = None
+        self._block: torch.Tensor | None = None
+        self.gpu_uuid: str | None = None
         if device != "cpu":
-            self._held = torch.empty(BLOCK_BYTES, dtype=torch.uint8, device=device)
-            self.uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or None
+            self._block = torch.empty(MARKER_BYTES, dtype=torch.uint8, device=device)
+            self.gpu_uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", "")) or None
 
     @property
     def bytes(self) -> int:
-        """How much it is."""
-        return 0 if self._held is None else self._held.numel()
+        """The size of the block, 0 once it is freed."""
+        return 0 if self._block is None else self._block.numel()
 
     def free(self) -> None:
-        """Give it back to the device."""
-        if self._held is not None:
-            self._held = None
+        """Return the memory to the device."""
+        if self._block is not None:
+            self._block = None
+            torch.cuda.empty_cache()
+
+
+def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) -> Iterator[Report]:
+    """Train one candidate; on a GPU also measure the peak of memory, and free all of it afterwards."""
+    if device == "cpu":
+        yield from loop.train(assign, stop_request, device=device)
+        return
+    images_bytes = 0
+    try:
+        for report in loop.train(assign, stop_request, device=device):
+            if isinstance(report, Phase) and report.phase == "building":
+                # Measure from here: while the images load, those of the candidate before may still be in memory.
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+                images_bytes = torch.cuda.memory_allocated()
+            if isinstance(report, Finished):
+                yield replace(report, peak_bytes=torch.cuda.max_memory_reserved(), images_bytes=images_bytes)
+            else:
+                yield report
+    finally:
+        # Another process may need the memory before the next assignment. After a CUDA error this call fails, too.
+        with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
 
 def main() -> None:
-    """Talk to the supervisor on the two descriptors until told to leave."""
+    """Train what the supervisor assigns until it sends `Exit` or closes its end."""
     parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
-    asked = parser.parse_args()
-    conversation = WorkerProtocol(asked.in_fd, asked.out_fd)
-    leave_politely(conversation)
+    options = parser.parse_args()
+    device: str = options.device
+    protocol = WorkerProtocol(options.in_fd, options.out_fd)
+    handle_signals(protocol)
     torch.set_num_threads(1)  # until an assignment's recipe sets its own
     try:
-        selftest.warm_up(asked.device)
-        block = Block(asked.device)
-        hello = Ready(
-            *(os.getpid(), versions(asked.device), asked.device, torch.backends.cpu.get_cpu_capability()),
-            *(block.uuid, block.bytes),
+        selftest.train_all_operations(device)
+        marker = MemoryMarker(device)
+        ready = Ready(
+            pid=os.getpid(),
+            versions=versions(device),
+            device=device,
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            gpu_uuid=marker.gpu_uuid,
+            marker_bytes=marker.bytes,
         )
     except Exception as error:
-        conversation.refuse(selftest.why_not(asked.device, error))
+        protocol.send_unavailable(selftest.describe_failure(device, error))
         raise
 
-    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
-        block.free()
-        if asked.device == "cpu":
-            yield from loop.train(assign, wanted, device=asked.device)
-            return
-        images = 0
-        try:
-            for report in loop.train(assign, wanted, device=asked.device):
-                if isinstance(report, Phase) and report.phase == "building":
-                    # From here on: before, the images of the candidate before may have lain there, too.
-                    torch.cuda.empty_cache()
-                    torch.cuda.reset_peak_memory_stats()
-                    images = torch.cuda.memory_allocated()
-                if isinstance(report, Finished):
-                    yield replace(report, peak_bytes=torch.cuda.max_memory_reserved(), images_bytes=images)
-                else:
-                    yield report
-        finally:
-            # What the next one needs may be another's meanwhile. After an error of CUDA's this is one more of them.
-            with contextlib.suppress(RuntimeError):
-                torch.cuda.empty_cache()
+    def trainer(assign: Assign, stop_request: Callable[[], StopRequest]) -> Iterator[Report]:
+        marker.free()
+        yield from train(assign, stop_request, device)
 
-    conversation.run(hello, trainer)
+    protocol.run(ready, trainer)
 
 
 if __name__ == "__main__":

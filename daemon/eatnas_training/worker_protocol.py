@@ -1,4 +1,4 @@
-"""The worker's side of the protocol, over any trainer. No torch: the arithmetic worker uses it too."""
+"""The worker's side of the protocol, for any trainer. No torch, because the tests' simulated worker uses it."""
 
 from __future__ import annotations
 
@@ -13,161 +13,157 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never, cast
 
+from eatnas_db.domain.states import FailureKind
+from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import (
     Assign,
     Cancel,
-    Checkpoint,
-    Decoder,
+    Command,
     EpochDone,
     Exit,
     Failed,
     Finished,
     Heartbeat,
-    Message,
     Ready,
     Release,
     Released,
+    Report,
     Unavailable,
-    Up,
-    encode,
 )
 
-IDLE_SECONDS: Final = 0.5
-PIECE_BYTES: Final = 65536
+POLL_SECONDS: Final = 0.5
+CHUNK_BYTES: Final = 65536
 
 
 class StopRequest(IntEnum):
-    """What the supervisor wants of the training in hand; a larger one overrules a smaller one."""
+    """How the current training is to stop; a larger value overrides a smaller one."""
 
-    GO_ON = 0
-    CHECKPOINT = 1
-    RELEASE = 2
-    CANCEL = 3
+    NONE = 0
+    RELEASE = 1
+    CANCEL = 2
 
 
-Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Up]]
-"""Trains one candidate, asking between batches what is wanted, and yields reports."""
+Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Report]]
+"""Trains one candidate and yields reports; calls its second argument between batches."""
 
 
 class WorkerProtocol:
-    """One worker's talk with its supervisor, from `Ready` to the end of either."""
+    """Exchange messages with the supervisor over two file descriptors and train what it assigns."""
 
     def __init__(self, in_fd: int, out_fd: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._in, self._out, self._monotonic = in_fd, out_fd, monotonic
+        self._in_fd, self._out_fd, self._monotonic = in_fd, out_fd, monotonic
         self._decoder = Decoder()
         self._assignments: deque[Assign] = deque()
         self._current = (0, 0)
-        self._wishes: dict[tuple[int, int], StopRequest] = {}
-        self._leaving = False
+        self._stop_requests: dict[tuple[int, int], StopRequest] = {}
+        self._exiting = False
         self._lease_seconds: float | None = None
-        self._heard_at = monotonic()
+        self._received_at = monotonic()
 
-    def run(self, hello: Ready, trainer: Trainer) -> None:
-        """Say hello, then train what is assigned until told to leave or left alone."""
-        self._say(hello)
-        while not self._leaving:
-            self._listen(IDLE_SECONDS)
-            while self._assignments and not self._leaving:
+    def run(self, ready: Ready, trainer: Trainer) -> None:
+        """Send `ready`, then train assignments until `Exit`, a closed pipe or the end of the lease."""
+        self._send(ready)
+        while not self._exiting:
+            self._receive(POLL_SECONDS)
+            while self._assignments and not self._exiting:
                 self._train(self._assignments.popleft(), trainer)
 
-    def refuse(self, reason: str) -> None:
-        """Say, instead of hello, why nothing can be trained here."""
-        self._say(Unavailable(reason))
+    def send_unavailable(self, reason: str) -> None:
+        """Report that this worker cannot train; call it instead of `run`."""
+        self._send(Unavailable(reason))
 
-    def leave(self) -> None:
-        """Release what is in hand, then end `run`. Safe in a signal handler."""
-        self._leaving = True
+    def exit(self) -> None:
+        """Release the current training, then return from `run`. Safe in a signal handler."""
+        self._exiting = True
 
-    def wanted(self) -> StopRequest:
-        """What is wanted now; never waits. `CHECKPOINT` is said once, the others until obeyed."""
-        self._listen(0)
-        wish = self._wishes[self._current]
-        if wish is StopRequest.CHECKPOINT:
-            self._wishes[self._current] = StopRequest.GO_ON
-        return max(wish, StopRequest.RELEASE) if self._leaving else wish
+    def stop_request(self) -> StopRequest:
+        """Return the request for the current training, after reading pending messages; never wait."""
+        self._receive(0)
+        request = self._stop_requests[self._current]
+        return max(request, StopRequest.RELEASE) if self._exiting else request
 
     def _train(self, assign: Assign, trainer: Trainer) -> None:
         self._current = (assign.candidate, assign.attempt)
-        self._wishes.setdefault(self._current, StopRequest.GO_ON)
-        last = False
+        self._stop_requests.setdefault(self._current, StopRequest.NONE)
+        ended = False
         try:
             with _output_to(Path(assign.log_file)):
-                for report in trainer(assign, self.wanted):
+                for report in trainer(assign, self.stop_request):
                     _log(report)
-                    self._say(report)
-                    last = isinstance(report, Finished | Released | Failed)
+                    self._send(report)
+                    ended = isinstance(report, Finished | Released | Failed)
                     if isinstance(report, Failed) and report.fatal:
-                        self.leave()
+                        self.exit()
         except Exception as error:
-            # What a trainer does not expect leaves its process in a state that nobody knows.
-            if last:
+            # A trainer reports the exceptions it expects. After any other the state of this process is unknown.
+            if ended:
                 traceback.print_exc()
             else:
-                self._say(_failed(assign, error))
-            self.leave()
+                self._send(_failure(assign, error))
+            self.exit()
         finally:
-            self._wishes.pop(self._current, None)
+            self._stop_requests.pop(self._current, None)
 
-    def _listen(self, seconds: float) -> None:
-        """Take in what has come, waiting up to `seconds` for it."""
-        if self._leaving:
+    def _receive(self, seconds: float) -> None:
+        """Handle the commands that have arrived, waiting up to `seconds` for the first."""
+        if self._exiting:
             return
-        while select.select([self._in], [], [], seconds)[0]:
-            piece = os.read(self._in, PIECE_BYTES)
-            if not piece:
-                self.leave()
+        while select.select([self._in_fd], [], [], seconds)[0]:
+            chunk = os.read(self._in_fd, CHUNK_BYTES)
+            if not chunk:
+                self.exit()
                 return
-            self._heard_at = self._monotonic()
-            for message in self._decoder.feed(piece):
-                self._take(message)
+            self._received_at = self._monotonic()
+            for message in self._decoder.feed(chunk):
+                self._handle(cast("Command", message))
             seconds = 0
-        # After reading: whoever slept finds the beats of the meantime in the pipe.
-        silence = self._monotonic() - self._heard_at
+        # Check after reading: a process that was suspended finds the heartbeats of that time in the pipe.
+        silence = self._monotonic() - self._received_at
         if self._lease_seconds is not None and silence > self._lease_seconds:
-            self.leave()
+            self.exit()
 
-    def _take(self, message: Message) -> None:
-        match message:
+    def _handle(self, command: Command) -> None:
+        match command:
             case Assign():
-                self._assignments.append(message)
-                self._wishes[message.candidate, message.attempt] = StopRequest.GO_ON
-            case Checkpoint():
-                self._want(message, StopRequest.CHECKPOINT)
+                self._assignments.append(command)
+                self._stop_requests[command.candidate, command.attempt] = StopRequest.NONE
             case Release():
-                self._want(message, StopRequest.RELEASE)
+                self._request_stop(command, StopRequest.RELEASE)
             case Cancel():
-                self._want(message, StopRequest.CANCEL)
+                self._request_stop(command, StopRequest.CANCEL)
             case Exit():
-                self.leave()
+                self.exit()
             case Heartbeat():
-                self._lease_seconds = message.lease_seconds
+                self._lease_seconds = command.lease_seconds
+            case _:
+                assert_never(command)
 
-    def _want(self, message: Checkpoint | Release | Cancel, wanted: StopRequest) -> None:
-        # A request that crossed the end of its own training must not hit the next one.
-        token = (message.candidate, message.attempt)
-        if token in self._wishes:
-            self._wishes[token] = max(self._wishes[token], wanted)
+    def _request_stop(self, command: Release | Cancel, request: StopRequest) -> None:
+        # The training may have ended while the command was on its way; it must not stop the next one.
+        token = (command.candidate, command.attempt)
+        if token in self._stop_requests:
+            self._stop_requests[token] = max(self._stop_requests[token], request)
 
-    def _say(self, report: Up) -> None:
-        """Send a report. To a supervisor that is gone or deaf nothing is sent, and the worker leaves."""
+    def _send(self, report: Report) -> None:
+        """Send a report; exit if the supervisor has closed the pipe or reads nothing for the length of a lease."""
         content = encode(report)
         try:
             while content:
-                if not select.select([], [self._out], [], self._lease_seconds)[1]:
-                    self.leave()
+                if not select.select([], [self._out_fd], [], self._lease_seconds)[1]:
+                    self.exit()
                     return
-                # Pieces that a writable pipe takes without blocking.
-                content = content[os.write(self._out, content[: select.PIPE_BUF]) :]
+                # A writable pipe takes PIPE_BUF bytes without blocking.
+                content = content[os.write(self._out_fd, content[: select.PIPE_BUF]) :]
         except (BrokenPipeError, ConnectionError):
-            self.leave()
+            self.exit()
 
 
-def leave_politely(conversation: WorkerProtocol) -> None:
-    """SIGTERM: release, then leave. SIGINT is the supervisor's to answer: Ctrl-C hits the whole group."""
+def handle_signals(protocol: WorkerProtocol) -> None:
+    """Exit on SIGTERM after releasing the training; ignore SIGINT, because Ctrl-C also reaches the supervisor."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: conversation.leave())
+    signal.signal(signal.SIGTERM, lambda _number, _frame: protocol.exit())
 
 
 @contextlib.contextmanager
@@ -175,25 +171,25 @@ def _output_to(log_file: Path) -> Iterator[None]:
     try:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    except OSError:  # a full disk of the logs costs the log, and no training
+    except OSError:  # on a full disk the log is lost, but the training goes on
         yield
         return
-    kept = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]
+    saved = [(stream, os.dup(stream.fileno())) for stream in (sys.__stdout__, sys.__stderr__) if stream]
     try:
-        for stream, _ in kept:
+        for stream, _ in saved:
             stream.flush()
             os.dup2(log, stream.fileno())
         yield
     finally:
         os.close(log)
-        for stream, copy in kept:
+        for stream, copy in saved:
             with contextlib.suppress(OSError):
                 stream.flush()
             os.dup2(copy, stream.fileno())
             os.close(copy)
 
 
-def _log(report: Up) -> None:
+def _log(report: Report) -> None:
     match report:
         case EpochDone():
             line = f"epoch {report.epoch}: train loss {report.train_loss:.4f}, accuracy {report.train_accuracy:.4f}; "
@@ -204,11 +200,18 @@ def _log(report: Up) -> None:
             line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
         case _:
             return
-    # Unbuffered: on a full disk a line of the log is lost, and never the training.
+    # Unbuffered, so that a full disk costs a line of the log and never the training.
     with contextlib.suppress(OSError):
         os.write(1, f"{line}\n".encode())
 
 
-def _failed(assign: Assign, error: Exception) -> Failed:
-    text = "".join(traceback.format_exception(error))
-    return Failed(assign.candidate, assign.attempt, "exception", str(error), text, 0.0, fatal=True)
+def _failure(assign: Assign, error: Exception) -> Failed:
+    return Failed(
+        candidate=assign.candidate,
+        attempt=assign.attempt,
+        kind=FailureKind.EXCEPTION,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        device_seconds=0.0,
+        fatal=True,
+    )

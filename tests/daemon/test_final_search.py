@@ -31,7 +31,7 @@ def kill_the_worker(supervisor):
     """Once, after the second epoch of a final model."""
     for slot in supervisor.slots:
         work = slot.work
-        first = work and work.assign.final and work.leased.token.attempt == work.leased.replica == 1
+        first = work and work.assign.final_model and work.leased.token.attempt == work.leased.replica == 1
         if first and slot.process and slot.progress and slot.progress.epoch >= 1:
             os.kill(slot.process.pid, signal.SIGKILL)
 

@@ -21,9 +21,9 @@ from typing import Final
 
 from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, digest
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Up
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Report
 from eatnas_training import checkpoint
-from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, leave_politely
+from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 SIMULATED_WORKER: Final = (__file__,)
 """The arguments of a Python interpreter that start this worker; options follow."""
@@ -59,7 +59,7 @@ class Behavior:
         return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").below(1601)) / 1000
 
 
-def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Up]:
+def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report]:
     """Yield the reports of one simulated training."""
     fatal = assign.candidate == behavior.fatal_on and assign.attempt == 1
     try:
@@ -78,7 +78,7 @@ def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior)
             raise
 
 
-def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Up]:
+def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report]:
     candidate, attempt = assign.candidate, assign.attempt
     started = time.monotonic()
     architecture = Architecture.from_code(assign.code)
@@ -113,7 +113,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
         yield from _save(assign, rows, wanted)
     # A final model is measured on the test part, so its figures differ from those of every epoch.
-    accuracy = _accuracy(assign, architecture, epochs if assign.final else epochs - 1, epochs)
+    accuracy = _accuracy(assign, architecture, epochs if assign.final_model else epochs - 1, epochs)
     yield Finished(
         candidate=candidate,
         attempt=attempt,
@@ -133,7 +133,7 @@ class KillAtWrite:
         self._folder: str | None = None
         sys.addaudithook(self._audit)
 
-    def reports(self, assign: Assign, reports: Iterator[Up]) -> Iterator[Up]:
+    def reports(self, assign: Assign, reports: Iterator[Report]) -> Iterator[Report]:
         """Yield the same reports while this process lives."""
         active = (assign.candidate, assign.attempt) == (self._candidate, 1)
         self._folder = assign.checkpoint_folder.rstrip("/") if active else None
@@ -173,8 +173,8 @@ def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, 
         epoch=epoch,
         train_loss=round(1.9 - 1.8 * accuracy, 6),
         train_accuracy=round(accuracy + 0.02, 6),
-        val_loss=None if assign.final else _loss(accuracy),
-        val_accuracy=None if assign.final else accuracy,
+        val_loss=None if assign.final_model else _loss(accuracy),
+        val_accuracy=None if assign.final_model else accuracy,
         learning_rate=round(float(assign.training["learning_rate"]) * (1 - epoch / epochs), 9),
         seconds=seconds,
         ended_at=time.time(),
@@ -206,7 +206,7 @@ def _capacity(architecture: Architecture) -> float:
     return total / (5 * len(architecture.blocks))
 
 
-def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], StopRequest]) -> Iterator[Up]:
+def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], StopRequest]) -> Iterator[Report]:
     content = json.dumps({"code": assign.code, "seed": assign.seed, "rows": [asdict(row) for row in rows]})
     return checkpoint.save_patiently(assign, len(rows), 0, content.encode(), wanted)
 
@@ -243,20 +243,20 @@ def main() -> None:
     options = _options()
     behavior = Behavior(**{field: getattr(options, field) for field in Behavior.__dataclass_fields__})
     protocol = WorkerProtocol(options.in_fd, options.out_fd)
-    leave_politely(protocol)
+    handle_signals(protocol)
     if options.unavailable is not None:
-        protocol.refuse(options.unavailable)
+        protocol.send_unavailable(options.unavailable)
         sys.exit(1)
     ready = Ready(
         pid=os.getpid(),
         versions={"python": platform.python_version()},
         device=options.device,
         cpu_capability="arithmetic",
-        uuid=os.environ.get("CUDA_VISIBLE_DEVICES") or None,
+        gpu_uuid=os.environ.get("CUDA_VISIBLE_DEVICES") or None,
     )
     killer = None if options.kill_on is None else KillAtWrite(options.kill_on, options.kill_at_write)
 
-    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Report]:
         reports = train(assign, wanted, behavior)
         return reports if killer is None else killer.reports(assign, reports)
 

@@ -48,7 +48,7 @@ def test_what_is_estimated_is_near_what_an_epoch_takes(tmp_path: Path) -> None:
     settings = {key: asked[key] for key in ("macro", "task", "data")}
     training = {**asked["training"], "epochs": 1}
     assign = Assign(*(1, 1, LARGE), **settings, training=training, seed=0, checkpoint_folder=str(tmp_path), log_file="")
-    last = list(loop.train(assign, lambda: StopRequest.GO_ON))[-1]
+    last = list(loop.train(assign, lambda: StopRequest.NONE))[-1]
     assert isinstance(last, Finished)
     # Far apart, since others may use the machine meanwhile: but this finds another unit, or another count of batches.
     assert estimated / 10 < last.device_seconds < estimated * 10

@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Up
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Report
 from eatnas_training import datasets, loop, prepare
 from eatnas_training.worker_protocol import StopRequest
 
@@ -21,12 +21,12 @@ Make = Callable[..., Assign]
 DIGITS = {"name": "digits", "train_images": 256, "validation_images": 100}
 
 
-def train(assign: Assign, release_at: int | None = None) -> list[Up]:
+def train(assign: Assign, release_at: int | None = None) -> list[Report]:
     asked = count(1)
-    return list(loop.train(assign, lambda: StopRequest.RELEASE if next(asked) == release_at else StopRequest.GO_ON))
+    return list(loop.train(assign, lambda: StopRequest.RELEASE if next(asked) == release_at else StopRequest.NONE))
 
 
-def rows(reports: list[Up]) -> list[EpochDone]:
+def rows(reports: list[Report]) -> list[EpochDone]:
     return [replace(one, attempt=0, seconds=0, ended_at=0) for one in reports if isinstance(one, EpochDone)]
 
 
@@ -47,7 +47,7 @@ def test_it_sees_train_then_validation_images_and_the_test_part_apart() -> None:
 
 
 def test_the_test_part_is_measured_once_after_the_last_epoch(assignment: Make) -> None:
-    reports = train(replace(assignment(epochs=3), final=True))
+    reports = train(replace(assignment(epochs=3), final_model=True))
     phases = [one.phase for one in reports if isinstance(one, Phase)]
     assert phases[-1] == "testing"
     assert (phases.count("testing"), phases.count("validating")) == (1, 0)
@@ -59,8 +59,8 @@ def test_the_test_part_is_measured_once_after_the_last_epoch(assignment: Make) -
 
 @pytest.mark.parametrize("where", ["in the middle", "while it is tested"])
 def test_one_that_was_stopped_comes_to_the_same_figures(assignment: Make, where: str) -> None:
-    whole = train(replace(assignment(), final=True))
-    stopping = replace(assignment(), final=True)
+    whole = train(replace(assignment(), final_model=True))
+    stopping = replace(assignment(), final_model=True)
     asked = 2 * (356 // 64) + 1
     stopped = train(stopping, release_at=asked // 2 if where == "in the middle" else asked)
     assert isinstance(stopped[-1], Released)
@@ -83,7 +83,7 @@ def test_without_test_files_a_search_goes_on_and_a_final_model_says_so_in_one_li
     data = {"name": "FashionMNIST", "root": str(tmp_path), "resolution": 8}
     assign = assignment(data=data, epochs=1)
     assert isinstance(train(assign)[-1], Finished)
-    failed = train(replace(assign, final=True))[-1]
+    failed = train(replace(assign, final_model=True))[-1]
     assert isinstance(failed, Failed)
     assert failed.kind == "unreadable_data"
     assert failed.message.startswith(f"FashionMNIST: no t10k-images-idx3-ubyte in {tmp_path}")
@@ -107,6 +107,6 @@ def test_a_folder_wants_a_test_part_of_the_same_classes(
     (tmp_path / "val2" / "c").rename(tmp_path / "val" / "c")
     assert prepare.describe_final(data) == {"train_images": 18, "test_images": 6}
     task = {"resolution": 8, "channels": 3, "classes": 3}
-    last = train(replace(assignment(data=data, epochs=1, batch_size=8), task=task, final=True))[-1]
+    last = train(replace(assignment(data=data, epochs=1, batch_size=8), task=task, final_model=True))[-1]
     assert isinstance(last, Finished)
     assert last.accuracy * 6 == pytest.approx(round(last.accuracy * 6))

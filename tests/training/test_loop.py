@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import signal
@@ -23,38 +24,32 @@ from eatnas_protocol.messages import (
     Phase,
     Progress,
     Released,
+    Report,
     Resumed,
-    Up,
 )
-from eatnas_training import checkpoint, failures, loop
+from eatnas_training import checkpoint, failures, loop, numerics, steps
 from eatnas_training.failures import DivergedError
 from eatnas_training.loop import Training
+from eatnas_training.steps import StepRunner
 from eatnas_training.worker_protocol import StopRequest
 
 Make = Callable[..., Assign]
 
 
 def go_on() -> StopRequest:
-    return StopRequest.GO_ON
+    return StopRequest.NONE
 
 
-def after(calls: int, wish: StopRequest) -> Callable[[], StopRequest]:
-    """Wants `wish` at that many calls and ever after, a checkpoint only once."""
-    count = 0
-
-    def wanted() -> StopRequest:
-        nonlocal count
-        count += 1
-        once = wish is StopRequest.CHECKPOINT
-        return wish if (count == calls if once else count >= calls) else StopRequest.GO_ON
-
-    return wanted
+def after(calls: int, request: StopRequest) -> Callable[[], StopRequest]:
+    """Return a function that returns `request` from that many calls on."""
+    count = itertools.count(1)
+    return lambda: request if next(count) >= calls else StopRequest.NONE
 
 
-class Reports(list[Up]):
+class Reports(list[Report]):
     """What a training said, and where its checkpoints are."""
 
-    def __init__(self, reports: Iterable[Up], folder: str) -> None:
+    def __init__(self, reports: Iterable[Report], folder: str) -> None:
         super().__init__(reports)
         self.folder = folder
 
@@ -67,7 +62,7 @@ def train(assign: Assign, wanted: Callable[[], StopRequest] = go_on, **clocks: A
     return Reports(loop.train(assign, wanted, **clocks), assign.checkpoint_folder)
 
 
-def rows(reports: Iterable[Up]) -> list[EpochDone]:
+def rows(reports: Iterable[Report]) -> list[EpochDone]:
     """The epochs' figures without what a clock or an attempt decides."""
     return [replace(report, attempt=0, seconds=0, ended_at=0) for report in reports if isinstance(report, EpochDone)]
 
@@ -132,7 +127,7 @@ from eatnas_protocol.messages import Assign
 from eatnas_training import loop
 from eatnas_training.worker_protocol import StopRequest
 from eatnas_training.failures import DivergedError
-for report in loop.train(Assign(**json.load(sys.stdin)), lambda: StopRequest.GO_ON):
+for report in loop.train(Assign(**json.load(sys.stdin)), lambda: StopRequest.NONE):
     print(json.dumps([type(report).__name__, asdict(report)]))
 """
 
@@ -157,12 +152,6 @@ def test_a_fresh_process_goes_on_inside_an_epoch_with_the_same_bits(assignment: 
     assert_same_bits(whole, again)
 
 
-def test_a_checkpoint_that_is_asked_for_changes_no_bits(assignment: Make) -> None:
-    asked = train(assignment(attempt=2), after(3, StopRequest.CHECKPOINT))
-    assert len([report for report in asked if isinstance(report, Checkpointed)]) == 2
-    assert_same_bits(train(assignment()), asked)
-
-
 def test_checkpoints_come_by_the_clock_and_progress_twice_a_second(assignment: Make) -> None:
     ticks = iter(range(10**6))
     reports = train(assignment(checkpoint_seconds=0.5), monotonic=lambda: next(ticks) * 0.05)
@@ -171,6 +160,7 @@ def test_checkpoints_come_by_the_clock_and_progress_twice_a_second(assignment: M
     assert len(saved) >= 3
     assert len({path.path for path in saved}) == len(saved)
     assert 2 <= len(progress) < 8
+    assert_same_bits(train(assignment()), reports)
 
 
 @pytest.mark.parametrize("damage", ["torn", "garbled", "empty", "another's"])
@@ -222,7 +212,7 @@ def test_on_a_full_disk_a_training_waits_and_then_goes_on_with_the_same_bits(ass
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     assign = assignment(attempt=2)
-    reports: list[Up] = []
+    reports: list[Report] = []
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, kept[1]))
         for report in loop.train(assign, go_on):
@@ -262,7 +252,7 @@ def test_out_of_memory_has_its_kind(assignment: Make, monkeypatch: pytest.Monkey
     def no_memory(*_: object, **__: object) -> None:
         torch.empty(1 << 50, dtype=torch.uint8)
 
-    monkeypatch.setattr("eatnas_training.loop.cross_entropy", no_memory)
+    monkeypatch.setattr("eatnas_training.steps.cross_entropy", no_memory)
     last = train(assignment())[-1]
     assert isinstance(last, Failed)
     assert last.kind == "out_of_memory"
@@ -299,13 +289,13 @@ def test_errors_of_a_gpu_have_their_kinds_and_those_of_cuda_end_the_process(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError(words)
 
-    monkeypatch.setattr("eatnas_training.loop.cross_entropy", fails)
+    monkeypatch.setattr("eatnas_training.steps.cross_entropy", fails)
     last = train(assignment())[-1]
     assert isinstance(last, Failed)
     assert (last.kind, last.fatal) == (kind, fatal)
 
 
-def test_a_convolution_that_finds_no_engine_is_out_of_memory_only_where_memory_is_short(
+def test_a_convolution_that_finds_no_engine_is_out_of_memory_only_where_is_gpu_memory_low(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     error = RuntimeError("GET was unable to find an engine to execute this computation")
@@ -315,7 +305,7 @@ def test_a_convolution_that_finds_no_engine_is_out_of_memory_only_where_memory_i
     assert failures.is_out_of_memory(error)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 2 << 30)
     assert not failures.is_out_of_memory(error)
-    assert failures.is_of_cuda(error)
+    assert failures.is_cuda_error(error)
 
 
 def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_the_file(
@@ -342,26 +332,27 @@ def test_a_device_that_fails_while_a_checkpoint_is_restored_says_nothing_about_t
 
 
 def test_what_has_left_the_numbers_is_no_checkpoint(assignment: Make) -> None:
-    training = Training(assign := assignment())
-    training.load()
-    training.build()
-    training.state.sums[0] = float("nan")  # as on a device whose steps nobody has looked at yet
+    training = Training(assign := assignment(), go_on)
+    runner = training.runner
+    runner.load()
+    runner.build()
+    runner.state.sums[0] = float("nan")  # as on a device whose steps nobody has looked at yet
     with pytest.raises(DivergedError):
-        list(training.save(go_on))
+        list(training.save())
     assert not list(Path(assign.checkpoint_folder).glob("*.ckpt"))
 
 
 def test_halves_of_a_batch_train_the_same_images_with_other_statistics(assignment: Make) -> None:
-    whole, halved = assignment(epochs=1), replace(assignment(epochs=1), halved=True)
+    whole, halved = assignment(epochs=1), replace(assignment(epochs=1), split_batches=True)
     losses = []
     for assign in (whole, halved):
-        training = Training(assign)
-        training.load()
-        training.build()
-        training.step()
-        assert float(training.state.sums[2]) == 64
-        losses.append(float(training.state.sums[0]))
-        assert all(torch.isfinite(one).all() for one in training.state.model.parameters())
+        runner = StepRunner(assign)
+        runner.load()
+        runner.build()
+        runner.train_step()
+        assert float(runner.state.sums[2]) == 64
+        losses.append(float(runner.state.sums[0]))
+        assert all(torch.isfinite(one).all() for one in runner.state.model.parameters())
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
@@ -391,7 +382,7 @@ def test_the_precision_is_the_recipes_and_a_score_tells_it(assignment: Make) -> 
 
 def test_what_another_kind_of_device_began_is_kept_and_told(assignment: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as on_a_gpu:
-        on_a_gpu.setattr(loop, "precision_on", lambda *_: "bfloat16")
+        on_a_gpu.setattr(steps, "resolve_precision", lambda *_: "bfloat16")
         stopped = train(assignment(), after(3, StopRequest.RELEASE))
     again = train(assignment(attempt=2, checkpoint_folder=stopped.folder))
     (resumed,) = [report for report in again if isinstance(report, Resumed)]
@@ -411,18 +402,18 @@ def test_another_precision_in_the_recipe_is_another_training(assignment: Make) -
 @pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
 def test_a_step_never_looks_at_what_its_device_computes(assignment: Make, augment: str, halved: bool) -> None:
     # torch's device without contents: whatever wants to see a number there is an error, and so is a mixture of devices.
-    training = Training(replace(assignment(augment=augment, label_smoothing=0.1), halved=halved), "meta")
-    training.load()
-    training.build()
-    state = training.state
+    runner = StepRunner(replace(assignment(augment=augment, label_smoothing=0.1), split_batches=halved), "meta")
+    runner.load()
+    runner.build()
+    state = runner.state
     state.optimizer = torch.optim.SGD(state.model.parameters(), 0.1)  # fused ones know devices that compute alone
-    training.step()
-    training.step()
+    runner.train_step()
+    runner.train_step()
     assert state.sums.device.type == "meta"
     assert all(parameter.grad is not None for parameter in state.model.parameters())
-    assert training.validate_batch(0, state.sums) > 0
+    assert runner.validate_step(0, state.sums) > 0
     with pytest.raises(NotImplementedError, match="no data"):
-        training._looked_at(state.sums)
+        runner.read_sums(state.sums)
 
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -432,7 +423,7 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignment: Make, precision: str) -> None:
     whole = train(assignment(precision=precision), device="cuda:0")
-    assert finished(whole).precision == loop.precision_on("cuda:0", precision)
+    assert finished(whole).precision == numerics.resolve_precision("cuda:0", precision)
     assert_same_bits(whole, train(assignment(attempt=2, precision=precision), device="cuda:0"))
     stopped = train(assignment(attempt=3, precision=precision), after(3, StopRequest.RELEASE), device="cuda:0")
     resumed = assignment(attempt=4, precision=precision, checkpoint_folder=stopped.folder)
@@ -442,13 +433,13 @@ def test_two_runs_on_a_gpu_have_the_same_bits_and_so_has_a_resumed_one(assignmen
 @CUDA
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_on_a_gpu_waits_for_nothing(assignment: Make) -> None:
-    training = loop.Training(assignment(), "cuda:0")
-    training.load()
-    training.build()
-    training.step()  # the first one allocates
+    runner = StepRunner(assignment(), "cuda:0")
+    runner.load()
+    runner.build()
+    runner.train_step()  # the first one allocates
     try:
         torch.cuda.set_sync_debug_mode("error")
-        training.step()
-        training.step()
+        runner.train_step()
+        runner.train_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -7,7 +7,7 @@ import torch
 
 from eatnas_db.checkpoint_files import CheckpointName, read_checkpoint, write_checkpoint
 from eatnas_training import augment, checkpoint
-from eatnas_training.schedule import learning_rate
+from eatnas_training.optimizer import learning_rate
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Released, Resumed, Up
+from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Released, Report, Resumed
 from eatnas_training import augment, datasets, loop, prepare, streaming
 from eatnas_training.augment import BatchKey
 from eatnas_training.worker_protocol import StopRequest
@@ -263,15 +263,15 @@ def assign(root: Path, folder: Path, candidate: int = 1, attempt: int = 1, **tra
     )
 
 
-def train(assignment: Assign, calls: int = 10**9) -> list[Up]:
+def train(assignment: Assign, calls: int = 10**9) -> list[Report]:
     """Everything that a training reports; it is told to stop at that many calls."""
     count = iter(range(calls))
     return list(
-        loop.train(assignment, lambda: StopRequest.GO_ON if next(count, None) is not None else StopRequest.RELEASE)
+        loop.train(assignment, lambda: StopRequest.NONE if next(count, None) is not None else StopRequest.RELEASE)
     )
 
 
-def rows(reports: list[Up]) -> list[EpochDone]:
+def rows(reports: list[Report]) -> list[EpochDone]:
     found = [report for report in reports if isinstance(report, EpochDone)]
     return [replace(row, candidate=0, attempt=0, seconds=0, ended_at=0) for row in found]
 

@@ -236,16 +236,16 @@ class GpuScheduler:
         uuid = slot.device.uuid
         others = [device.uuid for device in self._lookout.snapshots(wait=False) if device.uuid != uuid]
         why = None
-        if (elsewhere := next((one for one in others if _same(one, hello.uuid)), None)) is not None:
+        if (elsewhere := next((one for one in others if _same(one, hello.gpu_uuid)), None)) is not None:
             why = f"a worker for {uuid} started on {elsewhere}"
         elif begun_at <= max(slot.hello_at, self._proved_at.get(slot.number, 0.0)):
             return
         else:
             self._proved_at[slot.number] = begun_at
             seen = self._lookout.snapshots(wait=False)
-            why = find_placement_error(uuid, process.pid, hello.block_bytes, self._before.get(slot.number, []), seen)
+            why = find_placement_error(uuid, process.pid, hello.marker_bytes, self._before.get(slot.number, []), seen)
             blind = any(device.uuid == uuid and device.attribution_error is not None for device in seen)
-            if why is not None and blind and _same(uuid, hello.uuid):
+            if why is not None and blind and _same(uuid, hello.gpu_uuid):
                 why = None  # who is where cannot be seen, and CUDA itself has named this device
             slot.doubts += 1
             if why is not None and "started on" not in why and slot.doubts < DOUBTFUL_LOOKS:

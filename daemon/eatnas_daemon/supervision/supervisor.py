@@ -49,6 +49,7 @@ from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResourceUse, ResumptionRecord
 from eatnas_protocol.messages import (
+    AncestorRetrained,
     Cancel,
     Checkpointed,
     EpochDone,
@@ -59,7 +60,6 @@ from eatnas_protocol.messages import (
     Ready,
     Release,
     Released,
-    Restored,
     Resumed,
 )
 
@@ -389,7 +389,7 @@ class Supervisor:
                 case Resumed():
                     resumption = _resumption_record(report, folder)
                     garbage += training_record.record_resumption(connection, token, resumption, wall)
-                case Restored():
+                case AncestorRetrained():
                     training_record.record_restoration(connection, token, report.ancestor, wall)
                 case Finished():
                     self._write_score(connection, slot, slot.work, report, wall)
@@ -436,7 +436,7 @@ class Supervisor:
     def _write_score(self, connection: Connection, slot: Slot, work: Assignment, report: Finished, wall: float) -> None:
         recipe = {**without_timing(work.assign.training), "precision": report.precision}
         batch = recipe["batch_size"]
-        if work.assign.halved:  # a deviation: told with the score
+        if work.assign.split_batches:  # a deviation: told with the score
             batch = recipe["micro_batch"] = batch // 2
         share = None
         if report.peak_bytes is not None:
@@ -447,7 +447,7 @@ class Supervisor:
         worth = fitness(
             report.accuracy, work.leased.mult_adds, work.objective["target_mult_adds"], work.objective["exponent"]
         )
-        if work.assign.final:
+        if work.assign.final_model:
             measured = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
             worth = report.accuracy  # what a network costs plays no part in how good it is
         transitions.record_score(

@@ -41,15 +41,15 @@ def work_for(connection: Connection, settings: Settings, row: SearchRecord, leas
     assign = replace(
         _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
         attempt=leased.token.attempt,
-        halved=leased.thrift == MemoryFallback.HALVED,
-        heritage=[asdict(_ancestor(settings, link)) for link in heritage],
+        split_batches=leased.thrift == MemoryFallback.HALVED,
+        ancestors=[asdict(_ancestor(settings, link)) for link in heritage],
     )
     if leased.origin == Origin.FINAL:
-        assign = replace(assign, final=True, seed=derived_seed(row.seed, "final", leased.replica))
+        assign = replace(assign, final_model=True, seed=derived_seed(row.seed, "final", leased.replica))
     inherited = heritage[-1].lineage_epochs if heritage else 0
     limit = row.spec["budget"]["candidate_seconds"]
     left = None if limit is None else limit - leased.spent_seconds
-    batch = assign.training["batch_size"] // (2 if assign.halved else 1)
+    batch = assign.training["batch_size"] // (2 if assign.split_batches else 1)
     expected = expected_bytes(leased.params, leased.mult_adds, batch, row.memory_share)
     return Assignment(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
 
@@ -63,7 +63,7 @@ def _heritage(connection: Connection, row: SearchRecord, leased: LeasedCandidate
 
 def _ancestor(settings: Settings, link: InheritanceLink) -> Assign:
     made = _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
-    return replace(made, halved=link.halved)
+    return replace(made, split_batches=link.halved)
 
 
 def _assign(

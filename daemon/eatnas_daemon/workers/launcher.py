@@ -16,7 +16,8 @@ import psutil
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
-from eatnas_protocol.messages import Decoder, Down, Message, encode
+from eatnas_protocol.framing import Decoder, encode
+from eatnas_protocol.messages import Command, Message
 
 PIECE_BYTES: Final = 1 << 16
 REAPED_SECONDS: Final = 5.0
@@ -60,7 +61,7 @@ class WorkerProcess:
             return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
         return 0.0
 
-    def send(self, message: Down) -> None:
+    def send(self, message: Command) -> None:
         """Say something. To a worker that is gone it is not said: its end is seen by `receive`."""
         if self._closed:  # the descriptor's number may be somebody else's by now
             return

@@ -134,7 +134,7 @@ class Slot:
                 self.phase = message.phase
             case Ready():
                 self.hello, self.failed_starts, self.start_error = message, 0, None
-                self.hello_at, self.held_bytes = now, message.block_bytes
+                self.hello_at, self.held_bytes = now, message.marker_bytes
                 self.reports.append(message)
             case Unavailable():
                 self.unfit = message.reason

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eatnas_training.selftest import warm_up, why_not
+from eatnas_training.selftest import describe_failure, train_all_operations
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 
 
 def test_the_processor_is_ready() -> None:
-    warm_up("cpu")
+    train_all_operations("cpu")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_why_torch_cannot_compute_on_a_gpu_is_one_line(
     monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    told = why_not("cuda:0", error)
+    told = describe_failure("cuda:0", error)
     assert words in told
     assert "\n" not in told
 
@@ -39,5 +39,5 @@ def test_why_torch_cannot_compute_on_a_gpu_is_one_line(
 def test_a_torch_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
-    told = why_not("cuda:0", AssertionError("Torch not compiled with CUDA enabled"))
+    told = describe_failure("cuda:0", AssertionError("Torch not compiled with CUDA enabled"))
     assert told.startswith(f"torch {torch.__version__} was built without CUDA; https://pytorch.org")

@@ -14,7 +14,7 @@ from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Change, Space, apply
 from eatnas_training import network
-from eatnas_training.inherit import Inheritance, Plan, inherit
+from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec, inherit_weights
 
 TASK = Task(8, 1, 10)
 TINY = PRESETS["eatnas-tiny"]
@@ -45,27 +45,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def plan(code: str, macro: Macro = EVEN, task: Task = TASK) -> Plan:
+def plan(code: str, macro: Macro = EVEN, task: Task = TASK) -> NetworkSpec:
     """A block's code for every block of the macro, or the codes of all."""
     given = code.split("/")
-    return Plan(Architecture.parse("/".join(given if len(given) > 1 else given * len(macro.base))), macro, task)
+    return NetworkSpec(Architecture.parse("/".join(given if len(given) > 1 else given * len(macro.base))), macro, task)
 
 
-def changed(parent: Plan, *changes: Change) -> Plan:
+def changed(parent: NetworkSpec, *changes: Change) -> NetworkSpec:
     architecture = parent.architecture
     for change in changes:
         architecture = apply(architecture, change)
-    return Plan(architecture, parent.macro, parent.task)
+    return NetworkSpec(architecture, parent.macro, parent.task)
 
 
-def fresh(of: Plan, seed: int) -> network.Network:
+def fresh(of: NetworkSpec, seed: int) -> network.Network:
     """Initialised, in double precision, so that a difference is either rounding or none."""
     model = network.build(of.architecture, of.macro, of.task)
     network.initialize(model, seed)
     return model.double()
 
 
-def trained(of: Plan, seed: int) -> network.Network:
+def trained(of: NetworkSpec, seed: int) -> network.Network:
     """As if it had a training behind it: gammas and betas of their own, and statistics that fit the weights."""
     model = fresh(of, seed)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -97,9 +97,11 @@ def distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / (one - one.mean(0)).abs().max())
 
 
-def born(parent: Plan, child: Plan, seed: int = 0) -> tuple[network.Network, network.Network, Inheritance]:
+def born(
+    parent: NetworkSpec, child: NetworkSpec, seed: int = 0
+) -> tuple[network.Network, network.Network, Inheritance]:
     old, new = trained(parent, seed), fresh(child, seed + 2)
-    return old, new, inherit(old.state_dict(), parent, new, child)
+    return old, new, inherit_weights(old.state_dict(), parent, new, child)
 
 
 def one_step(model: nn.Module, inputs: Tensor, labels: Tensor, rate: float = 0.05) -> float:
@@ -152,7 +154,7 @@ def test_a_change_that_only_adds_leaves_the_logits_as_they_are(code, primitive, 
     child = changed(parent, Change(block, primitive, "", after))
     old, new, inheritance = born(parent, child)
     assert inheritance.exact
-    assert inheritance.fresh_blocks == ()
+    assert inheritance.reinitialized_blocks == ()
     assert 0.3 < inheritance.share < 1
     assert distance(logits(old, images()), logits(new, images())) < ROUNDING
 
@@ -162,7 +164,7 @@ def test_a_change_that_cannot_be_exact_does_not_say_it_is(code, primitive, after
     parent = plan(code)
     old, new, inheritance = born(parent, changed(parent, Change(2, primitive, "", after)))
     assert not inheritance.exact
-    assert inheritance.fresh_blocks == ()
+    assert inheritance.reinitialized_blocks == ()
     assert ROUNDING < distance(logits(old, images()), logits(new, images())) < 1e6
 
 
@@ -171,7 +173,7 @@ def test_a_block_of_the_other_kind_of_layer_starts_afresh(code, after) -> None:
     parent = plan(code)
     child = changed(parent, Change(2, "op", "", after))
     old, new, inheritance = born(parent, child)
-    assert (inheritance.exact, inheritance.fresh_blocks) == (False, (2,))
+    assert (inheritance.exact, inheritance.reinitialized_blocks) == (False, (2,))
     untouched = fresh(child, 2).state_dict()
     first = 3 + parent.architecture.blocks[0].depth
     layers = range(first, first + child.architecture.blocks[1].depth)
@@ -185,9 +187,9 @@ def test_a_block_of_the_other_kind_of_layer_starts_afresh(code, after) -> None:
 @fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), seeds)
 def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, seed) -> None:
-    parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
+    parent = NetworkSpec(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
     mutant = Space(macro, TASK).mutate(parent.architecture, KeyedRng(seed, "mutant"), lambda digest: False)
-    old, new, inheritance = born(parent, Plan(mutant.architecture, macro, TASK), seed)
+    old, new, inheritance = born(parent, NetworkSpec(mutant.architecture, macro, TASK), seed)
     before, after = logits(old, images()), logits(new, images())
     assume((before - before.mean(0)).abs().max() > 1e-6)
     assert 0 < inheritance.share <= 1
@@ -199,11 +201,11 @@ def test_exact_is_said_of_a_random_mutation_only_where_it_is_true(macro, drawn, 
 @fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.integers(2, 5), seeds)
 def test_exact_is_said_of_several_mutations_at_once_only_where_it_is_true(macro, drawn, count, seed) -> None:
-    parent = Plan(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
+    parent = NetworkSpec(Architecture(tuple(drawn[: len(macro.base)])), macro, TASK)
     chance, mutant = KeyedRng(seed, "mutant"), parent.architecture
     for _ in range(count):
         mutant = Space(macro, TASK).mutate(mutant, chance, lambda digest: False).architecture
-    old, new, inheritance = born(parent, Plan(mutant, macro, TASK), seed)
+    old, new, inheritance = born(parent, NetworkSpec(mutant, macro, TASK), seed)
     before, after = logits(old, images()), logits(new, images())
     assume((before - before.mean(0)).abs().max() > 1e-6)
     assert bool(after.isfinite().all())
@@ -223,7 +225,7 @@ def test_growing_several_blocks_at_once_is_exact(macro, drawn, data) -> None:
         op, kernel, depth = (data.draw(st.sampled_from(values)) for values in (ops, kernels, depths))
         # Widening may turn a bypass into an identity, and no identity does what a bypass did.
         grown.append(Block(op, kernel, block.skip, depth, block.width))
-    parent, child = (Plan(Architecture(tuple(chosen)), macro, TASK) for chosen in (blocks, grown))
+    parent, child = (NetworkSpec(Architecture(tuple(chosen)), macro, TASK) for chosen in (blocks, grown))
     old, new, inheritance = born(parent, child)
     assert inheritance.exact
     before = logits(old, images())
@@ -251,7 +253,7 @@ def test_an_identity_that_becomes_a_bypass_goes_on_as_the_identity() -> None:
 def test_a_bypass_that_becomes_an_identity_is_not_exact() -> None:
     parent = plan("mb3_k3_d1_w1.0_skip/mb3_k3_d1_w0.5_skip/mb3_k3_d1_w1.0_skip/mb3_k3_d1_w1.0_skip")
     _, _, inheritance = born(parent, changed(parent, Change(2, "width", 0.5, 1.0)))
-    assert (inheritance.exact, inheritance.fresh_blocks) == (False, ())
+    assert (inheritance.exact, inheritance.reinitialized_blocks) == (False, ())
 
 
 def test_the_same_network_inherits_everything() -> None:
@@ -287,7 +289,7 @@ def test_narrowing_keeps_the_channels_that_matter_most() -> None:
         old.features[5][0].weight[:, [0, 2, 5, 7]] = 0
         old.features[5][0].weight[:, mattering] += 1
     new = fresh(child, 2)
-    inherit(old.state_dict(), parent, new, child)
+    inherit_weights(old.state_dict(), parent, new, child)
     assert torch.equal(new.features[4][7].bias, old.features[4][7].bias[mattering])
     assert torch.equal(new.features[4][7].running_var, old.features[4][7].running_var[mattering])
 
@@ -297,7 +299,7 @@ def test_both_ends_of_an_identity_keep_the_same_channels() -> None:
     child = changed(parent, *(Change(block, "width", 1.0, 0.5) for block in (1, 2, 3, 4)))
     old = trained(parent, 0)
     new = fresh(child, 2)
-    inherit(old.state_dict(), parent, new, child)
+    inherit_weights(old.state_dict(), parent, new, child)
     kept = [
         [int((old.features[layer].body[7].bias == value).nonzero()) for value in new.features[layer].body[7].bias]
         for layer in range(3, 7)
@@ -359,7 +361,7 @@ def test_a_macro_of_other_strides_or_fewer_channels_takes_what_fits() -> None:
 def test_a_state_of_another_network_is_refused() -> None:
     parent, other = plan("mb3_k3_d1_w1.0_skip"), plan("mb6_k3_d1_w1.0_skip")
     with pytest.raises(RuntimeError, match="size mismatch"):
-        inherit(trained(other, 0).state_dict(), parent, fresh(parent, 1), parent)
+        inherit_weights(trained(other, 0).state_dict(), parent, fresh(parent, 1), parent)
 
 
 def test_a_parent_of_another_number_of_blocks_is_refused() -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import (
     Assign,
     Cancel,
-    Checkpoint,
     Checkpointed,
-    Decoder,
-    Down,
+    Command,
     EpochDone,
     Exit,
     Failed,
@@ -28,8 +27,7 @@ from eatnas_protocol.messages import (
     Ready,
     Release,
     Released,
-    Up,
-    encode,
+    Report,
 )
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol
 from support.simulated_worker import SIMULATED_WORKER
@@ -55,7 +53,7 @@ class Worker:
         self.decoder = Decoder()
         self.heard: list[Message] = []
 
-    def say(self, message: Down) -> None:
+    def say(self, message: Command) -> None:
         os.write(self.down, encode(message))
 
     def hear(self, *kinds: type, seconds: float = 30) -> Message:
@@ -233,14 +231,13 @@ def test_what_a_training_prints_goes_to_its_log_and_a_broken_trainer_is_a_failur
     assert "epoch 1: train loss" in (tmp_path / "logs" / "2.log").read_text()
 
 
-def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: Make) -> None:
+def test_release_is_requested_until_obeyed(assignment: Make) -> None:
     down, supervisor = os.pipe()
     heard, up = os.pipe()
     seen: list[StopRequest] = []
 
-    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Up]:
-        os.write(supervisor, encode(Checkpoint(1, 1)))
-        seen.extend([wanted(), wanted()])
+    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Report]:
+        seen.append(wanted())
         os.write(supervisor, encode(Release(1, 1)))
         seen.extend([wanted(), wanted()])
         os.write(supervisor, encode(Exit()))
@@ -250,7 +247,7 @@ def test_a_wanted_checkpoint_is_said_once_and_release_until_obeyed(assignment: M
     WorkerProtocol(down, up).run(Ready(1, {}, "cpu", ""), trainer)
     for descriptor in (down, supervisor, heard, up):
         os.close(descriptor)
-    assert seen == [StopRequest.CHECKPOINT, StopRequest.GO_ON, StopRequest.RELEASE, StopRequest.RELEASE]
+    assert seen == [StopRequest.NONE, StopRequest.RELEASE, StopRequest.RELEASE]
 
 
 def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_more_and_its_worker_leaves(
@@ -276,8 +273,6 @@ def test_the_real_worker_trains_checkpoints_and_leaves(assignment: Make, worker:
     one.say(assignment())
     one.hear(Finished)
     one.say(assignment(2, epochs=1000))
-    one.say(Checkpoint(2, 1))
-    one.hear(Checkpointed)
     one.say(Release(2, 1))
     one.hear(Checkpointed)
     one.hear(Released)

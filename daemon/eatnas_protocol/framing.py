@@ -1,0 +1,54 @@
+"""Messages as bytes on a pipe: four bytes of length, big-endian, then the JSON array `[class name, fields]`.
+
+Each worker has a pair of pipes for messages; its stdout and stderr stay free for the candidate's log.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict
+from typing import Any, Final, get_args
+
+from eatnas_protocol.messages import Message
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+_LENGTH: Final = struct.Struct("!I")
+_MESSAGE_TYPES: Final[dict[str, type[Any]]] = {kind.__name__: kind for kind in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """Return the message with its length prefix."""
+    body = json.dumps([type(message).__name__, asdict(message)]).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+class Decoder:
+    """Assemble messages from the chunks that a pipe delivers."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> list[Message]:
+        """Return the messages that this chunk completes. Raises `ValueError` on an invalid message."""
+        self._buffer += chunk
+        messages: list[Message] = []
+        while len(self._buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._buffer)
+            if length > MAX_MESSAGE_BYTES:
+                raise ValueError(f"message of {length} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
+            end = _LENGTH.size + length
+            if len(self._buffer) < end:
+                break
+            messages.append(_decode(bytes(self._buffer[_LENGTH.size : end])))
+            del self._buffer[:end]
+        return messages
+
+
+def _decode(body: bytes) -> Message:
+    try:
+        name, fields = json.loads(body)
+        message: Message = _MESSAGE_TYPES[name](**fields)
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"invalid message {body[:80]!r}") from error
+    return message

@@ -1,0 +1,123 @@
+"""Copying of weights between layers of different width, kernel size and depth (Net2WiderNet, kernel growth).
+
+A channel map is an int64 tensor `[channels of the child]`: the index of the parent's channel that each of the
+child's channels continues, or `NEW`. Weights from new channels to inherited ones are 0, so that the inherited
+channels compute what they computed in the parent. New channels keep their initial weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from eatnas_training.inheritance.channel_statistics import (
+    Moments,
+    moments_after_layer,
+    moments_after_relu,
+    squared_input_weights,
+)
+from eatnas_training.inheritance.identity import initialize_as_identity, set_identity_norm
+from eatnas_training.inheritance.network_parts import ConvNorm, LayerParts
+
+NEW: Final = -1
+
+
+@dataclass(slots=True)
+class WeightCopier:
+    """Copy weights; count the copied elements and note whether the child still computes the parent's function."""
+
+    exact: bool
+    copied: int = 0
+
+    def map_channels(self, importance: Tensor, count: int) -> Tensor:
+        """Return the channel map of `count` channels: all of the parent's, or the most important ones in order.
+
+        `importance`: one value per channel of the parent.
+        """
+        available = len(importance)
+        if count >= available:
+            return torch.cat([torch.arange(available), torch.full((count - available,), NEW)])
+        self.exact = False
+        return importance.argsort(descending=True, stable=True)[:count].sort().values
+
+    def copy_conv_norm(self, old: ConvNorm, new: ConvNorm, outputs: Tensor, inputs: Tensor) -> None:
+        """Copy a convolution and its batch-norm. A larger kernel has the old one in its center and zeros around it."""
+        size, old_size = new.conv.kernel_size[0], old.conv.kernel_size[0]
+        self.exact &= size >= old_size
+        window, old_window = _center(size, old_size), _center(old_size, size)
+        rows, columns = _inherited(outputs), _inherited(inputs)
+        copied = old.conv.weight[outputs[rows]][:, inputs[columns], old_window, old_window]
+        new.conv.weight[rows] = 0
+        new.conv.weight[rows[:, None], columns, window, window] = copied
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(new.norm, name)[rows] = getattr(old.norm, name)[outputs[rows]]
+        self.copied += copied.numel() + 2 * len(rows)
+
+    def copy_depthwise(self, old: ConvNorm, new: ConvNorm, channels: Tensor) -> None:
+        """Copy a depthwise convolution, whose weights are `[channels, 1, k, k]`, and its batch-norm."""
+        self.copy_conv_norm(old, new, channels, torch.zeros(1, dtype=torch.int64))
+
+    def copy_classifier(self, old: nn.Linear, new: nn.Linear, inputs: Tensor) -> None:
+        """Copy the classifier; the number of classes must be equal."""
+        columns = _inherited(inputs)
+        new.weight.zero_()
+        new.weight[:, columns] = old.weight[:, inputs[columns]]
+        new.bias.copy_(old.bias)
+        self.copied += len(columns) * new.out_features + new.out_features
+
+    def copy_block(
+        self, old: list[LayerParts], new: list[LayerParts], inputs: Tensor, outputs: Tensor, moments: Moments
+    ) -> None:
+        """Copy the layers that both blocks have; the child's further layers start as the identity.
+
+        `moments`: of the child's input to the block.
+        """
+        self.exact &= len(new) >= len(old)
+        for old_layer, new_layer in zip(old, new, strict=False):
+            self._copy_body(old_layer, new_layer, inputs, outputs)
+            self._copy_shortcut(old_layer, new_layer, inputs, outputs, moments)
+            inputs, moments = outputs, moments_after_layer(new_layer, moments)
+        for layer in new[len(old) :]:
+            self.exact &= initialize_as_identity(layer, moments)
+            moments = moments_after_layer(layer, moments)
+
+    def _copy_body(self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor) -> None:
+        if new.separable:
+            self.copy_depthwise(old.body[0], new.body[0], inputs)
+            self.copy_conv_norm(old.body[1], new.body[1], outputs, inputs)
+            return
+        importance = moments_after_relu(old.body[1].norm).var * squared_input_weights(old.body[2].conv)
+        hidden = self.map_channels(importance, new.body[1].channels)
+        self.copy_conv_norm(old.body[0], new.body[0], hidden, inputs)
+        self.copy_depthwise(old.body[1], new.body[1], hidden)
+        self.copy_conv_norm(old.body[2], new.body[2], outputs, hidden)
+
+    def _copy_shortcut(
+        self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor, moments: Moments
+    ) -> None:
+        """Copy a bypass, turn an identity into one, or start a new bypass at zero."""
+        if not new.bypass:
+            self.exact &= new.identity == old.identity and not old.bypass
+        elif old.bypass:
+            self.copy_conv_norm(old.bypass, new.bypass, outputs, inputs)
+        elif old.identity:
+            rows = _inherited(outputs)
+            same = (outputs[rows, None] == inputs).to(moments.mean)
+            new.bypass.conv.weight[rows] = same[:, :, None, None]
+            set_identity_norm(new.bypass.norm, rows, Moments(same @ moments.mean, same @ moments.var))
+        else:
+            new.bypass.norm.weight.zero_()
+
+
+def _inherited(channel_map: Tensor) -> Tensor:
+    """Return the indices of the child's channels that continue one of the parent's."""
+    return (channel_map != NEW).nonzero().flatten()
+
+
+def _center(size: int, other: int) -> slice:
+    """Return the part of `size` pixels that a centered kernel of `other` pixels covers."""
+    margin = max(0, size - other) // 2
+    return slice(margin, size - margin)

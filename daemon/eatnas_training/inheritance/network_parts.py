@@ -1,0 +1,79 @@
+"""A network taken apart into its convolutions, batch-norms and shortcuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from torch import nn
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_training.network import Layer, Network
+
+
+class ConvNorm(NamedTuple):
+    """A convolution and the batch-norm after it."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+
+    @property
+    def channels(self) -> int:
+        """The number of output channels."""
+        return self.norm.num_features
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """The two convolutions of a SepConv or the three of an MBConv, and the shortcut."""
+
+    body: list[ConvNorm]
+    identity: bool = False
+    bypass: ConvNorm | None = None
+
+    @property
+    def separable(self) -> bool:
+        """Whether this is a SepConv."""
+        return len(self.body) == 2
+
+    @property
+    def last(self) -> ConvNorm:
+        """The convolution that gives the output channels."""
+        return self.body[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkParts:
+    """Stem, the layers of each block, head and classifier."""
+
+    stem: ConvNorm
+    blocks: list[list[LayerParts]]
+    head: ConvNorm
+    classifier: nn.Linear
+
+
+def split_network(model: Network, architecture: Architecture) -> NetworkParts:
+    """Return the parts of a network; they share its parameters."""
+    modules = list(model.features)
+    layers = map(_split_layer, modules[3:-3])
+    blocks = [list(islice(layers, block.depth)) for block in architecture]
+    (stem,), (head,) = _conv_norms(modules[:3]), _conv_norms(modules[-3:])
+    return NetworkParts(stem, blocks, head, model.classifier)
+
+
+def _split_layer(module: nn.Module) -> LayerParts:
+    if not isinstance(module, Layer):
+        return LayerParts(_conv_norms(module.children()))
+    body = _conv_norms(module.body.children())
+    if isinstance(module.shortcut, nn.Identity):
+        return LayerParts(body, identity=True)
+    return LayerParts(body, bypass=_conv_norms(module.shortcut.children())[0])
+
+
+def _conv_norms(modules: Iterable[nn.Module]) -> list[ConvNorm]:
+    modules = list(modules)
+    convolutions = (module for module in modules if isinstance(module, nn.Conv2d))
+    norms = (module for module in modules if isinstance(module, nn.BatchNorm2d))
+    return [ConvNorm(*pair) for pair in zip(convolutions, norms, strict=True)]

@@ -1,0 +1,102 @@
+"""The parent's weights: from its last checkpoint, or from the nearest ancestor that has one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_protocol.messages import Assign
+from eatnas_training import checkpoint, network
+from eatnas_training.augment import Data
+from eatnas_training.failures import ParentMissingError
+from eatnas_training.inheritance.transfer import NetworkSpec, inherit_weights
+
+COMPARED_IMAGES: Final = 256
+"""Validation images on which the logits of parent and child are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedNetwork:
+    """A network with its weights and batch-norm statistics after training."""
+
+    spec: NetworkSpec
+    weights: Mapping[str, Tensor]
+
+
+def spec_of(assign: Assign) -> NetworkSpec:
+    """Return the network of an assignment."""
+    return NetworkSpec(Architecture.from_code(assign.code), Macro.from_json(assign.macro), Task(**assign.task))
+
+
+def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[Assign]]:
+    """Return the nearest ancestor whose weights exist, and the assignments to train again after it, oldest first.
+
+    The ancestor is None if all of them must be trained, the first from scratch. Raises `ParentMissingError` if that
+    one inherits, too.
+    """
+    missing: list[Assign] = []
+    for number in reversed(range(len(assign.ancestors))):
+        # Its own parent is part of the identity of its checkpoints.
+        parents = assign.ancestors[max(0, number - 1) : number]
+        ancestor = replace(Assign(**assign.ancestors[number]), ancestors=parents)
+        weights = _final_weights(ancestor)
+        if weights is not None:
+            return TrainedNetwork(spec_of(ancestor), weights), missing
+        missing.insert(0, ancestor)
+    if missing[0].inherits:
+        raise ParentMissingError(f"the weights of candidate {missing[-1].candidate} are missing or damaged")
+    return None, missing
+
+
+def inherit_from(
+    parent: TrainedNetwork, model: network.Network, assign: Assign, data: Data
+) -> tuple[float, float | None]:
+    """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
+
+    The distance is the root mean square difference of the logits of child and parent, in standard deviations of the
+    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ.
+    """
+    child = spec_of(assign)
+    # Weights from a file and from a training in this process differ in memory layout. Sums in another order would give
+    # other bits.
+    weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
+    inheritance = inherit_weights(weights, parent.spec, model, child)
+    if parent.spec.task != child.task:
+        return inheritance.share, None
+    source = network.build(parent.spec.architecture, parent.spec.macro, parent.spec.task)
+    source.load_state_dict(weights)
+    images, _ = data.held_out.between(0, min(COMPARED_IMAGES, len(data.held_out.labels)))
+    before, after = (_logits(net, images.cpu()) for net in (source, model))
+    distance = (after - before).square().mean().sqrt() / before.std().clamp(min=1e-12)
+    return inheritance.share, float(distance)
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    model.eval()
+    with torch.inference_mode():
+        logits: Tensor = model(images).double()
+    model.train()
+    return logits
+
+
+def _final_weights(ancestor: Assign) -> dict[str, Tensor] | None:
+    """Return the weights from the checkpoint after the last epoch, or None if there is no valid one."""
+    weights: dict[str, Any] = {}
+
+    def accept(content: bytes) -> None:
+        saved = checkpoint.unpack(content)
+        identity = json.loads(saved["identity"])
+        expected = (ancestor.training["epochs"], ancestor.code, ancestor.seed)
+        if (saved["epoch"], identity["code"], identity["seed"]) != expected:
+            raise ValueError("it is not the last checkpoint of this candidate")
+        weights.update(saved["model"])
+
+    checkpoint.resume(ancestor, accept)
+    return weights or None

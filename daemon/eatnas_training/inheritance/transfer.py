@@ -1,0 +1,102 @@
+"""Transfer of weights from a parent network to its child by network morphism; docs/inheritance.md gives the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_training.inheritance.channel_statistics import (
+    layer_input_weights,
+    moments_after_layer,
+    moments_after_relu,
+    squared_input_weights,
+)
+from eatnas_training.inheritance.copying import WeightCopier
+from eatnas_training.inheritance.network_parts import split_network
+from eatnas_training.network import Network, build
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """The arguments of `network.build`."""
+
+    architecture: Architecture
+    macro: Macro
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """The result of a transfer.
+
+    `share`: the share of the child's parameters, by elements, that are copies of the parent's. `exact`: in eval mode
+    the child computes its parent's logits, up to rounding. `reinitialized_blocks`: the numbers, from 1, of the blocks
+    that inherit nothing.
+    """
+
+    share: float
+    exact: bool
+    reinitialized_blocks: tuple[int, ...]
+
+
+def inherit_weights(
+    parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: Network, child: NetworkSpec
+) -> Inheritance:
+    """Write the parent's weights into `model`, the freshly initialized network of `child`, where they fit.
+
+    No random numbers are drawn: new parts keep their initial weights. Raises `RuntimeError` if `parent_state` is not
+    the state of the parent's network, `ValueError` if the two have different numbers of blocks.
+    """
+    with torch.device("meta"):
+        source = build(parent.architecture, parent.macro, parent.task)
+    source.load_state_dict(parent_state, assign=True)
+    with torch.no_grad():
+        return _transfer(source, parent, model, child)
+
+
+def _transfer(source: Network, parent: NetworkSpec, model: Network, child: NetworkSpec) -> Inheritance:
+    old, new = split_network(source, parent.architecture), split_network(model, child.architecture)
+    old_strides, new_strides = ((spec.macro.stem_stride, spec.macro.strides) for spec in (parent, child))
+    copier = WeightCopier(exact=old_strides == new_strides and parent.task == child.task)
+
+    old_moments = moments_after_relu(old.stem.norm)
+    channels = copier.map_channels(old_moments.var * layer_input_weights(old.blocks[0][0]), new.stem.channels)
+    if parent.task.channels == child.task.channels:
+        copier.copy_conv_norm(old.stem, new.stem, channels, torch.arange(child.task.channels))
+    moments = moments_after_relu(new.stem.norm)
+
+    reinitialized = []
+    next_input_weights = [
+        *(layer_input_weights(block[0]) for block in old.blocks[1:]),
+        squared_input_weights(old.head.conv),
+    ]
+    for number, (old_block, new_block, next_weights) in enumerate(
+        zip(old.blocks, new.blocks, next_input_weights, strict=True), 1
+    ):
+        inputs = channels
+        for layer in old_block:
+            old_moments = moments_after_layer(layer, old_moments)
+        # An identity adds channels to themselves, so its output channels continue its input channels.
+        if not (old_block[0].identity and new_block[0].identity):
+            importance = old_moments.var * sum(map(layer_input_weights, old_block[1:]), next_weights)
+            channels = copier.map_channels(importance, new_block[-1].last.channels)
+        if old_block[0].separable == new_block[0].separable:
+            copier.copy_block(old_block, new_block, inputs, channels, moments)
+        else:
+            copier.exact = False
+            reinitialized.append(number)
+        for layer in new_block:
+            moments = moments_after_layer(layer, moments)
+
+    head_importance = moments_after_relu(old.head.norm).var * squared_input_weights(old.classifier)
+    head = copier.map_channels(head_importance, new.head.channels)
+    copier.copy_conv_norm(old.head, new.head, head, channels)
+    if parent.task.classes == child.task.classes:
+        copier.copy_classifier(old.classifier, new.classifier, head)
+    share = copier.copied / sum(parameter.numel() for parameter in model.parameters())
+    return Inheritance(share, copier.exact, tuple(reinitialized))

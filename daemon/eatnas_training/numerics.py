@@ -1,0 +1,41 @@
+"""Deterministic arithmetic and its precision: the settings of torch that decide the bits of a training."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+# cuBLAS is deterministic only with this setting, and torch refuses to compute without it. cuBLAS reads it at the
+# first matrix product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def use_deterministic_arithmetic() -> None:
+    """Make torch compute the same bits each time, in the precision that the recipe names."""
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory with NaN only helps code that reads it before writing, and takes a tenth of a step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # TF32 would be a third precision, which no recipe names. An environment variable can enable it for matrix products.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def resolve_precision(device: str, requested: str) -> str:
+    """Return the precision of a recipe on a device, `float32` or `bfloat16`.
+
+    A CUDA device that only emulates bfloat16 uses float32. `auto` is bfloat16 on CUDA and float32 on the CPU.
+    """
+    if requested == "float32" or torch.device(device).type != "cuda":
+        # On CPUs bfloat16 was slower for all but the largest networks.
+        return "float32" if requested == "auto" else requested
+    with torch.cuda.device(device):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Compute a network in `precision`; weights, loss and sums stay in float32 or better."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -1,0 +1,38 @@
+"""The optimizer and its learning rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from eatnas_db.domain.spec import TrainingSpec
+
+
+def make_optimizer(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum; weight decay applies to weights, not to biases or batch-norm parameters."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    return torch.optim.SGD(
+        [
+            {"params": weights, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
+    """Return the rate of `step` (from 0): linear up to `peak` over the share `warmup`, then a cosine towards 0.
+
+    The rate of every step is above 0; the cosine reaches 0 one step after the last.
+    """
+    warmup_steps = round(total_steps * warmup)
+    if step < warmup_steps:
+        return peak * ((step + 1) / warmup_steps)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * (1 + math.cos(math.pi * progress)) / 2

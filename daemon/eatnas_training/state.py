@@ -1,0 +1,116 @@
+"""The resumable state of a training, and its form in a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.spec import TrainingSpec
+from eatnas_protocol.messages import Assign, EpochDone
+from eatnas_training import network
+from eatnas_training.failures import is_cuda_error, is_out_of_memory
+from eatnas_training.optimizer import make_optimizer
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """A training between two batches.
+
+    `sums`: loss, correct predictions and images of the current epoch so far, float64 `[3]` on the device.
+    `precision`: `mixed` if devices of different precisions took part.
+    """
+
+    model: network.Network
+    optimizer: torch.optim.SGD
+    sums: Tensor
+    precision: str
+    epoch: int = 0
+    batch: int = 0
+    epoch_seconds: float = 0.0
+    epoch_reports: list[EpochDone] = field(default_factory=list)
+    share_inherited: float | None = None
+    logit_distance: float | None = None
+
+    def close_epoch(self, report: EpochDone) -> None:
+        """Move to the first batch of the next epoch."""
+        self.epoch_reports.append(report)
+        self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
+
+    def to_checkpoint(self, identity: str) -> dict[str, Any]:
+        """Return all that a process needs to resume this training with the same bits."""
+        return {
+            "identity": identity,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sums": self.sums,
+            "precision": self.precision,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "epoch_seconds": self.epoch_seconds,
+            "epoch_reports": [asdict(report) for report in self.epoch_reports],
+            "share_inherited": self.share_inherited,
+            "logit_distance": self.logit_distance,
+        }
+
+    def restore(self, saved: Mapping[str, Any], *, identity: str, attempt: int) -> None:
+        """Take over a checkpoint. Raises `ValueError` or `KeyError` if it belongs to another training."""
+        if saved["identity"] != identity:
+            raise ValueError("it belongs to another network, recipe or seed")
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.sums.copy_(saved["sums"])
+        except RuntimeError as error:
+            if is_out_of_memory(error) or is_cuda_error(error):  # the file is not to blame
+                raise
+            raise ValueError(str(error)) from error
+        self.epoch, self.batch = saved["epoch"], saved["batch"]
+        self.epoch_seconds = saved["epoch_seconds"]
+        self.share_inherited, self.logit_distance = saved["share_inherited"], saved["logit_distance"]
+        reports = [EpochDone(**fields) for fields in saved["epoch_reports"]]
+        self.epoch_reports = [replace(report, attempt=attempt) for report in reports]
+        # Weights are float32 in every precision, so a checkpoint of another device is used, and marked.
+        self.precision = self.precision if saved["precision"] == self.precision else "mixed"
+
+
+def identity_of(assign: Assign, recipe: TrainingSpec, data_digest: str) -> str:
+    """Return, as JSON, all that decides the bits of a training; a checkpoint is used only where it is equal."""
+    parent: list[Any] | bool = assign.inherits
+    if assign.ancestors:
+        parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed")]
+    identity = {
+        "code": assign.code,
+        "macro": assign.macro,
+        "task": assign.task,
+        "recipe": recipe.without_timing(),
+        "seed": assign.seed,
+        "data_digest": data_digest,
+        "parent": parent,
+    }
+    # As a string: JSON turns tuples into lists, as the pipe does.
+    return json.dumps(identity, sort_keys=True)
+
+
+def build_network(assign: Assign) -> network.Network:
+    """Return the network of an assignment on the CPU, with the initial weights of its seed."""
+    architecture = Architecture.from_code(assign.code)
+    model = network.build(architecture, Macro.from_json(assign.macro), Task(**assign.task))
+    network.initialize(model, assign.seed)
+    return model
+
+
+def initial_state(model: network.Network, recipe: TrainingSpec, device: str, precision: str) -> TrainingState:
+    """Move a network to its device and return the state before the first batch."""
+    model.to(device=device)
+    # In torch's stubs `Module.to` has no overload for a memory format alone.
+    cast("Any", model).to(memory_format=torch.channels_last)
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    return TrainingState(model, make_optimizer(model, recipe), sums, precision)

@@ -1,0 +1,164 @@
+"""Training and validation steps of one assignment, and the device seconds that they take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.errors import DataError
+from eatnas_protocol.messages import Assign
+from eatnas_training import streaming
+from eatnas_training.augment import BatchKey, Data
+from eatnas_training.failures import DivergedError
+from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
+from eatnas_training.numerics import autocast, resolve_precision, use_deterministic_arithmetic
+from eatnas_training.optimizer import learning_rate
+from eatnas_training.state import TrainingState, build_network, initial_state
+
+Clock = Callable[[], float]
+
+VALIDATION_FACTOR: Final = 4
+"""A validation batch has this many times the images of a training batch, since it needs no memory for gradients."""
+
+
+class StepRunner:
+    """The recipe, data, network and optimizer of one assignment; call `load` and `build` before any step.
+
+    Nothing here waits for a GPU except `read_sums`. On the CPU a step checks the loss itself.
+    """
+
+    data: Data
+    state: TrainingState
+    batches: int
+    """Batches in an epoch."""
+
+    def __init__(self, assign: Assign, device: str = "cpu", monotonic: Clock = time.monotonic) -> None:
+        self.assign, self.device, self._monotonic = assign, device, monotonic
+        self.recipe = TrainingSpec(**assign.training)
+        self.device_seconds = 0.0
+        self._precision: str
+
+    def load(self) -> None:
+        """Load the images. Raises `DataError` if they do not match the task."""
+        self.data = streaming.load(self.assign.data, self.device, final=self.assign.final_model)
+        task = Task(**self.assign.task)
+        if self.data.task != task:
+            raise DataError(
+                f"the data set has {self.data.task}, but the search was created for {task}; restore its files, "
+                "or create a new search"
+            )
+        self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
+
+    def build(self, parent: TrainedNetwork | None = None) -> None:
+        """Build the network and its optimizer before the first batch, with the weights of `parent` if given.
+
+        The bits do not depend on what this process computed before.
+        """
+        torch.set_num_threads(self.recipe.threads)
+        use_deterministic_arithmetic()
+        self._precision = resolve_precision(self.device, self.recipe.precision)
+        model = build_network(self.assign)
+        inherited = None if parent is None else inherit_from(parent, model, self.assign, self.data)
+        self.state = initial_state(model, self.recipe, self.device, self._precision)
+        if inherited is not None:
+            self.state.share_inherited, self.state.logit_distance = inherited
+
+    def train_step(self) -> None:
+        """Train one batch and add its loss, correct predictions and images to the sums of the state."""
+        started = self._monotonic()
+        self._train_batch()  # a function of its own, because freeing its tensors takes time, too
+        self.state.batch += 1
+        self._add_seconds(started)
+        if self.device == "cpu":  # on a GPU this would wait for the step
+            self.require_finite_loss()
+
+    def _train_batch(self) -> None:
+        state, recipe = self.state, self.recipe
+        rate = self.learning_rate(state.epoch * self.batches + state.batch)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        key = BatchKey(
+            augment=recipe.augment,
+            seed=self.assign.seed,
+            size=recipe.batch_size,
+            epoch=state.epoch,
+            batch=state.batch,
+        )
+        images, labels = self.data.train.batch(key)
+        state.optimizer.zero_grad(set_to_none=True)
+        for micro_images, micro_labels in self._micro_batches(images, labels):
+            with autocast(self.device, self._precision):
+                logits = state.model(micro_images)
+                loss = cross_entropy(logits, micro_labels, label_smoothing=recipe.label_smoothing)
+            share = len(micro_labels) / len(labels)
+            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+            _add(state.sums, loss.detach() * len(micro_labels), logits.detach(), micro_labels)
+        state.optimizer.step()
+
+    def _micro_batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batch, or two halves of it whose gradients accumulate, each with its own batch-norm statistics."""
+        count = 2 if self.assign.split_batches and len(labels) >= 4 else 1  # a single image has no variance
+        return zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
+
+    def validate_step(self, start: int, sums: Tensor) -> int:
+        """Add loss, correct predictions and count of the held-out images from `start` on; return the next start."""
+        started = self._monotonic()
+        factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # split batches mean that memory is short
+        stop = min(start + factor * self.recipe.batch_size, len(self.data.held_out.labels))
+        self._validate_batch(start, stop, sums)
+        self._add_seconds(started)
+        return stop
+
+    def _validate_batch(self, start: int, stop: int, sums: Tensor) -> None:
+        self.state.model.eval()
+        with torch.inference_mode(), autocast(self.device, self._precision):
+            images, labels = self.data.held_out.between(start, stop)
+            logits = self.state.model(images)
+            _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
+        self.state.model.train()
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from the start of the training."""
+        return learning_rate(
+            step,
+            total_steps=self.recipe.epochs * self.batches,
+            peak=self.recipe.learning_rate,
+            warmup=self.recipe.warmup,
+        )
+
+    def read_sums(self, sums: Tensor) -> list[float]:
+        """Return the sums; on a GPU wait for its steps and count the time as device seconds."""
+        started = self._monotonic()
+        values: list[float] = sums.tolist()
+        if self.device != "cpu":
+            self._add_seconds(started)
+        return values
+
+    def require_finite_loss(self) -> None:
+        """Raise `DivergedError` if the loss of the current epoch is not finite; on a GPU wait for its steps."""
+        require_finite(self.read_sums(self.state.sums)[0], self.state.epoch)
+
+    def _add_seconds(self, started: float) -> None:
+        seconds = self._monotonic() - started
+        self.device_seconds += seconds
+        self.state.epoch_seconds += seconds
+
+
+def require_finite(loss: float, epoch: int) -> None:
+    """Raise `DivergedError` if `loss` is infinite or NaN."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss is {loss} in epoch {epoch}")
+
+
+def _add(sums: Tensor, loss_sum: Tensor, logits: Tensor, labels: Tensor) -> None:
+    sums[0] += loss_sum
+    sums[1] += (logits.argmax(1) == labels).sum()
+    sums[2] += len(labels)
