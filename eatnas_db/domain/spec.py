@@ -103,7 +103,6 @@ class EvolutionSpec(_Section):
     population: int = Field(20, ge=2, le=100_000)
     tournament: int = Field(5, ge=1, le=100_000)
     removal: Literal["oldest", "worst", "mixed"] = "oldest"
-    order: Literal["strict"] = "strict"
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in flight; default: twice the slots, at least 4"
     )

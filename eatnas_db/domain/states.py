@@ -38,6 +38,8 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.RETRY: (frozenset({CandidateState.FAILED}), CandidateState.PENDING),
 }
 
+UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED})
+"""States in which a candidate is still to be trained."""
 SETTLED: Final = frozenset({CandidateState.SCORED, CandidateState.FAILED, CandidateState.CANCELLED})
 """States in which a candidate holds up nobody: births after it may be decided."""
 

@@ -12,11 +12,12 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, exists, select
+from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.checkpoint_files import owner_of_file
 from eatnas_db.database.transactions import reading
-from eatnas_db.domain.states import SETTLED, CandidateState
+from eatnas_db.domain.states import SETTLED
+from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint, lease
@@ -168,17 +169,13 @@ def _ask(connection: Connection) -> _Known:
     searches = connection.execute(select(search.c.id, search.c.name)).all()
     pending = connection.execute(select(candidate.c.id).where(PENDING)).scalars()
     leased = connection.execute(select(lease.c.candidate_id)).scalars()
-    child = candidate.alias("child")
-    waits = exists().where(
-        child.c.parent_id == candidate.c.id, child.c.state.in_((CandidateState.PENDING, CandidateState.LEASED))
-    )
     rows = connection.execute(
         select(
             checkpoint.c.path,
             checkpoint.c.candidate_id,
             candidate.c.state,
             search.c.finished_at,
-            waits.label("has_child_to_train"),
+            has_unsettled_child().label("has_child_to_train"),
         )
         .join(candidate, candidate.c.id == checkpoint.c.candidate_id)
         .join(search, search.c.id == candidate.c.search_id)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Integer, literal, select
+from sqlalchemy import Connection, Exists, Integer, exists, literal, select
 
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
-from eatnas_db.domain.states import MemoryFallback
+from eatnas_db.domain.states import UNSETTLED, MemoryFallback
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
@@ -33,6 +33,12 @@ class InheritanceLink:
     def training(self) -> dict[str, Any]:
         """The recipe it was trained by."""
         return recipe_of(self.spec, inheriting=self.inherited)
+
+
+def has_unsettled_child() -> Exists:
+    """Return the condition that a candidate has a child which is still to be trained and may need its weights."""
+    child = candidate.alias("child")
+    return exists().where(child.c.parent_id == candidate.c.id, child.c.state.in_(UNSETTLED))
 
 
 def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: bool) -> tuple[InheritanceLink, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, select
 
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.leases import count_leased
+from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import attempt, lease
+from eatnas_db.schema.trainings import attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def get_progress(connection: Connection, search_id: int) -> SearchCounters:
     """The figures of one search; `started_at` is its first training."""
     row = connection.execute(select(search).where(search.c.id == search_id)).one()
     pending = _pending(connection, search_id)
-    leased = _leased(connection, search_id)
+    leased = count_leased(connection, search_id)
     done = row.born - pending - leased
     return SearchCounters(
         budget=row.budget_candidates,
@@ -57,13 +58,7 @@ def get_progress(connection: Connection, search_id: int) -> SearchCounters:
 
 
 def _pending(connection: Connection, search_id: int) -> int:
-    # In words and not as a parameter: only so does a planner recognize the partial index.
-    query = select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
-    return int(connection.execute(query.where(text("state = 'pending'"))).scalar_one())
-
-
-def _leased(connection: Connection, search_id: int) -> int:
-    query = select(func.count()).select_from(lease).join(candidate).where(candidate.c.search_id == search_id)
+    query = select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id, PENDING)
     return int(connection.execute(query).scalar_one())
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, case, func, select
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
+from eatnas_db.queries.population import LIVING
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
@@ -99,9 +100,7 @@ def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate
 
 
 def _living(search_id: int) -> Select[Any]:
-    return _candidates().where(
-        candidate.c.search_id == search_id, candidate.c.joined.is_not(None), candidate.c.left.is_(None)
-    )
+    return _candidates().where(candidate.c.search_id == search_id, LIVING)
 
 
 def _ranked(found: list[RankedCandidate]) -> tuple[RankedCandidate, ...]:

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select, update
 
 from eatnas_db import events, transitions
 from eatnas_db.database.locks import hold_searches
-from eatnas_db.domain.states import CandidateState, DesiredState, SearchKind
+from eatnas_db.domain.states import UNSETTLED, DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
@@ -30,9 +30,7 @@ def set_desired_state(connection: Connection, name: str, wish: DesiredState, now
     connection.execute(update(search).where(search.c.id == row.id).values(wish=wish))
     events.record_event(connection, now, {"run": "resumed"}.get(wish, wish), row.id)
     if wish == DesiredState.CANCELLED:
-        open_ = select(candidate.c.id).where(
-            candidate.c.search_id == row.id, candidate.c.state.in_((CandidateState.PENDING, CandidateState.LEASED))
-        )
+        open_ = select(candidate.c.id).where(candidate.c.search_id == row.id, candidate.c.state.in_(UNSETTLED))
         for candidate_id in connection.execute(open_).scalars().all():
             transitions.cancel(connection, candidate_id, now)
         settle_births(connection, row.id, now)

@@ -1,4 +1,4 @@
-"""Add candidates to a search's population and remove them."""
+"""Read and change the population of a search while a transaction advances it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, update
 
+from eatnas_db.domain.evolution import Member
+from eatnas_db.queries.population import select_members
 from eatnas_db.schema.candidates import candidate
+from eatnas_db.searches.advance_state import AdvanceState
 
 _JOIN: Final = update(candidate).where(candidate.c.id == bindparam("candidate_id")).values(joined=bindparam("step"))
 _LEAVE: Final = update(candidate).where(candidate.c.id == bindparam("candidate_id")).values(left=bindparam("step"))
+_MEMBERS: Final = select_members(
+    candidate.c.id, candidate.c.birth, candidate.c.joined, candidate.c.fitness, candidate.c.code
+)
 
 
 def join_population(connection: Connection, candidate_id: int, step: int) -> None:
@@ -20,3 +26,14 @@ def join_population(connection: Connection, candidate_id: int, step: int) -> Non
 def leave_population(connection: Connection, candidate_id: int, step: int) -> None:
     """Remove a candidate from the population from `step` on."""
     connection.execute(_LEAVE, {"candidate_id": candidate_id, "step": step})
+
+
+def list_members(connection: Connection, state: AdvanceState, step: int) -> list[Member]:
+    """List the members of the population after `step`, which has been made, in order of birth."""
+    if step == state.settled and state.population is not None:
+        return state.population
+    parameters = {"search_id": state.search.id, "step": step}
+    rows = [*connection.execute(_MEMBERS.living, parameters)]
+    if step < state.settled:
+        rows += connection.execute(_MEMBERS.left_later, parameters)
+    return sorted((Member(*row) for row in rows), key=lambda member: member.birth)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, delete, exists, or_, select
+from sqlalchemy import Connection, delete, or_, select
 
-from eatnas_db.domain.states import SETTLED, CandidateState
+from eatnas_db.domain.states import SETTLED
+from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
@@ -16,10 +17,6 @@ def drop_unneeded_checkpoints(connection: Connection, row: SearchRecord) -> list
     Needed are those of candidates that are to be trained, that live, that a birth still to be decided may have
     for a parent, or that have a child in training. The table holds little else, so reading it stays cheap.
     """
-    child = candidate.alias("child")
-    waits = exists().where(
-        child.c.parent_id == candidate.c.id, child.c.state.in_((CandidateState.PENDING, CandidateState.LEASED))
-    )
     needless = (
         select(checkpoint.c.path)
         .join(candidate)
@@ -29,7 +26,7 @@ def drop_unneeded_checkpoints(connection: Connection, row: SearchRecord) -> list
             candidate.c.state.in_(SETTLED),
             candidate.c.birth < row.settled,
             or_(candidate.c.joined.is_(None), candidate.c.left <= row.born - row.lag + 1),
-            ~waits,
+            ~has_unsettled_child(),
         )
     )
     paths = list(connection.execute(needless).scalars())

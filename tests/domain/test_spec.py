@@ -25,7 +25,6 @@ def refusal(tree=LEAST, **overrides) -> str:
 def test_a_name_and_a_data_set_are_enough():
     spec = parse_spec(LEAST)
     assert (spec.name, spec.data.name, spec.space) == ("first", "digits", "eatnas-small")
-    assert spec.evolution.order == "strict"
 
 
 @pytest.mark.parametrize("tree", [None, [], "name: x", 3])
@@ -104,7 +103,6 @@ def test_a_wrong_type_names_the_key_and_the_value(key, value):
         ("training.augment", "rotate"),
         ("evolution.population", 1),
         ("evolution.removal", "youngest"),
-        ("evolution.order", "arrival"),
         ("evolution.lag", 0),
         ("objective.max_params", 0),
         ("objective.target_mult_adds", 2**63),

@@ -40,8 +40,9 @@ from eatnas_db.schema.hosts import host, worker
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.schema.searches import search
-from eatnas_db.searches.advance import breed_births, finish_search, settle_births
+from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.settings import Settings, load_settings
 
 BIRTHS = 24
@@ -114,9 +115,7 @@ def train_one(connection: Connection, search_id: int, now: float, device: str, s
             device_seconds=2.0,
             now=now + 0.5,
         )
-    settle_births(connection, search_id, now)
-    breed_births(connection, search_id, now)
-    finish_search(connection, search_id, now)
+    advance_search(connection, lock_search(connection, search_id), now)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

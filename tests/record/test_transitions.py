@@ -15,7 +15,8 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, lease
-from eatnas_db.searches.advance import breed_births, finish_search, settle_births
+from eatnas_db.searches.advance import advance_search, breed_births, settle_births
+from eatnas_db.searches.locking import lock_search
 
 LEASER = """
 import sys
@@ -179,7 +180,7 @@ def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
             settle_births(connection, search_id, 3.0)
             breed_births(connection, search_id, 3.0)
     with transaction(engine) as connection:
-        assert finish_search(connection, search_id, 4.0)
+        assert advance_search(connection, lock_search(connection, search_id), 4.0)
     row = one(engine, select(search).where(search.c.id == search_id))
     assert (row.born, row.settled, row.scored) == (12, 12, 12)
     with reading(engine) as connection:
@@ -224,13 +225,13 @@ def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
     with transaction(engine) as connection:
         settle_births(connection, search_id, 3.0)
         transitions.retry(connection, failed.token.candidate, 3.0)
-        assert not finish_search(connection, search_id, 3.0)
+        assert not advance_search(connection, lock_search(connection, search_id), 3.0)
     again = lease_factory(search_id, now=4.0)
     with transaction(engine) as connection:
-        assert not finish_search(connection, search_id, 4.0)
+        assert not advance_search(connection, lock_search(connection, search_id), 4.0)
     score_factory(again, 0.75)
     with transaction(engine) as connection:
-        assert finish_search(connection, search_id, 5.0)
+        assert advance_search(connection, lock_search(connection, search_id), 5.0)
 
 
 @pytest.mark.parametrize(

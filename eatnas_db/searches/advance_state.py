@@ -1,0 +1,56 @@
+"""A search while one transaction advances it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eatnas_db.domain.evolution import Member, Plateau
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.queries.searches import SearchRecord, births_allowed
+
+
+@dataclass(slots=True)
+class AdvanceState:
+    """The record of a search as it was read, and the values that the transaction has changed since then."""
+
+    search: SearchRecord
+    born: int
+    settled: int
+    exhausted: bool
+    ends_at: int | None
+    plateau: Plateau | None
+    population: list[Member] | None = None
+    """The members after the last settled birth, if they have been read."""
+
+    @classmethod
+    def of(cls, search: SearchRecord) -> AdvanceState:
+        """Return the state in which a transaction finds a search."""
+        mark, since = search.quality_mark, search.flat_since
+        return cls(
+            search=search,
+            born=search.born,
+            settled=search.settled,
+            exhausted=search.exhausted,
+            ends_at=search.ends_at,
+            plateau=None if mark is None or since is None else Plateau(mark, since),
+        )
+
+    @property
+    def births_allowed(self) -> int:
+        """The number of births after which the search ends."""
+        return births_allowed(self.search.budget_candidates, self.ends_at)
+
+    @property
+    def visible_step(self) -> int:
+        """The step whose population the next birth is bred from."""
+        return self.born - self.search.lag + 1
+
+    @property
+    def can_breed(self) -> bool:
+        """Whether the next birth can be decided now."""
+        search = self.search
+        if self.exhausted or search.wish != DesiredState.RUN:
+            return False
+        if self.born >= self.births_allowed or search.over_budget:
+            return False
+        return self.born < search.population or self.visible_step <= self.settled
