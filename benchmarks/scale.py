@@ -32,7 +32,7 @@ from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db import transitions
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.pareto import list_front
@@ -127,7 +127,7 @@ class Scale:
         size = self.sizes[-1]
         for kind in self.kinds:
             engine = open_record(self.histories.url(kind, size))
-            with reading(engine) as connection:
+            with read_transaction(engine) as connection:
                 youngest = connection.execute(
                     select(candidate.c.id)
                     .where(candidate.c.fitness.is_not(None))
@@ -144,7 +144,7 @@ class Scale:
                 for name, read in reads.items():
                     whole, alone, rows = [], [], 0
                     for _ in range(4):
-                        with reading(engine) as connection, written(engine) as script:
+                        with read_transaction(engine) as connection, written(engine) as script:
                             started = time.perf_counter()
                             answer = read(connection)
                             whole.append(1000 * (time.perf_counter() - started))
@@ -244,7 +244,7 @@ class Scale:
             with written(engine, commits=True) as script:
                 launcher = Launcher(settings.logs, SIMULATED_WORKER)
                 Supervisor(engine, settings, launcher, slots=8, host_name="here", only="b").run()
-            with reading(engine) as connection:
+            with read_transaction(engine) as connection:
                 begun, ended, attempts, trained = connection.execute(
                     select(
                         func.min(attempt.c.started_at),
@@ -438,7 +438,7 @@ def population(url: str, count: int) -> None:
 
 
 def print_of(url: str) -> str:
-    with reading(open_record(url)) as connection:
+    with read_transaction(open_record(url)) as connection:
         return get_fingerprint(connection, 1).sha256
 
 
@@ -479,7 +479,7 @@ def size_of(engine: Engine) -> int:
         with sqlite3.connect(file, isolation_level=None) as plain:
             plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return Path(file).stat().st_size
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return int(connection.execute(select(func.pg_database_size(func.current_database()))).scalar_one())
 
 

@@ -25,7 +25,7 @@ from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher, WorkerProcess
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.utilisation import get_utilisation
@@ -175,7 +175,7 @@ def main() -> None:
             settings = new_home(folder / str(pair), asked.candidates, asked.epochs)
             ours, found, assigned = supervised(settings, slots)
             plain = bare(assigned, slots, folder / f"bare-{pair}")
-            with reading(open_record(settings.database_url)) as connection:
+            with read_transaction(open_record(settings.database_url)) as connection:
                 used = get_utilisation(connection, 1, time.time())
                 count = len(connection.execute(select(candidate.c.id)).all())
             assert len(assigned) == count, (len(assigned), count)

@@ -24,7 +24,7 @@ from sqlalchemy.schema import CreateTable
 from transaction_cost import UNDER, one_candidate
 
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.evolution import Birth, Member, decide_birth, select_removed, summarize
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -199,7 +199,7 @@ def fill_sqlite(file: Path, count: int) -> None:
     for old in partial.parent.glob(f"{partial.name}*"):
         old.unlink()
     engine = new_record(f"sqlite:///{partial}", count)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         (row,) = list_searches(connection)
     engine.dispose()
     evolution = Evolution(row)
@@ -386,7 +386,7 @@ def check(count: int = 300) -> None:
         filled = open_record(f"sqlite:///{folder}/filled.db")
         prints = []
         for engine in (real, filled):
-            with reading(engine) as connection:
+            with read_transaction(engine) as connection:
                 prints.append(get_fingerprint(connection, 1))
         assert prints[0] == prints[1], prints
         with transaction(filled) as connection:

@@ -13,13 +13,13 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.settings import Settings
 
 DEFAULT_SECONDS: Final = 30.0
-LARGEST_VALUE: Final = 10_000_000
+MAX_VALUE_BYTES: Final = 10_000_000
 """Bytes of one text or blob, lest a question fill the memory."""
 
 _TOO_LONG: Final = "the question took longer than {:g} seconds; narrow it down, or allow more by --timeout"
@@ -30,15 +30,17 @@ _ALLOWED: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Columns and rows; `cut` says that there were more."""
+class QueryResult:
+    """Columns and rows; `truncated` says that there were more."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
-    cut: bool
+    truncated: bool
 
 
-def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: float = DEFAULT_SECONDS) -> Answer:
+def run_query(
+    settings: Settings, question: str, *, limit: int = 10_000, seconds: float = DEFAULT_SECONDS
+) -> QueryResult:
     """The answer to one SELECT over the tables and the views of `queries.views`.
 
     Raises `RecordError`, and `ConflictError` for what is no SELECT, is wrong, or takes longer than `seconds`.
@@ -60,17 +62,17 @@ def ask(settings: Settings, question: str, *, limit: int = 10_000, seconds: floa
         if cursor.description is None:
             raise ConflictError("that is no SELECT: there is nothing to answer; docs/queries.md has examples")
         columns = tuple(name for name, *_ in cursor.description)
-        return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
+        return QueryResult(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
 
 
-def _ask_server(engine: Engine, question: str, limit: int, seconds: float) -> Answer:
+def _ask_server(engine: Engine, question: str, limit: int, seconds: float) -> QueryResult:
     from psycopg import Error
 
     views = ", ".join(f"{name} AS ({query})" for name, query in VIEWS.items())
     # Inside another SELECT a question can be nothing else itself.
     inner = question.strip().rstrip(";")
     whole = f"WITH {views} SELECT * FROM (\n{inner}\n) AS question LIMIT {limit + 1}"  # noqa: S608
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(1000 * seconds))}")
         driver: Any = connection.connection.driver_connection
@@ -81,7 +83,7 @@ def _ask_server(engine: Engine, question: str, limit: int, seconds: float) -> An
         except (Error, UnicodeEncodeError) as error:
             raise ConflictError(_in_the_servers_words(error, seconds)) from None
         columns = tuple(one.name for one in cursor.description)
-    return Answer(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
+    return QueryResult(columns, tuple(tuple(map(_plain, row)) for row in rows[:limit]), len(rows) > limit)
 
 
 def _in_the_servers_words(error: Exception, seconds: float) -> str:
@@ -101,7 +103,7 @@ def _guarded(file: Path, deadline: float) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA temp_store = MEMORY")
         for name, query in VIEWS.items():
             connection.execute(f"CREATE TEMP VIEW {name} AS {query}")
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _OPERATIONS_BETWEEN_LOOKS)
         connection.set_authorizer(_judge)
         yield connection
@@ -124,7 +126,7 @@ def _in_words(cause: str, seconds: float) -> str:
     if "one statement" in cause:
         return "one statement at a time, please"
     if "too big" in cause:
-        return f"a value of more than {LARGEST_VALUE:,} bytes: ask for less of it"
+        return f"a value of more than {MAX_VALUE_BYTES:,} bytes: ask for less of it"
     if "no such table" in cause:
         return f"{cause}; the views are {', '.join(VIEWS)}"
     return f"SQLite does not understand the question: {cause}"

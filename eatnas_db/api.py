@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from eatnas_db import adhoc_sql
-from eatnas_db.database.engine import open_record, viewing
+from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.notebook_rows import Rows, html_table
 from eatnas_db.queries.candidates import CandidateDetails, get_candidate
@@ -56,7 +56,7 @@ class Search:
 
     def record(self) -> SearchRecord:
         """Return the spec, status and counters of the search."""
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             return get_search(connection, self.name)
 
     @property
@@ -140,7 +140,7 @@ class Search:
 
     @contextmanager
     def _connect(self) -> Iterator[tuple[Connection, int]]:
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             yield connection, get_search(connection, self.name).id
 
     def _repr_html_(self) -> str:
@@ -158,11 +158,11 @@ class Record:
         open_record(settings.database_url).dispose()
 
     def __repr__(self) -> str:
-        return f"Record({self._settings.shown_url!r})"
+        return f"Record({self._settings.printable_url!r})"
 
     def searches(self) -> Rows[SearchSummary]:
         """Return every search with its progress, the newest last."""
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             return Rows.of(SearchSummary, list_search_summaries(connection))
 
     def search(self, name: str) -> Search:
@@ -173,25 +173,25 @@ class Record:
 
     def candidate(self, candidate: int) -> CandidateDetails:
         """Return all details of a candidate. Raises `NotFoundError`."""
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             return get_candidate(connection, candidate)
 
     def descendants(self, candidate: int) -> Rows[LineageEntry]:
         """Return the descendants of a candidate in all searches."""
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             return Rows.of(LineageEntry, list_descendants(connection, candidate))
 
     def compare(
         self, *names: str, by: Measure = "quality", levels: Sequence[float] = (), alone: bool = False
     ) -> Rows[LevelReached]:
         """Return the device seconds that each search needed to reach the same levels of a measure."""
-        with viewing(self._settings.database_url) as connection:
+        with read_connection(self._settings.database_url) as connection:
             curves = list_compute_curves(connection, names, measure=by, alone=alone)
         return Rows.of(LevelReached, list_levels_reached(curves, levels))
 
     def sql(self, question: str, limit: int = 10_000, seconds: float = adhoc_sql.DEFAULT_SECONDS) -> Rows[Any]:
         """Return at most `limit` rows of one SELECT, as tuples. The statement cannot change the record."""
-        answer = adhoc_sql.ask(self._settings, question, limit=limit, seconds=seconds)
+        answer = adhoc_sql.run_query(self._settings, question, limit=limit, seconds=seconds)
         return Rows(answer.rows, answer.columns)
 
     def create(self, spec: Spec) -> Search:

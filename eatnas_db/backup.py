@@ -44,7 +44,7 @@ class RestoreResult:
     """What was put in place, and under which name the record that was there is kept (None: there was none)."""
 
     revision: str
-    kept: Path | None
+    previous: Path | None
 
 
 def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from eatnas_db.database.dialects import insert_new
+from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import CandidateState
@@ -14,14 +14,14 @@ from eatnas_db.events import record_event
 from eatnas_db.schema.candidates import architecture, block, candidate, mutation
 from eatnas_db.schema.searches import search
 
-_INSERT_CANDIDATE: Final = insert_new(candidate).returning(candidate.c.id)
+_INSERT_CANDIDATE: Final = insert_or_ignore(candidate).returning(candidate.c.id)
 _INSERT_MUTATION: Final = insert(mutation)
 _COUNT_BIRTH: Final = (
     update(search)
     .where(search.c.id == bindparam("search_id"), search.c.born == bindparam("birth"))
     .values(born=search.c.born + 1)
 )
-_INSERT_ARCHITECTURE: Final = insert_new(architecture).returning(architecture.c.id)
+_INSERT_ARCHITECTURE: Final = insert_or_ignore(architecture).returning(architecture.c.id)
 _SELECT_ARCHITECTURE: Final = select(architecture.c.id).where(architecture.c.digest == bindparam("digest"))
 _INSERT_BLOCK: Final = insert(block)
 

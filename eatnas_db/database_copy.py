@@ -11,19 +11,19 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Table, delete, func, insert, select
 from sqlalchemy.exc import DataError
 
-from eatnas_db.database.dialects import count_on, where
-from eatnas_db.database.locks import hold_schema, living_hosts
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.dialects import describe_location, reset_id_sequence
+from eatnas_db.database.locks import list_connected_hosts, lock_schema
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.record import record
 
-ROWS_AT_A_TIME: Final = 1000
+BATCH_ROWS: Final = 1000
 _MODULUS: Final = 1 << 256
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class TableContents:
     """What is in a table: how many rows, and the sum of their hashes, which does not depend on their order."""
 
     table: str
@@ -33,31 +33,31 @@ class Contents:
 
 def copy_record(
     source: Engine, target: Engine, tell: Callable[[str, int, int], None] = lambda table, done, rows: None
-) -> list[Contents]:
+) -> list[TableContents]:
     """Copy a record into an empty one, in one transaction; what was copied, read again from the target.
 
     `tell` hears of each table how many of how many rows are there. Raises `ConflictError` where the target holds
     anything, `RecordError` where it does not read as the source does; then nothing was changed.
     """
-    with reading(source) as old, transaction(target) as new:
-        hold_schema(new)
-        _require_empty(new, where(target))
+    with read_transaction(source) as old, transaction(target) as new:
+        lock_schema(new)
+        _require_empty(new, describe_location(target))
         new.execute(delete(record))
         contents = [_copy(table, old, new, tell) for table in metadata.sorted_tables]
         for table in metadata.sorted_tables:
-            count_on(new, table)
+            reset_id_sequence(new, table)
     return contents
 
 
 def _require_empty(connection: Connection, place: str) -> None:
-    if living_hosts(connection):
+    if list_connected_hosts(connection):
         raise ConflictError(f"daemons work on {place}; stop them first")
     for table in metadata.sorted_tables:
         if table is not record and connection.execute(select(1).select_from(table).limit(1)).first() is not None:
             raise ConflictError(f"{place} holds a record that is not empty: copy into a fresh database")
 
 
-def _copy(table: Table, old: Connection, new: Connection, tell: Callable[[str, int, int], None]) -> Contents:
+def _copy(table: Table, old: Connection, new: Connection, tell: Callable[[str, int, int], None]) -> TableContents:
     rows = old.execute(select(func.count()).select_from(table)).scalar_one()
     done = 0
     total = 0
@@ -70,21 +70,21 @@ def _copy(table: Table, old: Connection, new: Connection, tell: Callable[[str, i
         done += len(piece)
         tell(table.name, done, rows)
     written = _contents(new, table)
-    if written != Contents(table.name, done, _hex(total)):
+    if written != TableContents(table.name, done, _hex(total)):
         raise RecordError(f"{table.name} does not read as it was written; nothing was changed")
     return written
 
 
-def _contents(connection: Connection, table: Table) -> Contents:
+def _contents(connection: Connection, table: Table) -> TableContents:
     rows = total = 0
     for piece in _pieces(connection, table):
         rows, total = rows + len(piece), _sum(total, piece)
-    return Contents(table.name, rows, _hex(total))
+    return TableContents(table.name, rows, _hex(total))
 
 
 def _pieces(connection: Connection, table: Table) -> Iterator[list[Any]]:
     # In order of their keys, so that parents come before their children.
-    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=ROWS_AT_A_TIME)
+    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=BATCH_ROWS)
     for piece in connection.execute(query).partitions():
         yield list(piece)
 

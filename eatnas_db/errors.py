@@ -13,7 +13,7 @@ class InvalidSpecError(EatnasError):
     """A search specification with an unknown key, a wrong type or a value out of range."""
 
 
-class NoRoomError(EatnasError):
+class SpaceExhaustedError(EatnasError):
     """Hard limits, or a search's own history, leave no architecture to propose."""
 
 
@@ -29,7 +29,7 @@ class RecordError(EatnasError):
     """The database cannot be used: not ours, unreadable, read-only, or of another version."""
 
 
-class CollisionError(RecordError):
+class TransactionRollbackError(RecordError):
     """A transaction met another one; nothing of it was written, and it may be repeated at once."""
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
 
-from eatnas_db.database.dialects import insert_new
+from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.schema.trainings import provenance
 
 
@@ -32,7 +32,7 @@ def store_provenance(connection: Connection, circumstances: Provenance) -> int:
     found = connection.execute(_KNOWN_PROVENANCE, known).scalar()
     if found is None:
         connection.execute(
-            insert_new(provenance).values(
+            insert_or_ignore(provenance).values(
                 digest=circumstances.digest,
                 recipe=circumstances.recipe,
                 data_digest=circumstances.data_digest,

@@ -54,7 +54,7 @@ class Settings:
         return self.home / f"daemon-{re.sub('[^A-Za-z0-9.-]', '_', self.host)}.lock"
 
     @property
-    def shown_url(self) -> str:
+    def printable_url(self) -> str:
         """The database's address, fit to be printed: without a password, and without options that may hold one."""
         if self.database_file is not None:
             return self.database_url

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
-from eatnas_db.database.dialects import insert_new
+from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken, require_lease
 from eatnas_db.schema.trainings import checkpoint, epoch
@@ -92,7 +92,7 @@ def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[Ep
 KEPT_CHECKPOINTS: Final = 2
 """The newest, and the one before it in case the newest turns out to be damaged."""
 
-_INSERT_CHECKPOINT: Final = insert_new(checkpoint)
+_INSERT_CHECKPOINT: Final = insert_or_ignore(checkpoint)
 _SELECT_NEWEST: Final = (
     select(checkpoint.c.path)
     .where(checkpoint.c.candidate_id == bindparam("candidate_id"))

@@ -25,7 +25,7 @@ import yaml
 from sqlalchemy import func, select
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.queries.ranking import get_winner, list_final_models
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate
@@ -152,7 +152,7 @@ class Laboratory:
             raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}")
 
     def known(self) -> set[str]:
-        with reading(open_record(self.settings.database_url)) as connection:
+        with read_transaction(open_record(self.settings.database_url)) as connection:
             return {row.name for row in list_searches(connection)}
 
     def make(self, step: Step) -> None:
@@ -168,7 +168,7 @@ class Laboratory:
     def write(self, name: str, labels: dict[str, Any], searches: list[str]) -> None:
         """Every scored candidate of these searches and of their yardsticks, as rows of a CSV."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with reading(open_record(self.settings.database_url)) as connection:
+        with read_transaction(open_record(self.settings.database_url)) as connection:
             ids = [get_search(connection, one).id for one in searches]
             rows = [dict(row._mapping) for row in connection.execute(_rows(ids))]
         file = self.out / f"{name}.csv"
@@ -240,7 +240,7 @@ def final(laboratory: Laboratory, asked: list[tuple[str, int]], epochs: int, see
         if f"{name}.final" not in laboratory.known():
             laboratory.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
         laboratory.call("run", f"{name}.final", "--slots", str(laboratory.slots))
-        with reading(open_record(laboratory.settings.database_url)) as connection:
+        with read_transaction(open_record(laboratory.settings.database_url)) as connection:
             winner = get_winner(connection, get_search(connection, name).id)
             assert winner is not None
             tested = list_final_models(connection, [winner.id])

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 from storm.searches import read_fingerprint
 from storm.storm import Storm
 
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.trainings import checkpoint
 
 DIGEST_BYTES: Final = 32
@@ -59,7 +59,7 @@ class Verdict:
 def check_search(storm: Storm, expected_fingerprint: str) -> Verdict:
     """Compare the search of a storm with the undisturbed one."""
     problems: list[str] = []
-    with reading(storm.engine) as connection:
+    with read_transaction(storm.engine) as connection:
         lost = _count(connection, LOST, problems)
         doubled = _count(connection, DOUBLED, problems)
         differing = _count(connection, DIFFERING, problems)

@@ -13,7 +13,7 @@ from storm.served_daemon import SLOTS
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -63,7 +63,7 @@ def new_home(folder: Path, seed: int, *, real: bool) -> Settings:
 
 
 def read_fingerprint(engine: Engine) -> str:
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 

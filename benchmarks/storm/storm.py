@@ -16,7 +16,7 @@ from storm.processes import eventually, running
 from storm.states import DaemonState, SlotState, Token
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import Settings
@@ -60,7 +60,7 @@ class Storm:
         file.with_suffix(".new").replace(file)
 
     def rows(self, query: Any) -> list[Row[Any]]:
-        with reading(self.engine) as connection:
+        with read_transaction(self.engine) as connection:
             return list(connection.execute(query))
 
     def pick_training(self, is_wanted: Callable[[SlotState], bool] = lambda _: True) -> SlotState | None:

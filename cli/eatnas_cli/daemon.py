@@ -181,7 +181,7 @@ def status(
     from eatnas_cli.search import losses_in_words, show_standings
     from eatnas_daemon import lock
     from eatnas_daemon.search_progress import current_status, is_supervised
-    from eatnas_db.database.dialects import on_server
+    from eatnas_db.database.dialects import is_postgresql
     from eatnas_db.queries.activity import list_blocked_searches, list_devices, list_hosts, list_training_activity
     from eatnas_db.queries.searches import list_search_summaries
 
@@ -191,7 +191,7 @@ def status(
         worked_on = is_supervised(settings, connection)
         # Leases that a killed daemon has left are nobody's work.
         work = list_training_activity(connection) if worked_on else ()
-        hosts = list_hosts(connection) if on_server(connection) else ()
+        hosts = list_hosts(connection) if is_postgresql(connection) else ()
         held_up = list_blocked_searches(connection) if worked_on else ()
         devices = list_devices(connection)
         searches = list_search_summaries(connection)

@@ -17,7 +17,7 @@ from rich.text import Text
 from sqlalchemy import Engine
 
 from eatnas_daemon.search_progress import describe_status, is_supervised
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.activity import TrainingActivity, list_training_activity
 from eatnas_db.queries.progress import SearchCounters, get_progress
@@ -198,7 +198,7 @@ class Dashboard:
         return over
 
     def _look(self) -> bool:
-        with reading(self.engine) as connection:
+        with read_transaction(self.engine) as connection:
             row = get_search(connection, self.name)
             if row.finished_at is not None:
                 row = get_open_yardstick(connection, row.id) or row

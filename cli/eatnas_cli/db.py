@@ -79,7 +79,7 @@ def downgrade(
 ) -> None:
     """Bring the record back to an older version; what that version cannot hold is lost."""
     from eatnas_db.database.engine import current_revision
-    from eatnas_db.database.transactions import reading
+    from eatnas_db.database.transactions import read_transaction
     from eatnas_db.queries.searches import list_searches
     from eatnas_db.schema.record import REVISION
     from eatnas_migrations import commands
@@ -91,7 +91,7 @@ def downgrade(
                 f"only a record of this program's version ({REVISION}) can be brought back, and this one is of "
                 f"{found or 'none'}; `eatnas-db db upgrade` first"
             )
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             searches = list_searches(connection)
         held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
         lost = f"the whole record, {held}" if revision == "base" else f"what version {revision} cannot hold of {held}"
@@ -110,7 +110,7 @@ def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa
 
     found = current_revision(_existing(ctx.obj))
     agree = found == REVISION
-    show_one({"database": ctx.obj.shown_url, "record": found, "program": REVISION, "agree": agree}, format)
+    show_one({"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format)
 
 
 @database_app.command()
@@ -126,7 +126,7 @@ def check(
 
     engine = open_record(ctx.obj.database_url)
     if commands.differs(engine):
-        raise RecordError(f"the tables of {ctx.obj.shown_url} differ from what this program says; restore a backup")
+        raise RecordError(f"the tables of {ctx.obj.printable_url} differ from what this program says; restore a backup")
     violations = []
     for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):
         violations.append(violation)
@@ -165,7 +165,7 @@ def restore(
     database = _file(ctx.obj)
     with _idle(ctx.obj):
         restored = put_back(file.absolute(), database, now=time.time())
-    kept = "" if restored.kept is None else f"; what was there is kept as {restored.kept}"
+    kept = "" if restored.previous is None else f"; what was there is kept as {restored.previous}"
     typer.echo(f"{database} is restored from {file}{kept}")
     if restored.revision != REVISION:
         typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
@@ -202,7 +202,9 @@ def copy(
         copied = copy_record(engine, server, _tell_rows if sys.stderr.isatty() else lambda *_: None)
     show(copied, ("table", "rows", "sha256"), format)
     if format is Format.TABLE:
-        typer.echo(f"{source} is copied to {new.shown_url}, and every row compared; checkpoints stay where they are")
+        typer.echo(
+            f"{source} is copied to {new.printable_url}, and every row compared; checkpoints stay where they are"
+        )
 
 
 def _tell_rows(table: str, done: int, rows: int) -> None:
@@ -226,13 +228,13 @@ def _existing(settings: Settings) -> Engine:
 @contextmanager
 def _unused(settings: Settings) -> Iterator[Engine]:
     """An existing record that no daemon works on, nor can begin to."""
-    from eatnas_db.database.locks import living_hosts
-    from eatnas_db.database.transactions import reading
+    from eatnas_db.database.locks import list_connected_hosts
+    from eatnas_db.database.transactions import read_transaction
 
     engine = _existing(settings)
     with _idle(settings):
-        with reading(engine) as connection:
-            if elsewhere := len(living_hosts(connection)):
+        with read_transaction(engine) as connection:
+            if elsewhere := len(list_connected_hosts(connection)):
                 raise ConflictError(
                     f"daemons of {elsewhere} hosts work on this record; `eatnas-db daemon stop` on each first"
                 )

@@ -164,7 +164,7 @@ def _home(settings: Settings) -> Finding:
 def _record(settings: Settings) -> Finding:
     try:
         with viewing(settings):
-            return Finding("record", True, settings.shown_url)
+            return Finding("record", True, settings.printable_url)
     except RecordError as error:
         # Its message names the way out behind the last semicolon, as all of ours do.
         found, _, advice = str(error).rpartition("; ")

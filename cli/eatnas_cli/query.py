@@ -351,13 +351,13 @@ def sql(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Ask in SQL. Nothing can be changed this way."""
-    from eatnas_db.adhoc_sql import ask
+    from eatnas_db.adhoc_sql import run_query
 
-    answer = ask(ctx.obj, question, limit=limit, seconds=timeout)
+    answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
     # Two columns may have one name; a row of names and values has room for one of them.
     columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
     show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format)
-    if answer.cut:
+    if answer.truncated:
         typer.echo(f"there is more: these are the first {limit} rows; --limit shows more", err=True)
 
 

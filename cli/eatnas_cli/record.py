@@ -23,7 +23,7 @@ def viewing(settings: Settings) -> Iterator[Connection]:
     """One consistent view of the record. Raises `RecordError`."""
     from eatnas_db.database import engine
 
-    with engine.viewing(settings.database_url) as connection:
+    with engine.read_connection(settings.database_url) as connection:
         yield connection
 
 
@@ -32,5 +32,5 @@ def changing(settings: Settings) -> Iterator[Connection]:
     """One change of the record: everything or nothing. Raises `RecordError`."""
     from eatnas_db.database import engine
 
-    with engine.changing(settings.database_url) as connection:
+    with engine.write_connection(settings.database_url) as connection:
         yield connection

@@ -61,11 +61,11 @@ def run_search(settings: Settings, name: str, options: DaemonOptions) -> int:
     from eatnas_cli.progress import Display
     from eatnas_daemon import main as daemon
     from eatnas_db.database.engine import open_record
-    from eatnas_db.database.transactions import reading
+    from eatnas_db.database.transactions import read_transaction
     from eatnas_db.queries.searches import get_search
 
     engine = open_record(settings.database_url)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         get_search(connection, name)
     with Display(engine, settings, name) as display:
         return daemon.run_search(settings, name, options, display)

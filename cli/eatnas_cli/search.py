@@ -40,7 +40,7 @@ ROOM_BYTES = 1 << 20
 def init(ctx: typer.Context) -> None:
     """Make a home with an empty record; what is there already stays."""
     make_home(ctx.obj)
-    typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.shown_url}")
+    typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.printable_url}")
 
 
 def make_home(settings: Settings) -> None:
@@ -161,7 +161,7 @@ def losses_in_words(hosts: Sequence[RecordedHost], now: float | None = None) -> 
 def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.TABLE) -> None:  # noqa: A002
     """One search: its status, counters and spec."""
     from eatnas_daemon.search_progress import current_status, is_supervised
-    from eatnas_db.database.dialects import on_server
+    from eatnas_db.database.dialects import is_postgresql
     from eatnas_db.queries.activity import list_hosts
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.ranking import count_test_evaluations
@@ -172,7 +172,7 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
         looks = count_test_evaluations(connection, row.id)
         progress = asdict(get_progress(connection, row.id))
         status = current_status(row, is_supervised(ctx.obj, connection))
-        lost = losses_in_words(list_hosts(connection)) if row.finished_at is None and on_server(connection) else []
+        lost = losses_in_words(list_hosts(connection)) if row.finished_at is None and is_postgresql(connection) else []
     if lost:
         status = "; ".join([status, *lost])
     facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
@@ -189,11 +189,11 @@ def watch(ctx: typer.Context, name: SearchName) -> None:
     from eatnas_cli.dashboard import Dashboard
     from eatnas_cli.progress import Display
     from eatnas_db.database.engine import open_record
-    from eatnas_db.database.transactions import reading
+    from eatnas_db.database.transactions import read_transaction
     from eatnas_db.queries.searches import get_search
 
     engine = open_record(ctx.obj.database_url)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         get_search(connection, name)
     view: Dashboard | Display
     view = (Dashboard if sys.stdout.isatty() else Display)(engine, ctx.obj, name)

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.changes import EventWatermark
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.events import RecordedEvent, list_events
 
@@ -49,7 +49,7 @@ class Journal:
         self._trouble: str | None = None
         self._look_at = 0.0
         self._horizon = EventWatermark()
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             self._after = max((event.id for event in list_events(connection, limit=1)), default=0)
 
     def look(self, supervisor: Supervisor, *, at_once: bool = False) -> None:
@@ -77,8 +77,8 @@ class Journal:
 
     def _look_at_record(self) -> None:
         try:
-            until = self._horizon.look(self._engine)
-            with reading(self._engine) as connection:
+            until = self._horizon.advance(self._engine)
+            with read_transaction(self._engine) as connection:
                 events = list_events(connection, limit=LATEST, after=self._after, until=until)
         except RecordError as error:
             self._log.error("%s", error)

@@ -26,7 +26,7 @@ from eatnas_daemon.follower import follow
 from eatnas_db.atomic_files import atomic_write
 from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.home_config import HooksConfig, read_hooks
@@ -117,7 +117,7 @@ class Notifier:
         self._failed: dict[tuple[str, str], tuple[int, float]] = {}
         self.holds_back = False
         self._horizon = EventWatermark()
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
             place = Place.read(self._file, uuid)
             if place is None:
@@ -129,8 +129,8 @@ class Notifier:
 
     def look(self, *, last: bool = False) -> None:
         """Tell what is new. The `last` look tells also what was held back, each at most once."""
-        complete = self._horizon.look(self._engine)
-        with reading(self._engine) as connection:
+        complete = self._horizon.advance(self._engine)
+        with read_transaction(self._engine) as connection:
             news = [*self._happened(connection, complete), *self._waiting(connection)]
         for one in sorted(news, key=lambda one: one.at):
             if last or self._is_due(one):
@@ -184,7 +184,7 @@ class Notifier:
         return now >= again_at and not resting
 
     def _tell(self, news: News) -> None:
-        with reading(self._engine) as connection:
+        with read_transaction(self._engine) as connection:
             facts = self._facts(connection, news)
         trouble = self._call(news, facts)
         if trouble is not None:

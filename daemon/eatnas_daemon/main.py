@@ -34,7 +34,7 @@ from eatnas_daemon.search_progress import ProgressPrinter
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError
@@ -87,7 +87,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
             )
         break
     display.refresh(at_once=True)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return _exit_code(get_search(connection, name))
 
 
@@ -223,7 +223,7 @@ def _followers(settings: Settings) -> list[Follower]:
 
 def _is_unfinished(engine: Engine, name: str) -> bool:
     """Return whether the search, or its re-evaluation, still has to run. Raises `NotFoundError`."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         row = get_search(connection, name)
         reevaluation = get_open_yardstick(connection, row.id)
     return _should_run(row) or (reevaluation is not None and _should_run(reevaluation))

@@ -24,7 +24,7 @@ from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_da
 from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
-from eatnas_db.database.engine import changing, open_record
+from eatnas_db.database.engine import open_record, write_connection
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import EatnasError, InvalidSpecError
@@ -103,7 +103,7 @@ def create_search_from_spec(
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
     slots = slots or _default_slots(spec)
-    with changing(settings.database_url) as connection:
+    with write_connection(settings.database_url) as connection:
         if source is None:
             search_id = create_search(
                 connection, spec, task=task, data_digest=description.data_digest, slots=slots, now=time.time()

@@ -9,9 +9,9 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 
 from eatnas_daemon import lock
-from eatnas_db.database.dialects import on_server
-from eatnas_db.database.locks import living_hosts
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_yardstick, get_search
@@ -22,8 +22,8 @@ REFRESH_SECONDS: Final = 0.5
 
 def is_supervised(settings: Settings, connection: Connection) -> bool:
     """Return whether a daemon or `run` works on this database: on this host, or on a server on any host."""
-    if on_server(connection):
-        return bool(living_hosts(connection))
+    if is_postgresql(connection):
+        return bool(list_connected_hosts(connection))
     return lock.holder_of(settings.lock_file) is not None
 
 
@@ -57,7 +57,7 @@ class ProgressLine:
 
 def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: str | None = None) -> ProgressLine:
     """Return the progress of a search; `trouble` replaces its status. Raises `RecordError`."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         row = get_search(connection, name)
         if row.finished_at is not None:
             row = get_open_yardstick(connection, row.id) or row

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from eatnas_db.database.engine import viewing
+from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import EatnasError
 from eatnas_report.data import load_report_data
 from eatnas_report.lineage_plot import draw_lineage
@@ -22,7 +22,7 @@ from eatnas_report.plots import draw_front, draw_quality
 
 def render_all(database_url: str, name: str, folder: Path) -> None:
     """Write the report, and every plot for which the search has data. Raises `EatnasError`."""
-    with viewing(database_url) as connection:
+    with read_connection(database_url) as connection:
         data = load_report_data(connection, name, time.time())
     (folder / "report.html").write_text(render_page(data), encoding="utf-8")
     if any(step.mean is not None for step in data.steps):

@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Engine, func, select, text
 
-from eatnas_db.database.dialects import detached_connection, on_server, where
+from eatnas_db.database.dialects import describe_location, detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.database.locks import HOST_LOCK
-from eatnas_db.database.transactions import CHANNEL, reading
+from eatnas_db.database.transactions import CHANNEL, read_transaction
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.schema.events import event as events
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
@@ -32,12 +32,12 @@ class EventWatermark:
         self._reached = self._next = 0
         self._writers: frozenset[str] = frozenset()
 
-    def look(self, engine: Engine) -> int:
+    def advance(self, engine: Engine) -> int:
         """The id of the last event up to which all can be read, by a transaction that begins after this."""
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
             # After the numbers, and not as of the same moment: whoever wrote one of them is seen, or has ended.
-            now = frozenset(connection.execute(_EVENT_WRITERS).scalars()) if on_server(connection) else frozenset()
+            now = frozenset(connection.execute(_EVENT_WRITERS).scalars()) if is_postgresql(connection) else frozenset()
         if not now & self._writers:
             self._reached, self._next, self._writers = self._next, newest, now
         if not now:
@@ -58,7 +58,7 @@ class ChangeWatch(Protocol):
         Raises `RecordError` where the record was brought to another version meanwhile.
         """
 
-    def hold_host(self, host_id: int, name: str) -> None:
+    def lock_host(self, host_id: int, name: str) -> None:
         """Be this host's one supervisor on a server, until closed or dead. Raises `ConflictError`."""
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class ChangeWatch(Protocol):
 
 def watch_changes(engine: Engine) -> ChangeWatch:
     """Watch what others write."""
-    return _PostgresChanges(engine) if on_server(engine) else _SqliteChanges(engine)
+    return _PostgresChanges(engine) if is_postgresql(engine) else _SqliteChanges(engine)
 
 
 class _SqliteChanges:
@@ -89,7 +89,7 @@ class _SqliteChanges:
         before, self._seen = self._seen, version
         return bool(before != version)
 
-    def hold_host(self, host_id: int, name: str) -> None:
+    def lock_host(self, host_id: int, name: str) -> None:
         """The lock beside the file has seen to it."""
 
     def close(self) -> None:
@@ -143,11 +143,11 @@ class _PostgresChanges:
             # While we were not seen, nothing kept anybody from it.
             self.close()
             raise RecordError(
-                f"the record in {where(self._engine)} was brought to another version ({found[0]}; this program: "
-                f"{REVISION}); update eatnas-db and start again: what was in training goes on from its checkpoints"
+                f"the record in {describe_location(self._engine)} was migrated to version {found[0]} (this program: "
+                f"{REVISION}); update eatnas-db and start again: interrupted trainings continue from their checkpoints"
             )
 
-    def hold_host(self, host_id: int, name: str) -> None:
+    def lock_host(self, host_id: int, name: str) -> None:
         self._host_id = host_id
         with translated_errors(self._engine):
             if self._connection is None:

@@ -8,24 +8,24 @@ from sqlalchemy import URL, Connection, Engine, Table, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 
-def where(engine: Engine) -> str:
+def describe_location(engine: Engine) -> str:
     """The database's place, fit to be printed: the file, or the server and the database there."""
     return _place(engine.url)
 
 
-def on_server(bind: Engine | Connection) -> bool:
+def is_postgresql(bind: Engine | Connection) -> bool:
     """Whether several hosts may work on the record: it is no file."""
     return bind.dialect.name != "sqlite"
 
 
-def insert_new(table: Table) -> Insert:
+def insert_or_ignore(table: Table) -> Insert:
     """INSERT … ON CONFLICT DO NOTHING: of writers that race for one row, the first wins."""
     return insert(table).on_conflict_do_nothing()
 
 
-def count_on(connection: Connection, table: Table) -> None:
+def reset_id_sequence(connection: Connection, table: Table) -> None:
     """Let the database number further rows after those that were inserted with numbers of their own."""
-    if on_server(connection) and table.autoincrement_column is not None:
+    if is_postgresql(connection) and table.autoincrement_column is not None:
         column = table.autoincrement_column
         largest = select(func.max(column)).scalar_subquery()
         counter = func.pg_get_serial_sequence(table.name, column.name)

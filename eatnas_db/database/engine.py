@@ -11,9 +11,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 
-from eatnas_db.database.dialects import on_server, where
+from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import refuse_network_file_system
-from eatnas_db.database.transactions import mark_write, reading, transaction
+from eatnas_db.database.transactions import mark_write, read_transaction, transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
@@ -52,7 +52,7 @@ def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: flo
         if not file.exists():
             raise RecordError(f"no record at {file}; `eatnas-db init` makes one")
     engine = create_engine_for(url, busy_seconds)
-    found, place = current_revision(engine), where(engine)
+    found, place = current_revision(engine), describe_location(engine)
     if found is None:
         raise RecordError(f"{place} holds no eatnas-db record; `eatnas-db init` adds one")
     if found != REVISION:
@@ -67,9 +67,9 @@ def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: flo
 def current_revision(engine: Engine) -> str | None:
     """The Alembic revision of the record behind an engine; None where there is none."""
     there = "SELECT to_regclass(:name)"
-    if not on_server(engine):
+    if not is_postgresql(engine):
         there = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = :name"
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         if connection.execute(text(there), {"name": VERSION_TABLE}).scalar() is None:
             return None
         found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
@@ -77,14 +77,14 @@ def current_revision(engine: Engine) -> str | None:
 
 
 @contextmanager
-def viewing(url: str) -> Iterator[Connection]:
+def read_connection(url: str) -> Iterator[Connection]:
     """One look at a record, which is opened for it. Raises `RecordError`."""
-    with _opened(url) as engine, reading(engine) as connection:
+    with _opened(url) as engine, read_transaction(engine) as connection:
         yield connection
 
 
 @contextmanager
-def changing(url: str) -> Iterator[Connection]:
+def write_connection(url: str) -> Iterator[Connection]:
     """One change of a record, which is opened for it. Raises `RecordError`."""
     with _opened(url) as engine, transaction(engine) as connection:
         yield connection

@@ -10,9 +10,9 @@ from typing import Any, Final
 from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
-from eatnas_db.database.dialects import on_server, where
+from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import is_disk_full
-from eatnas_db.errors import CollisionError, RecordError
+from eatnas_db.errors import RecordError, TransactionRollbackError
 
 
 @contextmanager
@@ -34,9 +34,9 @@ def translated_errors(engine: Engine) -> Iterator[None]:
 
 
 def _translated(engine: Engine, error: Exception, cause: BaseException | None) -> RecordError | None:
-    if on_server(engine):
-        return _postgres_error(cause, where(engine), lost=getattr(error, "connection_invalidated", False))
-    message = _sqlite_message(str(cause), where(engine)) if isinstance(error, DatabaseError) else None
+    if is_postgresql(engine):
+        return _postgres_error(cause, describe_location(engine), lost=getattr(error, "connection_invalidated", False))
+    message = _sqlite_message(str(cause), describe_location(engine)) if isinstance(error, DatabaseError) else None
     return None if message is None else RecordError(message)
 
 
@@ -45,7 +45,7 @@ def _postgres_error(cause: Any, place: str, *, lost: bool) -> RecordError | None
     state = getattr(cause, "sqlstate", None) or ""
     lines = str(cause).strip().splitlines() or [""]
     if state in ("40001", "40P01"):
-        return CollisionError(f"another program changed the same rows of {place} at the same time; try again")
+        return TransactionRollbackError(f"another program changed the same rows of {place} at the same time; try again")
     for sign, words in _BY_STATE.items():
         if state.startswith(sign):
             return RecordError(words.format(place=place, cause=lines[0]))

@@ -9,7 +9,7 @@ from typing import Final
 
 from eatnas_db.errors import RecordError
 
-LEAST_FREE_BYTES: Final = 1_000_000
+MIN_FREE_BYTES: Final = 1_000_000
 
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -42,9 +42,9 @@ def refuse_network_file_system(file: Path, mounts: Path) -> None:
 
 
 def is_disk_full(file: Path) -> bool:
-    """Whether the disk of a file has less than `LEAST_FREE_BYTES` left."""
+    """Whether the disk of a file has less than `MIN_FREE_BYTES` left."""
     try:
-        return shutil.disk_usage(file.parent).free < LEAST_FREE_BYTES
+        return shutil.disk_usage(file.parent).free < MIN_FREE_BYTES
     except OSError:
         return False
 

@@ -9,33 +9,33 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Select, select, text
 
-from eatnas_db.database.dialects import detached_connection, on_server
+from eatnas_db.database.dialects import detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.schema.searches import search
 
 
-def hold_searches(connection: Connection, which: Select[Any]) -> None:
+def lock_searches(connection: Connection, which: Select[Any]) -> None:
     """Make other hosts wait to settle and breed the searches selected by id, until this transaction ends.
 
     Everybody takes them in the same order, so that no two wait for each other. On SQLite a write transaction
     has the whole record anyway.
     """
-    if on_server(connection):
+    if is_postgresql(connection):
         rows = select(search.c.id).where(search.c.id.in_(which)).order_by(search.c.id)
         connection.execute(rows.with_for_update(key_share=True)).all()
 
 
-def hold_schema(connection: Connection) -> None:
+def lock_schema(connection: Connection) -> None:
     """Make other programs wait to change the tables, until this transaction ends."""
-    if on_server(connection):
+    if is_postgresql(connection):
         connection.execute(text("SELECT pg_advisory_xact_lock(:a, 0)"), {"a": SCHEMA_LOCK})
 
 
 @contextmanager
-def alone(engine: Engine, what: str) -> Iterator[None]:
+def task_lock(engine: Engine, what: str) -> Iterator[None]:
     """Of all programs on this record, one at a time does `what`."""
-    if not on_server(engine):
+    if not is_postgresql(engine):
         with exclusive_lock(Path(f"{engine.url.database}.{what}.lock")):
             yield
         return
@@ -45,9 +45,9 @@ def alone(engine: Engine, what: str) -> Iterator[None]:
         yield
 
 
-def living_hosts(connection: Connection) -> frozenset[int]:
+def list_connected_hosts(connection: Connection) -> frozenset[int]:
     """The ids of the hosts whose supervisor is connected to the server now; on SQLite nobody can tell."""
-    if not on_server(connection):
+    if not is_postgresql(connection):
         return frozenset()
     return frozenset(connection.execute(_LIVING_HOSTS, {"a": HOST_LOCK}).scalars())
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
 
-from eatnas_db.database.dialects import on_server
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.definitions import PREFIX
@@ -25,7 +25,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     """One write transaction: everything or nothing. The only place that commits.
 
     On a server what it reads may change from one statement to the next (READ COMMITTED): take locks first, or
-    guard what you write. Raises `CollisionError` where it met another one and is to be repeated as a whole.
+    guard what you write. Raises `TransactionRollbackError` where it met another one and is to be repeated as a whole.
     """
     with translated_errors(engine), engine.begin() as connection:
         yield connection
@@ -35,10 +35,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def read_transaction(engine: Engine) -> Iterator[Connection]:
     """One consistent view of the record. Keep it short: an open reader lets the write-ahead log grow."""
     options: dict[str, Any] = {"eatnas_reading": True}
-    if on_server(engine):
+    if is_postgresql(engine):
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with (
         _GARBAGE_COLLECTION_PAUSED,
@@ -46,7 +46,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
         engine.connect().execution_options(**options) as connection,
         connection.begin(),
     ):
-        if on_server(engine):
+        if is_postgresql(engine):
             connection.execute(_READER_IDLE_TIMEOUT)
         yield connection
 

@@ -11,7 +11,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Held, Proposal, Space, differences
 from eatnas_db.domain.states import Origin
 from eatnas_db.domain.transfer import Perturbation, perturbed
-from eatnas_db.errors import NoRoomError
+from eatnas_db.errors import SpaceExhaustedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def decide_birth(
     The first `population_size` births are random samples, or with a `seedling` the basic architecture and its
     perturbations. A birth that finds nobody alive is a random sample. A parent all of
     whose neighbours are taken or over the limits gives way to another tournament; when every member has,
-    the birth is a random sample. Raises `NoRoomError` when there is none either.
+    the birth is a random sample. Raises `SpaceExhaustedError` when there is none either.
     """
     if number < population_size and seedling is not None:
         return _transferred(number, seed, seedling, space, held)
@@ -102,7 +102,7 @@ def decide_birth(
             parent = tournament(remaining, tournament_size, chance)
             try:
                 proposal = space.mutate(Architecture.parse(parent.code), KeyedRng(seed, "mutation", number), held)
-            except NoRoomError:
+            except SpaceExhaustedError:
                 remaining.remove(parent)
                 continue
             return Birth(number, Origin.MUTATION, proposal, parent.candidate_id)

@@ -22,7 +22,7 @@ from eatnas_db.domain.cost import Cost, cost
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.errors import NoRoomError
+from eatnas_db.errors import SpaceExhaustedError
 
 TRIES: Final = 2000
 """Proposals looked at before a space counts as exhausted."""
@@ -100,14 +100,14 @@ class Space:
         return self.propose(Architecture((block,) * len(self.macro.base)))
 
     def require_room(self) -> None:
-        """Raise `NoRoomError` when not even the smallest network is within the limits."""
+        """Raise `SpaceExhaustedError` when not even the smallest network is within the limits."""
         least = self.smallest().cost
         for name, limit, value in (
             ("max_params", self.limits.max_params, least.params),
             ("max_mult_adds", self.limits.max_mult_adds, least.mult_adds),
         ):
             if limit is not None and value > limit:
-                raise NoRoomError(
+                raise SpaceExhaustedError(
                     f"objective.{name} is {limit:,}, but the smallest network of space "
                     f"{self.macro.name} on this data has {value:,}; raise the limit or take a smaller space"
                 )
@@ -116,7 +116,7 @@ class Space:
         """A random architecture that the search does not hold, within the limits.
 
         Uniform over the codes within the limits, as long as one in a few dozen codes is; under tighter
-        limits a draw is shrunk, primitive by primitive, until it fits. Raises `NoRoomError`.
+        limits a draw is shrunk, primitive by primitive, until it fits. Raises `SpaceExhaustedError`.
         """
         for attempt in range(TRIES):
             blocks = (_random_block(chance) for _ in self.macro.base)
@@ -125,13 +125,15 @@ class Space:
                 proposal = self._shrunk(proposal, chance)
             if self.limits.allow(proposal.cost) and not held(proposal.digest):
                 return proposal
-        raise NoRoomError(f"space {self.macro.name}: no new architecture within the limits was found; raise them")
+        raise SpaceExhaustedError(
+            f"space {self.macro.name}: no new architecture within the limits was found; raise them"
+        )
 
     def mutate(self, parent: Architecture, chance: KeyedRng, held: Held) -> Proposal:
         """The parent with one primitive of one block changed: a network the search does not hold.
 
         Uniform over blocks, then primitives, then other values, among the changes that are allowed.
-        Raises `NoRoomError` when none of them is.
+        Raises `SpaceExhaustedError` when none of them is.
         """
         self.macro.require(parent)
         refused: set[Change] = set()
@@ -143,7 +145,7 @@ class Space:
             if self.limits.allow(proposal.cost) and not held(proposal.digest):
                 return proposal
             refused.add(change)
-        raise NoRoomError(f"every neighbour of {parent} is in the search already or over the limits")
+        raise SpaceExhaustedError(f"every neighbour of {parent} is in the search already or over the limits")
 
     @property
     def neighbours(self) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 from eatnas_db.domain.architecture import PRIMITIVES, Architecture
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import TRIES, Change, Held, Proposal, Space, apply, differences
-from eatnas_db.errors import NoRoomError
+from eatnas_db.errors import SpaceExhaustedError
 
 STRETCHED: Final = ("depth", "width")
 
@@ -58,7 +58,7 @@ def survivors(ranked: Sequence[Architecture], space: Space, most: int) -> Surviv
 def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance: KeyedRng, held: Held) -> Proposal:
     """The basic architecture with one primitive changed in each of one to `strength.blocks` blocks.
 
-    Never a network that the search holds, never over a hard limit. Raises `NoRoomError` when none is found.
+    Never a network that the search holds, never over a hard limit. Raises `SpaceExhaustedError` when none is found.
     """
     for _ in range(TRIES):
         count = 1 + chance.below(min(strength.blocks, len(basic.blocks)))
@@ -68,7 +68,7 @@ def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance:
         proposal = space.propose(architecture, *differences(basic, architecture))
         if space.limits.allow(proposal.cost) and not held(proposal.digest):
             return proposal
-    raise NoRoomError(
+    raise SpaceExhaustedError(
         f"no new perturbation of {basic} within the limits of space {space.macro.name} was found; "
         "allow more blocks or primitives, or raise the limits"
     )

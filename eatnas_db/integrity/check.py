@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from eatnas_db.database.dialects import on_server
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.errors import RecordError
 from eatnas_db.integrity.checkpoint_files import check_checkpoint_files
 from eatnas_db.integrity.database_file import check_database_file, check_foreign_keys
@@ -26,7 +26,7 @@ def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = Fals
     Checkpoint files below `artifacts` are compared by size, and with `whole_files` by content too. Raises
     `RecordError` if the database cannot be read.
     """
-    on_sqlite = not on_server(engine)
+    on_sqlite = not is_postgresql(engine)
     damage = check_database_file(engine) if on_sqlite else []
     yield from damage
     try:

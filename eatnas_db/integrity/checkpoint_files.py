@@ -7,8 +7,8 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from eatnas_db.checkpoint_files import has_digest
-from eatnas_db.database.dialects import on_server
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.trainings import checkpoint
 
@@ -16,7 +16,7 @@ from eatnas_db.schema.trainings import checkpoint
 def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool) -> list[Violation]:
     """Check that every file exists with the recorded size and, with `whole_files`, the recorded content."""
     columns = (checkpoint.c.path, checkpoint.c.bytes, checkpoint.c.digest)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         rows = connection.execute(select(*columns).order_by(*columns)).all()
     missing, different = [], []
     for row in rows:
@@ -25,11 +25,11 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
             if file.stat().st_size != row.bytes or (whole_files and not has_digest(file, row.digest)):
                 different.append(row.path)
         except OSError:
-            if not on_server(engine):  # otherwise the file may be in another host's home
+            if not is_postgresql(engine):  # otherwise the file may be in another host's home
                 missing.append(row.path)
     if missing or different:
         # The daemon may have removed some of them together with their rows in the meantime.
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             kept = set(connection.execute(select(checkpoint.c.path)).scalars())
         missing, different = ([path for path in paths if path in kept] for paths in (missing, different))
     return summarize("a checkpoint's file is there", "files", missing) + summarize(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.integrity.violations import Violation, summarize
 
 
 def check_database_file(engine: Engine) -> list[Violation]:
     """Run SQLite's `integrity_check`."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
     return summarize("the database is whole", "places", [" ".join(line.split()) for line in lines if line != "ok"])
 
 
 def check_foreign_keys(engine: Engine) -> list[Violation]:
     """Find rows that refer to missing rows: another program may have opened the database without foreign keys."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     rows = [
         f"{table} without its {target}" + ("" if rowid is None else f" (row {rowid})")

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, func, select
 
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.integrity.violations import Violation, summarize
@@ -32,7 +32,7 @@ class _EpochCount(NamedTuple):
 
 def check_epochs(engine: Engine) -> list[Violation]:
     """Check that epochs are numbered without gaps and that a scored candidate has all epochs of its recipe."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec))}
         offenders = [row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs[row.search_id])]
     return summarize("epochs are gapless from 0, and a scored candidate has all of them", "candidates", offenders)

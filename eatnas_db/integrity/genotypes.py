@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, Engine, select
 
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture, Block, digest
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space import Space, differences
@@ -39,14 +39,14 @@ class _StoredGenotype(NamedTuple):
 
 def check_genotypes(engine: Engine) -> list[Violation]:
     """Check that every code yields its stored genotype and digest, and that mutations are the differences to it."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
     spaces = {row.id: Space(Macro.from_json(row.macro), Task(**row.task)) for row in rows}
     wrong_genotype: list[int] = []
     wrong_mutations: list[int] = []
     last = 0
     while True:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             genotypes = _read_genotypes(connection, after=last)
             if not genotypes:
                 break

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Engine, text
 
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.integrity.violations import Violation, summarize
 
 
@@ -24,7 +24,7 @@ class Invariant:
 def check_invariants(engine: Engine) -> Iterator[Violation]:
     """Yield the invariants that some rows break."""
     for invariant in INVARIANTS:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             offenders = connection.execute(text(invariant.offenders)).scalars().all()
         yield from summarize(invariant.description, invariant.what, offenders)
 

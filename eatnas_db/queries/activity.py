@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, exists, func, or_, select
 
-from eatnas_db.database.locks import living_hosts
+from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.hosts import device, host, worker
@@ -103,7 +103,7 @@ def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
 
 def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
     """Every host of a record on a server, by name."""
-    alive = living_hosts(connection)
+    alive = list_connected_hosts(connection)
     devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
     held = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
     of_host = select(worker.c.id).where(

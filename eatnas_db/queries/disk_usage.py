@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.checkpoint_files import owner_of_file
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.schema.candidates import PENDING, candidate
@@ -95,7 +95,7 @@ class _Known:
 
 def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUsage:
     """Look through a home. The record is read first, in one short transaction."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         known = _ask(connection)
     usage = DiskUsage()
     database = settings.database_file
@@ -125,7 +125,7 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
 
 def list_orphaned_checkpoints(engine: Engine, artifacts: Path, now: float) -> list[Path]:
     """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         known = _ask(connection)
     usage = DiskUsage()
     for file in _files(artifacts):

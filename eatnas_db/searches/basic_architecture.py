@@ -8,21 +8,21 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.transfer import stretched
-from eatnas_db.errors import ConflictError, NoRoomError, NotFoundError
+from eatnas_db.errors import ConflictError, NotFoundError, SpaceExhaustedError
 from eatnas_db.queries.ranking import get_winner
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 
 
 def express_basic(before: Architecture, what: str, spec: SearchSpec, space: Space) -> Architecture:
-    """A basic architecture as it is on the new task. Raises `ConflictError`, `NoRoomError` where it cannot be."""
+    """A basic architecture on the new task. Raises `ConflictError` or `SpaceExhaustedError` where it cannot be."""
     require_blocks(before, what, space)
     wanted = spec.transfer.stretch_to
     basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
     cost = space.propose(basic).cost
     if not space.limits.allow(cost):
         other = "take transfer.start: perturbations and " if spec.transfer.start == "survivors" else ""
-        raise NoRoomError(
+        raise SpaceExhaustedError(
             f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
             f"over the objective's limits; raise them, or {other}let transfer.stretch_to bring it below"
         )
@@ -39,9 +39,9 @@ def require_blocks(architecture: Architecture, what: str, space: Space) -> None:
 
 
 def require_population(row: SearchRecord) -> None:
-    """Raise `NoRoomError` where the limits leave no room for the whole initial population."""
+    """Raise `SpaceExhaustedError` where the limits leave no room for the whole initial population."""
     if row.exhausted:
-        raise NoRoomError(
+        raise SpaceExhaustedError(
             f"only {row.born} of {row.population} members of the initial population fit under the objective's limits "
             "around the basic architecture; raise transfer.blocks or the limits, or take a smaller population"
         )

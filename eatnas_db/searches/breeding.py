@@ -12,7 +12,7 @@ from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import InitialArchitecture, decide_birth
 from eatnas_db.domain.transfer import Perturbation
-from eatnas_db.errors import NoRoomError
+from eatnas_db.errors import SpaceExhaustedError
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance_state import AdvanceState
@@ -39,7 +39,7 @@ def breed(connection: Connection, state: AdvanceState, now: float) -> int:
                 held=_digest_lookup(connection, record.id, state.born),
                 seedling=_initial_architecture(connection, state) if is_initial else None,
             )
-        except NoRoomError as error:
+        except SpaceExhaustedError as error:
             connection.execute(update(search).where(search.c.id == record.id).values(exhausted=True))
             events.record_event(connection, now, "space_exhausted", record.id, detail={"message": str(error)})
             state.exhausted = True

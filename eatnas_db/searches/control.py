@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, select, update
 
 from eatnas_db import events, transitions
-from eatnas_db.database.locks import hold_searches
+from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import UNSETTLED, DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
@@ -21,7 +21,7 @@ def set_waiting_reason(connection: Connection, why: str | None) -> None:
 
 def set_desired_state(connection: Connection, name: str, wish: DesiredState, now: float) -> None:
     """Run, pause or cancel a search. Raises `NotFoundError`, `ConflictError`."""
-    hold_searches(connection, select(search.c.id).where(search.c.name == name))
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == DesiredState.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
@@ -45,7 +45,7 @@ def extend_search(
     The new budget: candidates, and device seconds or None where they are unlimited. Raises `NotFoundError`,
     `ConflictError`.
     """
-    hold_searches(connection, select(search.c.id).where(search.c.name == name))
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.wish == DesiredState.CANCELLED:
         raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")

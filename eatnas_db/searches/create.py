@@ -31,7 +31,7 @@ def create_search(
     slots: int,
     now: float,
 ) -> int:
-    """Insert a search and its initial population. Raises `ConflictError`, `NoRoomError`."""
+    """Insert a search and its initial population. Raises `ConflictError`, `SpaceExhaustedError`."""
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_room()
     given = spec.transfer.basic

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, insert, select
 
 from eatnas_db import events
 from eatnas_db.candidates import insert_candidate
-from eatnas_db.database.locks import hold_searches
+from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import (
     Birth,
@@ -59,7 +59,7 @@ def create_final_training(
     From scratch with fresh `seeds`, on training and validation images together. `again`: what was tested by this
     recipe before may be tested with more seeds. Its name. Raises `NotFoundError`, `ConflictError`.
     """
-    hold_searches(connection, select(search.c.id).where(search.c.name == name))
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
     row = get_search(connection, name)
     if row.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: final models are of that one")

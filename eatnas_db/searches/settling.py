@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from eatnas_db import events
 from eatnas_db.domain.evolution import is_flat, select_removed, summarize, update_plateau
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
-from eatnas_db.errors import CollisionError
+from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt
@@ -41,7 +41,7 @@ _INSERT_STEP: Final = insert(step).values(
 
 
 def settle(connection: Connection, state: AdvanceState, now: float) -> int:
-    """Settle births until one has not ended yet, and return their number. Raises `CollisionError`."""
+    """Settle births until one has not ended yet, and return their number. Raises `TransactionRollbackError`."""
     steps = 0
     while _settle_next(connection, state, now):
         steps += 1
@@ -57,7 +57,9 @@ def _settle_next(connection: Connection, state: AdvanceState, now: float) -> boo
         return False
     number = state.settled + 1
     if connection.execute(_ADVANCE_SETTLED, {"search_id": record.id, "step_number": number}).first() is None:
-        raise CollisionError(f"another program has settled birth {state.settled} of search {record.name!r}; try again")
+        raise TransactionRollbackError(
+            f"another program has settled birth {state.settled} of search {record.name!r}; try again"
+        )
     state.settled, state.population = number, None
     if birth.state == CandidateState.SCORED:
         join_population(connection, birth.id, number)

@@ -40,7 +40,7 @@ def create_transfer(
     """Insert a search whose initial population is the best of `source`, or the candidate given, and perturbations.
 
     Under `transfer.start: survivors` it is the best and those who live in `source`; perturbations fill it up.
-    `force`: the source need not be finished. Raises `NotFoundError`, `ConflictError`, `NoRoomError`,
+    `force`: the source need not be finished. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`,
     `InvalidArchitectureError`; then nothing is written.
     """
     if spec.transfer.basic is not None:

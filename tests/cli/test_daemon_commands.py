@@ -30,7 +30,7 @@ def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, s
     with transaction(open_record(settings.database_url)) as connection:
         there = hosts.register_host(connection, "there", 0.0)
         seen = hosts.DeviceReport("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
-        hosts.record_standings(connection, there, [seen], 0.0)
+        hosts.record_device_reports(connection, there, [seen], 0.0)
     with lock.hold(settings.lock_file):
         for command in (["daemon", "status"], ["daemon", "status", "--watch"]):
             told = eatnas(*command)

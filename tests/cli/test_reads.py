@@ -10,7 +10,7 @@ from sqlalchemy import event as hooks
 from sqlalchemy import func, insert, select, update
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.events import record_event
 from eatnas_db.queries.activity import list_blocked_searches, list_training_activity
 from eatnas_db.queries.events import list_events
@@ -100,7 +100,7 @@ def test_an_event_is_told_in_words(engine, kind, candidate, detail, words):
 
 
 def test_the_story_of_a_candidate_holds_nothing_of_others(engine):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         found = list_events(connection, candidate_id=2)
     assert [(event.candidate_id, event.words) for event in found] == [(2, "born as a random sample")]
 
@@ -149,7 +149,7 @@ def test_work_and_standings_are_read_by_index(engine):
             ],
         )
     asked = []
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         hooks.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
         (work,) = list_training_activity(connection)
         list_blocked_searches(connection)

@@ -14,7 +14,7 @@ from sqlalchemy import insert, update
 
 from eatnas_db import provenance, transitions
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -108,7 +108,7 @@ def settings(tmp_path_factory):
 def found(settings):
     def look(name=EVIL):
         engine = open_record(settings.database_url)
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             findings = load_report_data(connection, name, NOW)
         engine.dispose()
         return findings

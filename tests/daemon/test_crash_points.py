@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import load_settings
 from support.simulated_worker import SIMULATED_WORKER
@@ -122,7 +122,7 @@ def writes(fresh):
 def the_search_comes_out_the_same(settings, supervise, calm):
     __tracebackhide__ = True
     assert supervise(settings, program=PROGRAM) == calm
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         assert connection.execute(select(lease)).all() == []
         assert connection.execute(select(attempt).where(attempt.c.ended_at.is_(None))).all() == []
         scored = list(connection.execute(select(attempt.c.candidate_id).where(attempt.c.outcome == "scored")).scalars())
@@ -152,7 +152,7 @@ def test_a_supervisor_may_die_at_every_single_write(fresh, supervise, calm, writ
 def lived_through(settings, number, supervise, calm):
     """Let the worker of candidate 3 die at one of its writes; whether it has come so far."""
     assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == calm
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
         outcomes = list(connection.execute(query).scalars())
     shutil.rmtree(settings.home)

@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
@@ -89,13 +89,13 @@ def calm(tmp_path_factory, home, supervise):
 
 
 def waiting(settings):
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         return connection.execute(select(search.c.waiting)).scalar_one()
 
 
 def nothing_is_torn_or_blamed(settings):
     __tracebackhide__ = True
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
         assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {"scored"}
     assert waiting(settings) is None
@@ -204,10 +204,10 @@ def test_a_supervisor_that_may_write_no_more_waits(tmp_path, home, supervise, ca
     command = [sys.executable, "-c", SUPERVISE, str(settings.home), *slow]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + SECONDS
-        with reading(open_record(settings.database_url)) as connection:
+        with read_transaction(open_record(settings.database_url)) as connection:
             count = select(attempt.c.number).where(attempt.c.outcome == "scored")
         while time.monotonic() < deadline:
-            with reading(open_record(settings.database_url)) as connection:
+            with read_transaction(open_record(settings.database_url)) as connection:
                 if len(connection.execute(count).all()) >= 2:
                     break
         limit(process.pid, 0)

@@ -17,7 +17,7 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db import leases, transitions
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
@@ -30,7 +30,7 @@ QUICK = Timeouts(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05,
 
 
 def rows(settings, query):
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         return connection.execute(query).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.ranking import get_winner
@@ -43,7 +43,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
     with transaction(engine) as connection:
         name = create_final_training(connection, "s", seeds=2, now=5.0)
     supervise(settings, slots, program, on_tick=on_tick, only=name)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         of = candidate.c.search_id == get_search(connection, name).id
         scores = connection.execute(
             select(candidate.c.fitness, score.c.value, score.c.seed)

@@ -18,8 +18,8 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.locks import living_hosts
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, RecordError
@@ -74,7 +74,7 @@ def make_search(url, seed=1):
 
 
 def fingerprint(engine):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
@@ -87,7 +87,7 @@ def until(condition, seconds=WAIT_SECONDS):
 
 
 def one(engine, query):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return connection.execute(query).scalar()
 
 
@@ -136,7 +136,7 @@ def calm(tmp_path_factory):
 
 
 def nothing_lost_or_doubled(engine):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
         scored = select(attempt.c.candidate_id).where(attempt.c.outcome == "scored")
@@ -153,7 +153,7 @@ def test_two_hosts_give_the_history_of_one_slot(url, hosts, calm):
     assert fingerprint(engine) == calm
     nothing_lost_or_doubled(engine)
     who = select(host.c.name).select_from(attempt).join(worker).join(device).join(host).distinct()
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert set(connection.execute(who).scalars()) == {"a", "b"}
 
 
@@ -169,7 +169,7 @@ def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
     silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead gives no sign of life")
     assert one(engine, silent)
     of_dead = select(worker.c.ending).select_from(worker).join(device).join(host).where(host.c.name == "dead")
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert set(connection.execute(of_dead).scalars()) == {NO_SIGN_OF_LIFE}
         gone = {row.name: row for row in list_hosts(connection)}
     assert (gone["dead"].lost, gone["alive"].lost, gone["alive"].alive) == (True, False, False)
@@ -250,21 +250,21 @@ def test_one_host_has_one_daemon_and_is_seen_while_it_lives(url, tmp_path):
     engine = make_search(url)
     settings = Settings(tmp_path, url, "here")
     first, second = watch_changes(engine), watch_changes(open_record(url))
-    first.hold_host(1, "here")
-    with reading(engine) as connection:
-        assert living_hosts(connection) == {1}
+    first.lock_host(1, "here")
+    with read_transaction(engine) as connection:
+        assert list_connected_hosts(connection) == {1}
     with pytest.raises(ConflictError, match="EATNAS_HOST"):
-        second.hold_host(1, "here")
+        second.lock_host(1, "here")
     first.close()
     until(lambda: not _living(engine))
-    second.hold_host(1, "here")
+    second.lock_host(1, "here")
     second.close()
     assert settings.lock_file.name == "daemon-here.lock"
 
 
 def _living(engine):
-    with reading(engine) as connection:
-        return living_hosts(connection)
+    with read_transaction(engine) as connection:
+        return list_connected_hosts(connection)
 
 
 def test_what_others_write_is_told_at_once_and_what_is_ones_own_is_not(url):

@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from eatnas_daemon.workers.slots import Timeouts
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema.candidates import candidate
@@ -25,7 +25,7 @@ INHERITING = {
 
 
 def rows(settings, query):
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         return connection.execute(query).all()
 
 

@@ -23,7 +23,7 @@ from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.leases import LeaseToken
 from eatnas_db.queries.ranking import list_best
@@ -80,7 +80,7 @@ def gpus(tmp_path):
 
 
 def rows(settings, query):
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         return connection.execute(query).all()
 
 
@@ -188,17 +188,17 @@ def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, hom
     told = []
 
     def change(supervisor):
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
             waiting = connection.execute(select(search.c.waiting)).scalar_one()
         if scored >= 3 and not told:
             with transaction(engine) as connection:
-                assert hosts.set_paused(connection, GPUS[0], 1.0)
+                assert hosts.set_device_paused(connection, GPUS[0], 1.0)
             told.append(None)
         if told == [None] and not supervisor.slots and waiting is not None:
             told.append(waiting)
             with transaction(engine) as connection:
-                hosts.set_paused(connection, GPUS[0], None)
+                hosts.set_device_paused(connection, GPUS[0], None)
 
     assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=change) == calm
     assert told[1].startswith("no device is free: GPU 0")
@@ -213,7 +213,7 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     def change(supervisor):
         if any(slot.phase == "training" for slot in supervisor.slots):
             with transaction(engine) as connection:
-                hosts.set_paused(connection, hosts.processor_of("here"), 1.0)
+                hosts.set_device_paused(connection, hosts.cpu_uuid("here"), 1.0)
         if supervisor.trouble is not None:
             supervisor.stop()
 
@@ -383,7 +383,7 @@ def test_measured_peaks_decide_how_many_fit_and_the_history_stays(tmp_path, home
     beside = []
 
     def look(supervisor):
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
         if scored >= 8:  # what was begun before the first was measured has ended
             beside.append(sum(slot.busy for slot in supervisor.slots))
@@ -413,7 +413,7 @@ def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_mark
     failed = ("failed", "out_of_memory")
     assert [tuple(row) for row in rows(settings, of_nine)] == [failed, failed, ("scored", None)]
     assert set(company) == {1}
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         best = list_best(connection, 1, 24)
     assert {one.id: one.deviation for one in best if one.deviation} == {9: "half micro-batch"}
     told = select(provenance.c.recipe).join(score, score.c.provenance_id == provenance.c.id)
@@ -587,7 +587,7 @@ class Storm:
 
     def _pause(self, gpu, at):
         with transaction(self.engine) as connection:
-            return hosts.set_paused(connection, gpu.uuid, at)
+            return hosts.set_device_paused(connection, gpu.uuid, at)
 
 
 @pytest.mark.slow

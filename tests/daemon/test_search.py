@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from eatnas_daemon import lock
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.searches import get_search
@@ -48,7 +48,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
     for slots, program in ((1, fast), (4, fast), (2, (*fast, "--crash-on", "15"))):
         settings = home(tmp_path / str(slots), **flat)
         prints.add(supervise(settings, slots, program))
-        with reading(open_record(settings.database_url)) as connection:
+        with read_transaction(open_record(settings.database_url)) as connection:
             row = get_search(connection, "s")
         assert row.born == row.settled == row.ends_at < 200
         assert row.ended.startswith("its quality has not risen")
@@ -58,7 +58,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
 def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
     supervise(settings, 2, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02"))
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
     assert told
     assert all(row.memory_bytes > 2**20 and row.load >= 0 for row in told)
@@ -74,7 +74,7 @@ def test_a_worker_killed_in_between_changes_nothing(tmp_path, home, supervise, f
     undisturbed = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")
     assert supervise(settings, 2, (*fast, "--crash-on", "9")) == undisturbed
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         of_nine = select(attempt.c.outcome).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
         assert connection.execute(of_nine).scalars().all() == ["lost", "scored"]
 
@@ -95,7 +95,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
     process = subprocess.Popen([sys.executable, "-c", script, str(settings.home), *fast])
     engine = open_record(settings.database_url)
     while True:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
             held = connection.execute(select(lease.c.candidate_id)).first()
         if scored >= 4 and held:
@@ -103,7 +103,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert supervise(settings, 2) == undisturbed
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
 
 
@@ -118,7 +118,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
                 connection.execute(update(search).values(wish=DesiredState.PAUSED))
 
     supervise(settings, 2, on_tick=pause)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(search.c.finished_at)).scalar_one() is None
         states = set(connection.execute(select(candidate.c.state)).scalars())
     assert states == {"pending", "scored"}
@@ -135,7 +135,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
             supervisor.stop()
 
     supervise(settings, 2, on_tick=stop)
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         outcomes = set(connection.execute(select(attempt.c.outcome)).scalars())
         endings = set(connection.execute(select(worker.c.ending)).scalars())
@@ -148,7 +148,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
 def test_who_leaves_by_another_rule_hangs_on_no_slots_either(tmp_path, home, supervise, removal):
     prints = {supervise(home(tmp_path / str(slots), evolution__removal=removal), slots) for slots in (1, 3)}
     assert len(prints) == 1
-    with reading(open_record(f"sqlite:///{tmp_path / '1' / 'eatnas.db'}")) as connection:
+    with read_transaction(open_record(f"sqlite:///{tmp_path / '1' / 'eatnas.db'}")) as connection:
         stillborn = select(candidate.c.id).where(candidate.c.joined == candidate.c.left)
         assert connection.execute(stillborn).first()  # a newcomer that was the least fit
         living = select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None))
@@ -163,7 +163,7 @@ def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
     with transaction(engine) as connection:
         assert extend_search(connection, "s", candidates=4, now=time.time()) == (28, None)
     supervise(settings, 2)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(search.c.scored)).scalar_one() == 28
 
 

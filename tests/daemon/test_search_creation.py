@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from eatnas_db.database.engine import create_engine_for, viewing
+from eatnas_db.database.engine import create_engine_for, read_connection
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_migrations import commands
 
@@ -49,7 +49,7 @@ def test_program_creates_search_and_prints_its_id_and_name(create, url):
     done = create(SPEC, "--slots", "6")
     assert done.returncode == 0, done.stderr
     created = json.loads(done.stdout)
-    with viewing(url) as connection:
+    with read_connection(url) as connection:
         row = get_search(connection, "tiny")
     assert created == {"id": row.id, "name": "tiny"}
     assert row.lag == 12
@@ -69,5 +69,5 @@ def test_program_prints_error_and_creates_nothing(create, url, change, arguments
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
-    with viewing(url) as connection:
+    with read_connection(url) as connection:
         assert not list_searches(connection)

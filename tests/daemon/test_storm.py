@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.trainings import attempt, epoch, lease
 from support.simulated_worker import SIMULATED_WORKER
 
@@ -67,7 +67,7 @@ def orphaned(settings, program):
         engine = open_record(settings.database_url)
 
         def trained():
-            with reading(engine) as connection:
+            with read_transaction(engine) as connection:
                 return connection.execute(select(epoch.c.number)).first() and connection.execute(select(lease)).first()
 
         wait_until(trained)
@@ -97,5 +97,5 @@ def test_real_trainings_whose_supervisor_is_killed_end_within_a_step_and_a_check
     files = list(settings.artifacts.glob("checkpoints/*/c*.ckpt"))
     # What they had trained is kept where it stood, in the middle of an epoch or not.
     assert files
-    with reading(open_record(settings.database_url)) as connection:
+    with read_transaction(open_record(settings.database_url)) as connection:
         assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {None}

@@ -31,7 +31,7 @@ from eatnas_daemon.mlflow.sync import MlflowSync
 from eatnas_daemon.mlflow.sync import sync as sync_all
 from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import CandidateState, DesiredState, FailureKind
@@ -144,7 +144,7 @@ def sync(engine, uri):
 def assert_agreement(engine, uri, name="eatnas/small"):
     """One run for each candidate that was ever tried, and everything in it is the record's."""
     client, experiment, runs = runs_of(uri, name)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         uuid = connection.execute(select(record.c.uuid)).scalar_one()
         rows = connection.execute(select(candidate).where(candidate.c.attempt > 0)).all()
         epochs = connection.execute(select(epoch).order_by(epoch.c.number)).all()
@@ -343,7 +343,7 @@ def test_a_search_has_a_summary_with_its_curve_and_pictures_and_each_run_its_arc
         uri = f"sqlite:///{home / 'mlflow.db'}"
         assert sync_all(engine, uri) == 4
         client, summary = summary_of(uri)
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             curve = connection.execute(select(step).order_by(step.c.number)).all()
             rows = {row.id: row for row in connection.execute(select(candidate.c.id, architecture).join(architecture))}
         for name in STEP_METRICS:
@@ -430,7 +430,7 @@ def test_searches_of_one_name_in_two_records_have_an_experiment_each(engine, tmp
     other = make_record(tmp_path / "other.db")
     fill(engine)
     fill(other)
-    with reading(other) as connection:
+    with read_transaction(other) as connection:
         uuid = connection.execute(select(record.c.uuid)).scalar_one()
     for written in (4, 0):
         assert [sync(engine, uri), sync(other, uri)] == [written, written]
@@ -518,7 +518,7 @@ def test_a_follower_absent_running_or_killed_changes_nothing_and_sync_completes_
         until(store.exists)
 
         def disturb(_):
-            with reading(engine) as connection:
+            with read_transaction(engine) as connection:
                 scored = connection.execute(select(search.c.scored)).scalar_one()
             if killed_at and scored >= killed_at and follower.poll() is None:
                 # Supervision stands still meanwhile: so the follower is in the midst of it on a busy machine too.

@@ -8,7 +8,7 @@ from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space, apply, differences
-from eatnas_db.errors import NoRoomError
+from eatnas_db.errors import SpaceExhaustedError
 
 TASK = Task(28, 1, 10)
 SPACES = [Space(macro, TASK) for macro in PRESETS.values()]
@@ -117,7 +117,7 @@ def drawn_until_no_room(draw, held: set[str]) -> None:
     for number in range(10_000):
         try:
             proposal = draw(number)
-        except NoRoomError:
+        except SpaceExhaustedError:
             return
         assert proposal.digest not in held
         held.add(proposal.digest)
@@ -145,7 +145,7 @@ def test_sampling_never_repeats_a_held_digest_until_the_space_is_empty():
 def test_mutation_never_repeats_a_held_digest_until_the_neighbourhood_is_empty(seed, parent):
     held = {TINY.propose(parent).digest}
     drawn_until_no_room(lambda n: TINY.mutate(parent, KeyedRng(seed, "mutation", n), held.__contains__), held)
-    with pytest.raises(NoRoomError, match="every neighbour of"):
+    with pytest.raises(SpaceExhaustedError, match="every neighbour of"):
         TINY.mutate(parent, KeyedRng(seed, "mutation"), held.__contains__)
 
 
@@ -156,12 +156,12 @@ def test_limits_below_the_smallest_network_leave_no_room(macro, name):
     bound = least.params if name == "max_params" else least.mult_adds
     Space(macro, TASK, Limits(**{name: bound})).require_room()
     tight = Space(macro, TASK, Limits(**{name: bound - 1}))
-    with pytest.raises(NoRoomError, match=rf"objective\.{name} is {bound - 1:,}.* has {bound:,}"):
+    with pytest.raises(SpaceExhaustedError, match=rf"objective\.{name} is {bound - 1:,}.* has {bound:,}"):
         tight.require_room()
 
 
 def test_a_sample_is_given_up_where_nothing_fits():
-    with pytest.raises(NoRoomError, match="no new architecture within the limits"):
+    with pytest.raises(SpaceExhaustedError, match="no new architecture within the limits"):
         Space(TINY.macro, TASK, Limits(max_params=1)).sample(KeyedRng(0, "sample"), nothing_held)
 
 

@@ -15,7 +15,7 @@ from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.backup import back_up, restore
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -53,7 +53,7 @@ def database(url: str, engine: Engine) -> Path:
 @contextmanager
 def viewing(database: Path) -> Iterator[Connection]:
     engine = open_record(f"sqlite:///{database}")
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         yield connection
     engine.dispose()
 
@@ -88,7 +88,7 @@ def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_bee
     backup = database.with_name("backup.db")
 
     def save_once(supervisor: Supervisor) -> None:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             under_way = get_search(connection, "s").settled >= 10
             leased = connection.execute(select(lease.c.candidate_id)).first()
         if under_way and leased and not backup.exists():
@@ -102,8 +102,8 @@ def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_bee
         assert connection.execute(select(lease)).first() is None
         assert connection.execute(select(event.c.kind).order_by(event.c.id.desc())).scalar() == "restored"
     assert supervise(settings) == undisturbed
-    assert restored.kept is not None
-    assert fingerprint(restored.kept) == undisturbed
+    assert restored.previous is not None
+    assert fingerprint(restored.previous) == undisturbed
     assert not list(list_violations(engine, settings.artifacts, whole_files=True))
 
 
@@ -114,7 +114,7 @@ def test_a_newer_checkpoint_of_a_candidate_in_training_is_adopted_after_a_restor
     backup = database.with_name("backup.db")
 
     def newest() -> int:
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             found = select(checkpoint.c.epoch).where(checkpoint.c.candidate_id == 1).order_by(checkpoint.c.epoch.desc())
             return connection.execute(found).scalar() or 0
 
@@ -203,16 +203,16 @@ def test_a_restore_keeps_what_was_there(database, engine, search_factory):
     search_factory("later")
     engine.dispose()
     restored = restore(backup, database, now=1_700_000_000.0)
-    assert (born(database), born(restored.kept)) == (4, 8)
-    assert restored.kept.name == "eatnas.db.before-restore-20231114T221320Z"
-    assert restore(backup, database, now=1_700_000_000.0).kept.name.endswith("20231114T221320Z-1")
+    assert (born(database), born(restored.previous)) == (4, 8)
+    assert restored.previous.name == "eatnas.db.before-restore-20231114T221320Z"
+    assert restore(backup, database, now=1_700_000_000.0).previous.name.endswith("20231114T221320Z-1")
 
 
 def test_a_restore_makes_the_record_that_is_not_there(database, engine, search_factory, tmp_path):
     search_factory()
     backup = back_up(database, database.with_name("b.db")).file
     restored = restore(backup, tmp_path / "other.db", now=0.0)
-    assert (born(tmp_path / "other.db"), restored.kept) == (4, None)
+    assert (born(tmp_path / "other.db"), restored.previous) == (4, None)
 
 
 def test_a_record_killed_with_a_full_log_is_kept_whole(database, engine, search_factory):
@@ -226,7 +226,7 @@ def test_a_record_killed_with_a_full_log_is_kept_whole(database, engine, search_
     assert (dead / "eatnas.db-wal").stat().st_size > 0
     restored = restore(backup, dead / "eatnas.db", now=0.0)
     assert leftovers(dead) == []
-    assert (born(dead / "eatnas.db"), born(restored.kept)) == (0, 4)
+    assert (born(dead / "eatnas.db"), born(restored.previous)) == (0, 4)
 
 
 def test_a_record_too_damaged_to_be_opened_is_kept_with_all_its_files(database, engine, search_factory):
@@ -236,14 +236,14 @@ def test_a_record_too_damaged_to_be_opened_is_kept_with_all_its_files(database, 
     database.with_name("eatnas.db-wal").write_bytes(b"more of it")
     restored = restore(backup, database, now=0.0)
     assert born(database) == 0
-    assert restored.kept.read_bytes().startswith(b"garbage")
-    assert restored.kept.with_name(restored.kept.name + "-wal").read_bytes() == b"more of it"
+    assert restored.previous.read_bytes().startswith(b"garbage")
+    assert restored.previous.with_name(restored.previous.name + "-wal").read_bytes() == b"more of it"
 
 
 def test_nothing_is_restored_under_the_feet_of_another_program(database, engine, search_factory):
     backup = back_up(database, database.with_name("b.db")).file
     search_factory()
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         connection.execute(select(candidate.c.id)).first()
         with pytest.raises(ConflictError, match="another program"):
             restore(backup, database, now=0.0, busy_seconds=0.1)

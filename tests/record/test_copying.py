@@ -5,7 +5,7 @@ from sqlalchemy import select, text
 
 from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
@@ -57,7 +57,7 @@ def lease_factory_on(connection, search_id):
 
 
 def everything(engine):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return {
             table.name: sorted(map(repr, connection.execute(select(table)).all())) for table in metadata.sorted_tables
         }

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -92,7 +92,7 @@ def violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
 @pytest.fixture
 def checkpoint_file(settings: Settings) -> Iterator[tuple[str, Path]]:
     engine = open_record(settings.database_url)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         path = connection.execute(select(checkpoint.c.path).order_by(checkpoint.c.path)).scalars().first()
     engine.dispose()
     assert path is not None

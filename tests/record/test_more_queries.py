@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import event, insert, select, update
 
 from eatnas_db import adhoc_sql
-from eatnas_db.database.dialects import on_server
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -87,7 +87,7 @@ def large(engine, small, train):
 
 @pytest.fixture
 def connection(engine):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         yield connection
 
 
@@ -143,7 +143,7 @@ def test_compute_is_summed_over_births_failed_attempts_included(engine, search_f
     with transaction(engine) as connection:
         record_failure(connection, lost.token, FailureKind.LOST, "gone", device_seconds=10.0, now=1.0)
     train(search_id)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert [step.device_seconds for step in list_steps(connection, search_id)] == [
             11.0,
             12.0,
@@ -156,7 +156,7 @@ def test_compute_is_summed_over_births_failed_attempts_included(engine, search_f
 
 def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(engine, search_factory, train):
     search_id = train(search_factory("s", budget__candidates=7))
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
 
         def numbers(*after, **part):
             return [step.number for step in list_steps(connection, search_id, *after, **part)]
@@ -244,12 +244,12 @@ def test_the_front_is_what_no_other_beats_at_both(small, connection, cost):
 
 @pytest.mark.parametrize("cost", ["mult_adds", "params"])
 def test_the_front_is_walked_along_its_index_and_nothing_is_sorted(engine, small, cost):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         asked = []
         event.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
         list_front(connection, small, cost)
-        walk, explain = list(asked), "EXPLAIN" if on_server(engine) else "EXPLAIN QUERY PLAN"
-        if on_server(engine):
+        walk, explain = list(asked), "EXPLAIN" if is_postgresql(engine) else "EXPLAIN QUERY PLAN"
+        if is_postgresql(engine):
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             connection.exec_driver_sql("SET LOCAL enable_bitmapscan = off")
         plans = [str(connection.exec_driver_sql(f"{explain} {sql}", given).all()) for sql, given in walk]
@@ -330,7 +330,7 @@ def test_a_search_that_was_never_trained_has_answers_too(search_factory, connect
 @ON_SQLITE
 def test_the_new_questions_read_candidates_by_index(engine, large, small):
     asked = []
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         event.listen(connection, "before_cursor_execute", lambda *seen: asked.append((seen[2], seen[3])))
         for question in (list_steps, list_primitives, list_mutation_statistics, list_front, list_tradeoffs):
             question(connection, small)
@@ -351,29 +351,29 @@ def settings(engine, tmp_path):
 def test_every_view_has_the_columns_that_the_page_promises(settings, small):
     page = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
     for name in VIEWS:
-        answer = adhoc_sql.ask(settings, f"SELECT * FROM {name}")
+        answer = adhoc_sql.run_query(settings, f"SELECT * FROM {name}")
         assert f"| `{name}` | {', '.join(answer.columns)} |" in page
 
 
 def test_a_question_in_sql_is_answered(settings, small):
-    answer = adhoc_sql.ask(
+    answer = adhoc_sql.run_query(
         settings,
         "SELECT kernel, count(*) AS n FROM blocks JOIN candidates ON candidates.id = candidate_id "
         "WHERE candidates.search = 'small' AND position = 5 AND joined IS NOT NULL GROUP BY kernel ORDER BY kernel",
     )
     assert answer.columns == ("kernel", "n")
     assert sum(count for _, count in answer.rows) == 12
-    some = adhoc_sql.ask(settings, "SELECT id FROM candidates", limit=5)
-    assert (len(some.rows), some.cut) == (5, True)
-    assert adhoc_sql.ask(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
-    assert adhoc_sql.ask(
+    some = adhoc_sql.run_query(settings, "SELECT id FROM candidates", limit=5)
+    assert (len(some.rows), some.truncated) == (5, True)
+    assert adhoc_sql.run_query(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
+    assert adhoc_sql.run_query(
         settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT max(i) FROM n"
     ).rows == ((9,),)
 
 
 @ON_SQLITE
 def test_bytes_are_told_as_hexadecimal(settings, small):
-    assert adhoc_sql.ask(settings, "SELECT x'00ff'").rows == (("00ff",),)
+    assert adhoc_sql.run_query(settings, "SELECT x'00ff'").rows == (("00ff",),)
 
 
 @ON_SQLITE
@@ -412,7 +412,7 @@ def test_sql_can_change_nothing(settings, small, tmp_path, question):
     database = settings.database_file
     before = (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir()))
     with pytest.raises(ConflictError, match="only SELECT may be asked here"):
-        adhoc_sql.ask(settings, question.format(file=file))
+        adhoc_sql.run_query(settings, question.format(file=file))
     assert (database.read_bytes(), sorted(one.name for one in tmp_path.iterdir())) == before
     assert not file.exists()
 
@@ -434,7 +434,7 @@ def test_sql_can_change_nothing(settings, small, tmp_path, question):
 )
 def test_what_is_wrong_with_a_question_is_told(settings, small, question, words):
     with pytest.raises(ConflictError, match=words):
-        adhoc_sql.ask(settings, question)
+        adhoc_sql.run_query(settings, question)
 
 
 @pytest.mark.parametrize(
@@ -447,14 +447,14 @@ def test_what_is_wrong_with_a_question_is_told(settings, small, question, words)
 )
 def test_a_runaway_question_is_stopped(settings, small, question):
     with pytest.raises(ConflictError, match=r"took longer than 0\.2 seconds"):
-        adhoc_sql.ask(settings, question, seconds=0.2)
+        adhoc_sql.run_query(settings, question, seconds=0.2)
 
 
 @ON_SQLITE
 def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small, engine):
     with transaction(engine) as writer:
         writer.execute(update(search).values(priority=7))
-        assert adhoc_sql.ask(settings, "SELECT count(*) FROM searches").rows == ((1,),)
+        assert adhoc_sql.run_query(settings, "SELECT count(*) FROM searches").rows == ((1,),)
     with sqlite3.connect(settings.database_file, timeout=0) as other:
         assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
     other.close()
@@ -478,10 +478,10 @@ def test_a_question_neither_waits_for_a_writer_nor_holds_one_up(settings, small,
 def test_on_a_server_sql_can_change_nothing_either(settings, small, question, words):
     if settings.database_file is not None:
         pytest.skip("there is no server")
-    before = adhoc_sql.ask(settings, "SELECT count(*) FROM eatnas_event").rows
+    before = adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows
     with pytest.raises(ConflictError, match=words):
-        adhoc_sql.ask(settings, question)
-    assert adhoc_sql.ask(settings, "SELECT count(*) FROM eatnas_event").rows == before
+        adhoc_sql.run_query(settings, question)
+    assert adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows == before
 
 
 def test_sql_needs_neither_alembic_nor_pydantic():

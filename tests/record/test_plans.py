@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 
 from eatnas_db import leases, provenance, training_record, transitions
-from eatnas_db.database.dialects import on_server
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeasedCandidate
@@ -36,7 +36,7 @@ def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
     found = {}
     explain, column = "EXPLAIN QUERY PLAN", 3
     with transaction(engine) as connection:
-        if on_server(engine):
+        if is_postgresql(engine):
             # What is still read from end to end where that is made dear has no index to go by.
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain, column = "EXPLAIN", 0
@@ -103,7 +103,7 @@ def test_a_candidates_life_reads_by_index_alone(
     living = [plan for statement, plan in found.items() if statement.endswith('"left" IS NULL')]
     assert living
     assert all("ix_eatnas_candidate_living" in plan for plan in living)
-    if not on_server(engine):  # which goes by how much there is, and here there is little
+    if not is_postgresql(engine):  # which goes by how much there is, and here there is little
         (collecting,) = [plan for sql, plan in found.items() if sql.startswith("SELECT eatnas_checkpoint.path")]
         # From the few checkpoints to their candidates, and not through the search's history.
         assert not re.search(r"uq_eatnas_candidate|ix_eatnas_candidate_(?!parent)", collecting)

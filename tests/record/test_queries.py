@@ -20,7 +20,7 @@ from eatnas_cli.query import candidate_app, query_app
 from eatnas_cli.space import space_app
 from eatnas_db import provenance, queries, training_record, transitions
 from eatnas_db.database.engine import create_engine_for
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -142,7 +142,7 @@ def nowhere(tmp_path_factory):
 
 @pytest.fixture
 def connection(record):
-    with reading(record.engine) as connection:
+    with read_transaction(record.engine) as connection:
         yield connection
 
 
@@ -264,7 +264,7 @@ def test_progress_in_the_middle_reads_no_table_from_end_to_end(tmp_path, new_url
     statements = []
     with transaction(made.engine) as connection:
         transitions.lease_next(connection, made.search_id, host_id=1, worker_id=1, now=2000)
-    with reading(made.engine) as connection:
+    with read_transaction(made.engine) as connection:
         event.listen(connection, "before_cursor_execute", lambda *seen: statements.append((seen[2], seen[3])))
         found = get_progress(connection, made.search_id)
         asked = list(statements)
@@ -290,7 +290,7 @@ def test_a_fingerprint_knows_neither_times_nor_devices_but_results(tmp_path, rec
     prints = []
     for number, other in enumerate(({"start": 5.0, "device": "gpu", "name": "b"}, {"scores_from": 1.0000001})):
         made = make_record(tmp_path / str(number), new_url, **other)
-        with reading(made.engine) as reader:
+        with read_transaction(made.engine) as reader:
             prints.append(get_fingerprint(reader, made.search_id))
         made.engine.dispose()
     assert prints[0] == first
@@ -451,8 +451,8 @@ def test_the_command_lines_parts_load_nothing_heavy(module):
 
 def test_while_reading_python_looks_for_no_cycles_and_afterwards_does_again(engine):
     def ask():
-        with reading(engine):
-            with reading(engine):
+        with read_transaction(engine):
+            with read_transaction(engine):
                 assert not gc.isenabled()
             assert not gc.isenabled()
             raise ZeroDivisionError

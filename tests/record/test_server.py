@@ -13,8 +13,8 @@ from sqlalchemy import insert, select, text, update
 from eatnas_db import events
 from eatnas_db.database.changes import EventWatermark, watch_changes
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
-from eatnas_db.database.transactions import reading, transaction
-from eatnas_db.errors import CollisionError, RecordError
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.errors import RecordError, TransactionRollbackError
 from eatnas_db.queries.events import list_events
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.record import VERSION_TABLE
@@ -90,7 +90,7 @@ def test_of_two_transactions_that_wait_for_each_other_one_is_to_be_repeated(engi
                 both.wait()
                 connection.execute(update(search).where(search.c.id == other).values(priority=2))
             ended.append("written")
-        except CollisionError as error:
+        except TransactionRollbackError as error:
             ended.append(type(error.__cause__.orig).__name__)
 
     threads = [threading.Thread(target=cross, args=pair) for pair in ((first, second), (second, first))]
@@ -114,19 +114,19 @@ def test_a_serialization_failure_is_a_collision(engine, search_factory):
                 other.execute(change.values(priority=1))
             connection.execute(change.values(priority=2))
 
-    with pytest.raises(CollisionError, match="try again"):
+    with pytest.raises(TransactionRollbackError, match="try again"):
         change_by_an_old_view()
 
 
 @only_on_a_server
 def test_a_stale_view_of_a_search_settles_nothing(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         stale = connection.execute(select(search)).one()
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
         assert settle_births(connection, search_id, 3.0) == 1
-    with pytest.raises(CollisionError, match="settled birth 0"), transaction(engine) as connection:
+    with pytest.raises(TransactionRollbackError, match="settled birth 0"), transaction(engine) as connection:
         advance_search(connection, stale, 3.0)
 
 
@@ -149,7 +149,7 @@ def test_hosts_that_settle_at_the_same_time_make_one_history(engine, search_fact
     for thread in threads:
         thread.join()
     assert sorted(made) == [0, 0, 0, 4]
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         row = connection.execute(select(search)).one()
     assert (row.settled, row.born) == (4, 7)
 
@@ -179,12 +179,12 @@ def test_a_transaction_held_by_another_program_is_told_in_words(engine, url, sea
 @only_on_a_server
 def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
     search_factory()
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         before = connection.execute(select(search.c.priority)).scalar_one()
         with transaction(engine) as other:
             other.execute(update(search).values(priority=before + 1))
         assert connection.execute(select(search.c.priority)).scalar_one() == before
-    with pytest.raises(RecordError, match="read-only"), reading(engine) as connection:
+    with pytest.raises(RecordError, match="read-only"), read_transaction(engine) as connection:
         connection.execute(update(search).values(priority=7))
 
 
@@ -192,7 +192,7 @@ def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
 def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_told_to_leave(engine, url, search_factory):
     search_factory()
     watch = watch_changes(create_engine_for(url))
-    watch.hold_host(1, "here")
+    watch.lock_host(1, "here")
     with transaction(engine) as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0002'"))
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -204,7 +204,7 @@ def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_tol
             watch.changed()
             time.sleep(0.05)
 
-    with pytest.raises(RecordError, match="brought to another version"):
+    with pytest.raises(RecordError, match="migrated to version"):
         until_told()
     with pytest.raises(RecordError, match="newer version"):
         open_record(url)
@@ -216,8 +216,8 @@ def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, 
     horizon, told = EventWatermark(), []
 
     def follow():
-        until = horizon.look(engine)
-        with reading(engine) as connection:
+        until = horizon.advance(engine)
+        with read_transaction(engine) as connection:
             found = list_events(connection, limit=1000, after=told[-1][0] if told else 0, until=until)
         told.extend((event.id, event.kind) for event in found)
 
@@ -229,7 +229,7 @@ def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, 
         with transaction(engine) as late:
             events.record_event(late, 1.0, "second")
         follow()
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             assert list_events(connection, limit=1)[0].kind == "second"
         assert told == before
     for _ in range(2):
@@ -245,7 +245,7 @@ def test_a_follower_goes_on_although_somebody_always_writes(engine):
             with ExitStack() as last:
                 connection = last.enter_context(transaction(engine))
                 events.record_event(connection, 1.0, f"number {number}")
-                seen.append(horizon.look(engine))
+                seen.append(horizon.advance(engine))
                 open_ones.close()
                 open_ones.push(last.pop_all())
         assert seen == sorted(seen)
@@ -293,6 +293,6 @@ def test_other_databases_are_refused_plainly(url):
 
 
 def test_an_address_is_shown_without_what_may_be_secret(tmp_path):
-    shown = load_settings({}, str(tmp_path), "postgresql://me:se:cr/et@h:5/d?sslpassword=secret").shown_url
+    shown = load_settings({}, str(tmp_path), "postgresql://me:se:cr/et@h:5/d?sslpassword=secret").printable_url
     assert shown == "postgresql://me@h:5/d"
-    assert load_settings({}, str(tmp_path)).shown_url == f"sqlite:///{tmp_path}/eatnas.db"
+    assert load_settings({}, str(tmp_path)).printable_url == f"sqlite:///{tmp_path}/eatnas.db"

@@ -13,7 +13,8 @@ from sqlalchemy import Engine, select
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import create_engine_for
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.disk_cleanup import free_disk_space
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import EatnasError
@@ -22,7 +23,6 @@ from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.disk_usage import DiskUsage, RemovableFile, RemovalOrder, measure_disk_usage, select_for_removal
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.retention import make_room
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import checkpoint, lease
@@ -69,11 +69,11 @@ class Home:
     def train(self, on_tick=lambda _: None) -> str:
         launcher = Launcher(self.settings.logs, FAST)
         Supervisor(self.engine, self.settings, launcher, slots=2, host_name="here", only="s").run(on_tick)
-        with reading(self.engine) as connection:
+        with read_transaction(self.engine) as connection:
             return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
     def ask(self, query):
-        with reading(self.engine) as connection:
+        with read_transaction(self.engine) as connection:
             return connection.execute(query).all()
 
     def checkpoints(self) -> set[str]:
@@ -126,7 +126,7 @@ def test_a_search_under_a_bound_that_takes_all_it_may_comes_out_the_same(home, t
     in_training: list[int] = []
 
     def squeeze(_: Supervisor) -> None:
-        over = make_room(home.engine, home.settings, 1, time.time())
+        over = free_disk_space(home.engine, home.settings, 1, time.time())
         assert over > 0
         # What somebody could go on from has all its files.
         wanted = select(checkpoint.c.path).join(lease, lease.c.candidate_id == checkpoint.c.candidate_id)
@@ -136,7 +136,7 @@ def test_a_search_under_a_bound_that_takes_all_it_may_comes_out_the_same(home, t
 
     assert home.train(squeeze) == undisturbed
     assert in_training
-    assert make_room(home.engine, home.settings, 1, time.time()) > 0
+    assert free_disk_space(home.engine, home.settings, 1, time.time()) > 0
     assert home.ask(select(checkpoint)) == []
     assert home.checkpoints() == set()
     assert not list(home.settings.logs.glob("candidate-*.log"))
@@ -148,7 +148,7 @@ def test_nothing_goes_from_a_home_within_its_bound(home):
     home.train()
     before = home.checkpoints()
     assert before
-    assert make_room(home.engine, home.settings, 10**12, time.time()) == 0
+    assert free_disk_space(home.engine, home.settings, 10**12, time.time()) == 0
     assert home.checkpoints() == before
 
 
@@ -180,7 +180,7 @@ def test_a_parent_whose_child_waits_keeps_its_newest_checkpoint(home):
         child = connection.execute(select(candidate.c.id).where(candidate.c.id != parent)).scalars().first()
         values = {"parent_id": parent, "state": "pending", "fitness": None, "joined": None, "left": None}
         connection.execute(candidate.update().where(candidate.c.id == child).values(values))
-    make_room(home.engine, home.settings, 1, time.time())
+    free_disk_space(home.engine, home.settings, 1, time.time())
     of_parent = home.ask(select(checkpoint.c.path).where(checkpoint.c.candidate_id == parent))
     assert [row.path for row in of_parent if row.path in home.checkpoints()]
     assert len(of_parent) == 1

@@ -9,7 +9,7 @@ from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.transfer import stretched, survivors
-from eatnas_db.errors import ConflictError, InvalidSpecError, NoRoomError, NotFoundError
+from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError, SpaceExhaustedError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -188,7 +188,7 @@ def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine
     assert told.words.startswith(f"{len(fitting)} of small come along unchanged; left out: {4 - len(fitting)} over")
     costliest = living[costs.index(max(costs))].id
     changes = {**SURVIVORS, "name": "other", "objective.max_mult_adds": limit}
-    with pytest.raises(NoRoomError, match="the basic architecture has"):
+    with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):
         transfer(engine, changes=changes, candidate_id=costliest)
 
 
@@ -262,7 +262,7 @@ def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_
         search_factory("own", transfer__basic="mobilenet")
     with pytest.raises(ConflictError, match="has 1 blocks and space eatnas-tiny has 7"):
         search_factory("own", transfer__basic="mb6_k3_d1_w1.0")
-    with pytest.raises(NoRoomError, match="the basic architecture has"):
+    with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):
         search_factory("own", transfer__basic=MOBILENET, objective__max_mult_adds=1_000_000)
     with pytest.raises(InvalidSpecError, match="weights cannot be inherited"):
         search_factory("own", transfer__basic=MOBILENET, transfer__weights="inherited")
@@ -286,7 +286,7 @@ def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_
 )
 def test_a_bad_transfer_is_refused_with_its_reason_and_writes_nothing(engine, finished, changes, options, words):
     finished()
-    with pytest.raises((ConflictError, NoRoomError, NotFoundError), match=words):
+    with pytest.raises((ConflictError, SpaceExhaustedError, NotFoundError), match=words):
         transfer(engine, changes=changes, **options)
     with transaction(engine) as connection:
         assert [row.name for row in list_searches(connection)] == ["small"]

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_db import leases, training_record, transitions
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
@@ -39,7 +39,7 @@ def fail(engine, leased, kind, now=2.0):
 
 
 def one(engine, query):
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return connection.execute(query).one()
 
 
@@ -81,7 +81,7 @@ def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, searc
     with transaction(engine) as connection:
         training_record.record_epochs(connection, leased.token, [epoch], 2.0)
         training_record.record_epochs(connection, leased.token, [epoch], 2.0)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         differs = select(event.c.id).where(event.c.kind == "replay_differs")
         assert connection.execute(differs).all() == []
     with transaction(engine) as connection:
@@ -157,7 +157,7 @@ def test_a_cancelled_candidate_loses_its_lease_and_attempt(engine, search_factor
     leased = lease_factory(search_factory())
     with transaction(engine) as connection:
         transitions.cancel(connection, leased.token.candidate, 3.0)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert connection.execute(select(attempt.c.outcome)).scalar_one() == "cancelled"
 
@@ -183,7 +183,7 @@ def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
         assert advance_search(connection, lock_search(connection, search_id), 4.0)
     row = one(engine, select(search).where(search.c.id == search_id))
     assert (row.born, row.settled, row.scored) == (12, 12, 12)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         living = candidate.c.joined.is_not(None) & candidate.c.left.is_(None)
         births = connection.execute(select(candidate.c.birth).where(living)).scalars().all()
     assert sorted(births) == [8, 9, 10, 11]
@@ -193,7 +193,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_written(engine, search_f
     search_factory()
     with pytest.raises(ConflictError, match="named 's'"):
         search_factory()
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert len(connection.execute(select(candidate.c.id)).all()) == 4
 
 
@@ -210,7 +210,7 @@ with transaction(open_record(sys.argv[1])) as connection:
 """
     ended = subprocess.run([sys.executable, "-c", killed, url, str(search_id)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
 
@@ -243,5 +243,5 @@ def test_births_in_flight_suit_the_slots_as_far_as_the_first_tournament_has_its_
 ):
     sizes = {"evolution__population": population, "evolution__tournament": tournament, "budget__candidates": 64}
     search_id = search_factory(slots=slots, evolution__lag=None, **sizes)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         assert connection.execute(select(search.c.lag).where(search.c.id == search_id)).scalar_one() == lag

@@ -23,7 +23,7 @@ from eatnas_daemon.mlflow.metrics import EPOCH_METRICS
 from eatnas_daemon.mlflow.sync import sync
 from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for
-from eatnas_db.database.transactions import reading, transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import CandidateState, FailureKind
@@ -145,7 +145,7 @@ def statuses_by_birth(client: Any) -> dict[int, str]:
 def assert_store_matches(engine: Engine, uri: str, name: str = EXPERIMENT) -> tuple[Any, dict[int, Any]]:
     """Assert that each attempted candidate has one run with the record's data; return the client and runs by birth."""
     client, experiment, runs = list_candidate_runs(uri, name)
-    with reading(engine) as connection:
+    with read_transaction(engine) as connection:
         uuid = get_record_uuid(connection)
         rows = connection.execute(select(candidate).where(candidate.c.attempt > 0)).all()
         epochs = connection.execute(select(epoch).order_by(epoch.c.number)).all()

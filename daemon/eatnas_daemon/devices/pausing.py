@@ -29,8 +29,8 @@ def find_recorded_uuid(connection: Connection, word: str, host_name: str) -> str
 
     `word` is a UUID, its beginning, or `cpu` for the CPU of `host_name`.
     """
-    known = hosts.list_uuids(connection)
-    uuid = hosts.processor_of(host_name) if word == CPU else word
+    known = hosts.list_device_uuids(connection)
+    uuid = hosts.cpu_uuid(host_name) if word == CPU else word
     matches = [one for one in known if one == uuid] or [one for one in known if one.startswith(uuid)]
     return matches[0] if len(matches) == 1 else None
 
@@ -47,7 +47,7 @@ def find_local_device(word: str, host_name: str) -> LocalDevice:
     except NotFoundError as error:
         raise with_driver_error(error, nvml) from None
     (device,) = (snapshot for snapshot in snapshots if snapshot.uuid == uuid)
-    recorded = hosts.processor_of(host_name) if device.kind == CPU else device.uuid
+    recorded = hosts.cpu_uuid(host_name) if device.kind == CPU else device.uuid
     return LocalDevice(recorded, device.kind, device.name)
 
 
@@ -58,4 +58,4 @@ def set_paused(
     if local is not None:
         host_id = hosts.register_host(connection, host_name, now)
         hosts.register_device(connection, host_id, local.uuid, local.kind, local.name)
-    return hosts.set_paused(connection, uuid, now if paused else None)
+    return hosts.set_device_paused(connection, uuid, now if paused else None)

@@ -20,7 +20,7 @@ from eatnas_daemon.mlflow.client import (
     to_milliseconds,
 )
 from eatnas_daemon.mlflow.metrics import epoch_metrics, score_metrics
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.states import CandidateState
@@ -152,7 +152,7 @@ class CandidateRuns:
     def _write(
         self, run: CandidateRun, candidate: AttemptedCandidate, recipe: dict[str, Any], status: str, *, has_files: bool
     ) -> None:
-        with reading(self._engine) as connection:
+        with read_transaction(self._engine) as connection:
             epochs = list_epochs(connection, candidate.id, first=run.epochs, end=candidate.epochs)
         log_in_batches(
             self._client,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Engine
 
-from eatnas_db.database.locks import alone
+from eatnas_db.database.locks import task_lock
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -32,7 +32,7 @@ def open_store(engine: Engine, tracking_uri: str) -> MlflowClient:
 
     A lock on the record serializes this: two programs that create a store at once would corrupt it.
     """
-    with alone(engine, "mlflow"):
+    with task_lock(engine, "mlflow"):
         client = connect(tracking_uri)
         client.search_experiments(max_results=1)
     return client

@@ -18,7 +18,7 @@ from eatnas_daemon.mlflow.client import (
 )
 from eatnas_daemon.mlflow.notes import describe_progress, introduce, link_to_run
 from eatnas_daemon.mlflow.pictures import PICTURES_TAG, SearchPictures
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_report.data import find_best
@@ -120,7 +120,7 @@ class SearchRuns:
     ) -> None:
         from mlflow.entities import RunTag
 
-        with reading(self._engine) as connection:
+        with read_transaction(self._engine) as connection:
             steps = list_steps(connection, search.id, run.steps, limit=search.settled - run.steps)
             best = find_best(connection, search.id)
         best_run = None if best is None else find_candidate_run(best.id)

@@ -25,9 +25,9 @@ from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
 from eatnas_db.database.changes import EventWatermark
-from eatnas_db.database.dialects import on_server
-from eatnas_db.database.locks import alone, living_hosts
-from eatnas_db.database.transactions import reading
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.locks import list_connected_hosts, task_lock
+from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.attempted_candidates import list_attempted, list_attempted_ids
@@ -79,7 +79,7 @@ class MlflowSync:
         log: Callable[[str], None] = print_to_stderr,
     ) -> None:
         self._engine, self._client = engine, client
-        with reading(engine) as connection:
+        with read_transaction(engine) as connection:
             self._record_uuid = get_record_uuid(connection)
         self._watermark = EventWatermark()
         self._synced_event: int | None = None
@@ -97,9 +97,9 @@ class MlflowSync:
         `stopping_pid`: a supervisor that is about to exit; what it has leased no longer counts as running.
         """
         # Two programs that miss the same run at once would both create it.
-        with alone(self._engine, "mlflow"):
-            newest_event = self._watermark.look(self._engine)
-            with reading(self._engine) as connection:
+        with task_lock(self._engine, "mlflow"):
+            newest_event = self._watermark.advance(self._engine)
+            with read_transaction(self._engine) as connection:
                 ids = list_attempted_ids(connection, self._synced_event)
                 searches = list_searches(connection)
                 live_hosts = _list_live_hosts(connection, stopping_pid)
@@ -124,7 +124,7 @@ class MlflowSync:
     def _sync_candidates(self, ids: list[int], live_hosts: frozenset[int] | None) -> int:
         written = 0
         for start in range(0, len(ids), CANDIDATES_PER_QUERY):
-            with reading(self._engine) as connection:
+            with read_transaction(self._engine) as connection:
                 candidates = list_attempted(connection, ids[start : start + CANDIDATES_PER_QUERY])
             for candidate in candidates:
                 written += self._candidate_runs.sync(
@@ -182,7 +182,7 @@ def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozen
 
     On SQLite there is at most one supervisor: none of the leases is live without it, all are with it.
     """
-    if on_server(connection):
-        return living_hosts(connection)
+    if is_postgresql(connection):
+        return list_connected_hosts(connection)
     supervisor_pid = lock.holder_of(Path(f"{connection.engine.url.database}.lock"))
     return frozenset() if supervisor_pid in (None, stopping_pid) else None

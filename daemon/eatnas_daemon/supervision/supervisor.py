@@ -23,17 +23,17 @@ from eatnas_daemon.gpus.scheduler import PAUSED, GpuScheduler, is_thrifty
 from eatnas_daemon.workers.assignments import Assignment, work_for
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import FULL_DISK, TIMEOUTS, Slot, Timeouts
-from eatnas_db import hosts, leases, retention, training_record, transitions
+from eatnas_db import disk_cleanup, hosts, leases, training_record, transitions
 from eatnas_db.checkpoint_files import checkpoint_folder, list_partial_files
 from eatnas_db.database.changes import watch_changes
-from eatnas_db.database.dialects import on_server
-from eatnas_db.database.locks import hold_searches, living_hosts
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.locks import list_connected_hosts, lock_searches
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.memory_estimate import largest_that_fits, share_of_foretold
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import DesiredState, FailureKind, MemoryFallback, SearchKind
-from eatnas_db.errors import CollisionError, RecordError, StaleLeaseError
+from eatnas_db.errors import RecordError, StaleLeaseError, TransactionRollbackError
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter, LeaseToken
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
@@ -118,7 +118,7 @@ class Supervisor:
         self._said: str | None = None
         self.finished = False
         self.trouble: str | None = None
-        self._processor = hosts.processor_of(host_name)
+        self._processor = hosts.cpu_uuid(host_name)
         self._host_id = self._enter(host_name, with_processor=slots > 0)
         for path in list_orphaned_checkpoints(engine, settings.artifacts, wall()):
             path.unlink(missing_ok=True)
@@ -129,12 +129,12 @@ class Supervisor:
             host_id = hosts.register_host(connection, host_name, self._wall())
             if with_processor:
                 hosts.register_device(connection, host_id, self._processor, CPU, CPU_DEVICE.name)
-            self._paused = hosts.list_paused(connection, host_id)
-        self._watch.hold_host(host_id, host_name)
+            self._paused = hosts.list_paused_devices(connection, host_id)
+        self._watch.lock_host(host_id, host_name)
         with transaction(self._engine) as connection:
             transitions.reclaim_leases(connection, host_id, self._wall())
-            hosts.end_workers(connection, host_id, "the daemon was restarted", self._wall())
-            if living_hosts(connection) <= {host_id}:
+            hosts.record_lost_workers(connection, host_id, "the daemon was restarted", self._wall())
+            if list_connected_hosts(connection) <= {host_id}:
                 # What a daemon waited for that is no more.
                 set_waiting_reason(connection, None)
         return host_id
@@ -150,7 +150,7 @@ class Supervisor:
         finally:
             self._end_workers()
             with suppress(RecordError), transaction(self._engine) as connection:
-                hosts.end_workers(connection, self._host_id, "the daemon left", self._wall())
+                hosts.record_lost_workers(connection, self._host_id, "the daemon left", self._wall())
 
     def stop(self) -> None:
         """Drain: workers checkpoint and leave. Called again: they are killed. Safe in a signal handler."""
@@ -184,7 +184,7 @@ class Supervisor:
                 if any(isinstance(report, Ready) for report in slot.reports):
                     slot.worker_id = None
             self._said = str(error)
-            if not isinstance(error, CollisionError):
+            if not isinstance(error, TransactionRollbackError):
                 self.trouble = self._said
                 self._retry_at = self._flush_at = self._monotonic() + self._patience.flush
             return
@@ -198,7 +198,7 @@ class Supervisor:
         if self._max_bytes is not None and now >= self._room_at:
             self._room_at = now + self._patience.room
             with suppress(RecordError):
-                retention.make_room(self._engine, self._settings, self._max_bytes, self._wall())
+                disk_cleanup.free_disk_space(self._engine, self._settings, self._max_bytes, self._wall())
 
     def _listen(self) -> None:
         """Take notice of what others have written, and be woken by it where that can be."""
@@ -305,13 +305,13 @@ class Supervisor:
         counting = now >= self._count_at
         if counting:
             leases.record_heartbeat(connection, self._host_id, self._rates())
-            hosts.see_host(connection, self._host_id, wall)
+            hosts.touch_host(connection, self._host_id, wall)
         if changed or counting:
-            paused = hosts.list_paused(connection, self._host_id)
+            paused = hosts.list_paused_devices(connection, self._host_id)
             if paused != self._paused:
                 self._paused, self._arrange_at = paused, -math.inf
         self._write_standings(connection, wall, at_once=counting)
-        hold_searches(connection, self._open().with_only_columns(search.c.id).order_by(None))
+        lock_searches(connection, self._open().with_only_columns(search.c.id).order_by(None))
         stale = self._fenced_off(connection, wall) if changed or counting else []
         if counting:
             self._take_back_from_the_dead(connection, now, wall)
@@ -346,7 +346,7 @@ class Supervisor:
         """
         seen_for = min(now - self._looked_at, self._patience.lease / 2)
         self._looked_at = now
-        if not on_server(connection):
+        if not is_postgresql(connection):
             return
         held = select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, lease.c.host_id, host.c.name).join(host)
         silent: dict[LeaseToken, tuple[int, float]] = {}
@@ -363,7 +363,7 @@ class Supervisor:
                 silent[token] = (row.counter, seconds)
         self._silent = silent
         for host_id in dead:
-            hosts.end_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
+            hosts.record_lost_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
             # Not what the dead one waited for, but what this one does.
             set_waiting_reason(connection, self._said)
 
@@ -372,7 +372,7 @@ class Supervisor:
         if slot.hello is not None and slot.worker_id is None:
             uuid = slot.device.uuid if slot.on_gpu else self._processor
             device_id = hosts.register_device(connection, self._host_id, uuid, slot.device.kind, slot.device.name)
-            slot.worker_id = hosts.start_worker(connection, device_id, slot.number, slot.hello.pid, wall)
+            slot.worker_id = hosts.record_worker_start(connection, device_id, slot.number, slot.hello.pid, wall)
         if slot.work is None:
             return garbage
         token = slot.work.leased.token
@@ -421,7 +421,7 @@ class Supervisor:
         causes = {one.device.uuid: one.availability.cause for one in standings}
         if standings and (at_once or causes != self._causes):
             self._causes = causes
-            hosts.record_standings(connection, self._host_id, map(_in_record, standings), wall)
+            hosts.record_device_reports(connection, self._host_id, map(_in_record, standings), wall)
 
     def _is_troubled(self, slot: Slot) -> bool:
         return self.floor is not None and self.floor.troubled(slot.device.uuid)
@@ -471,7 +471,7 @@ class Supervisor:
         kind, message = slot.kill_reason or _cause(slot.status)
         if slot.worker_id is not None:
             stopped = "the daemon was stopped" if self._draining and slot.leaving else message
-            hosts.end_worker(connection, slot.worker_id, slot.evicted or stopped, wall)
+            hosts.record_worker_end(connection, slot.worker_id, slot.evicted or stopped, wall)
         if slot.work is not None and not slot.final:
             seconds = 0.0 if slot.progress is None else slot.progress.device_seconds
             with suppress(StaleLeaseError):

@@ -15,7 +15,7 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.settings import Settings
 
 
-def make_room(engine: Engine, settings: Settings, limit: int, now: float) -> int:
+def free_disk_space(engine: Engine, settings: Settings, limit: int, now: float) -> int:
     """Remove what goes first until the home takes at most `limit` bytes; how many bytes over it are left.
 
     For the one supervisor of a home, which alone writes checkpoints' rows: these go before their files.
