@@ -32,7 +32,7 @@ from eatnas_db.queries.population import PopulationMember, list_population
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps
-from eatnas_db.queries.ranking import RankedCandidate, list_best
+from eatnas_db.queries.ranking import RankedCandidate, get_best, list_best
 from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_search_summaries
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
@@ -78,10 +78,10 @@ class Search:
         """Return the ancestors of a candidate, by default of the best one. Raises `ConflictError` if none is scored."""
         with self._connect() as (connection, search_id):
             if candidate is None:
-                best = list_best(connection, search_id, 1)
-                if not best:
+                best = get_best(connection, search_id)
+                if best is None:
                     raise ConflictError(f"search {self.name!r} has no scored candidate yet; run it first")
-                candidate = best[0].id
+                candidate = best.id
             return Rows.of(LineageEntry, get_lineage(connection, candidate))
 
     def population(self, at: int | None = None) -> Rows[PopulationMember]:

@@ -26,7 +26,8 @@ from sqlalchemy import func, select
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.queries.ranking import get_winner, list_final_models
+from eatnas_db.queries.final_models import list_final_models
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -241,7 +242,7 @@ def final(laboratory: Laboratory, asked: list[tuple[str, int]], epochs: int, see
             laboratory.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
         laboratory.call("run", f"{name}.final", "--slots", str(laboratory.slots))
         with read_transaction(open_record(laboratory.settings.database_url)) as connection:
-            winner = get_winner(connection, get_search(connection, name).id)
+            winner = get_best(connection, get_search(connection, name).id)
             assert winner is not None
             tested = list_final_models(connection, [winner.id])
         same = (arm, seed, winner.id)

@@ -209,7 +209,7 @@ class Dashboard:
             if self._steps:
                 self._steps += list_steps(connection, row.id, self._steps[-1].number)
             else:
-                self._steps += list_steps(connection, row.id, most=MOST_STEPS)
+                self._steps += list_steps(connection, row.id, max_points=MOST_STEPS)
             seen = DashboardView(
                 row.name,
                 describe_status(row, is_supervised(self.settings, connection)),

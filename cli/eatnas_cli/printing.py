@@ -5,15 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import operator
-import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from eatnas_db.errors import ConflictError
 from eatnas_report.formats import format_time
 
 if TYPE_CHECKING:
@@ -30,73 +27,12 @@ LONG: Final = 500
 """Rows from which on a table is set plainly: rich takes seconds for thousands."""
 
 
-_COMPARISONS: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "!=": operator.ne,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
-_CONDITION: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
-
-
 class Format(StrEnum):
     """How an answer is written."""
 
     TABLE = "table"
     JSON = "json"
     CSV = "csv"
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which rows to show, and in what order; None and nothing leave them as they come."""
-
-    limit: int | None = None
-    offset: int = 0
-    sort: str | None = None
-    where: Sequence[str] = ()
-
-    @property
-    def chooses(self) -> bool:
-        """Whether all rows have to be seen before the first is known."""
-        return self.sort is not None or bool(self.where)
-
-    def of(self, rows: Sequence[Any]) -> list[Any]:
-        """The rows of this page. Raises `ConflictError` for a column that is not there."""
-        chosen = list(rows)
-        for condition in self.where:
-            chosen = [row for row in chosen if _meets(row, condition)]
-        if self.sort is not None:
-            column, down = self.sort.removeprefix("-"), self.sort.startswith("-")
-            known = [row for row in chosen if _value(row, column) is not None]
-            # What has no value comes last, whichever way it is sorted.
-            unknown = [row for row in chosen if _value(row, column) is None]
-            chosen = sorted(known, key=lambda row: _value(row, column), reverse=down) + unknown
-        return chosen[self.offset : None if self.limit is None else self.offset + self.limit]
-
-
-def _meets(row: Any, condition: str) -> bool:
-    parts = _CONDITION.fullmatch(condition)
-    if parts is None:
-        raise ConflictError(f"--where {condition}: write COLUMN=VALUE, or one of != < <= > >= for the equals sign")
-    column, sign, wanted = parts[1], parts[2], parts[3].strip()
-    value = _value(row, column)
-    if value is None:
-        return (wanted == "") == (sign == "=")
-    if _is_number(value):
-        try:
-            return _COMPARISONS[sign](value, float(wanted))
-        except ValueError:
-            raise ConflictError(f"--where {condition}: {column} is a number") from None
-    return _COMPARISONS[sign](_as_text(value), wanted)
-
-
-def _value(row: Any, column: str) -> Any:
-    if column not in row.__dataclass_fields__:
-        raise ConflictError(f"there is no column {column!r}; there are: {', '.join(row.__dataclass_fields__)}")
-    return getattr(row, column)
 
 
 def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TABLE) -> None:  # noqa: A002

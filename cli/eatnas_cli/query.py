@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eatnas_cli.printing import LONG, Format, Page, lineage_tree, show, show_one
+from eatnas_cli.printing import LONG, Format, lineage_tree, show, show_one
 from eatnas_cli.record import SearchName as Name
 from eatnas_cli.record import Written, changing, viewing
 from eatnas_db.errors import ConflictError, NotFoundError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from eatnas_db.queries.lineage import LineageEntry
+    from eatnas_db.queries.paging import Page
     from eatnas_db.queries.population import PopulationMember
     from eatnas_db.queries.ranking import RankedCandidate
 
@@ -37,9 +38,6 @@ Where = Annotated[
     list[str] | None,
     typer.Option(metavar="CONDITION", help="COLUMN and =, !=, <, <=, > or >= and a value; may be repeated."),
 ]
-
-
-MOST = 1_000_000
 
 
 class Over(StrEnum):
@@ -75,11 +73,10 @@ def best(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """The fittest candidates of a search, with what the yardstick and the test set said of them."""
-    from eatnas_db.queries.ranking import list_best
+    from eatnas_db.queries.ranking import rank_candidates
 
-    page = Page(top, offset, sort, where or ())
     with viewing(ctx.obj) as connection:
-        rows = list_best(connection, _search_id(connection, name), MOST if page.chooses else top + offset)
+        rows = rank_candidates(connection, _search_id(connection, name), _page(top, offset, sort, where))
     measured: tuple[str, ...] = ()
     for measure in ("yardstick", "test"):
         if format is not Format.TABLE or any(getattr(row, f"{measure}_seeds") for row in rows):
@@ -87,7 +84,7 @@ def best(
     inherited = _inherited(rows, format)
     deviating = ("deviation",) if format is not Format.TABLE or any(row.deviation for row in rows) else ()
     columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
-    show(page.of(rows), (*columns, *deviating, "code"), format)
+    show(rows, (*columns, *deviating, "code"), format)
 
 
 @query_app.command()
@@ -106,7 +103,7 @@ def lineage(
 
     with viewing(ctx.obj) as connection:
         rows = get_lineage(connection, _candidate_id(connection, name_or_id))
-    _show_family(rows, format, picture, Page(limit, offset, sort, where or ()))
+    _show_family(rows, format, picture, _page(limit, offset, sort, where))
 
 
 @query_app.command()
@@ -125,7 +122,7 @@ def descendants(
 
     with viewing(ctx.obj) as connection:
         rows = list_descendants(connection, candidate)
-    _show_family(rows, format, picture, Page(limit, offset, sort, where or ()))
+    _show_family(rows, format, picture, _page(limit, offset, sort, where))
 
 
 @query_app.command()
@@ -140,13 +137,13 @@ def population(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Who lives in the population, now or after any step."""
+    from eatnas_db.queries.paging import select_page
     from eatnas_db.queries.population import list_population
 
     with viewing(ctx.obj) as connection:
         rows = list_population(connection, _search_id(connection, name), at)
-    page = Page(limit, offset, sort, where or ())
     columns = ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", *_inherited(rows, format))
-    show(page.of(rows), (*columns, "code"), format)
+    show(select_page(rows, _page(limit, offset, sort, where)), (*columns, "code"), format)
 
 
 @query_app.command()
@@ -167,14 +164,12 @@ def quality(
     from eatnas_db.queries.searches import get_search
     from eatnas_report.plots import MAX_POINTS
 
-    page = Page(limit, offset, sort, where or ())
-    # What a picture has no room for, and what comes before or after the page, is not fetched.
-    part: dict[str, Any] = {} if page.chooses else {"limit": limit, "offset": offset}
-    if curve or picture is not None:
-        part = {"most": MAX_POINTS}
     with viewing(ctx.obj) as connection:
         search = get_search(connection, name)
-        steps = list_steps(connection, search.id, **part)
+        if curve or picture is not None:
+            steps = list_steps(connection, search.id, max_points=MAX_POINTS)
+        else:
+            steps = list_steps(connection, search.id, page=_page(limit, offset, sort, where))
     if picture is not None:
         from eatnas_report.plots import draw_quality
 
@@ -185,8 +180,7 @@ def quality(
 
         typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
     else:
-        rows = page.of(steps) if page.chooses else steps
-        show(rows, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
+        show(steps, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
     if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
         typer.echo(f"ended: {search.ended}")
 
@@ -208,6 +202,7 @@ def compare(
     """How many device seconds each search took to reach the same quality."""
     from eatnas_db.domain.recipe import INHERITED
     from eatnas_db.queries.compare import list_compute_curves, list_levels_reached
+    from eatnas_db.queries.paging import select_page
     from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:
@@ -230,7 +225,7 @@ def compare(
         draw_compute_curves(picture, courses, by.value)
         typer.echo(f"{picture} drawn")
         return
-    rows = Page(limit, offset, sort, where or ()).of(list_levels_reached(courses, level or ()))
+    rows = select_page(list_levels_reached(courses, level or ()), _page(limit, offset, sort, where))
     show(rows, ("level", "search", "device_seconds", "ratio"), format)
 
 
@@ -251,15 +246,16 @@ def primitives(
 
     The table has a line for each value, and a column for each step; sorted or paged, a line for each step of each.
     """
+    from eatnas_db.queries.paging import Page, select_page
     from eatnas_db.queries.primitives import list_primitives
 
     with viewing(ctx.obj) as connection:
         found = list_primitives(connection, _search_id(connection, name), block, points)
-    rows = Page(limit, offset, sort, where or ()).of(found)
+    rows = select_page(found, _page(limit, offset, sort, where))
     if picture is not None:
         from eatnas_report.primitives_plot import draw_primitives
 
-        draw_primitives(picture, name, Page(where=where or ()).of(found))
+        draw_primitives(picture, name, select_page(found, Page(where=tuple(where or ()))))
         typer.echo(f"{picture} drawn")
     elif format is Format.TABLE and limit is None and not offset and sort is None:
         told, columns = _over_time(rows)
@@ -281,11 +277,12 @@ def mutations(
 ) -> None:
     """Which kinds of change paid: how often, and what a child gained on its parent."""
     from eatnas_db.queries.mutations import list_mutation_statistics
+    from eatnas_db.queries.paging import select_page
 
     with viewing(ctx.obj) as connection:
         rows = list_mutation_statistics(connection, _search_id(connection, name), block)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
-    show(Page(limit, offset, sort, where or ()).of(rows), columns, format)
+    show(select_page(rows, _page(limit, offset, sort, where)), columns, format)
 
 
 @query_app.command()
@@ -301,6 +298,7 @@ def pareto(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """The candidates that no other beats at both accuracy and cost."""
+    from eatnas_db.queries.paging import select_page
     from eatnas_db.queries.pareto import list_front, list_tradeoffs
 
     with viewing(ctx.obj) as connection:
@@ -313,7 +311,7 @@ def pareto(
         draw_front(picture, name, cost.value, cloud, front)
         typer.echo(f"{picture} drawn")
         return
-    rows = Page(limit, offset, sort, where or ()).of(front)
+    rows = select_page(front, _page(limit, offset, sort, where))
     show(rows, ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code"), format)
 
 
@@ -331,11 +329,12 @@ def utilisation(
 
     Paging, order and conditions are for the list of reasons.
     """
+    from eatnas_db.queries.paging import select_page
     from eatnas_db.queries.utilisation import get_utilisation
 
     with viewing(ctx.obj) as connection:
         row = get_utilisation(connection, _search_id(connection, name), time.time())
-    idle = Page(limit, offset, sort, where or ()).of(row.idle)
+    idle = select_page(row.idle, _page(limit, offset, sort, where))
     if format is Format.CSV:
         show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format)
     else:
@@ -401,9 +400,8 @@ def failures(
     from eatnas_db.queries.failures import list_failures
 
     with viewing(ctx.obj) as connection:
-        rows = list_failures(connection, _search_id(connection, name))
-    page = Page(limit, offset, sort, where or ())
-    show(page.of(rows), ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
+        rows = list_failures(connection, _search_id(connection, name), _page(limit, offset, sort, where))
+    show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
 
 
 @query_app.command()
@@ -475,17 +473,23 @@ def _search_id(connection: Connection, name: str) -> int:
 
 
 def _candidate_id(connection: Connection, name_or_id: str) -> int:
-    from eatnas_db.queries.ranking import list_best
+    from eatnas_db.queries.ranking import get_best
 
     # Digits mean a candidate even where a search is called so; int() refuses thousands of them.
     if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 20:
         return int(name_or_id)
-    found = list_best(connection, _search_id(connection, name_or_id), 1)
-    if not found:
+    best = get_best(connection, _search_id(connection, name_or_id))
+    if best is None:
         raise ConflictError(
             f"search {name_or_id!r} has no scored candidate yet; `eatnas-db run {name_or_id}` trains it"
         )
-    return found[0].id
+    return best.id
+
+
+def _page(limit: int | None, offset: int, sort: str | None, where: list[str] | None) -> Page:
+    from eatnas_db.queries.paging import Page
+
+    return Page(limit=limit, offset=offset, sort=sort, where=tuple(where or ()))
 
 
 def _over_time(rows: Any) -> tuple[list[dict[str, Any]], list[str]]:
@@ -511,14 +515,15 @@ def _inherited(rows: Sequence[RankedCandidate | PopulationMember | LineageEntry]
 
 def _show_family(rows: Any, format: Format, picture: Path | None, page: Page) -> None:  # noqa: A002
     """A tree, where it is all of a family that can be read so; a table of what was chosen, or of many."""
+    from eatnas_db.queries.paging import EVERYTHING, select_page
+
     if picture is not None:
         from eatnas_report.lineage_plot import draw_lineage
 
         draw_lineage(picture, rows)
         typer.echo(f"{picture} drawn")
         return
-    chosen = page.of(rows)
-    if format is Format.TABLE and page == Page() and len(rows) < LONG:
+    if format is Format.TABLE and page == EVERYTHING and len(rows) < LONG:
         lineage_tree(rows)
         return
     columns = (
@@ -535,4 +540,4 @@ def _show_family(rows: Any, format: Format, picture: Path | None, page: Page) ->
         *_inherited(rows, format),
         "code",
     )
-    show(chosen, columns, format)
+    show(select_page(rows, page), columns, format)

@@ -163,8 +163,8 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
     from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import is_postgresql
     from eatnas_db.queries.activity import list_hosts
+    from eatnas_db.queries.final_models import count_test_evaluations
     from eatnas_db.queries.progress import get_progress
-    from eatnas_db.queries.ranking import count_test_evaluations
     from eatnas_db.queries.searches import get_search
 
     with viewing(ctx.obj) as connection:

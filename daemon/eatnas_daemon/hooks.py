@@ -31,7 +31,7 @@ from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.home_config import HooksConfig, read_hooks
 from eatnas_db.queries.events import RecordedEvent, list_events
-from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.events import event
 from eatnas_db.schema.record import record
@@ -209,7 +209,7 @@ class Notifier:
 
     def _facts(self, connection: Connection, news: News) -> dict[str, Any]:
         row = get_search(connection, news.search)
-        best = next(iter(list_best(connection, row.id, 1)), None)
+        best = get_best(connection, row.id)
         last = news.events[-1] if news.events else None
         return {
             "event": news.kind,

@@ -13,7 +13,7 @@ from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.ranking import list_fittest
 from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_yardstick, get_search
 from eatnas_db.settings import Settings
 
@@ -61,13 +61,13 @@ def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: s
         row = get_search(connection, name)
         if row.finished_at is not None:
             row = get_open_yardstick(connection, row.id) or row
-        best = next(iter(list_best(connection, row.id, 1)), None)
+        fittest = list_fittest(connection, row.id, 1)
         status = trouble or describe_status(row, is_supervised(settings, connection))
     return ProgressLine(
         name=row.name,
         settled=row.settled,
         budget=row.budget_candidates,
-        best="no score yet" if best is None else f"best {best.fitness:.4f}",
+        best=f"best {fittest[0].fitness:.4f}" if fittest else "no score yet",
         status=status,
         finished=row.finished_at is not None,
     )

@@ -15,7 +15,7 @@ from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps
-from eatnas_db.queries.ranking import RankedCandidate, get_winner, list_best
+from eatnas_db.queries.ranking import RankedCandidate, get_best, list_best, list_fittest
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_report.sampling import sample_evenly
@@ -62,7 +62,7 @@ class ReportData:
 def load_report_data(connection: Connection, name: str, now: float) -> ReportData:
     """Read the data of a search's report. Raises `NotFoundError`."""
     search = get_search(connection, name)
-    best = find_best(connection, search.id)
+    best = get_best(connection, search.id)
     ancestors = () if best is None else get_lineage(connection, best.id)
     lineage = tuple(sample_evenly(ancestors, MAX_ANCESTORS))
     related = list_scored_children(connection, [relative.id for relative in lineage])
@@ -70,7 +70,7 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         search=search,
         source=next((other.name for other in list_searches(connection) if other.id == search.source_id), None),
         progress=get_progress(connection, search.id),
-        fittest=next(iter(list_best(connection, search.id, 1)), None),
+        fittest=next(iter(list_fittest(connection, search.id, 1)), None),
         best=best,
         top=list_best(connection, search.id, TOP_CANDIDATES),
         fingerprint=get_fingerprint(connection, search.id) if search.settled <= MAX_FINGERPRINTED else None,
@@ -87,11 +87,3 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         scores=() if best is None else get_candidate(connection, best.id).scores,
         now=now,
     )
-
-
-def find_best(connection: Connection, search_id: int) -> RankedCandidate | None:
-    """Return a search's best candidate: by re-evaluation if there was one, otherwise by its score."""
-    winner = get_winner(connection, search_id)
-    if winner is not None and winner.yardstick is not None:
-        return winner
-    return next(iter(list_best(connection, search_id, 1)), None)

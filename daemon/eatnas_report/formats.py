@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rich.filesize import decimal
-
 
 def format_time(seconds: float) -> str:
     """Format a Unix time in UTC, as in `2026-01-31 12:00:00`."""
@@ -20,6 +18,8 @@ def format_duration(seconds: float) -> str:
 
 def format_size(size: int) -> str:
     """Format a number of bytes with a decimal unit, as in `1.5 kB`."""
+    from rich.filesize import decimal  # quick commands format times and need no rich
+
     return decimal(size)
 
 

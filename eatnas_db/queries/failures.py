@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from eatnas_db.queries.paging import EVERYTHING, Page, fetch_page
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt
 
@@ -25,13 +26,13 @@ class FailedAttempt:
     ended_at: float
 
 
-def list_failures(connection: Connection, search_id: int) -> tuple[FailedAttempt, ...]:
-    """Every failed or lost attempt, in order of birth and number."""
+def list_failures(connection: Connection, search_id: int, page: Page = EVERYTHING) -> tuple[FailedAttempt, ...]:
+    """Return the failed and lost attempts in order of birth and number, or a page of them. Raises `ConflictError`."""
     query = (
         select(
-            candidate.c.id,
+            candidate.c.id.label("candidate_id"),
             candidate.c.birth,
-            attempt.c.number,
+            attempt.c.number.label("attempt"),
             candidate.c.state,
             attempt.c.failure,
             attempt.c.message,
@@ -41,6 +42,5 @@ def list_failures(connection: Connection, search_id: int) -> tuple[FailedAttempt
         )
         .join(attempt, attempt.c.candidate_id == candidate.c.id)
         .where(candidate.c.search_id == search_id, attempt.c.failure.is_not(None))
-        .order_by(candidate.c.birth, attempt.c.number)
     )
-    return tuple(FailedAttempt(*row) for row in connection.execute(query))
+    return tuple(fetch_page(connection, query, page, row_type=FailedAttempt, order=("birth", "attempt")))

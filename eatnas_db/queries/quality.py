@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from eatnas_db.queries.paging import EVERYTHING, Page, fetch_page
 from eatnas_db.schema.searches import search, step
 
 
@@ -34,18 +35,17 @@ def list_steps(
     search_id: int,
     after: int = 0,
     *,
-    most: int | None = None,
-    offset: int = 0,
-    limit: int | None = None,
+    max_points: int | None = None,
+    page: Page = EVERYTHING,
 ) -> tuple[PopulationStep, ...]:
-    """The steps after number `after`, in order, from `offset` on `limit`.
+    """Return the steps after number `after` in order, or a page of them.
 
-    `most`: of a longer search an even sample of about so many, and the last.
+    With `max_points`, a longer search yields about that many evenly spaced steps and its last one. Raises
+    `ConflictError` for a page with an unknown column.
     """
     query = select(*_COLUMNS).where(step.c.search_id == search_id, step.c.number > after)
-    if most is not None:
+    if max_points is not None:
         last = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
-        every = max(1, -(-last // most))
+        every = max(1, -(-last // max_points))
         query = query.where((step.c.number % every == 0) | (step.c.number == last))
-    rows = connection.execute(query.order_by(step.c.number).limit(limit).offset(offset or None))
-    return tuple(PopulationStep(*row) for row in rows)
+    return tuple(fetch_page(connection, query, page, row_type=PopulationStep, order=("number",)))

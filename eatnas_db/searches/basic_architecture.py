@@ -9,7 +9,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.transfer import stretched
 from eatnas_db.errors import ConflictError, NotFoundError, SpaceExhaustedError
-from eatnas_db.queries.ranking import get_winner
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 
@@ -57,7 +57,7 @@ def choose_basic(connection: Connection, source: SearchRecord, candidate_id: int
                 f"search {source.name!r} has no candidate {candidate_id}; see `eatnas-db query best {source.name}`"
             )
         return candidate_id, str(code), "as was asked for"
-    winner = get_winner(connection, source.id)
+    winner = get_best(connection, source.id)
     if winner is None:
         raise ConflictError(
             f"search {source.name!r} has no scored candidate: there is nothing to transfer; run it first"

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select, update
 
 from eatnas_db import events
 from eatnas_db.domain.states import SearchKind
-from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.ranking import list_fittest
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import lease
@@ -25,7 +25,7 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     connection.execute(update(search).where(search.c.id == record.id).values(finished_at=now))
     events.record_event(connection, now, "finished", record.id, detail={"why": _reason(state, all_settled)})
     yardstick = record.spec["yardstick"]
-    best = list_best(connection, record.id, yardstick["top"]) if yardstick["top"] else ()
+    best = list_fittest(connection, record.id, yardstick["top"]) if yardstick["top"] else ()
     if best and record.kind == SearchKind.EVOLUTION:
         codes = [(ranked.id, ranked.code) for ranked in best]
         insert_yardstick(connection, record, codes, yardstick["seeds"], yardstick["epochs"], now)

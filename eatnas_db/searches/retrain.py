@@ -18,7 +18,8 @@ from eatnas_db.domain.evolution import (
 from eatnas_db.domain.recipe import FINAL_EPOCHS_FACTOR, without_timing
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.ranking import get_winner, list_best, list_final_models, list_winners
+from eatnas_db.queries.final_models import list_final_models
+from eatnas_db.queries.ranking import get_best, list_best, list_fittest
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.basic_architecture import choose_basic
@@ -35,7 +36,7 @@ def create_reevaluation(
     row = get_search(connection, name)
     if row.kind != SearchKind.EVOLUTION:
         raise ConflictError(f"{name!r} measures what another search found: rescore that one")
-    best = list_best(connection, row.id, top)
+    best = list_fittest(connection, row.id, top)
     if not best:
         raise ConflictError(
             f"search {name!r} has no scored candidate yet: there is nothing to measure again; run it first"
@@ -66,7 +67,7 @@ def create_final_training(
     chosen = [choose_basic(connection, row, one)[:2] for one in dict.fromkeys(candidate_ids)]
     if not chosen:
         _require_winners(connection, row)
-        chosen = [(one.id, one.code) for one in list_winners(connection, row.id, top)]
+        chosen = [(one.id, one.code) for one in list_best(connection, row.id, top)]
     training = {**row.spec["training"], "epochs": epochs or FINAL_EPOCHS_FACTOR * row.spec["training"]["epochs"]}
     births = []
     for parent, code in chosen:
@@ -153,5 +154,5 @@ def _require_winners(connection: Connection, row: SearchRecord) -> None:
             f"{measuring.name!r}, which says what is best in {row.name!r}, is not finished; run it first, or name one "
             "with --candidate"
         )
-    if get_winner(connection, row.id) is None:
+    if get_best(connection, row.id) is None:
         raise ConflictError(f"search {row.name!r} has no scored candidate: there is nothing to test; run it first")

@@ -9,14 +9,11 @@ import time
 import pytest
 from sqlalchemy import insert, update
 
-from eatnas_cli.printing import Page
 from eatnas_db import provenance, transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.errors import ConflictError
-from eatnas_db.queries.failures import FailedAttempt
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
@@ -211,24 +208,6 @@ def test_families_fronts_changes_and_events_are_lists_like_any_other(eatnas, lar
     scored = asked(eatnas, "events", "small", "--kind", "scored")
     assert len(scored) == 10
     assert asked(eatnas, "events", "small", "--kind", "scored", "--offset", "9") == scored[:1]
-
-
-def failure(number, message):
-    return FailedAttempt(number, number, 1, "failed", "exception", message, None, 1.0, 2.0)
-
-
-def test_what_has_no_value_comes_last_and_can_be_asked_for():
-    rows = [failure(1, None), failure(2, "b"), failure(3, "a")]
-    for sort, order in (("message", [3, 2, 1]), ("-message", [2, 3, 1])):
-        assert [row.birth for row in Page(sort=sort).of(rows)] == order
-    assert Page(where=["message="]).of(rows) == rows[:1]
-    assert Page(where=["message!="]).of(rows) == rows[1:]
-    assert Page(where=["birth >= 2", "message != a"]).of(rows) == rows[1:2]
-    assert Page(where=["message=a=b"]).of(rows) == []
-    assert Page(limit=1, offset=5).of(rows) == []
-    for wrong in ("birth", "birth=x", "=3", "nought=1"):
-        with pytest.raises(ConflictError, match=r"^(--where|there is no column) [^\n]+$"):
-            Page(where=[wrong]).of(rows)
 
 
 def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):

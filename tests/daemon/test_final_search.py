@@ -10,7 +10,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
-from eatnas_db.queries.ranking import get_winner
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt, epoch, score
@@ -54,7 +54,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
         outcomes = connection.execute(select(attempt.c.outcome).join(candidate).where(of)).scalars().all()
         validated = select(epoch.c.val_accuracy).join(candidate).where(of)
         assert set(connection.execute(validated).scalars()) == {None}
-        winner = get_winner(connection, get_search(connection, "s").id)
+        winner = get_best(connection, get_search(connection, "s").id)
         found = get_fingerprint(connection, get_search(connection, name).id)
     assert winner.yardstick is None or winner.yardstick not in [row.value for row in scores]
     assert len({row.seed for row in scores}) == len(scores) == 2

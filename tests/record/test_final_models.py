@@ -9,7 +9,8 @@ from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.events import list_events
-from eatnas_db.queries.ranking import count_test_evaluations, get_winner, list_best
+from eatnas_db.queries.final_models import count_test_evaluations
+from eatnas_db.queries.ranking import get_best, list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance import advance_search
@@ -82,7 +83,7 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
         row, source, winner = (
             get_search(connection, name),
             get_search(connection, "small"),
-            get_winner(connection, small),
+            get_best(connection, small),
         )
         before = list_best(connection, small, 3)
     assert (name, row.kind, row.source_id, row.born) == ("small.final", "final", small, 3)

@@ -20,6 +20,7 @@ from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.compare import ComputeCurve, CurvePoint, list_compute_curves, list_levels_reached
 from eatnas_db.queries.lineage import get_lineage, list_descendants
 from eatnas_db.queries.mutations import list_mutation_statistics
+from eatnas_db.queries.paging import Page
 from eatnas_db.queries.pareto import list_front, list_tradeoffs
 from eatnas_db.queries.population import list_population
 from eatnas_db.queries.primitives import PRIMITIVES, list_primitives
@@ -161,10 +162,10 @@ def test_of_many_steps_a_page_or_a_sample_with_the_last_is_read(engine, search_f
         def numbers(*after, **part):
             return [step.number for step in list_steps(connection, search_id, *after, **part)]
 
-        assert numbers(offset=3, limit=2) == [4, 5]
-        assert numbers(most=3) == [3, 6, 7]
-        assert numbers(3, most=4) == [4, 6, 7]
-        assert numbers(most=100) == numbers() == [1, 2, 3, 4, 5, 6, 7]
+        assert numbers(page=Page(2, 3)) == [4, 5]
+        assert numbers(max_points=3) == [3, 6, 7]
+        assert numbers(3, max_points=4) == [4, 6, 7]
+        assert numbers(max_points=100) == numbers() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_a_transfer_came_from_is_counted_in_unless_it_is_looked_at_alone(large, connection):

@@ -15,7 +15,7 @@ from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.inheritance import list_inheritance_chain
 from eatnas_db.queries.lineage import get_lineage
-from eatnas_db.queries.ranking import get_winner, list_best, list_living
+from eatnas_db.queries.ranking import get_best, list_best, list_living
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate, mutation
 from eatnas_db.schema.searches import search
@@ -65,7 +65,7 @@ def test_the_initial_population_is_the_best_and_its_perturbations(engine, finish
     small = finished()
     large = transfer(engine)
     with transaction(engine) as connection:
-        winner = get_winner(connection, small)
+        winner = get_best(connection, small)
         changed = connection.execute(select(mutation.c.candidate_id, mutation.c.block)).all()
     rows = initial(engine, large)
     assert [row.origin for row in rows] == ["basic"] + ["perturbation"] * 4
@@ -323,7 +323,7 @@ def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finish
         assert [one.id for one in best[:2]] == [second.id, first.id]
         assert (best[0].yardstick, best[0].yardstick_spread, best[0].yardstick_seeds) == (pytest.approx(0.6), 0.0, 3)
         assert best[2].yardstick is None
-        assert get_winner(connection, small).id == second.id
+        assert get_best(connection, small).id == second.id
         assert get_search(connection, name).status == "finished"
 
 

@@ -19,9 +19,10 @@ from eatnas_daemon.mlflow.client import (
 from eatnas_daemon.mlflow.notes import describe_progress, introduce, link_to_run
 from eatnas_daemon.mlflow.pictures import PICTURES_TAG, SearchPictures
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.queries.paging import Page
 from eatnas_db.queries.quality import PopulationStep, list_steps
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_report.data import find_best
 from eatnas_report.formats import flatten
 
 if TYPE_CHECKING:
@@ -121,8 +122,8 @@ class SearchRuns:
         from mlflow.entities import RunTag
 
         with read_transaction(self._engine) as connection:
-            steps = list_steps(connection, search.id, run.steps, limit=search.settled - run.steps)
-            best = find_best(connection, search.id)
+            steps = list_steps(connection, search.id, run.steps, page=Page(limit=search.settled - run.steps))
+            best = get_best(connection, search.id)
         best_run = None if best is None else find_candidate_run(best.id)
         tags = {
             "eatnas.status": search.status,

@@ -1,0 +1,83 @@
+"""Query the final models of candidates and how often the test part was used."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, func, select
+
+from eatnas_db.domain.objective import TEST_ACCURACY
+from eatnas_db.domain.recipe import without_timing
+from eatnas_db.domain.states import Origin, SearchKind
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import score
+
+
+@dataclass(frozen=True, slots=True)
+class FinalModel:
+    """A final model of the candidate `candidate_id`, in the search of final models `search`.
+
+    `recipe` is the part of its training section that affects results. `accuracy` is the accuracy on the test part, None
+    before the test.
+    """
+
+    candidate_id: int
+    search: str
+    state: str
+    replica: int
+    recipe: dict[str, Any]
+    accuracy: float | None
+
+
+def list_final_models(connection: Connection, candidate_ids: Sequence[int]) -> tuple[FinalModel, ...]:
+    """Return the final models of these candidates, the newest last."""
+    return _list_where(connection, candidate.c.parent_id.in_(candidate_ids))
+
+
+def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]]) -> dict[int, list[FinalModel]]:
+    """Return the tested final models of each of the candidates that a subquery selects, the newest last."""
+    models: dict[int, list[FinalModel]] = defaultdict(list)
+    for model in _list_where(connection, candidate.c.parent_id.in_(candidate_ids)):
+        if model.accuracy is not None:
+            models[model.candidate_id].append(model)
+    return models
+
+
+def count_test_evaluations(connection: Connection, search_id: int) -> int:
+    """Return how often the test part was used by the final models of a search, or by a search of final models."""
+    of_search = (search.c.id == search_id) | ((search.c.source_id == search_id) & (search.c.kind == SearchKind.FINAL))
+    query = select(func.count()).select_from(event).join(search, search.c.id == event.c.search_id)
+    return int(connection.execute(query.where(of_search, event.c.kind == "tested")).scalar_one())
+
+
+def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple[FinalModel, ...]:
+    query = (
+        select(
+            candidate.c.parent_id,
+            search.c.name,
+            candidate.c.state,
+            candidate.c.replica,
+            search.c.spec,
+            score.c.value,
+        )
+        .join(search, search.c.id == candidate.c.search_id)
+        .outerjoin(score, (score.c.candidate_id == candidate.c.id) & (score.c.metric == TEST_ACCURACY))
+        .where(condition, candidate.c.origin == Origin.FINAL)
+        .order_by(candidate.c.id)
+    )
+    return tuple(
+        FinalModel(
+            candidate_id=row.parent_id,
+            search=row.name,
+            state=row.state,
+            replica=row.replica,
+            recipe=without_timing(row.spec["training"]),
+            accuracy=row.value,
+        )
+        for row in connection.execute(query)
+    )

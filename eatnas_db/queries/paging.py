@@ -1,0 +1,210 @@
+"""Select a page of rows: the conditions, the order and the range that a user asks for.
+
+`fetch_page` lets the database select, for rows that come from one statement. `select_page` does the same with rows that
+are put together in Python. Both give the same rows in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    Numeric,
+    Select,
+    case,
+    false,
+    literal,
+    or_,
+    select,
+    true,
+)
+
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.errors import ConflictError
+
+_T = TypeVar("_T")
+_OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The rows to show and their order.
+
+    `where` holds conditions such as `params<=100000`, and `sort` is a column, or `-column` for the largest first. Rows
+    without a value in that column come last. By default all rows are shown in the order of the query.
+    """
+
+    limit: int | None = None
+    offset: int = 0
+    sort: str | None = None
+    where: tuple[str, ...] = ()
+
+    @property
+    def selects(self) -> bool:
+        """Whether the page has conditions or an order of its own."""
+        return self.sort is not None or bool(self.where)
+
+    @property
+    def end(self) -> int | None:
+        """Number of rows up to the last one of the page; None if the page is open."""
+        return None if self.limit is None else self.offset + self.limit
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions, parsed. Raises `ConflictError`."""
+        return tuple(map(parse_condition, self.where))
+
+    @property
+    def sort_column(self) -> tuple[str, bool] | None:
+        """The column to sort by, and whether the largest value comes first."""
+        return None if self.sort is None else (self.sort.removeprefix("-"), self.sort.startswith("-"))
+
+
+EVERYTHING: Final = Page()
+"""All rows, in the order of the query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A comparison of a column with a value; `text` is the condition as the user wrote it."""
+
+    text: str
+    column: str
+    sign: str
+    value: str
+
+    @property
+    def matches_missing(self) -> bool:
+        """Whether rows without a value in the column meet the condition."""
+        return (self.value == "") == (self.sign == "=")
+
+    def compare(self, value: Any) -> Any:
+        """Compare text: a Python value or an SQL expression."""
+        return _OPERATORS[self.sign](value, self.value)
+
+    def compare_number(self, value: Any) -> Any:
+        """Compare a number: a Python value or an SQL expression. Raises `ConflictError`."""
+        if not self.value and self.sign in ("=", "!="):
+            return self.sign == "!="  # a number is never empty
+        try:
+            number = float(self.value)
+        except ValueError:
+            raise ConflictError(f"--where {self.text}: {self.column} is a number") from None
+        if math.isnan(number):  # databases order it with the numbers, or read it as NULL
+            return self.sign == "!="
+        return _OPERATORS[self.sign](value, literal(number, Float) if isinstance(value, ColumnElement) else number)
+
+
+def parse_condition(text: str) -> Condition:
+    """Parse a condition such as `params<=100000`. Raises `ConflictError`."""
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise ConflictError(f"--where {text}: write COLUMN=VALUE, or one of != < <= > >= for the equals sign")
+    return Condition(text, match[1], match[2], match[3].strip())
+
+
+def fetch_page(
+    connection: Connection, query: Select[Any], page: Page, *, row_type: Callable[..., _T], order: Sequence[str]
+) -> list[_T]:
+    """Return a page of the rows of a query, each made by `row_type` from the output columns.
+
+    Conditions and `sort` may name any output column. The query comes without an order: it is ordered by the output
+    columns `order`, which have no NULLs ("-" in front: the largest first). They also break ties of `sort`. Raises
+    `ConflictError`.
+    """
+    if page.selects:
+        # Output columns can be compared only outside the query: some are aggregates.
+        rows = query.subquery()
+        query = select(rows)
+        for condition in page.conditions:
+            query = query.where(_meets_in_sql(connection, _column(rows.c, condition.column), condition))
+    if page.sort_column is not None:
+        name, descending = page.sort_column
+        key = _sort_key(connection, _column(query.selected_columns, name))
+        query = query.order_by((key.desc() if descending else key.asc()).nulls_last())
+    for name in order:
+        column = query.selected_columns[name.removeprefix("-")]
+        query = query.order_by(column.desc() if name.startswith("-") else column)
+    result = connection.execute(query.limit(page.limit).offset(page.offset or None))
+    return [row_type(*row) for row in result]
+
+
+def select_page(rows: Iterable[_T], page: Page) -> list[_T]:
+    """Return those of the dataclass instances `rows` that belong to a page. Raises `ConflictError`."""
+    selected = list(rows)
+    for condition in page.conditions:
+        selected = [row for row in selected if _meets(row, condition)]
+    if page.sort_column is not None:
+        name, descending = page.sort_column
+        known = [row for row in selected if _value(row, name) is not None]
+        missing = [row for row in selected if _value(row, name) is None]
+        selected = sorted(known, key=lambda row: _value(row, name), reverse=descending) + missing
+    return selected[page.offset : page.end]
+
+
+def _meets(row: Any, condition: Condition) -> bool:
+    value = _value(row, condition.column)
+    if value is None:
+        return condition.matches_missing
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if isinstance(value, int | float):
+        return bool(condition.compare_number(value))
+    return bool(condition.compare(_as_text(value)))
+
+
+def _as_text(value: Any) -> str:
+    return "; ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _value(row: Any, column: str) -> Any:
+    _require_column(column, row.__dataclass_fields__)
+    return getattr(row, column)
+
+
+def _meets_in_sql(connection: Connection, column: ColumnElement[Any], condition: Condition) -> ColumnElement[bool]:
+    if isinstance(column.type, Boolean):
+        column = case((column, "yes"), (~column, "no"))
+    if isinstance(column.type, Integer | Float | Numeric):
+        met = condition.compare_number(column)
+    else:
+        met = condition.compare(_sort_key(connection, column))
+    if isinstance(met, bool):
+        met = true() if met else false()
+    missing = column.is_(None)
+    return or_(missing, met) if condition.matches_missing else ~missing & met
+
+
+def _sort_key(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Order text by code point, as SQLite and Python do, whatever the server's language is."""
+    is_text = not isinstance(column.type, Integer | Float | Numeric | Boolean)
+    return column.collate("C") if is_text and is_postgresql(connection) else column
+
+
+def _column(columns: Any, name: str) -> ColumnElement[Any]:
+    _require_column(name, columns.keys())
+    column: ColumnElement[Any] = columns[name]
+    return column
+
+
+def _require_column(name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise ConflictError(f"there is no column {name!r}; there are: {', '.join(names)}")

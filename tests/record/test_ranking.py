@@ -1,0 +1,168 @@
+"""One ranking: every way to ask for the best candidate gives the same answer."""
+
+import json
+import random
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from sqlalchemy import Connection, Engine, select
+from typer.testing import CliRunner
+
+from eatnas_cli.query import query_app
+from eatnas_db import api
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.leases import LeasedCandidate
+from eatnas_db.provenance import Provenance
+from eatnas_db.queries.paging import Page, select_page
+from eatnas_db.queries.ranking import get_best, list_best, list_fittest, list_living, rank_candidates
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.basic_architecture import choose_basic
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retrain import create_final_training, create_reevaluation
+from eatnas_db.settings import Settings
+from eatnas_db.transitions import record_score
+from eatnas_report.data import load_report_data
+
+PAGES = (
+    Page(3),
+    Page(3, 2),
+    Page(4, 1, "birth"),
+    Page(4, 0, "-yardstick"),
+    Page(4, 0, "test"),
+    Page(None, 0, "-params", ("yardstick=",)),
+    Page(2, 1, None, ("fitness>=0.3",)),
+    Page(None, 0, None, ("test_seeds>0",)),
+    Page(5, 0, "origin", ("origin=random",)),
+)
+
+
+@pytest.fixture
+def train(engine: Engine, lease_factory: Callable[..., LeasedCandidate | None]) -> Callable[[int, random.Random], None]:
+    """Train a search to its end; fitness is one of five values, so that there are ties."""
+
+    def to_the_end(search_id: int, rng: random.Random) -> None:
+        with transaction(engine) as connection:
+            kind = connection.execute(select(search.c.kind).where(search.c.id == search_id)).scalar_one()
+        while (leased := lease_factory(search_id)) is not None:
+            with transaction(engine) as connection:
+                fitness = rng.randrange(1, 6) / 10
+                record_score(
+                    connection,
+                    leased.token,
+                    fitness=fitness,
+                    metrics={"test_accuracy" if kind == "final" else "val_accuracy": fitness},
+                    seed=leased.replica,
+                    provenance=Provenance("p", {}, "data", {}, "cpu", "none"),
+                    device_seconds=1.0,
+                    now=2.0,
+                )
+                advance_search(connection, lock_search(connection, search_id), 3.0)
+
+    return to_the_end
+
+
+@pytest.fixture(params=range(3))
+def small(
+    request: pytest.FixtureRequest,
+    engine: Engine,
+    search_factory: Callable[..., int],
+    train: Callable[[int, random.Random], None],
+) -> int:
+    """A finished search; it has as many re-evaluations of random size as the parameter says."""
+    rng = random.Random(request.param)
+    search_id = search_factory("small", budget__candidates=20)
+    train(search_id, rng)
+    for _ in range(request.param):
+        with transaction(engine) as connection:
+            name = create_reevaluation(connection, "small", top=rng.randrange(1, 6), seeds=rng.randrange(1, 4), now=5.0)
+            reevaluation_id = get_search(connection, name).id
+        train(reevaluation_id, rng)
+    return search_id
+
+
+@pytest.fixture
+def tested(engine: Engine, small: int, train: Callable[[int, random.Random], None]) -> int:
+    """The same search after three of its candidates had final models, none of them the best one."""
+    with transaction(engine) as connection:
+        chosen = [row.id for row in list_best(connection, small, 20)[1::5]]
+        name = create_final_training(connection, "small", candidate_ids=chosen, seeds=2, epochs=1, now=6.0)
+        final_id = get_search(connection, name).id
+    train(final_id, random.Random(small))
+    return small
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with read_transaction(engine) as connection:
+        yield connection
+
+
+def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
+    """The ids of the scored candidates: re-evaluated ones by their means, then the others by fitness."""
+    rows = connection.execute(select(candidate).where(candidate.c.fitness.is_not(None))).all()
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        if row.origin == "yardstick":
+            values.setdefault(row.parent_id, []).append(row.fitness)
+
+    def rank(row):
+        mean = statistics.fmean(values[row.id]) if row.id in values else None
+        return mean is None, -(row.fitness if mean is None else mean), row.birth
+
+    return [row.id for row in sorted((row for row in rows if row.search_id == search_id), key=rank)]
+
+
+def test_reevaluated_candidates_rank_first(tested: int, connection: Connection) -> None:
+    ranking = rank_by_definition(connection, tested)
+    rows = list_best(connection, tested, 100)
+    assert [row.id for row in rows] == ranking
+    assert len(ranking) == 20
+    assert [list_best(connection, tested, top) for top in range(1, 20)] == [rows[:top] for top in range(1, 20)]
+    living = list_living(connection, tested)
+    assert list(living) == [row for row in rows if row in living]
+    fittest = [row.id for row in list_fittest(connection, tested, 5)]
+    by_fitness = sorted(rows, key=lambda row: (-row.fitness, row.birth))
+    assert fittest == [row.id for row in rows if row in by_fitness[:5]]
+
+
+def test_pages_of_the_ranking_are_parts_of_it(tested: int, connection: Connection) -> None:
+    for page in PAGES:
+        assert list(rank_candidates(connection, tested, page)) == select_page(list_best(connection, tested, 100), page)
+
+
+def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int, tmp_path: Path) -> None:
+    settings = Settings(tmp_path, engine.url.render_as_string(hide_password=False))
+    record = api.Record(settings).search("small")
+
+    def ask(*arguments: str) -> list[dict[str, object]]:
+        app = typer.Typer()
+
+        @app.callback()
+        def set_up(ctx: typer.Context) -> None:
+            ctx.obj = settings
+
+        app.add_typer(query_app, name="query")
+        result = CliRunner().invoke(app, ["query", *arguments, "--format", "json"], catch_exceptions=False)
+        rows: list[dict[str, object]] = json.loads(result.stdout)
+        return rows
+
+    with read_transaction(engine) as connection:
+        best = rank_by_definition(connection, tested)[0]
+        winner = get_best(connection, tested)
+        report = load_report_data(connection, "small", 9.0)
+        basic_id, _, _ = choose_basic(connection, get_search(connection, "small"), None)
+    assert winner is not None
+    assert report.best is not None
+    assert [winner.id, report.best.id, report.top[0].id, report.lineage[0].id, basic_id] == [best] * 5
+    assert [record.best(1)[0].id, record.lineage()[0].id] == [best] * 2
+    assert [ask("best", "small", "--top", "1")[0]["id"], ask("lineage", "small")[0]["id"]] == [best] * 2
+    with transaction(engine) as connection:
+        final = get_search(connection, create_final_training(connection, "small", seeds=1, epochs=2, now=9.0))
+        parents = select(candidate.c.parent_id).where(candidate.c.search_id == final.id)
+        assert connection.execute(parents).scalars().all() == [best]
