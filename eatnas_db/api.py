@@ -21,7 +21,7 @@ from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.notebook_rows import Rows, html_table
 from eatnas_db.queries.candidates import CandidateDetails, get_candidate
-from eatnas_db.queries.compare import LevelReached, Measure, list_compute_curves, list_levels_reached
+from eatnas_db.queries.compute_curves import LevelReached, Measure, list_compute_curves, list_levels_reached
 from eatnas_db.queries.events import RecordedEvent, list_events
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import get_fingerprint

@@ -25,7 +25,8 @@ from eatnas_db.settings import Settings
 from eatnas_report.formats import format_time
 
 if TYPE_CHECKING:
-    from eatnas_db.queries.activity import RecordedDevice, TrainingActivity
+    from eatnas_db.queries.hosts import RecordedDevice
+    from eatnas_db.queries.training_activity import TrainingActivity
 
 daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
@@ -182,8 +183,9 @@ def status(
     from eatnas_daemon import lock
     from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import is_postgresql
-    from eatnas_db.queries.activity import list_blocked_searches, list_devices, list_hosts, list_training_activity
+    from eatnas_db.queries.hosts import list_devices, list_hosts
     from eatnas_db.queries.searches import list_search_summaries
+    from eatnas_db.queries.training_activity import list_blocked_searches, list_training_activity
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)

@@ -19,11 +19,11 @@ from sqlalchemy import Engine
 from eatnas_daemon.search_progress import describe_status, is_supervised
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
-from eatnas_db.queries.activity import TrainingActivity, list_training_activity
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.ranking import RankedCandidate, list_best
 from eatnas_db.queries.searches import get_open_yardstick, get_search
+from eatnas_db.queries.training_activity import TrainingActivity, list_training_activity
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_duration
 from eatnas_report.terminal import draw_curves

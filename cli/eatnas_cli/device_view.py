@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from sqlalchemy import Connection
 
-    from eatnas_db.queries.activity import RecordedDevice, TrainingActivity
+    from eatnas_db.queries.hosts import RecordedDevice
+    from eatnas_db.queries.training_activity import TrainingActivity
 
 REFRESH_SECONDS: Final = 1.0
 WIDE_COLUMNS: Final = 100
@@ -130,7 +131,8 @@ def _read_rows(settings: Settings) -> list[DeviceRow]:
 def _list_rows(settings: Settings, connection: Connection) -> list[DeviceRow]:
     """Return a row for each training, and one for each device without any."""
     from eatnas_daemon.search_progress import is_supervised
-    from eatnas_db.queries.activity import list_devices, list_training_activity
+    from eatnas_db.queries.hosts import list_devices
+    from eatnas_db.queries.training_activity import list_training_activity
 
     supervised = is_supervised(settings, connection)
     activity = list_training_activity(connection) if supervised else ()

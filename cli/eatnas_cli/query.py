@@ -201,7 +201,7 @@ def compare(
 ) -> None:
     """How many device seconds each search took to reach the same quality."""
     from eatnas_db.domain.recipe import INHERITED
-    from eatnas_db.queries.compare import list_compute_curves, list_levels_reached
+    from eatnas_db.queries.compute_curves import list_compute_curves, list_levels_reached
     from eatnas_db.queries.paging import select_page
     from eatnas_db.queries.searches import get_search
 

@@ -20,7 +20,7 @@ from eatnas_db.settings import Settings
 
 if TYPE_CHECKING:
     from eatnas_daemon.devices.model import DeviceSnapshot
-    from eatnas_db.queries.activity import RecordedHost
+    from eatnas_db.queries.hosts import RecordedHost
     from eatnas_db.queries.searches import SearchSummary
 
 SlotsPlanned = Annotated[
@@ -162,8 +162,8 @@ def show_command(ctx: typer.Context, name: SearchName, format: Written = Format.
     """One search: its status, counters and spec."""
     from eatnas_daemon.search_progress import current_status, is_supervised
     from eatnas_db.database.dialects import is_postgresql
-    from eatnas_db.queries.activity import list_hosts
     from eatnas_db.queries.final_models import count_test_evaluations
+    from eatnas_db.queries.hosts import list_hosts
     from eatnas_db.queries.progress import get_progress
     from eatnas_db.queries.searches import get_search
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.compare import ComputeCurve
+from eatnas_db.queries.compute_curves import ComputeCurve
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.quality import PopulationStep
 from eatnas_report.palette import BLUE, GREY, SERIES, VERMILION

@@ -6,10 +6,10 @@ from io import StringIO
 from rich.console import Console
 
 from eatnas_cli.dashboard import DashboardView, draw, pace
-from eatnas_db.queries.activity import TrainingActivity
 from eatnas_db.queries.progress import SearchCounters
 from eatnas_db.queries.quality import PopulationStep
 from eatnas_db.queries.ranking import RankedCandidate
+from eatnas_db.queries.training_activity import TrainingActivity
 from eatnas_report.formats import format_duration
 
 STEPS = [

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.compare import ComputeCurve, CurvePoint
+from eatnas_db.queries.compute_curves import ComputeCurve, CurvePoint
 from eatnas_db.queries.lineage import LineageEntry
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare

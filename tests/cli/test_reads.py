@@ -12,9 +12,9 @@ from sqlalchemy import func, insert, select, update
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.events import record_event
-from eatnas_db.queries.activity import list_blocked_searches, list_training_activity
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search, list_search_summaries
+from eatnas_db.queries.training_activity import list_blocked_searches, list_training_activity
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search

@@ -23,8 +23,8 @@ from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, RecordError
-from eatnas_db.queries.activity import NO_SIGN_OF_LIFE, list_hosts
 from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.hosts import HOST_LOST, list_hosts
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
@@ -170,7 +170,7 @@ def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
     assert one(engine, silent)
     of_dead = select(worker.c.ending).select_from(worker).join(device).join(host).where(host.c.name == "dead")
     with read_transaction(engine) as connection:
-        assert set(connection.execute(of_dead).scalars()) == {NO_SIGN_OF_LIFE}
+        assert set(connection.execute(of_dead).scalars()) == {HOST_LOST}
         gone = {row.name: row for row in list_hosts(connection)}
     assert (gone["dead"].lost, gone["alive"].lost, gone["alive"].alive) == (True, False, False)
     (told,) = losses_in_words(list(gone.values()), gone["dead"].seen_at + 180)

@@ -17,7 +17,7 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.events import record_event
 from eatnas_db.queries.candidates import get_candidate
-from eatnas_db.queries.compare import ComputeCurve, CurvePoint, list_compute_curves, list_levels_reached
+from eatnas_db.queries.compute_curves import ComputeCurve, CurvePoint, list_compute_curves, list_levels_reached
 from eatnas_db.queries.lineage import get_lineage, list_descendants
 from eatnas_db.queries.mutations import list_mutation_statistics
 from eatnas_db.queries.paging import Page

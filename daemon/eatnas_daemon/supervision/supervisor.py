@@ -36,8 +36,8 @@ from eatnas_db.domain.states import DesiredState, FailureKind, MemoryFallback, S
 from eatnas_db.errors import RecordError, StaleLeaseError, TransactionRollbackError
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter, LeaseToken
 from eatnas_db.provenance import Provenance
-from eatnas_db.queries.activity import NO_SIGN_OF_LIFE
 from eatnas_db.queries.disk_usage import list_orphaned_checkpoints
+from eatnas_db.queries.hosts import HOST_LOST
 from eatnas_db.queries.searches import SearchRecord, fetch_searches
 from eatnas_db.schema.hosts import host
 from eatnas_db.schema.searches import search
@@ -363,7 +363,7 @@ class Supervisor:
                 silent[token] = (row.counter, seconds)
         self._silent = silent
         for host_id in dead:
-            hosts.record_lost_workers(connection, host_id, NO_SIGN_OF_LIFE, wall)
+            hosts.record_lost_workers(connection, host_id, HOST_LOST, wall)
             # Not what the dead one waited for, but what this one does.
             set_waiting_reason(connection, self._said)
 
