@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
 from storm.processes import TIMEOUT_SECONDS
 from storm.states import DaemonState, Token
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import psutil
 from sqlalchemy import select, text
+
+from eatnas_db.schema.events import event
 from storm.processes import TIMEOUT_SECONDS, eventually, is_stopped, limit_file_size, running, send_signal
 from storm.states import DaemonState, Token
 from storm.storm import Storm
-
-from eatnas_db.schema.events import event
 
 FREEZE_SECONDS = 4.0
 """Longer than every timeout of the daemon under attack."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, select, text
-from storm.searches import read_fingerprint
-from storm.storm import Storm
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.trainings import checkpoint
+from storm.searches import read_fingerprint
+from storm.storm import Storm
 
 DIGEST_BYTES: Final = 32
 """The length of the digest at the end of a checkpoint file."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine
-from storm.served_daemon import SLOTS
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -21,6 +20,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
+from storm.served_daemon import SLOTS
 
 SIMULATED_WORKER = (
     str(Path(__file__).parents[2] / "tests" / "support" / "simulated_worker.py"),

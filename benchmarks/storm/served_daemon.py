@@ -9,14 +9,13 @@ import sys
 import time
 from dataclasses import replace
 
-from storm.states import DaemonState, SlotState, Token
-
 from eatnas_daemon import lock
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot, Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
+from storm.states import DaemonState, SlotState, Token
 
 SLOTS = 2
 DATABASE_BUSY_SECONDS = 1.0

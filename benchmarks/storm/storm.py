@@ -11,15 +11,15 @@ from typing import Any
 
 import psutil
 from sqlalchemy import Row, Select, select
-from storm.daemon_process import DaemonProcess
-from storm.processes import eventually, running
-from storm.states import DaemonState, SlotState, Token
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import Settings
+from storm.daemon_process import DaemonProcess
+from storm.processes import eventually, running
+from storm.states import DaemonState, SlotState, Token
 
 MAX_AIM_SECONDS = 0.4
 """A fault strikes a random time of up to this many seconds after a training is seen."""
