@@ -18,9 +18,9 @@ from typer.models import ArgumentInfo, OptionInfo
 PAGE = Path(__file__).with_name("commands.md")
 HEAD = """# The commands
 
-Every command with its arguments and options, written by `python docs/generate.py` from the program itself. What they are
-for is told page by page in [the index](index.md). `eatnas-db --home` (or `EATNAS_HOME`) names the home folder,
-`--db` (or `EATNAS_DB_URL`) a database elsewhere; both come before the command.
+This page lists every command with its arguments and options. `python docs/generate.py` writes it from the program.
+[The index](index.md) lists the pages that explain them. `eatnas-db --home` (or `EATNAS_HOME`) sets the home folder, and
+`--db` (or `EATNAS_DB_URL`) sets another database. Both options come before the command.
 """
 
 

@@ -74,10 +74,10 @@ def draw() -> None:
         )
         boxes[name] = axes.add_patch(box)
         middle = left + BOX_WIDTH / 2
-        style = {"ha": "center", "va": "center", "zorder": 3}
-        axes.text(middle, low + 0.6, name, weight="bold", fontsize=10, **style)
-        axes.text(middle, low + 0.37, text, fontsize=8.5, **style)
-        axes.text(middle, low + 0.15, f"{len(modules)} modules, {lines:,} lines", fontsize=7, color=GREY, **style)
+        text_style = {"ha": "center", "va": "center", "zorder": 3}
+        axes.text(middle, low + 0.6, name, weight="bold", fontsize=10, **text_style)
+        axes.text(middle, low + 0.37, text, fontsize=8.5, **text_style)
+        axes.text(middle, low + 0.15, f"{len(modules)} modules, {lines:,} lines", fontsize=7, color=GREY, **text_style)
     for (source, target), count in edges().items():
         if PACKAGES[source][2] < PACKAGES[target][2]:
             continue  # The errors, which every package may raise.
