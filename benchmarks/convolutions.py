@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 
 from eatnas_db.domain.architecture import KERNELS, OPS, WIDTHS
-from eatnas_db.domain.cost import EXPANSION, after_stride
+from eatnas_db.domain.cost import EXPANSION, output_side
 from eatnas_db.domain.macro import PRESETS, Macro
 
 TOLERANCE = 1e-4
@@ -45,13 +45,13 @@ class Shape:
 def shapes_of(macro: Macro, side: int, image_channels: int) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Yield (inputs, outputs, kernel, stride, groups, side) of every convolution that the macro can contain."""
     yield image_channels, macro.stem_channels, 3, macro.stem_stride, 1, side
-    side = after_stride(side, macro.stem_stride)
+    side = output_side(side, macro.stem_stride)
     incoming = {macro.stem_channels}
     for position, stride in enumerate(macro.strides):
         outgoing = {macro.block_channels(position, width) for width in WIDTHS}
-        first, later = (incoming, stride, side), (outgoing, 1, after_stride(side, stride))
+        first, later = (incoming, stride, side), (outgoing, 1, output_side(side, stride))
         for inputs, step, size in ((i, s, n) for channels, s, n in (first, later) for i in channels):
-            reduced = after_stride(size, step)
+            reduced = output_side(size, step)
             for operation, kernel in product(OPS, KERNELS):
                 hidden = inputs if operation == "sep" else EXPANSION[operation] * inputs
                 if operation != "sep":
@@ -60,7 +60,7 @@ def shapes_of(macro: Macro, side: int, image_channels: int) -> Iterator[tuple[in
                 for outputs in outgoing:
                     yield hidden, outputs, 1, 1, 1, reduced
                     yield inputs, outputs, 1, step, 1, size
-        incoming, side = outgoing, after_stride(side, stride)
+        incoming, side = outgoing, output_side(side, stride)
     for inputs in incoming:
         yield inputs, macro.head_channels, 1, 1, 1, side
 

@@ -20,7 +20,7 @@ from trainings import Kept, assignment, parsed, pool, task_of, train_all, traine
 
 from eatnas_db.domain.architecture import PRIMITIVES, Architecture, Block
 from eatnas_db.domain.objective import Limits
-from eatnas_db.domain.rng import derived_seed
+from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 
@@ -79,7 +79,7 @@ def search(sampler: str, seed: int, spec: SearchSpec, home: Path, slots: int) ->
                     "mult_adds": proposal.cost.mult_adds,
                 }
                 assign = assignment(
-                    spec, trial.number, row["code"], derived_seed(seed, "training"), home / study.study_name
+                    spec, trial.number, row["code"], derive_seed(seed, "training"), home / study.study_name
                 )
                 training[workers.submit(trained, assign)] = trial, row
             for done in wait(training, return_when=FIRST_COMPLETED).done:
@@ -109,7 +109,7 @@ def again(rows: list[dict[str, Any]], spec: SearchSpec, kept: Kept, home: Path, 
                 spec,
                 1_000_000 + row["id"] * 10 + replica,
                 row["code"],
-                derived_seed(row["seed"], "yardstick of a rival", row["id"], replica),
+                derive_seed(row["seed"], "yardstick of a rival", row["id"], replica),
                 home / row["search"],
             ),
         )

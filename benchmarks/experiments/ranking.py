@@ -22,7 +22,7 @@ from trainings import Kept, assignment, parsed, task_of, train_all
 
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import CHILD_LEARNING_RATE_FACTOR
-from eatnas_db.domain.rng import KeyedRng, derived_seed
+from eatnas_db.domain.rng import KeyedRng, derive_seed
 from eatnas_db.domain.space import Proposal, Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_protocol.messages import Assign
@@ -68,7 +68,7 @@ def trainings(
     spec: SearchSpec, child: Proposal, key: tuple[int, int], parent: Assign, home: Path, epochs: list[int]
 ) -> Asked:
     """One child in every way: in full under two seeds, and for fewer epochs from scratch and from its parent."""
-    one, other = (derived_seed(SEED, "training", *of) for of in ((), (1,)))
+    one, other = (derive_seed(SEED, "training", *of) for of in ((), (1,)))
     rate = spec.training.learning_rate * CHILD_LEARNING_RATE_FACTOR
 
     def so(way: str, seed: int, **training: Any) -> tuple[str, Assign]:
@@ -95,7 +95,7 @@ def main() -> None:
     spec = parsed(LARGE, asked.data_root)
     kept = Kept(home / "ranking.jsonl")
     elders, children = family(spec, asked.parents, asked.children)
-    seed = derived_seed(SEED, "training")
+    seed = derive_seed(SEED, "training")
     parents = [
         assignment(spec, number, str(elder.effective), seed, home / "parents") for number, elder in enumerate(elders, 1)
     ]

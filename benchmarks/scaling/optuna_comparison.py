@@ -121,7 +121,7 @@ def _rows(study_id: int, numbers: Sequence[int]) -> dict[Any, list[dict[str, Any
         trial = {"number": number, "study_id": study_id, "state": TrialState.COMPLETE}
         rows[models.TrialModel].append({**of_trial, **trial, "datetime_start": now, "datetime_complete": now})
         for name, values in CHOICES.items():
-            param = {"param_name": name, "param_value": float(rng.below(len(values)))}
+            param = {"param_name": name, "param_value": float(rng.randbelow(len(values)))}
             rows[models.TrialParamModel].append({**of_trial, **param, "distribution_json": distributions[name]})
         value = {"objective": 0, "value": fitness, "value_type": value_type}
         rows[models.TrialValueModel].append({**of_trial, **value})

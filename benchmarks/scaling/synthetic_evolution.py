@@ -88,7 +88,7 @@ class SyntheticEvolution:
                 tournament_size=search.spec["evolution"]["tournament"],
                 population=self._population,
                 space=self._space,
-                held=self._digests.__contains__,
+                is_held=self._digests.__contains__,
             )
             self._digests.add(birth.proposal.digest)
             self._pending[self.born] = birth

@@ -229,7 +229,7 @@ def estimate(
     asked = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
     task, _ = describe_task(ctx.obj, asked)
     space = Space(asked.macro(), task, Limits(asked.objective.max_params, asked.objective.max_mult_adds))
-    space.require_room()
+    space.require_feasible()
     drawn = [space.sample(KeyedRng(asked.seed, "estimate", n), lambda _: False) for n in range(samples)]
     device, count = _where(slots)
     timed = run_training_program(

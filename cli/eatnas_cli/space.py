@@ -97,7 +97,7 @@ def _lines(file: str) -> Iterator[bytes]:
 
 def _costed(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
     from eatnas_db.domain.architecture import Architecture
-    from eatnas_db.domain.cost import cost
+    from eatnas_db.domain.cost import compute_cost
     from eatnas_db.domain.macro import Task
 
     try:
@@ -109,7 +109,7 @@ def _costed(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
         task = {name: _positive(given, name) for name in DEFAULTS}
         code = given["code"]
         architecture = Architecture.parse(code) if isinstance(code, str) else Architecture.from_code(code)
-        counted = cost(architecture, macro, Task(**task))
+        counted = compute_cost(architecture, macro, Task(**task))
     except EatnasError as error:
         raise InvalidArchitectureError(_of_line(number, str(error))) from None
     except (ValueError, RecursionError) as error:
@@ -154,8 +154,8 @@ def _summary(macro: Macro) -> dict[str, Any]:
         "head_channels": macro.head_channels,
         "multiplier": macro.multiplier,
         "reduction": macro.reduction,
-        "codes": space.size,
-        "neighbours": space.neighbours,
+        "codes": space.code_count,
+        "neighbours": space.neighbour_count,
     }
 
 

@@ -120,7 +120,7 @@ def create_search_from_spec(
                 slots=slots,
                 now=time.time(),
             )
-    return CreatedSearch(search_id, spec.name, spec.doubts)
+    return CreatedSearch(search_id, spec.name, spec.warnings)
 
 
 def _default_slots(spec: SearchSpec) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.cost import after_stride
+from eatnas_db.domain.cost import output_side
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_report.palette import ORANGE, SKY_BLUE, YELLOW
 from eatnas_report.templating import render_template
@@ -78,11 +78,11 @@ def draw_architecture(architecture: Architecture, macro: Macro, task: Task, titl
 
 
 def _place_blocks(architecture: Architecture, macro: Macro, task: Task) -> list[PlacedBlock]:
-    side = after_stride(task.resolution, macro.stem_stride)
+    side = output_side(task.resolution, macro.stem_stride)
     placed = []
     for position, block in enumerate(architecture):
         stride = macro.strides[position]
-        side = after_stride(side, stride)
+        side = output_side(side, stride)
         placed.append(
             PlacedBlock(
                 op=block.op,

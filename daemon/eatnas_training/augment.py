@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.rng import derived_seed
+from eatnas_db.domain.rng import derive_seed
 from eatnas_training import datasets
 from eatnas_training.dataset_files import Bytes
 
@@ -151,7 +151,7 @@ def _statistics(
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of `count` images in an epoch: int64 `[count]` on the CPU, keyed by (seed, epoch)."""
-    generator = torch.Generator().manual_seed(derived_seed(seed, "order", epoch))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(count, generator=generator)
 
 
@@ -167,7 +167,7 @@ def augmented(images: Tensor, kind: str, seed: int, epoch: int, batch: int) -> T
         return images
     count, _, height, width = images.shape
     device = images.device
-    generator = torch.Generator().manual_seed(derived_seed(seed, "augment", epoch, batch))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "augment", epoch, batch))
     reach = max(1, height // SHIFT_SHARE)
     shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
     mirrored = torch.rand((count, 1), generator=generator) < 0.5

@@ -65,7 +65,7 @@ def read_digits(*, train: bool) -> Images:
     images = np.rint(rows[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = rows[:, 64].astype(np.int64)
     chosen = np.zeros(len(rows), bool)
-    chosen[KeyedRng(0, "digits-test").distinct(len(rows), DIGITS_TEST)] = True
+    chosen[KeyedRng(0, "digits-test").sample(len(rows), DIGITS_TEST)] = True
     part = ~chosen if train else chosen
     return Images(images[part], labels[part], 10)
 

@@ -81,7 +81,7 @@ def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
 
     Raises `InvalidArchitectureError` when the macro has another number of blocks.
     """
-    macro.require(architecture)
+    macro.require_block_count(architecture)
     channels = macro.stem_channels
     parts = _normed(Convolution(task.channels, channels, 3, macro.stem_stride), relu=True)
     for position, block in enumerate(architecture.blocks):

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.rng import derived_seed
+from eatnas_db.domain.rng import derive_seed
 from eatnas_db.errors import DataError
 from eatnas_training import augment, datasets, image_folder
 from eatnas_training.augment import BatchKey, Data
@@ -165,7 +165,7 @@ def _draws(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     """For each image: an area and a ratio for every try, a place, and whether to mirror, all from 0 to 1."""
     if key.augment == "none":
         return [None] * count
-    generator = torch.Generator().manual_seed(derived_seed(key.seed, "crop", key.epoch, key.batch))
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "crop", key.epoch, key.batch))
     draws = torch.rand((count, 2 * CROP_TRIES + 3), generator=generator, dtype=torch.float64)
     if key.augment == "shift":
         draws[:, -1] = 1

@@ -1,7 +1,7 @@
-"""An architecture: seven blocks of five primitives, and its two forms of code.
+"""Architectures: blocks of five primitives, and their two notations.
 
-The authors' form is a list of integers, `[[2, 0, 1, 3, 1.0], …]` (op, kernel, skip, depth, width factor);
-the readable form is `mb6_k3_d4_w1.0_skip/sep_k5_d1_w0.5/…`. Both say the same; each round-trips.
+The authors' notation is a list of integers, `[[2, 0, 1, 3, 1.0], …]` (op, kernel, skip, depth, width factor). The
+readable notation is `mb6_k3_d4_w1.0_skip/sep_k5_d1_w0.5/…`. Both describe the same architectures and round-trip.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SKIPS: Final = (False, True)
 DEPTHS: Final = (1, 2, 3, 4)
 WIDTHS: Final = (0.5, 1.0, 1.5, 2.0)
 
-Value = str | int | bool | float
+PrimitiveValue = str | int | bool | float
 
-PRIMITIVES: Final[dict[str, tuple[Value, ...]]] = {
+PRIMITIVES: Final[dict[str, tuple[PrimitiveValue, ...]]] = {
     "op": OPS,
     "kernel": KERNELS,
     "skip": SKIPS,
     "depth": DEPTHS,
     "width": WIDTHS,
 }
-"""Every primitive's values, cheapest first (so a step down never makes a network larger)."""
+"""The values of every primitive, cheapest first: an earlier value never makes a network larger."""
 
 _READABLE: Final = re.compile(
     r"(?P<op>sep|mb3|mb6)_k(?P<kernel>[0-9])_d(?P<depth>[0-9])_w(?P<width>[0-9]\.[0-9])(?P<skip>_skip)?"
@@ -38,7 +38,7 @@ _READABLE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block: `depth` layers of one operation and kernel; `width` scales the macro's base channels."""
+    """One block: `depth` layers of one operation and kernel; `width` is a factor for the base channels of the macro."""
 
     op: str
     kernel: int
@@ -56,20 +56,20 @@ class Block:
         skip = "_skip" if self.skip else ""
         return f"{self.op}_k{self.kernel}_d{self.depth}_w{self.width}{skip}"
 
-    def with_value(self, primitive: str, value: Value) -> Block:
-        """The same block with one primitive changed."""
+    def with_value(self, primitive: str, value: PrimitiveValue) -> Block:
+        """Return a copy with one primitive changed."""
         return replace(self, **{primitive: value})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A genotype: one block after another, from the stem to the head."""
+    """A genotype: the blocks between the stem and the head, in order."""
 
     blocks: tuple[Block, ...]
 
     def __post_init__(self) -> None:
         if not self.blocks:
-            raise InvalidArchitectureError("an architecture has at least one block")
+            raise InvalidArchitectureError("an architecture needs at least one block")
 
     def __str__(self) -> str:
         return "/".join(map(str, self.blocks))
@@ -78,28 +78,28 @@ class Architecture:
         return iter(self.blocks)
 
     def with_block(self, position: int, block: Block) -> Architecture:
-        """The same architecture with the block at `position` (from 0) replaced."""
+        """Return a copy with the block at `position` (from 0) replaced."""
         return Architecture((*self.blocks[:position], block, *self.blocks[position + 1 :]))
 
     def to_code(self) -> list[list[int | float]]:
-        """The authors' form: `[op, kernel, skip, depth, width factor]` for each block."""
+        """Return the authors' notation: `[op, kernel, skip, depth, width factor]` for each block."""
         return [[OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width] for b in self.blocks]
 
     @classmethod
     def from_code(cls, code: Any) -> Architecture:
-        """Read the authors' form. Raises `InvalidArchitectureError` naming the block and the value."""
+        """Parse the authors' notation. Raises `InvalidArchitectureError`, which names the block and the value."""
         if not isinstance(code, Sequence) or isinstance(code, str):
-            raise InvalidArchitectureError(f"a code is a list of blocks, not {code!r}")
+            raise InvalidArchitectureError(f"expected a list of blocks, got {code!r}")
         return cls(tuple(_block_from_code(number, row) for number, row in enumerate(code, 1)))
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read the readable form. Raises `InvalidArchitectureError` naming the block and the text."""
+        """Parse the readable notation. Raises `InvalidArchitectureError`, which names the block and the text."""
         return cls(tuple(_block_from_text(number, part) for number, part in enumerate(text.split("/"), 1)))
 
 
-def digest(effective: Architecture) -> str:
-    """The name of a network, 32 hexadecimal digits; taken of an *effective* genotype (`Space.effective`)."""
+def architecture_digest(effective: Architecture) -> str:
+    """Return 32 hexadecimal digits that identify a network; `effective` is the result of `Space.effective`."""
     return hashlib.blake2b(str(effective).encode(), digest_size=16).hexdigest()
 
 
@@ -108,8 +108,8 @@ def _block_from_code(number: int, row: Any) -> Block:
         raise InvalidArchitectureError(f"block {number}: expected [op, kernel, skip, depth, width], got {row!r}")
     indices = []
     for (primitive, allowed), index in zip(list(PRIMITIVES.items())[:4], row[:4], strict=True):
-        boolean = isinstance(index, bool) and primitive != "skip"
-        if boolean or not isinstance(index, int) or not 0 <= index < len(allowed):
+        is_wrong_boolean = isinstance(index, bool) and primitive != "skip"
+        if is_wrong_boolean or not isinstance(index, int) or not 0 <= index < len(allowed):
             raise InvalidArchitectureError(
                 f"block {number}: {primitive} code {index!r} is not one of 0 to {len(allowed) - 1}"
             )
@@ -118,22 +118,22 @@ def _block_from_code(number: int, row: Any) -> Block:
     width = row[4]
     if isinstance(width, bool) or not isinstance(width, int | float) or width not in WIDTHS:
         raise InvalidArchitectureError(f"block {number}: width {width!r} is not one of {', '.join(map(str, WIDTHS))}")
-    return Block(OPS[op], KERNELS[kernel], SKIPS[skip], DEPTHS[depth], float(width))
+    return Block(op=OPS[op], kernel=KERNELS[kernel], skip=SKIPS[skip], depth=DEPTHS[depth], width=float(width))
 
 
 def _block_from_text(number: int, text: str) -> Block:
     match = _READABLE.fullmatch(text.strip())
     if match is None:
         raise InvalidArchitectureError(
-            f"block {number}: {text!r} does not read like mb6_k3_d4_w1.0_skip or sep_k5_d1_w0.5"
+            f"block {number}: cannot parse {text!r}; expected a block like mb6_k3_d4_w1.0_skip or sep_k5_d1_w0.5"
         )
     try:
         return Block(
-            match["op"],
-            int(match["kernel"]),
-            match["skip"] is not None,
-            int(match["depth"]),
-            float(match["width"]),
+            op=match["op"],
+            kernel=int(match["kernel"]),
+            skip=match["skip"] is not None,
+            depth=int(match["depth"]),
+            width=float(match["width"]),
         )
     except InvalidArchitectureError as error:
         raise InvalidArchitectureError(f"block {number}: {error}") from None

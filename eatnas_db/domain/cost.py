@@ -1,8 +1,7 @@
-"""The analytic counter: parameters and mult-adds of an architecture, without building its network.
+"""Count the parameters and mult-adds of an architecture without building the network.
 
-Counted as the authors' code counts: parameters are all trainable ones (batch-norm's gamma and beta and the
-classifier's bias included); mult-adds are those of convolutions and the classifier, without batch-norm,
-bias and pooling.
+The counts follow the authors' code. Parameters are all trainable ones, including batch-norm's gamma and beta and the
+bias of the classifier. Mult-adds are those of convolutions and the classifier, without batch-norm, bias and pooling.
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ EXPANSION: Final = {"mb3": 3, "mb6": 6}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a network costs: trainable parameters, and mult-adds for one image."""
+    """The trainable parameters of a network, and its mult-adds for one image."""
 
     params: int
     mult_adds: int
 
 
-def cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
-    """Count one network. Raises `InvalidArchitectureError` when the macro has another number of blocks."""
-    macro.require(architecture)
-    side = after_stride(task.resolution, macro.stem_stride)
+def compute_cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
+    """Count one network. Raises `InvalidArchitectureError` if the macro has another number of blocks."""
+    macro.require_block_count(architecture)
+    side = output_side(task.resolution, macro.stem_stride)
     channels = macro.stem_channels
     params, mult_adds = _convolution(3, task.channels, channels, side)
     for position, block in enumerate(architecture.blocks):
         out = macro.block_channels(position, block.width)
         stride = macro.strides[position]
         first = _layer(block.op, block.kernel, block.skip, channels, out, side, stride)
-        side = after_stride(side, stride)
+        side = output_side(side, stride)
         params += first[0]
         mult_adds += first[1]
         if block.depth > 1:
@@ -48,13 +47,13 @@ def cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
     return Cost(params + head[0] + classifier + task.classes, mult_adds + head[1] + classifier)
 
 
-def after_stride(side: int, stride: int) -> int:
-    """The side of an image behind a convolution: each pads by k // 2, so only the stride shrinks it."""
+def output_side(side: int, stride: int) -> int:
+    """Return the side of a convolution's output. The padding is k // 2, so only the stride reduces the side."""
     return (side - 1) // stride + 1
 
 
 def _convolution(kernel: int, inputs: int, outputs: int, side: int) -> tuple[int, int]:
-    """A full convolution with its batch-norm, at `side` x `side` output pixels."""
+    """Count a full convolution with its batch-norm, for an output of `side` x `side` pixels."""
     weights = kernel * kernel * inputs * outputs
     return weights + 2 * outputs, weights * side * side
 
@@ -66,7 +65,7 @@ def _depthwise(kernel: int, channels: int, side: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=65536)
 def _layer(op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: int, stride: int) -> tuple[int, int]:
-    after = after_stride(side, stride)
+    after = output_side(side, stride)
     if op == "sep":
         parts = [_depthwise(kernel, inputs, after), _convolution(1, inputs, outputs, after)]
     else:
@@ -78,4 +77,4 @@ def _layer(op: str, kernel: int, skip: bool, inputs: int, outputs: int, side: in
         ]
         if skip and (stride != 1 or inputs != outputs):
             parts.append(_convolution(1, inputs, outputs, after))
-    return sum(p for p, _ in parts), sum(m for _, m in parts)
+    return sum(params for params, _ in parts), sum(mult_adds for _, mult_adds in parts)

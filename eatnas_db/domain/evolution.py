@@ -1,4 +1,4 @@
-"""Evolution's choices, pure: who breeds, who leaves, what a birth is, how a population is summed up."""
+"""The choices of evolution as pure functions: parents, births, removals, and summaries of a population."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Held, Proposal, Space, differences
+from eatnas_db.domain.space import DigestLookup, Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
-from eatnas_db.domain.transfer import Perturbation, perturbed
+from eatnas_db.domain.transfer import PerturbationLimits, perturb
 from eatnas_db.errors import SpaceExhaustedError
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A living candidate as breeding sees it."""
+    """A member of the population; `joined` is the step at which it joined."""
 
     candidate_id: int
     birth: int
@@ -27,21 +27,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class InitialArchitecture:
-    """What an initial population grows from: a candidate of another search, or an architecture of the user's own.
-
-    `candidate_id`: the other search's, or the one that birth 0 made here (None before it). `before`: the other's
-    own architecture, before it was stretched for this task.
-    """
+    """The basic architecture that an initial population is grown from."""
 
     candidate_id: int | None
+    """The candidate of the source search; or birth 0 of this search, None while birth 0 itself is decided."""
     basic: Architecture
     before: Architecture
-    strength: Perturbation
+    """The architecture of the source search's candidate, before it was stretched for this task."""
+    perturbation: PerturbationLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A decided birth: where it comes from and what it is."""
+    """A decided birth: its number, its origin, its architecture and the id of its parent."""
 
     number: int
     origin: Origin
@@ -51,10 +49,11 @@ class Birth:
 
 @dataclass(frozen=True, slots=True)
 class PopulationSummary:
-    """A population in a few numbers; `quality` is the mean fitness less its spread over the mean's root.
+    """Statistics of a population's fitness; all but `size` are None for an empty population.
 
-    No source states the paper's formula. Ours, `mean - spread / sqrt(size)`, is the lower edge of the mean's
-    standard error: it rises when the population gets better and when it agrees.
+    `spread` is the population standard deviation.
+    No source gives the paper's formula for quality. Ours is `mean - spread / sqrt(size)`, the lower edge of the mean's
+    standard error: it rises when the members get better and when their fitness values move closer together.
     """
 
     size: int
@@ -64,15 +63,15 @@ class PopulationSummary:
     quality: float | None
 
 
-def ranked(population: Sequence[Member]) -> list[Member]:
-    """The fittest first; of equals the elder."""
+def rank(population: Sequence[Member]) -> list[Member]:
+    """Sort by fitness, the fittest first; ties go to the older member."""
     return sorted(population, key=lambda member: (-member.fitness, member.birth))
 
 
-def tournament(population: Sequence[Member], size: int, chance: KeyedRng) -> Member:
-    """The winner of `size` distinct members drawn at random: the fittest, of equals the elder."""
-    ranks = chance.distinct(len(population), min(size, len(population)))
-    return ranked(population)[min(ranks)]
+def run_tournament(population: Sequence[Member], size: int, rng: KeyedRng) -> Member:
+    """Return the fittest of `size` distinct random members; ties go to the older member."""
+    ranks = rng.sample(len(population), min(size, len(population)))
+    return rank(population)[min(ranks)]
 
 
 def decide_birth(
@@ -83,83 +82,89 @@ def decide_birth(
     tournament_size: int,
     population: Sequence[Member],
     space: Space,
-    held: Held,
-    seedling: InitialArchitecture | None = None,
+    is_held: DigestLookup,
+    initial: InitialArchitecture | None = None,
 ) -> Birth:
-    """Birth `number`, a pure function of the seed, the population it may see and what the search holds.
+    """Decide birth `number`: a pure function of the seed, the visible population and the networks already held.
 
-    The first `population_size` births are random samples, or with a `seedling` the basic architecture and its
-    perturbations. A birth that finds nobody alive is a random sample. A parent all of
-    whose neighbours are taken or over the limits gives way to another tournament; when every member has,
-    the birth is a random sample. Raises `SpaceExhaustedError` when there is none either.
+    The first `population_size` births are random samples or, with `initial`, the basic architecture and its
+    perturbations. Later births are mutations of the winner of a tournament. If every neighbour of the winner is held
+    or over the limits, another tournament is run without it. With no member left, the birth is a random sample.
+    Raises `SpaceExhaustedError` if no sample is found either.
     """
-    if number < population_size and seedling is not None:
-        return _transferred(number, seed, seedling, space, held)
+    if number < population_size and initial is not None:
+        return _decide_initial_birth(number, seed, initial, space, is_held)
     if number >= population_size:
         remaining = list(population)
-        chance = KeyedRng(seed, "tournament", number)
+        rng = KeyedRng(seed, "tournament", number)
         while remaining:
-            parent = tournament(remaining, tournament_size, chance)
+            parent = run_tournament(remaining, tournament_size, rng)
             try:
-                proposal = space.mutate(Architecture.parse(parent.code), KeyedRng(seed, "mutation", number), held)
+                proposal = space.mutate(Architecture.parse(parent.code), KeyedRng(seed, "mutation", number), is_held)
             except SpaceExhaustedError:
                 remaining.remove(parent)
                 continue
             return Birth(number, Origin.MUTATION, proposal, parent.candidate_id)
-    return Birth(number, Origin.RANDOM, space.sample(KeyedRng(seed, "sample", number), held))
+    return Birth(number, Origin.RANDOM, space.sample(KeyedRng(seed, "sample", number), is_held))
 
 
-def _transferred(number: int, seed: int, seedling: InitialArchitecture, space: Space, held: Held) -> Birth:
+def _decide_initial_birth(
+    number: int, seed: int, initial: InitialArchitecture, space: Space, is_held: DigestLookup
+) -> Birth:
     if number == 0:
-        proposal = space.propose(seedling.basic, *differences(seedling.before, seedling.basic))
-        origin = Origin.IMPORTED if seedling.candidate_id is None else Origin.BASIC
-        return Birth(number, origin, proposal, seedling.candidate_id)
-    chance = KeyedRng(seed, "perturbation", number)
-    proposal = perturbed(seedling.basic, space, seedling.strength, chance, held)
-    changes = differences(seedling.before, proposal.architecture)
-    return Birth(number, Origin.PERTURBATION, replace(proposal, changes=changes), seedling.candidate_id)
+        proposal = space.propose(initial.basic, *list_changes(initial.before, initial.basic))
+        origin = Origin.IMPORTED if initial.candidate_id is None else Origin.BASIC
+        return Birth(number, origin, proposal, initial.candidate_id)
+    rng = KeyedRng(seed, "perturbation", number)
+    proposal = perturb(initial.basic, space, initial.perturbation, rng, is_held)
+    changes = list_changes(initial.before, proposal.architecture)
+    return Birth(number, Origin.PERTURBATION, replace(proposal, changes=changes), initial.candidate_id)
 
 
 def select_removed(population: Sequence[Member], limit: int, removal: str, *, seed: int, step: int) -> Member | None:
-    """Who leaves a population that has grown over `limit`: the oldest, the worst, or either by a coin."""
+    """Return the member to remove from a population larger than `limit`, otherwise None.
+
+    `removal` is `oldest` (the first that joined), `worst` (ties go against the younger) or `mixed` (one of the two at
+    random in each step).
+    """
     if len(population) <= limit:
         return None
     if removal == "mixed":
-        removal = ("oldest", "worst")[KeyedRng(seed, "removal", step).below(2)]
+        removal = ("oldest", "worst")[KeyedRng(seed, "removal", step).randbelow(2)]
     if removal == "worst":
-        return ranked(population)[-1]
+        return rank(population)[-1]
     return min(population, key=lambda member: (member.joined, member.birth))
 
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """Whether quality still rises: its `mark`, the last value that counted as a rise, and the step `since` then."""
+    """The last value of quality that counted as a rise, and the step of that rise."""
 
     mark: float
     since: int
 
 
 def update_plateau(before: Plateau | None, step: int, quality: float | None, flat_by: float) -> Plateau | None:
-    """The watch after a step: a quality that is over the mark by more than `flat_by` is the new mark.
+    """Return the plateau after a step: a quality above the mark by more than `flat_by` is the new mark.
 
-    A fold of the steps' qualities, from the first step of a whole population on, and of nothing else.
+    It depends on the qualities of the steps alone, beginning with the first step of a full population.
     """
     if quality is not None and (before is None or quality > before.mark + flat_by):
         return Plateau(quality, step)
     return before
 
 
-def is_flat(watch: Plateau | None, step: int, *, population: int, flat_steps: int) -> bool:
-    """Whether so many steps went by without a rise; never before each member could have been renewed once."""
-    return watch is not None and step >= 2 * population and step - watch.since >= flat_steps
+def is_flat(plateau: Plateau | None, step: int, *, population: int, flat_steps: int) -> bool:
+    """Return whether quality has not risen for `flat_steps` steps and every member could be replaced once."""
+    return plateau is not None and step >= 2 * population and step - plateau.since >= flat_steps
 
 
 def summarize(fitnesses: Sequence[float]) -> PopulationSummary:
-    """Size, mean, spread (population standard deviation), best and quality."""
-    if not fitnesses:
-        return PopulationSummary(0, None, None, None, None)
+    """Summarize the fitness values of a population. Exact sums make the result independent of their order."""
     size = len(fitnesses)
+    if not size:
+        return PopulationSummary(size=0, mean=None, spread=None, best=None, quality=None)
     mean = math.fsum(fitnesses) / size
-    spread = math.sqrt(math.fsum((fitness - mean) ** 2 for fitness in fitnesses) / size)
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in fitnesses) / size)
     quality = mean - spread / math.sqrt(size)
-    return PopulationSummary(size, mean, spread, max(fitnesses), quality)
+    return PopulationSummary(size=size, mean=mean, spread=spread, best=max(fitnesses), quality=quality)

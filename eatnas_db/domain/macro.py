@@ -1,7 +1,7 @@
-"""The macro: what a task fixes of a network, while the genotype stays free. A macro is data.
+"""Macros: the fixed parts of a network, around the blocks that a search is free to choose.
 
-`eatnas-imagenet` is the authors' released network. Strides and sizes of the smaller ones are our choice:
-no source states the paper's small-scale network.
+`eatnas-imagenet` is the network that the authors released. The strides and sizes of the smaller macros are our own
+choice: no source gives the paper's small-scale network.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
 
-MINIMUM_CHANNELS: Final = 4
+MIN_CHANNELS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Macro:
-    """Stem, block strides and channels, head, and one multiplier of all channels of the blocks."""
+    """The stem, the strides and base channels of the blocks, the head, and a multiplier of all block channels."""
 
     name: str
     stem_channels: int
@@ -31,7 +31,7 @@ class Macro:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Macro:
-        """Return the macro that `to_json` was called on, from JSON that has lists for tuples."""
+        """Return the macro that `to_json` was called on; JSON has lists instead of tuples."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
@@ -42,25 +42,25 @@ class Macro:
         return asdict(self)
 
     def block_channels(self, position: int, width: float) -> int:
-        """Output channels of the block at `position` (from 0): `max(4, int(base * width * multiplier))`."""
-        return max(MINIMUM_CHANNELS, int(self.base[position] * width * self.multiplier))
+        """Return the output channels of the block at `position` (from 0), at least `MIN_CHANNELS`."""
+        return max(MIN_CHANNELS, int(self.base[position] * width * self.multiplier))
 
-    def require(self, architecture: Architecture) -> None:
-        """Raise `InvalidArchitectureError` unless the architecture has one block for each of the macro's."""
+    def require_block_count(self, architecture: Architecture) -> None:
+        """Raise `InvalidArchitectureError` unless the architecture has as many blocks as the macro."""
         if len(architecture.blocks) != len(self.base):
             raise InvalidArchitectureError(
-                f"space {self.name} has {len(self.base)} blocks, the code has {len(architecture.blocks)}"
+                f"space {self.name} has {len(self.base)} blocks, but the architecture has {len(architecture.blocks)}"
             )
 
     @property
     def reduction(self) -> int:
-        """By how much the stem and the strides shrink an image's side."""
+        """The factor by which the stem and the strides reduce the side of an image."""
         return self.stem_stride * math.prod(self.strides)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the data fixes: side of the square image in pixels, its channels, and the number of classes."""
+    """The side of the square images in pixels, their channels, and the number of classes."""
 
     resolution: int
     channels: int

@@ -1,4 +1,4 @@
-"""The search space under a macro: which codes build one and the same network, sampling, and mutation."""
+"""The search space of a macro: equivalent architectures, random samples, and mutations."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from eatnas_db.domain.architecture import (
     WIDTHS,
     Architecture,
     Block,
-    Value,
-    digest,
+    PrimitiveValue,
+    architecture_digest,
 )
-from eatnas_db.domain.cost import Cost, cost
+from eatnas_db.domain.cost import Cost, compute_cost
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import SpaceExhaustedError
 
-TRIES: Final = 2000
-"""Proposals looked at before a space counts as exhausted."""
-FREE_TRIES: Final = 64
-"""Of these, so many are taken as drawn; later ones that break a limit are shrunk until they fit."""
+MAX_PROPOSALS: Final = 2000
+"""A space counts as exhausted after this many proposals."""
+UNSHRUNK_PROPOSALS: Final = 64
+"""The number of first proposals that are taken as drawn; later ones over a limit are shrunk until they fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,16 @@ class Change:
 
     block: int
     primitive: str
-    before: Value
-    after: Value
+    before: PrimitiveValue
+    after: PrimitiveValue
 
     def __str__(self) -> str:
-        return f"block {self.block} {self.primitive} {_shown(self.before)} → {_shown(self.after)}"
+        return f"block {self.block} {self.primitive} {_format(self.before)} → {_format(self.after)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An architecture as drawn, the digest of its network, what the network costs, and what was changed."""
+    """An architecture as drawn, its effective form with digest and cost, and the changes from its parent."""
 
     architecture: Architecture
     effective: Architecture
@@ -54,167 +54,170 @@ class Proposal:
     changes: tuple[Change, ...] = ()
 
 
-Held = Callable[[str], bool]
-"""Whether a search already holds the network of this digest."""
+DigestLookup = Callable[[str], bool]
+"""Returns whether a search already holds the network with a digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A macro, the task it is built for, and the hard limits on what may be proposed."""
+    """A macro, the task that its networks are built for, and hard limits on proposed architectures."""
 
     macro: Macro
     task: Task
     limits: Limits = field(default_factory=Limits)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """The one code that stands for a network: of all codes that build it, the cheapest to write.
+        """Return the one architecture that represents all that build the same network.
 
-        A skip that no layer can use is cleared (SepConv adds the identity only where shape and stride
-        agree), and a width that gives the channels of a smaller one is written as the smaller one.
+        A skip that no layer can use is cleared (SepConv adds the identity only if shape and stride agree), and a width
+        with the channels of a smaller one becomes the smaller one.
         """
-        self.macro.require(architecture)
+        self.macro.require_block_count(architecture)
         inputs = self.macro.stem_channels
         blocks = []
         for position, block in enumerate(architecture.blocks):
             outputs = self.macro.block_channels(position, block.width)
             usable = block.op != "sep" or block.depth > 1 or (self.macro.strides[position] == 1 and inputs == outputs)
-            width = next(w for w in WIDTHS if self.macro.block_channels(position, w) == outputs)
-            blocks.append(Block(block.op, block.kernel, block.skip and usable, block.depth, width))
+            width = next(width for width in WIDTHS if self.macro.block_channels(position, width) == outputs)
+            blocks.append(
+                Block(op=block.op, kernel=block.kernel, skip=block.skip and usable, depth=block.depth, width=width)
+            )
             inputs = outputs
         return Architecture(tuple(blocks))
 
     def propose(self, architecture: Architecture, *changes: Change) -> Proposal:
-        """Everything that has to be known of an architecture before it is queued."""
+        """Return an architecture together with its effective form, digest and cost."""
         effective = self.effective(architecture)
         return Proposal(
-            architecture,
-            effective,
-            digest(effective),
-            cost(architecture, self.macro, self.task),
-            changes,
+            architecture=architecture,
+            effective=effective,
+            digest=architecture_digest(effective),
+            cost=compute_cost(architecture, self.macro, self.task),
+            changes=changes,
         )
 
     def smallest(self) -> Proposal:
-        """The cheapest network of the space, in parameters and mult-adds alike."""
-        block = Block(OPS[0], KERNELS[0], SKIPS[0], DEPTHS[0], WIDTHS[0])
+        """Return the network of the space with the fewest parameters, which also has the fewest mult-adds."""
+        block = Block(op=OPS[0], kernel=KERNELS[0], skip=SKIPS[0], depth=DEPTHS[0], width=WIDTHS[0])
         return self.propose(Architecture((block,) * len(self.macro.base)))
 
-    def require_room(self) -> None:
-        """Raise `SpaceExhaustedError` when not even the smallest network is within the limits."""
-        least = self.smallest().cost
+    def require_feasible(self) -> None:
+        """Raise `SpaceExhaustedError` if the smallest network is over a limit."""
+        smallest = self.smallest().cost
         for name, limit, value in (
-            ("max_params", self.limits.max_params, least.params),
-            ("max_mult_adds", self.limits.max_mult_adds, least.mult_adds),
+            ("max_params", self.limits.max_params, smallest.params),
+            ("max_mult_adds", self.limits.max_mult_adds, smallest.mult_adds),
         ):
             if limit is not None and value > limit:
                 raise SpaceExhaustedError(
-                    f"objective.{name} is {limit:,}, but the smallest network of space "
-                    f"{self.macro.name} on this data has {value:,}; raise the limit or take a smaller space"
+                    f"objective.{name} is {limit:,}, but the smallest network of space {self.macro.name} on this data "
+                    f"has {value:,}; raise the limit or choose a smaller space"
                 )
 
-    def sample(self, chance: KeyedRng, held: Held) -> Proposal:
-        """A random architecture that the search does not hold, within the limits.
+    def sample(self, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
+        """Return a random architecture within the limits that the search does not hold yet.
 
-        Uniform over the codes within the limits, as long as one in a few dozen codes is; under tighter
-        limits a draw is shrunk, primitive by primitive, until it fits. Raises `SpaceExhaustedError`.
+        Samples are uniform over the architectures within the limits, provided that at least one in a few dozen is
+        within the limits; under tighter limits a sample is shrunk, primitive by primitive, until it fits. Raises
+        `SpaceExhaustedError` if no architecture is found.
         """
-        for attempt in range(TRIES):
-            blocks = (_random_block(chance) for _ in self.macro.base)
+        for count in range(MAX_PROPOSALS):
+            blocks = (_random_block(rng) for _ in self.macro.base)
             proposal = self.propose(Architecture(tuple(blocks)))
-            if attempt >= FREE_TRIES:
-                proposal = self._shrunk(proposal, chance)
-            if self.limits.allow(proposal.cost) and not held(proposal.digest):
+            if count >= UNSHRUNK_PROPOSALS:
+                proposal = self._shrink(proposal, rng)
+            if self.limits.allow(proposal.cost) and not is_held(proposal.digest):
                 return proposal
         raise SpaceExhaustedError(
-            f"space {self.macro.name}: no new architecture within the limits was found; raise them"
+            f"found no new architecture within the limits in space {self.macro.name}; raise the limits"
         )
 
-    def mutate(self, parent: Architecture, chance: KeyedRng, held: Held) -> Proposal:
-        """The parent with one primitive of one block changed: a network the search does not hold.
+    def mutate(self, parent: Architecture, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
+        """Return the parent with one primitive of one block changed, as a network that the search does not hold.
 
-        Uniform over blocks, then primitives, then other values, among the changes that are allowed.
-        Raises `SpaceExhaustedError` when none of them is.
+        The change is uniform over blocks, then primitives, then other values, among the allowed changes. Raises
+        `SpaceExhaustedError` if no change is allowed.
         """
-        self.macro.require(parent)
+        self.macro.require_block_count(parent)
         refused: set[Change] = set()
-        while len(refused) < self.neighbours:
-            change = _random_change(parent, chance)
+        while len(refused) < self.neighbour_count:
+            change = _random_change(parent, rng)
             if change in refused:
                 continue
-            proposal = self.propose(apply(parent, change), change)
-            if self.limits.allow(proposal.cost) and not held(proposal.digest):
+            proposal = self.propose(apply_change(parent, change), change)
+            if self.limits.allow(proposal.cost) and not is_held(proposal.digest):
                 return proposal
             refused.add(change)
-        raise SpaceExhaustedError(f"every neighbour of {parent} is in the search already or over the limits")
+        raise SpaceExhaustedError(f"every neighbour of {parent} is already in the search or over the limits")
 
     @property
-    def neighbours(self) -> int:
-        """How many codes differ from a code in one primitive of one block."""
+    def neighbour_count(self) -> int:
+        """The number of architectures that differ from another in one primitive of one block."""
         return len(self.macro.base) * sum(len(allowed) - 1 for allowed in PRIMITIVES.values())
 
     @property
-    def size(self) -> int:
-        """How many codes the space has."""
+    def code_count(self) -> int:
+        """The number of architectures in the space, counting those that build the same network."""
         block = 1
         for allowed in PRIMITIVES.values():
             block *= len(allowed)
         return int(block ** len(self.macro.base))
 
-    def _shrunk(self, proposal: Proposal, chance: KeyedRng) -> Proposal:
+    def _shrink(self, proposal: Proposal, rng: KeyedRng) -> Proposal:
         while not self.limits.allow(proposal.cost):
-            steps = list(_steps_down(proposal.architecture))
+            steps = _list_steps_down(proposal.architecture)
             if not steps:
                 break
-            proposal = self.propose(apply(proposal.architecture, chance.choice(steps)))
+            proposal = self.propose(apply_change(proposal.architecture, rng.choice(steps)))
         return proposal
 
 
-def apply(architecture: Architecture, change: Change) -> Architecture:
-    """The architecture after one change."""
+def apply_change(architecture: Architecture, change: Change) -> Architecture:
+    """Return the architecture after one change."""
     position = change.block - 1
     block = architecture.blocks[position].with_value(change.primitive, change.after)
     return architecture.with_block(position, block)
 
 
-def differences(before: Architecture, after: Architecture) -> tuple[Change, ...]:
-    """What has to change in one architecture to get another of as many blocks."""
+def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...]:
+    """List the changes from one architecture to another with the same number of blocks."""
     return tuple(
         Change(number, primitive, old, new)
-        for number, (a, b) in enumerate(zip(before.blocks, after.blocks, strict=True), 1)
+        for number, (old_block, new_block) in enumerate(zip(before.blocks, after.blocks, strict=True), 1)
         for primitive in PRIMITIVES
-        if (old := getattr(a, primitive)) != (new := getattr(b, primitive))
+        if (old := getattr(old_block, primitive)) != (new := getattr(new_block, primitive))
     )
 
 
-def _random_block(chance: KeyedRng) -> Block:
+def _random_block(rng: KeyedRng) -> Block:
     return Block(
-        chance.choice(OPS),
-        chance.choice(KERNELS),
-        chance.choice(SKIPS),
-        chance.choice(DEPTHS),
-        chance.choice(WIDTHS),
+        op=rng.choice(OPS),
+        kernel=rng.choice(KERNELS),
+        skip=rng.choice(SKIPS),
+        depth=rng.choice(DEPTHS),
+        width=rng.choice(WIDTHS),
     )
 
 
-def _random_change(parent: Architecture, chance: KeyedRng) -> Change:
-    position = chance.below(len(parent.blocks))
-    primitive = chance.choice(tuple(PRIMITIVES))
+def _random_change(parent: Architecture, rng: KeyedRng) -> Change:
+    position = rng.randbelow(len(parent.blocks))
+    primitive = rng.choice(tuple(PRIMITIVES))
     before = getattr(parent.blocks[position], primitive)
-    after = chance.choice([value for value in PRIMITIVES[primitive] if value != before])
+    after = rng.choice([value for value in PRIMITIVES[primitive] if value != before])
     return Change(position + 1, primitive, before, after)
 
 
-def _steps_down(architecture: Architecture) -> list[Change]:
+def _list_steps_down(architecture: Architecture) -> list[Change]:
     steps = []
     for number, block in enumerate(architecture.blocks, 1):
         for primitive, allowed in PRIMITIVES.items():
-            rank = allowed.index(getattr(block, primitive))
-            if rank > 0:
-                steps.append(Change(number, primitive, allowed[rank], allowed[rank - 1]))
+            index = allowed.index(getattr(block, primitive))
+            if index > 0:
+                steps.append(Change(number, primitive, allowed[index], allowed[index - 1]))
     return steps
 
 
-def _shown(value: Value) -> str:
+def _format(value: PrimitiveValue) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)

@@ -1,4 +1,4 @@
-"""What a user asks for: the search specification, checked at the edge. The domain's one use of pydantic."""
+"""The search spec: parsed and validated with pydantic, which no other module of the domain uses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 
-MAXIMUM_INTEGER: Final = 2**63 - 1
+MAX_BIGINT: Final = 2**63 - 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class _Section(BaseModel):
-    # allow_inf_nan: YAML's .nan and .inf pass every comparison or none; no field means either.
+    # allow_inf_nan: YAML's .nan and .inf would pass all range checks or none.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_boolean(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # else YAML's `yes` would count as 1
-            raise ValueError("no field is a yes or no")
+        if isinstance(value, bool):  # otherwise YAML's `yes` would count as 1
+            raise ValueError("a boolean (yes, no, true, false) is not allowed here")
         return value
 
 
 class MacroSpec(_Section):
-    """A macro of the user's own: as many blocks as there are strides."""
+    """A macro that the user defines: `strides` and `base` have one entry per block."""
 
     name: str = Field(pattern=NAME_PATTERN)
     stem_channels: int = Field(ge=1, le=4096)
@@ -44,73 +44,73 @@ class MacroSpec(_Section):
     @classmethod
     def _own_name(cls, value: str) -> str:
         if value in PRESETS:
-            raise ValueError(f"{value} is built in; give a macro of your own another name")
+            raise ValueError(f"{value} is the name of a built-in space; choose another name")
         return value
 
     @model_validator(mode="after")
     def _agree(self) -> MacroSpec:
         if len(self.strides) != len(self.base):
             raise ValueError(
-                f"strides has {len(self.strides)} entries and base has {len(self.base)}; both want one for each block"
+                f"strides has {len(self.strides)} entries and base has {len(self.base)}; both need one entry per block"
             )
         if not all(1 <= stride <= 4 for stride in self.strides):
-            raise ValueError("every stride is from 1 to 4")
+            raise ValueError("every stride must be from 1 to 4")
         if not all(1 <= channels <= 16384 for channels in self.base):
-            raise ValueError("every base is from 1 to 16384 channels")
+            raise ValueError("every base must be from 1 to 16384 channels")
         return self
 
     def to_macro(self) -> Macro:
-        """The same as plain data."""
+        """Return the macro as plain data."""
         return Macro(**self.model_dump())
 
 
 class DataSpec(_Section):
-    """Which images: a data set by name, and what of its training part is trained on and validated on."""
+    """The images: a data set by name, and the split of its training part into training and validation images."""
 
     name: str = Field(min_length=1)
     root: str | None = Field(None, description="folder of the files; default: the home's data folder")
     resolution: int | None = Field(None, ge=4, le=1024, description="side in pixels; default: as stored")
-    train_images: int | None = Field(None, ge=1, description="default: all that validation leaves")
+    train_images: int | None = Field(None, ge=1, description="default: all images that are not validation images")
     validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
-    split_seed: int = Field(0, ge=0, le=MAXIMUM_INTEGER)
+    split_seed: int = Field(0, ge=0, le=MAX_BIGINT)
 
 
 class TrainingSpec(_Section):
-    """The recipe: everything but the architecture and the images that decides a training's bits."""
+    """The recipe: everything that affects the results of a training but the architecture, the images and the seed."""
 
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=2, le=65_536)
     learning_rate: float = Field(0.1, gt=0, le=100)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps; cosine takes the rest")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps; the remaining steps follow a cosine")
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="bfloat16 and auto: on a CUDA device what it has in hardware; auto on a processor: float32"
+        "auto", description="auto: bfloat16 on a CUDA device with hardware support for it, float32 elsewhere"
     )
-    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values, other bits")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values give other results")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)
 
     def without_timing(self) -> dict[str, Any]:
-        """The recipe's fields that decide bits: all but the checkpoints' interval."""
+        """Return the fields that affect results: all but the interval of checkpoints."""
         return without_timing(self.model_dump())
 
 
 class EvolutionSpec(_Section):
-    """How the population renews itself."""
+    """How the population evolves, and when the search ends before its budget."""
 
     population: int = Field(20, ge=2, le=100_000)
     tournament: int = Field(5, ge=1, le=100_000)
     removal: Literal["oldest", "worst", "mixed"] = "oldest"
     lag: int | None = Field(
-        None, ge=1, le=100_000, description="births in flight; default: twice the slots, at least 4"
+        None, ge=1, le=100_000, description="births in training at once; default: twice the slots, at least 4"
     )
     stop_when: Literal["budget", "quality_flat"] = "budget"
     flat_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="steps without a rise of quality; default: four populations"
     )
-    flat_by: float = Field(0.001, ge=0, le=1e9, description="a quality has risen when it is higher by more")
+    flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
 
     @model_validator(mode="after")
     def _tournament_fits(self) -> EvolutionSpec:
@@ -119,41 +119,43 @@ class EvolutionSpec(_Section):
         if self.lag is not None and self.lag > self.population:
             raise ValueError(
                 f"lag ({self.lag}) cannot be larger than population ({self.population}): "
-                "the first children would find nobody alive"
+                "the first tournament would find no members"
             )
         return self
 
 
 class ObjectiveSpec(_Section):
-    """What fitness is, and what may not be proposed at all."""
+    """The definition of fitness, and hard limits on proposed architectures."""
 
-    target_mult_adds: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER)
+    target_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
     exponent: float = Field(-0.07, ge=-10, le=10)
-    max_params: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER)
-    max_mult_adds: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER)
+    max_params: int | None = Field(None, ge=1, le=MAX_BIGINT)
+    max_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
 
 
 class BudgetSpec(_Section):
-    """When a search ends."""
+    """Limits on a search and on each of its candidates."""
 
     candidates: int = Field(100, ge=1, le=100_000_000)
     device_hours: float | None = Field(None, gt=0, le=1e9)
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
-    slots: int | None = Field(None, ge=1, le=100_000, description="in training at a time, over all hosts")
+    slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at once, over all hosts")
 
 
 class TransferSpec(_Section):
-    """How a basic architecture becomes an initial population: another search's best, or one of the user's own."""
+    """How an initial population is made from the best candidate of another search or from the user's architecture."""
 
-    basic: str | None = Field(None, description="a readable code; `search create` begins with it")
+    basic: str | None = Field(None, description="an architecture in readable notation that `search create` starts from")
     start: Literal["perturbations", "survivors"] = Field(
-        "perturbations", description="of the basic architecture; or who lived at the end of the source, unchanged"
+        "perturbations", description="of the basic architecture; survivors: the source's last population, unchanged"
     )
-    blocks: int = Field(3, ge=1, le=32, description="the most blocks that a perturbation changes")
+    blocks: int = Field(3, ge=1, le=32, description="the largest number of blocks that a perturbation changes")
     primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(
         ("op", "kernel", "skip", "depth", "width"), min_length=1
     )
-    stretch_to: int | None = Field(None, ge=1, le=MAXIMUM_INTEGER, description="mult-adds; default: as it is")
+    stretch_to: int | None = Field(
+        None, ge=1, le=MAX_BIGINT, description="mult-adds of the basic architecture; default: unchanged"
+    )
     stretch: tuple[Literal["depth", "width"], ...] = Field(("depth", "width"), min_length=1)
     weights: Literal["fresh", "inherited"] = "fresh"
 
@@ -170,39 +172,41 @@ class TransferSpec(_Section):
     @model_validator(mode="after")
     def _weights_have_a_source(self) -> TransferSpec:
         if self.basic is not None and self.weights != "fresh":
-            raise ValueError("weights cannot be inherited from transfer.basic, which has none")
+            raise ValueError("weights cannot be inherited from transfer.basic, which has none; use weights: fresh")
         return self
 
     @model_validator(mode="after")
-    def _survivors_come_as_they_are(self) -> TransferSpec:
+    def _survivors_stay_unchanged(self) -> TransferSpec:
         if self.start == "survivors" and self.basic is not None:
-            raise ValueError("start: survivors wants a search to come from, and basic is one architecture")
+            raise ValueError("start: survivors needs a source search and cannot be combined with basic")
         if self.start == "survivors" and self.stretch_to is not None:
-            raise ValueError("start: survivors takes architectures unchanged, and stretch_to changes them")
+            raise ValueError("start: survivors keeps architectures unchanged and cannot be combined with stretch_to")
         return self
 
 
 class InheritanceSpec(_Section):
-    """Whether a child goes on from its parent's weights, and how it is trained then."""
+    """Whether children start from their parents' weights, and how such children are trained."""
 
     weights: Literal["fresh", "inherited"] = "fresh"
-    epochs: int | None = Field(None, ge=1, le=100_000, description="of a child; default: as `training.epochs`")
-    learning_rate: float | None = Field(None, gt=0, le=100, description="of a child; default: a third of training's")
+    epochs: int | None = Field(None, ge=1, le=100_000, description="epochs of a child; default: `training.epochs`")
+    learning_rate: float | None = Field(
+        None, gt=0, le=100, description="peak rate of a child; default: a third of `training.learning_rate`"
+    )
 
 
 class YardstickSpec(_Section):
-    """How the best of a search are trained again from scratch, with fresh seeds, when it ends."""
+    """How the best candidates are trained again from scratch with fresh seeds when the search ends."""
 
-    top: int = Field(4, ge=0, le=1000, description="so many of the best; 0: none")
+    top: int = Field(4, ge=0, le=1000, description="number of best candidates; 0: none")
     seeds: int = Field(3, ge=1, le=100)
-    epochs: int | None = Field(None, ge=1, le=100_000, description="default: as `training.epochs`")
+    epochs: int | None = Field(None, ge=1, le=100_000, description="default: `training.epochs`")
 
 
 class SearchSpec(_Section):
-    """One search, whole. Equal specs give equal histories."""
+    """The complete specification of a search. Equal specs give equal histories."""
 
     name: str = Field(pattern=NAME_PATTERN)
-    seed: int = Field(0, ge=0, le=MAXIMUM_INTEGER)
+    seed: int = Field(0, ge=0, le=MAX_BIGINT)
     priority: int = Field(0, ge=-1000, le=1000)
     space: str | MacroSpec = "eatnas-small"
     data: DataSpec
@@ -222,52 +226,52 @@ class SearchSpec(_Section):
         return value
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """What may be meant so and is worth a word, a sentence each."""
+    def warnings(self) -> tuple[str, ...]:
+        """Settings that are valid but may not be intended, one sentence each."""
         removal = self.evolution.removal
         if self.inheritance.weights == "inherited" and removal != "oldest":
             return (
-                f"evolution.removal is {removal} and weights are inherited: fitness counts a lineage's epochs as well "
-                "as its architecture, so the long-trained stay; `oldest` compares more fairly",
+                f"evolution.removal is {removal} and weights are inherited: candidates with a longer training history "
+                "have an advantage and stay in the population; use `oldest` for a fairer comparison",
             )
         return ()
 
     def macro(self) -> Macro:
-        """The macro that `space` names or spells out."""
+        """Return the macro that `space` names or defines."""
         return PRESETS[self.space] if isinstance(self.space, str) else self.space.to_macro()
 
 
 def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchSpec:
-    """Check a specification read from YAML; `overrides` are `section.key` → value.
+    """Validate a spec read from YAML; `overrides` maps `section.key` to values.
 
-    Raises `InvalidSpecError` with one line for each mistake: the field, the value and what was allowed.
+    Raises `InvalidSpecError` with one line per error: the key, what is allowed, and the value.
     """
     if not isinstance(tree, dict):
-        raise InvalidSpecError(f"a spec is a mapping of keys to values, not {type(tree).__name__}")
+        raise InvalidSpecError(f"a spec must be a mapping of keys to values, got {type(tree).__name__}")
     for path, value in (overrides or {}).items():
         tree = _with_override(tree, path.split("."), value, path)
     try:
         return SearchSpec.model_validate(tree)
     except ValidationError as error:
-        raise InvalidSpecError("\n".join(_explained(error))) from None
+        raise InvalidSpecError("\n".join(_describe(error))) from None
 
 
 def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:
     head, *rest = keys
     if not head:
-        raise InvalidSpecError(f"--set {path}: a key is empty; write section.key=value")
+        raise InvalidSpecError(f"--set {path}: empty key; write section.key=value")
     if not rest:
         return {**tree, head: value}
     inner = tree.get(head, {})
     if not isinstance(inner, dict):
-        raise InvalidSpecError(f"--set {path}: {head} is {inner!r} and has no keys of its own")
+        raise InvalidSpecError(f"--set {path}: {head} is {inner!r}, not a section, so it has no keys")
     return {**tree, head: _with_override(inner, rest, value, path)}
 
 
-def _explained(error: ValidationError) -> list[str]:
+def _describe(error: ValidationError) -> list[str]:
     lines: list[str] = []
     for problem in error.errors():
-        # A union's branch (str, MacroSpec) is no key of the user's.
+        # The name of a union's branch (str, MacroSpec) is not a key of the spec.
         location = list(map(str, problem["loc"]))
         if location[:1] == ["space"] and len(location) > 1:
             del location[1]
@@ -284,7 +288,7 @@ def _explained(error: ValidationError) -> list[str]:
                 known = [f"{homes[0]}.{location[-1]}"]
             lines.append(f"{path}: {_unknown(location[-1], known, 'key')}")
         elif problem["type"] == "missing":
-            lines.append(f"{path}: is missing")
+            lines.append(f"{path}: required key is missing")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             given = problem["input"]

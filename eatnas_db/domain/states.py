@@ -1,4 +1,4 @@
-"""The states of a candidate and the ways between them: data, from which the guards in SQL are made."""
+"""The states of candidates and searches, and the table of transitions that the guards in SQL are generated from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class CandidateState(StrEnum):
-    """Where a candidate stands."""
+    """The state of a candidate."""
 
     PENDING = "pending"
     LEASED = "leased"
@@ -17,7 +17,7 @@ class CandidateState(StrEnum):
 
 
 class Transition(StrEnum):
-    """The edges; each is one function of `eatnas_db.transitions`, and the kind of the event it leaves."""
+    """The transitions: each is a function of `eatnas_db.transitions`, and its value is the kind of its event."""
 
     LEASE = "leased"
     SCORE = "scored"
@@ -37,46 +37,47 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.CANCEL: (frozenset({CandidateState.PENDING, CandidateState.LEASED}), CandidateState.CANCELLED),
     Transition.RETRY: (frozenset({CandidateState.FAILED}), CandidateState.PENDING),
 }
+"""The states that each transition starts from, and the state that it ends in."""
 
 UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED})
 """States in which a candidate is still to be trained."""
 SETTLED: Final = frozenset({CandidateState.SCORED, CandidateState.FAILED, CandidateState.CANCELLED})
-"""States in which a candidate holds up nobody: births after it may be decided."""
+"""States in which a candidate no longer delays the births after it."""
 
 
 class Origin(StrEnum):
-    """How a candidate came to be."""
+    """How the architecture of a candidate was chosen."""
 
     RANDOM = "random"
     MUTATION = "mutation"
     PERTURBATION = "perturbation"
     BASIC = "basic"
     SURVIVOR = "survivor"
-    """One who lived at the end of the search that this one was transferred from, unchanged."""
+    """A member of the last population of the source search, carried over unchanged."""
     IMPORTED = "imported"
     YARDSTICK = "yardstick"
-    """A candidate trained again from scratch, with another seed."""
+    """A candidate of another search, trained again from scratch with another seed."""
     FINAL = "final"
-    """A candidate trained from scratch on training and validation images, and tested."""
+    """A candidate of another search, trained from scratch on training and validation images, and tested."""
 
 
 RETRAINED: Final = (Origin.YARDSTICK, Origin.FINAL)
-"""Trained from scratch to measure another candidate: they inherit nothing, and nothing is bred from them."""
+"""Origins of candidates that measure another candidate: they never inherit weights and have no children."""
 
 
 class SearchKind(StrEnum):
-    """What a search is for."""
+    """The purpose of a search."""
 
     EVOLUTION = "evolution"
     YARDSTICK = "yardstick"
-    """The best of another search, each trained from scratch with fresh seeds; nothing is bred."""
+    """Trains the best candidates of another search from scratch with fresh seeds; it has no further births."""
     FINAL = "final"
-    """The winners of another search, each trained by a longer recipe on training and validation images and looked at
-    once on the test part; nothing is bred."""
+    """Trains the winners of another search with a longer recipe on training and validation images, and evaluates each
+    once on the test part; it has no further births."""
 
 
 class DesiredState(StrEnum):
-    """What the user wants of a search."""
+    """The state that the user wants for a search."""
 
     RUN = "run"
     PAUSED = "paused"
@@ -84,13 +85,13 @@ class DesiredState(StrEnum):
 
 
 class MemoryFallback(IntEnum):
-    """How a candidate that ran out of memory is tried again. After the last there is no other try."""
+    """How a candidate is trained after it ran out of memory; after the last fallback it fails."""
 
     NONE = 0
     ALONE = 1
-    """With no other training on its device."""
+    """Without another training on its device."""
     HALVED = 2
-    """Alone, and each batch in two halves: that changes batch-norm's statistics, and is a deviation to be told."""
+    """Alone, and with each batch in two halves. This changes batch-norm's statistics, so results report a deviation."""
 
 
 class FailureKind(StrEnum):
@@ -104,6 +105,6 @@ class FailureKind(StrEnum):
     TIME_LIMIT = "time_limit"
     UNREADABLE_DATA = "unreadable_data"
     PARENT_MISSING = "parent_missing"
-    """The weights to inherit are gone or damaged: the next attempt makes them again from the record."""
+    """The weights to inherit are missing or damaged: the next attempt trains the parent again."""
     LOST = "lost"
-    """Killed, rebooted or unplugged: not the candidate's own doing, and never counted against it."""
+    """The worker was killed, or its machine rebooted or disconnected: it never counts against the candidate."""

@@ -1,8 +1,7 @@
-"""Elastic transfer, pure: what a basic architecture becomes on another task.
+"""Elastic transfer, pure: perturb and stretch a basic architecture for another task, or carry over a population.
 
-The paper says that the whole initial population is made of the basic architecture by small random changes of
-its primitives; how small, no source says. Ours: in each perturbation a few blocks, one to `blocks` of them,
-each with one primitive changed.
+In the paper, the initial population consists of small random perturbations of the basic architecture; no source says
+how small. We change one primitive in each of one to `max_blocks` blocks.
 """
 
 from __future__ import annotations
@@ -13,36 +12,52 @@ from typing import Final
 
 from eatnas_db.domain.architecture import PRIMITIVES, Architecture
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import TRIES, Change, Held, Proposal, Space, apply, differences
+from eatnas_db.domain.space import (
+    MAX_PROPOSALS,
+    Change,
+    DigestLookup,
+    Proposal,
+    Space,
+    apply_change,
+    list_changes,
+)
 from eatnas_db.errors import SpaceExhaustedError
 
-STRETCHED: Final = ("depth", "width")
+STRETCH_PRIMITIVES: Final = ("depth", "width")
 
 
 @dataclass(frozen=True, slots=True)
-class Perturbation:
-    """How far a perturbation may go: at most so many blocks, and only these primitives."""
+class PerturbationLimits:
+    """How far a perturbation may go: the largest number of changed blocks, and the primitives it may change."""
 
-    blocks: int
+    max_blocks: int
     primitives: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Survivors:
-    """Who may be carried over to another task, by their place in the ranking, and who is left out, and why."""
+class Survivor:
+    """An architecture that is carried over to another task; `place` is its index in the ranking."""
 
-    taken: tuple[tuple[int, Proposal], ...]
+    place: int
+    proposal: Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class SurvivorSelection:
+    """The survivors of a ranking, and the number of architectures left out for each reason."""
+
+    survivors: tuple[Survivor, ...]
     over_limits: int
     same_network: int
 
 
-def survivors(ranked: Sequence[Architecture], space: Space, most: int) -> Survivors:
-    """The first `most` of a ranking that are within the limits and build different networks on the new task."""
-    taken: list[tuple[int, Proposal]] = []
+def select_survivors(ranking: Sequence[Architecture], space: Space, limit: int) -> SurvivorSelection:
+    """Select the first `limit` architectures that are within the limits and build different networks in `space`."""
+    survivors: list[Survivor] = []
     held: set[str] = set()
     over_limits = same_network = 0
-    for place, architecture in enumerate(ranked):
-        if len(taken) == most:
+    for place, architecture in enumerate(ranking):
+        if len(survivors) == limit:
             break
         proposal = space.propose(architecture)
         if not space.limits.allow(proposal.cost):
@@ -51,55 +66,63 @@ def survivors(ranked: Sequence[Architecture], space: Space, most: int) -> Surviv
             same_network += 1
         else:
             held.add(proposal.digest)
-            taken.append((place, proposal))
-    return Survivors(tuple(taken), over_limits, same_network)
+            survivors.append(Survivor(place, proposal))
+    return SurvivorSelection(tuple(survivors), over_limits, same_network)
 
 
-def perturbed(basic: Architecture, space: Space, strength: Perturbation, chance: KeyedRng, held: Held) -> Proposal:
-    """The basic architecture with one primitive changed in each of one to `strength.blocks` blocks.
+def perturb(
+    basic: Architecture, space: Space, limits: PerturbationLimits, rng: KeyedRng, is_held: DigestLookup
+) -> Proposal:
+    """Return the basic architecture with one primitive changed in each of one to `limits.max_blocks` blocks.
 
-    Never a network that the search holds, never over a hard limit. Raises `SpaceExhaustedError` when none is found.
+    The result is within the hard limits of the space and not yet held. Raises `SpaceExhaustedError` if none is found.
     """
-    for _ in range(TRIES):
-        count = 1 + chance.below(min(strength.blocks, len(basic.blocks)))
+    for _ in range(MAX_PROPOSALS):
+        count = 1 + rng.randbelow(min(limits.max_blocks, len(basic.blocks)))
         architecture = basic
-        for position in sorted(chance.distinct(len(basic.blocks), count)):
-            architecture = apply(architecture, _change(basic, position, strength.primitives, chance))
-        proposal = space.propose(architecture, *differences(basic, architecture))
-        if space.limits.allow(proposal.cost) and not held(proposal.digest):
+        for position in sorted(rng.sample(len(basic.blocks), count)):
+            architecture = apply_change(architecture, _random_change(basic, position, limits.primitives, rng))
+        proposal = space.propose(architecture, *list_changes(basic, architecture))
+        if space.limits.allow(proposal.cost) and not is_held(proposal.digest):
             return proposal
     raise SpaceExhaustedError(
-        f"no new perturbation of {basic} within the limits of space {space.macro.name} was found; "
+        f"found no new perturbation of {basic} within the limits of space {space.macro.name}; "
         "allow more blocks or primitives, or raise the limits"
     )
 
 
-def stretched(basic: Architecture, space: Space, mult_adds: int, primitives: Sequence[str] = STRETCHED) -> Architecture:
-    """The basic architecture widened or deepened, or the reverse, step by step towards `mult_adds` on a new task.
+def stretch(
+    basic: Architecture, space: Space, mult_adds: int, primitives: Sequence[str] = STRETCH_PRIMITIVES
+) -> Architecture:
+    """Return the basic architecture, widened, deepened or reduced step by step towards `mult_adds`.
 
-    Each step is the one change by one rank that comes nearest; it ends where none comes nearer.
+    Each step moves one primitive to its next or previous value: the move that comes closest. The last step is the one
+    after which no move comes closer.
     """
     architecture = basic
     distance = abs(space.propose(architecture).cost.mult_adds - mult_adds)
     while True:
-        steps = [
-            apply(architecture, Change(number, primitive, allowed[rank], allowed[other]))
-            for number, block in enumerate(architecture.blocks, 1)
-            for primitive in primitives
-            for allowed in (PRIMITIVES[primitive],)
-            for rank in (allowed.index(getattr(block, primitive)),)
-            for other in (rank - 1, rank + 1)
-            if 0 <= other < len(allowed)
-        ]
-        costs = [abs(space.propose(step).cost.mult_adds - mult_adds) for step in steps]
-        nearest = min(range(len(steps)), key=costs.__getitem__)
-        if costs[nearest] >= distance:
+        steps = [apply_change(architecture, change) for change in _list_moves(architecture, primitives)]
+        distances = [abs(space.propose(step).cost.mult_adds - mult_adds) for step in steps]
+        closest = min(range(len(steps)), key=distances.__getitem__)
+        if distances[closest] >= distance:
             return architecture
-        architecture, distance = steps[nearest], costs[nearest]
+        architecture, distance = steps[closest], distances[closest]
 
 
-def _change(basic: Architecture, position: int, primitives: Sequence[str], chance: KeyedRng) -> Change:
-    primitive = chance.choice(primitives)
+def _list_moves(architecture: Architecture, primitives: Sequence[str]) -> list[Change]:
+    moves = []
+    for number, block in enumerate(architecture.blocks, 1):
+        for primitive in primitives:
+            allowed = PRIMITIVES[primitive]
+            index = allowed.index(getattr(block, primitive))
+            neighbours = (place for place in (index - 1, index + 1) if 0 <= place < len(allowed))
+            moves += [Change(number, primitive, allowed[index], allowed[place]) for place in neighbours]
+    return moves
+
+
+def _random_change(basic: Architecture, position: int, primitives: Sequence[str], rng: KeyedRng) -> Change:
+    primitive = rng.choice(primitives)
     before = getattr(basic.blocks[position], primitive)
-    after = chance.choice([value for value in PRIMITIVES[primitive] if value != before])
+    after = rng.choice([value for value in PRIMITIVES[primitive] if value != before])
     return Change(position + 1, primitive, before, after)

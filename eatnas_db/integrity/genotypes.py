@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.architecture import Architecture, Block, digest
+from eatnas_db.domain.architecture import Architecture, Block, architecture_digest
 from eatnas_db.domain.macro import Macro, Task
-from eatnas_db.domain.space import Space, differences
+from eatnas_db.domain.space import Space, list_changes
 from eatnas_db.errors import EatnasError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import architecture, candidate, mutation
@@ -100,12 +100,12 @@ def _read_mutations(connection: Connection, *, first: int, last: int) -> dict[in
 
 
 def _has_genotype(row: _StoredGenotype, effective: Architecture) -> bool:
-    return str(effective) == row.genotype and digest(effective) == row.digest
+    return str(effective) == row.genotype and architecture_digest(effective) == row.digest
 
 
 def _mutations_of(row: _StoredGenotype, proposed: Architecture) -> list[_StoredMutation]:
     # A candidate without a parent, or whose parent's row is missing, has no mutations.
-    changes = () if row.parent_code is None else differences(_parse(row.parent_code), proposed)
+    changes = () if row.parent_code is None else list_changes(_parse(row.parent_code), proposed)
     return [
         _StoredMutation(change.block, change.primitive, str(change.before), str(change.after)) for change in changes
     ]

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
-from eatnas_db.domain.transfer import stretched
+from eatnas_db.domain.transfer import stretch
 from eatnas_db.errors import ConflictError, NotFoundError, SpaceExhaustedError
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
@@ -18,7 +18,7 @@ def express_basic(before: Architecture, what: str, spec: SearchSpec, space: Spac
     """A basic architecture on the new task. Raises `ConflictError` or `SpaceExhaustedError` where it cannot be."""
     require_blocks(before, what, space)
     wanted = spec.transfer.stretch_to
-    basic = before if wanted is None else stretched(before, space, wanted, spec.transfer.stretch)
+    basic = before if wanted is None else stretch(before, space, wanted, spec.transfer.stretch)
     cost = space.propose(basic).cost
     if not space.limits.allow(cost):
         other = "take transfer.start: perturbations and " if spec.transfer.start == "survivors" else ""

@@ -11,7 +11,7 @@ from eatnas_db import events
 from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import InitialArchitecture, decide_birth
-from eatnas_db.domain.transfer import Perturbation
+from eatnas_db.domain.transfer import PerturbationLimits
 from eatnas_db.errors import SpaceExhaustedError
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import search
@@ -36,8 +36,8 @@ def breed(connection: Connection, state: AdvanceState, now: float) -> int:
                 tournament_size=record.spec["evolution"]["tournament"],
                 population=() if is_initial else list_members(connection, state, state.visible_step),
                 space=space,
-                held=_digest_lookup(connection, record.id, state.born),
-                seedling=_initial_architecture(connection, state) if is_initial else None,
+                is_held=_digest_lookup(connection, record.id, state.born),
+                initial=_initial_architecture(connection, state) if is_initial else None,
             )
         except SpaceExhaustedError as error:
             connection.execute(update(search).where(search.c.id == record.id).values(exhausted=True))
@@ -61,11 +61,11 @@ def _initial_architecture(connection: Connection, state: AdvanceState) -> Initia
     parent = connection.execute(select(candidate.c.id, candidate.c.code).where(is_parent)).first()
     basic = Architecture.parse(record.basic_code)
     transfer = record.spec["transfer"]
-    strength = Perturbation(transfer["blocks"], tuple(transfer["primitives"]))
+    perturbation = PerturbationLimits(transfer["blocks"], tuple(transfer["primitives"]))
     if parent is None:
-        return InitialArchitecture(candidate_id=None, basic=basic, before=basic, strength=strength)
+        return InitialArchitecture(candidate_id=None, basic=basic, before=basic, perturbation=perturbation)
     before = Architecture.parse(parent.code)
-    return InitialArchitecture(candidate_id=parent.id, basic=basic, before=before, strength=strength)
+    return InitialArchitecture(candidate_id=parent.id, basic=basic, before=before, perturbation=perturbation)
 
 
 _SELECT_DIGEST: Final = (

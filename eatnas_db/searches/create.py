@@ -33,7 +33,7 @@ def create_search(
 ) -> int:
     """Insert a search and its initial population. Raises `ConflictError`, `SpaceExhaustedError`."""
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
-    space.require_room()
+    space.require_feasible()
     given = spec.transfer.basic
     basic = None if given is None else str(express_basic(Architecture.parse(given), "transfer.basic", spec, space))
     search_id = insert_search(connection, spec, space, data_digest, slots, now, basic_code=basic)

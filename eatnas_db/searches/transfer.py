@@ -15,7 +15,7 @@ from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import Origin, SearchKind
-from eatnas_db.domain.transfer import Survivors, survivors
+from eatnas_db.domain.transfer import SurvivorSelection, select_survivors
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.ranking import list_living
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
@@ -49,16 +49,16 @@ def create_transfer(
     measuring = _require_source(connection, old, force)
     basic_id, code, chosen = choose_basic(connection, old, candidate_id)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
-    space.require_room()
+    space.require_feasible()
     ranked = [(basic_id, code)]
-    found = Survivors((), 0, 0)
+    selection = SurvivorSelection((), 0, 0)
     if spec.transfer.start == "survivors":
         ranked += [(one.id, one.code) for one in list_living(connection, old.id) if one.id != basic_id]
         architectures = [Architecture.parse(each) for _, each in ranked]
         require_blocks(architectures[0], f"candidate {basic_id}", space)
-        found = survivors(architectures, space, min(spec.evolution.population, spec.budget.candidates))
-        if found.taken and found.taken[0][0] > 0 and candidate_id is None:
-            basic_id, code = ranked[found.taken[0][0]]
+        selection = select_survivors(architectures, space, min(spec.evolution.population, spec.budget.candidates))
+        if selection.survivors and selection.survivors[0].place > 0 and candidate_id is None:
+            basic_id, code = ranked[selection.survivors[0].place]
             chosen = "the best of its population that this task has room for"
     if measuring is not None and candidate_id is None:
         chosen += f"; {measuring.name!r} is not finished"
@@ -66,12 +66,14 @@ def create_transfer(
     search_id = insert_search(connection, spec, space, data_digest, slots, now, old.id, basic_id, str(basic))
     detail = {"source": source, "candidate": basic_id, "code": str(basic), "chosen": chosen}
     events.record_event(connection, now, "transferred", search_id, detail=detail)
-    for number, (place, proposal) in enumerate(found.taken):
+    for number, survivor in enumerate(selection.survivors):
         origin = Origin.SURVIVOR if number else Origin.BASIC
-        insert_candidate(connection, search_id, Birth(number, origin, proposal, ranked[place][0]), now)
-    if found.taken:
-        counts = {"over_limits": found.over_limits, "same_network": found.same_network}
-        detail = {"source": source, "taken": len(found.taken), **counts}
+        insert_candidate(
+            connection, search_id, Birth(number, origin, survivor.proposal, ranked[survivor.place][0]), now
+        )
+    if selection.survivors:
+        counts = {"over_limits": selection.over_limits, "same_network": selection.same_network}
+        detail = {"source": source, "taken": len(selection.survivors), **counts}
         events.record_event(connection, now, "survivors_taken", search_id, detail=detail)
     breed_births(connection, search_id, now)
     require_population(lock_search(connection, search_id))

@@ -40,8 +40,8 @@ def one_line(words):
     ("text", "words"),
     [
         ("name: [", "is not YAML"),
-        ("just words", "a spec is a mapping"),
-        ("", "a spec is a mapping"),
+        ("just words", "a spec must be a mapping"),
+        ("", "a spec must be a mapping"),
         (SPEC.replace("digits", "digitz"), "did you mean digits?"),
         (SPEC.replace("epochs: 1", "epoch: 1"), "did you mean epochs?"),
         (SPEC.replace("eatnas-tiny", "eatnas-tinny"), "did you mean eatnas-tiny?"),

@@ -554,14 +554,14 @@ class Storm:
         for _, end in over:
             end()
         draw = KeyedRng(self.seed, "storm", self.ticks)
-        if draw.below(4) or len(self.under_way) >= 2:
+        if draw.randbelow(4) or len(self.under_way) >= 2:
             return
-        gpu = self.library.gpus[draw.below(len(self.library.gpus))]
-        kind = ("strangers", "lost_devices", "broken_drivers", "kills", "pauses")[draw.below(5)]
+        gpu = self.library.gpus[draw.randbelow(len(self.library.gpus))]
+        kind = ("strangers", "lost_devices", "broken_drivers", "kills", "pauses")[draw.randbelow(5)]
         end = getattr(self, kind)(gpu)
         if end is not None:
             self.kinds.add(kind)
-            self.under_way.append((self.ticks + 10 + draw.below(20), end))
+            self.under_way.append((self.ticks + 10 + draw.randbelow(20), end))
 
     def strangers(self, gpu):
         gpu.compute = [(self.pid, GIB)]

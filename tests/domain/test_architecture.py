@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eatnas_db.domain.architecture import Architecture, digest
+from eatnas_db.domain.architecture import Architecture, architecture_digest
 from eatnas_db.errors import InvalidArchitectureError
 
 GOOD = [2, 0, 1, 3, 1.0]
@@ -79,10 +79,10 @@ def test_a_bad_readable_code_names_the_block(part):
 
 @given(architectures, architectures)
 def test_a_digest_is_32_hexadecimal_digits_and_tells_architectures_apart(one, other):
-    assert len(digest(one)) == 32
-    assert int(digest(one), 16) >= 0
-    assert (digest(one) == digest(other)) == (one == other)
+    assert len(architecture_digest(one)) == 32
+    assert int(architecture_digest(one), 16) >= 0
+    assert (architecture_digest(one) == architecture_digest(other)) == (one == other)
 
 
 def test_the_digest_stays_what_it_is():
-    assert digest(Architecture.from_code([GOOD] * 7)) == "f95097e59762d239bf880f6329e96f86"
+    assert architecture_digest(Architecture.from_code([GOOD] * 7)) == "f95097e59762d239bf880f6329e96f86"

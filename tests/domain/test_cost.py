@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.cost import Cost, cost
+from eatnas_db.domain.cost import Cost, compute_cost
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.errors import InvalidArchitectureError
 
@@ -20,13 +20,13 @@ def test_the_sample_has_all_its_rows():
 @pytest.mark.parametrize("row", ROWS)
 def test_the_counter_gives_the_authors_own_numbers(row):
     task = Task(row["resolution"], 3, row["classes"])
-    counted = cost(Architecture.from_code(row["code"]), PRESETS["eatnas-imagenet"], task)
+    counted = compute_cost(Architecture.from_code(row["code"]), PRESETS["eatnas-imagenet"], task)
     assert counted == Cost(row["params"], row["mult_adds"])
 
 
 def test_a_network_small_enough_to_count_by_hand():
     macro = Macro("by-hand", 4, 1, (2,), (8,), 16)
-    counted = cost(Architecture.parse("sep_k3_d1_w1.0"), macro, Task(8, 1, 10))
+    counted = compute_cost(Architecture.parse("sep_k3_d1_w1.0"), macro, Task(8, 1, 10))
     stem, depthwise, pointwise, head, classifier = 9 * 4, 9 * 4, 4 * 8, 8 * 16, 16 * 10
     assert counted.params == (
         (stem + 2 * 4) + (depthwise + 2 * 4) + (pointwise + 2 * 8) + (head + 2 * 16) + (classifier + 10)
@@ -35,13 +35,13 @@ def test_a_network_small_enough_to_count_by_hand():
 
 
 def test_another_number_of_blocks_is_refused():
-    with pytest.raises(InvalidArchitectureError, match="7 blocks, the code has 1"):
-        cost(Architecture.parse("sep_k3_d1_w1.0"), PRESETS["eatnas-tiny"], Task(8, 1, 10))
+    with pytest.raises(InvalidArchitectureError, match="7 blocks, but the architecture has 1"):
+        compute_cost(Architecture.parse("sep_k3_d1_w1.0"), PRESETS["eatnas-tiny"], Task(8, 1, 10))
 
 
 @given(st.from_type(Architecture))
 def test_parameters_do_not_depend_on_the_resolution(architecture):
     macro = PRESETS["eatnas-cifar"]
-    small, large = (cost(architecture, macro, Task(side, 3, 10)) for side in (32, 64))
+    small, large = (compute_cost(architecture, macro, Task(side, 3, 10)) for side in (32, 64))
     assert small.params == large.params
     assert small.mult_adds < large.mult_adds

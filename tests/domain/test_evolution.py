@@ -12,9 +12,9 @@ from eatnas_db.domain.evolution import (
     PopulationSummary,
     decide_birth,
     is_flat,
+    run_tournament,
     select_removed,
     summarize,
-    tournament,
     update_plateau,
 )
 from eatnas_db.domain.macro import PRESETS, Task
@@ -36,7 +36,7 @@ def living(*values: float) -> list[Member]:
     ]
 
 
-def born(number: int, population: list[Member], held=lambda _: False, seed: int = 0):
+def born(number: int, population: list[Member], is_held=lambda _: False, seed: int = 0):
     return decide_birth(
         number,
         seed=seed,
@@ -44,15 +44,15 @@ def born(number: int, population: list[Member], held=lambda _: False, seed: int 
         tournament_size=2,
         population=population,
         space=SPACE,
-        held=held,
+        is_held=is_held,
     )
 
 
 @given(seeds, fitnesses, st.integers(1, 40))
 def test_a_tournament_is_one_order_by(seed, values, size):
     population = living(*values)
-    winner = tournament(population, size, KeyedRng(seed, "tournament"))
-    rank = min(KeyedRng(seed, "tournament").distinct(len(values), min(size, len(values))))
+    winner = run_tournament(population, size, KeyedRng(seed, "tournament"))
+    rank = min(KeyedRng(seed, "tournament").sample(len(values), min(size, len(values))))
     record = sqlite3.connect(":memory:")
     record.execute("CREATE TABLE living (birth, fitness)")
     record.executemany("INSERT INTO living VALUES (?, ?)", [(m.birth, m.fitness) for m in population])
@@ -65,7 +65,7 @@ def test_a_tournament_is_one_order_by(seed, values, size):
 
 @given(seeds)
 def test_a_tournament_of_everybody_is_won_by_the_fittest_and_of_equals_the_elder(seed):
-    assert tournament(living(0.2, 0.9, 0.9, 0.1), 4, KeyedRng(seed, "t")).birth == 1
+    assert run_tournament(living(0.2, 0.9, 0.9, 0.1), 4, KeyedRng(seed, "t")).birth == 1
 
 
 def test_nobody_leaves_a_population_within_its_limit():

@@ -32,8 +32,8 @@ def test_an_example_leaves_room_for_its_whole_search(path):
     limits = Limits(spec.objective.max_params, spec.objective.max_mult_adds)
     task = TASKS[spec.data.name]
     space = Space(spec.macro(), task, limits)
-    space.require_room()
-    assert space.size > 1000 * spec.budget.candidates
+    space.require_feasible()
+    assert space.code_count > 1000 * spec.budget.candidates
     assert spec.macro().reduction <= task.resolution
 
 

@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eatnas_db.domain.architecture import PRIMITIVES, Architecture, Block, digest
-from eatnas_db.domain.cost import cost
+from eatnas_db.domain.architecture import PRIMITIVES, Architecture, Block, architecture_digest
+from eatnas_db.domain.cost import compute_cost
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Space, apply, differences
+from eatnas_db.domain.space import Space, apply_change, list_changes
 from eatnas_db.errors import SpaceExhaustedError
 
 TASK = Task(28, 1, 10)
@@ -33,7 +33,7 @@ def limited(space: Space, factor: float) -> Space:
 def test_effective_is_idempotent_and_costs_the_same(space, architecture):
     effective = space.effective(architecture)
     assert space.effective(effective) == effective
-    assert cost(effective, space.macro, TASK) == cost(architecture, space.macro, TASK)
+    assert compute_cost(effective, space.macro, TASK) == compute_cost(architecture, space.macro, TASK)
 
 
 @given(spaces, architectures, architectures)
@@ -108,9 +108,9 @@ def test_mutation_keeps_to_the_limits_however_tight(space, seed, architecture, f
 def test_mutation_changes_one_primitive_and_says_which(space, seed, parent):
     proposal = space.mutate(parent, KeyedRng(seed, "mutation"), nothing_held)
     assert len(proposal.changes) == 1
-    assert differences(parent, proposal.architecture) == proposal.changes
-    assert apply(parent, proposal.changes[0]) == proposal.architecture
-    assert proposal.digest == digest(space.effective(proposal.architecture))
+    assert list_changes(parent, proposal.architecture) == proposal.changes
+    assert apply_change(parent, proposal.changes[0]) == proposal.architecture
+    assert proposal.digest == architecture_digest(space.effective(proposal.architecture))
 
 
 def drawn_until_no_room(draw, held: set[str]) -> None:
@@ -135,7 +135,7 @@ def test_sampling_never_repeats_a_held_digest_until_the_space_is_empty():
         for d in PRIMITIVES["depth"]
         for w in PRIMITIVES["width"]
     ]
-    assert len(every) == ONE_BLOCK.size
+    assert len(every) == ONE_BLOCK.code_count
     networks = {ONE_BLOCK.propose(Architecture((block,))).digest for block in every}
     assert held <= networks
     assert len(held) >= 0.98 * len(networks)
@@ -154,10 +154,10 @@ def test_mutation_never_repeats_a_held_digest_until_the_neighbourhood_is_empty(s
 def test_limits_below_the_smallest_network_leave_no_room(macro, name):
     least = Space(macro, TASK).smallest().cost
     bound = least.params if name == "max_params" else least.mult_adds
-    Space(macro, TASK, Limits(**{name: bound})).require_room()
+    Space(macro, TASK, Limits(**{name: bound})).require_feasible()
     tight = Space(macro, TASK, Limits(**{name: bound - 1}))
     with pytest.raises(SpaceExhaustedError, match=rf"objective\.{name} is {bound - 1:,}.* has {bound:,}"):
-        tight.require_room()
+        tight.require_feasible()
 
 
 def test_a_sample_is_given_up_where_nothing_fits():
@@ -168,17 +168,17 @@ def test_a_sample_is_given_up_where_nothing_fits():
 @given(architectures, architectures)
 def test_the_differences_of_two_architectures_lead_from_one_to_the_other(one, other):
     walked = one
-    for change in differences(one, other):
-        walked = apply(walked, change)
+    for change in list_changes(one, other):
+        walked = apply_change(walked, change)
     assert walked == other
 
 
 def test_a_change_reads_like_a_sentence():
     one, other = (Architecture.parse(f"mb3_k3_d1_w1.0{skip}") for skip in ("", "_skip"))
-    assert [str(change) for change in differences(one, other)] == ["block 1 skip no → yes"]
+    assert [str(change) for change in list_changes(one, other)] == ["block 1 skip no → yes"]
 
 
 def test_the_size_of_the_authors_space():
     space = Space(PRESETS["eatnas-imagenet"], TASK)
-    assert space.size == 288**7
-    assert space.neighbours == 7 * (2 + 2 + 1 + 3 + 3)
+    assert space.code_count == 288**7
+    assert space.neighbour_count == 7 * (2 + 2 + 1 + 3 + 3)

@@ -34,7 +34,7 @@ def run(
                 held.append(leased)
             if not held:
                 return
-            one = held.pop(KeyedRng(slots, "ends", turn).below(len(held)))
+            one = held.pop(KeyedRng(slots, "ends", turn).randbelow(len(held)))
             score_factory(one, 0.5 + 0.02 * min(one.birth, RISES))
             if not late or not held:
                 with transaction(engine) as connection:

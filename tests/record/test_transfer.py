@@ -8,7 +8,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.domain.transfer import stretched, survivors
+from eatnas_db.domain.transfer import select_survivors, stretch
 from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError, SpaceExhaustedError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.events import list_events
@@ -147,7 +147,7 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
     with transaction(engine) as connection:
         space = space_of(get_search(connection, "large"))
     basic = Architecture.parse(row.code)
-    assert stretched(basic, space, row.mult_adds) == basic
+    assert stretch(basic, space, row.mult_adds) == basic
 
 
 SURVIVORS = {"transfer.start": "survivors"}
@@ -195,8 +195,8 @@ def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine
 def test_survivors_that_build_one_network_on_the_new_task_come_along_once():
     space = Space(Macro("narrow", 4, 1, (1, 1), (4, 4), 8), Task(8, 1, 10))
     codes = ("mb3_k3_d1_w1.0/sep_k3_d1_w0.5", "mb3_k3_d1_w0.5/sep_k3_d1_w1.0", "mb6_k3_d1_w1.0/sep_k3_d1_w1.0")
-    found = survivors([Architecture.parse(code) for code in codes], space, 3)
-    assert [place for place, _ in found.taken] == [0, 2]
+    found = select_survivors([Architecture.parse(code) for code in codes], space, 3)
+    assert [survivor.place for survivor in found.survivors] == [0, 2]
     assert (found.over_limits, found.same_network) == (0, 1)
 
 
@@ -240,8 +240,8 @@ def test_a_transfer_says_by_what_the_basic_architecture_was_chosen(engine, finis
 def test_survivors_are_not_stretched_and_come_from_a_search():
     tree = {**TARGET, "transfer": {"start": "survivors"}}
     for changes, words in (
-        ({"transfer.stretch_to": 10}, "stretch_to changes them"),
-        ({"transfer.basic": "sep_k3_d1_w1.0"}, "basic is one architecture"),
+        ({"transfer.stretch_to": 10}, "cannot be combined with stretch_to"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, "cannot be combined with basic"),
     ):
         with pytest.raises(InvalidSpecError, match=words):
             parse_spec(tree, changes)
@@ -258,7 +258,7 @@ def test_a_network_of_the_users_own_begins_a_search(engine, search_factory):
 
 
 def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_factory):
-    with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: 'mobilenet'"):
+    with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: cannot parse 'mobilenet'"):
         search_factory("own", transfer__basic="mobilenet")
     with pytest.raises(ConflictError, match="has 1 blocks and space eatnas-tiny has 7"):
         search_factory("own", transfer__basic="mb6_k3_d1_w1.0")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
-from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, digest
+from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, architecture_digest
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Report
 from eatnas_training import checkpoint
@@ -56,7 +56,7 @@ class Behavior:
         """Return the seconds of one epoch; with `scramble`, from a fifth to nine fifths of the mean."""
         if not self.scramble:
             return self.seconds_per_epoch
-        return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").below(1601)) / 1000
+        return self.seconds_per_epoch * (200 + KeyedRng(candidate, "pace").randbelow(1601)) / 1000
 
 
 def train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior) -> Iterator[Report]:
@@ -183,8 +183,8 @@ def _epoch(assign: Assign, architecture: Architecture, epoch: int, epochs: int, 
 
 def _accuracy(assign: Assign, architecture: Architecture, epoch: int, epochs: int) -> float:
     """Return an accuracy that rises with capacity and with the epoch, with some noise; exact to 6 digits."""
-    network = int(digest(architecture)[:15], 16)
-    noise = KeyedRng(assign.seed, "arithmetic", network, epoch).below(10_000) / 10_000
+    network = int(architecture_digest(architecture)[:15], 16)
+    noise = KeyedRng(assign.seed, "arithmetic", network, epoch).randbelow(10_000) / 10_000
     progress = min(1.0, (epoch + 1) / epochs)
     return round((0.4 + 0.5 * _capacity(architecture)) * (0.6 + 0.4 * progress) + 0.04 * noise, 6)
 

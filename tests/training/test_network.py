@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.cost import cost
+from eatnas_db.domain.cost import compute_cost
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_training import network
 
@@ -52,7 +52,7 @@ def test_a_built_network_costs_what_the_counter_says_under_every_macro(macro: An
         task = Task(32, 3, 10)
         with torch.device("meta"):
             model = network.build(architecture, macro, task)
-        expected = cost(architecture, macro, task)
+        expected = compute_cost(architecture, macro, task)
         assert sum(parameter.numel() for parameter in model.parameters()) == expected.params
         assert mult_adds(model, task) == expected.mult_adds
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from eatnas_db.domain.architecture import DEPTHS, KERNELS, OPS, SKIPS, WIDTHS, Architecture, Block
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Change, Space, apply
+from eatnas_db.domain.space import Change, Space, apply_change
 from eatnas_training import network
 from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec, inherit_weights
 
@@ -54,7 +54,7 @@ def plan(code: str, macro: Macro = EVEN, task: Task = TASK) -> NetworkSpec:
 def changed(parent: NetworkSpec, *changes: Change) -> NetworkSpec:
     architecture = parent.architecture
     for change in changes:
-        architecture = apply(architecture, change)
+        architecture = apply_change(architecture, change)
     return NetworkSpec(architecture, parent.macro, parent.task)
 
 

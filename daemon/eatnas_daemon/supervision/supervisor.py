@@ -29,7 +29,7 @@ from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts, lock_searches
 from eatnas_db.database.transactions import transaction
-from eatnas_db.domain.memory_estimate import largest_that_fits, share_of_foretold
+from eatnas_db.domain.memory_estimate import max_variable_bytes, measured_share_of_estimate
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import DesiredState, FailureKind, MemoryFallback, SearchKind
@@ -440,8 +440,12 @@ class Supervisor:
             batch = recipe["micro_batch"] = batch // 2
         share = None
         if report.peak_bytes is not None:
-            share = share_of_foretold(
-                *(report.peak_bytes, report.images_bytes), work.leased.params, work.leased.mult_adds, batch
+            share = measured_share_of_estimate(
+                peak_bytes=report.peak_bytes,
+                images_bytes=report.images_bytes,
+                params=work.leased.params,
+                mult_adds=work.leased.mult_adds,
+                batch_size=batch,
             )
         measured = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
         worth = fitness(
@@ -571,7 +575,7 @@ class Supervisor:
         if self.floor is None or not slot.on_gpu:
             return LeaseFilter(alone=False)
         free = self.floor.left_bytes(slot.device.uuid, here) - sum(work.expected_bytes for _, work in given)
-        fits = largest_that_fits(free, row.memory_share)
+        fits = max_variable_bytes(free, row.memory_share)
         return LeaseFilter(alone=False, variable_bytes=fits, batch_size=row.spec["training"]["batch_size"])
 
     def _open(self) -> Select[Any]:

@@ -11,7 +11,7 @@ from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
-from eatnas_db.domain.rng import derived_seed
+from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.inheritance import InheritanceLink, list_inheritance_chain
@@ -45,7 +45,7 @@ def work_for(connection: Connection, settings: Settings, row: SearchRecord, leas
         ancestors=[asdict(_ancestor(settings, link)) for link in heritage],
     )
     if leased.origin == Origin.FINAL:
-        assign = replace(assign, final_model=True, seed=derived_seed(row.seed, "final", leased.replica))
+        assign = replace(assign, final_model=True, seed=derive_seed(row.seed, "final", leased.replica))
     inherited = heritage[-1].lineage_epochs if heritage else 0
     limit = row.spec["budget"]["candidate_seconds"]
     left = None if limit is None else limit - leased.spent_seconds
@@ -85,7 +85,7 @@ def _assign(
         task=row.task,
         data=data,
         training=recipe_of(row.spec, inheriting=inheriting),
-        seed=derived_seed(row.seed, "training", *([replica] if replica else [])),
+        seed=derive_seed(row.seed, "training", *([replica] if replica else [])),
         checkpoint_folder=str(settings.artifacts / checkpoint_folder(search_id)),
         log_file=str(settings.logs / f"candidate-{candidate_id}.log"),
         inherits=inheriting,
