@@ -76,7 +76,7 @@ def search(record):
 def test_a_record_is_opened_by_its_home_or_its_url_and_says_what_is_missing(home, tmp_path):
     by_home, by_url = api.open(str(home)), api.open(f"sqlite:///{home / 'eatnas.db'}")
     assert by_home.searches() == by_url.searches()
-    with pytest.raises(RecordError, match="`eatnas-db init` makes one"):
+    with pytest.raises(RecordError, match="run `eatnas-db init` to create one"):
         api.open(tmp_path)
     with pytest.raises(NotFoundError, match="there are: small"):
         by_home.search("smal")

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from eatnas_daemon.supervision.supervisor import Supervisor
-from eatnas_db.database.changes import EventWatermark
+from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.events import RecordedEvent, list_events

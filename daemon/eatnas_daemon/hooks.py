@@ -24,8 +24,8 @@ from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
 from eatnas_db.atomic_files import atomic_write
-from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.engine import open_record
+from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.file_lock import exclusive_lock

@@ -1,180 +1,152 @@
-"""Notice what other programs write to a record."""
+"""Detect what other programs write to the database."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine
 
 from eatnas_db.database.dialects import describe_location, detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.database.locks import HOST_LOCK
-from eatnas_db.database.transactions import CHANNEL, read_transaction
+from eatnas_db.database.transactions import CHANNEL
 from eatnas_db.errors import ConflictError, RecordError
-from eatnas_db.schema.events import event as events
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
+if TYPE_CHECKING:
+    from psycopg import Connection as PsycopgConnection
+
 RECONNECT_SECONDS: Final = 2.0
-
-
-class EventWatermark:
-    """How far the events are complete: up to there no open transaction can add one any more.
-
-    A server numbers events before their transactions are committed, so a later one may be seen before an earlier
-    one: who goes on from the last that was seen would miss it. Nobody is waited for; each look tells what has ended
-    since the one before.
-    """
-
-    def __init__(self) -> None:
-        self._reached = self._next = 0
-        self._writers: frozenset[str] = frozenset()
-
-    def advance(self, engine: Engine) -> int:
-        """The id of the last event up to which all can be read, by a transaction that begins after this."""
-        with read_transaction(engine) as connection:
-            newest = connection.execute(select(func.max(events.c.id))).scalar() or 0
-            # After the numbers, and not as of the same moment: whoever wrote one of them is seen, or has ended.
-            now = frozenset(connection.execute(_EVENT_WRITERS).scalars()) if is_postgresql(connection) else frozenset()
-        if not now & self._writers:
-            self._reached, self._next, self._writers = self._next, newest, now
-        if not now:
-            self._reached = newest
-        return self._reached
+"""The shortest time between two attempts to connect again."""
 
 
 class ChangeWatch(Protocol):
-    """Tells whether somebody else has written since the last look, for next to nothing."""
+    """Detects commits by other programs with almost no load on the database."""
 
     @property
     def fileno(self) -> int | None:
-        """Readable when there may be something to tell; None where one has to look."""
+        """A descriptor that becomes readable after a change; None if the caller has to poll `changed`."""
 
     def changed(self) -> bool:
-        """True at the first look, then whenever another program has committed. May be True for nothing.
+        """Return True at the first call, then whenever another program may have committed since the previous call.
 
-        Raises `RecordError` where the record was brought to another version meanwhile.
+        Raises `RecordError` if the record was migrated to another version meanwhile.
         """
 
     def lock_host(self, host_id: int, name: str) -> None:
-        """Be this host's one supervisor on a server, until closed or dead. Raises `ConflictError`."""
+        """Make this the only supervisor of a host until it is closed or exits. Raises `ConflictError`."""
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
 
 
 def watch_changes(engine: Engine) -> ChangeWatch:
-    """Watch what others write."""
-    return _PostgresChanges(engine) if is_postgresql(engine) else _SqliteChanges(engine)
+    """Start to watch for changes by other programs. Call `close` at the end."""
+    return _PostgresqlWatch(engine) if is_postgresql(engine) else _SqliteWatch(engine)
 
 
-class _SqliteChanges:
-    """SQLite's count of the commits of others, asked by one PRAGMA."""
+class _SqliteWatch:
+    """Reads SQLite's counter of commits by other connections."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._connection = engine.raw_connection()
+        self._commits: int | None = None
 
     @property
     def fileno(self) -> None:
         return None
 
-    def __init__(self, engine: Engine) -> None:
-        self._connection = engine.raw_connection()
-        self._seen: Any = None
-
     def changed(self) -> bool:
         try:
-            ((version,),) = self._connection.cursor().execute("PRAGMA data_version").fetchall()
+            ((counter,),) = self._connection.cursor().execute("PRAGMA data_version").fetchall()
         except sqlite3.Error:
-            return True  # what is wrong is told by the transaction that looks
-        before, self._seen = self._seen, version
-        return bool(before != version)
+            return True  # the caller's next transaction reports the error
+        previous, self._commits = self._commits, int(counter)
+        return previous != self._commits
 
     def lock_host(self, host_id: int, name: str) -> None:
-        """The lock beside the file has seen to it."""
+        """Do nothing: the lock file next to the database already excludes a second supervisor."""
 
     def close(self) -> None:
         self._connection.close()
 
 
-class _PostgresChanges:
-    """PostgreSQL's LISTEN, on a connection of its own that is made again when it is lost."""
+class _PostgresqlWatch:
+    """Listens for notifications, on a connection of its own that is opened again after it is lost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._connection: Any = None
+        self._connection: PsycopgConnection[Any] | None = None
         self._host_id: int | None = None
-        self._missed = False
-        self._try_at = 0.0
+        self._may_have_missed_changes = False
+        self._reconnect_at = 0.0
 
     @property
     def fileno(self) -> int | None:
-        return None if self._connection is None else int(self._connection.fileno())
+        return None if self._connection is None else self._connection.fileno()
 
     def changed(self) -> bool:
         if self._connection is None:
-            self._connect_again()
-        heard, self._missed = self._missed, False
+            self._reconnect()
+        changed, self._may_have_missed_changes = self._may_have_missed_changes, False
         if self._connection is None:
-            return heard
+            return changed
         from psycopg import Error
 
-        own = self._engine.get_execution_options()["eatnas_sender"].encode()
+        own_sender = self._engine.get_execution_options()["eatnas_sender"].encode()
         try:
             self._connection.pgconn.consume_input()
-            while (note := self._connection.pgconn.notifies()) is not None:
-                heard = heard or note.extra != own
+            while (notification := self._connection.pgconn.notifies()) is not None:
+                changed = changed or notification.extra != own_sender
         except Error:
             self.close()
-        return heard
-
-    def _connect_again(self) -> None:
-        if time.monotonic() < self._try_at:
-            return
-        self._try_at = time.monotonic() + RECONNECT_SECONDS
-        found = None
-        # Who cannot connect is told so by the next transaction.
-        with suppress(RecordError), translated_errors(self._engine):
-            self._listen()
-            if self._host_id is not None:
-                # In vain while the server has not noticed yet that our last connection is gone.
-                self._take()
-            found = self._connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
-        if found is not None and found[0] != REVISION:
-            # While we were not seen, nothing kept anybody from it.
-            self.close()
-            raise RecordError(
-                f"the record in {describe_location(self._engine)} was migrated to version {found[0]} (this program: "
-                f"{REVISION}); update eatnas-db and start again: interrupted trainings continue from their checkpoints"
-            )
+        return changed
 
     def lock_host(self, host_id: int, name: str) -> None:
         self._host_id = host_id
         with translated_errors(self._engine):
-            if self._connection is None:
-                self._listen()
-            if not self._take():
+            connection = self._connection or self._listen()
+            if not _try_lock_host(connection, host_id):
                 raise ConflictError(
-                    f"a daemon of host {name!r} works on this record already, from another home or machine; "
-                    "EATNAS_HOST gives this one a name of its own"
+                    f"another daemon already works on this record as host {name!r}, from another home or machine; "
+                    "stop it, or set EATNAS_HOST to another name"
                 )
-
-    def _listen(self) -> None:
-        self._connection = detached_connection(self._engine)
-        self._connection.execute(f"LISTEN {CHANNEL}")
-        self._missed = True
-
-    def _take(self) -> bool:
-        locked = self._connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (HOST_LOCK, self._host_id))
-        return bool(locked.fetchone()[0])
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
+    def _reconnect(self) -> None:
+        if time.monotonic() < self._reconnect_at:
+            return
+        self._reconnect_at = time.monotonic() + RECONNECT_SECONDS
+        row = None
+        # The caller's next transaction reports why the connection fails.
+        with suppress(RecordError), translated_errors(self._engine):
+            connection = self._listen()
+            if self._host_id is not None:
+                # Fails until the server notices that the previous connection is gone.
+                _try_lock_host(connection, self._host_id)
+            row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        if row is not None and row[0] != REVISION:
+            # Without its lock, nothing kept another program from a migration.
+            self.close()
+            raise RecordError(
+                f"the record in {describe_location(self._engine)} was migrated to version {row[0]} (this program: "
+                f"{REVISION}); update eatnas-db and start again: interrupted trainings continue from their checkpoints"
+            )
 
-_EVENT_WRITERS: Final = text(
-    "SELECT virtualtransaction FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
-    "WHERE locktype = 'relation' AND relation = to_regclass(:name) AND mode = 'RowExclusiveLock' AND granted "
-    "AND datname = current_database()"
-).bindparams(name=events.name)
+    def _listen(self) -> PsycopgConnection[Any]:
+        self._connection = detached_connection(self._engine)
+        self._connection.execute(f"LISTEN {CHANNEL}")
+        self._may_have_missed_changes = True
+        return self._connection
+
+
+def _try_lock_host(connection: PsycopgConnection[Any], host_id: int) -> bool:
+    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (HOST_LOCK, host_id)).fetchone()
+    return row is not None and bool(row[0])

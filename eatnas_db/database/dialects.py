@@ -2,48 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Connection, Engine, Table, func, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
-
-def describe_location(engine: Engine) -> str:
-    """The database's place, fit to be printed: the file, or the server and the database there."""
-    return _place(engine.url)
+if TYPE_CHECKING:
+    from psycopg import Connection as PsycopgConnection
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
-    """Whether several hosts may work on the record: it is no file."""
+    """Return whether the database is on a PostgreSQL server, where several hosts can work on it; else it is SQLite."""
     return bind.dialect.name != "sqlite"
 
 
+def describe_location(engine: Engine) -> str:
+    """Return the file, or the server and its database, without a password."""
+    return _describe_url(engine.url)
+
+
 def insert_or_ignore(table: Table) -> Insert:
-    """INSERT … ON CONFLICT DO NOTHING: of writers that race for one row, the first wins."""
+    """Return an INSERT that ignores a conflicting row: the first of several concurrent writers wins."""
+    # SQLite and PostgreSQL share this syntax.
     return insert(table).on_conflict_do_nothing()
 
 
 def reset_id_sequence(connection: Connection, table: Table) -> None:
-    """Let the database number further rows after those that were inserted with numbers of their own."""
-    if is_postgresql(connection) and table.autoincrement_column is not None:
-        column = table.autoincrement_column
+    """Let the database assign ids above those that rows were inserted with."""
+    column = table.autoincrement_column
+    if is_postgresql(connection) and column is not None:
         largest = select(func.max(column)).scalar_subquery()
-        counter = func.pg_get_serial_sequence(table.name, column.name)
-        connection.execute(select(func.setval(counter, func.coalesce(largest, 1), largest.is_not(None))))
+        sequence = func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(select(func.setval(sequence, func.coalesce(largest, 1), largest.is_not(None))))
 
 
-def detached_connection(engine: Engine) -> Any:
-    """A driver's connection that no pool knows of, each of whose statements is a transaction."""
+def detached_connection(engine: Engine) -> PsycopgConnection[Any]:
+    """Return a psycopg connection in autocommit mode that no pool manages. The caller closes it."""
     pooled = engine.raw_connection()
-    connection = pooled.driver_connection
+    connection = cast("PsycopgConnection[Any]", pooled.driver_connection)
     pooled.detach()
-    assert connection is not None
     connection.autocommit = True
     return connection
 
 
-def _place(url: URL) -> str:
-    """Never with the password, nor with the query, which may hold one too."""
+def _describe_url(url: URL) -> str:
+    # Without the query of the URL, which may also hold a password.
     if url.drivername.startswith("sqlite"):
         return str(url.database)
     host = url.host or url.query.get("host") or "localhost"

@@ -1,12 +1,13 @@
-"""Create engines, and open an existing record."""
+"""Create engines and open records."""
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
@@ -16,25 +17,34 @@ from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import mark_write, read_transaction, transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
+from eatnas_db.settings import require_supported_database
+
+if TYPE_CHECKING:
+    from psycopg import Connection as PsycopgConnection
 
 BUSY_SECONDS: Final = 30
-
-
+"""How long a transaction waits for the locks of other programs."""
 IDLE_SECONDS: Final = 10
-"""A program that is frozen inside a transaction holds up all others on a server for so long at most."""
-
-
+"""A server rolls back a write transaction after this time without a statement: a frozen program blocks all others."""
 CONNECT_SECONDS: Final = 5
+
+_SERVER_SETTINGS: Final = {
+    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
+    # The server notices within half a minute that a host lost its power or its network.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
 
 
 def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """An engine whose transactions begin when they say so; the database need not hold a record.
+    """Create an engine; the database need not hold a record. Raises `RecordError` for an unsupported database.
 
-    On SQLite the driver's own transactions are switched off: they would leave a migration that is killed
-    halfway torn, and take a write lock too late. Raises `RecordError` for databases that are not supported.
+    On SQLite the driver does not begin transactions: it would take the write lock too late, and commit a migration
+    in parts.
     """
     if not url.startswith("sqlite:"):
-        return _create_server_engine(url, busy_seconds)
+        return _create_postgresql_engine(url, busy_seconds)
     engine = create_engine(url, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -42,56 +52,56 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
 
 
 def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """An engine on an existing record of this code's version. Raises `RecordError` with the way out.
+    """Create an engine for an existing record of this program's version. Raises `RecordError`.
 
-    `busy_seconds`: how long to wait for another program's transaction before giving up.
+    `busy_seconds`: how long a transaction waits for the locks of other programs.
     """
     if url.startswith("sqlite:"):
         file = Path(url.removeprefix("sqlite:///"))
         refuse_network_file_system(file, mounts)
         if not file.exists():
-            raise RecordError(f"no record at {file}; `eatnas-db init` makes one")
+            raise RecordError(f"no record at {file}; run `eatnas-db init` to create one")
     engine = create_engine_for(url, busy_seconds)
-    found, place = current_revision(engine), describe_location(engine)
-    if found is None:
-        raise RecordError(f"{place} holds no eatnas-db record; `eatnas-db init` adds one")
-    if found != REVISION:
-        older = found < REVISION
+    revision, place = current_revision(engine), describe_location(engine)
+    if revision is None:
+        raise RecordError(f"{place} holds no eatnas-db record; run `eatnas-db init` to create one")
+    if revision != REVISION:
+        is_older = revision < REVISION
         raise RecordError(
-            f"the record in {place} is of {'an older' if older else 'a newer'} version ({found}; this program: "
-            f"{REVISION}); {'run `eatnas-db db upgrade`' if older else 'update eatnas-db to open it'}"
+            f"the record in {place} has {'an older' if is_older else 'a newer'} version ({revision}; this program: "
+            f"{REVISION}); {'run `eatnas-db db upgrade`' if is_older else 'update eatnas-db to open it'}"
         )
     return engine
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The Alembic revision of the record behind an engine; None where there is none."""
-    there = "SELECT to_regclass(:name)"
-    if not is_postgresql(engine):
-        there = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = :name"
+    """Return the Alembic revision of a record, or None if the database holds no record."""
+    has_table = "SELECT name FROM sqlite_master WHERE type = 'table' AND name = :name"
+    if is_postgresql(engine):
+        has_table = "SELECT to_regclass(:name)"
     with read_transaction(engine) as connection:
-        if connection.execute(text(there), {"name": VERSION_TABLE}).scalar() is None:
+        if connection.execute(text(has_table), {"name": VERSION_TABLE}).scalar() is None:
             return None
-        found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
-        return None if found is None else str(found)
+        revision = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()  # noqa: S608
+        return None if revision is None else str(revision)
 
 
 @contextmanager
 def read_connection(url: str) -> Iterator[Connection]:
-    """One look at a record, which is opened for it. Raises `RecordError`."""
-    with _opened(url) as engine, read_transaction(engine) as connection:
+    """Open a record for one read transaction. Raises `RecordError`."""
+    with _disposed_engine(url) as engine, read_transaction(engine) as connection:
         yield connection
 
 
 @contextmanager
 def write_connection(url: str) -> Iterator[Connection]:
-    """One change of a record, which is opened for it. Raises `RecordError`."""
-    with _opened(url) as engine, transaction(engine) as connection:
+    """Open a record for one write transaction. Raises `RecordError`."""
+    with _disposed_engine(url) as engine, transaction(engine) as connection:
         yield connection
 
 
 @contextmanager
-def _opened(url: str) -> Iterator[Engine]:
+def _disposed_engine(url: str) -> Iterator[Engine]:
     engine = open_record(url)
     try:
         yield engine
@@ -99,7 +109,7 @@ def _opened(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -108,30 +118,17 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    reads = connection.get_execution_options().get("eatnas_reading", False)
-    # IMMEDIATE: a writer takes its place in the queue at once, instead of failing at its first write.
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    is_read_only = connection.get_execution_options().get("eatnas_read_only", False)
+    # IMMEDIATE: a writer waits for the lock at its beginning, instead of failing at its first write.
+    connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
 
-_SETTINGS: Final = {
-    "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
-    # So that the server notices within half a minute when a host is gone with its power or its network.
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-}
-
-
-def _create_server_engine(url: str, busy_seconds: float) -> Engine:
+def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
     try:
         address = make_url(url)
     except ArgumentError:
-        raise RecordError("the database URL cannot be understood; write postgresql://USER@HOST/DATABASE") from None
-    if address.drivername not in ("postgresql", "postgresql+psycopg"):
-        raise RecordError(
-            f"databases of kind {address.drivername!r} are not supported: use PostgreSQL "
-            "(postgresql+psycopg://USER@HOST/DATABASE) or SQLite (sqlite:///FILE)"
-        )
+        raise RecordError("the database URL is invalid; expected postgresql://USER@HOST/DATABASE") from None
+    require_supported_database(address.drivername)
     try:
         engine = create_engine(
             address.set(drivername="postgresql+psycopg"),
@@ -146,13 +143,15 @@ def _create_server_engine(url: str, busy_seconds: float) -> Engine:
             },
         )
     except ModuleNotFoundError:
-        raise RecordError("PostgreSQL needs its driver: pip install 'eatnas-db[postgres]'") from None
-    limits = {**_SETTINGS, "lock_timeout": f"{round(1000 * busy_seconds)}ms"}
-    asked = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
+        raise RecordError(
+            "the PostgreSQL driver is not installed; install it with pip install 'eatnas-db[postgres]'"
+        ) from None
+    settings = {**_SERVER_SETTINGS, "lock_timeout": f"{round(1000 * busy_seconds)}ms"}
+    set_all = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
 
-    def prepare(connection: Any, _record: Any) -> None:
+    def prepare(connection: PsycopgConnection[Any], _record: object) -> None:
         connection.autocommit = True
-        connection.execute(asked)
+        connection.execute(set_all)
         connection.autocommit = False
 
     event.listen(engine, "connect", prepare)

@@ -1,11 +1,11 @@
-"""Translate the drivers' errors into `RecordError` with a way out."""
+"""Translate the errors of the database drivers into `RecordError`s that tell a user what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError, DBAPIError
@@ -17,83 +17,100 @@ from eatnas_db.errors import RecordError, TransactionRollbackError
 
 @contextmanager
 def translated_errors(engine: Engine) -> Iterator[None]:
-    """Raise the errors of a driver as `RecordError`, where a user can do something about them."""
+    """Raise `RecordError` instead of the driver's errors that a user can fix; the others pass through."""
     try:
         yield
     except DBAPIError as error:
-        raised = _translated(engine, error, error.orig)
-        if raised is None:
+        translated = _translate(engine, error, error.orig)
+        if translated is None:
             raise
-        raise raised from error
+        raise translated from error
     except Exception as error:
-        # The driver's own, from a connection of our own.
-        raised = _translated(engine, error, error) if hasattr(error, "sqlstate") else None
-        if raised is None:
+        # A psycopg error from a connection that SQLAlchemy does not manage.
+        translated = _translate(engine, error, error) if hasattr(error, "sqlstate") else None
+        if translated is None:
             raise
-        raise raised from error
+        raise translated from error
 
 
-def _translated(engine: Engine, error: Exception, cause: BaseException | None) -> RecordError | None:
+def _translate(engine: Engine, error: Exception, cause: BaseException | None) -> RecordError | None:
     if is_postgresql(engine):
-        return _postgres_error(cause, describe_location(engine), lost=getattr(error, "connection_invalidated", False))
-    message = _sqlite_message(str(cause), describe_location(engine)) if isinstance(error, DatabaseError) else None
+        is_connection_lost = getattr(error, "connection_invalidated", False)
+        return _translate_postgresql(cause, describe_location(engine), is_connection_lost=is_connection_lost)
+    if not isinstance(error, DatabaseError):
+        return None
+    message = _sqlite_message(str(cause), describe_location(engine))
     return None if message is None else RecordError(message)
 
 
-def _postgres_error(cause: Any, place: str, *, lost: bool) -> RecordError | None:
-    """An error of PostgreSQL, by its code where it has one, else by the words of a refused connection."""
+def _translate_postgresql(cause: BaseException | None, place: str, *, is_connection_lost: bool) -> RecordError | None:
+    """Translate by SQLSTATE; an error of a refused connection has none, and is translated by its text."""
     state = getattr(cause, "sqlstate", None) or ""
     lines = str(cause).strip().splitlines() or [""]
-    if state in ("40001", "40P01"):
-        return TransactionRollbackError(f"another program changed the same rows of {place} at the same time; try again")
-    for sign, words in _BY_STATE.items():
-        if state.startswith(sign):
-            return RecordError(words.format(place=place, cause=lines[0]))
-    if lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):
-        for sign, words in _BY_WORDS.items():
-            if sign in str(cause):
-                return RecordError(words.format(place=place, cause=lines[-1]))
-        return RecordError(_UNREACHABLE.format(place=place, cause=lines[0]))
+    if state in _ROLLBACK_STATES:
+        return TransactionRollbackError(
+            f"the transaction on {place} was rolled back because another program changed the same rows; try again"
+        )
+    for prefix, message in _MESSAGES_BY_STATE.items():
+        if state.startswith(prefix):
+            return RecordError(message.format(place=place, cause=lines[0]))
+    if is_connection_lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):
+        for phrase, message in _MESSAGES_BY_TEXT.items():
+            if phrase in str(cause):
+                return RecordError(message.format(place=place, cause=lines[-1]))
+        return RecordError(_CONNECTION_FAILED.format(place=place, cause=lines[0]))
     return None
 
 
-_UNREACHABLE: Final = "{place} cannot be reached ({cause}); what was not written yet is written when it can be"
+_ROLLBACK_STATES: Final = ("40001", "40P01")
+"""Serialization failure and deadlock."""
 
+_CONNECTION_FAILED: Final = (
+    "the connection to {place} failed ({cause}); check that the server runs and that this host can reach it"
+)
+_REJECTED: Final = "{place} rejects this user ({cause}); check the user name and password"
+_DATABASE_MISSING: Final = "{place} does not exist ({cause}); create the database, or correct --db"
 
-_BY_STATE: Final = {
-    "08": _UNREACHABLE,
-    "57P": _UNREACHABLE,
-    "25P03": _UNREACHABLE,
-    "53300": "{place} takes no more connections ({cause}); raise its max_connections",
-    "53100": "the disk of {place} is full; make room, then go on: nothing is lost",
-    "25006": "{place} cannot be written: it is read-only, perhaps a standby",
-    "42501": "{place} cannot be written by this user ({cause}); grant it the rights, or name another user",
-    "55P03": "{place} is held by another program's open transaction; end that program, or try again",
-    "28": "{place} lets this user not in ({cause}); check the user and its password",
-    "3D000": "there is no such database: {place} ({cause}); create it, or correct --db",
+_MESSAGES_BY_STATE: Final = {
+    "08": _CONNECTION_FAILED,
+    "57P": _CONNECTION_FAILED,
+    "25P03": _CONNECTION_FAILED,
+    "53300": "{place} accepts no more connections ({cause}); close other clients, or raise its max_connections",
+    "53100": "the disk of {place} is full; free some space, then try again: no data is lost",
+    "25006": "{place} is read-only ({cause}); if it is a standby, connect to the primary server",
+    "42501": "{place} denies access to this user ({cause}); grant the privileges, or connect as another user",
+    "55P03": "{place} is locked by another program's open transaction; end that program, or try again",
+    "28": _REJECTED,
+    "3D000": _DATABASE_MISSING,
 }
+"""Messages by the SQLSTATE or its prefix."""
 
-
-_BY_WORDS: Final = {
-    "password": "{place} lets this user not in ({cause}); check the user and its password",
-    "no pg_hba.conf entry": "{place} lets this user not in ({cause}); check the user and its password",
-    "role": "{place} lets this user not in ({cause}); check the user and its password",
-    "does not exist": "there is no such database: {place} ({cause}); create it, or correct --db",
+_MESSAGES_BY_TEXT: Final = {
+    "password": _REJECTED,
+    "no pg_hba.conf entry": _REJECTED,
+    "role": _REJECTED,
+    "does not exist": _DATABASE_MISSING,
 }
 
 
 def _sqlite_message(cause: str, file: str) -> str | None:
     if "disk I/O" in cause and is_disk_full(Path(file)):
-        cause = "disk is full"  # which SQLite tells in other words where it cannot even write its shared memory
-    for sign, words in (
-        ("locked", f"{file} is held by another program's open transaction; end that program, or try again"),
-        ("readonly", f"{file} cannot be written: the file, its folder or the disk is read-only"),
-        ("unable to open", f"{file} cannot be opened; check that its folder exists and may be written"),
-        ("disk is full", f"the disk of {file} is full; make room, then go on: nothing is lost"),
-        ("disk I/O", f"the disk of {file} gives errors ({cause}); check it before you go on"),
-        ("not a database", f"{file} is not an SQLite database"),
-        ("malformed", f"{file} is damaged ({cause}); restore a backup"),
-    ):
-        if sign in cause:
-            return words
+        # SQLite reports an I/O error if the disk has no room for its shared memory.
+        cause = "disk is full"
+    for phrase, message in _SQLITE_MESSAGES.items():
+        if phrase in cause:
+            return message.format(file=file, cause=cause)
     return None
+
+
+_SQLITE_MESSAGES: Final = {
+    "locked": "{file} is locked by another program's open transaction; end that program, or try again",
+    "readonly": "{file} cannot be written because the file, its folder or its disk is read-only; "
+    "change the permissions, or choose another --home",
+    "unable to open": "{file} cannot be opened; check that its folder exists and is writable",
+    "disk is full": "the disk of {file} is full; free some space, then try again: no data is lost",
+    "disk I/O": "the disk of {file} reports errors ({cause}); check the disk before you continue",
+    "not a database": "{file} is not an SQLite database; correct --db or --home, or restore a backup",
+    "malformed": "{file} is damaged ({cause}); restore a backup with `eatnas-db db restore`",
+}
+"""Messages by a phrase of SQLite's error."""

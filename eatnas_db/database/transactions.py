@@ -1,4 +1,4 @@
-"""The one transaction scope for writes, and the one for reads."""
+"""The scopes of all transactions: one for writes and one for reads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.engine.interfaces import DBAPICursor
 
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.errors import translated_errors
@@ -16,32 +18,39 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.definitions import PREFIX
 from eatnas_db.schema.searches import search
 
-READING_SECONDS: Final = 600
-"""The same for one that only reads: it holds nobody up, and may have a million rows to look at."""
+READER_IDLE_SECONDS: Final = 600
+"""How long a server lets a read transaction idle: it blocks nobody, and may have a million rows to process."""
+CHANNEL: Final = f"{PREFIX}changes"
+"""The PostgreSQL channel of change notifications."""
+
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :sender)")
+_READER_IDLE_TIMEOUT: Final = text(f"SET LOCAL idle_in_transaction_session_timeout = '{READER_IDLE_SECONDS}s'")
+_HAS_WRITTEN: Final = "eatnas_has_written"
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One write transaction: everything or nothing. The only place that commits.
+    """Run one write transaction: it commits everything or nothing. No other code commits.
 
-    On a server what it reads may change from one statement to the next (READ COMMITTED): take locks first, or
-    guard what you write. Raises `TransactionRollbackError` where it met another one and is to be repeated as a whole.
+    On PostgreSQL the isolation level is READ COMMITTED: a later statement may see what other transactions have
+    committed meanwhile. Take locks first, or guard every write by a condition. Raises `TransactionRollbackError` if
+    the transaction conflicts with another one; the caller may repeat it as a whole.
     """
     with translated_errors(engine), engine.begin() as connection:
         yield connection
-        if connection.info.pop(WROTE, None):
+        if connection.info.pop(_HAS_WRITTEN, None):
             sender = connection.get_execution_options()["eatnas_sender"]
-            connection.execute(NOTIFY, {"channel": CHANNEL, "sender": sender})
+            connection.execute(_NOTIFY, {"channel": CHANNEL, "sender": sender})
 
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """One consistent view of the record. Keep it short: an open reader lets the write-ahead log grow."""
-    options: dict[str, Any] = {"eatnas_reading": True}
+    """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open."""
+    options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
     with (
-        _GARBAGE_COLLECTION_PAUSED,
+        _GC_PAUSED,
         translated_errors(engine),
         engine.connect().execution_options(**options) as connection,
         connection.begin(),
@@ -51,46 +60,41 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-class _GarbageCollectionPaused:
-    """No search for cyclic garbage meanwhile: rows have no cycles, and to look takes a third of a long answer."""
+class _GcPaused:
+    """Pauses the cyclic garbage collector: it takes a third of the time of a large result, and rows have no cycles."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._before = False
+        self._depth = 0
+        self._was_enabled = False
 
     def __enter__(self) -> None:
         with self._lock:
-            if not self._inside:
-                self._before = gc.isenabled()
+            if not self._depth:
+                self._was_enabled = gc.isenabled()
                 gc.disable()
-            self._inside += 1
+            self._depth += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if not self._inside and self._before:
+            self._depth -= 1
+            if not self._depth and self._was_enabled:
                 gc.enable()
 
 
-_GARBAGE_COLLECTION_PAUSED: Final = _GarbageCollectionPaused()
+_GC_PAUSED: Final = _GcPaused()
 
 
-WROTE: Final = "eatnas_wrote"
-
-
-CHANNEL: Final = f"{PREFIX}changes"
-
-
-NOTIFY: Final = text("SELECT pg_notify(:channel, :sender)")
-
-
-_READER_IDLE_TIMEOUT: Final = text(f"SET LOCAL idle_in_transaction_session_timeout = '{READING_SECONDS}s'")
-
-
-def mark_write(connection: Connection, cursor: Any, _sql: str, _given: Any, context: Any, _many: bool) -> None:
-    """Remember that this transaction has written what other hosts may be waiting for."""
+def mark_write(
+    connection: Connection,
+    cursor: DBAPICursor,
+    _statement: str,
+    _parameters: object,
+    context: DefaultExecutionContext,
+    _many: bool,
+) -> None:
+    """Note that a transaction changes searches or candidates, which other hosts wait for. An event listener."""
     if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
         table = getattr(context.invoked_statement, "table", None)
         if table is candidate or table is search:
-            connection.info[WROTE] = True
+            connection.info[_HAS_WRITTEN] = True

@@ -208,7 +208,7 @@ def test_a_database_of_another_kind_is_told(eatnas):
 
 
 def test_a_server_that_is_not_there_is_told(eatnas):
-    assert "cannot be reached" in one_line(eatnas("--db", "postgresql://127.0.0.1:1/db", "search", "list", expect=1))
+    assert "the connection to" in one_line(eatnas("--db", "postgresql://127.0.0.1:1/db", "search", "list", expect=1))
 
 
 def test_a_candidate_that_is_not_there_or_in_no_state_for_it_is_told(record, eatnas, spec):

@@ -36,7 +36,7 @@ def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
 def test_without_a_record_it_says_what_makes_one(examined):
     told = examined(expect=1)
     assert not told["record"]["ok"]
-    assert told["record"]["advice"] == "`eatnas-db init` makes one"
+    assert told["record"]["advice"] == "run `eatnas-db init` to create one"
 
 
 def test_an_mlflow_that_does_not_answer_holds_up_nothing_and_no_password_is_shown(home):

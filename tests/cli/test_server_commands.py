@@ -35,7 +35,7 @@ def on_server(postgres, eatnas, home):
 
 
 def test_a_search_runs_on_a_server_and_no_password_is_seen(on_server, home, spec):
-    assert "holds no eatnas-db record; `eatnas-db init`" in on_server("search", "list", expect=1)
+    assert "holds no eatnas-db record; run `eatnas-db init`" in on_server("search", "list", expect=1)
     assert "postgresql+psycopg://postgres@" in on_server("init")
     assert not (home / "eatnas.db").exists()
     on_server("search", "create", spec(), "--set", "training.epochs=40")  # still at it when the others ask
@@ -77,5 +77,5 @@ def test_without_the_driver_it_is_said_how_to_get_it(home):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "eatnas-db: PostgreSQL needs its driver: pip install 'eatnas-db[postgres]'\n",
+        "eatnas-db: the PostgreSQL driver is not installed; install it with pip install 'eatnas-db[postgres]'\n",
     )

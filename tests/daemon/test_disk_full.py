@@ -142,7 +142,9 @@ def test_work_waits_for_room_for_the_record(tmp_path, home, supervise, calm, dis
     watch = FullForAWhile(lambda _: disk.fill(), lambda _: disk.empty())
     assert supervise(settings, program=PACED, on_tick=watch, patience=QUICK) == calm
     assert watch.roomy
-    assert watch.told == [f"the disk of {settings.database_file} is full; make room, then go on: nothing is lost"]
+    assert watch.told == [
+        f"the disk of {settings.database_file} is full; free some space, then try again: no data is lost"
+    ]
     nothing_is_torn_or_blamed(settings)
 
 
@@ -151,7 +153,7 @@ def test_a_daemon_that_finds_the_records_disk_full_says_so_and_starts_when_there
 ):
     settings = home(disk.folder / "home")
     disk.fill()
-    with pytest.raises(RecordError, match="is full; make room"):
+    with pytest.raises(RecordError, match="is full; free some space"):
         supervise(settings)
     disk.empty()
     assert supervise(settings) == calm

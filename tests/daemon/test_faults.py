@@ -151,7 +151,7 @@ def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home,
 
     assert supervise(settings, on_tick=hold, busy_seconds=0.1, patience=QUICK) == calm
     (told,) = seen - {None}
-    assert "held by another program" in told
+    assert "locked by another program" in told
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from eatnas_db import events
-from eatnas_db.database.changes import EventWatermark, watch_changes
+from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.errors import RecordError, TransactionRollbackError
 from eatnas_db.queries.events import list_events
@@ -172,7 +173,7 @@ def test_a_transaction_held_by_another_program_is_told_in_words(engine, url, sea
     impatient = open_record(url, busy_seconds=0.1)
     with transaction(engine) as connection:
         connection.execute(update(search).values(priority=1))
-        with pytest.raises(RecordError, match="held by another program"), transaction(impatient) as other:
+        with pytest.raises(RecordError, match="locked by another program"), transaction(impatient) as other:
             other.execute(update(search).values(priority=2))
 
 
@@ -255,11 +256,11 @@ def test_a_follower_goes_on_although_somebody_always_writes(engine):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"database": "nowhere"}, "no such database"),
-        ({"username": "nobody"}, "lets this user not in"),
-        ({"query": {"host": "/nowhere"}}, "cannot be reached"),
-        ({"query": {}, "host": "127.0.0.1", "port": 1}, "cannot be reached"),
-        ({}, "holds no eatnas-db record; `eatnas-db init` adds one"),
+        ({"database": "nowhere"}, "does not exist"),
+        ({"username": "nobody"}, "rejects this user"),
+        ({"query": {"host": "/nowhere"}}, "the connection to "),
+        ({"query": {}, "host": "127.0.0.1", "port": 1}, "the connection to "),
+        ({}, "holds no eatnas-db record; run `eatnas-db init` to create one"),
     ],
 )
 @only_on_a_server
@@ -277,17 +278,17 @@ def test_a_wrong_password_is_told_in_words(new_server):
     url = server.url().replace("postgres:@", "guarded:{}@")
     with pytest.raises(RecordError, match="no eatnas-db record"):
         open_record(url.format("right"))
-    with pytest.raises(RecordError, match="check the user and its password") as raised:
+    with pytest.raises(RecordError, match="check the user name and password") as raised:
         open_record(url.format("wrong"))
     assert "wrong" not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["mysql+pymysql://u:secret@h/d", "mariadb://u:secret@h/d", "oracle://u:secret@h"])
 def test_other_databases_are_refused_plainly(url):
-    with pytest.raises(RecordError, match="not supported: use PostgreSQL") as raised:
+    with pytest.raises(RecordError, match="not supported; use PostgreSQL") as raised:
         load_settings({"EATNAS_DB_URL": url})
     assert "secret" not in str(raised.value)
-    with pytest.raises(RecordError, match="not supported: use PostgreSQL") as raised:
+    with pytest.raises(RecordError, match="not supported; use PostgreSQL") as raised:
         create_engine_for(url)
     assert "secret" not in str(raised.value)
 

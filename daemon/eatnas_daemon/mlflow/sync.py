@@ -24,8 +24,8 @@ from eatnas_daemon.mlflow.client import (
 from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
-from eatnas_db.database.changes import EventWatermark
 from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import list_connected_hosts, task_lock
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Macro, Task
