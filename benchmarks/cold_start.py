@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 
-from eatnas_cli.run import DEMO_SMALL
-from eatnas_cli.search import make_home
+from eatnas_cli.demo import DEMO_SMALL
+from eatnas_cli.init import make_home
 from eatnas_daemon.search_creation import create_search_from_spec
 from eatnas_db.settings import load_settings
 

@@ -26,26 +26,37 @@ This page lists every command with its arguments and options. `python docs/gener
 
 def commands_page() -> str:
     """The page on every command."""
-    from eatnas_cli.app import app
+    from eatnas_cli.app import COMMANDS
 
-    return HEAD + "".join([*_commands(app, "eatnas-db", "##"), *_groups(app)])
-
-
-def _groups(app: typer.Typer) -> Iterator[str]:
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        yield f"\n## {group.name}\n\n{group.typer_instance.info.help}\n"
-        own = group.typer_instance.registered_callback
-        if own is not None and own.callback is not None:  # the group's name alone is a command too
-            yield f"\n{_one(f'eatnas-db {group.name}', own.callback)}"
-        yield from _commands(group.typer_instance, f"eatnas-db {group.name}", "###")
+    apps = {name: command.app() for name, command in COMMANDS.items()}
+    groups = [name for name, app in apps.items() if app.registered_callback or len(app.registered_commands) > 1]
+    single = {name: app for name, app in apps.items() if name not in groups}
+    parts = [_commands(app, "eatnas-db", "##") for app in single.values()]
+    parts += [_group(apps[name], name, COMMANDS[name].help) for name in groups]
+    return HEAD + "".join(part for page in parts for part in page)
 
 
-def _commands(app: typer.Typer, path: str, level: str) -> Iterator[str]:
+def _group(app: typer.Typer, name: str, words: str) -> Iterator[str]:
+    from eatnas_cli.lazy_group import LazyGroup
+
+    yield f"\n## {name}\n\n{words}\n"
+    if isinstance(app.info.cls, type) and issubclass(app.info.cls, LazyGroup):
+        for command, lazy in app.info.cls.lazy_commands.items():
+            yield from _commands(lazy.app(), f"eatnas-db {name}", "###", only=command)
+        return
+    own = app.registered_callback
+    if own is not None and own.callback is not None:  # the group's name alone is a command too
+        yield f"\n{_one(f'eatnas-db {name}', own.callback)}"
+    yield from _commands(app, f"eatnas-db {name}", "###")
+
+
+def _commands(app: typer.Typer, path: str, level: str, only: str | None = None) -> Iterator[str]:
     for command in app.registered_commands:
         assert command.callback is not None
-        name = f"{path} {command.name or command.callback.__name__.replace('_', '-')}"
-        yield f"\n{level} {name.removeprefix('eatnas-db ')}\n\n{_one(name, command.callback)}"
+        short = command.name or command.callback.__name__.replace("_", "-")
+        if only in (None, short):
+            name = f"{path} {short}"
+            yield f"\n{level} {name.removeprefix('eatnas-db ')}\n\n{_one(name, command.callback)}"
 
 
 def _one(name: str, function: Callable[..., Any]) -> str:

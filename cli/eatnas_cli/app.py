@@ -1,43 +1,55 @@
-"""The command line: parse, call one function, print. Imports nothing heavy until a command needs it."""
+"""The command `eatnas-db`: its groups of commands, each imported only when it is used, and its errors."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from eatnas_cli.daemon import daemon_app
-from eatnas_cli.db import data_app, database_app
-from eatnas_cli.devices import devices_app
-from eatnas_cli.doctor import doctor
-from eatnas_cli.mlflow import mlflow_app
-from eatnas_cli.query import candidate_app, query_app
-from eatnas_cli.report import report
-from eatnas_cli.run import demo, run
-from eatnas_cli.search import init, search_app
-from eatnas_cli.space import space_app
-from eatnas_cli.transfer import transfer
+from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(search_app, name="search")
-app.add_typer(query_app, name="query")
-app.add_typer(candidate_app, name="candidate")
-app.add_typer(daemon_app, name="daemon")
-app.add_typer(devices_app, name="devices")
-app.add_typer(space_app, name="space")
-app.add_typer(data_app, name="data")
-app.add_typer(database_app, name="db")
-app.add_typer(mlflow_app, name="mlflow")
-app.command()(demo)
-app.command()(init)
-app.command()(doctor)
-app.command()(run)
-app.command()(transfer)
-app.command()(report)
+COMMANDS: Final = {
+    "search": LazyCommand("eatnas_cli.search.app", "Create searches and steer them."),
+    "query": LazyCommand("eatnas_cli.query.app", "Ask the record."),
+    "candidate": LazyCommand("eatnas_cli.candidate", "Look at one candidate, or change what becomes of it."),
+    "daemon": LazyCommand("eatnas_cli.daemon", "The daemon that trains what is pending."),
+    "devices": LazyCommand("eatnas_cli.devices", "List, pause and resume the devices that can train."),
+    "space": LazyCommand("eatnas_cli.space", "The search spaces, and what a code costs."),
+    "data": LazyCommand("eatnas_cli.data", "The data sets."),
+    "db": LazyCommand("eatnas_cli.db", "The database: versions, backups, soundness."),
+    "mlflow": LazyCommand("eatnas_cli.mlflow", "The record as MLflow shows it."),
+    "demo": LazyCommand(
+        "eatnas_cli.demo",
+        "EAT-NAS from end to end on real images (scikit-learn's digits), then what can be asked about it.",
+    ),
+    "init": LazyCommand("eatnas_cli.init", "Make a home with an empty record; what is there already stays."),
+    "doctor": LazyCommand(
+        "eatnas_cli.doctor",
+        "What this machine has, whether a search could run here, and what to do where not; exit 1 where it could not.",
+    ),
+    "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
+    "transfer": LazyCommand(
+        "eatnas_cli.transfer",
+        "Create a search that begins with the best of another and with small changes of it (EAT-NAS).",
+    ),
+    "report": LazyCommand(
+        "eatnas_cli.report",
+        "A search as one self-contained web page: its course, its best, where they come from, what failed.",
+    ),
+}
+
+
+class RootGroup(LazyGroup):
+    """The commands and groups of the program."""
+
+    lazy_commands = COMMANDS
+
+
+app = new_app(cls=RootGroup, no_args_is_help=True)
 
 
 @app.callback()

@@ -11,24 +11,30 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
+import psutil
 import typer
 
-from eatnas_cli.devices import Allow, Devices, Exclude, Manners, MaxPerDevice
+from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import FormatOption, daemon_options
 from eatnas_cli.printing import Format, show, show_one
-from eatnas_cli.record import Written, viewing
-from eatnas_cli.run import Slots, daemon_options
+from eatnas_cli.search.status import describe_lost_hosts, print_summaries
+from eatnas_daemon import lock
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
+from eatnas_daemon.search_progress import current_status, is_supervised
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.queries.hosts import RecordedDevice, list_devices, list_hosts
+from eatnas_db.queries.searches import list_search_summaries
+from eatnas_db.queries.training_activity import TrainingActivity, list_blocked_searches, list_training_activity
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_time
 
-if TYPE_CHECKING:
-    from eatnas_db.queries.hosts import RecordedDevice
-    from eatnas_db.queries.training_activity import TrainingActivity
-
-daemon_app = typer.Typer(no_args_is_help=True, help="The daemon that trains what is pending.")
+app = new_app(no_args_is_help=True)
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
 
 POLL_SECONDS: Final = 0.05
@@ -38,25 +44,19 @@ STOP_NOW_SECONDS: Final = 10.0
 TAIL_BYTES: Final = 10_000_000
 
 
-@daemon_app.command()
+@app.command()
+@takes_options(options=daemon_options)
 def start(
     ctx: typer.Context,
-    slots: Slots = None,
-    devices: Devices = None,
-    exclude: Exclude = None,
-    max_per_device: MaxPerDevice = None,
-    allow: Allow = None,
-    policy: Manners = None,
+    *,
+    options: DaemonOptions,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
 ) -> None:
     """Start the daemon for every search of this home."""
-    _start(ctx.obj, daemon_options(slots, devices, exclude, max_per_device, allow, policy), foreground)
+    _start(ctx.obj, options, foreground)
 
 
 def _start(settings: Settings, options: DaemonOptions, foreground: bool = False) -> None:
-    from eatnas_daemon import lock
-    from eatnas_db.database.engine import open_record
-
     open_record(settings.database_url).dispose()
     if foreground:
         from eatnas_daemon.main import run_daemon
@@ -98,15 +98,13 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
     return process.pid
 
 
-@daemon_app.command()
+@app.command()
 def stop(ctx: typer.Context, now: Now = False) -> None:
     """Drain: what is in training is checkpointed and released within seconds, then the daemon leaves.
 
     With --now workers are killed at once; nothing that the record holds is lost, and the next daemon goes on
     from the last checkpoints.
     """
-    from eatnas_daemon import lock
-
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
     if holder is None:
@@ -140,38 +138,32 @@ def _signal(pid: int) -> None:
 
 
 def _is_suspended(pid: int) -> bool:
-    import psutil
-
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
         return False
 
 
-@daemon_app.command()
+@app.command()
+@takes_options(options=daemon_options)
 def restart(
     ctx: typer.Context,
-    slots: Slots = None,
-    devices: Devices = None,
-    exclude: Exclude = None,
-    max_per_device: MaxPerDevice = None,
-    allow: Allow = None,
-    policy: Manners = None,
+    *,
+    options: DaemonOptions,
     now: Now = False,
 ) -> None:
     """Stop, then start with the same options but for those given here."""
-    options = daemon_options(slots, devices, exclude, max_per_device, allow, policy)
     changes = {name: value for name, value in asdict(options).items() if value not in (None, ())}
     previous = load_options(ctx.obj)
     stop(ctx, now)
     _start(ctx.obj, replace(previous, **changes))
 
 
-@daemon_app.command()
+@app.command()
 def status(
     ctx: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="A table of all devices that goes on, until Ctrl-C.")] = False,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Whether the daemon runs, what each slot trains, and how far each search is; on a server, on all hosts."""
     if watch:
@@ -179,17 +171,10 @@ def status(
 
         watch_devices(ctx.obj)
         return
-    from eatnas_cli.search import losses_in_words, show_standings
-    from eatnas_daemon import lock
-    from eatnas_daemon.search_progress import current_status, is_supervised
-    from eatnas_db.database.dialects import is_postgresql
-    from eatnas_db.queries.hosts import list_devices, list_hosts
-    from eatnas_db.queries.searches import list_search_summaries
-    from eatnas_db.queries.training_activity import list_blocked_searches, list_training_activity
 
     settings: Settings = ctx.obj
     holder = lock.holder_of(settings.lock_file)
-    with viewing(settings) as connection:
+    with read_connection(settings.database_url) as connection:
         worked_on = is_supervised(settings, connection)
         # Leases that a killed daemon has left are nobody's work.
         work = list_training_activity(connection) if worked_on else ()
@@ -212,12 +197,12 @@ def status(
     named = ("host",) if hosts else ()
     if hosts:
         show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
-        for line in losses_in_words(hosts):
+        for line in describe_lost_hosts(hosts):
             typer.echo(line)
     _show_devices(devices, work, named, worked_on)
     if worked_on:
         _show_work(work, named)
-    show_standings(searches, worked_on, format)
+    print_summaries(searches, worked_on, format)
     for one in held_up:
         typer.echo(
             f"{one.name} leaves workers idle: of its {one.in_training} in training one has to end before the next may "
@@ -238,7 +223,6 @@ def _show_devices(
     devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
 ) -> None:
     """GPUs, and processors where they are paused, with why they wait."""
-    from eatnas_cli.device_view import describe_memory, describe_state
 
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         busy = Counter(row.device for row in work)
@@ -259,7 +243,7 @@ def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...]) -> None
     show(rows, columns) if rows else typer.echo("nothing is in training")
 
 
-@daemon_app.command()
+@app.command()
 def logs(
     ctx: typer.Context,
     lines: Annotated[int, typer.Option(min=1, help="How many, counted from the newest.")] = 50,

@@ -1,4 +1,4 @@
-"""Upkeep: the database's version and soundness, and the data sets."""
+"""`db …`: the database's version, soundness, backups and copies."""
 
 from __future__ import annotations
 
@@ -6,62 +6,38 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from alembic.util.exc import CommandError
+from sqlalchemy import Engine
 
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
-from eatnas_cli.record import Written
+from eatnas_daemon import lock
+from eatnas_db.backup import back_up
+from eatnas_db.backup import restore as put_back
+from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.database_copy import copy_record
 from eatnas_db.errors import ConflictError, RecordError
-from eatnas_db.settings import Settings
+from eatnas_db.integrity.check import list_violations
+from eatnas_db.queries.searches import list_searches
+from eatnas_db.schema.record import REVISION
+from eatnas_db.settings import Settings, load_settings
+from eatnas_migrations import commands
 from eatnas_report.formats import format_size
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-data_app = typer.Typer(no_args_is_help=True, help="The data sets.")
-database_app = typer.Typer(no_args_is_help=True, help="The database: versions, backups, soundness.")
+app = new_app(no_args_is_help=True)
 
 
-@data_app.command("list")
-def list_data(format: Written = Format.TABLE) -> None:  # noqa: A002
-    """Known data sets; those without figures are folders of your own."""
-    from eatnas_daemon.data_sets import list_data_sets
-
-    rows = list_data_sets()
-    if format is Format.TABLE:
-        rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
-        for row in rows:
-            row["needs_download"] = bool(row["needs_download"])
-    show(rows, ("name", "images", "test_images", "side", "channels", "classes", "needs_download", "source"), format)
-
-
-@data_app.command("prepare")
-def prepare_data(
-    ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `data list` names it.")],
-    root: Annotated[str | None, typer.Option(help="Folder of the files; default: the home's data folder.")] = None,
-    format: Written = Format.TABLE,  # noqa: A002
-) -> None:
-    """Download a data set where that is needed, and verify it."""
-    from eatnas_daemon.data_sets import download_data_set
-
-    settings: Settings = ctx.obj
-    folder = root or str(settings.data)
-    if sys.stderr.isatty():
-        typer.echo(f"fetching and verifying {name}; this may take minutes", err=True)
-    show_one({"name": name, "root": folder, **asdict(download_data_set(name, folder))}, format)
-
-
-@database_app.command()
+@app.command()
 def upgrade(ctx: typer.Context) -> None:
     """Bring the record to this program's version; keeps all data."""
-    from eatnas_db.database.engine import current_revision
-    from eatnas_db.schema.record import REVISION
-    from eatnas_migrations import commands
-
     with _unused(ctx.obj) as engine:
         found = current_revision(engine)
         if found is not None and found > REVISION:
@@ -71,19 +47,13 @@ def upgrade(ctx: typer.Context) -> None:
     typer.echo(f"the record is of version {REVISION}" + ("" if found == REVISION else f"; it was {found or 'none'}"))
 
 
-@database_app.command()
+@app.command()
 def downgrade(
     ctx: typer.Context,
     revision: Annotated[str, typer.Argument(metavar="REVISION|base", help="An older version; base: remove it all.")],
     yes: Annotated[bool, typer.Option("--yes", help="I have read what will be lost.")] = False,
 ) -> None:
     """Bring the record back to an older version; what that version cannot hold is lost."""
-    from eatnas_db.database.engine import current_revision
-    from eatnas_db.database.transactions import read_transaction
-    from eatnas_db.queries.searches import list_searches
-    from eatnas_db.schema.record import REVISION
-    from eatnas_migrations import commands
-
     with _unused(ctx.obj) as engine:
         found = current_revision(engine)
         if found != REVISION:
@@ -102,28 +72,21 @@ def downgrade(
     typer.echo(f"the record is of version {revision}; deleted: {lost}")
 
 
-@database_app.command()
-def current(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+@app.command()
+def current(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
     """The record's version, and this program's."""
-    from eatnas_db.database.engine import current_revision
-    from eatnas_db.schema.record import REVISION
-
     found = current_revision(_existing(ctx.obj))
     agree = found == REVISION
     show_one({"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format)
 
 
-@database_app.command()
+@app.command()
 def check(
     ctx: typer.Context,
     files: Annotated[bool, typer.Option("--files", help="Read checkpoints whole, not only their sizes.")] = False,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
-    from eatnas_db.database.engine import open_record
-    from eatnas_db.integrity.check import list_violations
-    from eatnas_migrations import commands
-
     engine = open_record(ctx.obj.database_url)
     if commands.differs(engine):
         raise RecordError(f"the tables of {ctx.obj.printable_url} differ from what this program says; restore a backup")
@@ -140,28 +103,23 @@ def check(
         typer.echo("the record is sound: version, tables and rows agree")
 
 
-@database_app.command()
+@app.command()
 def backup(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it appears once it is whole.")],
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Copy the record into one file, as it is now, while the daemon goes on."""
-    from eatnas_db.backup import back_up
-
     copied = back_up(_file(ctx.obj), file.absolute(), force=force)
     typer.echo(f"{file} holds the record, {format_size(copied.bytes)}, of version {copied.revision}")
 
 
-@database_app.command()
+@app.command()
 def restore(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` made.")],
 ) -> None:
     """Put a backup in the place of the record; the present one is kept under another name."""
-    from eatnas_db.backup import restore as put_back
-    from eatnas_db.schema.record import REVISION
-
     database = _file(ctx.obj)
     with _idle(ctx.obj):
         restored = put_back(file.absolute(), database, now=time.time())
@@ -171,7 +129,7 @@ def restore(
         typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
 
 
-@database_app.command()
+@app.command()
 def copy(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The file that holds the record.")],
@@ -179,15 +137,9 @@ def copy(
         str | None,
         typer.Argument(metavar="POSTGRES", help="Its new address; default: EATNAS_DB_URL, which keeps a password."),
     ] = None,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Copy a record from its file into an empty database on a server, and compare every row."""
-    from dataclasses import replace
-
-    from eatnas_db.database.engine import create_engine_for, current_revision, open_record
-    from eatnas_db.database_copy import copy_record
-    from eatnas_db.settings import load_settings
-    from eatnas_migrations import commands
 
     old = replace(ctx.obj, database_url=f"sqlite:///{source.absolute()}")
     new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
@@ -218,8 +170,6 @@ def _file(settings: Settings) -> Path:
 
 
 def _existing(settings: Settings) -> Engine:
-    from eatnas_db.database.engine import create_engine_for
-
     if settings.database_file is not None and not settings.database_file.exists():
         raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
     return create_engine_for(settings.database_url)
@@ -228,9 +178,6 @@ def _existing(settings: Settings) -> Engine:
 @contextmanager
 def _unused(settings: Settings) -> Iterator[Engine]:
     """An existing record that no daemon works on, nor can begin to."""
-    from eatnas_db.database.locks import list_connected_hosts
-    from eatnas_db.database.transactions import read_transaction
-
     engine = _existing(settings)
     with _idle(settings):
         with read_transaction(engine) as connection:
@@ -245,8 +192,6 @@ def _unused(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def _idle(settings: Settings) -> Iterator[None]:
     """No daemon of this host works on the record, nor can begin to."""
-    from eatnas_daemon import lock
-
     holder = lock.holder_of(settings.lock_file)
     if holder is not None:
         raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
@@ -256,8 +201,6 @@ def _idle(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _known_revisions() -> Iterator[None]:
-    from alembic.util.exc import CommandError
-
     try:
         yield
     except CommandError as error:

@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Final
 
-from eatnas_cli.printing import show, table_of
-from eatnas_cli.record import viewing
+from sqlalchemy import Connection
+
+from eatnas_cli.printing import show
+from eatnas_cli.tables import table_of
 from eatnas_daemon.devices.model import GIB, format_gib
+from eatnas_daemon.search_progress import is_supervised
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.hosts import RecordedDevice, list_devices
+from eatnas_db.queries.training_activity import TrainingActivity, list_training_activity
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_duration, format_time
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from sqlalchemy import Connection
-
-    from eatnas_db.queries.hosts import RecordedDevice
-    from eatnas_db.queries.training_activity import TrainingActivity
 
 REFRESH_SECONDS: Final = 1.0
 WIDE_COLUMNS: Final = 100
@@ -124,16 +126,12 @@ def _short_names(uuids: Sequence[str]) -> dict[str, str]:
 
 
 def _read_rows(settings: Settings) -> list[DeviceRow]:
-    with viewing(settings) as connection:
+    with read_connection(settings.database_url) as connection:
         return _list_rows(settings, connection)
 
 
 def _list_rows(settings: Settings, connection: Connection) -> list[DeviceRow]:
     """Return a row for each training, and one for each device without any."""
-    from eatnas_daemon.search_progress import is_supervised
-    from eatnas_db.queries.hosts import list_devices
-    from eatnas_db.queries.training_activity import list_training_activity
-
     supervised = is_supervised(settings, connection)
     activity = list_training_activity(connection) if supervised else ()
     rows: list[DeviceRow] = []

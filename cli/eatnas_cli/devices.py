@@ -5,52 +5,36 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import AllowedHolders, DeviceNames, ExcludedDevices, FormatOption, MaxPerDevice
 from eatnas_cli.printing import Format, print_json, show
-from eatnas_cli.record import Written, changing, viewing
+from eatnas_daemon.devices import pausing
+from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
 from eatnas_daemon.devices.model import GIB, format_gib
+from eatnas_db.database.engine import read_connection, write_connection
 from eatnas_db.settings import Settings
 
-if TYPE_CHECKING:
-    from eatnas_daemon.devices.inventory import InventoryEntry
-
-Devices = Annotated[
-    list[str] | None,
-    typer.Option("--devices", help="Use these alone: indices, UUIDs or `cpu`, comma-separated. Default: all GPUs."),
-]
-Exclude = Annotated[list[str] | None, typer.Option("--exclude", help="Never use these; same format as --devices.")]
-MaxPerDevice = Annotated[int | None, typer.Option("--max-per-device", min=1, help="Maximum number of workers per GPU.")]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow",
-        help="Share GPUs with these users and programs; `unseen`: with processes that the driver does not report.",
-    ),
-]
-Manners = Annotated[
-    str | None,
-    typer.Option("--policy", help="When another process starts on a GPU in use: `yield` it (default) or `stay`."),
-]
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="A UUID, its beginning, an index, or `cpu`.")]
 
 COLUMNS: Final = ("device", "name", "uuid", "free", "memory_free", "busy", "cores", "slots")
 
-devices_app = typer.Typer(help="List, pause and resume the devices that can train.")
+app = new_app()
 
 
-@devices_app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True)
 def devices(
     ctx: typer.Context,
     explain: Annotated[bool, typer.Option("--explain", help="Explain why each device is or is not used.")] = False,
-    only: Devices = None,
-    exclude: Exclude = None,
+    only: DeviceNames = None,
+    exclude: ExcludedDevices = None,
     max_per_device: MaxPerDevice = None,
-    allow: Allow = None,
+    allow: AllowedHolders = None,
     memory: Annotated[float, typer.Option("--memory", min=0, help="Memory that a candidate needs, in GiB.")] = 0.0,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the GPUs and the CPU, and whether each is free for one more worker now.
 
@@ -58,8 +42,6 @@ def devices(
     """
     if ctx.invoked_subcommand is not None:
         return
-    from eatnas_daemon.devices.inventory import take_inventory
-
     inventory = take_inventory(
         ctx.obj.lock_file,
         devices=only or (),
@@ -80,29 +62,27 @@ def devices(
         _print_explanations(inventory.entries) if explain else show([_with_units(row) for row in rows], COLUMNS)
 
 
-@devices_app.command()
+@app.command()
 def pause(ctx: typer.Context, device: Device) -> None:
     """Stop using a device. Trainings on it write a checkpoint within seconds and continue elsewhere, or later."""
     _set_paused(ctx.obj, device, paused=True)
 
 
-@devices_app.command()
+@app.command()
 def resume(ctx: typer.Context, device: Device) -> None:
     """Use a paused device again."""
     _set_paused(ctx.obj, device, paused=False)
 
 
 def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
-    from eatnas_daemon.devices import pausing
-
-    with viewing(settings) as connection:
+    with read_connection(settings.database_url) as connection:
         uuid = pausing.find_recorded_uuid(connection, word, settings.host)
     # The driver is probed between the transactions: a driver that hangs must not block the database.
     local = None
     if uuid is None:
         local = pausing.find_local_device(word, settings.host)
         uuid = local.uuid
-    with changing(settings) as connection:
+    with write_connection(settings.database_url) as connection:
         changed = pausing.set_paused(connection, uuid, local, settings.host, paused=paused, now=time.time())
     state = "paused" if paused else "in use again" if changed else "not paused"
     typer.echo(f"{uuid} is {state}{' already' if paused and not changed else ''}")

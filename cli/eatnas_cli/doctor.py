@@ -5,23 +5,40 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
+from urllib.parse import urlsplit
 
 import typer
+from packaging.requirements import Requirement
 
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show
-from eatnas_cli.record import Written, viewing
+from eatnas_daemon import lock
+from eatnas_daemon.data_sets import data_with_root, describe_data_set
+from eatnas_daemon.devices.capacity import find_free_device
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_daemon.devices.monitor import probe_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.placement import torch_device_name, worker_environment
+from eatnas_daemon.training_programs import run_training_program
+from eatnas_db.database.engine import open_record, read_connection
+from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import DataError, EatnasError, RecordError
+from eatnas_db.home_config import read_hooks, read_max_bytes
+from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
+from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_size
 
-if TYPE_CHECKING:
-    from eatnas_daemon.devices.model import DeviceSnapshot
+app = new_app()
 
 PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
@@ -40,7 +57,8 @@ class Finding:
     advice: str = ""
 
 
-def doctor(ctx: typer.Context, format: Written = Format.TABLE) -> None:  # noqa: A002
+@app.command()
+def doctor(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
     """What this machine has, whether a search could run here, and what to do where not; exit 1 where it could not."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
@@ -78,10 +96,6 @@ def _platform() -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     """The package itself, and what it needs: each as it is declared."""
-    from importlib.metadata import PackageNotFoundError, requires, version
-
-    from packaging.requirements import Requirement
-
     try:
         yield Finding(PACKAGE, True, version(PACKAGE))
     except PackageNotFoundError:
@@ -104,10 +118,6 @@ def _versions() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from eatnas_daemon.devices.capacity import find_free_device
-    from eatnas_daemon.devices.monitor import probe_once
-    from eatnas_daemon.devices.nvml import Nvml
-
     nvml = Nvml()
     seen = probe_once(nvml)
     *gpus, processor = seen
@@ -122,10 +132,6 @@ def _devices() -> Iterator[Finding]:
 
 def _torch(device: DeviceSnapshot) -> Finding:
     """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
-    from eatnas_daemon.devices.model import CPU
-    from eatnas_daemon.devices.placement import torch_device_name, worker_environment
-    from eatnas_daemon.training_programs import run_training_program
-
     if device.kind == CPU:
         why = "`eatnas-db devices --explain` tells why"
         return Finding("torch on GPUs", True, "not tried: none may be used now", why)
@@ -163,7 +169,7 @@ def _home(settings: Settings) -> Finding:
 
 def _record(settings: Settings) -> Finding:
     try:
-        with viewing(settings):
+        with read_connection(settings.database_url):
             return Finding("record", True, settings.printable_url)
     except RecordError as error:
         # Its message names the way out behind the last semicolon, as all of ours do.
@@ -172,8 +178,6 @@ def _record(settings: Settings) -> Finding:
 
 
 def _daemon(settings: Settings) -> Finding:
-    from eatnas_daemon import lock
-
     holder = lock.holder_of(settings.lock_file)
     if holder is None:
         return Finding("daemon", True, "not running", "`eatnas-db daemon start` trains what is pending")
@@ -192,10 +196,6 @@ def _disk(home: Path) -> Finding:
 
 
 def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
-    from eatnas_db.database.engine import open_record
-    from eatnas_db.home_config import read_max_bytes
-    from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
-
     try:
         engine = open_record(settings.database_url)
     except RecordError:
@@ -233,13 +233,11 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
     uri = environment.get("MLFLOW_TRACKING_URI")
     if not uri:
         return Finding("MLflow", True, f"the home's own store, {settings.mlflow_uri}")
-    from urllib.parse import urlsplit
 
     address = urlsplit(uri)
     shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
     if address.scheme not in ("http", "https"):
         return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {shown if address.hostname else uri}")
-    import socket
 
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
@@ -252,8 +250,6 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
 
 
 def _hooks(settings: Settings) -> Finding:
-    from eatnas_db.home_config import read_hooks
-
     try:
         hooks = read_hooks(settings.home)
     except EatnasError as error:
@@ -272,14 +268,9 @@ def _hooks(settings: Settings) -> Finding:
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
     """Digits, which need no file, and the data of every search that is not over."""
-    from eatnas_daemon.data_sets import data_with_root, describe_data_set
-
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
     if searches:
-        from eatnas_db.domain.states import DesiredState
-        from eatnas_db.queries.searches import list_searches
-
-        with viewing(settings) as connection:
+        with read_connection(settings.database_url) as connection:
             going = [
                 row
                 for row in list_searches(connection)

@@ -9,19 +9,20 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.lazy_group import new_app
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.settings import Settings
 
-mlflow_app = typer.Typer(no_args_is_help=True, help="The record as MLflow shows it.")
+app = new_app(no_args_is_help=True)
 
 
-@mlflow_app.command("sync")
+@app.command("sync")
 def sync_runs(ctx: typer.Context) -> None:
     """Write what MLflow lacks; safe to repeat."""
     _sync(ctx.obj, _tracking_uri(ctx.obj))
 
 
-@mlflow_app.command()
+@app.command()
 def ui(
     ctx: typer.Context,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,

@@ -8,11 +8,16 @@ from typing import Annotated
 
 import typer
 
-from eatnas_cli.record import SearchName, viewing
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import SearchName
 from eatnas_db.atomic_files import atomic_write
+from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
 
+app = new_app()
 
+
+@app.command()
 def report(
     ctx: typer.Context,
     name: SearchName,
@@ -24,7 +29,7 @@ def report(
     from eatnas_report.data import load_report_data
     from eatnas_report.page import render_page
 
-    with viewing(ctx.obj) as connection:
+    with read_connection(ctx.obj.database_url) as connection:
         findings = load_report_data(connection, name, time.time())
     _write_whole(output, render_page(findings), force)
     typer.echo(f"{output} written")

@@ -7,17 +7,20 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.lazy_group import new_app
 from eatnas_cli.printing import Format, print_json_lines, show
+from eatnas_db.domain.architecture import WIDTHS, Architecture
+from eatnas_db.domain.cost import compute_cost
+from eatnas_db.domain.macro import PRESETS, Macro, Task
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Space
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
 
-if TYPE_CHECKING:
-    from eatnas_db.domain.macro import Macro
-
-space_app = typer.Typer(help="The search spaces, and what a code costs.", no_args_is_help=True)
+app = new_app(no_args_is_help=True)
 
 DEFAULT_SPACE: Final = "eatnas-small"
 DEFAULTS: Final = {"resolution": 32, "channels": 3, "classes": 10}
@@ -29,19 +32,17 @@ SpaceName = Annotated[str, typer.Option("--space", help="Name of a space.")]
 Written = Annotated[Format, typer.Option("--format", help="How to write the answer; json is one object a line.")]
 
 
-@space_app.command("show")
+@app.command("show")
 def show_spaces(
     name: Annotated[str | None, typer.Argument(help="Name of a space; default: all of them.")] = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """The spaces there are, or the blocks of one."""
-    from eatnas_db.domain.macro import PRESETS
-
     rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
     _write(rows, list(rows[0]), format)
 
 
-@space_app.command()
+@app.command()
 def sample(
     space: SpaceName = DEFAULT_SPACE,
     seed: Annotated[int, typer.Option(min=0, help="Other seeds, other codes.")] = 0,
@@ -52,10 +53,6 @@ def sample(
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
     """Random codes; as JSON they are what `space cost` reads."""
-    from eatnas_db.domain.macro import Task
-    from eatnas_db.domain.rng import KeyedRng
-    from eatnas_db.domain.space import Space
-
     drawn_from = Space(_macro(space), Task(resolution, channels, classes))
     held: set[str] = set()
     rows = []
@@ -68,7 +65,7 @@ def sample(
     _write(rows, COSTS, format)
 
 
-@space_app.command("cost")
+@app.command("cost")
 def count_costs(
     file: Annotated[str, typer.Argument(help="JSON lines with code, resolution, classes; - is the input.")] = "-",
     space: SpaceName = DEFAULT_SPACE,
@@ -96,10 +93,6 @@ def _lines(file: str) -> Iterator[bytes]:
 
 
 def _costed(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
-    from eatnas_db.domain.architecture import Architecture
-    from eatnas_db.domain.cost import compute_cost
-    from eatnas_db.domain.macro import Task
-
     try:
         given = json.loads(line)
         if not isinstance(given, dict):
@@ -132,8 +125,6 @@ def _of_line(number: int, message: str) -> str:
 
 
 def _macro(name: str) -> Macro:
-    from eatnas_db.domain.macro import PRESETS
-
     if name in PRESETS:
         return PRESETS[name]
     near = difflib.get_close_matches(name, list(PRESETS), n=1, cutoff=0.5)
@@ -142,9 +133,6 @@ def _macro(name: str) -> Macro:
 
 
 def _summary(macro: Macro) -> dict[str, Any]:
-    from eatnas_db.domain.macro import Task
-    from eatnas_db.domain.space import Space
-
     space = Space(macro, Task(**DEFAULTS))
     return {
         "name": macro.name,
@@ -160,8 +148,6 @@ def _summary(macro: Macro) -> dict[str, Any]:
 
 
 def _blocks(macro: Macro) -> Iterator[dict[str, Any]]:
-    from eatnas_db.domain.architecture import WIDTHS
-
     for position, (stride, base) in enumerate(zip(macro.strides, macro.base, strict=True)):
         widths = {f"channels_at_{width}": macro.block_channels(position, width) for width in WIDTHS}
         yield {"block": position + 1, "stride": stride, "base": base, **widths}

@@ -12,7 +12,7 @@ import time
 import pytest
 from sqlalchemy import event, func, select
 
-from eatnas_cli.search import losses_in_words
+from eatnas_cli.search.status import describe_lost_hosts
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Timeouts
@@ -173,7 +173,7 @@ def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
         assert set(connection.execute(of_dead).scalars()) == {HOST_LOST}
         gone = {row.name: row for row in list_hosts(connection)}
     assert (gone["dead"].lost, gone["alive"].lost, gone["alive"].alive) == (True, False, False)
-    (told,) = losses_in_words(list(gone.values()), gone["dead"].seen_at + 180)
+    (told,) = describe_lost_hosts(list(gone.values()), gone["dead"].seen_at + 180)
     assert told == "host dead has not been heard of for 3 min; its candidates went on elsewhere"
 
 

@@ -16,8 +16,9 @@ import typer
 from sqlalchemy import Connection, Engine, event, insert, text
 from typer.testing import CliRunner
 
-from eatnas_cli.query import candidate_app, query_app
-from eatnas_cli.space import space_app
+from eatnas_cli.candidate import app as candidate_app
+from eatnas_cli.query.app import app as query_app
+from eatnas_cli.space import app as space_app
 from eatnas_db import provenance, queries, training_record, transitions
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import read_transaction, transaction

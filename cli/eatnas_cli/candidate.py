@@ -1,0 +1,61 @@
+"""`candidate …`: one candidate, its logs, and what becomes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import typer
+from sqlalchemy import Connection
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import CandidateId, FormatOption
+from eatnas_cli.printing import Format, show_one
+from eatnas_db import transitions
+from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.candidates import get_candidate, require_candidate
+from eatnas_db.settings import Settings
+
+app = new_app(no_args_is_help=True)
+
+
+@app.command("show")
+def show_candidate(ctx: typer.Context, candidate: CandidateId, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+    """Everything that is known of a candidate."""
+    with read_connection(ctx.obj.database_url) as connection:
+        row = get_candidate(connection, candidate)
+    show_one(row, format)
+
+
+@app.command()
+def logs(ctx: typer.Context, candidate: CandidateId) -> None:
+    """What a candidate's trainings wrote on this machine."""
+    with read_connection(ctx.obj.database_url) as connection:
+        require_candidate(connection, candidate)
+    file = ctx.obj.logs / f"candidate-{candidate}.log"
+    if not file.is_file():
+        raise NotFoundError(f"candidate {candidate} has no log at {file}: it has not been trained in this home")
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            typer.echo(line, nl=False)
+
+
+@app.command()
+def retry(ctx: typer.Context, candidate: CandidateId) -> None:
+    """Train a failed candidate again, its failures forgiven."""
+    _change(ctx.obj, candidate, transitions.retry)
+    typer.echo(f"candidate {candidate} is pending again")
+
+
+@app.command()
+def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
+    """Give up a candidate that waits or trains."""
+    _change(ctx.obj, candidate, transitions.cancel)
+    typer.echo(f"candidate {candidate} is cancelled")
+
+
+def _change(settings: Settings, candidate: int, transition: Callable[[Connection, int, float], object]) -> None:
+    with write_connection(settings.database_url) as connection:
+        require_candidate(connection, candidate)
+        transition(connection, candidate, time.time())

@@ -1,0 +1,93 @@
+"""`demo`: two small searches and a transfer, from start to end."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Final
+
+import typer
+
+from eatnas_cli.init import make_home
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.lineage_tree import print_lineage_tree
+from eatnas_cli.query.family import read_lineage
+from eatnas_cli.query.history import print_fingerprint
+from eatnas_cli.query.ranking import print_best
+from eatnas_cli.run import run_search
+from eatnas_daemon.daemon_options import DaemonOptions
+from eatnas_daemon.search_creation import TransferSource, create_search_from_spec
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.paging import Page
+from eatnas_db.queries.searches import list_searches
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+DEMO_SMALL: Final[dict[str, Any]] = {
+    "seed": 1,
+    "space": "eatnas-tiny",
+    "data": {"name": "digits", "train_images": 500},
+    "training": {"epochs": 6, "batch_size": 32, "augment": "none"},
+    "evolution": {"population": 8, "tournament": 4, "lag": 4},
+    "objective": {"max_mult_adds": 2_500_000},
+    "budget": {"candidates": 24},
+    "yardstick": {"top": 3, "seeds": 2},
+}
+DEMO_LARGE: Final[dict[str, Any]] = {
+    "seed": 1,
+    "space": {
+        "name": "demo-large",
+        "stem_channels": 12,
+        "strides": [1, 1, 2, 1, 1, 2, 1],
+        "base": [16, 24, 32, 64, 96, 160, 320],
+        "head_channels": 128,
+        "multiplier": 0.3,
+    },
+    "data": {"name": "digits", "resolution": 16},
+    "training": {"epochs": 4, "batch_size": 32, "augment": "none"},
+    "evolution": {"population": 6, "tournament": 3, "lag": 4},
+    "objective": {"max_mult_adds": 16_000_000},
+    "transfer": {"blocks": 2},
+    "budget": {"candidates": 12},
+    "yardstick": {"top": 0},
+}
+
+
+@app.command()
+def demo(ctx: typer.Context) -> None:
+    """EAT-NAS from end to end on real images (scikit-learn's digits), then what can be asked about it.
+
+    A search on a few small images, its best measured again, and a search on more and larger images with wider
+    networks that begins with the winner.
+    """
+    settings: Settings = ctx.obj
+    make_home(settings)
+    with read_connection(settings.database_url) as connection:
+        taken = {row.name for row in list_searches(connection)}
+    number = next(n for n in itertools.count(1) if not {f"demo-small-{n}", f"demo-large-{n}"} & taken)
+    small, large = f"demo-small-{number}", f"demo-large-{number}"
+    typer.echo("A small task: 500 digits of 8x8 pixels")
+    create_search_from_spec(settings, {"name": small, **DEMO_SMALL}, slots=2)
+    _run_to_end(settings, small)
+    typer.echo("\nIts best, measured again from scratch with fresh seeds (the yardstick)")
+    print_best(settings, small, Page(limit=3))
+    typer.echo(
+        "\nThe large task: all digits at 16x16 pixels, wider networks; it begins with the winner and changes of it"
+    )
+    create_search_from_spec(settings, {"name": large, **DEMO_LARGE}, slots=2, source=TransferSource(small))
+    _run_to_end(settings, large)
+    print_best(settings, large, Page(limit=5))
+    typer.echo("\nHow the best one came to be, across both searches")
+    print_lineage_tree(read_lineage(settings, large))
+    typer.echo("\nThe fingerprint of the large search, equal wherever both are run on an equal processor")
+    print_fingerprint(settings, large)
+    typer.echo(
+        f"\nWhat to type next:\n  eatnas-db query quality {large}\n"
+        f"  eatnas-db search extend {large} --candidates 16\n  eatnas-db mlflow ui"
+    )
+
+
+def _run_to_end(settings: Settings, name: str) -> None:
+    code = run_search(settings, name, DaemonOptions(slots=2))
+    if code != 0:
+        raise typer.Exit(code)

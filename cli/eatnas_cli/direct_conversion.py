@@ -1,0 +1,116 @@
+"""Convert the values of parameters without pydantic.
+
+From version 0.29 on, typer loads pydantic to convert any value, which takes longer than a quick query. The types that
+this command line uses are simple: a text, a number, a path, a choice, and lists of these. An invalid value, or one of
+another type, goes to typer, which converts it or raises the error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
+
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+_INTEGER: Final = re.compile(r"-?[0-9]{1,30}")
+_FLOAT: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?(e-?[0-9]{1,2})?")
+
+
+class _NotSimpleError(Exception):
+    """The value is not a simple one of its type."""
+
+
+class _DirectOption(TyperOption):
+    """An option whose simple values are converted without pydantic."""
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        """Return the converted value, like typer."""
+        try:
+            return _converted(self, value)
+        except _NotSimpleError:
+            return super().process_value(ctx, value)
+
+
+class _DirectArgument(TyperArgument):
+    """An argument whose simple values are converted without pydantic."""
+
+    def process_value(self, ctx: Any, value: Any) -> Any:
+        """Return the converted value, like typer."""
+        try:
+            return _converted(self, value)
+        except _NotSimpleError:
+            return super().process_value(ctx, value)
+
+
+def convert_directly(command: TyperCommand | TyperGroup) -> None:
+    """Change the parameters of a command, and of the commands that it holds, to the classes above."""
+    for parameter in command.params:
+        # Older versions of typer convert without pydantic anyway.
+        if hasattr(parameter, "type_descriptor"):
+            if type(parameter) is TyperOption:
+                parameter.__class__ = _DirectOption
+            elif type(parameter) is TyperArgument:
+                parameter.__class__ = _DirectArgument
+    if isinstance(command, TyperGroup):
+        for member in command.commands.values():
+            if isinstance(member, TyperCommand | TyperGroup):
+                convert_directly(member)
+
+
+def _converted(parameter: TyperOption | TyperArgument, value: Any) -> Any:
+    annotation: Any = parameter.type_descriptor.annotation
+    missing = parameter.required and value in (None, (), [])
+    if missing or parameter.callback is not None:
+        raise _NotSimpleError
+    if parameter.multiple or parameter.nargs == -1:
+        if value is None:
+            return ()
+        if get_origin(annotation) is not list or not isinstance(value, list | tuple):
+            raise _NotSimpleError
+        (item,) = get_args(annotation)
+        return [_converted_single(parameter, item, part) for part in value]
+    return None if value is None else _converted_single(parameter, annotation, value)
+
+
+def _converted_single(parameter: TyperOption | TyperArgument, annotation: Any, value: Any) -> Any:
+    if annotation is str and isinstance(value, str):
+        return value
+    if annotation is int or annotation is float:
+        return _number(parameter, annotation, value)
+    if annotation is Path:
+        return _path(parameter, value)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        for member in annotation:
+            if value is member or value == member.value:
+                return member
+    raise _NotSimpleError
+
+
+def _number(parameter: TyperOption | TyperArgument, kind: type[int] | type[float], value: Any) -> int | float:
+    if isinstance(value, str):
+        if not (_INTEGER if kind is int else _FLOAT).fullmatch(value):
+            raise _NotSimpleError
+        value = kind(value)
+    if type(value) is not kind or not math.isfinite(value):
+        raise _NotSimpleError
+    if parameter.min is not None and value < parameter.min:
+        raise _NotSimpleError
+    if parameter.max is not None and value > parameter.max:
+        raise _NotSimpleError
+    return value
+
+
+def _path(parameter: TyperOption | TyperArgument, value: Any) -> Path:
+    info = parameter.type_descriptor.parameter_info
+    if info.exists or info.writable or info.resolve_path or not (info.file_okay and info.dir_okay and info.readable):
+        raise _NotSimpleError
+    if not isinstance(value, str):
+        raise _NotSimpleError
+    path = Path(value)
+    if path.exists() and not os.access(path, os.R_OK):
+        raise _NotSimpleError
+    return path

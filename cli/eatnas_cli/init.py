@@ -1,0 +1,61 @@
+"""`init`: the home folder and its record."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.errors import RecordError
+from eatnas_db.settings import Settings
+from eatnas_migrations import commands
+
+app = new_app()
+
+REQUIRED_BYTES: Final = 1 << 20
+"""The size of an empty record, with a margin."""
+
+
+@app.command()
+def init(ctx: typer.Context) -> None:
+    """Make a home with an empty record; what is there already stays."""
+    make_home(ctx.obj)
+    typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.printable_url}")
+
+
+def make_home(settings: Settings) -> None:
+    """Create the folders and the record that are missing. Raises `RecordError`."""
+    file = settings.database_file
+    folders = [settings.home, settings.logs, settings.artifacts, settings.data]
+    if file is not None:
+        refuse_network_file_system(file, Path("/proc/mounts"))
+        folders.append(file.parent)
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"{error.filename} cannot be made: {error.strerror}; choose another --home") from None
+    engine = create_engine_for(settings.database_url)
+    if (file is not None and not file.exists()) or current_revision(engine) is None:
+        if file is not None:
+            _require_room(file.parent)
+        commands.upgrade(engine)
+    engine.dispose()
+    open_record(settings.database_url).dispose()
+
+
+def _require_room(folder: Path) -> None:
+    # SQLite reports an exhausted quota as an I/O error of the disk, and a half-made record would be of no use.
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(REQUIRED_BYTES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RecordError(f"the disk of {folder} is full; make room, then try again: nothing was made") from None
+        raise RecordError(f"{folder} cannot be written: {error.strerror}; choose another --home") from None

@@ -1,0 +1,85 @@
+"""A command group that imports the module of a command only when that command is used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from eatnas_cli.direct_conversion import convert_directly
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Return an empty Typer app with the settings that all commands share."""
+    # Markup and pretty exceptions load rich, which takes longer than a quick query.
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """A command, or a group of commands, that a module defines as `app`.
+
+    `help`: the help of a group; of a single command the first line of its help.
+    """
+
+    module: str
+    help: str
+
+    def app(self) -> typer.Typer:
+        """Import the module and return its app."""
+        app: typer.Typer = import_module(self.module).app
+        return app
+
+    def load(self, name: str) -> TyperCommand | TyperGroup:
+        """Import the module and return its command; if it defines several for one group, the one called `name`."""
+        command = get_command(self.app())
+        assert isinstance(command, TyperCommand | TyperGroup)
+        if isinstance(command, TyperGroup):
+            member = command.commands.get(name)
+            if isinstance(member, TyperCommand):
+                command = member
+            else:
+                command.help = self.help
+        convert_directly(command)
+        return command
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are listed in `lazy_commands`. Its `--help` imports none of them."""
+
+    lazy_commands: ClassVar[Mapping[str, LazyCommand]] = {}
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        convert_directly(self)
+        self.commands: Any = _LoadedOnAccess(self.lazy_commands)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands in the order of the table."""
+        return list(self.lazy_commands)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names of the commands and their help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in self.lazy_commands.items()])
+
+
+class _LoadedOnAccess(Mapping[str, TyperCommand | TyperGroup]):
+    """The commands of a lazy group, each loaded when it is looked up."""
+
+    def __init__(self, commands: Mapping[str, LazyCommand]) -> None:
+        self._commands = commands
+
+    def __getitem__(self, name: str) -> TyperCommand | TyperGroup:
+        return self._commands[name].load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._commands)
+
+    def __len__(self) -> int:
+        return len(self._commands)

@@ -1,0 +1,92 @@
+"""`query lineage` and `query descendants`: the ancestors and the descendants of a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Connection
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.lineage_tree import print_lineage_tree
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import CandidateId, FormatOption, PlotFile
+from eatnas_cli.printing import Format, show
+from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.page_options import page_options
+from eatnas_cli.tables import LONG
+from eatnas_db.database.engine import read_connection
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants
+from eatnas_db.queries.paging import EVERYTHING, Page, select_page
+from eatnas_db.queries.ranking import get_best
+from eatnas_db.queries.searches import get_search
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+
+@app.command()
+@takes_options(page=page_options)
+def lineage(
+    ctx: typer.Context,
+    name_or_id: Annotated[str, typer.Argument(help="A candidate's number, or a search's name for its best.")],
+    *,
+    picture: PlotFile = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Where a candidate comes from: every mutation from its root on."""
+    _print_family(read_lineage(ctx.obj, name_or_id), format, picture, page)
+
+
+@app.command()
+@takes_options(page=page_options)
+def descendants(
+    ctx: typer.Context,
+    candidate: CandidateId,
+    *,
+    picture: PlotFile = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """What came of a candidate: its children, theirs, and so on."""
+    with read_connection(ctx.obj.database_url) as connection:
+        rows = list_descendants(connection, candidate)
+    _print_family(rows, format, picture, page)
+
+
+def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
+    """Return the ancestors of a candidate, or of the best one of a search, the oldest first."""
+    with read_connection(settings.database_url) as connection:
+        return get_lineage(connection, _candidate_id(connection, name_or_id))
+
+
+def _candidate_id(connection: Connection, name_or_id: str) -> int:
+    # Digits mean a candidate even where a search is called so; int() refuses thousands of them.
+    if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 20:
+        return int(name_or_id)
+    best = get_best(connection, get_search(connection, name_or_id).id)
+    if best is None:
+        raise ConflictError(
+            f"search {name_or_id!r} has no scored candidate yet; `eatnas-db run {name_or_id}` trains it"
+        )
+    return best.id
+
+
+def _print_family(rows: Sequence[LineageEntry], format: Format, picture: Path | None, page: Page) -> None:  # noqa: A002
+    """Print a tree of all rows, or a table if rows are selected or too many for a tree."""
+    if picture is not None:
+        from eatnas_report.lineage_plot import draw_lineage
+
+        draw_lineage(picture, rows)
+        typer.echo(f"{picture} drawn")
+        return
+    if format is Format.TABLE and page == EVERYTHING and len(rows) < LONG:
+        print_lineage_tree(rows)
+        return
+    inherited = inheritance_columns(rows, format)
+    columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
+    show(select_page(rows, page), (*columns, *inherited, "code"), format)

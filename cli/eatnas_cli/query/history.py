@@ -1,0 +1,102 @@
+"""`query events`, `failures`, `utilisation` and `fingerprint`: what happened in a search, and what it took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import FormatOption, SearchName
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.query.page_options import page_options
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.candidates import require_candidate
+from eatnas_db.queries.events import list_events
+from eatnas_db.queries.failures import list_failures
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.paging import Page, select_page
+from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.utilisation import get_utilisation
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+
+@app.command()
+def events(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a search; default: all.")] = None,
+    candidate: Annotated[int | None, typer.Option(help="The story of this candidate alone.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Of this kind alone, as JSON names it.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, counted from the newest.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Leave out so many of the newest.")] = 0,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """What happened lately, the newest last."""
+    with read_connection(ctx.obj.database_url) as connection:
+        if candidate is not None:
+            require_candidate(connection, candidate)
+        search_id = None if name is None else get_search(connection, name).id
+        rows = list_events(connection, search_id, limit, candidate_id=candidate, kind=kind, offset=offset)
+    if format is Format.TABLE:
+        lines = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
+        show(lines, ("at", *(() if name else ("search",)), "candidate", "birth", "what happened"))
+    else:
+        show(rows, ("id", "at", "kind", "search", "candidate_id", "birth", "attempt", "words"), format)
+
+
+@app.command()
+@takes_options(page=page_options)
+def failures(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Which attempts failed or were lost, and why."""
+    with read_connection(ctx.obj.database_url) as connection:
+        rows = list_failures(connection, get_search(connection, name).id, page)
+    show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
+
+
+@app.command()
+@takes_options(page=page_options)
+def utilisation(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """What a search took of each slot, how much of the time the slots were at it, and why they were not.
+
+    Paging, order and conditions are for the list of reasons.
+    """
+    with read_connection(ctx.obj.database_url) as connection:
+        row = get_utilisation(connection, get_search(connection, name).id, time.time())
+    idle = select_page(row.idle, page)
+    if format is Format.CSV:
+        show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format)
+    else:
+        show_one(replace(row, idle=tuple(idle)), format)
+
+
+@app.command()
+def fingerprint(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+    """One line that is equal for equal histories, whenever and wherever they ran."""
+    print_fingerprint(ctx.obj, name, format)
+
+
+def print_fingerprint(settings: Settings, name: str, format: Format = Format.TABLE) -> None:  # noqa: A002
+    """Print the fingerprint of a search. Raises `NotFoundError`."""
+    with read_connection(settings.database_url) as connection:
+        row = get_fingerprint(connection, get_search(connection, name).id)
+    if format is Format.TABLE:
+        typer.echo(row.sha256)
+    else:
+        show([row], ("sha256", "candidates"), format)

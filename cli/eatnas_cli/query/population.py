@@ -1,0 +1,104 @@
+"""`query population`, `query primitives` and `query mutations`: the population and what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import BlockNumber, FormatOption, PlotFile, SearchName
+from eatnas_cli.printing import Format, show
+from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.page_options import page_options
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.mutations import list_mutation_statistics
+from eatnas_db.queries.paging import Page, select_page
+from eatnas_db.queries.population import list_population
+from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
+from eatnas_db.queries.searches import get_search
+
+app = new_app()
+
+
+@app.command()
+@takes_options(page=page_options)
+def population(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    at: Annotated[int | None, typer.Option(min=0, help="After this step; default: now.")] = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Who lives in the population, now or after any step."""
+    with read_connection(ctx.obj.database_url) as connection:
+        rows = list_population(connection, get_search(connection, name).id, at)
+    inherited = inheritance_columns(rows, format)
+    columns = ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", *inherited, "code")
+    show(select_page(rows, page), columns, format)
+
+
+@app.command()
+@takes_options(page=page_options)
+def primitives(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    block: BlockNumber = None,
+    points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
+    picture: PlotFile = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Which values of which block survive: their share of the population over time, and how fit they are.
+
+    The table has a line for each value, and a column for each step; sorted or paged, a line for each step of each.
+    """
+    with read_connection(ctx.obj.database_url) as connection:
+        rows = list_primitives(connection, get_search(connection, name).id, block, points)
+    if picture is not None:
+        from eatnas_report.primitives_plot import draw_primitives
+
+        draw_primitives(picture, name, select_page(rows, Page(where=page.where)))
+        typer.echo(f"{picture} drawn")
+    elif format is Format.TABLE and page == Page(where=page.where):
+        lines, columns = _over_time(select_page(rows, page))
+        show(lines, columns)
+    else:
+        columns = ["step", "block", "primitive", "value", "members", "share", "mean_fitness"]
+        show(select_page(rows, page), columns, format)
+
+
+def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a line for each value, with its share of the population at each step in per cent, and the columns."""
+    steps = sorted({row.step for row in rows})
+    lines: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row.block, row.primitive, row.value)
+        line = lines.setdefault(key, dict(zip(("block", "primitive", "value"), key, strict=True)))
+        line[f"step {row.step}"] = f"{row.share:.0%}"
+        if row.step == steps[-1]:
+            line["mean_fitness"] = row.mean_fitness
+    columns = ["block", "primitive", "value", *(f"step {step}" for step in steps), "mean_fitness"]
+    empty = dict.fromkeys(columns[3:-1], "-") | {"mean_fitness": None}
+    return [empty | line for line in lines.values()], columns
+
+
+@app.command()
+@takes_options(page=page_options)
+def mutations(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    block: BlockNumber = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Which kinds of change paid: how often, and what a child gained on its parent."""
+    with read_connection(ctx.obj.database_url) as connection:
+        rows = list_mutation_statistics(connection, get_search(connection, name).id, block)
+    columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
+    show(select_page(rows, page), columns, format)

@@ -1,0 +1,111 @@
+"""`query quality` and `query compare`: the quality of the population, and what it cost."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import FormatOption, PlotFile, SearchName
+from eatnas_cli.printing import Format, show
+from eatnas_cli.query.page_options import page_options
+from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.recipe import INHERITED
+from eatnas_db.queries.compute_curves import list_compute_curves, list_levels_reached
+from eatnas_db.queries.paging import Page, select_page
+from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.searches import get_search
+
+app = new_app()
+
+
+class Over(StrEnum):
+    """What a curve runs over."""
+
+    BIRTHS = "births"
+    COMPUTE = "compute"
+
+
+class Measure(StrEnum):
+    """What searches are compared by."""
+
+    QUALITY = "quality"
+    MEAN = "mean"
+    BEST = "best"
+
+
+@app.command()
+@takes_options(page=page_options)
+def quality(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    picture: PlotFile = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Draw mean and best on the terminal.")] = False,
+    over: Annotated[Over, typer.Option(help="What the curve runs over.")] = Over.BIRTHS,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """How good the population was after each step."""
+    from eatnas_report.plots import MAX_POINTS
+
+    with read_connection(ctx.obj.database_url) as connection:
+        search = get_search(connection, name)
+        if curve or picture is not None:
+            steps = list_steps(connection, search.id, max_points=MAX_POINTS)
+        else:
+            steps = list_steps(connection, search.id, page=page)
+    if picture is not None:
+        from eatnas_report.plots import draw_quality
+
+        draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
+        typer.echo(f"{picture} drawn")
+    elif curve:
+        from eatnas_report.terminal import draw_quality_curve
+
+        typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
+    else:
+        show(steps, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
+    if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
+        typer.echo(f"ended: {search.ended}")
+
+
+@app.command()
+@takes_options(page=page_options)
+def compare(
+    ctx: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Searches; ratios are to the first one's.")],
+    *,
+    level: Annotated[list[float] | None, typer.Option(help="A level to reach; may be repeated.")] = None,
+    by: Annotated[Measure, typer.Option(help="What is compared.")] = Measure.QUALITY,
+    alone: Annotated[bool, typer.Option("--alone", help="Leave out what a transferred search's source took.")] = False,
+    picture: PlotFile = None,
+    page: Page,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """How many device seconds each search took to reach the same quality."""
+    with read_connection(ctx.obj.database_url) as connection:
+        courses = list_compute_curves(connection, names, measure=by.value, alone=alone)
+        specs = {name: get_search(connection, name).spec for name in names}
+    inheriting = [
+        name
+        for name, spec in specs.items()
+        if INHERITED in (spec["inheritance"]["weights"], spec["transfer"]["weights"])
+    ]
+    if inheriting and len(specs) > 1:
+        typer.echo(
+            f"note: scores of {', '.join(inheriting)} have inherited epochs behind them; between searches only "
+            "yardsticks compare such (`query best` shows them)",
+            err=True,
+        )
+    if picture is not None:
+        from eatnas_report.plots import draw_compute_curves
+
+        draw_compute_curves(picture, courses, by.value)
+        typer.echo(f"{picture} drawn")
+        return
+    rows = select_page(list_levels_reached(courses, level or ()), page)
+    show(rows, ("level", "search", "device_seconds", "ratio"), format)

@@ -1,0 +1,31 @@
+"""`query sql`: the user's own SELECT."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import FormatOption
+from eatnas_cli.printing import Format, show
+from eatnas_db.adhoc_sql import run_query
+
+app = new_app()
+
+
+@app.command()
+def sql(
+    ctx: typer.Context,
+    question: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; docs/queries.md lists the views.")],
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show so many rows at most.")] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Seconds that it may take.")] = 30.0,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Ask in SQL. Nothing can be changed this way."""
+    answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
+    # Two columns may have one name; a row of names and values has room for one of them.
+    columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
+    show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format)
+    if answer.truncated:
+        typer.echo(f"there is more: these are the first {limit} rows; --limit shows more", err=True)

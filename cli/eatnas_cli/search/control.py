@@ -1,0 +1,64 @@
+"""`search pause`, `resume`, `cancel` and `extend`: changes of the state that a search should be in."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Final
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import SearchName
+from eatnas_db.database.engine import write_connection
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.searches.control import extend_search, set_desired_state
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+MAX_CANDIDATES: Final = 100_000_000
+MAX_HOURS: Final = 1e9
+
+
+@app.command()
+def pause(ctx: typer.Context, name: SearchName) -> None:
+    """Checkpoint what is in training and stop; `resume` goes on."""
+    _set_state(ctx.obj, name, DesiredState.PAUSED)
+    typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` goes on with it")
+
+
+@app.command()
+def resume(ctx: typer.Context, name: SearchName) -> None:
+    """Go on with a paused search."""
+    _set_state(ctx.obj, name, DesiredState.RUN)
+    typer.echo(f"search {name} goes on")
+
+
+@app.command()
+def cancel(ctx: typer.Context, name: SearchName) -> None:
+    """End a search for good; its history stays."""
+    _set_state(ctx.obj, name, DesiredState.CANCELLED)
+    typer.echo(f"search {name} is cancelled; its history stays")
+
+
+@app.command()
+def extend(
+    ctx: typer.Context,
+    name: SearchName,
+    candidates: Annotated[int, typer.Option(min=0, max=MAX_CANDIDATES, help="How many more.")] = 0,
+    device_hours: Annotated[float, typer.Option(min=0, max=MAX_HOURS, help="How many more, where limited.")] = 0.0,
+) -> None:
+    """Give a search more to do; reopens a finished one."""
+    if not candidates and not device_hours:
+        raise typer.BadParameter("say how much more: --candidates N, --device-hours H, or both")
+    with write_connection(ctx.obj.database_url) as connection:
+        budget, seconds = extend_search(
+            connection, name, candidates=candidates, device_hours=device_hours, now=time.time()
+        )
+    limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
+    typer.echo(f"search {name} may try {budget} candidates{limit}")
+
+
+def _set_state(settings: Settings, name: str, state: DesiredState) -> None:
+    with write_connection(settings.database_url) as connection:
+        set_desired_state(connection, name, state, time.time())

@@ -1,0 +1,46 @@
+"""`search create`: a search from a spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import PlannedSlots, SpecChanges, SpecFile
+from eatnas_daemon.search_creation import create_search_from_spec, parse_overrides, read_spec_file
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.searches import get_search
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+
+@app.command()
+def create(ctx: typer.Context, spec: SpecFile, changes: SpecChanges = None, slots: PlannedSlots = None) -> None:
+    """Check a spec and put its search, with the initial population, into the record."""
+    overrides = parse_overrides(changes or ())
+    created = create_search_from_spec(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots)
+    print_warnings(created.warnings)
+    print_created(ctx.obj, created.name, slots)
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print the warnings about a spec on stderr."""
+    for warning in warnings:
+        typer.echo(f"note: {warning}", err=True)
+
+
+def print_created(settings: Settings, name: str, slots: int | None) -> None:
+    """Print how to start a new search, and the lag that was chosen for it, which decides its history."""
+    typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
+    with read_connection(settings.database_url) as connection:
+        row = get_search(connection, name)
+    if row.spec["evolution"]["lag"] is None:
+        settled = f"{slots} slots" if slots else "this machine"
+        typer.echo(
+            f"at most {row.lag} of its candidates are in training at a time: its evolution.lag, settled for {settled} "
+            f"and a population of {row.population}; with another lag its history is another"
+        )
+    elif slots is not None:
+        typer.echo(f"note: its spec's evolution.lag of {row.lag} holds, whatever --slots says", err=True)

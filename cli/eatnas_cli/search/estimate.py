@@ -1,0 +1,93 @@
+"""`search estimate`: how long a search would take on this machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
+from eatnas_cli.printing import Format, show_one
+from eatnas_daemon.data_sets import data_with_root
+from eatnas_daemon.devices.capacity import count_slots, find_free_device
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_daemon.devices.monitor import probe_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import parse_options
+from eatnas_daemon.devices.placement import torch_device_name, worker_environment
+from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
+from eatnas_daemon.training_programs import run_training_program
+from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.spec import SearchSpec, parse_spec
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+
+@app.command()
+def estimate(
+    ctx: typer.Context,
+    spec: SpecFile,
+    changes: SpecChanges = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Slots it would run on; default: what this machine has.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing.
+
+    On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
+    """
+    parsed = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
+    device, count = _choose_device(slots)
+    seconds = _median_seconds(ctx.obj, parsed, samples, device)
+    hours = seconds * parsed.budget.candidates / count / 3600
+    if format is Format.TABLE:
+        duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+        typer.echo(
+            f"{seconds:.1f} s a candidate on {device.label} (median of {samples}); "
+            f"{parsed.budget.candidates} candidates on {count} slots: {duration}"
+        )
+        return
+    facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
+    show_one({**facts, "candidates": parsed.budget.candidates, "slots": count, "hours": hours}, format)
+
+
+def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: DeviceSnapshot) -> float:
+    """Train sampled architectures on a device for a moment and return the median seconds of a whole training."""
+    task, _ = describe_task(settings, spec)
+    space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
+    space.require_feasible()
+    proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
+    rows = run_training_program(
+        "eatnas_training.calibrate",
+        request={
+            "codes": [proposal.architecture.to_code() for proposal in proposals],
+            "macro": asdict(space.macro),
+            "task": asdict(task),
+            "data": data_with_root(settings, spec.data.model_dump()),
+            "training": spec.training.model_dump(),
+            "device": torch_device_name(device),
+        },
+        environment=worker_environment(device),
+    )
+    seconds_per_epoch: float = sorted(row["seconds_per_epoch"] for row in rows)[samples // 2]
+    return seconds_per_epoch * spec.training.epochs
+
+
+def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
+    """Return the device to measure, and how many of the slots would train as fast as it does alone."""
+    devices = probe_once(Nvml())
+    device = find_free_device(devices, os.environ)
+    available = device.cores if device.kind == CPU else count_slots(devices, os.environ)
+    if device.kind == CPU and not parse_options(devices, environment=os.environ).use_cpu:
+        typer.echo("note: no GPU may be used now (`eatnas-db devices --explain`), so the processor is timed", err=True)
+    if slots is None:
+        return device, available
+    return device, slots if device.kind == CPU else min(slots, available)

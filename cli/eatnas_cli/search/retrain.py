@@ -1,0 +1,77 @@
+"""`search rescore` and `search final`: train the best candidates of a search again."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import SearchName
+from eatnas_daemon.data_sets import data_with_root, describe_final_data
+from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.retrain import create_final_training, create_reevaluation
+from eatnas_db.settings import Settings
+
+app = new_app()
+
+
+@app.command()
+def rescore(
+    ctx: typer.Context,
+    name: SearchName,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the best.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as in the search.")] = None,
+) -> None:
+    """Measure the best again: each trained from scratch with fresh seeds, in a search of its own."""
+    with write_connection(ctx.obj.database_url) as connection:
+        yardstick = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
+    typer.echo(
+        f"search {yardstick} created; `eatnas-db run {yardstick}` trains it, `eatnas-db query best {name}` shows it"
+    )
+
+
+@app.command()
+def final(
+    ctx: typer.Context,
+    name: SearchName,
+    candidates: Annotated[
+        list[int] | None,
+        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Test this one; may be repeated."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the winners, where none is named.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Of each training; default: 4 times the search's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
+    again: Annotated[bool, typer.Option("--again", help="Even if tested by this recipe before.")] = False,
+) -> None:
+    """Train the winners longer, on training and validation images, and look once at the test set.
+
+    In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
+    """
+    settings: Settings = ctx.obj
+    with read_connection(settings.database_url) as connection:
+        data = get_search(connection, name).spec["data"]
+    # Whether there is a test part, before days of training.
+    description = describe_final_data(data_with_root(settings, data))
+    with write_connection(settings.database_url) as connection:
+        tests = create_final_training(
+            connection,
+            name,
+            candidate_ids=candidates or (),
+            top=top,
+            seeds=seeds,
+            epochs=epochs,
+            again=again,
+            now=time.time(),
+        )
+        row = get_search(connection, tests)
+    typer.echo(
+        f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
+        f"{description.train_images} images, then one look each at {description.test_images} test images; "
+        f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows what came out"
+    )

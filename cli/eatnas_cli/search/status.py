@@ -1,0 +1,71 @@
+"""`search list` and `search show`: the status of searches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import typer
+
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.options import FormatOption, SearchName
+from eatnas_cli.printing import Format, show, show_one
+from eatnas_daemon.search_progress import current_status, is_supervised
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.final_models import count_test_evaluations
+from eatnas_db.queries.hosts import RecordedHost, list_hosts
+from eatnas_db.queries.progress import get_progress
+from eatnas_db.queries.searches import SearchSummary, get_search, list_search_summaries
+
+app = new_app()
+
+
+@app.command("list")
+def list_searches(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+    """All searches, the newest last."""
+    with read_connection(ctx.obj.database_url) as connection:
+        rows, supervised = list_search_summaries(connection), is_supervised(ctx.obj, connection)
+    print_summaries(rows, supervised, format)
+
+
+def print_summaries(rows: Sequence[SearchSummary], supervised: bool, format: Format) -> None:  # noqa: A002
+    """Print a line for each search: its status, how many of its candidates are settled, its best fitness."""
+    lines = [{**asdict(row), "status": current_status(row, supervised)} for row in rows]
+    if format is not Format.TABLE:
+        show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format)
+    elif not rows:
+        typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` makes one")
+    else:
+        for line in lines:
+            line["settled"] = f"{line['settled']}/{line['budget']}"
+        show(lines, ("name", "status", "settled", "best", "created_at"))
+
+
+def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
+    """Return a sentence for each host that went away without stopping: since when, and where its candidates go."""
+    sentences = []
+    for host in hosts:
+        if host.lost:
+            minutes = max(0.0, (time.time() if now is None else now) - host.seen_at) / 60
+            what = "will go on elsewhere within a minute" if host.in_training else "went on elsewhere"
+            sentences.append(f"host {host.name} has not been heard of for {minutes:.0f} min; its candidates {what}")
+    return sentences
+
+
+@app.command("show")
+def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+    """One search: its status, counters and spec."""
+    with read_connection(ctx.obj.database_url) as connection:
+        row = get_search(connection, name)
+        looks = count_test_evaluations(connection, row.id)
+        progress = asdict(get_progress(connection, row.id))
+        status = current_status(row, is_supervised(ctx.obj, connection))
+        lost = (
+            describe_lost_hosts(list_hosts(connection)) if row.finished_at is None and is_postgresql(connection) else []
+        )
+    if lost:
+        status = "; ".join([status, *lost])
+    facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
+    show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)
