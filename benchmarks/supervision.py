@@ -105,8 +105,8 @@ def supervised(settings: Settings, slots: int) -> tuple[float, list[float], list
 
     def note(now: Supervisor) -> None:
         for slot in now.slots:
-            if slot.work is not None:
-                assign = slot.work.assign
+            if slot.training is not None:
+                assign = slot.training.assignment.assign
                 assigned[assign.candidate] = {name: getattr(assign, name) for name in assign.__slots__}
 
     supervisor.run(note)

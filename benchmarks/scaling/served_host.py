@@ -11,13 +11,13 @@ from pathlib import Path
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
 
 BENCHMARKS = Path(__file__).parents[1]
 SIMULATED_WORKER = (str(BENCHMARKS.parent / "tests" / "support" / "simulated_worker.py"),)
-TIMEOUTS = Timeouts(rest=0.05, flush=0.2, lease=3.0)
+TIMEOUTS = Timeouts(tick=0.05, database=0.2, lease=3.0)
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", options.seconds_per_epoch, "--scramble")
 
     def stop_at_first_lease(supervisor: Supervisor) -> None:
-        if options.until_first_lease and any(slot.work for slot in supervisor.slots):
+        if options.until_first_lease and any(slot.training for slot in supervisor.slots):
             sys.exit()
 
     Supervisor(
@@ -43,7 +43,7 @@ def main() -> None:
         slots=options.slots,
         host_name=options.name,
         only="b",
-        patience=TIMEOUTS,
+        timeouts=TIMEOUTS,
     ).run(stop_at_first_lease)
 
 

@@ -12,14 +12,15 @@ from dataclasses import replace
 from eatnas_daemon import lock
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Slot, Timeouts
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 from storm.states import DaemonState, SlotState, Token
 
 SLOTS = 2
 DATABASE_BUSY_SECONDS = 1.0
-TIMEOUTS = Timeouts(lease=3.0, silence=3.0, obedience=10.0, suspended=2.5)
+TIMEOUTS = Timeouts(lease=3.0, silence=3.0, stop=10.0, suspension=2.5)
 
 
 def serve(home: str, program: list[str]) -> None:
@@ -46,7 +47,7 @@ def serve(home: str, program: list[str]) -> None:
             slots=SLOTS,
             host_name="storm",
             only="s",
-            patience=TIMEOUTS,
+            timeouts=TIMEOUTS,
             wall=wall,
         )
         supervisor.run(report)
@@ -54,11 +55,13 @@ def serve(home: str, program: list[str]) -> None:
 
 
 def slot_state(slot: Slot) -> SlotState:
+    training = slot.training
+    token = None if training is None else training.assignment.leased.token
     return SlotState(
         number=slot.number,
-        pid=None if slot.process is None else slot.process.pid,
-        token=None if slot.work is None else Token(slot.work.leased.token.candidate, slot.work.leased.token.attempt),
-        phase=slot.phase,
+        pid=None if slot.worker is None else slot.worker.process.pid,
+        token=None if token is None else Token(token.candidate, token.attempt),
+        phase="" if training is None else training.phase,
     )
 
 

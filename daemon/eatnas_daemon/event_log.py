@@ -55,9 +55,9 @@ class Journal:
     def look(self, supervisor: Supervisor, *, at_once: bool = False) -> None:
         """Log workers that have ended, trouble, and once a second what the record tells."""
         workers = {
-            slot.number: (slot.process.pid, slot.device.label, slot.evicted)
+            slot.number: (slot.worker.process.pid, slot.device.label, slot.worker.exit_reason)
             for slot in supervisor.slots
-            if slot.process is not None
+            if slot.worker is not None
         }
         for number, (pid, device, evicted) in self._workers.items():
             if number not in workers or workers[number][0] != pid:

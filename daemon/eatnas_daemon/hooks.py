@@ -19,10 +19,10 @@ from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_daemon.follower import follow
+from eatnas_daemon.workers.process_tree import kill_process_tree
 from eatnas_db.atomic_files import atomic_write
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.event_watermark import EventWatermark
@@ -255,7 +255,8 @@ class Notifier:
                 try:
                     status = process.wait(self._limit)
                 except subprocess.TimeoutExpired:
-                    _kill(process)
+                    kill_process_tree(process.pid)
+                    process.wait()
                     return f"the command was not done after {self._limit:g} s, and was killed"
         except OSError as error:
             return f"the command cannot be started: {error}"
@@ -280,19 +281,6 @@ class Notifier:
             self._place.write(self._file)
         except OSError as error:
             self._log.warning("hooks.on_event: %s cannot be written (%s); news may be told twice", self._file, error)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a command and whatever it has started."""
-    family: list[psutil.Process] = []
-    with suppress(psutil.Error):
-        family = psutil.Process(process.pid).children(recursive=True)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for child in family:
-        with suppress(psutil.Error):
-            child.kill()
-    process.wait()
 
 
 def watch(notifier: Notifier, engine: Engine, log: logging.Logger, every: float = EVERY_SECONDS) -> None:

@@ -134,7 +134,7 @@ def supervise(
             host_name=settings.host,
             only=only,
             max_bytes=read_max_bytes(settings.home, os.environ),
-            floor=placement.gpu_scheduler,
+            gpu_scheduler=placement.gpu_scheduler,
         )
         for follower in followers:
             follower.start()
@@ -199,9 +199,9 @@ def _placement(options: DaemonOptions) -> _Placement:
         selection,
         KeyedRng(time.time_ns(), "yield", os.getpid()),
         policy=SharingPolicy(options.policy or SharingPolicy.YIELD),
-        most=None if on_cpu else options.slots,
+        max_workers=None if on_cpu else options.slots,
         # Each worker on a GPU also keeps a core busy.
-        per_device=max(1, cores // max(1, gpus)),
+        workers_per_device=max(1, cores // max(1, gpus)),
     )
     return _Placement(cpu_slots, gpus, scheduler)
 
@@ -286,10 +286,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

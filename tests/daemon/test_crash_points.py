@@ -29,7 +29,7 @@ CHILD = """
 import os, signal, sys
 from sqlalchemy import event
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
@@ -67,9 +67,9 @@ def supervise(home, die_at):
             write()
 
     sys.addaudithook(audit)
-    patience = Timeouts(rest=0.02, collect=0.0)
+    timeouts = Timeouts(tick=0.02, checkpoint_cleanup=0.0)
     Supervisor(
-        engine, settings, Launcher(settings.logs, PROGRAM), slots=2, host_name="here", only="s", patience=patience
+        engine, settings, Launcher(settings.logs, PROGRAM), slots=2, host_name="here", only="s", timeouts=timeouts
     ).run()
     print(die_at - left[0])
 
@@ -170,5 +170,6 @@ def test_a_worker_may_die_at_every_single_write(fresh, supervise, calm):
     number = 1
     while not lived_through(fresh(f"worker-{number}"), number, supervise, calm):
         number += 1
-    # A phase, of each epoch its figures, its progress and its checkpoint: made, renamed, synced, told; and the end.
-    assert number - 1 == 1 + 2 * 6 + 1
+    # A phase; in each epoch a result, a progress, and a checkpoint that is created (two audit events), renamed, synced
+    # and reported; and the end.
+    assert number - 1 == 1 + 2 * 7 + 1

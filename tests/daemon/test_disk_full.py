@@ -14,17 +14,18 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 from support.simulated_worker import SIMULATED_WORKER
+from support.slots import progress_of, running_pid
 
 pytestmark = pytest.mark.slow
 
-QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05)
+QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
 """For so long a disk stays full after that was told."""
@@ -32,7 +33,7 @@ SECONDS = 60
 SUPERVISE = """
 import sys
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
@@ -43,9 +44,9 @@ def tell(supervisor):
         told[0] = supervisor.trouble
         print(told[0], flush=True)
 launcher = Launcher(settings.logs, sys.argv[2:])
-patience = Timeouts(rest=0.02, flush=0.1)
+timeouts = Timeouts(tick=0.02, database=0.1)
 Supervisor(open_record(settings.database_url), settings, launcher, slots=2, host_name="here", only="s",
-           patience=patience).run(tell)
+           timeouts=timeouts).run(tell)
 """
 
 
@@ -111,7 +112,7 @@ class FullForAWhile:
         self._told_at = 0.0
 
     def __call__(self, supervisor) -> None:
-        if not self.filled and any(slot.progress for slot in supervisor.slots):
+        if not self.filled and any(progress_of(slot) for slot in supervisor.slots):
             self.filled = True
             self.fill(supervisor)
         if supervisor.trouble is not None and supervisor.trouble not in self.told:
@@ -127,7 +128,7 @@ def test_work_waits_for_room_for_checkpoints(tmp_path, home, supervise, calm, di
     settings.artifacts.symlink_to(disk.folder)
     seen = set()
     watch = FullForAWhile(lambda _: disk.fill(), lambda _: (seen.add(waiting(settings)), disk.empty()))
-    assert supervise(settings, program=PACED, on_tick=watch, patience=QUICK) == calm
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
     assert watch.roomy
     assert seen == set(watch.told) == {f"the disk of {settings.artifacts} is full; training goes on when there is room"}
     nothing_is_torn_or_blamed(settings)
@@ -140,7 +141,7 @@ def test_work_waits_for_room_for_the_record(tmp_path, home, supervise, calm, dis
     settings.artifacts.symlink_to(tmp_path / "artifacts")
     settings.logs.symlink_to(tmp_path / "logs")
     watch = FullForAWhile(lambda _: disk.fill(), lambda _: disk.empty())
-    assert supervise(settings, program=PACED, on_tick=watch, patience=QUICK) == calm
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
     assert watch.roomy
     assert watch.told == [
         f"the disk of {settings.database_file} is full; free some space, then try again: no data is lost"
@@ -163,14 +164,14 @@ def test_a_full_disk_of_logs_costs_logs_and_no_training(tmp_path, home, supervis
     settings = home(tmp_path / "home")
     settings.logs.symlink_to(disk.folder)
     disk.fill()
-    assert supervise(settings, program=PACED, patience=QUICK) == calm
+    assert supervise(settings, program=PACED, timeouts=QUICK) == calm
     nothing_is_torn_or_blamed(settings)
 
 
 def test_work_waits_while_everything_is_full_at_once(tmp_path, home, supervise, calm, disk):
     settings = home(disk.folder / "home")
     watch = FullForAWhile(lambda _: disk.fill(), lambda _: disk.empty())
-    assert supervise(settings, program=PACED, on_tick=watch, patience=QUICK) == calm
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
     assert watch.roomy
     nothing_is_torn_or_blamed(settings)
 
@@ -188,12 +189,12 @@ def test_a_worker_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "home")
 
     def workers(supervisor):
-        return [slot.process.pid for slot in supervisor.slots if slot.process and not slot.ended]
+        return [running_pid(slot) for slot in supervisor.slots if running_pid(slot)]
 
     watch = FullForAWhile(
         lambda now: [limit(pid, 16) for pid in workers(now)], lambda now: [limit(pid, None) for pid in workers(now)]
     )
-    assert supervise(settings, program=PACED, on_tick=watch, patience=QUICK) == calm
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
     assert watch.roomy
     assert watch.told == [f"the disk of {settings.artifacts} is full; training goes on when there is room"]
     nothing_is_torn_or_blamed(settings)

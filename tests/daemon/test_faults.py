@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import leases, transitions
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
@@ -23,10 +23,11 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, lease
 from support.simulated_worker import SIMULATED_WORKER
+from support.slots import candidate_of, is_training, progress_of, running_pid
 
 SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
 """Still in its first epochs when a supervisor on a busy machine comes to look."""
-QUICK = Timeouts(rest=0.02, flush=0.1, silence=0.5, obedience=0.5, respawn=0.05, collect=0.0)
+QUICK = Timeouts(tick=0.02, database=0.1, silence=0.5, stop=0.5, restart=0.05, checkpoint_cleanup=0.0)
 
 
 def rows(settings, query):
@@ -55,10 +56,10 @@ def test_a_training_that_hangs_is_killed_with_its_children_and_tried_again(tmp_p
 
     def look(supervisor):
         for slot in supervisor.slots:
-            if slot.process is not None and psutil.pid_exists(slot.process.pid):
-                children.update(psutil.Process(slot.process.pid).children())
+            if running_pid(slot) and psutil.pid_exists(running_pid(slot)):
+                children.update(psutil.Process(running_pid(slot)).children())
 
-    assert supervise(settings, program=(*fast, "--hang-on", "9"), on_tick=look, patience=QUICK) == calm
+    assert supervise(settings, program=(*fast, "--hang-on", "9"), on_tick=look, timeouts=QUICK) == calm
     assert outcomes(settings, 9) == [("failed", "hang"), ("scored", None)]
     assert children
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
@@ -68,12 +69,12 @@ def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervi
     settings = home(tmp_path / "deaf")
 
     def pause(supervisor):
-        if any(slot.work and slot.work.leased.token.candidate == 3 and slot.progress for slot in supervisor.slots):
+        if any(candidate_of(slot) == 3 and progress_of(slot) for slot in supervisor.slots):
             with transaction(open_record(settings.database_url)) as connection:
                 connection.execute(update(search).values(wish="paused"))
 
-    patience = Timeouts(rest=0.02, flush=0.1, silence=60, obedience=0.3)
-    supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, patience=patience)
+    timeouts = Timeouts(tick=0.02, database=0.1, silence=60, stop=0.3)
+    supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, timeouts=timeouts)
     assert outcomes(settings, 3) == [("failed", "hang")]
     assert rows(settings, select(lease)) == []
 
@@ -81,7 +82,7 @@ def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervi
 def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "poison")
     wall = lambda: time.time() * 1000  # back-off passes a thousand times as fast  # noqa: E731
-    supervise(settings, program=(*fast, "--fail-on", "9"), patience=QUICK, wall=wall)
+    supervise(settings, program=(*fast, "--fail-on", "9"), timeouts=QUICK, wall=wall)
     tried = outcomes(settings, 9)
     # The first attempt brought it further, and does not count.
     assert tried == [("failed", "exception")] * 4
@@ -95,7 +96,7 @@ def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_pa
 def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
     # Far longer than its limit: it has not ended before a supervisor on a busy machine looks.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
-    supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), patience=QUICK)
+    supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), timeouts=QUICK)
     failures = rows(settings, select(attempt.c.failure, attempt.c.number))
     assert {tuple(row) for row in failures} == {("time_limit", 1)}
 
@@ -109,7 +110,7 @@ def test_workers_that_cannot_start_are_told_and_not_started_without_end(tmp_path
         if supervisor.trouble is not None and supervisor.slots[0].failed_starts >= 3:
             supervisor.stop()
 
-    supervise(settings, slots=1, program=("-m", "eatnas_training.no_such_module"), on_tick=look, patience=QUICK)
+    supervise(settings, slots=1, program=("-m", "eatnas_training.no_such_module"), on_tick=look, timeouts=QUICK)
     (told,) = seen - {None}
     assert "workers end before they are ready" in told
     assert "worker-0.log" in told
@@ -121,17 +122,17 @@ def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, su
     cancelled = []
 
     def cancel(supervisor):
-        if not cancelled and any(slot.work and slot.work.leased.token.candidate == 2 for slot in supervisor.slots):
+        if not cancelled and any(candidate_of(slot) == 2 for slot in supervisor.slots):
             with transaction(engine) as connection:
                 transitions.cancel(connection, 2, time.time())
             cancelled.append(time.monotonic())
-        working = [slot.work.leased.token.candidate for slot in supervisor.slots if slot.work]
+        working = [candidate_of(slot) for slot in supervisor.slots]
         if len(cancelled) == 1 and 2 not in working:
             cancelled.append(time.monotonic())
             supervisor.stop()
 
     slow = (*SIMULATED_WORKER, "--seconds-per-epoch", "60")
-    supervise(settings, program=slow, on_tick=cancel, patience=Timeouts(rest=0.02, flush=0.1))
+    supervise(settings, program=slow, on_tick=cancel, timeouts=Timeouts(tick=0.02, database=0.1))
     assert cancelled[1] - cancelled[0] < 5
 
 
@@ -143,13 +144,13 @@ def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home,
 
     def hold(supervisor):
         seen.add(supervisor.trouble)
-        if not held_since and any(slot.progress for slot in supervisor.slots):
+        if not held_since and any(progress_of(slot) for slot in supervisor.slots):
             other.execute("BEGIN IMMEDIATE")
             held_since.append(time.monotonic())
         if held_since and other.in_transaction and time.monotonic() - held_since[0] > 1:
             other.execute("ROLLBACK")
 
-    assert supervise(settings, on_tick=hold, busy_seconds=0.1, patience=QUICK) == calm
+    assert supervise(settings, on_tick=hold, busy_seconds=0.1, timeouts=QUICK) == calm
     (told,) = seen - {None}
     assert "locked by another program" in told
 
@@ -161,11 +162,11 @@ def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_pat
 
     def freeze(supervisor):
         for slot in supervisor.slots:
-            if not frozen and slot.phase == "training" and slot.work.leased.token.candidate >= 5 and slot.process:
-                frozen.append(psutil.Process(slot.process.pid))
+            if not frozen and is_training(slot) and candidate_of(slot) >= 5 and running_pid(slot):
+                frozen.append(psutil.Process(running_pid(slot)))
                 frozen[0].send_signal(signal.SIGSTOP)
 
-    assert supervise(settings, program=SLOW, on_tick=freeze, patience=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=freeze, timeouts=QUICK) == calm
     assert [row.kind for row in events(settings, "taken_back")] == ["taken_back"]
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
@@ -175,10 +176,14 @@ def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp
 
     def freeze(supervisor):
         for slot in supervisor.slots:
-            if slot.phase == "training" and slot.work.leased.token == leases.LeaseToken(2, 1) and not slot.ended:
-                psutil.Process(slot.process.pid).send_signal(signal.SIGSTOP)
+            if (
+                is_training(slot)
+                and slot.training.assignment.leased.token == leases.LeaseToken(2, 1)
+                and running_pid(slot)
+            ):
+                psutil.Process(running_pid(slot)).send_signal(signal.SIGSTOP)
 
-    supervise(settings, program=SLOW, on_tick=freeze, patience=QUICK)
+    supervise(settings, program=SLOW, on_tick=freeze, timeouts=QUICK)
     assert outcomes(settings, 2) == [("lost", "lost"), ("scored", None)]
     (message,) = rows(settings, select(attempt.c.message).where(attempt.c.candidate_id == 2, attempt.c.number == 1))
     assert "suspended" in message.message
@@ -190,18 +195,18 @@ def test_a_worker_that_dies_while_the_record_is_held_is_told_nothing_more(tmp_pa
     ended_at = []
 
     def strike(supervisor):
-        working = [slot for slot in supervisor.slots if slot.progress and slot.process]
+        working = [slot for slot in supervisor.slots if progress_of(slot) and running_pid(slot)]
         if not ended_at and working and not other.in_transaction:
             other.execute("BEGIN IMMEDIATE")
-            psutil.Process(working[0].process.pid).kill()
-        if not ended_at and any(slot.ended for slot in supervisor.slots):
+            psutil.Process(running_pid(working[0])).kill()
+        if not ended_at and any(slot.worker and slot.worker.ended for slot in supervisor.slots):
             ended_at.append(time.monotonic())
         # Several beats are due before it is written down that the worker is gone.
         if ended_at and other.in_transaction and time.monotonic() - ended_at[0] > 1:
             other.execute("ROLLBACK")
 
-    patience = replace(QUICK, lease=0.6, silence=30.0)
-    assert supervise(settings, on_tick=strike, busy_seconds=0.05, patience=patience) == calm
+    timeouts = replace(QUICK, lease=0.6, silence=30.0)
+    assert supervise(settings, on_tick=strike, busy_seconds=0.05, timeouts=timeouts) == calm
     assert ended_at
 
 
@@ -227,12 +232,12 @@ def test_the_second_signal_ends_a_daemon_whose_record_cannot_be_reached(tmp_path
     other = sqlite3.connect(settings.database_file, isolation_level=None)
 
     def stop(supervisor):
-        if any(slot.progress for slot in supervisor.slots):
+        if any(progress_of(slot) for slot in supervisor.slots):
             if not other.in_transaction:
                 other.execute("BEGIN IMMEDIATE")
             supervisor.stop()
 
-    supervise(settings, on_tick=stop, busy_seconds=0.05, patience=QUICK)
+    supervise(settings, on_tick=stop, busy_seconds=0.05, timeouts=QUICK)
     other.execute("ROLLBACK")
     assert supervise(settings) == calm
 
@@ -252,7 +257,7 @@ def test_workers_that_cannot_be_started_at_all_are_told_with_the_cause(tmp_path,
 
     engine = open_record(settings.database_url)
     broken = Broken(settings.logs, fast)
-    Supervisor(engine, settings, broken, slots=1, host_name="here", only="s", patience=QUICK).run(look)
+    Supervisor(engine, settings, broken, slots=1, host_name="here", only="s", timeouts=QUICK).run(look)
     (told,) = seen - {None}
     assert "workers cannot be started" in told
 
@@ -264,13 +269,14 @@ def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, 
 
     def strike(supervisor):
         for slot in supervisor.slots:
-            if not torn and slot.progress and slot.process:
-                token, folder = slot.work.leased.token, Path(slot.work.assign.checkpoint_folder)
+            if not torn and progress_of(slot) and running_pid(slot):
+                assignment = slot.training.assignment
+                token, folder = assignment.leased.token, Path(assignment.assign.checkpoint_folder)
                 torn.append(folder / f".c{token.candidate}-a{token.attempt}-e9-b0.ckpt.torn")
                 torn[0].write_bytes(b"half")
-                psutil.Process(slot.process.pid).kill()
+                psutil.Process(running_pid(slot)).kill()
 
-    assert supervise(settings, program=SLOW, on_tick=strike, patience=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=strike, timeouts=QUICK) == calm
     assert not torn[0].exists()
 
 
@@ -279,11 +285,11 @@ def test_a_supervisor_that_was_frozen_with_its_workers_blames_nobody(tmp_path, h
     jump = [0.0]
 
     def sleep(supervisor):
-        if jump[0] == 0.0 and any(slot.progress for slot in supervisor.slots):
+        if jump[0] == 0.0 and any(progress_of(slot) for slot in supervisor.slots):
             jump[0] = 3600.0
 
     clock = lambda: time.monotonic() + jump[0]  # noqa: E731
-    assert supervise(settings, on_tick=sleep, monotonic=clock, patience=QUICK) == calm
+    assert supervise(settings, on_tick=sleep, monotonic=clock, timeouts=QUICK) == calm
     assert events(settings, "taken_back") == []
 
 
@@ -293,12 +299,14 @@ def test_a_clock_moved_by_an_hour_changes_nothing(tmp_path, home, supervise, fas
     moved = [0.0]
 
     def move(supervisor):
-        if moved[0] == 0.0 and any(slot.work and slot.work.leased.birth >= 4 for slot in supervisor.slots):
+        if moved[0] == 0.0 and any(
+            slot.training and slot.training.assignment.leased.birth >= 4 for slot in supervisor.slots
+        ):
             moved[0] = 3600.0 * hours
 
     program = (*fast, "--crash-on", "9")
     wall = lambda: time.time() + moved[0]  # noqa: E731
-    assert supervise(settings, program=program, on_tick=move, wall=wall, patience=QUICK) == calm
+    assert supervise(settings, program=program, on_tick=move, wall=wall, timeouts=QUICK) == calm
     assert outcomes(settings, 9)[-1] == ("scored", None)
 
 
@@ -307,7 +315,7 @@ def drained_halfway(settings, supervise):
 
     def stop(supervisor):
         for slot in supervisor.slots:
-            if slot.work and slot.work.leased.token.candidate == 7 and slot.progress:
+            if candidate_of(slot) == 7 and progress_of(slot):
                 supervisor.stop()
 
     supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.1"), on_tick=stop)
@@ -342,7 +350,7 @@ def test_a_whole_file_without_a_row_is_adopted(tmp_path, home, supervise):
 
 def test_checkpoints_that_nobody_needs_are_collected(tmp_path, home, supervise):
     settings = home(tmp_path / "collected")
-    supervise(settings, patience=QUICK)
+    supervise(settings, timeouts=QUICK)
     living = {
         row.id
         for row in rows(settings, select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None)))
@@ -357,8 +365,8 @@ def test_checkpoints_that_nobody_needs_are_collected(tmp_path, home, supervise):
 
 def test_a_home_is_kept_within_its_bound_while_it_is_worked_on(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "small")
-    squeezed = replace(QUICK, room=0.0)
-    assert supervise(settings, patience=squeezed, max_bytes=1) == calm
+    squeezed = replace(QUICK, disk_check=0.0)
+    assert supervise(settings, timeouts=squeezed, max_bytes=1) == calm
     # Only the newest of those who live, and may still be parents, are left.
     files = list(settings.artifacts.glob("checkpoints/*/*"))
     assert len({path.name.split("-")[0] for path in files}) == len(files)

@@ -15,6 +15,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt, epoch, score
 from eatnas_db.searches.retrain import create_final_training
+from support.slots import progress_of, running_pid
 
 SMALL = {
     "data": {"name": "digits", "train_images": 256, "validation_images": 128},
@@ -30,10 +31,12 @@ REAL = ("-m", "eatnas_training.worker")
 def kill_the_worker(supervisor):
     """Once, after the second epoch of a final model."""
     for slot in supervisor.slots:
-        work = slot.work
-        first = work and work.assign.final_model and work.leased.token.attempt == work.leased.replica == 1
-        if first and slot.process and slot.progress and slot.progress.epoch >= 1:
-            os.kill(slot.process.pid, signal.SIGKILL)
+        progress, pid = progress_of(slot), running_pid(slot)
+        if progress is None or pid is None or progress.epoch < 1:
+            continue
+        leased = slot.training.assignment.leased
+        if slot.training.assignment.assign.final_model and leased.token.attempt == leased.replica == 1:
+            os.kill(pid, signal.SIGKILL)
 
 
 def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: None):

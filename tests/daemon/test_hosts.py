@@ -15,7 +15,7 @@ from sqlalchemy import event, func, select
 from eatnas_cli.search.status import describe_lost_hosts
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.locks import list_connected_hosts
@@ -46,12 +46,12 @@ TREE = {
     "budget": {"candidates": 40},
     "yardstick": {"top": 0},
 }
-PATIENCE = "Timeouts(rest=0.05, flush=0.2, lease=2.0, collect=0.5)"
+TIMEOUTS = "Timeouts(tick=0.05, database=0.2, lease=2.0, checkpoint_cleanup=0.5)"
 HOST = f"""
 import sys
 from pathlib import Path
 from eatnas_daemon.workers.launcher import Launcher
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import Settings
@@ -59,7 +59,7 @@ url, home, name, seconds = sys.argv[1:]
 settings = Settings(Path(home), url, name)
 program = (*{SIMULATED_WORKER!r}, "--seconds-per-epoch", seconds, "--scramble")
 Supervisor(open_record(url, busy_seconds=5), settings, Launcher(settings.logs / name, program), slots=2,
-           host_name=name, only="s", patience={PATIENCE}).run()
+           host_name=name, only="s", timeouts={TIMEOUTS}).run()
 """
 WAIT_SECONDS = 120
 
@@ -231,10 +231,10 @@ def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_pat
             cut(connection)
 
     settings = Settings(tmp_path, url, "here")
-    patience = Timeouts(rest=0.02, flush=0.05)
+    timeouts = Timeouts(tick=0.02, database=0.05)
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02", "--scramble")
     launcher = Launcher(settings.logs, program)
-    supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s", patience=patience)
+    supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s", timeouts=timeouts)
     event.listen(engine, "before_cursor_execute", execute)
     event.listen(engine, "commit", commit)
     supervisor.run()

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.workers.slots import Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
@@ -12,6 +12,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.transfer import create_transfer
+from support.slots import progress_of
 
 REAL = ("-m", "eatnas_training.worker")
 INHERITING = {
@@ -59,12 +60,12 @@ def test_a_garbled_parent_is_trained_again_before_its_child_starts(tmp_path, hom
     def garble(supervisor):
         # While one trains, the files of all its elders are spoilt.
         for slot in supervisor.slots:
-            if slot.work and slot.work.leased.birth == 8 and slot.progress and not garbled:
+            if progress_of(slot) and slot.training.assignment.leased.birth == 8 and not garbled:
                 for file in storm.artifacts.glob("checkpoints/*/c[1-8]-*"):
                     file.write_bytes(file.read_bytes()[:-5])
                     garbled.add(file.name)
 
-    assert supervise(storm, 1, REAL, on_tick=garble, patience=Timeouts(rest=0.02)) == undisturbed
+    assert supervise(storm, 1, REAL, on_tick=garble, timeouts=Timeouts(tick=0.02)) == undisturbed
     assert garbled
     missing = rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
     restored = rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))

@@ -5,7 +5,6 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import psutil
 import pynvml
@@ -20,23 +19,21 @@ from eatnas_daemon.devices.options import DeviceOptions
 from eatnas_daemon.devices.probe import probe_devices
 from eatnas_daemon.devices.sharing import MIN_BACKOFF_SECONDS, SharingPolicy
 from eatnas_daemon.gpus.scheduler import GpuScheduler
-from eatnas_daemon.workers.slots import Slot, Timeouts
+from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.leases import LeaseToken
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
-from eatnas_db.training_record import ResourceUse
-from eatnas_protocol.messages import Failed, Progress
 from support.fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from support.simulated_worker import SIMULATED_WORKER
+from support.slots import is_training, running_pid
 
-QUICK = Timeouts(rest=0.02, flush=0.1, respawn=0.05, collect=0.0, devices=0.05)
+QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05, checkpoint_cleanup=0.0, device_check=0.05)
 SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.05")
 ENDLESS = (*SIMULATED_WORKER, "--seconds-per-epoch", "600")
 GPUS = ("GPU-aaaa", "GPU-bbbb")
@@ -58,8 +55,8 @@ def other():
 
 @pytest.fixture
 def gpus(tmp_path):
-    """Fake GPUs, and the floor of a daemon on them."""
-    floors = []
+    """Fake GPUs, and the scheduler of a daemon on them."""
+    schedulers = []
 
     def make(*cards, wishes=None, **options):
         library = FakeNvml(*(cards or map(FakeGpu, GPUS)), worker_bytes=GIB)
@@ -68,15 +65,16 @@ def gpus(tmp_path):
         locks.mkdir(exist_ok=True)
         timeout = options.pop("hears", 30.0)
         lookout = DeviceMonitor(lambda: probe_devices(nvml, locks), interval_seconds=0.02, timeout_seconds=timeout)
-        floor = GpuScheduler(
+        scheduler = GpuScheduler(
             lookout, wishes or DeviceOptions(use_cpu=False), KeyedRng(1, "yield"), folder=locks, **options
         )
-        floors.append(floor)
-        return library, floor
+        schedulers.append(scheduler)
+        lookout.snapshots()
+        return library, scheduler
 
     yield make
-    for floor in floors:
-        floor.close()
+    for scheduler in schedulers:
+        scheduler.close()
 
 
 def rows(settings, query):
@@ -96,13 +94,13 @@ def devices_used(settings):
 
 
 def training_on(supervisor, uuid):
-    return [slot for slot in supervisor.slots if slot.device.uuid == uuid and slot.phase == "training"]
+    return [slot for slot in supervisor.slots if slot.device.uuid == uuid and is_training(slot)]
 
 
 def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "gpus")
-    _, floor = gpus(*(FakeGpu(uuid, utilisation=5) for uuid in GPUS))
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK) == calm
+    _, scheduler = gpus(*(FakeGpu(uuid, utilisation=5) for uuid in GPUS))
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK) == calm
     assert {row.load for row in rows(settings, select(epoch.c.load))} == {0.05}
     assert devices_used(settings) == set(GPUS)
     known = rows(settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host))
@@ -113,23 +111,23 @@ def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_p
 
 @pytest.mark.slow
 def test_a_device_is_held_while_it_is_used_and_each_worker_sees_its_own_alone(tmp_path, home, supervise, gpus):
-    _, floor = gpus()
+    _, scheduler = gpus()
     seen = set()
 
     def look(supervisor):
         for slot in supervisor.slots:
-            if slot.process is not None and slot.phase == "training":
-                seen.add((slot.device.uuid, psutil.Process(slot.process.pid).environ()["CUDA_VISIBLE_DEVICES"]))
+            if running_pid(slot) and is_training(slot):
+                seen.add((slot.device.uuid, psutil.Process(running_pid(slot)).environ()["CUDA_VISIBLE_DEVICES"]))
                 assert find_lock_owner(slot.device.uuid, tmp_path / "locks")
 
-    supervise(home(tmp_path / "held"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    supervise(home(tmp_path / "held"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     assert seen == {(uuid, uuid) for uuid in GPUS}
     assert not any(find_lock_owner(uuid, tmp_path / "locks") for uuid in GPUS)
 
 
 def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tmp_path, home, supervise, gpus, other):
     settings = home(tmp_path / "left")
-    library, floor = gpus(FakeGpu(GPUS[0]))
+    library, scheduler = gpus(FakeGpu(GPUS[0]))
     at = []
 
     def come(supervisor):
@@ -141,7 +139,7 @@ def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tm
         if len(at) > 1 and supervisor.trouble is not None:
             supervisor.stop()
 
-    supervise(settings, 0, program=ENDLESS, floor=floor, patience=QUICK, on_tick=come)
+    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come)
     assert at[1] - at[0] < 10
     assert [row.outcome for row in rows(settings, select(attempt.c.outcome))] == ["released"]
     assert rows(settings, select(lease)) == []
@@ -154,13 +152,13 @@ def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tm
 @pytest.mark.slow
 def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "shared")
-    library, floor = gpus()
+    library, scheduler = gpus()
 
     def come(supervisor):
         if training_on(supervisor, GPUS[0]):
             library.gpus[0].compute = [(other.pid, GIB)]
 
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=come) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come) == calm
     assert outcomes(settings) <= {"scored", "released"}
     (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
     assert f"(pid {other.pid}, " in row.waits
@@ -169,21 +167,21 @@ def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, superv
 @pytest.mark.slow
 def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "stay")
-    library, floor = gpus(policy=SharingPolicy.STAY)
+    library, scheduler = gpus(policy=SharingPolicy.STAY)
 
     def come(supervisor):
         first = library.gpus[0]
         if not first.compute and training_on(supervisor, first.uuid):
             first.compute = [(other.pid, GIB)]
 
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=come) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come) == calm
     assert outcomes(settings) == {"scored"}
 
 
 @pytest.mark.slow
 def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "paused")
-    _, floor = gpus(FakeGpu(GPUS[0]))
+    _, scheduler = gpus(FakeGpu(GPUS[0]))
     engine = open_record(settings.database_url)
     told = []
 
@@ -200,7 +198,7 @@ def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, hom
             with transaction(engine) as connection:
                 hosts.set_device_paused(connection, GPUS[0], None)
 
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=change) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=change) == calm
     assert told[1].startswith("no device is free: GPU 0")
     assert "paused; resume it" in told[1]
     assert outcomes(settings) <= {"scored", "released"}
@@ -211,13 +209,13 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
     engine = open_record(settings.database_url)
 
     def change(supervisor):
-        if any(slot.phase == "training" for slot in supervisor.slots):
+        if any(is_training(slot) for slot in supervisor.slots):
             with transaction(engine) as connection:
                 hosts.set_device_paused(connection, hosts.cpu_uuid("here"), 1.0)
         if supervisor.trouble is not None:
             supervisor.stop()
 
-    supervise(settings, 1, program=ENDLESS, patience=QUICK, on_tick=change)
+    supervise(settings, 1, program=ENDLESS, timeouts=QUICK, on_tick=change)
     assert rows(settings, select(lease)) == []
     (row,) = rows(settings, select(search.c.waiting))
     assert row.waiting == "no device is free: CPU: paused; resume it with `eatnas-db devices resume`"
@@ -226,32 +224,32 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
 @pytest.mark.slow
 def test_a_device_that_breaks_is_left_and_the_search_goes_on_with_the_others(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "broken")
-    library, floor = gpus()
+    library, scheduler = gpus()
 
     def strike(supervisor):
         if training_on(supervisor, GPUS[0]):
             library.gpus[0].errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
 
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=strike) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=strike) == calm
     assert outcomes(settings) <= {"scored", "released"}
     (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
-    assert row.waits == "it does not answer: GPU is lost"
+    assert row.waits == "NVML error: GPU is lost"
 
 
 def test_a_driver_that_hangs_holds_up_no_tick(tmp_path, home, supervise, gpus):
-    library, floor = gpus(hears=0.3)
+    library, scheduler = gpus(hears=0.3)
     hung, ticks = threading.Event(), []
     library.before_memory = lambda: hung.is_set() and time.sleep(3600)
 
     def look(supervisor):
-        if any(slot.phase == "training" for slot in supervisor.slots):
+        if any(is_training(slot) for slot in supervisor.slots):
             hung.set()
         ticks.append(time.monotonic())
         if hung.is_set() and not supervisor.slots:
             supervisor.stop()
 
     settings = home(tmp_path / "hung")
-    supervise(settings, 0, program=ENDLESS, floor=floor, patience=QUICK, on_tick=look)
+    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     assert max(later - earlier for earlier, later in itertools.pairwise(ticks)) < 5
     assert "has not responded" in rows(settings, select(device.c.waits))[0].waits
     assert outcomes(settings) == {"released"}
@@ -261,14 +259,14 @@ def test_a_worker_on_another_device_than_its_own_is_refused(tmp_path, home, supe
     first, second = FakeGpu(GPUS[0]), FakeGpu(GPUS[1], shown_as=GPUS[0])
     # What runs for the first is on the second.
     first.shown_as = "GPU-none"
-    _, floor = gpus(first, second)
+    _, scheduler = gpus(first, second)
 
     def look(supervisor):
-        if any("started on" in one.availability.reason for one in floor.standings):
+        if any("started on" in one.availability.reason for one in scheduler.statuses):
             supervisor.stop()
 
     settings = home(tmp_path / "misplaced")
-    supervise(settings, 0, floor=floor, patience=QUICK, on_tick=look)
+    supervise(settings, 0, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     endings = [row.ending for row in rows(settings, select(worker.c.ending)) if row.ending]
     assert f"a worker for {GPUS[0]} started on {GPUS[1]}" in endings
     assert not rows(
@@ -277,21 +275,22 @@ def test_a_worker_on_another_device_than_its_own_is_refused(tmp_path, home, supe
 
 
 def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, supervise, gpus):
-    _, floor = gpus(FakeGpu(GPUS[0]))
+    _, scheduler = gpus(FakeGpu(GPUS[0]))
     settings = home(tmp_path / "no-start")
 
     def look(supervisor):
         if supervisor.trouble is not None:
             supervisor.stop()
 
-    supervise(settings, 0, program=("-m", "eatnas_training.no_such_module"), floor=floor, patience=QUICK, on_tick=look)
+    broken = ("-m", "eatnas_training.no_such_module")
+    supervise(settings, 0, program=broken, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     (row,) = rows(settings, select(search.c.waiting))
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
 
 @pytest.mark.slow
 def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supervise, gpus):
-    library, floor = gpus()
+    library, scheduler = gpus()
     library.worker_bytes = 3 * GIB // 2
     told = set()
     settings = home(tmp_path / "replaced")
@@ -299,25 +298,27 @@ def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supe
         settings,
         0,
         program=SLOW,
-        floor=floor,
-        patience=replace(QUICK, candidates=1, devices=0.01),
-        on_tick=lambda _: told.update(one.availability.cause for one in floor.standings),
+        gpu_scheduler=scheduler,
+        timeouts=replace(QUICK, trainings_per_worker=1, device_check=0.01),
+        on_tick=lambda _: told.update(one.availability.cause for one in scheduler.statuses),
     )
     assert told == {Cause.FREE}
 
 
 def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, home, supervise, gpus):
-    _, floor = gpus(FakeGpu(GPUS[0]))
+    _, scheduler = gpus(FakeGpu(GPUS[0]))
     settings = home(tmp_path / "unfit")
     seen = set()
 
     def look(supervisor):
-        seen.update(one.availability.reason for one in floor.standings if one.availability.cause is Cause.QUARANTINED)
+        seen.update(
+            one.availability.reason for one in scheduler.statuses if one.availability.cause is Cause.QUARANTINED
+        )
         if supervisor.trouble is not None:
             supervisor.stop()
 
     unfit = (*SIMULATED_WORKER, "--unavailable", "torch was built without CUDA")
-    supervise(settings, 0, program=unfit, floor=floor, patience=QUICK, on_tick=look)
+    supervise(settings, 0, program=unfit, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
     (row,) = rows(settings, select(search.c.waiting))
     assert row.waiting == f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): {seen.pop()}"
@@ -327,7 +328,7 @@ def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, h
 @pytest.mark.slow
 def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path, home, supervise, gpus, calm, other):
     settings = home(tmp_path / "waiting")
-    library, floor = gpus(FakeGpu(GPUS[0], compute=[(other.pid, GIB)]))
+    library, scheduler = gpus(FakeGpu(GPUS[0], compute=[(other.pid, GIB)]))
     told = set()
 
     def leave(supervisor):
@@ -335,7 +336,7 @@ def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path
         if supervisor.trouble is not None:
             library.gpus[0].compute = []
 
-    assert supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=leave) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=leave) == calm
     (words,) = told - {None}
     assert words.startswith(f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): ")
     assert f"(pid {other.pid}, " in words
@@ -343,13 +344,13 @@ def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path
 
 @pytest.mark.slow
 def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home, supervise, gpus):
-    _, floor = gpus(most=1)
+    _, scheduler = gpus(max_workers=1)
     most = [0]
 
     def look(supervisor):
         most[0] = max(most[0], len(supervisor.slots))
 
-    supervise(home(tmp_path / "most"), 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    supervise(home(tmp_path / "most"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     assert most == [1]
 
 
@@ -359,7 +360,7 @@ def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home,
 @pytest.mark.slow
 def test_several_workers_share_a_device_as_far_as_its_memory_goes(tmp_path, home, supervise, gpus):
     # Each fake worker takes 1 GiB; a further one needs two for its context and its training.
-    _, floor = gpus(FakeGpu(GPUS[0], total=5 * GIB), per_device=10)
+    _, scheduler = gpus(FakeGpu(GPUS[0], total=5 * GIB), workers_per_device=10)
     settings = home(tmp_path / "packed", training__epochs=1000)
     most, full_at = [0], []
 
@@ -370,14 +371,14 @@ def test_several_workers_share_a_device_as_far_as_its_memory_goes(tmp_path, home
         if full_at and time.monotonic() > full_at[0] + 1:
             supervisor.stop()
 
-    supervise(settings, 0, program=SLOW, floor=floor, patience=QUICK, on_tick=look)
+    supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
     assert most == [3]
 
 
 @pytest.mark.slow
 def test_measured_peaks_decide_how_many_fit_and_the_history_stays(tmp_path, home, supervise, gpus, calm):
     settings = home(tmp_path / "measured")
-    _, floor = gpus(FakeGpu(GPUS[0]), per_device=10)
+    _, scheduler = gpus(FakeGpu(GPUS[0]), workers_per_device=10)
     program = (*SLOW, "--peak-bytes", str(9 * GIB))
     engine = open_record(settings.database_url)
     beside = []
@@ -388,7 +389,7 @@ def test_measured_peaks_decide_how_many_fit_and_the_history_stays(tmp_path, home
         if scored >= 8:  # what was begun before the first was measured has ended
             beside.append(sum(slot.busy for slot in supervisor.slots))
 
-    assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=look) == calm
+    assert supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look) == calm
     assert max(beside) <= 2
     peaks = {
         row.peak_bytes for row in rows(settings, select(attempt.c.peak_bytes).where(attempt.c.outcome == "scored"))
@@ -403,12 +404,12 @@ def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_mark
     company = []
 
     def look(supervisor):
-        busy = [slot.work.leased for slot in supervisor.slots if slot.busy]
+        busy = [slot.training.assignment.leased for slot in supervisor.slots if slot.busy]
         if any(one.thrift for one in busy):
             company.append(len(busy))
 
     program = (*SLOW, "--out-of-memory-on", "9", "--out-of-memory-attempts", "2")
-    supervise(settings, 3, program=program, patience=QUICK, on_tick=look)
+    supervise(settings, 3, program=program, timeouts=QUICK, on_tick=look)
     of_nine = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
     failed = ("failed", "out_of_memory")
     assert [tuple(row) for row in rows(settings, of_nine)] == [failed, failed, ("scored", None)]
@@ -429,13 +430,13 @@ def test_a_search_has_no_more_in_training_than_it_may(tmp_path, home, supervise,
     def look(supervisor):
         busy.add(sum(slot.busy for slot in supervisor.slots))
 
-    assert supervise(settings, 3, program=SLOW, patience=QUICK, on_tick=look) == calm
+    assert supervise(settings, 3, program=SLOW, timeouts=QUICK, on_tick=look) == calm
     assert busy == {0, 1}
 
 
 def test_a_worker_is_replaced_after_so_many_candidates_and_the_history_stays(tmp_path, home, supervise, calm):
     settings = home(tmp_path / "worn")
-    assert supervise(settings, 1, patience=replace(QUICK, candidates=7)) == calm
+    assert supervise(settings, 1, timeouts=replace(QUICK, trainings_per_worker=7)) == calm
     endings = [row.ending for row in rows(settings, select(worker.c.ending))]
     assert len(endings) == 4
     assert endings[0] == "replaced by a fresh worker: it has trained 7 candidates"
@@ -446,11 +447,11 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
     tmp_path, home, supervise, gpus, calm
 ):
     settings = home(tmp_path / "broken")
-    _, floor = gpus(FakeGpu(GPUS[0]))
+    _, scheduler = gpus(FakeGpu(GPUS[0]))
     suspected, relied_on = [], []
-    floor.suspect = lambda _, candidate_id: suspected.append(candidate_id)
-    floor.rely_on = relied_on.append
-    assert supervise(settings, 0, program=(*SLOW, "--fatal-on", "5"), floor=floor, patience=QUICK) == calm
+    scheduler.record_failure = lambda _, candidate_id: suspected.append(candidate_id)
+    scheduler.record_success = relied_on.append
+    assert supervise(settings, 0, program=(*SLOW, "--fatal-on", "5"), gpu_scheduler=scheduler, timeouts=QUICK) == calm
     assert (suspected, len(relied_on)) == ([5], 24)
     ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
@@ -460,84 +461,33 @@ def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_
 
 def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_each_time(gpus):
     now = [0.0]
-    _, floor = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
-    slot = Slot(0, floor._lookout.snapshots()[0])
+    _, scheduler = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
 
     def waits():
         slots = []
-        floor.arrange(slots, (), QUICK)
+        scheduler.update(slots, (), QUICK)
         return not slots
 
-    floor.suspect(slot, 1)
-    floor.suspect(slot, 1)  # it is tried again, and may be itself to blame
+    scheduler.record_failure(GPUS[0], 1)
+    scheduler.record_failure(GPUS[0], 1)  # it is tried again, and may be itself to blame
     assert not waits()
-    floor.suspect(slot, 2)
+    scheduler.record_failure(GPUS[0], 2)
     assert waits()
-    assert "one training after another ends its worker there" in floor.standings[0].availability.reason
+    assert "one training after another ends its worker there" in scheduler.statuses[0].availability.reason
     for longest in (MIN_BACKOFF_SECONDS, 2 * MIN_BACKOFF_SECONDS, 4 * MIN_BACKOFF_SECONDS):
         now[0] += longest / 2 - 1
         assert waits()
         now[0] += longest / 2 + 1
         assert not waits()
-        floor.suspect(slot, 1)
-        floor.suspect(slot, 2)
+        scheduler.record_failure(GPUS[0], 1)
+        scheduler.record_failure(GPUS[0], 2)
     assert waits()
-    floor.rely_on(slot)
+    scheduler.record_success(GPUS[0])
     assert not waits()
-    floor.suspect(slot, 1)
-    floor.rely_on(slot)
-    floor.suspect(slot, 2)
+    scheduler.record_failure(GPUS[0], 1)
+    scheduler.record_success(GPUS[0])
+    scheduler.record_failure(GPUS[0], 2)
     assert not waits()
-
-
-def held_by(candidate_id):
-    return SimpleNamespace(leased=SimpleNamespace(token=LeaseToken(candidate_id, 1)), expected_bytes=3 * GIB)
-
-
-def test_a_late_word_about_an_earlier_training_is_not_taken_for_the_one_in_hand():
-    slot = Slot(0)
-    slot.take(held_by(2), now=0.0)
-    assert not slot.hear(Failed(1, 1, "exception", "late", "", 0.0), now=1.0)
-    assert not slot.hear(Progress(1, 1, 0, 1, 2, 0.5), now=1.0)
-    assert (slot.reports, slot.progress, slot.heard_at) == ([], None, 1.0)
-    assert slot.hear(Failed(2, 1, "exception", "its own", "", 0.0), now=2.0)
-
-
-def test_memory_of_the_training_before_is_not_taken_for_what_the_next_one_holds():
-    slot = Slot(0)
-    slot.take(held_by(1), now=0.0)
-    slot.hear(Progress(1, 1, 0, 1, 2, 0.5, memory_bytes=3 * GIB), now=1.0)
-    for _ in range(2):
-        slot.sample()
-    assert slot.outstanding_bytes == 0
-    slot.drop()
-    slot.take(held_by(2), now=2.0)
-    assert slot.outstanding_bytes == slot.told_bytes == 3 * GIB
-
-
-def test_epochs_that_end_between_two_looks_share_what_was_measured_over_them():
-    slot = Slot(0)
-    slot.process = SimpleNamespace(cpu_seconds=3.0, memory_bytes=100)
-    slot.take(work=None, now=10.0)
-    slot.process.cpu_seconds = 4.0
-    slot.measure(1, now=12.0, gpu_load=None)
-    slot.measure(2, now=12.0, gpu_load=None)
-    slot.process.cpu_seconds = 6.0
-    slot.measure(3, now=14.0, gpu_load=None)
-    slot.process.memory_bytes = 0
-    slot.measure(4, now=16.0, gpu_load=None)
-    assert slot.uses == {1: ResourceUse(100, 0.5), 2: ResourceUse(100, 0.5), 3: ResourceUse(100, 1.0)}
-
-
-def test_a_worker_whose_memory_has_grown_by_half_is_replaced():
-    slot = Slot(0)
-    slot.process = SimpleNamespace(send=lambda message: None)
-    for size in (100, 100, 100, 100, 200, 250, 299):
-        slot.count(size, 0.0, QUICK)
-        assert not slot.leaving
-    slot.count(301, 0.0, QUICK)
-    assert slot.leaving
-    assert slot.evicted == "replaced by a fresh worker: its memory has grown by half"
 
 
 class Storm:
@@ -592,12 +542,12 @@ class Storm:
 
 @pytest.mark.slow
 def test_whatever_befalls_the_gpus_the_history_is_the_same(tmp_path, home, supervise, gpus, calm, other, monkeypatch):
-    monkeypatch.setattr("eatnas_daemon.devices.SHORTEST_WAIT", 0.1)
+    monkeypatch.setattr("eatnas_daemon.devices.sharing.MIN_BACKOFF_SECONDS", 0.1)
     settings = home(tmp_path / "storm")
-    library, floor = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
+    library, scheduler = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
     storm = Storm(library, open_record(settings.database_url), other.pid, seed=1)
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3")
-    assert supervise(settings, 0, program=program, floor=floor, patience=QUICK, on_tick=storm.tick) == calm
+    assert supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=storm.tick) == calm
     assert storm.kinds == {"strangers", "lost_devices", "broken_drivers", "kills", "pauses"}
     assert {"scored", "released", "lost"} <= outcomes(settings) | {
         row.failure for row in rows(settings, select(attempt.c.failure))

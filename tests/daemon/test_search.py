@@ -114,7 +114,7 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
 
     def pause(supervisor):
         with transaction(engine) as connection:
-            if get_search(connection, "s").scored >= 3 and any(slot.work for slot in supervisor.slots):
+            if get_search(connection, "s").scored >= 3 and any(slot.training for slot in supervisor.slots):
                 connection.execute(update(search).values(wish=DesiredState.PAUSED))
 
     supervise(settings, 2, on_tick=pause)
@@ -131,7 +131,7 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
     settings = home(tmp_path / "drained")
 
     def stop(supervisor):
-        if any(slot.work for slot in supervisor.slots):
+        if any(slot.training for slot in supervisor.slots):
             supervisor.stop()
 
     supervise(settings, 2, on_tick=stop)

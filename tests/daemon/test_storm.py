@@ -33,23 +33,23 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
 
 def storm(out, *arguments):
     """Run the storm; its faults and its rounds."""
-    command = [sys.executable, str(CHAOS), "--pace", "0.15", "--out", str(out), *arguments]
+    command = [sys.executable, str(CHAOS), "--seconds-per-epoch", "0.15", "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert done.returncode == 0, done.stdout + done.stderr
-    return [line for line in lines if "kind" in line], [line for line in lines if "lost" in line]
+    return [line for line in lines if "fault" in line], [line for line in lines if "lost" in line]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the storm limits other processes by Linux's prlimit")
 def test_a_search_through_a_short_storm_comes_out_the_same(tmp_path):
-    faults, rounds = storm(tmp_path / "out", "--each", "2", "--real", "0", "--kinds", *KINDS)
-    hit = [fault["kind"] for fault in faults if fault["hit"]]
+    faults, rounds = storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
+    hit = [fault["fault"] for fault in faults if fault["hit"]]
     assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
     assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
 
     # Nothing is left to be done: it goes on where it stopped.
-    again, _ = storm(tmp_path / "out", "--each", "2", "--real", "0", "--kinds", *KINDS)
+    again, _ = storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     assert again == faults
 
 

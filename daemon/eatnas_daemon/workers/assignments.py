@@ -34,6 +34,11 @@ class Assignment:
     expected_bytes: int = 0
     """Of a GPU's memory, beyond a context."""
 
+    @property
+    def needs_device_alone(self) -> bool:
+        """Return whether an attempt ran out of memory next to others."""
+        return self.leased.thrift != MemoryFallback.NONE
+
 
 def work_for(connection: Connection, settings: Settings, row: SearchRecord, leased: LeasedCandidate) -> Assignment:
     """What to do about a leased candidate of the search `row`."""

@@ -16,6 +16,7 @@ import psutil
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
+from eatnas_daemon.workers.process_tree import kill_process_tree
 from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import Command, Message
 
@@ -86,14 +87,7 @@ class WorkerProcess:
         """End it and whatever it has started, at once."""
         if self._closed:  # and so may its pid
             return
-        family: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
-            family = psutil.Process(self._process.pid).children(recursive=True)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        for process in family:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        kill_process_tree(self._process.pid)
 
     def close(self) -> int:
         """Reap a worker whose pipe has ended; the exit status as `subprocess` tells it."""

@@ -1,0 +1,75 @@
+"""Exclude GPUs on which workers do not start, or on which one training after another fails."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from eatnas_daemon.devices.availability import Availability, Cause
+from eatnas_daemon.devices.sharing import DeviceStatus, next_backoff
+from eatnas_db.domain.rng import KeyedRng
+
+MAX_UNANSWERED_PROBES: Final = 3
+"""Workers leave a GPU that does not answer this many probes in a row."""
+MAX_FAILED_CANDIDATES: Final = 2
+"""A GPU is excluded after its workers did not survive this many candidates in a row."""
+PAUSED: Final = Availability(False, "paused; resume it with `eatnas-db devices resume`", Cause.PAUSED)
+
+
+@dataclass(slots=True)
+class DeviceHealth:
+    """The recent failures of one GPU."""
+
+    unanswered_probes: int = 0
+    failed_candidates: set[int] = field(default_factory=set)
+    """Candidates whose workers did not survive, since the last success."""
+    exclusions: int = 0
+    """Number of exclusions in a row."""
+    excluded_until: float = 0.0
+    reason: str | None = None
+    """Reason of the last exclusion."""
+
+
+class HealthTracker:
+    """The health of all GPUs of a supervisor. Each exclusion of a GPU lasts longer than the one before."""
+
+    def __init__(self, chance: KeyedRng) -> None:
+        self._chance = chance
+        self._devices: dict[str, DeviceHealth] = {}
+
+    def record_failure(self, uuid: str, candidate_id: int, now: float) -> None:
+        """Note that a worker did not survive a training; exclude the GPU if other candidates had the same fate."""
+        health = self._health(uuid)
+        health.failed_candidates.add(candidate_id)
+        if len(health.failed_candidates) >= MAX_FAILED_CANDIDATES:
+            health.failed_candidates.clear()
+            self.exclude(uuid, "one training after another ends its worker there", now)
+
+    def record_success(self, uuid: str) -> None:
+        """Note that a training finished; earlier failures no longer count."""
+        health = self._health(uuid)
+        health.failed_candidates.clear()
+        health.exclusions, health.excluded_until, health.reason = 0, 0.0, None
+
+    def exclude(self, uuid: str, reason: str, now: float) -> None:
+        """Start no worker on a GPU for some time."""
+        health = self._health(uuid)
+        health.exclusions, seconds = next_backoff(health.exclusions, 0.0, self._chance)
+        health.reason, health.excluded_until = reason, now + seconds
+
+    def apply(self, status: DeviceStatus, paused: Collection[str], now: float) -> DeviceStatus:
+        """Return the status of a GPU that takes its health, and the pauses set by users, into account."""
+        uuid, availability = status.device.uuid, status.availability
+        health = self._health(uuid)
+        health.unanswered_probes = health.unanswered_probes + 1 if availability.cause is Cause.ERROR else 0
+        if uuid in paused:
+            return DeviceStatus(status.device, PAUSED, evict=True)
+        if health.unanswered_probes >= MAX_UNANSWERED_PROBES:
+            return replace(status, evict=True)
+        if availability.free and health.reason is not None and now < health.excluded_until:
+            return DeviceStatus(status.device, Availability(False, health.reason, Cause.QUARANTINED), status.evict)
+        return status
+
+    def _health(self, uuid: str) -> DeviceHealth:
+        return self._devices.setdefault(uuid, DeviceHealth())

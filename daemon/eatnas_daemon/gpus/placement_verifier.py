@@ -1,0 +1,72 @@
+"""Verify that a new worker runs on its own GPU, before it is given a training."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from eatnas_daemon.devices.model import DeviceSnapshot
+from eatnas_daemon.devices.monitor import DeviceMonitor
+from eatnas_daemon.devices.placement import find_placement_error
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.worker_state import WorkerState
+from eatnas_protocol.messages import Ready
+
+MAX_ATTEMPTS: Final = 3
+"""A worker that is not on its GPU in this many probes is misplaced."""
+
+
+class PlacementVerifier:
+    """Compares probes of the GPUs from before a worker's start with those after it allocated memory."""
+
+    def __init__(self, monitor: DeviceMonitor) -> None:
+        self._monitor = monitor
+        self._before_start: dict[int, list[DeviceSnapshot]] = {}
+        """The probe before the start of a slot's worker, by the slot's number."""
+
+    def note_start(self, slot: Slot) -> None:
+        """Keep the last probe as the one before the start of the slot's next worker."""
+        self._before_start[slot.number] = self._monitor.snapshots(wait=False)
+
+    def verify(self, slot: Slot) -> str | None:
+        """Mark the slot's worker as verified once it is on its GPU; return a reason if it is misplaced."""
+        worker = slot.worker
+        if worker is None or worker.ready is None or worker.placement.verified:
+            return None
+        if worker.exiting or worker.kill_reason is not None:
+            return None
+        reason = self._reported_elsewhere(slot.device.uuid, worker.ready)
+        if reason is not None:
+            return reason
+        placement, probed_at = worker.placement, self._monitor.probe_started_at
+        if probed_at <= max(worker.ready_at, placement.checked_at):
+            return None
+        placement.checked_at = probed_at
+        placement.attempts += 1
+        reason = self._seen_elsewhere(slot, worker, worker.ready)
+        if reason is None:
+            placement.verified = True
+            return None
+        certain = "started on" in reason
+        return reason if certain or placement.attempts >= MAX_ATTEMPTS else None
+
+    def _reported_elsewhere(self, uuid: str, ready: Ready) -> str | None:
+        """Return a reason if CUDA in the worker names another GPU."""
+        for device in self._monitor.snapshots(wait=False):
+            if device.uuid != uuid and _is_same_gpu(device.uuid, ready.gpu_uuid):
+                return f"a worker for {uuid} started on {device.uuid}"
+        return None
+
+    def _seen_elsewhere(self, slot: Slot, worker: WorkerState, ready: Ready) -> str | None:
+        """Return a reason if the driver does not show the worker on its GPU."""
+        uuid, after = slot.device.uuid, self._monitor.snapshots(wait=False)
+        before = self._before_start.get(slot.number, [])
+        reason = find_placement_error(uuid, worker.process.pid, ready.marker_bytes, before, after)
+        hidden = any(device.uuid == uuid and device.attribution_error is not None for device in after)
+        if reason is not None and hidden and _is_same_gpu(uuid, ready.gpu_uuid):
+            return None  # The driver does not show processes, and CUDA itself names this GPU.
+        return reason
+
+
+def _is_same_gpu(uuid: str, reported: str | None) -> bool:
+    """Compare the driver's UUID with CUDA's, which may have no prefix."""
+    return reported is not None and uuid.removeprefix("GPU-") == reported.removeprefix("GPU-")

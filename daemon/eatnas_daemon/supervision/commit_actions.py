@@ -1,0 +1,75 @@
+"""The actions of a supervisor that must wait until its transaction has committed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_daemon.workers.worker_state import WorkerState
+from eatnas_db.checkpoint_files import list_partial_files
+from eatnas_protocol.messages import Cancel, Failed, Finished
+
+
+@dataclass(frozen=True, slots=True)
+class CommitActions:
+    """Actions to run after the transaction commits."""
+
+    assigned: list[tuple[Slot, Assignment]]
+    """Assignments to send to workers."""
+    stale: list[Slot]
+    """Slots whose trainings have to stop, because they lost their leases."""
+    obsolete_files: list[str]
+    """Checkpoint files to remove, relative to the artifacts."""
+    finished: bool
+    """Whether the only search of the supervisor has ended."""
+
+
+def run_commit_actions(
+    actions: CommitActions, slots: list[Slot], artifacts: Path, timeouts: Timeouts, now: float
+) -> None:
+    """Forget what the database has by now, then stop, assign and remove what the transaction has decided."""
+    for slot in slots:
+        if slot.worker is not None:
+            _forget_recorded(slot, slot.worker, timeouts, now)
+    for slot in actions.stale:
+        if slot.worker is not None:
+            slot.worker.request_stop(Cancel, now, timeouts)
+    for slot, assignment in actions.assigned:
+        if slot.worker is not None:
+            slot.worker.assign(assignment, now)
+    for path in actions.obsolete_files:
+        with suppress(OSError):  # The next start removes it as an orphan.
+            (artifacts / path).unlink()
+
+
+def record_gpu_results(slots: list[Slot], gpu_scheduler: WorkerScheduler) -> None:
+    """Report to the GPU scheduler which trainings have finished, and which have cost their workers."""
+    for slot in slots:
+        for report in slot.worker.reports if slot.on_gpu and slot.worker is not None else ():
+            if isinstance(report, Finished):
+                gpu_scheduler.record_success(slot.device.uuid)
+            elif isinstance(report, Failed) and report.fatal:
+                gpu_scheduler.record_failure(slot.device.uuid, report.candidate)
+
+
+def _forget_recorded(slot: Slot, worker: WorkerState, timeouts: Timeouts, now: float) -> None:
+    """Forget the reports of a worker, its training if that has ended, and the worker itself if it has."""
+    if worker.has_final_report:
+        worker.end_training()
+    worker.reports.clear()
+    if worker.ended:
+        _remove_partial_files(worker)
+        slot.remove_worker(now, timeouts)
+
+
+def _remove_partial_files(worker: WorkerState) -> None:
+    """Remove the checkpoint file that a worker was writing when it was killed."""
+    if worker.training is not None:
+        assign = worker.training.assignment.assign
+        for file in list_partial_files(Path(assign.checkpoint_folder), assign.candidate, assign.attempt):
+            file.unlink(missing_ok=True)

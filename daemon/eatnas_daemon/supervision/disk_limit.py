@@ -1,0 +1,39 @@
+"""Keep the size of the home folder below its limit while searches run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from sqlalchemy import Engine
+
+from eatnas_db import disk_cleanup
+from eatnas_db.errors import RecordError
+from eatnas_db.settings import Settings
+
+
+class DiskLimit:
+    """Removes files that no training needs when the home folder exceeds `max_bytes`; None means no limit.
+
+    Checks rarely, since it reads the size of every file while no worker is served.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        max_bytes: int | None,
+        interval_seconds: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._engine, self._settings, self._max_bytes = engine, settings, max_bytes
+        self._interval_seconds, self._wall = interval_seconds, wall
+        self._check_at = 0.0
+
+    def enforce(self, now: float) -> None:
+        """Check the size when a check is due."""
+        if self._max_bytes is None or now < self._check_at:
+            return
+        self._check_at = now + self._interval_seconds
+        with suppress(RecordError):
+            disk_cleanup.free_disk_space(self._engine, self._settings, self._max_bytes, self._wall())

@@ -1,0 +1,145 @@
+"""Advance the open searches and lease their pending candidates for idle workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.workers.assignments import Assignment, work_for
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_db import leases, transitions
+from eatnas_db.domain.memory_estimate import max_variable_bytes
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.open_searches import list_open_searches, lock_open_searches
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.settings import Settings
+from eatnas_protocol.messages import Cancel, Release
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """What a dispatcher has decided in a transaction; `finished`: the only search has ended."""
+
+    finished: bool
+    assigned: list[tuple[Slot, Assignment]] = field(default_factory=list)
+    obsolete_files: list[str] = field(default_factory=list)
+
+    def assigned_on(self, slot: Slot) -> list[Assignment]:
+        """Return the new assignments on the device of a slot."""
+        return [assignment for other, assignment in self.assigned if other.device.uuid == slot.device.uuid]
+
+
+class Dispatcher:
+    """Decides which idle worker gets which candidate, and which trainings have to stop.
+
+    `only`: the name of the one search to work on, None for all.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        host_id: int,
+        slots: list[Slot],
+        gpu_scheduler: WorkerScheduler,
+        timeouts: Timeouts,
+        only: str | None,
+    ) -> None:
+        self._settings, self._host_id, self._slots = settings, host_id, slots
+        self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
+        self._cleanup_at = 0.0
+
+    def lock_searches(self, connection: Connection) -> None:
+        """Lock the open searches until the transaction ends."""
+        lock_open_searches(connection, self._only, self._searches_in_training())
+
+    def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
+        """Advance every open search, and lease candidates for idle workers unless the supervisor drains."""
+        dispatch = Dispatch(finished=self._only is not None)
+        idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
+        cleanup_due = now >= self._cleanup_at
+        for row in list_open_searches(connection, self._only, self._searches_in_training()):
+            if row.wish != DesiredState.RUN:
+                self._request_stops(row, now)
+                continue
+            finished = advance_search(connection, row, wall)
+            if cleanup_due or finished:
+                current = lock_search(connection, row.id)
+                dispatch.obsolete_files += drop_unneeded_checkpoints(connection, current)
+            # The end of a search may have begun its re-evaluation.
+            dispatch.finished = False
+            if idle and not finished and not draining and not row.over_budget:
+                idle = self._lease(connection, row, idle, dispatch, wall)
+        if cleanup_due:
+            self._cleanup_at = now + self._timeouts.checkpoint_cleanup
+        return dispatch
+
+    def _searches_in_training(self) -> list[int]:
+        return [slot.training.assignment.leased.search_id for slot in self._slots if slot.training is not None]
+
+    def _request_stops(self, row: SearchRecord, now: float) -> None:
+        """Stop the trainings of a search that is paused or cancelled."""
+        request = Cancel if row.wish == DesiredState.CANCELLED else Release
+        for slot in self._slots:
+            trains_for_it = slot.training is not None and slot.training.assignment.leased.search_id == row.id
+            if slot.worker is not None and trains_for_it:
+                slot.worker.request_stop(request, now, self._timeouts)
+
+    def _lease(
+        self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
+    ) -> list[Slot]:
+        """Lease candidates of a search for idle slots; return the slots that stay idle."""
+        limit = row.spec["budget"].get("slots")
+        allowed = len(idle) if limit is None else limit - leases.count_leased(connection, row.id)
+        still_idle: list[Slot] = []
+        for number, slot in enumerate(idle):
+            if allowed <= 0:
+                return still_idle + idle[number:]
+            lease_filter = self._lease_filter(slot, row, dispatch.assigned_on(slot))
+            assert slot.worker is not None
+            assert slot.worker.worker_id is not None
+            leased = lease_filter and transitions.lease_next(
+                connection,
+                row.id,
+                host_id=self._host_id,
+                worker_id=slot.worker.worker_id,
+                now=wall,
+                lease_filter=lease_filter,
+            )
+            if leased:
+                dispatch.assigned.append((slot, work_for(connection, self._settings, row, leased)))
+                allowed -= 1
+            elif lease_filter == ANY_CANDIDATE:
+                return still_idle + idle[number:]
+            else:
+                still_idle.append(slot)
+        return still_idle
+
+    def _lease_filter(self, slot: Slot, row: SearchRecord, assigned: Sequence[Assignment]) -> LeaseFilter | None:
+        """Return which candidates fit on a slot's device next to its other trainings; None if none does.
+
+        `assigned` are the new assignments on the same device.
+        """
+        running = [other for other in self._slots if other.device.uuid == slot.device.uuid and other.busy]
+        if any(other.needs_device_alone for other in running):
+            return None
+        if any(assignment.needs_device_alone for assignment in assigned):
+            return None
+        if not running and not assigned:
+            return ANY_CANDIDATE
+        if not slot.on_gpu:
+            return LeaseFilter(alone=False)
+        free_bytes = self._gpu_scheduler.available_bytes(slot.device.uuid, running)
+        free_bytes -= sum(assignment.expected_bytes for assignment in assigned)
+        return LeaseFilter(
+            alone=False,
+            variable_bytes=max_variable_bytes(free_bytes, row.memory_share),
+            batch_size=row.spec["training"]["batch_size"],
+        )

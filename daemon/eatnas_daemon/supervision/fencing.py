@@ -1,0 +1,58 @@
+"""Stale leases: those that others took from this host, and those of hosts that are dead."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.workers.slots import Slot
+from eatnas_db import hosts, transitions
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.leases import LeaseToken
+from eatnas_db.queries.hosts import HOST_LOST
+from eatnas_db.queries.leases import list_foreign_leases, list_own_leases
+
+
+class LeaseFencing:
+    """Compares the leases in the database with the trainings of this host, and watches the leases of other hosts."""
+
+    def __init__(self, host_id: int, slots: list[Slot], lease_seconds: float, now: float) -> None:
+        self._host_id, self._slots, self._lease_seconds = host_id, slots, lease_seconds
+        self._silent: dict[LeaseToken, tuple[int, float]] = {}
+        """Of each lease of another host, its counter and the seconds for which it has not changed."""
+        self._observed_at = now
+
+    def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:
+        """Return the slots that train without a lease: the candidate was cancelled, or this host was presumed dead.
+
+        Releases the leases that no slot knows about: the answer to their commit was lost.
+        """
+        leased = list_own_leases(connection, self._host_id)
+        trainings = [(slot, slot.training.assignment.leased.token) for slot in self._slots if slot.training is not None]
+        for token in leased - {token for _, token in trainings}:
+            transitions.release(connection, token, 0.0, wall)
+        return [slot for slot, token in trainings if token not in leased]
+
+    def expire_dead_hosts(self, connection: Connection, now: float, wall: float) -> bool:
+        """End the leases whose counter has not changed for a lease length; return whether there were any.
+
+        The time since the last call counts as half a lease length at most, since this host may have been suspended.
+        """
+        observed = min(now - self._observed_at, self._lease_seconds / 2)
+        self._observed_at = now
+        if not is_postgresql(connection):
+            return False
+        silent: dict[LeaseToken, tuple[int, float]] = {}
+        dead: set[int] = set()
+        for lease in list_foreign_leases(connection, self._host_id):
+            counter, seconds = self._silent.get(lease.token, (None, 0.0))
+            seconds = seconds + observed if counter == lease.counter else 0.0
+            if seconds < self._lease_seconds:
+                silent[lease.token] = (lease.counter, seconds)
+                continue
+            reason = f"host {lease.host_name} gives no sign of life"
+            if transitions.expire_lease(connection, lease.token, counter=lease.counter, reason=reason, now=wall):
+                dead.add(lease.host_id)
+        self._silent = silent
+        for host_id in dead:
+            hosts.record_lost_workers(connection, host_id, HOST_LOST, wall)
+        return bool(dead)

@@ -1,0 +1,54 @@
+"""Register a supervisor's host in the database when it starts, and end its workers' rows when it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from eatnas_daemon.devices.model import CPU, CPU_DEVICE
+from eatnas_daemon.supervision.change_listener import ChangeListener
+from eatnas_db import hosts, transitions
+from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.transactions import transaction
+from eatnas_db.searches.control import set_waiting_reason
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedHost:
+    """The host of a supervisor in the database."""
+
+    id: int
+    processor: str
+    """UUID of the processor in the database."""
+    paused: frozenset[str]
+    """UUIDs of the devices that are paused when the supervisor starts."""
+
+
+def start_host_session(
+    engine: Engine, changes: ChangeListener, name: str, now: float, *, with_processor: bool
+) -> SupervisedHost:
+    """Register the host, and take back the leases that an earlier supervisor has left.
+
+    Raises `ConflictError` if another supervisor runs under this host's name.
+    """
+    processor = hosts.cpu_uuid(name)
+    with transaction(engine) as connection:
+        host_id = hosts.register_host(connection, name, now)
+        if with_processor:
+            hosts.register_device(connection, host_id, processor, CPU, CPU_DEVICE.name)
+        paused = hosts.list_paused_devices(connection, host_id)
+    changes.lock_host(host_id, name)
+    with transaction(engine) as connection:
+        transitions.reclaim_leases(connection, host_id, now)
+        hosts.record_lost_workers(connection, host_id, "the daemon was restarted", now)
+        if list_connected_hosts(connection) <= {host_id}:
+            # A reason that an earlier daemon has left.
+            set_waiting_reason(connection, None)
+    return SupervisedHost(host_id, processor, paused)
+
+
+def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
+    """Mark the workers of the host as ended. Raises `RecordError`."""
+    with transaction(engine) as connection:
+        hosts.record_lost_workers(connection, host.id, "the daemon left", now)

@@ -1,0 +1,115 @@
+"""The one transaction of a tick: everything that a supervisor writes to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.supervision.commit_actions import CommitActions
+from eatnas_daemon.supervision.device_reporter import DeviceReporter
+from eatnas_daemon.supervision.dispatcher import Dispatcher
+from eatnas_daemon.supervision.fencing import LeaseFencing
+from eatnas_daemon.supervision.host_session import SupervisedHost
+from eatnas_daemon.supervision.report_writer import ReportWriter
+from eatnas_daemon.supervision.waiting_reason import WaitingReason
+from eatnas_daemon.supervision.worker_placement import WorkerPlacement
+from eatnas_daemon.workers.slots import Slot
+from eatnas_db import hosts, leases
+from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.leases import LeaseToken
+from eatnas_db.searches.control import set_waiting_reason
+from eatnas_protocol.messages import Ready
+
+
+class Recorder:
+    """Writes heartbeats, reports and decisions, all in the transaction of the caller.
+
+    Nothing that it changes in memory is lost if the transaction fails: the next one writes it again.
+    """
+
+    def __init__(
+        self,
+        host: SupervisedHost,
+        slots: list[Slot],
+        *,
+        placement: WorkerPlacement,
+        device_reporter: DeviceReporter,
+        report_writer: ReportWriter,
+        fencing: LeaseFencing,
+        dispatcher: Dispatcher,
+        waiting_reason: WaitingReason,
+        heartbeat_seconds: float,
+        wall: Callable[[], float],
+    ) -> None:
+        self._host, self._slots, self._placement = host, slots, placement
+        self._device_reporter, self._report_writer = device_reporter, report_writer
+        self._fencing, self._dispatcher, self._waiting_reason = fencing, dispatcher, waiting_reason
+        self._heartbeat_seconds, self._heartbeat_at = heartbeat_seconds, 0.0
+        self._wall = wall
+
+    def write(self, connection: Connection, now: float, *, changed: bool, draining: bool) -> CommitActions:
+        """Write everything that is due. `changed`: other programs may have changed the database.
+
+        Raises `RecordError`.
+        """
+        wall = self._wall()
+        heartbeat = now >= self._heartbeat_at
+        if heartbeat:
+            leases.record_heartbeat(connection, self._host.id, self._image_rates())
+            hosts.touch_host(connection, self._host.id, wall)
+        if changed or heartbeat:
+            self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
+        self._device_reporter.write(connection, wall, heartbeat=heartbeat)
+        self._dispatcher.lock_searches(connection)
+        stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
+        if heartbeat and self._fencing.expire_dead_hosts(connection, now, wall):
+            # Replaces the reason that a dead host has left by this host's own.
+            set_waiting_reason(connection, self._waiting_reason.text)
+        obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
+        self._waiting_reason.update(connection, draining=draining)
+        dispatch = self._dispatcher.dispatch(connection, now, wall, draining=draining)
+        return CommitActions(
+            assigned=dispatch.assigned,
+            stale=stale,
+            obsolete_files=obsolete_files + dispatch.obsolete_files,
+            finished=dispatch.finished,
+        )
+
+    def _write_workers(self, connection: Connection, stale: list[Slot], wall: float, *, draining: bool) -> list[str]:
+        """Write the reports and ends of all workers; add slots that lost their leases to `stale`."""
+        obsolete_files: list[str] = []
+        for slot in self._slots:
+            try:
+                obsolete_files += self._report_writer.write_reports(connection, slot, wall)
+            except StaleLeaseError:
+                stale.append(slot)
+            if slot.worker is not None and slot.worker.ended:
+                self._report_writer.write_end(connection, slot.worker, wall, draining=draining)
+        return obsolete_files
+
+    @property
+    def waiting_reason(self) -> str | None:
+        """Return why no candidate is trained, as of the last transaction."""
+        return self._waiting_reason.text
+
+    def after_commit(self, now: float) -> None:
+        """Schedule the next heartbeat after one was committed."""
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + self._heartbeat_seconds
+
+    def after_failure(self, error: RecordError) -> None:
+        """Prepare to write again what a failed transaction has written; reports stay with their workers."""
+        for slot in self._slots:
+            worker = slot.worker
+            if worker is not None and any(isinstance(report, Ready) for report in worker.reports):
+                worker.worker_id = None
+        self._waiting_reason.text = str(error)
+
+    def _image_rates(self) -> dict[LeaseToken, float]:
+        rates: dict[LeaseToken, float] = {}
+        for slot in self._slots:
+            training = slot.training
+            if training is not None and training.images_per_second is not None:
+                rates[training.assignment.leased.token] = training.images_per_second
+        return rates

@@ -1,0 +1,78 @@
+"""Record the result of a finished training: its score, its fitness and its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.worker_state import WorkerState
+from eatnas_db import transitions
+from eatnas_db.domain.memory_estimate import measured_share_of_estimate
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
+from eatnas_db.domain.recipe import without_timing
+from eatnas_db.provenance import Provenance
+from eatnas_protocol.messages import Finished
+
+
+def record_result(
+    connection: Connection, worker: WorkerState, assignment: Assignment, report: Finished, now: float
+) -> None:
+    """Record the score of a training. Raises `StaleLeaseError`."""
+    recipe = {**without_timing(assignment.assign.training), "precision": report.precision}
+    batch_size = recipe["batch_size"]
+    if assignment.assign.split_batches:  # a deviation from the recipe, recorded with the score
+        batch_size = recipe["micro_batch"] = batch_size // 2
+    leased, objective = assignment.leased, assignment.objective
+    if assignment.assign.final_model:
+        metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
+        value = report.accuracy  # A final model is not judged by its cost.
+    else:
+        metrics = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
+        value = fitness(report.accuracy, leased.mult_adds, objective["target_mult_adds"], objective["exponent"])
+    transitions.record_score(
+        connection,
+        leased.token,
+        fitness=value,
+        metrics=metrics,
+        seed=assignment.assign.seed,
+        provenance=_provenance(recipe, report.data_digest, worker),
+        device_seconds=report.device_seconds,
+        now=now,
+        lineage_epochs=assignment.lineage_epochs,
+        share_inherited=report.share_inherited,
+        logit_distance=report.logit_distance,
+        peak_bytes=report.peak_bytes,
+        memory_share=_memory_share(assignment, report, batch_size),
+    )
+
+
+def _memory_share(assignment: Assignment, report: Finished, batch_size: int) -> float | None:
+    """Return the measured memory as a multiple of the estimate, or None on the processor."""
+    if report.peak_bytes is None:
+        return None
+    leased = assignment.leased
+    return measured_share_of_estimate(
+        peak_bytes=report.peak_bytes,
+        images_bytes=report.images_bytes,
+        params=leased.params,
+        mult_adds=leased.mult_adds,
+        batch_size=batch_size,
+    )
+
+
+def _provenance(recipe: dict[str, Any], data_digest: str, worker: WorkerState) -> Provenance:
+    ready = worker.ready
+    assert ready is not None
+    fields: dict[str, Any] = {
+        "recipe": recipe,
+        "data_digest": data_digest,
+        "versions": ready.versions,
+        "device": worker.device.name if worker.on_gpu else ready.device,
+        "cpu_capability": ready.cpu_capability,
+    }
+    digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    return Provenance(digest=digest, **fields)

@@ -1,0 +1,133 @@
+"""The worker processes of a supervisor: starts them, reads their messages, and kills the ones that hang."""
+
+from __future__ import annotations
+
+import selectors
+
+from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_daemon.workers.worker_state import WorkerFailure, WorkerState
+from eatnas_db.domain.states import FailureKind
+from eatnas_protocol.messages import EpochDone, Failed, Finished, Heartbeat, Message, Released
+
+
+class WorkerPool:
+    """The slots of a supervisor and the processes in them.
+
+    `slots` holds those on the processor from the start; the GPU scheduler adds and removes those on GPUs.
+    `accepts_starts`: False while the supervisor drains; a signal handler may change it at any moment.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        gpu_scheduler: WorkerScheduler,
+        selector: selectors.BaseSelector,
+        timeouts: Timeouts,
+        *,
+        cpu_slots: int,
+        now: float,
+    ) -> None:
+        self._launcher, self._gpu_scheduler = launcher, gpu_scheduler
+        self._selector, self._timeouts = selector, timeouts
+        self.slots = [Slot(number) for number in range(cpu_slots)]
+        self.accepts_starts = True
+        self._ticked_at, self._heartbeat_at = now, 0.0
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        """Return the workers that the database does not have as ended."""
+        return [slot.worker for slot in self.slots if slot.worker is not None]
+
+    def excuse_suspension(self, now: float) -> None:
+        """Move the deadlines of all workers if this process was suspended since the last tick."""
+        gap = now - self._ticked_at
+        self._ticked_at = now
+        if gap > self._timeouts.suspension:
+            for worker in self.workers:
+                worker.last_message_at += gap
+                worker.stop_by = None if worker.stop_by is None else worker.stop_by + gap
+
+    def receive(self, now: float) -> None:
+        """Read the messages that arrived, and reap the workers that ended."""
+        for slot in self.slots:
+            worker = slot.worker
+            if worker is None or worker.ended:
+                continue
+            messages, ended = worker.process.receive()
+            for message in messages:
+                if slot.receive(message, now):
+                    self._process(message, slot, worker, now)
+            if ended:
+                self._selector.unregister(worker.process.up)
+                worker.exit_status = worker.process.close()
+
+    def _process(self, message: Message, slot: Slot, worker: WorkerState, now: float) -> None:
+        if isinstance(message, EpochDone):
+            worker.measure_epoch(message.epoch, now, self._gpu_scheduler.load(slot.device.uuid))
+        if isinstance(message, Finished | Released | Failed):
+            reason = worker.count_training(self._timeouts)
+            if reason is not None:
+                slot.replace_worker(reason, now, self._timeouts)
+        if isinstance(message, Failed) and message.fatal:
+            slot.replace_worker("it cannot go on after this failure", now, self._timeouts)
+
+    def kill_overdue(self, now: float) -> None:
+        """Kill the workers that exceed a time limit."""
+        for worker in self.workers:
+            if worker.ended or worker.kill_reason is not None or worker.has_final_report:
+                continue
+            failure = worker.overdue(now, self._timeouts)
+            if failure is None:
+                continue
+            if worker.process.suspended:
+                # A suspension is not the candidate's fault; it counts as a kill.
+                failure = WorkerFailure(FailureKind.LOST, f"the worker was suspended: {failure.message}")
+            worker.kill_reason = failure
+            worker.process.kill()
+
+    def request_exits(self, now: float) -> None:
+        """Ask every worker to release its training and to exit."""
+        for worker in self.workers:
+            if not worker.ended:
+                worker.request_exit(now, self._timeouts)
+
+    def kill(self) -> None:
+        """Kill every worker."""
+        for worker in self.workers:
+            if not worker.ended:
+                worker.process.kill()
+
+    def launch(self, now: float) -> None:
+        """Start workers in the empty slots where one may start."""
+        for slot in self.slots:
+            if slot.worker is not None or not slot.may_start or now < slot.start_after or not self.accepts_starts:
+                continue
+            slot.may_start = not slot.on_gpu
+            try:
+                process = self._launcher.launch(slot.number, slot.device)
+            except OSError as error:
+                slot.record_failed_start(now, self._timeouts, str(error))
+                continue
+            if slot.on_gpu:
+                self._gpu_scheduler.add_worker(process.pid)
+            slot.start_worker(process, now)
+            self._selector.register(process.up, selectors.EVENT_READ)
+            process.send(Heartbeat(self._timeouts.lease))
+
+    def send_heartbeats(self, now: float) -> None:
+        """Send heartbeats when they are due; this does not depend on the database."""
+        if now < self._heartbeat_at:
+            return
+        self._heartbeat_at = now + self._timeouts.lease / 3
+        for worker in self.workers:
+            worker.process.send(Heartbeat(self._timeouts.lease))
+
+    def close(self) -> None:
+        """Kill and reap every worker."""
+        for worker in self.workers:
+            worker.process.kill()
+            if not worker.ended:
+                worker.process.close()

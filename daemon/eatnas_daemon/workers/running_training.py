@@ -1,0 +1,75 @@
+"""The training that a worker runs: its assignment, its progress, and the resources that it uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from eatnas_daemon.workers.assignments import Assignment
+from eatnas_db.training_record import ResourceUse
+from eatnas_protocol.messages import Message, Progress
+
+
+@dataclass(slots=True)
+class CpuMeter:
+    """The CPU load of a process between two measurements."""
+
+    measured_at: float
+    cpu_seconds: float
+    load: float | None = None
+    """CPU seconds per second before the last measurement; None before the second one."""
+
+    def measure(self, now: float, cpu_seconds: float) -> None:
+        """Update the load. Two measurements at one moment share it."""
+        if now > self.measured_at:
+            self.load = (cpu_seconds - self.cpu_seconds) / (now - self.measured_at)
+            self.measured_at, self.cpu_seconds = now, cpu_seconds
+
+
+@dataclass(slots=True)
+class GpuMemory:
+    """GPU memory of a worker: its own figure, and the part of it that the driver's figures include by now."""
+
+    reported_bytes: int = 0
+    sampled_bytes: int = 0
+    visible_bytes: int = 0
+
+    def sample(self) -> None:
+        """Note the reported figure when the driver is asked; the figure before it is visible from now on."""
+        self.visible_bytes = min(self.sampled_bytes, self.reported_bytes)
+        self.sampled_bytes = self.reported_bytes
+
+
+@dataclass(slots=True)
+class RunningTraining:
+    """A training in a worker, from its assignment until its last report is recorded."""
+
+    assignment: Assignment
+    cpu: CpuMeter
+    phase: str = "loading"
+    progress: Progress | None = None
+    longest_silence: float = 0.0
+    """Longest time in seconds between two messages so far."""
+    images_per_second: float | None = None
+    resource_uses: dict[int, ResourceUse] = field(default_factory=dict)
+    """Use of the device, by epoch."""
+
+    def is_subject_of(self, message: Message) -> bool:
+        """Return whether a message is about this attempt, and not about an earlier one."""
+        token = self.assignment.leased.token
+        subject = getattr(message, "candidate", None), getattr(message, "attempt", None)
+        return subject == (token.candidate, token.attempt)
+
+    def update(self, progress: Progress, silence: float) -> None:
+        """Take over a progress message that arrived `silence` seconds after the message before it."""
+        if self.progress is not None:
+            self.longest_silence = max(self.longest_silence, silence)
+            self.images_per_second = self._rate(self.progress, progress) or self.images_per_second
+        self.progress, self.phase = progress, "training"
+
+    def _rate(self, previous: Progress, current: Progress) -> float | None:
+        """Return the images per second of training steps between two progress messages."""
+        batches = (current.epoch - previous.epoch) * current.batches + current.batch - previous.batch
+        seconds = current.device_seconds - previous.device_seconds
+        if batches <= 0 or seconds <= 0:
+            return None
+        return float(batches * self.assignment.assign.training["batch_size"] / seconds)

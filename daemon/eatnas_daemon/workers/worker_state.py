@@ -1,0 +1,233 @@
+"""The supervisor's view of one worker process: what it reported, what it was asked, and whether it is overdue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.launcher import WorkerProcess
+from eatnas_daemon.workers.running_training import CpuMeter, GpuMemory, RunningTraining
+from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.training_record import ResourceUse
+from eatnas_protocol.messages import (
+    Cancel,
+    Checkpointed,
+    Exit,
+    Failed,
+    Finished,
+    Message,
+    Phase,
+    Progress,
+    Ready,
+    Release,
+    Released,
+    Unavailable,
+)
+
+SLOW_PHASES: Final = frozenset({"loading", "building"})
+SETTLING_TRAININGS: Final = 5
+"""Number of trainings after which the memory of a worker process should no longer grow."""
+MAX_MEMORY_GROWTH: Final = 1.5
+"""A worker is replaced if its memory is this many times its memory after `SETTLING_TRAININGS`."""
+SILENCE_FACTOR: Final = 20
+"""A training hangs if it is silent for this many times its longest silence so far."""
+
+
+class WorkerFailure(NamedTuple):
+    """The reason why a worker was killed or died."""
+
+    kind: FailureKind
+    message: str
+
+
+@dataclass(slots=True)
+class PlacementCheck:
+    """Whether the driver shows a worker on its own device. Workers on the processor need no check."""
+
+    verified: bool
+    attempts: int = 0
+    checked_at: float = 0.0
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """A worker process, from its start until the database has its end."""
+
+    process: WorkerProcess
+    device: DeviceSnapshot
+    last_message_at: float
+    placement: PlacementCheck
+    ready: Ready | None = None
+    ready_at: float = 0.0
+    worker_id: int | None = None
+    """Row of the worker in the database; None until its `Ready` is recorded."""
+    training: RunningTraining | None = None
+    reports: list[Message] = field(default_factory=list)
+    """Messages that are not recorded yet."""
+    memory: GpuMemory = field(default_factory=GpuMemory)
+    trainings: int = 0
+    settled_memory_bytes: int = 0
+    """Memory of the process after `SETTLING_TRAININGS`."""
+    stop_by: float | None = None
+    """Deadline of a stop request."""
+    exiting: bool = False
+    exit_reason: str | None = None
+    """Reason for an exit request, unless the daemon itself stops."""
+    kill_reason: WorkerFailure | None = None
+    unavailable_reason: str | None = None
+    """Reported by a worker that cannot train on its device."""
+    exit_status: int | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Return whether the worker trains on a GPU."""
+        return self.device.kind != CPU
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the process is gone; the database may not have its end yet."""
+        return self.exit_status is not None
+
+    @property
+    def has_final_report(self) -> bool:
+        """Return whether the last report on the training arrived."""
+        return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a training runs or is about to start."""
+        return self.training is not None and not self.has_final_report
+
+    @property
+    def idle(self) -> bool:
+        """Return whether the worker waits for an assignment."""
+        available = self.worker_id is not None and self.placement.verified and not self.ended and not self.exiting
+        return available and not self.busy
+
+    def receive(self, message: Message, now: float) -> bool:
+        """Process a message; return False if it is about an earlier training and therefore ignored."""
+        silence, self.last_message_at = now - self.last_message_at, now
+        match message:
+            case Ready():
+                self.ready, self.ready_at = message, now
+                self.memory.reported_bytes = message.marker_bytes
+                self.reports.append(message)
+                return True
+            case Unavailable():
+                self.unavailable_reason = message.reason
+                return True
+        training = self.training
+        if training is None or not training.is_subject_of(message):
+            return False
+        match message:
+            case Progress():
+                training.update(message, silence)
+                self.memory.reported_bytes = message.memory_bytes
+            case Phase():
+                training.phase = message.phase
+            case Checkpointed():
+                training.phase = "training"
+                self.reports.append(message)
+            case _:
+                self.reports.append(message)
+        return True
+
+    def assign(self, assignment: Assignment, now: float) -> None:
+        """Send an assignment."""
+        self.training = RunningTraining(assignment, CpuMeter(now, 0.0 if self.on_gpu else self.process.cpu_seconds))
+        self.last_message_at, self.stop_by = now, None
+        # The memory of the training before is free again and must not count as the memory of this one.
+        self.memory = GpuMemory()
+        self.process.send(assignment.assign)
+
+    def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
+        """Measure the use of the device by an epoch that just ended."""
+        if self.training is None:
+            return
+        if self.on_gpu:
+            self.training.resource_uses[epoch] = ResourceUse(self.memory.reported_bytes, gpu_load)
+            return
+        cpu_seconds, memory_bytes = self.process.cpu_seconds, self.process.memory_bytes
+        if not memory_bytes:  # The process is gone; only its last messages are left.
+            return
+        self.training.cpu.measure(now, cpu_seconds)
+        self.training.resource_uses[epoch] = ResourceUse(memory_bytes, self.training.cpu.load)
+
+    def count_training(self, timeouts: Timeouts) -> str | None:
+        """Count a finished training; return a reason to replace the worker, if there is one."""
+        self.trainings += 1
+        memory_bytes = self.process.memory_bytes
+        if self.trainings == SETTLING_TRAININGS:
+            self.settled_memory_bytes = memory_bytes
+        if self.trainings > SETTLING_TRAININGS and memory_bytes > MAX_MEMORY_GROWTH * self.settled_memory_bytes:
+            return "its memory has grown by half"
+        if self.trainings >= timeouts.trainings_per_worker:
+            return f"it has trained {self.trainings} candidates"
+        return None
+
+    def request_stop(self, request: type[Release | Cancel], now: float, timeouts: Timeouts) -> None:
+        """Ask the worker to end its training, unless it was already asked to stop."""
+        if self.training is None or self.stop_by is not None:
+            return
+        token = self.training.assignment.leased.token
+        self.process.send(request(token.candidate, token.attempt))
+        self.stop_by = now + timeouts.stop
+
+    def request_exit(self, now: float, timeouts: Timeouts, reason: str | None = None) -> None:
+        """Ask the worker to release its training and to exit, unless it was already asked to exit."""
+        if self.exiting:
+            return
+        self.process.send(Exit())
+        self.exiting, self.exit_reason, self.stop_by = True, reason, now + timeouts.stop
+
+    def end_training(self) -> None:
+        """Forget the training after its last report is recorded."""
+        self.training = None
+        if not self.exiting:
+            self.stop_by = None
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Expected GPU memory of the training that the driver's figures do not include yet."""
+        if self.training is None or not self.busy:
+            return 0
+        return max(0, self.training.assignment.expected_bytes - self.memory.visible_bytes)
+
+    @property
+    def claimed_bytes(self) -> int:
+        """GPU memory that the worker reports, or the expected amount before its first progress message."""
+        if self.training is not None and self.busy and self.training.progress is None:
+            return self.training.assignment.expected_bytes
+        return self.memory.reported_bytes
+
+    def overdue(self, now: float, timeouts: Timeouts) -> WorkerFailure | None:
+        """Return the reason to kill the worker if it exceeds a time limit."""
+        if self.stop_by is not None and now > self.stop_by:
+            if self.exit_reason is not None:
+                message = f"the worker did not leave within {timeouts.stop:g} s: {self.exit_reason}"
+                return WorkerFailure(FailureKind.LOST, message)
+            return WorkerFailure(FailureKind.HANG, f"the worker did not stop within {timeouts.stop:g} s")
+        silence = now - self.last_message_at
+        if self.ready is None:
+            if silence <= timeouts.loading:
+                return None
+            return WorkerFailure(FailureKind.HANG, f"the worker was not ready within {timeouts.loading:g} s")
+        return None if self.training is None else _overdue_training(self.training, silence, timeouts)
+
+
+def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeouts) -> WorkerFailure | None:
+    limit, progress = training.assignment.seconds_left, training.progress
+    if limit is not None and progress is not None and progress.device_seconds > limit:
+        total = limit + training.assignment.leased.spent_seconds
+        message = f"trained for more than budget.candidate_seconds ({total:g} s)"
+        return WorkerFailure(FailureKind.TIME_LIMIT, message)
+    if training.phase in SLOW_PHASES:
+        allowed = timeouts.loading
+    else:
+        allowed = max(timeouts.silence, SILENCE_FACTOR * training.longest_silence)
+    if silence <= allowed:
+        return None
+    return WorkerFailure(FailureKind.HANG, f"no sign of life for {allowed:.0f} s while {training.phase}")
