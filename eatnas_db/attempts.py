@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
 
+from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
@@ -115,3 +116,23 @@ def sum_epoch_seconds(connection: Connection, token: LeaseToken) -> float:
         epoch.c.candidate_id == token.candidate, epoch.c.attempt == token.attempt
     )
     return float(connection.execute(seconds).scalar_one())
+
+
+def record_attempt_event(
+    connection: Connection,
+    now: float,
+    kind: str,
+    search_id: int,
+    token: LeaseToken,
+    detail: dict[str, Any] | None = None,
+) -> None:
+    """Record an event of an attempt."""
+    record_event(
+        connection,
+        now,
+        kind,
+        search_id=search_id,
+        candidate_id=token.candidate,
+        attempt=token.attempt,
+        detail=detail,
+    )

@@ -61,7 +61,7 @@ def insert_candidate(
         ]
         connection.execute(_INSERT_MUTATION, changes)
     connection.execute(_COUNT_BIRTH, {"search_id": search_id, "birth": birth.number})
-    record_event(connection, now, "born", search_id, candidate_id)
+    record_event(connection, now, "born", search_id=search_id, candidate_id=candidate_id)
     return int(candidate_id)
 
 

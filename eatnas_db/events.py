@@ -1,4 +1,4 @@
-"""Events: what happened, written in the transaction that made it happen."""
+"""Record events, in the transaction of the changes that they describe."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from sqlalchemy import Connection, insert
 
 from eatnas_db.schema.events import event
 
-_NEW_EVENT: Final = insert(event)
+_INSERT_EVENT: Final = insert(event)
 
 
 def record_event(
     connection: Connection,
     now: float,
     kind: str,
+    *,
     search_id: int | None = None,
     candidate_id: int | None = None,
-    attempt_number: int | None = None,
+    attempt: int | None = None,
     detail: dict[str, Any] | None = None,
 ) -> None:
-    """Write down what happened."""
+    """Insert an event; `detail` is stored as JSON."""
     values = {
         "at": now,
         "kind": kind,
         "search_id": search_id,
         "candidate_id": candidate_id,
-        "attempt": attempt_number,
+        "attempt": attempt,
         "detail": None if detail is None else json.dumps(detail),
     }
-    connection.execute(_NEW_EVENT, values)
+    connection.execute(_INSERT_EVENT, values)

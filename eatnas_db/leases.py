@@ -39,7 +39,7 @@ class LeasedCandidate:
     spent_seconds: float
     last_failure: str | None
     params: int = 0
-    thrift: MemoryFallback = MemoryFallback.NONE
+    memory_fallback: MemoryFallback = MemoryFallback.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ class HeldCandidate(NamedTuple):
 
     search_id: int
     own_failures: int
-    losses: int
-    thrift: int
+    lost_attempts: int
+    memory_fallback: MemoryFallback
 
 
 _SELECT_HELD: Final = select(
@@ -115,7 +115,12 @@ def require_lease(connection: Connection, token: LeaseToken) -> HeldCandidate:
     row = connection.execute(_SELECT_HELD, parameters).first()
     if row is None:
         raise stale_lease(token)
-    return HeldCandidate(*row)
+    return HeldCandidate(
+        search_id=row.search_id,
+        own_failures=row.own_failures,
+        lost_attempts=row.losses,
+        memory_fallback=MemoryFallback(row.thrift),
+    )
 
 
 def stale_lease(token: LeaseToken) -> StaleLeaseError:

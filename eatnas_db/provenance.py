@@ -13,7 +13,7 @@ from eatnas_db.schema.trainings import provenance
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Under what a score was made."""
+    """The conditions of a training; `digest` identifies the combination of the other fields."""
 
     digest: str
     recipe: dict[str, Any]
@@ -23,23 +23,23 @@ class Provenance:
     cpu_capability: str
 
 
-_KNOWN_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest == bindparam("digest"))
+_SELECT_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest == bindparam("digest"))
 
 
-def store_provenance(connection: Connection, circumstances: Provenance) -> int:
-    """Insert a provenance that is not stored yet, and return its id."""
-    known = {"digest": circumstances.digest}
-    found = connection.execute(_KNOWN_PROVENANCE, known).scalar()
-    if found is None:
+def store_provenance(connection: Connection, conditions: Provenance) -> int:
+    """Insert a provenance unless it is stored already, and return its id."""
+    parameters = {"digest": conditions.digest}
+    provenance_id = connection.execute(_SELECT_PROVENANCE, parameters).scalar()
+    if provenance_id is None:
         connection.execute(
             insert_or_ignore(provenance).values(
-                digest=circumstances.digest,
-                recipe=circumstances.recipe,
-                data_digest=circumstances.data_digest,
-                versions=circumstances.versions,
-                device=circumstances.device,
-                cpu_capability=circumstances.cpu_capability,
+                digest=conditions.digest,
+                recipe=conditions.recipe,
+                data_digest=conditions.data_digest,
+                versions=conditions.versions,
+                device=conditions.device,
+                cpu_capability=conditions.cpu_capability,
             )
         )
-        found = connection.execute(_KNOWN_PROVENANCE, known).scalar_one()
-    return int(found)
+        provenance_id = connection.execute(_SELECT_PROVENANCE, parameters).scalar_one()
+    return int(provenance_id)

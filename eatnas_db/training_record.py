@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
+from eatnas_db.attempts import record_attempt_event
 from eatnas_db.database.dialects import insert_or_ignore
-from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken, require_lease
 from eatnas_db.schema.trainings import checkpoint, epoch
 
@@ -86,7 +86,7 @@ def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[Ep
         differing = [] if row is None else [k for k in _EPOCH_RESULTS if getattr(row, k) != getattr(record, k)]
         if differing:
             detail = {"epoch": record.number, "differing": differing}
-            record_event(connection, now, "replay_differs", held.search_id, token.candidate, token.attempt, detail)
+            record_attempt_event(connection, now, "replay_differs", held.search_id, token, detail)
 
 
 KEPT_CHECKPOINTS: Final = 2
@@ -125,7 +125,7 @@ def record_resumption(connection: Connection, token: LeaseToken, record: Resumpt
     held = require_lease(connection, token)
 
     def log_event(kind: str, detail: dict[str, Any]) -> None:
-        record_event(connection, now, kind, held.search_id, token.candidate, token.attempt, detail)
+        record_attempt_event(connection, now, kind, held.search_id, token, detail)
 
     of_candidate = checkpoint.c.candidate_id == token.candidate
     for path, reason in record.damaged.items():
@@ -148,7 +148,7 @@ def record_restoration(connection: Connection, token: LeaseToken, ancestor_id: i
     """Record that an ancestor was trained again, because its weights were missing. Raises `StaleLeaseError`."""
     held = require_lease(connection, token)
     detail = {"ancestor": ancestor_id}
-    record_event(connection, now, "ancestor_restored", held.search_id, token.candidate, token.attempt, detail)
+    record_attempt_event(connection, now, "ancestor_restored", held.search_id, token, detail)
 
 
 def _checkpoint_row(token: LeaseToken, record: CheckpointRecord, now: float) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Update, bindparam, delete, update
 
-from eatnas_db.attempts import end_attempt, has_progressed, list_earlier_attempts, start_attempt, sum_epoch_seconds
+from eatnas_db.attempts import (
+    end_attempt,
+    has_progressed,
+    list_earlier_attempts,
+    record_attempt_event,
+    start_attempt,
+    sum_epoch_seconds,
+)
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
@@ -68,7 +75,7 @@ def lease_next(
     token = LeaseToken(row.id, row.attempt)
     earlier = list_earlier_attempts(connection, token)
     start_attempt(connection, token, host_id=host_id, worker_id=worker_id, now=now)
-    record_event(connection, now, Transition.LEASE, search_id, token.candidate, token.attempt)
+    record_attempt_event(connection, now, Transition.LEASE, search_id, token)
     return LeasedCandidate(
         token=token,
         search_id=search_id,
@@ -81,7 +88,7 @@ def lease_next(
         spent_seconds=sum(ended.device_seconds for ended in earlier),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
-        thrift=MemoryFallback(row.thrift),
+        memory_fallback=MemoryFallback(row.thrift),
     )
 
 
@@ -132,7 +139,7 @@ def record_score(
     insert_scores(connection, token, metrics, seed=seed, provenance_id=store_provenance(connection, provenance))
     if TEST_ACCURACY in metrics:
         detail = {"accuracy": metrics[TEST_ACCURACY]}
-        record_event(connection, now, "tested", search_id, token.candidate, token.attempt, detail)
+        record_attempt_event(connection, now, "tested", search_id, token, detail)
 
 
 _FALLBACK_EVENTS: Final = {MemoryFallback.ALONE: "to_be_alone", MemoryFallback.HALVED: "to_be_halved"}
@@ -159,8 +166,8 @@ def record_failure(
         kind,
         progressed=progressed,
         own_failures=held.own_failures,
-        lost_attempts=held.losses,
-        memory_fallback=MemoryFallback(held.thrift),
+        lost_attempts=held.lost_attempts,
+        memory_fallback=held.memory_fallback,
     )
     counters = {
         "own_failures": decision.own_failures,
@@ -187,9 +194,9 @@ def record_failure(
         traceback=traceback,
         progressed=progressed,
     )
-    if decision.memory_fallback != held.thrift:
+    if decision.memory_fallback != held.memory_fallback:
         event = _FALLBACK_EVENTS[decision.memory_fallback]
-        record_event(connection, now, event, held.search_id, token.candidate, token.attempt)
+        record_attempt_event(connection, now, event, held.search_id, token)
     return EDGES[edge][1]
 
 
@@ -212,7 +219,7 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
     token = LeaseToken(candidate_id, row.attempt)
     end_attempt(connection, token, search_id=row.search_id, outcome="cancelled", device_seconds=0.0, now=now)
-    record_event(connection, now, Transition.CANCEL, row.search_id, candidate_id)
+    record_event(connection, now, Transition.CANCEL, search_id=row.search_id, candidate_id=candidate_id)
 
 
 def retry(connection: Connection, candidate_id: int, now: float) -> None:
@@ -237,7 +244,7 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     ).first()
     if reopened is None:
         raise ConflictError(f"cannot retry candidate {candidate_id}: its search is cancelled, which cannot be undone")
-    record_event(connection, now, Transition.RETRY, row.search_id, candidate_id)
+    record_event(connection, now, Transition.RETRY, search_id=row.search_id, candidate_id=candidate_id)
 
 
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
@@ -295,7 +302,7 @@ def _move(
     search_id = connection.execute(_guarded_update(edge, *changes), parameters).scalar()
     if search_id is None:
         raise stale_lease(token)
-    record_event(connection, now, edge, search_id, token.candidate, token.attempt, detail)
+    record_attempt_event(connection, now, edge, search_id, token, detail)
     return int(search_id)
 
 

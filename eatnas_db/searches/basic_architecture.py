@@ -1,6 +1,8 @@
-"""The basic architecture of a search: which candidate it is, and how it looks on another task."""
+"""The basic architecture of a search: choose it in the source search and adapt it to another task."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select
 
@@ -14,55 +16,67 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
 
 
-def express_basic(before: Architecture, what: str, spec: SearchSpec, space: Space) -> Architecture:
-    """A basic architecture on the new task. Raises `ConflictError` or `SpaceExhaustedError` where it cannot be."""
-    require_blocks(before, what, space)
-    wanted = spec.transfer.stretch_to
-    basic = before if wanted is None else stretch(before, space, wanted, spec.transfer.stretch)
+class BasicChoice(NamedTuple):
+    """The candidate that a transfer starts from, and the reason for which it was chosen."""
+
+    candidate_id: int
+    code: str
+    reason: str
+
+
+def choose_basic_candidate(connection: Connection, source: SearchRecord, candidate_id: int | None) -> BasicChoice:
+    """Return the given candidate of a search, or its best. Raises `NotFoundError` or `ConflictError`."""
+    if candidate_id is not None:
+        query = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
+        code = connection.execute(query).scalar()
+        if code is None:
+            raise NotFoundError(
+                f"search {source.name!r} has no candidate {candidate_id}; "
+                f"list its candidates with `eatnas-db query best {source.name}`"
+            )
+        return BasicChoice(candidate_id, str(code), "as requested")
+    best = get_best(connection, source.id)
+    if best is None:
+        raise ConflictError(f"search {source.name!r} has no scored candidate to start from; run it first")
+    if best.yardstick is None:
+        return BasicChoice(best.id, best.code, "the best by fitness, not measured by a yardstick")
+    seeds = f"{best.yardstick_seeds} seed{'' if best.yardstick_seeds == 1 else 's'}"
+    return BasicChoice(best.id, best.code, f"the best by the yardstick, {best.yardstick:.4f} over {seeds}")
+
+
+def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:
+    """Return an architecture for the task of `space`, stretched if the spec says so; errors name it by `label`.
+
+    Raises `ConflictError` if the number of blocks differs, `SpaceExhaustedError` if it is over the limits.
+    """
+    require_block_count(before, label, space)
+    mult_adds = spec.transfer.stretch_to
+    basic = before if mult_adds is None else stretch(before, space, mult_adds, spec.transfer.stretch)
     cost = space.propose(basic).cost
     if not space.limits.allow(cost):
-        other = "take transfer.start: perturbations and " if spec.transfer.start == "survivors" else ""
+        advice = "raise them, or lower transfer.stretch_to"
+        if spec.transfer.start == "survivors":
+            advice = "raise them, or use transfer.start: perturbations with a lower transfer.stretch_to"
         raise SpaceExhaustedError(
             f"the basic architecture has {cost.params:,} parameters and {cost.mult_adds:,} mult-adds on this task, "
-            f"over the objective's limits; raise them, or {other}let transfer.stretch_to bring it below"
+            f"which is over the limits of the objective; {advice}"
         )
     return basic
 
 
-def require_blocks(architecture: Architecture, what: str, space: Space) -> None:
-    """Raise `ConflictError` where the architecture and the space differ in their number of blocks."""
+def require_block_count(architecture: Architecture, label: str, space: Space) -> None:
+    """Raise `ConflictError` unless the architecture has as many blocks as the space."""
     if len(architecture.blocks) != len(space.macro.base):
         raise ConflictError(
-            f"{what} has {len(architecture.blocks)} blocks and space {space.macro.name} has {len(space.macro.base)}: "
-            "it cannot be built there"
+            f"{label} has {len(architecture.blocks)} blocks, but space {space.macro.name} has {len(space.macro.base)}; "
+            "choose a space with as many blocks"
         )
 
 
-def require_population(row: SearchRecord) -> None:
-    """Raise `SpaceExhaustedError` where the limits leave no room for the whole initial population."""
-    if row.exhausted:
+def require_full_population(search: SearchRecord) -> None:
+    """Raise `SpaceExhaustedError` if the limits are too tight for the whole initial population."""
+    if search.exhausted:
         raise SpaceExhaustedError(
-            f"only {row.born} of {row.population} members of the initial population fit under the objective's limits "
-            "around the basic architecture; raise transfer.blocks or the limits, or take a smaller population"
+            f"found only {search.born} of {search.population} members of the initial population around the basic "
+            "architecture; raise transfer.blocks or the limits of the objective, or lower evolution.population"
         )
-
-
-def choose_basic(connection: Connection, source: SearchRecord, candidate_id: int | None) -> tuple[int, str, str]:
-    """The candidate that a transfer begins with: its id, its code, and by what it was chosen."""
-    if candidate_id is not None:
-        given = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
-        code = connection.execute(given).scalar()
-        if code is None:
-            raise NotFoundError(
-                f"search {source.name!r} has no candidate {candidate_id}; see `eatnas-db query best {source.name}`"
-            )
-        return candidate_id, str(code), "as was asked for"
-    winner = get_best(connection, source.id)
-    if winner is None:
-        raise ConflictError(
-            f"search {source.name!r} has no scored candidate: there is nothing to transfer; run it first"
-        )
-    if winner.yardstick is None:
-        return winner.id, winner.code, "its best by fitness alone, which no yardstick has measured"
-    seeds = f"{winner.yardstick_seeds} seed{'' if winner.yardstick_seeds == 1 else 's'}"
-    return winner.id, winner.code, f"its best by the yardstick, {winner.yardstick:.4f} over {seeds}"

@@ -7,12 +7,12 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from eatnas_db import events
 from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import InitialArchitecture, decide_birth
 from eatnas_db.domain.transfer import PerturbationLimits
 from eatnas_db.errors import SpaceExhaustedError
+from eatnas_db.events import record_event
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance_state import AdvanceState
@@ -41,7 +41,8 @@ def breed(connection: Connection, state: AdvanceState, now: float) -> int:
             )
         except SpaceExhaustedError as error:
             connection.execute(update(search).where(search.c.id == record.id).values(exhausted=True))
-            events.record_event(connection, now, "space_exhausted", record.id, detail={"message": str(error)})
+            detail = {"message": str(error)}
+            record_event(connection, now, "space_exhausted", search_id=record.id, detail=detail)
             state.exhausted = True
             break
         if insert_candidate(connection, record.id, birth, now) is None:

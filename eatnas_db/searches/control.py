@@ -4,74 +4,89 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, update
 
-from eatnas_db import events, transitions
+from eatnas_db import transitions
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import UNSETTLED, DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.searches import get_search
+from eatnas_db.events import record_event
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births, settle_births
 
+_EVENT_OF_STATE = {
+    DesiredState.RUN: "resumed",
+    DesiredState.PAUSED: "paused",
+    DesiredState.CANCELLED: "cancelled",
+}
 
-def set_waiting_reason(connection: Connection, why: str | None) -> None:
-    """Say of every open search what its training waits for; None: for nothing."""
-    connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=why))
+
+def set_waiting_reason(connection: Connection, reason: str | None) -> None:
+    """Set the reason for which all unfinished searches wait; None if they do not wait."""
+    connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=reason))
 
 
-def set_desired_state(connection: Connection, name: str, wish: DesiredState, now: float) -> None:
-    """Run, pause or cancel a search. Raises `NotFoundError`, `ConflictError`."""
-    lock_searches(connection, select(search.c.id).where(search.c.name == name))
-    row = get_search(connection, name)
-    if row.wish == DesiredState.CANCELLED:
-        raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
-    if row.finished_at is not None:
-        raise ConflictError(f"search {name!r} has finished; `search extend` gives it more to do")
-    connection.execute(update(search).where(search.c.id == row.id).values(wish=wish))
-    events.record_event(connection, now, {"run": "resumed"}.get(wish, wish), row.id)
-    if wish == DesiredState.CANCELLED:
-        open_ = select(candidate.c.id).where(candidate.c.search_id == row.id, candidate.c.state.in_(UNSETTLED))
-        for candidate_id in connection.execute(open_).scalars().all():
+def set_desired_state(connection: Connection, name: str, desired: DesiredState, now: float) -> None:
+    """Run, pause or cancel a search. Raises `NotFoundError` or `ConflictError`."""
+    record = _lock_changeable(connection, name)
+    if record.finished_at is not None:
+        raise ConflictError(f"search {name!r} is finished; add to its budget with `eatnas-db search extend {name}`")
+    connection.execute(update(search).where(search.c.id == record.id).values(wish=desired))
+    record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id)
+    if desired == DesiredState.CANCELLED:
+        unsettled = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.state.in_(UNSETTLED))
+        for candidate_id in connection.execute(unsettled).scalars().all():
             transitions.cancel(connection, candidate_id, now)
-        settle_births(connection, row.id, now)
-        connection.execute(update(search).where(search.c.id == row.id).values(finished_at=now))
+        settle_births(connection, record.id, now)
+        connection.execute(update(search).where(search.c.id == record.id).values(finished_at=now))
 
 
 def extend_search(
     connection: Connection, name: str, *, candidates: int = 0, device_hours: float = 0.0, now: float
 ) -> tuple[int, float | None]:
-    """Give a search more candidates or device hours; reopens a finished one, and one whose quality is flat.
+    """Add candidates and device hours to the budget of a search; a finished search continues.
 
-    The new budget: candidates, and device seconds or None where they are unlimited. Raises `NotFoundError`,
-    `ConflictError`.
+    Return the new budget: the candidates, and the device seconds or None if they are unlimited. Raises
+    `NotFoundError` or `ConflictError`.
     """
-    lock_searches(connection, select(search.c.id).where(search.c.name == name))
-    row = get_search(connection, name)
-    if row.wish == DesiredState.CANCELLED:
-        raise ConflictError(f"search {name!r} was cancelled, which is final; create it again under another name")
-    if row.kind != SearchKind.EVOLUTION:
-        raise ConflictError(f"{name!r} measures what another search found: extend that one")
-    if device_hours and row.budget_device_seconds is None:
-        raise ConflictError(f"search {name!r} has no limit of device hours to extend; --candidates gives it more")
-    if row.exhausted:
+    record = _lock_changeable(connection, name)
+    if record.kind != SearchKind.EVOLUTION:
         raise ConflictError(
-            f"search {name!r} found nothing new in its space any more; a larger space or wider limits need a new search"
+            f"search {name!r} cannot be extended: it measures candidates of another search; extend that search instead"
         )
-    budget = row.budget_candidates + candidates
-    seconds = row.budget_device_seconds and row.budget_device_seconds + device_hours * 3600
+    if device_hours and record.budget_device_seconds is None:
+        raise ConflictError(f"search {name!r} has no limit on device hours; extend it with --candidates")
+    if record.exhausted:
+        raise ConflictError(
+            f"search {name!r} cannot be extended: no new architecture is left in its space; "
+            "create a search with a larger space or higher limits"
+        )
+    budget = record.budget_candidates + candidates
+    seconds = record.budget_device_seconds and record.budget_device_seconds + device_hours * 3600
     connection.execute(
         update(search)
-        .where(search.c.id == row.id)
+        .where(search.c.id == record.id)
         .values(
             budget_candidates=budget,
             budget_device_seconds=seconds,
             finished_at=None,
-            # Quality has as many steps again in which to rise.
+            # Quality gets the full number of steps again in which it may rise.
             ends_at=None,
-            flat_since=row.flat_since if row.ends_at is None else row.ends_at,
+            flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )
     )
     detail = {"candidates": budget, "device_seconds": seconds}
-    events.record_event(connection, now, "extended", row.id, detail=detail)
-    breed_births(connection, row.id, now)
+    record_event(connection, now, "extended", search_id=record.id, detail=detail)
+    breed_births(connection, record.id, now)
     return budget, seconds
+
+
+def _lock_changeable(connection: Connection, name: str) -> SearchRecord:
+    """Lock a search and return it. Raises `NotFoundError`, or `ConflictError` if it is cancelled."""
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
+    record = get_search(connection, name)
+    if record.wish == DesiredState.CANCELLED:
+        raise ConflictError(
+            f"search {name!r} is cancelled, which cannot be undone; create a search with another name instead"
+        )
+    return record

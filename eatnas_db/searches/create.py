@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Final
 
 from sqlalchemy import Connection, exists, insert, select
 
-from eatnas_db import events
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
@@ -14,12 +14,13 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
+from eatnas_db.events import record_event
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
-from eatnas_db.searches.basic_architecture import express_basic, require_population
+from eatnas_db.searches.basic_architecture import adapt_architecture, require_full_population
 from eatnas_db.searches.locking import lock_search
 
-DEFAULT_LEAST_LAG: Final = 4
+MIN_DEFAULT_LAG: Final = 4
 
 
 def create_search(
@@ -31,16 +32,20 @@ def create_search(
     slots: int,
     now: float,
 ) -> int:
-    """Insert a search and its initial population. Raises `ConflictError`, `SpaceExhaustedError`."""
+    """Insert a search with its initial population and return its id. Raises `ConflictError`, `SpaceExhaustedError`."""
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
-    given = spec.transfer.basic
-    basic = None if given is None else str(express_basic(Architecture.parse(given), "transfer.basic", spec, space))
-    search_id = insert_search(connection, spec, space, data_digest, slots, now, basic_code=basic)
-    events.record_event(connection, now, "created", search_id)
+    basic_code = None
+    if spec.transfer.basic is not None:
+        basic = adapt_architecture(Architecture.parse(spec.transfer.basic), "transfer.basic", spec, space)
+        basic_code = str(basic)
+    search_id = insert_search(
+        connection, spec, space, data_digest=data_digest, slots=slots, now=now, basic_code=basic_code
+    )
+    record_event(connection, now, "created", search_id=search_id)
     breed_births(connection, search_id, now)
-    if basic is not None:
-        require_population(lock_search(connection, search_id))
+    if basic_code is not None:
+        require_full_population(lock_search(connection, search_id))
     return search_id
 
 
@@ -48,6 +53,7 @@ def insert_search(
     connection: Connection,
     spec: SearchSpec,
     space: Space,
+    *,
     data_digest: str,
     slots: int,
     now: float,
@@ -55,10 +61,9 @@ def insert_search(
     basic_id: int | None = None,
     basic_code: str | None = None,
 ) -> int:
-    """Insert a search's row and return its id. Raises `ConflictError` where its name is taken."""
+    """Insert the row of a search and return its id. Raises `ConflictError` if its name is taken."""
     if connection.execute(select(exists().where(search.c.name == spec.name))).scalar():
-        raise ConflictError(f"a search named {spec.name!r} is there already; choose another name")
-    lag = spec.evolution.lag or _lag_for(spec, slots)
+        raise ConflictError(f"a search named {spec.name!r} already exists; choose another name")
     values = {
         "name": spec.name,
         "kind": SearchKind.EVOLUTION,
@@ -69,14 +74,10 @@ def insert_search(
         "priority": spec.priority,
         "spec": spec.model_dump(mode="json"),
         "macro": space.macro.to_json(),
-        "task": {
-            "resolution": space.task.resolution,
-            "channels": space.task.channels,
-            "classes": space.task.classes,
-        },
+        "task": asdict(space.task),
         "data_digest": data_digest,
         "population": spec.evolution.population,
-        "lag": lag,
+        "lag": spec.evolution.lag or _default_lag(spec, slots),
         "budget_candidates": spec.budget.candidates,
         "budget_device_seconds": spec.budget.device_hours and spec.budget.device_hours * 3600,
         "wish": DesiredState.RUN,
@@ -85,8 +86,8 @@ def insert_search(
     return int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
 
 
-def _lag_for(spec: SearchSpec, slots: int) -> int:
-    """Twice the slots, as far as the first tournament still has as many members as it asks for; and at least 4."""
+def _default_lag(spec: SearchSpec, slots: int) -> int:
+    """Return twice the slots, but few enough that the first tournament is complete, and at least `MIN_DEFAULT_LAG`."""
     population = spec.evolution.population
-    choosy = population - spec.evolution.tournament + 1
-    return min(max(DEFAULT_LEAST_LAG, min(2 * slots, choosy)), population)
+    complete_tournament = population - spec.evolution.tournament + 1
+    return min(max(MIN_DEFAULT_LAG, min(2 * slots, complete_tournament)), population)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select, update
 
-from eatnas_db import events
 from eatnas_db.domain.states import SearchKind
+from eatnas_db.events import record_event
 from eatnas_db.queries.ranking import list_fittest
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
@@ -23,12 +23,13 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     if not (record.over_budget or all_settled) or _has_open_candidates(connection, state):
         return False
     connection.execute(update(search).where(search.c.id == record.id).values(finished_at=now))
-    events.record_event(connection, now, "finished", record.id, detail={"why": _reason(state, all_settled)})
+    detail = {"why": _reason(state, all_settled)}
+    record_event(connection, now, "finished", search_id=record.id, detail=detail)
     yardstick = record.spec["yardstick"]
     best = list_fittest(connection, record.id, yardstick["top"]) if yardstick["top"] else ()
     if best and record.kind == SearchKind.EVOLUTION:
         codes = [(ranked.id, ranked.code) for ranked in best]
-        insert_yardstick(connection, record, codes, yardstick["seeds"], yardstick["epochs"], now)
+        insert_yardstick(connection, record, codes, seeds=yardstick["seeds"], epochs=yardstick["epochs"], now=now)
     return True
 
 

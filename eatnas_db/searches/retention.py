@@ -1,4 +1,4 @@
-"""Drop the checkpoints that no training needs any more."""
+"""Delete checkpoints that no training needs any more."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 
 
-def drop_unneeded_checkpoints(connection: Connection, row: SearchRecord) -> list[str]:
-    """Drop the rows of checkpoints that nobody needs any more; their paths, to be removed after the commit.
+def drop_unneeded_checkpoints(connection: Connection, search: SearchRecord) -> list[str]:
+    """Delete the rows of a search's unneeded checkpoints, and return the paths to remove after the commit.
 
-    Needed are those of candidates that are to be trained, that live, that a birth still to be decided may have
-    for a parent, or that have a child in training. The table holds little else, so reading it stays cheap.
+    Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
+    yet, or have an unsettled child. The table contains little else, so reading it stays cheap.
     """
-    needless = (
+    unneeded = (
         select(checkpoint.c.path)
         .join(candidate)
         .where(
-            # A sum, so that no planner goes by an index of the search: it would read the whole history.
-            candidate.c.search_id + 0 == row.id,
+            # The sum keeps planners from using an index on the search, which would read its whole history.
+            candidate.c.search_id + 0 == search.id,
             candidate.c.state.in_(SETTLED),
-            candidate.c.birth < row.settled,
-            or_(candidate.c.joined.is_(None), candidate.c.left <= row.born - row.lag + 1),
+            candidate.c.birth < search.settled,
+            or_(candidate.c.joined.is_(None), candidate.c.left <= search.born - search.lag + 1),
             ~has_unsettled_child(),
         )
     )
-    paths = list(connection.execute(needless).scalars())
+    paths = list(connection.execute(unneeded).scalars())
     if paths:
         connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(paths)))
     return paths

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
-from eatnas_db import events
 from eatnas_db.domain.evolution import is_flat, select_removed, summarize, update_plateau
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
 from eatnas_db.errors import TransactionRollbackError
+from eatnas_db.events import record_event
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt
@@ -109,7 +109,7 @@ def _check_plateau(connection: Connection, state: AdvanceState, quality: float |
         state.ends_at = min(number + record.lag - 1, record.budget_candidates)
         values = {"ends_at": state.ends_at}
         detail = {"step": number, "since": plateau.since, "by": evolution["flat_by"], "births": state.ends_at}
-        events.record_event(connection, now, "quality_flat", record.id, detail=detail)
+        record_event(connection, now, "quality_flat", search_id=record.id, detail=detail)
     else:
         return
     connection.execute(update(search).where(search.c.id == record.id).values(values))

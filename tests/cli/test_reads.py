@@ -94,7 +94,15 @@ def test_a_list_of_searches_says_how_far_each_is(tiny, eatnas):
 def test_an_event_is_told_in_words(engine, kind, candidate, detail, words):
     with transaction(engine) as connection:
         search_id = get_search(connection, "tiny").id
-        record_event(connection, 9.0, kind, search_id, candidate, 3 if candidate else None, detail)
+        record_event(
+            connection,
+            9.0,
+            kind,
+            search_id=search_id,
+            candidate_id=candidate,
+            attempt=3 if candidate else None,
+            detail=detail,
+        )
         found = list_events(connection, limit=1)
     assert (found[0].words, found[0].search, found[0].detail) == (words, "tiny", detail)
 

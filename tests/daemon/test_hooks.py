@@ -85,7 +85,7 @@ def told(settings):
 
 def happen(engine, kind, now=100.0, candidate=None, **detail):
     with transaction(engine) as connection:
-        events.record_event(connection, now, kind, 1, candidate, None, detail or None)
+        events.record_event(connection, now, kind, search_id=1, candidate_id=candidate, detail=detail or None)
 
 
 def wish(engine, wish):

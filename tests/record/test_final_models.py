@@ -125,7 +125,7 @@ def test_a_second_test_by_the_same_recipe_wants_to_be_asked_for_and_has_fresh_se
     engine, small, final, test, lease_factory
 ):
     test(final(seeds=2), [0.5, 0.7])
-    with pytest.raises(ConflictError, match=r"candidate 12 is tested by this recipe already, in 'small\.final'"):
+    with pytest.raises(ConflictError, match=r"candidate 12 is already tested with this recipe in 'small\.final'"):
         final()
     test(final(epochs=1, seeds=1), [0.3])
     with transaction(engine) as connection:  # the mean is of one recipe
@@ -158,5 +158,8 @@ def test_what_cannot_be_tested_or_goes_on_from_a_test_is_refused(engine, small, 
         lambda connection: create_reevaluation(connection, name, top=1, seeds=1, now=6.0),
         lambda connection: extend_search(connection, name, candidates=1, now=6.0),
     ):
-        with transaction(engine) as connection, pytest.raises(ConflictError, match="measures what another search"):
+        with (
+            transaction(engine) as connection,
+            pytest.raises(ConflictError, match="measures candidates of another search"),
+        ):
             refused(connection)

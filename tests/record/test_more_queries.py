@@ -300,7 +300,7 @@ def test_why_slots_were_idle_is_told_with_its_seconds(engine, search_factory):
         attempts(connection, other, 1, (8.0, 10.0))
         attempts(connection, other, later, (20.0, 30.0))
         for kind, at in (("paused", 7.5), ("resumed", 7.75)):
-            record_event(connection, at, kind, search_id)
+            record_event(connection, at, kind, search_id=search_id)
         found = get_utilisation(connection, search_id, now=40.0)
     assert found.wall_seconds == 17.0
     told = {one.cause: one.seconds for one in found.idle}

@@ -22,7 +22,7 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
-from eatnas_db.searches.basic_architecture import choose_basic
+from eatnas_db.searches.basic_architecture import choose_basic_candidate
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
 from eatnas_db.settings import Settings
@@ -156,7 +156,7 @@ def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int
         best = rank_by_definition(connection, tested)[0]
         winner = get_best(connection, tested)
         report = load_report_data(connection, "small", 9.0)
-        basic_id, _, _ = choose_basic(connection, get_search(connection, "small"), None)
+        basic_id = choose_basic_candidate(connection, get_search(connection, "small"), None).candidate_id
     assert winner is not None
     assert report.best is not None
     assert [winner.id, report.best.id, report.top[0].id, report.lineage[0].id, basic_id] == [best] * 5

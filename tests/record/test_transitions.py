@@ -107,14 +107,14 @@ def test_out_of_memory_is_tried_alone_then_with_half_the_micro_batch_and_then_fa
     search_id = search_factory()
     for thrift in MemoryFallback:
         leased = lease_factory(search_id)
-        assert (leased.birth, leased.thrift) == (0, thrift)
+        assert (leased.birth, leased.memory_fallback) == (0, thrift)
         state = fail(engine, leased, FailureKind.OUT_OF_MEMORY)
     assert state is CandidateState.FAILED
     with transaction(engine) as connection:
         kinds = {row.kind for row in connection.execute(select(event.c.kind))}
         assert {"to_be_alone", "to_be_halved"} <= kinds
         transitions.retry(connection, leased.token.candidate, 3.0)
-    assert lease_factory(search_id).thrift == MemoryFallback.NONE
+    assert lease_factory(search_id).memory_fallback == MemoryFallback.NONE
 
 
 def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(engine, search_factory, lease_factory):

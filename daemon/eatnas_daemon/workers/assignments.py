@@ -37,7 +37,7 @@ class Assignment:
     @property
     def needs_device_alone(self) -> bool:
         """Return whether an attempt ran out of memory next to others."""
-        return self.leased.thrift != MemoryFallback.NONE
+        return self.leased.memory_fallback != MemoryFallback.NONE
 
 
 def work_for(connection: Connection, settings: Settings, row: SearchRecord, leased: LeasedCandidate) -> Assignment:
@@ -46,7 +46,7 @@ def work_for(connection: Connection, settings: Settings, row: SearchRecord, leas
     assign = replace(
         _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
         attempt=leased.token.attempt,
-        split_batches=leased.thrift == MemoryFallback.HALVED,
+        split_batches=leased.memory_fallback == MemoryFallback.HALVED,
         ancestors=[asdict(_ancestor(settings, link)) for link in heritage],
     )
     if leased.origin == Origin.FINAL:
