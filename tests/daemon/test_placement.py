@@ -405,7 +405,7 @@ def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_mark
 
     def look(supervisor):
         busy = [slot.training.assignment.leased for slot in supervisor.slots if slot.busy]
-        if any(one.thrift for one in busy):
+        if any(leased.memory_fallback for leased in busy):
             company.append(len(busy))
 
     program = (*SLOW, "--out-of-memory-on", "9", "--out-of-memory-attempts", "2")
