@@ -117,7 +117,7 @@ class Search:
     def events(self, limit: int = 50) -> Rows[RecordedEvent]:
         """Return the latest events, the newest last."""
         with self._connect() as (connection, search_id):
-            return Rows.of(RecordedEvent, list_events(connection, search_id, limit))
+            return Rows.of(RecordedEvent, list_events(connection, search_id, limit=limit))
 
     def utilisation(self) -> Utilisation:
         """Return the device time that the search used, and how busy the devices were."""

@@ -78,7 +78,7 @@ def test_a_record_is_opened_by_its_home_or_its_url_and_says_what_is_missing(home
     assert by_home.searches() == by_url.searches()
     with pytest.raises(RecordError, match="run `eatnas-db init` to create one"):
         api.open(tmp_path)
-    with pytest.raises(NotFoundError, match="there are: small"):
+    with pytest.raises(NotFoundError, match="the newest searches are: small"):
         by_home.search("smal")
 
 
@@ -158,7 +158,7 @@ def test_the_pages_examples_run(tmp_path, capfd):
     assert len(names["frame"]) == 3
     assert names["mean_at_the_end"] > 0
     assert names["kernels"]["n"].sum() == 4
-    assert "there are: tiny" in names["message"]
+    assert "the newest searches are: tiny" in names["message"]
 
 
 @pytest.mark.slow

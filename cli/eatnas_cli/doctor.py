@@ -205,7 +205,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     if settings.database_file is not None:
         found = f"{format_size(usage.database)}, write-ahead log {format_size(usage.write_ahead_log)}"
         yield Finding("database", True, found)
-    of_searches = (f"{name} {format_size(size)}" for name, size in usage.checkpoints.most_common())
+    of_searches = (f"{name} {format_size(size)}" for name, size in usage.checkpoints.items())
     yield Finding("checkpoints", True, ", ".join(of_searches) or "none")
     yield Finding("logs", True, format_size(usage.logs))
     yield Finding("MLflow store", True, format_size(usage.mlflow))

@@ -1,15 +1,14 @@
-"""Candidates that have been attempted, and their epochs: what MLflow shows of each candidate."""
+"""Query the candidates that have been attempted, as MLflow shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, func, select, union
 
 from eatnas_db.domain.states import CandidateState
-from eatnas_db.queries.candidates import CandidateEpoch
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.hosts import device, host, worker
@@ -65,13 +64,6 @@ def list_attempted(connection: Connection, ids: Sequence[int]) -> tuple[Attempte
     """Return those of these candidates that have been attempted, in order of id: parents precede their children."""
     rows = connection.execute(_ATTEMPTED.where(candidate.c.id.in_(ids))).mappings()
     return tuple(AttemptedCandidate(**{**row, "state": CandidateState(row["state"])}) for row in rows)
-
-
-def list_epochs(connection: Connection, candidate_id: int, *, first: int, end: int) -> tuple[CandidateEpoch, ...]:
-    """Return the candidate's epochs with numbers from `first` up to but not including `end`, in order."""
-    columns = [epoch.c[field.name] for field in fields(CandidateEpoch)]
-    query = select(*columns).where(epoch.c.candidate_id == candidate_id, epoch.c.number >= first, epoch.c.number < end)
-    return tuple(CandidateEpoch(*row) for row in connection.execute(query.order_by(epoch.c.number)))
 
 
 _ALL_ATTEMPTED: Final = select(candidate.c.id).where(candidate.c.attempt > 0).order_by(candidate.c.id)

@@ -1,11 +1,11 @@
-"""One candidate, whole."""
+"""Query everything that the record knows about one candidate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, fields
+from typing import Final
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, select
 
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.mutations import list_changes
@@ -18,7 +18,7 @@ _LARGEST_ID: Final = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class CandidateBlock:
-    """One block of the effective genotype (from 1)."""
+    """A block of a candidate's effective genotype; `position` counts from 1."""
 
     position: int
     op: str
@@ -30,7 +30,7 @@ class CandidateBlock:
 
 @dataclass(frozen=True, slots=True)
 class CandidateAttempt:
-    """One try at training."""
+    """An attempt at training a candidate; `number` counts from 1 and times are Unix times in seconds."""
 
     number: int
     started_at: float
@@ -44,7 +44,11 @@ class CandidateAttempt:
 
 @dataclass(frozen=True, slots=True)
 class CandidateEpoch:
-    """One epoch (from 0)."""
+    """An epoch of a candidate's training; `number` counts from 0.
+
+    `memory_bytes` is the memory that the worker held on the device at the end of the epoch, and `load` the share of the
+    device in use, or of one core on a processor.
+    """
 
     number: int
     attempt: int
@@ -61,7 +65,7 @@ class CandidateEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScore:
-    """A metric, its seed, and what it was measured on."""
+    """The value of a metric under a seed, with the device and the software versions that it was measured with."""
 
     metric: str
     seed: int
@@ -73,7 +77,10 @@ class CandidateScore:
 
 @dataclass(frozen=True, slots=True)
 class CandidateDetails:
-    """A candidate with everything that is known of it."""
+    """A candidate with its blocks, attempts, epochs and scores.
+
+    `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
+    """
 
     id: int
     search: str
@@ -103,19 +110,31 @@ class CandidateDetails:
 
 def require_candidate(connection: Connection, candidate_id: int) -> None:
     """Raise `NotFoundError` unless the record holds this candidate."""
-    # A number that no integer column can hold would be the driver's error, not an answer.
-    held = 0 < candidate_id <= _LARGEST_ID
-    if not held or connection.execute(select(candidate.c.id).where(candidate.c.id == candidate_id)).first() is None:
+    # The driver raises an error for a number that no integer column can hold.
+    is_valid = 0 < candidate_id <= _LARGEST_ID
+    if not is_valid or connection.execute(select(candidate.c.id).where(candidate.c.id == candidate_id)).first() is None:
         raise NotFoundError(
-            f"no candidate {candidate_id}; `eatnas-db query best NAME` lists the ids of a search's best"
+            f"no candidate {candidate_id}; `eatnas-db query best NAME` lists the candidates of a search with their ids"
         )
 
 
 def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails:
-    """The candidate of this id. Raises `NotFoundError`."""
+    """Return the candidate with this id. Raises `NotFoundError`."""
     require_candidate(connection, candidate_id)
-    row = _row(connection, candidate_id)
-    of = candidate_id
+    parent = candidate.alias("parent")
+    query = (
+        select(
+            candidate,
+            search.c.name.label("search"),
+            architecture.c.digest,
+            parent.c.birth.label("parent_birth"),
+        )
+        .join(search, search.c.id == candidate.c.search_id)
+        .join(architecture, architecture.c.id == candidate.c.architecture_id)
+        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+        .where(candidate.c.id == candidate_id)
+    )
+    row = connection.execute(query).one()
     return CandidateDetails(
         id=row.id,
         search=row.search,
@@ -136,38 +155,38 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         left=row.left,
         created_at=row.created_at,
         ended_at=row.ended_at,
-        changes=list_changes(connection, of),
-        blocks=_parts(connection, block, "architecture_id", row.architecture_id, "position", CandidateBlock),
-        attempts=_parts(connection, attempt, "candidate_id", of, "number", CandidateAttempt),
-        epochs=_parts(connection, epoch, "candidate_id", of, "number", CandidateEpoch),
-        scores=_scores(connection, of),
+        changes=list_changes(connection, candidate_id),
+        blocks=_list_blocks(connection, row.architecture_id),
+        attempts=_list_attempts(connection, candidate_id),
+        epochs=list_epochs(connection, candidate_id),
+        scores=_list_scores(connection, candidate_id),
     )
 
 
-def _row(connection: Connection, candidate_id: int) -> Any:
-    parent = candidate.alias("parent")
-    query = (
-        select(
-            candidate,
-            search.c.name.label("search"),
-            architecture.c.digest,
-            parent.c.birth.label("parent_birth"),
-        )
-        .join(search, search.c.id == candidate.c.search_id)
-        .join(architecture, architecture.c.id == candidate.c.architecture_id)
-        .outerjoin(parent, parent.c.id == candidate.c.parent_id)
-        .where(candidate.c.id == candidate_id)
-    )
-    return connection.execute(query).one()
+def list_epochs(
+    connection: Connection, candidate_id: int, *, first: int = 0, end: int | None = None
+) -> tuple[CandidateEpoch, ...]:
+    """Return the candidate's epochs with numbers from `first` up to but not including `end`, in order."""
+    columns = (epoch.c[field.name] for field in fields(CandidateEpoch))
+    query = select(*columns).where(epoch.c.candidate_id == candidate_id, epoch.c.number >= first)
+    if end is not None:
+        query = query.where(epoch.c.number < end)
+    return tuple(CandidateEpoch(*row) for row in connection.execute(query.order_by(epoch.c.number)))
 
 
-def _parts(connection: Connection, table: Table, key: str, value: int, order: str, kind: Any) -> tuple[Any, ...]:
-    columns = [table.c[name] for name in kind.__dataclass_fields__]
-    query = select(*columns).where(table.c[key] == value).order_by(table.c[order])
-    return tuple(kind(*row) for row in connection.execute(query))
+def _list_blocks(connection: Connection, architecture_id: int) -> tuple[CandidateBlock, ...]:
+    columns = (block.c[field.name] for field in fields(CandidateBlock))
+    query = select(*columns).where(block.c.architecture_id == architecture_id).order_by(block.c.position)
+    return tuple(CandidateBlock(*row) for row in connection.execute(query))
 
 
-def _scores(connection: Connection, candidate_id: int) -> tuple[CandidateScore, ...]:
+def _list_attempts(connection: Connection, candidate_id: int) -> tuple[CandidateAttempt, ...]:
+    columns = (attempt.c[field.name] for field in fields(CandidateAttempt))
+    query = select(*columns).where(attempt.c.candidate_id == candidate_id).order_by(attempt.c.number)
+    return tuple(CandidateAttempt(*row) for row in connection.execute(query))
+
+
+def _list_scores(connection: Connection, candidate_id: int) -> tuple[CandidateScore, ...]:
     query = (
         select(score.c.metric, score.c.seed, score.c.value, score.c.attempt, provenance.c.device, provenance.c.versions)
         .join(provenance, provenance.c.id == score.c.provenance_id)

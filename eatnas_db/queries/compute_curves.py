@@ -1,4 +1,4 @@
-"""Several searches, judged by one measure: how much compute each took to get a population of some quality."""
+"""Compare searches: how much compute each needs until its population reaches some quality."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.searches import search
 
 Measure = Literal["quality", "mean", "best"]
-_LEVELS: Final = 5
+_DEFAULT_LEVELS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What a population was worth when so many device seconds had been spent, and after which step."""
+    """The value of a population after a step, and the device seconds spent until then."""
 
     step: int
     device_seconds: float
@@ -28,10 +28,10 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ComputeCurve:
-    """A search's curve, from its whole initial population on.
+    """The values of a search's population over device seconds; it starts when the initial population is complete.
 
-    `seconds_before`: what the searches that it was transferred from had taken, and their yardsticks; it is in the
-    points' seconds, unless the search was to be looked at alone.
+    The points include `seconds_before`: the device seconds of the searches that this one was transferred from and of
+    their re-evaluations.
     """
 
     search: str
@@ -41,7 +41,10 @@ class ComputeCurve:
 
 @dataclass(frozen=True, slots=True)
 class LevelReached:
-    """When a search first reached a level; `ratio` is to the first search's seconds. None: it never did."""
+    """The device seconds that a search needed to reach a level, None if it never did.
+
+    `ratio` is relative to the first of the compared searches.
+    """
 
     level: float
     search: str
@@ -52,57 +55,62 @@ class LevelReached:
 def list_compute_curves(
     connection: Connection, names: Sequence[str], *, measure: Measure = "quality", alone: bool = False
 ) -> tuple[ComputeCurve, ...]:
-    """A curve for each search. Raises `NotFoundError`."""
-    return tuple(_course(connection, get_search(connection, name), measure, alone) for name in names)
+    """Return the curve of each search. With `alone`, `seconds_before` is 0. Raises `NotFoundError`."""
+    return tuple(_compute_curve(connection, get_search(connection, name), measure, alone) for name in names)
 
 
-def list_levels_reached(courses: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[LevelReached, ...]:
-    """For each level and search: after how many device seconds the search first stood there.
+def list_levels_reached(curves: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[LevelReached, ...]:
+    """Return one row for each level and curve.
 
-    Without levels of the caller's: five, evenly from the lowest start to the highest value of all.
+    The default levels are five values, evenly spaced from the lowest start of a curve to the highest value of all.
     """
     rows = []
-    for level in levels or _levels(courses):
-        seconds = [_seconds_to(course, level) for course in courses]
-        for course, taken in zip(courses, seconds, strict=True):
-            ratio = taken / seconds[0] if taken is not None and seconds[0] else None
-            rows.append(LevelReached(level, course.search, taken, ratio))
+    for level in levels or _default_levels(curves):
+        seconds = [_seconds_until(curve, level) for curve in curves]
+        for curve, needed in zip(curves, seconds, strict=True):
+            ratio = needed / seconds[0] if needed is not None and seconds[0] else None
+            rows.append(LevelReached(level=level, search=curve.search, device_seconds=needed, ratio=ratio))
     return tuple(rows)
 
 
-def _course(connection: Connection, row: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
-    before = 0.0 if alone else _seconds_before(connection, row)
-    # A population of one or two has no spread to speak of; who had luck first would seem to have arrived.
+def _compute_curve(connection: Connection, record: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
+    before = 0.0 if alone else _seconds_before(connection, record)
+    # The first members of a population are no fair start: a lucky first candidate would count as a high level.
     points = tuple(
-        CurvePoint(step.number, before + step.device_seconds, value)
-        for step in list_steps(connection, row.id, after=row.population - 1)
+        CurvePoint(step=step.number, device_seconds=before + step.device_seconds, value=value)
+        for step in list_steps(connection, record.id, after=record.population - 1)
         if (value := getattr(step, measure)) is not None
     )
-    return ComputeCurve(row.name, before, points)
+    return ComputeCurve(search=record.name, seconds_before=before, points=points)
 
 
-def _seconds_before(connection: Connection, row: SearchRecord) -> float:
-    """What it cost to find the architecture that a transferred search begins with."""
-    seconds, source_id, begun = 0.0, row.source_id, row.created_at
+def _seconds_before(connection: Connection, record: SearchRecord) -> float:
+    """Return the device seconds that it took to find the architecture from which a search was transferred."""
+    seconds, source_id, started_at = 0.0, record.source_id, record.created_at
     while source_id is not None:
-        source = connection.execute(select(search).where(search.c.id == source_id)).one()
-        yardsticks = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
-            search.c.source_id == source_id, search.c.kind == SearchKind.YARDSTICK, search.c.created_at <= begun
+        source = connection.execute(
+            select(search.c.source_id, search.c.created_at, search.c.device_seconds).where(search.c.id == source_id)
+        ).one()
+        reevaluations = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
+            search.c.source_id == source_id,
+            search.c.kind == SearchKind.YARDSTICK,
+            search.c.created_at <= started_at,
         )
-        seconds += source.device_seconds + connection.execute(yardsticks).scalar_one()
-        source_id, begun = source.source_id, source.created_at
+        seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
+        source_id, started_at = source.source_id, source.created_at
     return seconds
 
 
-def _levels(courses: Sequence[ComputeCurve]) -> list[float]:
-    values = [[point.value for point in course.points] for course in courses if course.points]
+def _default_levels(curves: Sequence[ComputeCurve]) -> list[float]:
+    values = [[point.value for point in curve.points] for curve in curves if curve.points]
     if not values:
         return []
-    low, high = min(one[0] for one in values), max(map(max, values))
+    low, high = min(points[0] for points in values), max(map(max, values))
     if high <= low:
         return [high]
-    return [low + (high - low) * number / (_LEVELS - 1) for number in range(_LEVELS - 1)] + [high]
+    intervals = _DEFAULT_LEVELS - 1
+    return [low + (high - low) * number / intervals for number in range(intervals)] + [high]
 
 
-def _seconds_to(course: ComputeCurve, level: float) -> float | None:
-    return next((point.device_seconds for point in course.points if point.value >= level), None)
+def _seconds_until(curve: ComputeCurve, level: float) -> float | None:
+    return next((point.device_seconds for point in curve.points if point.value >= level), None)

@@ -1,11 +1,11 @@
-"""What a home takes on the disk, by what it is for, and what of it would go first."""
+"""Measure the disk usage of a home, and select the files to delete when it is limited."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -24,24 +24,25 @@ from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings
 
 GRACE_SECONDS: Final = 3600.0
-"""A file without a row may be one that is being written, or whose row is about to come."""
+"""A younger checkpoint file without a row may still be written, or its row may still be inserted."""
+UNKNOWN_SEARCH: Final = "unknown"
 _LOG: Final = re.compile(r"candidate-(\d+)\.log")
 
 
 class RemovalOrder(IntEnum):
-    """What goes first. Whatever a candidate that is to be trained, or is in training, could go on from never goes."""
+    """The order in which files are deleted. Checkpoints from which a training may continue are never deleted."""
 
     LEFTOVER = 1
-    """Files that nobody needs, and logs of candidates that have ended."""
+    """Checkpoint files without a row, and logs of candidates that have ended."""
     OLDER = 2
-    """Checkpoints of candidates that have ended, but for the newest of each."""
+    """Checkpoints of candidates that have ended, except the newest of each."""
     NEWEST = 3
-    """The newest, in searches that are finished: where it is wanted again, the candidate is trained again."""
+    """The newest ones, in finished searches: a candidate whose weights are needed again is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovableFile:
-    """A file that may go. `row`: what the record calls it, if it knows it."""
+    """A file that may be deleted; `row` is the path under which the record knows it, if it does."""
 
     path: Path
     bytes: int
@@ -50,91 +51,31 @@ class RemovableFile:
     row: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DiskUsage:
-    """Bytes in a home, without its data sets. `checkpoints` are by search, `unknown` of no search that is there."""
+    """The bytes that a home uses, without data sets.
+
+    `checkpoints` maps names of searches to bytes, the largest first. Checkpoints of searches that are not in the record
+    are counted as `UNKNOWN_SEARCH`.
+    """
 
     database: int = 0
     write_ahead_log: int = 0
-    checkpoints: Counter[str] = field(default_factory=Counter)
+    checkpoints: Mapping[str, int] = field(default_factory=dict)
     logs: int = 0
     mlflow: int = 0
     other: int = 0
-    removable: list[RemovableFile] = field(default_factory=list)
+    removable: Sequence[RemovableFile] = ()
 
     @property
     def bytes(self) -> int:
-        """All of it."""
-        parts = (self.database, self.write_ahead_log, self.checkpoints.total(), self.logs, self.mlflow, self.other)
-        return sum(parts)
-
-
-def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
-    """The files that have to go so that the home takes at most `limit` bytes; all that may, where that is not enough.
-
-    In the order of `RemovalOrder`, and of equals the oldest first.
-    """
-    going: list[RemovableFile] = []
-    excess = usage.bytes - limit
-    for file in sorted(usage.removable, key=lambda one: (one.order, one.changed_at)):
-        if excess <= 0:
-            break
-        going.append(file)
-        excess -= file.bytes
-    return going
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the record says of files: the names of searches, who is to be trained, and each checkpoint's order."""
-
-    searches: dict[str, str]
-    unfinished: frozenset[int]
-    orders: dict[str, RemovalOrder | None]
-
-
-def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUsage:
-    """Look through a home. The record is read first, in one short transaction."""
-    with read_transaction(engine) as connection:
-        known = _ask(connection)
-    usage = DiskUsage()
-    database = settings.database_file
-    apart = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *_parts(database))))
-    for part in _parts(database):
-        with suppress(FileNotFoundError):
-            size = os.stat(part).st_size  # noqa: PTH116
-            if part == database:
-                usage.database = size
-            else:
-                usage.write_ahead_log += size
-    for file in _files(settings.artifacts):
-        _count_checkpoint(usage, known, settings.artifacts, file, now)
-    for file in _files(settings.logs):
-        usage.logs += file.bytes
-        match = _LOG.fullmatch(file.name)
-        if match is not None and int(match[1]) not in known.unfinished:
-            usage.removable.append(RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER))
-    mlflow = str(settings.home / "mlflow")
-    for file in _files(settings.home, apart):
-        if file.path.startswith(mlflow):
-            usage.mlflow += file.bytes
-        else:
-            usage.other += file.bytes
-    return usage
-
-
-def list_orphaned_checkpoints(engine: Engine, artifacts: Path, now: float) -> list[Path]:
-    """Checkpoint files that no row names and no candidate can go on from: a crash came before their removal."""
-    with read_transaction(engine) as connection:
-        known = _ask(connection)
-    usage = DiskUsage()
-    for file in _files(artifacts):
-        _count_checkpoint(usage, known, artifacts, file, now)
-    return [file.path for file in usage.removable if file.order is RemovalOrder.LEFTOVER]
+        """The sum of all parts."""
+        checkpoints = sum(self.checkpoints.values())
+        return self.database + self.write_ahead_log + checkpoints + self.logs + self.mlflow + self.other
 
 
 class _File(NamedTuple):
-    """Text and not a `Path`: there may be a log for each of a hundred thousand candidates."""
+    """A file whose path is text: a home may have a hundred thousand logs, and a `Path` costs more."""
 
     path: str
     name: str
@@ -142,40 +83,119 @@ class _File(NamedTuple):
     changed_at: float
 
 
-def _parts(database: Path | None) -> list[Path]:
-    if database is None:
-        return []
-    return [database.with_name(database.name + share) for share in ("", "-wal", "-shm")]
+@dataclass(frozen=True, slots=True)
+class _RecordedFiles:
+    """What the record knows about files.
+
+    `searches` maps ids, as text, to names; `unfinished` holds the ids of candidates that are pending or in training;
+    `orders` maps paths of checkpoints to their removal order, or to None if they must stay.
+    """
+
+    searches: dict[str, str]
+    unfinished: frozenset[int]
+    orders: dict[str, RemovalOrder | None]
 
 
-def _count_checkpoint(usage: DiskUsage, known: _Known, artifacts: Path, file: _File, now: float) -> None:
+def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUsage:
+    """Read the record in one short transaction, then measure the files of the home."""
+    with read_transaction(engine) as connection:
+        recorded = _read_recorded_files(connection)
+    checkpoints: Counter[str] = Counter()
+    removable: list[RemovableFile] = []
+    for file in _list_files(settings.artifacts):
+        checkpoints[recorded.searches.get(Path(file.path).parent.name, UNKNOWN_SEARCH)] += file.bytes
+        removable += _removable_checkpoint(recorded, settings.artifacts, file, now)
+    logs = 0
+    for file in _list_files(settings.logs):
+        logs += file.bytes
+        removable += _removable_log(recorded, file)
+    database_files = _database_files(settings.database_file)
+    database_sizes = [_size_of(file) for file in database_files]
+    measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *database_files)))
+    mlflow = other = 0
+    mlflow_prefix = str(settings.home / "mlflow")
+    for file in _list_files(settings.home, excluded=measured):
+        if file.path.startswith(mlflow_prefix):
+            mlflow += file.bytes
+        else:
+            other += file.bytes
+    return DiskUsage(
+        database=sum(database_sizes[:1]),
+        write_ahead_log=sum(database_sizes[1:]),
+        checkpoints=dict(checkpoints.most_common()),
+        logs=logs,
+        mlflow=mlflow,
+        other=other,
+        removable=removable,
+    )
+
+
+def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
+    """Return the files to delete so that the home uses at most `limit` bytes, or all removable ones if that is too few.
+
+    They come in the order of `RemovalOrder`, the oldest first.
+    """
+    selected: list[RemovableFile] = []
+    excess = usage.bytes - limit
+    for file in sorted(usage.removable, key=lambda file: (file.order, file.changed_at)):
+        if excess <= 0:
+            break
+        selected.append(file)
+        excess -= file.bytes
+    return selected
+
+
+def list_orphaned_checkpoints(engine: Engine, artifacts: Path, now: float) -> list[Path]:
+    """Return the checkpoint files that no row names and no training may continue from, as a crash leaves them."""
+    with read_transaction(engine) as connection:
+        recorded = _read_recorded_files(connection)
+    removable = (_removable_checkpoint(recorded, artifacts, file, now) for file in _list_files(artifacts))
+    return [file.path for files in removable for file in files if file.order is RemovalOrder.LEFTOVER]
+
+
+def _removable_checkpoint(recorded: _RecordedFiles, artifacts: Path, file: _File, now: float) -> list[RemovableFile]:
+    """Return a file below `artifacts` in a list, which is empty if the file must stay."""
     path = Path(file.path)
-    usage.checkpoints[known.searches.get(path.parent.name, "unknown")] += file.bytes
     row = path.relative_to(artifacts).as_posix()
-    if row in known.orders:
-        order = known.orders[row]
-        if order is not None:
-            usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, order, row))
-        return
+    if row in recorded.orders:
+        order = recorded.orders[row]
+        return [] if order is None else [RemovableFile(path, file.bytes, file.changed_at, order, row)]
     owner = owner_of_file(file.name)
     if owner is None or now - file.changed_at <= GRACE_SECONDS:
-        return
+        return []
     candidate_id, is_partial = owner
-    if is_partial or candidate_id not in known.unfinished:
-        usage.removable.append(RemovableFile(path, file.bytes, file.changed_at, RemovalOrder.LEFTOVER))
+    if candidate_id in recorded.unfinished and not is_partial:
+        return []
+    return [RemovableFile(path, file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
 
 
-def _ask(connection: Connection) -> _Known:
+def _removable_log(recorded: _RecordedFiles, file: _File) -> list[RemovableFile]:
+    match = _LOG.fullmatch(file.name)
+    if match is None or int(match[1]) in recorded.unfinished:
+        return []
+    return [RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
+
+
+def _read_recorded_files(connection: Connection) -> _RecordedFiles:
     searches = connection.execute(select(search.c.id, search.c.name)).all()
     pending = connection.execute(select(candidate.c.id).where(PENDING)).scalars()
     leased = connection.execute(select(lease.c.candidate_id)).scalars()
-    rows = connection.execute(
+    return _RecordedFiles(
+        searches={str(row.id): row.name for row in searches},
+        unfinished=frozenset([*pending, *leased]),
+        orders=_read_removal_orders(connection),
+    )
+
+
+def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | None]:
+    """Return the removal order of every checkpoint by its path, None for checkpoints that must stay."""
+    query = (
         select(
             checkpoint.c.path,
             checkpoint.c.candidate_id,
             candidate.c.state,
             search.c.finished_at,
-            has_unsettled_child().label("has_child_to_train"),
+            has_unsettled_child().label("has_unsettled_child"),
         )
         .join(candidate, candidate.c.id == checkpoint.c.candidate_id)
         .join(search, search.c.id == candidate.c.search_id)
@@ -187,29 +207,47 @@ def _ask(connection: Connection) -> _Known:
         )
     )
     orders: dict[str, RemovalOrder | None] = {}
-    last = None
-    for row in rows:
-        newest, last = row.candidate_id != last, row.candidate_id
+    previous_id = None
+    for row in connection.execute(query):
+        is_newest = row.candidate_id != previous_id
+        previous_id = row.candidate_id
         if row.state not in SETTLED:
             orders[row.path] = None
-        elif not newest:
+        elif not is_newest:
             orders[row.path] = RemovalOrder.OLDER
+        elif row.finished_at is None or row.has_unsettled_child:
+            orders[row.path] = None
         else:
-            orders[row.path] = None if row.finished_at is None or row.has_child_to_train else RemovalOrder.NEWEST
-    return _Known({str(one.id): one.name for one in searches}, frozenset([*pending, *leased]), orders)
+            orders[row.path] = RemovalOrder.NEWEST
+    return orders
 
 
-def _files(folder: Path | str, but: frozenset[str] = frozenset()) -> Iterator[_File]:
+def _database_files(database: Path | None) -> list[Path]:
+    """Return the SQLite file and the files of its write-ahead log; a database on a server has none."""
+    if database is None:
+        return []
+    return [database, *(database.with_name(database.name + suffix) for suffix in ("-wal", "-shm"))]
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _list_files(folder: Path | str, excluded: frozenset[str] = frozenset()) -> Iterator[_File]:
+    """Yield the files below a folder, without following links and without the excluded files and folders."""
     try:
         entries = list(os.scandir(folder))
     except FileNotFoundError:
         return
     for entry in entries:
-        if entry.path in but:
+        if entry.path in excluded:
             continue
-        with suppress(FileNotFoundError):  # it went between the two looks
+        with suppress(FileNotFoundError):  # the entry may be deleted in the meantime
             if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path, but)
+                yield from _list_files(entry.path, excluded)
             elif entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
                 yield _File(entry.path, entry.name, status.st_size, status.st_mtime)

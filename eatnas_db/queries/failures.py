@@ -1,4 +1,4 @@
-"""Which attempts ended without a score, and why."""
+"""Query the attempts that ended without a score, and the reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_db.schema.trainings import attempt
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """A failed or lost attempt; `state` is where its candidate stands now."""
+    """A failed or lost attempt; `state` is the present state of its candidate."""
 
     candidate_id: int
     birth: int
@@ -27,7 +27,7 @@ class FailedAttempt:
 
 
 def list_failures(connection: Connection, search_id: int, page: Page = EVERYTHING) -> tuple[FailedAttempt, ...]:
-    """Return the failed and lost attempts in order of birth and number, or a page of them. Raises `ConflictError`."""
+    """Return a page of a search's failed and lost attempts in order of birth and attempt. Raises `ConflictError`."""
     query = (
         select(
             candidate.c.id.label("candidate_id"),

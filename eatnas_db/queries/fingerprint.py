@@ -1,4 +1,7 @@
-"""A search's results in one line: equal histories have equal fingerprints, whenever and wherever they ran."""
+"""Compute the fingerprint of a search: searches with equal results have equal fingerprints.
+
+Attempts, ids and the times and hosts of the training do not enter it, and neither do devices.
+"""
 
 from __future__ import annotations
 
@@ -9,57 +12,60 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import epoch, provenance, score
 
-_ROWS_AT_A_TIME: Final = 1000
+_BATCH: Final = 1000
+"""Rows fetched at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """SHA-256 over what a search found, and over how many candidates it was taken."""
+    """The SHA-256 of a search's results in hexadecimal digits, and the number of candidates that entered it."""
 
     sha256: str
     candidates: int
 
 
-class _Side:
-    """The rows that belong to candidates, read beside these in the same order of births."""
+class _RowsByBirth:
+    """The rows of a table that belongs to candidates, read in step with the candidates in order of birth."""
 
     def __init__(self, connection: Connection, query: Select[Any]) -> None:
-        rows = connection.execute(query).yield_per(_ROWS_AT_A_TIME)
+        rows = connection.execute(query).yield_per(_BATCH)
         self._groups = groupby(rows, key=lambda row: row[0])
-        self._birth, self._rows = self._next()
+        self._birth, self._rows = self._next_group()
 
     def of(self, birth: int) -> list[list[Any]]:
+        """Return the rows of one candidate; births are asked for in ascending order."""
         if self._birth != birth:
             return []
-        found = [list(row[1:]) for row in self._rows]
-        self._birth, self._rows = self._next()
-        return found
+        rows = [list(row[1:]) for row in self._rows]
+        self._birth, self._rows = self._next_group()
+        return rows
 
-    def _next(self) -> tuple[int | None, Iterator[Any]]:
+    def _next_group(self) -> tuple[int | None, Iterator[Any]]:
         return next(self._groups, (None, iter(())))
 
 
 def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
-    """The fingerprint of a search as it stands. No time, attempt or id goes into it."""
+    """Return the present fingerprint of a search; an unfinished search has one as well."""
     seed = connection.execute(select(search.c.seed).where(search.c.id == search_id)).scalar_one()
-    sides = [_Side(connection, query) for query in (_mutations(search_id), _epochs(search_id), _scores(search_id))]
-    summed = hashlib.sha256(_line(["eatnas-db 1", seed]))
+    queries = (_select_mutations(search_id), _select_epochs(search_id), _select_scores(search_id))
+    tables = [_RowsByBirth(connection, query) for query in queries]
+    sha256 = hashlib.sha256(_to_line(["eatnas-db 1", seed]))
     count = 0
-    for row in connection.execute(_candidates(search_id)).yield_per(_ROWS_AT_A_TIME):
-        mutations, epochs, scores = (side.of(row.birth) for side in sides)
-        # In Python, for databases collate text each in its own way.
-        summed.update(_line([*row, mutations, epochs, sorted(scores, key=lambda part: part[:2])]))
+    for row in connection.execute(_select_candidates(search_id)).yield_per(_BATCH):
+        mutations, epochs, scores = (table.of(row.birth) for table in tables)
+        # Scores are sorted in Python because databases order text by different rules.
+        sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2])]))
         count += 1
-    return Fingerprint(summed.hexdigest(), count)
+    return Fingerprint(sha256.hexdigest(), count)
 
 
-def _candidates(search_id: int) -> Select[Any]:
+def _select_candidates(search_id: int) -> Select[Any]:
     parent = candidate.alias("parent")
     return (
         select(
@@ -78,12 +84,12 @@ def _candidates(search_id: int) -> Select[Any]:
     )
 
 
-def _mutations(search_id: int) -> Select[Any]:
+def _select_mutations(search_id: int) -> Select[Any]:
     columns = (mutation.c.block, mutation.c.primitive, mutation.c.before, mutation.c.after)
-    return _beside(search_id, mutation, *columns).order_by(candidate.c.birth, mutation.c.ordinal)
+    return _select_by_birth(search_id, mutation, *columns).order_by(candidate.c.birth, mutation.c.ordinal)
 
 
-def _epochs(search_id: int) -> Select[Any]:
+def _select_epochs(search_id: int) -> Select[Any]:
     columns = (
         epoch.c.number,
         epoch.c.train_loss,
@@ -92,16 +98,16 @@ def _epochs(search_id: int) -> Select[Any]:
         epoch.c.val_accuracy,
         epoch.c.learning_rate,
     )
-    return _beside(search_id, epoch, *columns).order_by(candidate.c.birth, epoch.c.number)
+    return _select_by_birth(search_id, epoch, *columns).order_by(candidate.c.birth, epoch.c.number)
 
 
-def _scores(search_id: int) -> Select[Any]:
+def _select_scores(search_id: int) -> Select[Any]:
     columns = (score.c.metric, score.c.seed, score.c.value, provenance.c.recipe, provenance.c.data_digest)
-    query = _beside(search_id, score, *columns).join(provenance, provenance.c.id == score.c.provenance_id)
-    return query.order_by(candidate.c.birth)
+    query = _select_by_birth(search_id, score, *columns)
+    return query.join(provenance, provenance.c.id == score.c.provenance_id).order_by(candidate.c.birth)
 
 
-def _beside(search_id: int, table: Table, *columns: Any) -> Select[Any]:
+def _select_by_birth(search_id: int, table: Table, *columns: ColumnElement[Any]) -> Select[Any]:
     return (
         select(candidate.c.birth, *columns)
         .select_from(candidate)
@@ -110,13 +116,14 @@ def _beside(search_id: int, table: Table, *columns: Any) -> Select[Any]:
     )
 
 
-def _line(values: list[Any]) -> bytes:
-    return json.dumps(_exact(values), sort_keys=True, separators=(",", ":")).encode() + b"\n"
+def _to_line(values: list[Any]) -> bytes:
+    return json.dumps(_to_exact_json(values), sort_keys=True, separators=(",", ":")).encode() + b"\n"
 
 
-def _exact(value: Any) -> Any:
+def _to_exact_json(value: Any) -> Any:
+    """Write floats as hexadecimal text, so that every bit counts."""
     if isinstance(value, float):
         return value.hex()
     if isinstance(value, dict):
-        return {key: _exact(inner) for key, inner in value.items()}
-    return [_exact(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: _to_exact_json(inner) for key, inner in value.items()}
+    return [_to_exact_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -12,12 +12,16 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.trainings import lease
 
 HOST_LOST: Final = "the host gave no sign of life"
-"""How the workers of a host ended that was found dead."""
+"""The recorded ending of workers whose host disappeared."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedDevice:
-    """What trains. `waits`: why no worker may start there, as its host's daemon saw it last (at `seen_at`)."""
+    """A device as the daemon of its host saw it at `seen_at`.
+
+    `waits` is the reason why no worker may start on it, None if one may. `paused_at` is the time at which a user paused
+    it. Times are Unix times in seconds.
+    """
 
     host: str
     uuid: str
@@ -32,9 +36,10 @@ class RecordedDevice:
 
 @dataclass(frozen=True, slots=True)
 class RecordedHost:
-    """A machine that has worked on the record; `alive`: its daemon is connected to the server now.
+    """A host that has worked on the record.
 
-    `lost`: it is gone without having stopped. What it trained then waits, or has gone on elsewhere.
+    `alive` means that its daemon is connected to the server, and `lost` that it disappeared without a regular stop.
+    `in_training` is the number of its candidates in training.
     """
 
     name: str
@@ -46,25 +51,57 @@ class RecordedHost:
 
 
 def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
-    """Every host of a record on a server, by name."""
-    alive = list_connected_hosts(connection)
+    """Return the hosts of a record on a PostgreSQL server, by name."""
+    connected = list_connected_hosts(connection)
     devices = select(func.count()).where(device.c.host_id == host.c.id).scalar_subquery()
-    held = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
-    of_host = select(worker.c.id).where(
-        worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host.c.id).correlate(host))
+    leases = select(func.count()).where(lease.c.host_id == host.c.id).scalar_subquery()
+    devices_of_host = select(device.c.id).where(device.c.host_id == host.c.id).correlate(host)
+    newest_worker = (
+        select(worker.c.id)
+        .where(worker.c.device_id.in_(devices_of_host))
+        .order_by(worker.c.id.desc())
+        .limit(1)
+        .correlate(host)
+        .scalar_subquery()
     )
-    # The last worker to begin; of one that has not ended, nobody knows how it went.
-    last = of_host.order_by(worker.c.id.desc()).limit(1).correlate(host).scalar_subquery()
-    ending = select(func.coalesce(worker.c.ending, HOST_LOST)).where(worker.c.id == last).scalar_subquery()
-    query = select(host.c.id, host.c.name, devices, held, host.c.seen_at, ending.label("ending"))
+    # A worker without an ending counts as lost.
+    ending = select(func.coalesce(worker.c.ending, HOST_LOST)).where(worker.c.id == newest_worker).scalar_subquery()
+    query = select(
+        host.c.id,
+        host.c.name,
+        host.c.seen_at,
+        devices.label("devices"),
+        leases.label("in_training"),
+        ending.label("ending"),
+    )
     return tuple(
-        RecordedHost(name, host_id in alive, host_id not in alive and ending == HOST_LOST, *rest)
-        for host_id, name, *rest, ending in connection.execute(query.order_by(host.c.name))
+        RecordedHost(
+            name=row.name,
+            alive=row.id in connected,
+            lost=row.id not in connected and row.ending == HOST_LOST,
+            devices=row.devices,
+            in_training=row.in_training,
+            seen_at=row.seen_at,
+        )
+        for row in connection.execute(query.order_by(host.c.name))
     )
 
 
 def list_devices(connection: Connection) -> tuple[RecordedDevice, ...]:
-    """Every device of every host, by host."""
-    columns = (device.c[field] for field in RecordedDevice.__slots__ if field != "host")
-    query = select(host.c.name.label("host"), *columns).join(host, host.c.id == device.c.host_id)
-    return tuple(RecordedDevice(*row) for row in connection.execute(query.order_by(host.c.name, device.c.id)))
+    """Return the devices of all hosts, by host."""
+    query = (
+        select(
+            host.c.name,
+            device.c.uuid,
+            device.c.kind,
+            device.c.name,
+            device.c.paused_at,
+            device.c.waits,
+            device.c.used_bytes,
+            device.c.total_bytes,
+            device.c.seen_at,
+        )
+        .join(host, host.c.id == device.c.host_id)
+        .order_by(host.c.name, device.c.id)
+    )
+    return tuple(RecordedDevice(*row) for row in connection.execute(query))

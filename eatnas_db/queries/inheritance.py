@@ -1,4 +1,4 @@
-"""What a candidate inherits from: its parent, and the chain behind it from which the parent can be made again."""
+"""Query from which candidates a candidate inherits its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class InheritanceLink:
-    """A candidate as it was trained; `spec`, `macro` and `task` are its search's."""
+    """A candidate of an inheritance chain, with what is needed to train it again.
+
+    `seed`, `spec`, `macro` and `task` belong to its search. `inherited` says whether its training started from the
+    weights of the link before, and `halved` whether it trained each batch in two halves.
+    """
 
     candidate_id: int
     search_id: int
@@ -31,7 +35,7 @@ class InheritanceLink:
 
     @property
     def training(self) -> dict[str, Any]:
-        """The recipe it was trained by."""
+        """The recipe of its training."""
         return recipe_of(self.spec, inheriting=self.inherited)
 
 
@@ -42,15 +46,18 @@ def has_unsettled_child() -> Exists:
 
 
 def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: bool) -> tuple[InheritanceLink, ...]:
-    """The parent, or the `whole` chain: from an ancestor that was trained from scratch down to the parent."""
-    up = (
+    """Return the parent alone, or with `whole` its ancestors as well.
+
+    The whole chain runs from the nearest ancestor that was trained from scratch down to the parent.
+    """
+    ancestors = (
         select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
         .where(candidate.c.id == parent_id)
-        .cte("heritage", recursive=True)
+        .cte("ancestors", recursive=True)
     )
     if whole:
-        further = select(candidate.c.id, candidate.c.parent_id, up.c.generation + 1)
-        up = up.union_all(further.join(up, candidate.c.id == up.c.parent_id))
+        next_ancestor = select(candidate.c.id, candidate.c.parent_id, ancestors.c.generation + 1)
+        ancestors = ancestors.union_all(next_ancestor.join(ancestors, candidate.c.id == ancestors.c.parent_id))
     query = (
         select(
             candidate.c.id,
@@ -66,10 +73,10 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
             search.c.macro,
             search.c.task,
         )
-        .select_from(up)
-        .join(candidate, candidate.c.id == up.c.id)
+        .select_from(ancestors)
+        .join(candidate, candidate.c.id == ancestors.c.id)
         .join(search, search.c.id == candidate.c.search_id)
-        .order_by(up.c.generation)
+        .order_by(ancestors.c.generation)
     )
     chain: list[InheritanceLink] = []
     for row in connection.execute(query):

@@ -1,11 +1,12 @@
-"""Where a candidate comes from, and what came of it."""
+"""Query the ancestors and the descendants of a candidate, across searches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from operator import itemgetter
-from typing import Final
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import NamedTuple
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
@@ -18,9 +19,10 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class LineageEntry:
-    """A candidate of a family; `generation` counts births away from the one asked about.
+    """An ancestor or a descendant; `generation` is the number of births between it and the candidate in question.
 
-    `gain`: its fitness less its parent's, where both were measured in one search.
+    `gain` is its fitness minus its parent's, and None if they belong to different searches or one of them has no
+    fitness.
     """
 
     id: int
@@ -40,7 +42,7 @@ class LineageEntry:
 
 @dataclass(frozen=True, slots=True)
 class ScoredChild:
-    """A scored child of somebody in a line of descent, and not of the line itself."""
+    """A scored child of a candidate in a lineage that is not in the lineage itself."""
 
     id: int
     parent_id: int
@@ -50,76 +52,135 @@ class ScoredChild:
     code: str
 
 
+class _FamilyRow(NamedTuple):
+    """A candidate and one of its mutations, if it has any."""
+
+    generation: int
+    search_id: int
+    birth: int
+    ordinal: int | None
+    id: int
+    parent_id: int | None
+    origin: str
+    state: str
+    fitness: float | None
+    code: str
+    share_inherited: float | None
+    lineage_epochs: int | None
+    block: int | None
+    primitive: str | None
+    before: str | None
+    after: str | None
+
+    @property
+    def change(self) -> str | None:
+        if self.block is None or self.primitive is None or self.before is None or self.after is None:
+            return None
+        return describe_change(self.block, self.primitive, self.before, self.after)
+
+
 def get_lineage(connection: Connection, candidate_id: int) -> tuple[LineageEntry, ...]:
-    """The candidate, its parent and so on to its root. Raises `NotFoundError`."""
-    return _relatives(connection, candidate_id, _family(candidate_id, upward=True))[::-1]
+    """Return the candidate, its parent, and so on up to its root. Raises `NotFoundError`."""
+    return _list_family(connection, candidate_id, _family_ids(candidate_id, upward=True))[::-1]
 
 
 def list_descendants(connection: Connection, candidate_id: int) -> tuple[LineageEntry, ...]:
-    """The candidate, its children, theirs and so on, in order of generation and birth. Raises `NotFoundError`."""
-    return _relatives(connection, candidate_id, _family(candidate_id, upward=False))
+    """Return the candidate and all its descendants in order of generation and birth. Raises `NotFoundError`."""
+    return _list_family(connection, candidate_id, _family_ids(candidate_id, upward=False))
 
 
-def list_scored_children(connection: Connection, line: Sequence[int]) -> list[ScoredChild]:
-    """The scored children of the candidates of a line, but for the line itself; who measures one is no child of it."""
-    columns = [candidate.c[name] for name in ScoredChild.__dataclass_fields__]
-    query = select(*columns).where(
-        candidate.c.parent_id.in_(line),
-        candidate.c.id.not_in(line),
-        candidate.c.fitness.is_not(None),
-        candidate.c.origin.not_in(RETRAINED),
+def list_scored_children(connection: Connection, lineage: Sequence[int]) -> list[ScoredChild]:
+    """Return the scored children of the candidates of a lineage, except those in the lineage itself.
+
+    Re-evaluations and final models are not children.
+    """
+    query = (
+        select(*(candidate.c[field.name] for field in fields(ScoredChild)))
+        .where(
+            candidate.c.parent_id.in_(lineage),
+            candidate.c.id.not_in(lineage),
+            candidate.c.fitness.is_not(None),
+            candidate.c.origin.not_in(RETRAINED),
+        )
+        .order_by(candidate.c.id)
     )
-    return [ScoredChild(*row) for row in connection.execute(query.order_by(candidate.c.id))]
+    return [ScoredChild(*row) for row in connection.execute(query)]
 
 
-def _family(candidate_id: int, *, upward: bool) -> CTE:
-    """The numbers of a family; `generation` is negative for ancestors, so that parents come before their children."""
+def _family_ids(candidate_id: int, *, upward: bool) -> CTE:
+    """Select the ids of a family; ancestors have negative generations, so that parents sort before their children."""
     family = (
         select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
         .where(candidate.c.id == candidate_id)
         .cte("family", recursive=True)
     )
-    related = candidate.c.id == family.c.parent_id if upward else candidate.c.parent_id == family.c.id
-    return family.union_all(
-        select(candidate.c.id, candidate.c.parent_id, family.c.generation + (-1 if upward else 1)).join(family, related)
-    )
+    is_related = candidate.c.id == family.c.parent_id if upward else candidate.c.parent_id == family.c.id
+    generation = family.c.generation + (-1 if upward else 1)
+    return family.union_all(select(candidate.c.id, candidate.c.parent_id, generation).join(family, is_related))
 
 
-_TOLD: Final = ("parent_id", "origin", "state", "fitness", "code", "share_inherited", "lineage_epochs")
-_CHANGE: Final = ("block", "primitive", "before", "after")
-
-
-def _relatives(connection: Connection, candidate_id: int, family: CTE) -> tuple[LineageEntry, ...]:
+def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tuple[LineageEntry, ...]:
     require_candidate(connection, candidate_id)
-    names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
-    order = (family.c.generation, candidate.c.search_id, candidate.c.birth, mutation.c.ordinal)
-    columns = [*(candidate.c[key] for key in _TOLD), *(mutation.c[key] for key in _CHANGE)]
     query = (
-        select(*order, candidate.c.id, *columns)
+        select(
+            family.c.generation,
+            candidate.c.search_id,
+            candidate.c.birth,
+            mutation.c.ordinal,
+            candidate.c.id,
+            candidate.c.parent_id,
+            candidate.c.origin,
+            candidate.c.state,
+            candidate.c.fitness,
+            candidate.c.code,
+            candidate.c.share_inherited,
+            candidate.c.lineage_epochs,
+            mutation.c.block,
+            mutation.c.primitive,
+            mutation.c.before,
+            mutation.c.after,
+        )
         .select_from(family)
         .join(candidate, candidate.c.id == family.c.id)
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
     )
-    # Lines of descent grow as long as the search: hence by one statement, in one piece, and by position. They come
-    # in order or nearly so, which Python sorts faster than a database does.
-    rows = sorted(connection.execute(query).all(), key=itemgetter(*range(len(order))))
+    # A lineage grows with its search, so one statement reads all of it. The rows arrive almost in order: Python sorts
+    # such rows faster than a database.
+    rows = [_FamilyRow._make(row) for row in connection.execute(query)]
+    rows.sort(key=itemgetter(0, 1, 2, 3))
+    return tuple(_to_entries(connection, rows))
+
+
+def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[LineageEntry]:
+    """Yield an entry for each candidate; parents come before their children."""
+    names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
     measured: dict[int | None, tuple[int | None, float | None]] = {None: (None, None)}
-    above = rows[0].parent_id
-    if above is not None:
-        parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == above)
-        measured[above] = tuple(connection.execute(parent).one())
-    found: list[LineageEntry] = []
-    for row in rows:
-        generation, search_id, birth, ordinal, number, parent_id, origin, state = row[:8]
-        fitness, code, share, epochs, block, primitive, before, after = row[8:]
-        changes = () if ordinal is None else (describe_change(block, primitive, before, after),)
-        if ordinal:  # It is one more change of the candidate before.
-            found[-1] = replace(found[-1], changes=found[-1].changes + changes)
-            continue
-        where, reached = measured[parent_id]
-        measured[number] = search_id, fitness
-        # Fitness on two tasks, or by two recipes, is not to be compared.
-        gain = fitness - reached if where == search_id and fitness is not None and reached is not None else None
-        place = (names[search_id], parent_id, abs(generation), birth, origin, state)
-        found.append(LineageEntry(number, *place, fitness, gain, changes, code, share, epochs))
-    return tuple(found)
+    oldest_parent = rows[0].parent_id
+    if oldest_parent is not None:
+        parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == oldest_parent)
+        search_id, fitness = connection.execute(parent).one()
+        measured[oldest_parent] = (search_id, fitness)
+    for _, group in groupby(rows, key=attrgetter("id")):
+        mutations = tuple(group)
+        row = mutations[0]
+        parent_search_id, parent_fitness = measured[row.parent_id]
+        measured[row.id] = (row.search_id, row.fitness)
+        # Fitness values of two tasks or two recipes cannot be compared.
+        gain = None
+        if parent_search_id == row.search_id and row.fitness is not None and parent_fitness is not None:
+            gain = row.fitness - parent_fitness
+        yield LineageEntry(
+            id=row.id,
+            search=names[row.search_id],
+            parent_id=row.parent_id,
+            generation=abs(row.generation),
+            birth=row.birth,
+            origin=row.origin,
+            state=row.state,
+            fitness=row.fitness,
+            gain=gain,
+            changes=tuple(row.change for row in mutations if row.change is not None),
+            code=row.code,
+            share_inherited=row.share_inherited,
+            lineage_epochs=row.lineage_epochs,
+        )

@@ -1,4 +1,4 @@
-"""What changed at a candidate's birth, in words; and which kinds of change paid."""
+"""Query the mutations of candidates, and which kinds of mutation improve fitness."""
 
 from __future__ import annotations
 
@@ -15,25 +15,12 @@ from eatnas_db.schema.candidates import candidate, mutation
 _BOOLEANS: Final[dict[str, bool]] = {"True": True, "False": False}
 
 
-def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
-    """What changed at a candidate's birth, such as `block 5 kernel 3 → 7`."""
-    columns = [mutation.c[name] for name in ("block", "primitive", "before", "after")]
-    query = select(*columns).where(mutation.c.candidate_id == candidate_id).order_by(mutation.c.ordinal)
-    return tuple(describe_change(*row) for row in connection.execute(query))
-
-
-@cache  # there are some hundreds of them in a space
-def describe_change(block: int, primitive: str, before: str, after: str) -> str:
-    """A row of the table of mutations, such as `block 5 kernel 3 → 7`."""
-    return str(Change(block, primitive, *(_BOOLEANS.get(value, value) for value in (before, after))))
-
-
 @dataclass(frozen=True, slots=True)
 class MutationStatistics:
-    """A kind of change from parent to child in one search, and what came of it.
+    """The effect of one kind of mutation in a search.
 
-    `gain` is a child's fitness less its parent's; `improved` the share of the scored children that gained,
-    `joined` the share of all children that came into the population.
+    A gain is the fitness of a child minus its parent's. `improved` is the share of scored children with a gain above 0,
+    `joined` the share of all children that joined the population.
     """
 
     primitive: str
@@ -47,10 +34,26 @@ class MutationStatistics:
     best_gain: float | None
 
 
+def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
+    """Return the mutations of a candidate as text, for example `block 5 kernel 3 → 7`."""
+    query = (
+        select(mutation.c.block, mutation.c.primitive, mutation.c.before, mutation.c.after)
+        .where(mutation.c.candidate_id == candidate_id)
+        .order_by(mutation.c.ordinal)
+    )
+    return tuple(describe_change(*row) for row in connection.execute(query))
+
+
+@cache  # a space has a few hundred different changes
+def describe_change(block: int, primitive: str, before: str, after: str) -> str:
+    """Describe a stored mutation, for example `block 5 kernel 3 → 7`."""
+    return str(Change(block, primitive, _BOOLEANS.get(before, before), _BOOLEANS.get(after, after)))
+
+
 def list_mutation_statistics(
     connection: Connection, search_id: int, block: int | None = None
 ) -> tuple[MutationStatistics, ...]:
-    """Every kind of change, in one block or in all, the one that gained most on average first."""
+    """Return every kind of mutation, in one block or in all blocks; the highest mean gain comes first."""
     parent = candidate.alias("parent")
     gain = candidate.c.fitness - parent.c.fitness
     query = (
@@ -60,23 +63,36 @@ def list_mutation_statistics(
             mutation.c.after,
             func.count().label("children"),
             func.count(gain).label("scored"),
-            cast(func.count(candidate.c.joined), Float) / func.count(),
-            func.avg(case((gain > 0, 1.0), (gain <= 0, 0.0))),
+            (cast(func.count(candidate.c.joined), Float) / func.count()).label("joined"),
+            func.avg(case((gain > 0, 1.0), (gain <= 0, 0.0))).label("improved"),
             func.avg(gain).label("mean_gain"),
-            func.max(gain),
+            func.max(gain).label("best_gain"),
         )
         .select_from(candidate)
         .join(parent, parent.c.id == candidate.c.parent_id)
         .join(mutation, mutation.c.candidate_id == candidate.c.id)
-        # Perturbations change several things at once, and their parents were measured on another task.
+        # Perturbations change several primitives at once, and their parents were scored on another task.
         .where(candidate.c.search_id == search_id, candidate.c.origin == Origin.MUTATION)
         .group_by(mutation.c.primitive, mutation.c.before, mutation.c.after)
         .order_by(func.avg(gain).desc().nulls_last(), mutation.c.primitive, mutation.c.before, mutation.c.after)
     )
     if block is not None:
         query = query.where(mutation.c.block == block)
-    words = {"True": "yes", "False": "no"}
     return tuple(
-        MutationStatistics(primitive, words.get(before, before), words.get(after, after), *figures)
-        for primitive, before, after, *figures in connection.execute(query)
+        MutationStatistics(
+            primitive=row.primitive,
+            before=_yes_or_no(row.before),
+            after=_yes_or_no(row.after),
+            children=row.children,
+            scored=row.scored,
+            joined=row.joined,
+            improved=row.improved,
+            mean_gain=row.mean_gain,
+            best_gain=row.best_gain,
+        )
+        for row in connection.execute(query)
     )
+
+
+def _yes_or_no(value: str) -> str:
+    return {"True": "yes", "False": "no"}.get(value, value)

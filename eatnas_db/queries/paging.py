@@ -107,7 +107,7 @@ class Condition:
         try:
             number = float(self.value)
         except ValueError:
-            raise ConflictError(f"--where {self.text}: {self.column} is a number") from None
+            raise ConflictError(f"--where {self.text}: {self.column} is numeric; compare it with a number") from None
         if math.isnan(number):  # databases order it with the numbers, or read it as NULL
             return self.sign == "!="
         return _OPERATORS[self.sign](value, literal(number, Float) if isinstance(value, ColumnElement) else number)
@@ -117,7 +117,7 @@ def parse_condition(text: str) -> Condition:
     """Parse a condition such as `params<=100000`. Raises `ConflictError`."""
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise ConflictError(f"--where {text}: write COLUMN=VALUE, or one of != < <= > >= for the equals sign")
+        raise ConflictError(f"--where {text} is not a condition; write COLUMN=VALUE, or use one of != < <= > >=")
     return Condition(text, match[1], match[2], match[3].strip())
 
 
@@ -207,4 +207,4 @@ def _column(columns: Any, name: str) -> ColumnElement[Any]:
 
 def _require_column(name: str, names: Iterable[str]) -> None:
     if name not in names:
-        raise ConflictError(f"there is no column {name!r}; there are: {', '.join(names)}")
+        raise ConflictError(f"no column {name!r}; the columns are: {', '.join(names)}")

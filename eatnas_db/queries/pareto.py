@@ -1,8 +1,8 @@
-"""The best accuracy for each cost: candidates that no other beats at both."""
+"""Query the trade-off between accuracy and cost, and its Pareto front."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, select
@@ -14,7 +14,7 @@ CostMetric = Literal["mult_adds", "params"]
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """A candidate's accuracy on validation, and what its network costs."""
+    """A candidate's validation accuracy, and the cost of its network in parameters and mult-adds."""
 
     id: int
     birth: int
@@ -26,39 +26,39 @@ class Tradeoff:
     code: str
 
 
-_COLUMNS = tuple(candidate.c[name] for name in Tradeoff.__dataclass_fields__)
+_COLUMNS = tuple(candidate.c[field.name] for field in fields(Tradeoff))
 
 
 def list_front(connection: Connection, search_id: int, cost: CostMetric = "mult_adds") -> tuple[Tradeoff, ...]:
-    """The front, the cheapest first: each is more accurate than all that cost as much or less."""
-    price = candidate.c[cost]
+    """Return the Pareto front, cheapest first: each candidate is more accurate than all that cost no more."""
+    cost_column = candidate.c[cost]
     cheapest = (
         select(*_COLUMNS)
         .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
-        .order_by(price, candidate.c.accuracy.desc(), candidate.c.birth)
+        .order_by(cost_column, candidate.c.accuracy.desc(), candidate.c.birth)
         .limit(1)
     )
-    # Each goes on along the index where the one before stopped: all of them together read it once.
-    further = cheapest.where(price > bindparam("price"), candidate.c.accuracy > bindparam("least"))
+    # Each statement continues along the index where the one before stopped: together they read the index once.
+    following = cheapest.where(cost_column > bindparam("cost"), candidate.c.accuracy > bindparam("accuracy"))
     front: list[Tradeoff] = []
     row = connection.execute(cheapest).first()
     while row is not None:
         front.append(Tradeoff(*row))
-        beaten = {"price": getattr(front[-1], cost), "least": front[-1].accuracy}
-        row = connection.execute(further, beaten).first()
+        parameters = {"cost": getattr(front[-1], cost), "accuracy": front[-1].accuracy}
+        row = connection.execute(following, parameters).first()
     return tuple(front)
 
 
-def list_tradeoffs(connection: Connection, search_id: int, most: int = 5000) -> tuple[Tradeoff, ...]:
-    """What was scored, evenly over the births if there are more than `most`."""
+def list_tradeoffs(connection: Connection, search_id: int, max_points: int = 5000) -> tuple[Tradeoff, ...]:
+    """Return the scored candidates; of more than `max_points` births only an evenly spaced sample."""
     born = connection.execute(
         select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
     ).scalar_one()
-    every = max(1, -(-born // most))
+    interval = max(1, -(-born // max_points))
     query = (
         select(*_COLUMNS)
         .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
-        .where(candidate.c.birth % every == 0)
+        .where(candidate.c.birth % interval == 0)
         .order_by(candidate.c.birth)
     )
     return tuple(Tradeoff(*row) for row in connection.execute(query))

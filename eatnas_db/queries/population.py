@@ -1,8 +1,8 @@
-"""Who lives in a search's population, now or after any step."""
+"""Query the population of a search, at present or after any step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, select
@@ -14,7 +14,7 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class PopulationMember:
-    """A member of the population; `left` is the step at which it went, if it has."""
+    """A member of the population; `joined` and `left` are steps, and `left` is None for a present member."""
 
     id: int
     birth: int
@@ -30,20 +30,20 @@ class PopulationMember:
 
 
 LIVING: Final = and_(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
-"""The condition of a partial index: the candidate is a member of the population now."""
+"""The candidate is a member of the present population; also the condition of a partial index."""
 
 
 class MembersQuery(NamedTuple):
-    """Two range reads, each by a partial index of its own; their parameters are `search_id` and `step`."""
+    """Two range reads by two partial indexes, with the parameters `search_id` and `step`."""
 
     living: Select[Any]
-    """The members after a step that still live."""
+    """The members after the step that are still members."""
     left_later: Select[Any]
-    """The members after a step that left later."""
+    """The members after the step that have left since."""
 
 
 def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
-    """Select these columns of the members of the population after a step; the two queries together return all."""
+    """Return the queries that select these columns of the population after a step; together they find all members."""
     joined = select(*columns).where(
         candidate.c.search_id == bindparam("search_id"), candidate.c.joined <= bindparam("step")
     )
@@ -52,12 +52,15 @@ def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
 
 
 def list_population(connection: Connection, search_id: int, at: int | None = None) -> tuple[PopulationMember, ...]:
-    """The members now, or after step `at`, in order of birth. Raises `NotFoundError` for a step not yet made."""
-    made = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
-    if at is not None and not 0 <= at <= made:
-        raise NotFoundError(f"the search has no step {at}: its steps are 0 to {made}")
-    queries = select_members(*(candidate.c[name] for name in PopulationMember.__dataclass_fields__))
-    parameters = {"search_id": search_id, "step": made if at is None else at}
+    """Return the present members, or those after step `at`, in order of birth.
+
+    Raises `NotFoundError` if the search has not reached the step.
+    """
+    settled = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
+    if at is not None and not 0 <= at <= settled:
+        raise NotFoundError(f"the search has no step {at}; its steps are 0 to {settled}")
+    queries = select_members(*(candidate.c[field.name] for field in fields(PopulationMember)))
+    parameters = {"search_id": search_id, "step": settled if at is None else at}
     rows = [*connection.execute(queries.living, parameters)]
     if at is not None:
         rows += connection.execute(queries.left_later, parameters)

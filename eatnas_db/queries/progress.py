@@ -1,9 +1,8 @@
-"""How far a search is: its counters and small index reads, so that asking every second costs nothing."""
+"""Query the progress of a search. Only counters and small index ranges are read, so it can be repeated every second."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -15,7 +14,11 @@ from eatnas_db.schema.trainings import attempt
 
 @dataclass(frozen=True, slots=True)
 class SearchCounters:
-    """Where a search is; `failed` counts the cancelled too, `done` is scored and failed together."""
+    """How many candidates of a search are in which state, and its use of time. Times are Unix times in seconds.
+
+    `failed` includes cancelled candidates, and `done` is the sum of `scored` and `failed`. `started_at` is the start of
+    the first training.
+    """
 
     budget: int
     born: int
@@ -34,9 +37,9 @@ class SearchCounters:
 
 
 def get_progress(connection: Connection, search_id: int) -> SearchCounters:
-    """The figures of one search; `started_at` is its first training."""
+    """Return the counters of one search."""
     row = connection.execute(select(search).where(search.c.id == search_id)).one()
-    pending = _pending(connection, search_id)
+    pending = _count_pending(connection, search_id)
     leased = count_leased(connection, search_id)
     done = row.born - pending - leased
     return SearchCounters(
@@ -48,32 +51,31 @@ def get_progress(connection: Connection, search_id: int) -> SearchCounters:
         failed=done - row.scored,
         pending=pending,
         leased=leased,
-        best=_best(connection, search_id),
+        best=_best_fitness(connection, search_id),
         device_seconds=row.device_seconds,
         budget_device_seconds=row.budget_device_seconds,
         created_at=row.created_at,
-        started_at=_started_at(connection, search_id),
+        started_at=_first_start(connection, search_id),
         finished_at=row.finished_at,
     )
 
 
-def _pending(connection: Connection, search_id: int) -> int:
+def _count_pending(connection: Connection, search_id: int) -> int:
     query = select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id, PENDING)
     return int(connection.execute(query).scalar_one())
 
 
-def _best(connection: Connection, search_id: int) -> float | None:
+def _best_fitness(connection: Connection, search_id: int) -> float | None:
     query = (
         select(candidate.c.fitness)
         .where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
         .order_by(candidate.c.fitness.desc(), candidate.c.birth)
         .limit(1)
     )
-    best: Any = connection.execute(query).scalar()
-    return None if best is None else float(best)
+    return connection.execute(query).scalar()
 
 
-def _started_at(connection: Connection, search_id: int) -> float | None:
+def _first_start(connection: Connection, search_id: int) -> float | None:
     query = (
         select(attempt.c.started_at)
         .join(candidate, candidate.c.id == attempt.c.candidate_id)
@@ -81,5 +83,4 @@ def _started_at(connection: Connection, search_id: int) -> float | None:
         .order_by(candidate.c.birth)
         .limit(1)
     )
-    started: Any = connection.execute(query).scalar()
-    return None if started is None else float(started)
+    return connection.execute(query).scalar()

@@ -1,8 +1,8 @@
-"""How a search's population went, step by step."""
+"""Query the quality of a search's population, step by step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, select
 
@@ -12,9 +12,9 @@ from eatnas_db.schema.searches import search, step
 
 @dataclass(frozen=True, slots=True)
 class PopulationStep:
-    """The population after `number` settled births, in a few figures.
+    """Statistics of the fitness of the population after `number` settled births, at the Unix time `at`.
 
-    `device_seconds`: what the devices had spent on these births, failed and repeated attempts included.
+    `device_seconds` is the time that the devices spent on these births, including failed and repeated attempts.
     """
 
     number: int
@@ -27,7 +27,7 @@ class PopulationStep:
     at: float
 
 
-_COLUMNS = tuple(step.c[name] for name in PopulationStep.__dataclass_fields__)
+_COLUMNS = tuple(step.c[field.name] for field in fields(PopulationStep))
 
 
 def list_steps(
@@ -46,6 +46,6 @@ def list_steps(
     query = select(*_COLUMNS).where(step.c.search_id == search_id, step.c.number > after)
     if max_points is not None:
         last = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
-        every = max(1, -(-last // max_points))
-        query = query.where((step.c.number % every == 0) | (step.c.number == last))
+        interval = max(1, -(-last // max_points))
+        query = query.where((step.c.number % interval == 0) | (step.c.number == last))
     return tuple(fetch_page(connection, query, page, row_type=PopulationStep, order=("number",)))

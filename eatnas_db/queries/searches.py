@@ -1,4 +1,4 @@
-"""Which searches there are, and how each stands."""
+"""Query the searches of a record and their status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
-    """A search's row, with its status in words."""
+    """A row of the table of searches, and its status: running, waiting, paused, finished or cancelled."""
 
     id: int
     name: str
@@ -60,19 +60,19 @@ class SearchRecord:
 
     @property
     def ended(self) -> str | None:
-        """Why it ended, in words; None while it goes on."""
+        """The reason why the search ended; None before the end."""
         if self.wish == DesiredState.CANCELLED:
             return "cancelled"
         if self.finished_at is None:
             return None
         if self.exhausted:
-            return "no architecture is left to propose"
+            return "the search space is exhausted"
         if self.settled >= self.budget_candidates:
-            return "its budget of candidates is done"
+            return "it has trained its budget of candidates"
         if self.settled >= self.births_allowed:
             by = self.spec["evolution"]["flat_by"]
-            return f"its quality has not risen by more than {by:g} since step {self.flat_since}"
-        return "its device hours are used up" if self.over_budget else None
+            return f"the quality has not improved by more than {by:g} since step {self.flat_since}"
+        return "it has used up its device hours" if self.over_budget else None
 
 
 def births_allowed(budget_candidates: int, ends_at: int | None) -> int:
@@ -82,7 +82,7 @@ def births_allowed(budget_candidates: int, ends_at: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """How far a search is, in a line."""
+    """The status of a search, its settled births out of its budget, and its best fitness."""
 
     name: str
     status: str
@@ -93,22 +93,22 @@ class SearchSummary:
 
 
 def get_search(connection: Connection, name: str) -> SearchRecord:
-    """The search of this name. Raises `NotFoundError` that names what is there."""
+    """Return the search with this name. Raises `NotFoundError`, which names the newest searches."""
     row = connection.execute(select(search).where(search.c.name == name)).first()
     if row is None:
         names = connection.execute(select(search.c.name).order_by(search.c.id.desc()).limit(5)).scalars().all()
-        there = f"there are: {', '.join(names)}" if names else "there are none yet"
-        raise NotFoundError(f"no search named {name!r} ({there})")
+        newest = f"the newest searches are: {', '.join(names)}" if names else "the record has no searches"
+        raise NotFoundError(f"no search named {name!r}; {newest}")
     return _record(row)
 
 
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
-    """Every search, the newest last."""
+    """Return every search, the newest last."""
     return fetch_searches(connection, select(search).order_by(search.c.id))
 
 
 def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord | None:
-    """The yardstick of a search that still has to be trained, if there is one."""
+    """Return the unfinished re-evaluation of a search, or None."""
     query = select(search).where(
         search.c.source_id == search_id, search.c.kind == SearchKind.YARDSTICK, search.c.finished_at.is_(None)
     )
@@ -117,11 +117,18 @@ def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord |
 
 
 def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
-    """How far every search is, the newest last; reads a search's row and the top of its ranking."""
-    top = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
+    """Return a summary of every search, the newest last."""
+    best = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
     return tuple(
-        SearchSummary(row.name, _status(row), row.settled, row.budget_candidates, row.best, row.created_at)
-        for row in connection.execute(select(search, top.label("best")).order_by(search.c.id))
+        SearchSummary(
+            name=row.name,
+            status=_status(row),
+            settled=row.settled,
+            budget=row.budget_candidates,
+            best=row.best,
+            created_at=row.created_at,
+        )
+        for row in connection.execute(select(search, best.label("best")).order_by(search.c.id))
     )
 
 

@@ -1,4 +1,7 @@
-"""Query the candidates in training. The queries read by index, so they can be repeated every second."""
+"""Query the candidates in training, and the searches that must wait for them.
+
+Only indexes and small tables are read, so the queries can be repeated every second.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from eatnas_db.schema.trainings import attempt, epoch, lease
 
 @dataclass(frozen=True, slots=True)
 class TrainingActivity:
-    """A candidate in training: where, in which attempt, and how many of its epochs are done."""
+    """A candidate in training, the slot that trains it, and how many of its epochs are done.
+
+    `device` is a UUID and `started_at` a Unix time in seconds.
+    """
 
     host: str
     slot: int
@@ -33,7 +39,7 @@ class TrainingActivity:
 
 @dataclass(frozen=True, slots=True)
 class BlockedSearch:
-    """A search of which nothing more may begin before something in training ends, and its lag, which says so."""
+    """A search whose lag allows no further birth before one of its candidates in training ends."""
 
     name: str
     in_training: int
@@ -41,49 +47,53 @@ class BlockedSearch:
 
 
 def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
-    """Searches that leave workers idle by their strict order; none where no worker is idle."""
+    """Return the searches that leave workers idle because of their strict order."""
     workers = select(func.count()).where(worker.c.ended_at.is_(None)).scalar_subquery()
     leases = select(func.count()).select_from(lease).scalar_subquery()
     if not connection.execute(select(workers > leases)).scalar():
         return ()
-    held = (
+    in_training = (
         select(func.count())
         .select_from(lease.join(candidate, candidate.c.id == lease.c.candidate_id))
         .where(candidate.c.search_id == search.c.id)
         .scalar_subquery()
     )
-    pending = exists().where(candidate.c.search_id == search.c.id, PENDING)
-    query = select(search, held.label("held")).where(
-        search.c.kind == SearchKind.EVOLUTION,
-        search.c.wish == DesiredState.RUN,
-        search.c.finished_at.is_(None),
-        search.c.exhausted.is_(False),
-        search.c.born < func.coalesce(search.c.ends_at, search.c.budget_candidates),
-        or_(search.c.budget_device_seconds.is_(None), search.c.device_seconds < search.c.budget_device_seconds),
-        ~pending,
+    has_pending = exists().where(candidate.c.search_id == search.c.id, PENDING)
+    query = (
+        select(search.c.name, in_training.label("in_training"), search.c.lag)
+        .where(
+            search.c.kind == SearchKind.EVOLUTION,
+            search.c.wish == DesiredState.RUN,
+            search.c.finished_at.is_(None),
+            search.c.exhausted.is_(False),
+            search.c.born < func.coalesce(search.c.ends_at, search.c.budget_candidates),
+            or_(search.c.budget_device_seconds.is_(None), search.c.device_seconds < search.c.budget_device_seconds),
+            ~has_pending,
+        )
+        .order_by(search.c.id)
     )
-    rows = connection.execute(query.order_by(search.c.id)).all()
-    return tuple(BlockedSearch(row.name, row.held, row.lag) for row in rows if row.held)
+    rows = connection.execute(query).all()
+    return tuple(BlockedSearch(row.name, row.in_training, row.lag) for row in rows if row.in_training)
 
 
 def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ...]:
-    """Every candidate in training, by host and slot."""
-    # First the few that are held: left to itself a planner may begin with all attempts there ever were.
-    held = connection.execute(select(lease.c.candidate_id)).scalars().all()
-    done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
+    """Return every candidate in training, by host and slot."""
+    # A separate statement, because a planner might otherwise start from all attempts of the record.
+    leased = connection.execute(select(lease.c.candidate_id)).scalars().all()
+    epochs_done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
     query = (
         select(
             host.c.name.label("host"),
             worker.c.slot,
-            worker.c.pid.label("worker_pid"),
+            worker.c.pid,
             lease.c.candidate_id,
             candidate.c.birth,
             search.c.name.label("search"),
             lease.c.attempt,
-            done.scalar_subquery().label("epochs_done"),
+            epochs_done.scalar_subquery().label("epochs_done"),
             search.c.spec,
             attempt.c.started_at,
-            device.c.uuid.label("device"),
+            device.c.uuid,
             lease.c.images_per_second,
         )
         .select_from(lease)
@@ -93,11 +103,23 @@ def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ..
         .join(attempt, (attempt.c.candidate_id == lease.c.candidate_id) & (attempt.c.number == lease.c.attempt))
         .join(worker, worker.c.id == attempt.c.worker_id)
         .join(device, device.c.id == worker.c.device_id)
-        .where(candidate.c.id.in_(held))
+        .where(candidate.c.id.in_(leased))
     )
-    found = []
-    for row in connection.execute(query):
-        fields = dict(row._mapping)
-        fields["epochs"] = fields.pop("spec")["training"]["epochs"]
-        found.append(TrainingActivity(**fields))
-    return tuple(sorted(found, key=lambda work: (work.host, work.slot)))
+    trainings = [
+        TrainingActivity(
+            host=row.host,
+            slot=row.slot,
+            worker_pid=row.pid,
+            candidate_id=row.candidate_id,
+            birth=row.birth,
+            search=row.search,
+            attempt=row.attempt,
+            epochs_done=row.epochs_done,
+            epochs=row.spec["training"]["epochs"],
+            started_at=row.started_at,
+            device=row.uuid,
+            images_per_second=row.images_per_second,
+        )
+        for row in connection.execute(query)
+    ]
+    return tuple(sorted(trainings, key=lambda training: (training.host, training.slot)))

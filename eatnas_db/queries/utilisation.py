@@ -1,4 +1,4 @@
-"""What a search took of the machines, how much of the time they were at it, and why they were not."""
+"""Query how a search used the slots of its hosts, and why they were idle. Times are Unix times in seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
@@ -16,18 +16,21 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 
-AROUND: Final = "a candidate in hand, but outside its steps: loading, building, checkpoints"
-OTHERS: Final = "training for other searches"
+OUTSIDE_STEPS: Final = "a worker loaded data, built a network or wrote a checkpoint"
+OTHER_SEARCHES: Final = "a worker trained for other searches"
 PAUSED: Final = "the search was paused"
 WAITED: Final = "a worker waited for a candidate"
-NOT_YET: Final = "no worker yet"
-NO_WORKER: Final = "no worker: {ending}"
+BEFORE_FIRST_WORKER: Final = "no worker had started yet"
+NO_WORKER: Final = "no worker was running; the last one ended: {ending}"
+UNKNOWN_ENDING: Final = "cause unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class SlotUtilisation:
-    """A slot of a host: `busy` is the share of the search's wall time in which its workers had a candidate,
-    `training` that in which they were inside training and validation steps.
+    """The use that a search made of one slot.
+
+    Shares are of the search's wall time: `busy` is the share in which a worker of the slot had a candidate, `training`
+    the share in which it was inside training and validation steps.
     """
 
     host: str
@@ -42,7 +45,7 @@ class SlotUtilisation:
 
 @dataclass(frozen=True, slots=True)
 class IdleTime:
-    """Seconds of the search's wall time that a slot was not inside steps of it, and why; `share` of the wall time."""
+    """Seconds that a slot spent outside the steps of the search for one cause, and their share of the wall time."""
 
     host: str
     slot: int
@@ -54,7 +57,10 @@ class IdleTime:
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """A search's time. Wall seconds run from its first attempt to its last, pauses included."""
+    """The use that a search made of all slots; `busy` and `training` are means over the slots.
+
+    The wall time runs from the first attempt to the last one and includes pauses.
+    """
 
     search: str
     wall_seconds: float
@@ -71,17 +77,34 @@ class _Span(NamedTuple):
     start: float
     end: float
 
-    def within(self, start: float, end: float) -> float:
-        """Seconds that lie in both."""
+    def overlap(self, start: float, end: float) -> float:
+        """Return the seconds that this span shares with another one."""
         return max(0.0, min(self.end, end) - max(self.start, start))
 
 
-@dataclass(slots=True)
-class _Worker:
-    """A worker process and what it did in the search's time, in seconds."""
+class _SlotKey(NamedTuple):
+    host: str
+    slot: int
+    device: str
 
-    place: tuple[str, int, str]
-    life: _Span
+
+class _WorkerTimes(NamedTuple):
+    """The attempts of one worker for one search, and their seconds."""
+
+    worker_id: int
+    attempts: int
+    device_seconds: float
+    busy: float
+    started_at: float
+    ended_at: float
+
+
+@dataclass(slots=True)
+class _WorkerUse:
+    """A worker process and the seconds that it spent for this search and for others."""
+
+    slot: _SlotKey
+    lifetime: _Span
     ending: str | None
     attempts: int = 0
     device_seconds: float = 0.0
@@ -90,103 +113,119 @@ class _Worker:
 
 
 def get_utilisation(connection: Connection, search_id: int, now: float) -> Utilisation:
-    """The time of one search; attempts that still run count up to `now`."""
-    row = connection.execute(select(search).where(search.c.id == search_id)).one()
-    own = connection.execute(_by_worker(search_id, now)).all()
-    whole = _Span(min(one.begun for one in own), max(one.ended for one in own)) if own else _Span(0.0, 0.0)
-    wall = whole.end - whole.start
-    workers = _workers(connection, [one.worker_id for one in own], now)
-    for one in own:
-        found = workers[one.worker_id]
-        found.attempts, found.device_seconds, found.busy = one.attempts, one.device_seconds, one.busy
-    for other in _meanwhile(connection, search_id, whole):
-        for one in connection.execute(_by_worker(other, now, whole)):
-            if one.worker_id in workers:
-                workers[one.worker_id].others += one.busy
-    pauses = list(_pauses(connection, search_id, whole))
+    """Return the utilisation of one search; running attempts and workers count up to `now`."""
+    columns = (search.c.name, search.c.device_seconds, search.c.scored)
+    row = connection.execute(select(*columns).where(search.c.id == search_id)).one()
+    own_times = _list_worker_times(connection, search_id, now)
+    if own_times:
+        whole = _Span(min(times.started_at for times in own_times), max(times.ended_at for times in own_times))
+    else:
+        whole = _Span(0.0, 0.0)
+    wall_seconds = whole.end - whole.start
+    workers = _list_workers(connection, search_id, own_times, whole, now)
+    pauses = list(_list_pauses(connection, search_id, whole))
     slots: list[SlotUtilisation] = []
     idle: list[IdleTime] = []
-    in_order = sorted(workers.values(), key=lambda one: (one.place, one.life))
-    for place, group in groupby(in_order, lambda one: one.place):
-        staff = tuple(group)
-        slots.append(_slot(place, staff, wall))
-        causes = _causes(staff, whole, pauses)
+    for slot, group in groupby(workers, key=lambda use: use.slot):
+        workers_of_slot = tuple(group)
+        slots.append(_slot_utilisation(slot, workers_of_slot, wall_seconds))
         idle += [
-            IdleTime(place[0], place[1], place[2], cause, seconds, seconds / wall)
-            for cause, seconds in causes
+            IdleTime(slot.host, slot.slot, slot.device, cause, seconds, share=seconds / wall_seconds)
+            for cause, seconds in _list_idle_causes(workers_of_slot, whole, pauses)
             if seconds > 0
         ]
+    is_measurable = bool(slots) and wall_seconds > 0
     return Utilisation(
         search=row.name,
-        wall_seconds=wall,
+        wall_seconds=wall_seconds,
         device_seconds=row.device_seconds,
         scored=row.scored,
-        candidates_per_hour=3600 * row.scored / wall if wall > 0 else None,
-        busy=sum(slot.busy for slot in slots) / len(slots) if slots and wall > 0 else None,
-        training=sum(slot.training for slot in slots) / len(slots) if slots and wall > 0 else None,
+        candidates_per_hour=3600 * row.scored / wall_seconds if wall_seconds > 0 else None,
+        busy=sum(slot.busy for slot in slots) / len(slots) if is_measurable else None,
+        training=sum(slot.training for slot in slots) / len(slots) if is_measurable else None,
         slots=tuple(slots),
         idle=tuple(idle),
     )
 
 
-def _slot(place: tuple[str, int, str], staff: Sequence[_Worker], wall: float) -> SlotUtilisation:
-    busy, trained = sum(one.busy for one in staff), sum(one.device_seconds for one in staff)
+def _slot_utilisation(slot: _SlotKey, workers: Sequence[_WorkerUse], wall_seconds: float) -> SlotUtilisation:
+    busy = sum(use.busy for use in workers)
+    trained = sum(use.device_seconds for use in workers)
     return SlotUtilisation(
-        *place,
-        attempts=sum(one.attempts for one in staff),
+        *slot,
+        attempts=sum(use.attempts for use in workers),
         device_seconds=trained,
         busy_seconds=busy,
-        # A clock that was set back would give a slot more than all the time there was.
-        busy=min(1.0, busy / wall) if wall > 0 else 0.0,
-        training=min(1.0, trained / wall) if wall > 0 else 0.0,
+        # A clock that is set back makes attempts longer than the wall time.
+        busy=min(1.0, busy / wall_seconds) if wall_seconds > 0 else 0.0,
+        training=min(1.0, trained / wall_seconds) if wall_seconds > 0 else 0.0,
     )
 
 
-def _causes(staff: Sequence[_Worker], whole: _Span, pauses: Sequence[_Span]) -> list[tuple[str, float]]:
-    """Why a slot was not inside steps of the search, with the seconds of each reason."""
+def _list_idle_causes(workers: Sequence[_WorkerUse], whole: _Span, pauses: Sequence[_Span]) -> list[tuple[str, float]]:
+    """Return the causes for which a slot was idle with their seconds, the most frequent cause first."""
     causes: dict[str, float] = defaultdict(float)
-    left, why = whole.start, NOT_YET
-    for one in staff:
-        causes[why] += whole.within(left, one.life.start)
-        free = max(0.0, one.life.within(*whole) - one.busy - one.others)
-        paused = min(free, sum(one.life.within(*pause) for pause in pauses))
-        causes[AROUND] += max(0.0, one.busy - one.device_seconds)
-        causes[OTHERS] += one.others
+    idle_since, cause = whole.start, BEFORE_FIRST_WORKER
+    for use in workers:
+        causes[cause] += whole.overlap(idle_since, use.lifetime.start)
+        free = max(0.0, use.lifetime.overlap(*whole) - use.busy - use.others)
+        paused = min(free, sum(use.lifetime.overlap(*pause) for pause in pauses))
+        causes[OUTSIDE_STEPS] += max(0.0, use.busy - use.device_seconds)
+        causes[OTHER_SEARCHES] += use.others
         causes[PAUSED] += paused
         causes[WAITED] += free - paused
-        left, why = max(left, one.life.end), NO_WORKER.format(ending=one.ending or "it was lost")
-    causes[why] += whole.within(left, whole.end)
-    return sorted(causes.items(), key=lambda one: -one[1])
+        idle_since, cause = max(idle_since, use.lifetime.end), NO_WORKER.format(ending=use.ending or UNKNOWN_ENDING)
+    causes[cause] += whole.overlap(idle_since, whole.end)
+    return sorted(causes.items(), key=lambda item: -item[1])
 
 
-def _by_worker(search_id: int, now: float, within: _Span | None = None) -> Any:
-    """What the workers did for a search: all of it, or that within a span of time."""
-    begun: ColumnElement[float] = attempt.c.started_at
-    ended: ColumnElement[float] = func.coalesce(attempt.c.ended_at, now)
-    if within is not None:
-        begun = case((begun < within.start, within.start), else_=begun)
-        ended = case((ended > within.end, within.end), else_=ended)
+def _list_worker_times(
+    connection: Connection, search_id: int, now: float, span: _Span | None = None
+) -> list[_WorkerTimes]:
+    """Return what each worker did for a search, or the part of it that lies in a span of time."""
+    started_at: ColumnElement[float] = attempt.c.started_at
+    ended_at: ColumnElement[float] = func.coalesce(attempt.c.ended_at, now)
+    if span is not None:
+        started_at = case((started_at < span.start, span.start), else_=started_at)
+        ended_at = case((ended_at > span.end, span.end), else_=ended_at)
     query = (
         select(
             attempt.c.worker_id,
-            func.count().label("attempts"),
-            func.sum(attempt.c.device_seconds).label("device_seconds"),
-            func.sum(ended - begun).label("busy"),
-            func.min(begun).label("begun"),
-            func.max(ended).label("ended"),
+            func.count(),
+            func.sum(attempt.c.device_seconds),
+            func.sum(ended_at - started_at),
+            func.min(started_at),
+            func.max(ended_at),
         )
         .select_from(candidate)
         .join(attempt, attempt.c.candidate_id == candidate.c.id)
         .where(candidate.c.search_id == search_id)
         .group_by(attempt.c.worker_id)
     )
-    return query if within is None else query.where(ended > begun)
+    if span is not None:
+        query = query.where(ended_at > started_at)
+    return [_WorkerTimes._make(row) for row in connection.execute(query)]
 
 
-def _workers(connection: Connection, served: Sequence[int], now: float) -> dict[int, _Worker]:
-    """The workers that served, and all others of their slots."""
-    if not served:
-        return {}
+def _list_workers(
+    connection: Connection, search_id: int, own_times: Sequence[_WorkerTimes], whole: _Span, now: float
+) -> list[_WorkerUse]:
+    """Return all workers of the slots that the search used, by slot and in order of time."""
+    if not own_times:
+        return []
+    workers = _find_workers(connection, [times.worker_id for times in own_times], now)
+    for times in own_times:
+        use = workers[times.worker_id]
+        use.attempts, use.device_seconds, use.busy = times.attempts, times.device_seconds, times.busy
+    for other_id in _list_searches_during(connection, search_id, whole):
+        for times in _list_worker_times(connection, other_id, now, whole):
+            if times.worker_id in workers:
+                workers[times.worker_id].others += times.busy
+    return sorted(workers.values(), key=lambda use: (use.slot, use.lifetime))
+
+
+def _find_workers(connection: Connection, worker_ids: Sequence[int], now: float) -> dict[int, _WorkerUse]:
+    """Return these workers and all others of their slots, by id."""
     query = (
         select(
             worker.c.id,
@@ -202,43 +241,44 @@ def _workers(connection: Connection, served: Sequence[int], now: float) -> dict[
         .join(host, host.c.id == device.c.host_id)
     )
     rows = connection.execute(query).all()
-    known = frozenset(served)
-    places = {(row.device_id, row.slot) for row in rows if row.id in known}
+    served = frozenset(worker_ids)
+    slots = {(row.device_id, row.slot) for row in rows if row.id in served}
     return {
-        row.id: _Worker(
-            (row.host, row.slot, row.device),
-            _Span(row.started_at, now if row.ended_at is None else row.ended_at),
-            row.ending,
+        row.id: _WorkerUse(
+            slot=_SlotKey(row.host, row.slot, row.device),
+            lifetime=_Span(row.started_at, now if row.ended_at is None else row.ended_at),
+            ending=row.ending,
         )
         for row in rows
-        if (row.device_id, row.slot) in places
+        if (row.device_id, row.slot) in slots
     }
 
 
-def _meanwhile(connection: Connection, search_id: int, whole: _Span) -> Sequence[int]:
-    """The searches that were there in this time, too."""
+def _list_searches_during(connection: Connection, search_id: int, span: _Span) -> Sequence[int]:
+    """Return the ids of the other searches that existed and were unfinished at some time in the span."""
     query = select(search.c.id).where(
         search.c.id != search_id,
-        search.c.created_at < whole.end,
-        search.c.finished_at.is_(None) | (search.c.finished_at > whole.start),
+        search.c.created_at < span.end,
+        search.c.finished_at.is_(None) | (search.c.finished_at > span.start),
     )
     return connection.execute(query).scalars().all()
 
 
-def _pauses(connection: Connection, search_id: int, whole: _Span) -> Iterator[_Span]:
-    # A sum, so that no planner goes by the index of the search's events, most of which are its candidates'.
+def _list_pauses(connection: Connection, search_id: int, span: _Span) -> Iterator[_Span]:
+    """Yield the pauses of a search, cut to the span."""
+    # The sum keeps planners from the index of the search's events, most of which belong to its candidates.
     query = (
         select(event.c.kind, event.c.at)
         .where(event.c.candidate_id.is_(None), event.c.search_id + 0 == search_id)
         .where(event.c.kind.in_(("paused", "resumed")))
         .order_by(event.c.id)
     )
-    since = None
+    paused_at = None
     for kind, at in connection.execute(query):
         if kind == "paused":
-            since = at if since is None else since
-        elif since is not None:
-            yield _Span(max(since, whole.start), min(at, whole.end))
-            since = None
-    if since is not None:
-        yield _Span(max(since, whole.start), whole.end)
+            paused_at = at if paused_at is None else paused_at
+        elif paused_at is not None:
+            yield _Span(max(paused_at, span.start), min(at, span.end))
+            paused_at = None
+    if paused_at is not None:
+        yield _Span(max(paused_at, span.start), span.end)

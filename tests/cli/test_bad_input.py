@@ -105,9 +105,9 @@ def test_an_unknown_data_set_cannot_be_prepared(eatnas):
 def test_a_taken_name_and_an_unknown_one_are_told(record, eatnas, spec):
     eatnas("search", "create", spec())
     assert "choose another name" in one_line(eatnas("search", "create", spec(), expect=1))
-    assert "there are: tiny" in one_line(eatnas("query", "best", "tinny", expect=1))
-    assert "there are: tiny" in one_line(eatnas("run", "tinny", expect=1))
-    assert "there are: tiny" in one_line(eatnas("search", "watch", "tinny", expect=1))
+    assert "the newest searches are: tiny" in one_line(eatnas("query", "best", "tinny", expect=1))
+    assert "the newest searches are: tiny" in one_line(eatnas("run", "tinny", expect=1))
+    assert "the newest searches are: tiny" in one_line(eatnas("search", "watch", "tinny", expect=1))
 
 
 @pytest.mark.parametrize(

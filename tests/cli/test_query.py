@@ -190,7 +190,7 @@ def test_lists_are_paged_sorted_and_filtered(eatnas, small):
     assert [row["number"] for row in steps_] == [4, 5]
     assert len(asked(eatnas, "population", "small", "--limit", "2")) == 2
     assert asked(eatnas, "failures", "small", "--sort", "-attempt") == []
-    assert "there is no column 'brith'; there are: id, birth" in eatnas(
+    assert "no column 'brith'; the columns are: id, birth" in eatnas(
         "query", "best", "small", "--sort", "brith", expect=1
     )
 

@@ -123,7 +123,7 @@ def test_the_command_hears_what_happened_on_stdin_and_by_its_environment(setting
     assert [facts[0]["event"], facts[3]["event"]] == ["paused", "finished"]
     by_event = {one["event"]: one for one in facts}
     assert by_event["waiting"]["words"] == "the search waits: workers cannot be started: no fork"
-    assert by_event["failed"]["words"].endswith("failed for good: diverged, nan")
+    assert by_event["failed"]["words"].endswith(": diverged, nan")
     assert (by_event["failed"]["candidate"], by_event["failed"]["count"]) == (1, 1)
     assert (by_event["finished"]["detail"], by_event["finished"]["budget"]) == ({"why": "done"}, 24)
     assert by_event["paused"]["status"] == "paused"

@@ -51,7 +51,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
         with read_transaction(open_record(settings.database_url)) as connection:
             row = get_search(connection, "s")
         assert row.born == row.settled == row.ends_at < 200
-        assert row.ended.startswith("its quality has not risen")
+        assert row.ended.startswith("the quality has not improved")
     assert len(prints) == 1
 
 

@@ -95,7 +95,7 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
         assert (count_test_evaluations(connection, small), count_test_evaluations(connection, row.id)) == (3, 3)
         told = [one.words for one in list_events(connection, row.id, kind="tested")]
         assert get_search(connection, name).status == "finished"
-    assert told[0] == "attempt 1 was looked at on the test part, once: accuracy 0.1000"
+    assert told[0] == "attempt 1 was evaluated once on the test part: accuracy 0.1000"
     assert len(told) == 3
     assert (after[0].test, after[0].test_spread, after[0].test_seeds) == (pytest.approx(0.2), pytest.approx(0.1), 3)
     # A poor test changes no rank: else the next search would have seen the test part.

@@ -240,7 +240,7 @@ def test_the_front_is_what_no_other_beats_at_both(small, connection, cost):
     front = list_front(connection, small, cost)
     assert set(front) == {one for one in everything if not beaten(one)}
     assert [getattr(one, cost) for one in front] == sorted(getattr(one, cost) for one in front)
-    assert len(list_tradeoffs(connection, small, most=4)) == 4
+    assert len(list_tradeoffs(connection, small, max_points=4)) == 4
 
 
 @pytest.mark.parametrize("cost", ["mult_adds", "params"])
@@ -305,11 +305,11 @@ def test_why_slots_were_idle_is_told_with_its_seconds(engine, search_factory):
     assert found.wall_seconds == 17.0
     told = {one.cause: one.seconds for one in found.idle}
     assert told == {
-        "a candidate in hand, but outside its steps: loading, building, checkpoints": 2.0,
-        "training for other searches": 2.0,
+        "a worker loaded data, built a network or wrote a checkpoint": 2.0,
+        "a worker trained for other searches": 2.0,
         "the search was paused": 0.25,
         "a worker waited for a candidate": 1.75,
-        "no worker: wanted by pid 7": 4.0,
+        "no worker was running; the last one ended: wanted by pid 7": 4.0,
     }
     (slot,) = found.slots
     assert slot.device_seconds + sum(told.values()) == found.wall_seconds

@@ -103,11 +103,11 @@ def test_pages_of_a_query_are_consecutive(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("id", "--where id: write COLUMN=VALUE"),
-        ("=3", "--where =3: write COLUMN=VALUE"),
-        ("id=x", "--where id=x: id is a number"),
-        ("number<", "--where number<: number is a number"),
-        ("nought=1", "there is no column 'nought'; there are: id, text, number, count, flag"),
+        ("id", "--where id is not a condition; write COLUMN=VALUE"),
+        ("=3", "--where =3 is not a condition; write COLUMN=VALUE"),
+        ("id=x", "--where id=x: id is numeric"),
+        ("number<", "--where number<: number is numeric"),
+        ("nought=1", "no column 'nought'; the columns are: id, text, number, count, flag"),
     ],
 )
 def test_malformed_conditions_are_refused(connection: Connection, where: str, message: str) -> None:

@@ -68,7 +68,7 @@ def test_it_ends_at_one_birth_on_any_number_of_slots_and_in_any_order(
     assert since == min(number for number, quality in qualities.items() if quality == best)
     assert told.detail == {"step": since + 6, "since": since, "by": 0.001, "births": born}
     assert born == since + 6 + LAG - 1 < 200
-    assert row.ended == f"its quality has not risen by more than 0.001 since step {since}"
+    assert row.ended == f"the quality has not improved by more than 0.001 since step {since}"
 
 
 def test_extending_reopens_it_for_as_many_steps_again(
@@ -83,10 +83,10 @@ def test_extending_reopens_it_for_as_many_steps_again(
     run(search_id, 2)
     again, _ = seen(engine, "s")
     assert again.born == first.born + 6 + LAG - 1
-    assert (again.ended or "").startswith("its quality")
+    assert (again.ended or "").startswith("the quality")
 
 
 def test_the_budget_ends_it_all_the_same(engine: Engine, search_factory: Callable[..., int], run: Any) -> None:
     run(search_factory("s", **{**FLAT, "budget__candidates": 10}), 2)
     row, _ = seen(engine, "s")
-    assert (row.born, row.ends_at, row.ended) == (10, None, "its budget of candidates is done")
+    assert (row.born, row.ends_at, row.ended) == (10, None, "it has trained its budget of candidates")

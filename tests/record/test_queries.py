@@ -166,7 +166,7 @@ def test_a_search_is_found_by_name_with_its_status(record, connection):
     found = get_search(connection, "small")
     assert (found.id, found.status, found.seed, found.born) == (record.search_id, "finished", 5, BIRTHS)
     assert list_searches(connection) == (found,)
-    with pytest.raises(NotFoundError, match=r"no search named 'smal' \(there are: small\)"):
+    with pytest.raises(NotFoundError, match=r"no search named 'smal'; the newest searches are: small"):
         get_search(connection, "smal")
 
 

@@ -185,7 +185,8 @@ def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine
     assert [row.origin for row in rows[len(fitting) :]] == ["perturbation"] * (5 - len(fitting))
     with transaction(engine) as connection:
         (told,) = list_events(connection, large, kind="survivors_taken")
-    assert told.words.startswith(f"{len(fitting)} of small come along unchanged; left out: {4 - len(fitting)} over")
+    assert told.words.startswith(f"{len(fitting)} members of small were taken over unchanged; ")
+    assert f"; {4 - len(fitting)} exceeded the limits" in told.words
     costliest = living[costs.index(max(costs))].id
     changes = {**SURVIVORS, "name": "other", "objective.max_mult_adds": limit}
     with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):

@@ -41,7 +41,7 @@ def events(
         if candidate is not None:
             require_candidate(connection, candidate)
         search_id = None if name is None else get_search(connection, name).id
-        rows = list_events(connection, search_id, limit, candidate_id=candidate, kind=kind, offset=offset)
+        rows = list_events(connection, search_id, limit=limit, candidate_id=candidate, kind=kind, offset=offset)
     if format is Format.TABLE:
         lines = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
         show(lines, ("at", *(() if name else ("search",)), "candidate", "birth", "what happened"))

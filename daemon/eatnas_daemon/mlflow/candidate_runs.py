@@ -24,7 +24,8 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.states import CandidateState
-from eatnas_db.queries.attempted_candidates import AttemptedCandidate, list_epochs
+from eatnas_db.queries.attempted_candidates import AttemptedCandidate
+from eatnas_db.queries.candidates import list_epochs
 from eatnas_report.architecture_drawing import describe_architecture, draw_architecture
 
 if TYPE_CHECKING:

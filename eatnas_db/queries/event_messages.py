@@ -1,0 +1,87 @@
+"""Describe events in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_MESSAGES: Final = {
+    "leased": "attempt {attempt} started",
+    "scored": "attempt {attempt} finished with fitness {fitness}",
+    "tested": "attempt {attempt} was evaluated once on the test part: accuracy {fitness}",
+    "failed": "the candidate failed in attempt {attempt}: {failure}",
+    "taken_back": "attempt {attempt} ended without a score: {failure}; the candidate waits for another attempt",
+    "to_be_alone": "the training ran out of memory; the next attempt will have its device to itself",
+    "to_be_halved": "the training ran out of memory again; the next attempt will train each batch in two halves, "
+    "which is recorded as a deviation",
+    "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",
+    "started_afresh": "attempt {attempt} started from scratch because no undamaged checkpoint was left",
+    "checkpoint_damaged": "the checkpoint {path} is damaged and was set aside",
+    "checkpoint_adopted": "the checkpoint {path} was written before its worker was killed and is used",
+    "ancestor_restored": "the weights of candidate {ancestor} were missing or damaged, so it was trained again",
+    "room_made": "{files} checkpoints ({bytes} bytes) were deleted to free disk space",
+    "restored": "the record was restored from a backup",
+    "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
+    "survivors_taken": "{taken} members of {source} were taken over unchanged; {over_limits} exceeded the limits and "
+    "{same_network} built the same network as another; perturbations of the best fill the population",
+    "retried": "the failures were reset; the candidate waits for another attempt",
+    "replay_differs": "attempt {attempt}: epoch {epoch} had different results when it was repeated",
+    "extended": "the budget was extended to {candidates} candidates",
+    "finished": "the search finished: {why}",
+    "quality_flat": "the quality has not improved by more than {by} since step {since}; the search ends after {births} "
+    "births",
+    "space_exhausted": "the search space is exhausted: {message}",
+    "created": "the search was created",
+    "paused": "the search was paused",
+}
+_CANDIDATE_MESSAGES: Final = {
+    "cancelled": "the candidate was cancelled",
+    "resumed": "attempt {attempt} continues from epoch {epoch}, batch {batch}",
+}
+_SEARCH_MESSAGES: Final = {"cancelled": "the search was cancelled", "resumed": "the search was resumed"}
+_BIRTH_MESSAGES: Final = {
+    "random": "born as a random sample",
+    "mutation": "born as a mutation of candidate {parent_id}",
+    "basic": "born as the basic architecture, which comes from candidate {parent_id}",
+    "survivor": "born as an unchanged copy of candidate {parent_id}",
+    "perturbation": "born as a perturbation of candidate {parent_id}",
+    "yardstick": "candidate {parent_id} will be trained from scratch to re-evaluate it",
+    "final": "candidate {parent_id} will be trained from scratch on training and validation images, then tested",
+}
+
+
+def describe_event(
+    kind: str,
+    *,
+    attempt: int | None,
+    origin: str | None,
+    parent_id: int | None,
+    fitness: float | None,
+    detail: Mapping[str, Any],
+) -> str:
+    """Return an event as a sentence; `origin`, `parent_id` and `fitness` belong to its candidate, if it has one.
+
+    A later version may have written kinds and details that are unknown here; they are listed as they are stored.
+    """
+    facts = {"attempt": attempt, "parent_id": parent_id, **detail}
+    if fitness is not None:
+        facts["fitness"] = f"{fitness:.4f}"
+    if "failure" in detail:
+        facts["failure"] = ", ".join(filter(None, (detail["failure"].replace("_", " "), detail.get("message"))))
+    try:
+        message = _template(kind, origin).format_map(facts) or _list_detail(kind, detail)
+    except KeyError:
+        message = _list_detail(kind, detail)
+    return " ".join(message.split())
+
+
+def _template(kind: str, origin: str | None) -> str:
+    if kind == "born":
+        return _BIRTH_MESSAGES.get(origin or "", f"born as {origin}")
+    specific = _SEARCH_MESSAGES if origin is None else _CANDIDATE_MESSAGES
+    return specific.get(kind) or _MESSAGES.get(kind, "")
+
+
+def _list_detail(kind: str, detail: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{name} {value}" for name, value in detail.items())
+    return f"{kind.replace('_', ' ')}: {values}".removesuffix(": ")
