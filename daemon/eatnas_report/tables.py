@@ -20,7 +20,7 @@ Row = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ReportColumn:
     """A column of a table; `kind` is its class in the style sheet."""
 
     title: str
@@ -28,10 +28,10 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """Columns, and rows with one text for each column. The last column may hold long text, which wraps anywhere."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[ReportColumn, ...]
     rows: Sequence[Row]
 
     @property
@@ -39,13 +39,13 @@ class Table:
         """Whether any column has a title."""
         return any(column.title for column in self.columns)
 
-    def cells(self, row: Row) -> Iterator[tuple[Column, str]]:
+    def cells(self, row: Row) -> Iterator[tuple[ReportColumn, str]]:
         """Yield the cells of a row with their columns."""
         return zip(self.columns, row, strict=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class OverviewItem:
     """A title and a value of the overview; `wide` for a value that needs a line of its own."""
 
     title: str
@@ -53,46 +53,46 @@ class Fact:
     wide: bool = False
 
 
-def overview(data: ReportData) -> list[Fact]:
+def overview(data: ReportData) -> list[OverviewItem]:
     """Return the search's status, progress, best candidates and fingerprint."""
     progress = data.progress
     budget = progress.budget_device_seconds
-    facts = [
-        Fact("status", data.search.status),
-        Fact("candidates settled", f"{progress.done:,} of {progress.budget:,}"),
-        Fact("scored, failed, in training", f"{progress.scored:,}, {progress.failed:,}, {progress.leased:,}"),
-        Fact(
+    items = [
+        OverviewItem("status", data.search.status),
+        OverviewItem("candidates settled", f"{progress.done:,} of {progress.budget:,}"),
+        OverviewItem("scored, failed, in training", f"{progress.scored:,}, {progress.failed:,}, {progress.leased:,}"),
+        OverviewItem(
             "device time (h:mm:ss)",
             format_duration(progress.device_seconds) + ("" if budget is None else f" of {format_duration(budget)}"),
         ),
-        *_best_facts(data),
+        *_best_items(data),
     ]
     if progress.started_at is not None:
-        facts.append(Fact("started", f"{format_time(progress.started_at)} UTC"))
+        items.append(OverviewItem("started", f"{format_time(progress.started_at)} UTC"))
     if progress.finished_at is not None:
-        facts.append(Fact("finished", f"{format_time(progress.finished_at)} UTC"))
+        items.append(OverviewItem("finished", f"{format_time(progress.finished_at)} UTC"))
     if data.fingerprint is None:
         command = f"eatnas-db query fingerprint {data.search.name}"
-        facts.append(Fact("fingerprint", f"not computed for a search of this size; run {command}", wide=True))
+        items.append(OverviewItem("fingerprint", f"not computed for a search of this size; run {command}", wide=True))
     else:
         title = f"fingerprint of {data.fingerprint.candidates:,} candidates"
-        facts.append(Fact(title, data.fingerprint.sha256, wide=True))
-    return facts
+        items.append(OverviewItem(title, data.fingerprint.sha256, wide=True))
+    return items
 
 
-def _best_facts(data: ReportData) -> Iterator[Fact]:
+def _best_items(data: ReportData) -> Iterator[OverviewItem]:
     if data.fittest is not None:
-        yield Fact("best by score", f"{data.fittest.fitness:.4f}, candidate {data.fittest.id}")
+        yield OverviewItem("best by score", f"{data.fittest.fitness:.4f}, candidate {data.fittest.id}")
     best = data.best
     if best is not None and best.yardstick is not None:
         measured = _with_spread(best.yardstick, best.yardstick_spread)
-        yield Fact("best by yardstick", f"{measured}, candidate {best.id}")
+        yield OverviewItem("best by yardstick", f"{measured}, candidate {best.id}")
     if best is not None and best.test is not None:
         models = f"{best.test_seeds} final model{'' if best.test_seeds == 1 else 's'}"
-        yield Fact("test accuracy of the best", f"{_with_spread(best.test, best.test_spread)}, {models}")
+        yield OverviewItem("test accuracy of the best", f"{_with_spread(best.test, best.test_spread)}, {models}")
 
 
-def top_table(data: ReportData) -> Table:
+def top_table(data: ReportData) -> ReportTable:
     """Return the best candidates; scores that none of them has get no column."""
     optional = [
         (title, values)
@@ -109,7 +109,7 @@ def top_table(data: ReportData) -> Table:
     rows = [
         _top_row(candidate, [values[number] for _, values in optional]) for number, candidate in enumerate(data.top)
     ]
-    return Table(columns, rows)
+    return ReportTable(columns, rows)
 
 
 def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
@@ -126,7 +126,7 @@ def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
     )
 
 
-def lineage_table(data: ReportData) -> Table:
+def lineage_table(data: ReportData) -> ReportTable:
     """Return the newest ancestors of the best candidate and the candidate itself, oldest first."""
     relatives = data.lineage[::-1][-MAX_LINEAGE_ROWS:]
     columns = (*_numbers("id"), *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
@@ -142,10 +142,10 @@ def lineage_table(data: ReportData) -> Table:
         )
         for relative in relatives
     ]
-    return Table((*columns, *_numbers("fitness", "gain")), rows)
+    return ReportTable((*columns, *_numbers("fitness", "gain")), rows)
 
 
-def failure_table(data: ReportData) -> Table:
+def failure_table(data: ReportData) -> ReportTable:
     """Return the newest attempts that ended without a score, newest first."""
     newest = sorted(data.failures, key=lambda failure: failure.ended_at)[-MAX_FAILURES:][::-1]
     columns = (*_numbers("candidate", "attempt"), *_texts("candidate's state", "failure"))
@@ -160,10 +160,10 @@ def failure_table(data: ReportData) -> Table:
         )
         for failure in newest
     ]
-    return Table((*columns, *_numbers("device seconds"), *_texts("message")), rows)
+    return ReportTable((*columns, *_numbers("device seconds"), *_texts("message")), rows)
 
 
-def time_table(data: ReportData) -> Table:
+def time_table(data: ReportData) -> ReportTable:
     """Return the search's wall time, device time and speed."""
     utilisation = data.utilisation
     rows = [
@@ -174,10 +174,10 @@ def time_table(data: ReportData) -> Table:
         rows.append(("candidates scored per hour", f"{utilisation.candidates_per_hour:,.1f}"))
     if utilisation.busy is not None:
         rows.append(("mean share of the time that a slot worked on this search", f"{utilisation.busy:.0%}"))
-    return Table(_texts("", ""), rows)
+    return ReportTable(_texts("", ""), rows)
 
 
-def slot_time_table(data: ReportData) -> Table:
+def slot_time_table(data: ReportData) -> ReportTable:
     """Return how all slots together spent the wall time: in training, and idle by cause, longest first."""
     utilisation = data.utilisation
     seconds_by_cause: dict[str, float] = defaultdict(float)
@@ -189,23 +189,23 @@ def slot_time_table(data: ReportData) -> Table:
     if utilisation.training is not None:
         time = format_duration(utilisation.device_seconds)
         rows.insert(0, ("(training and validation steps)", time, f"{utilisation.training:.1%}"))
-    return Table(_texts("slot time", "total", "share"), rows)
+    return ReportTable(_texts("slot time", "total", "share"), rows)
 
 
-def spec_tables(data: ReportData) -> tuple[Table, Table]:
+def spec_tables(data: ReportData) -> tuple[ReportTable, ReportTable]:
     """Return the search's specification in two halves, which fit next to each other."""
     rows = [(key, _spec_value(value)) for key, value in flatten(data.search.spec).items()]
     rows.append(("(data digest)", data.search.data_digest))
     half = -(-len(rows) // 2)
     columns = _texts("key", "value")
-    return Table(columns, rows[:half]), Table(columns, rows[half:])
+    return ReportTable(columns, rows[:half]), ReportTable(columns, rows[half:])
 
 
-def version_table(data: ReportData) -> Table:
+def version_table(data: ReportData) -> ReportTable:
     """Return the software versions and the device that the best candidate was trained with."""
     rows = [(name, version) for score in data.scores[:1] for name, version in score.versions.items()]
     rows += [("device", score.device) for score in data.scores[:1]]
-    return Table(_texts("component", "version"), rows)
+    return ReportTable(_texts("component", "version"), rows)
 
 
 def _spec_value(value: Any) -> str:
@@ -218,9 +218,9 @@ def _with_spread(mean: float, spread: float | None) -> str:
     return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
 
 
-def _texts(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title) for title in titles)
+def _texts(*titles: str) -> tuple[ReportColumn, ...]:
+    return tuple(ReportColumn(title) for title in titles)
 
 
-def _numbers(*titles: str) -> tuple[Column, ...]:
-    return tuple(Column(title, "number") for title in titles)
+def _numbers(*titles: str) -> tuple[ReportColumn, ...]:
+    return tuple(ReportColumn(title, "number") for title in titles)

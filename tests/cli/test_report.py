@@ -1,9 +1,7 @@
-"""`report`: one page with everything in it, opened in a real browser where there is one."""
+"""`report`: one page that contains everything; a real browser opens it if Chromium is installed."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,10 +30,12 @@ from eatnas_report.figures.lineage import lineage_figures
 from eatnas_report.figures.population import quality_figures
 from eatnas_report.figures.training import failure_figures
 from eatnas_report.page import render_page
+from support.browser import headless_browser
 
-EVIL = "<script>evil = 1</script>"
+HOSTILE = "<script>evil = 1</script>"
+URL_ATTRIBUTES = ("src", "href", "action")
 NOW = 100_000.0
-UNDER = provenance.Provenance("p", {}, "data", {"torch": EVIL}, "cpu", "none")
+PROVENANCE = provenance.Provenance("p", {}, "data", {"torch": HOSTILE}, "cpu", "none")
 TREE = {
     "name": "small",
     "space": "eatnas-tiny",
@@ -53,11 +53,10 @@ FIGURES = [
     "failures",
     "utilisation",
 ]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def train(engine, search_id, budget):
-    """The bookkeeping of a whole search; every seventh candidate fails."""
+    """Record a whole search without training; every seventh candidate fails."""
     for number in range(budget):
         now = float(10 * number)
         with transaction(engine) as connection:
@@ -65,7 +64,7 @@ def train(engine, search_id, budget):
             token, fitness = leased.token, 0.5 + (number * 37 % 100) / 250
             if number % 7 == 6:
                 kind = FailureKind.DIVERGED
-                transitions.record_failure(connection, token, kind, f"{EVIL} \x1b[1m{'long' * 200}", now=now + 9)
+                transitions.record_failure(connection, token, kind, f"{HOSTILE} \x1b[1m{'long' * 200}", now=now + 9)
             else:
                 transitions.record_score(
                     connection,
@@ -73,7 +72,7 @@ def train(engine, search_id, budget):
                     fitness=fitness,
                     metrics={"val_accuracy": fitness},
                     seed=7,
-                    provenance=UNDER,
+                    provenance=PROVENANCE,
                     device_seconds=9.0,
                     now=now + 9,
                 )
@@ -82,14 +81,14 @@ def train(engine, search_id, budget):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A small search, a large one that was transferred from it and has a hostile name, and one not begun."""
+    """A home with a search, a transfer from it with a hostile name, and a search without trainings."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("report") / "home"))
     settings.home.mkdir()
     commands.upgrade(create_engine_for(settings.database_url))
     engine = open_record(settings.database_url)
     more = {"task": Task(8, 1, 10), "data_digest": "data", "slots": 1, "now": 0.0}
     with transaction(engine) as connection:
-        connection.execute(insert(host).values(id=1, name=EVIL, seen_at=0))
+        connection.execute(insert(host).values(id=1, name=HOSTILE, seen_at=0))
         connection.execute(insert(device).values(id=1, host_id=1, uuid="cpu:here", kind="cpu", name="processor"))
         connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
         small = create_search(connection, parse_spec(TREE, {}), **more)
@@ -99,145 +98,154 @@ def settings(tmp_path_factory):
         create_search(connection, parse_spec(TREE, {"name": "new"}), **more)
     train(engine, large, 40)
     with transaction(engine) as connection:
-        connection.execute(update(search).where(search.c.name == "large").values(name=EVIL))
+        connection.execute(update(search).where(search.c.name == "large").values(name=HOSTILE))
     engine.dispose()
     return settings
 
 
 @pytest.fixture(scope="module")
-def found(settings):
-    def look(name=EVIL):
+def load_data(settings):
+    """Reads the data of a report."""
+
+    def load(name=HOSTILE):
         engine = open_record(settings.database_url)
         with read_transaction(engine) as connection:
-            findings = load_report_data(connection, name, NOW)
+            data = load_report_data(connection, name, NOW)
         engine.dispose()
-        return findings
+        return data
 
-    return look
+    return load
 
 
-class Elements(HTMLParser):
-    """The elements of a page, their attributes, and what a reader reads."""
+class PageParser(HTMLParser):
+    """The elements of a page with their attributes, and its visible text."""
 
-    def __init__(self, text):
+    def __init__(self, html):
         super().__init__()
-        self.elements, self.words, self._in = [], "", None
-        self.feed(text)
+        self.elements, self.text, self._tag = [], "", None
+        self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        self._in = tag
+        self._tag = tag
 
     def handle_endtag(self, tag):
-        self._in = None
+        self._tag = None
 
     def handle_data(self, data):
-        if self._in not in ("script", "style"):
-            self.words += data
+        if self._tag not in ("script", "style"):
+            self.text += data
+
+    @property
+    def figures(self):
+        return [attributes["id"] for _, attributes in self.elements if attributes.get("class") == "plot"]
 
 
-def test_a_page_has_every_figure_and_needs_no_address(found):
-    text = render_page(found())
-    elements = Elements(text).elements
-    assert "default-src 'none'" in text
-    assert [given["id"] for tag, given in elements if given.get("class") == "plot"] == FIGURES
-    addresses = [value for _, given in elements for key, value in given.items() if key in ("src", "href", "action")]
-    assert addresses == ["data:,"]
+def test_page_has_every_figure_and_loads_nothing(load_data):
+    html = render_page(load_data())
+    page = PageParser(html)
+    assert "default-src 'none'" in html
+    assert page.figures == FIGURES
+    urls = [value for _, attributes in page.elements for key, value in attributes.items() if key in URL_ATTRIBUTES]
+    assert urls == ["data:,"]
 
 
-def test_what_users_wrote_is_text_and_never_markup(found):
-    text = render_page(found())
-    # Two scripts of ours, and a figure's data each; nothing else, in whatever disguise.
-    assert [given.get("type") for tag, given in Elements(text).elements if tag == "script"] == [
-        *["application/json"] * len(FIGURES),
-        None,
-        None,
-    ]
-    assert EVIL not in text
-    assert EVIL in Elements(text).words
-    assert "\x1b" not in text
+def test_text_of_users_is_escaped(load_data):
+    html = render_page(load_data())
+    page = PageParser(html)
+    # The data of each figure, plotly, and the script that draws the figures.
+    scripts = [attributes.get("type") for tag, attributes in page.elements if tag == "script"]
+    assert scripts == [*["application/json"] * len(FIGURES), None, None]
+    assert HOSTILE not in html
+    assert HOSTILE in page.text
 
 
-def test_the_glance_tells_status_budget_best_and_fingerprint(found):
-    findings = found("small")
-    words = Elements(render_page(findings)).words
-    for told in ("finished", "40 of 40", findings.fingerprint.sha256, f"{findings.fittest.fitness:.4f}"):
-        assert told in words
+def test_unprintable_characters_are_replaced(load_data):
+    html = render_page(load_data())
+    assert "\x1b" not in html
+    assert "\N{REPLACEMENT CHARACTER}[1mlong" in html
 
 
-def test_what_the_test_part_said_is_told_once_it_was_looked_at(found):
-    findings = found("small")
-    assert "test accuracy" not in Elements(render_page(findings)).words
-    best = replace(findings.best, yardstick=0.6, yardstick_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
-    words = Elements(render_page(replace(findings, best=best, top=(best, *findings.top[1:])))).words
-    assert "0.5678 ± 0.0200, 3 final models" in words
+def test_overview_shows_status_budget_best_and_fingerprint(load_data):
+    data = load_data("small")
+    text = PageParser(render_page(data)).text
+    for expected in ("finished", "40 of 40", data.fingerprint.sha256, f"{data.fittest.fitness:.4f}"):
+        assert expected in text
 
 
-def test_of_a_very_long_search_the_fingerprint_is_left_to_its_own_command(found):
-    findings = replace(found("small"), fingerprint=None)
-    assert "eatnas-db query fingerprint small" in Elements(render_page(findings)).words
+def test_test_accuracy_is_shown_once_it_exists(load_data):
+    data = load_data("small")
+    assert "test accuracy" not in PageParser(render_page(data)).text
+    best = replace(data.best, yardstick=0.6, yardstick_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
+    text = PageParser(render_page(replace(data, best=best, top=(best, *data.top[1:])))).text
+    assert "0.5678 ± 0.0200, 3 final models" in text
 
 
-def test_the_lineage_runs_back_into_the_source_and_shows_blocks_and_changes(found):
-    findings = found()
-    (drawing,) = lineage_figures(findings)
-    told = {trace.name: trace for trace in drawing.plot.data if trace.name}
-    assert {"small", "&lt;script&gt;evil = 1&lt;/script&gt;", "elastic transfer", "other children"} <= set(told)
-    changed = next(one for one in findings.lineage if one.changes and one.search == EVIL)
-    hovers = [text for trace in told.values() for text in trace.hovertext or ()]
-    hover = next(text for text in hovers if text.startswith(f"<b>{changed.id}</b>"))
-    assert changed.changes[0] in hover
-    assert hover.count("<br>") >= 9
-    assert "◀" in hover
+def test_missing_fingerprint_is_replaced_by_its_command(load_data):
+    data = replace(load_data("small"), fingerprint=None)
+    assert "run eatnas-db query fingerprint small" in PageParser(render_page(data)).text
 
 
-def test_what_is_sampled_says_so_and_is_the_same_each_time(found):
-    findings = found("small")
-    many = replace(findings, steps=findings.steps * 100)
-    first, second = quality_figures(many), quality_figures(many)
+def test_lineage_shows_the_source_search_blocks_and_mutations(load_data):
+    data = load_data()
+    (figure,) = lineage_figures(data)
+    traces = {trace.name: trace for trace in figure.plot.data if trace.name}
+    assert {"small", "&lt;script&gt;evil = 1&lt;/script&gt;", "elastic transfer", "other children"} <= set(traces)
+    changed = next(relative for relative in data.lineage if relative.changes and relative.search == HOSTILE)
+    hover_texts = [text for trace in traces.values() for text in trace.hovertext or ()]
+    hover_text = next(text for text in hover_texts if text.startswith(f"<b>{changed.id}</b>"))
+    assert changed.changes[0] in hover_text
+    assert hover_text.count("<br>") >= 9
+    assert "◀" in hover_text
+
+
+def test_samples_are_announced_and_deterministic(load_data):
+    data = load_data("small")
+    long = replace(data, steps=data.steps * 100)
+    first, second = quality_figures(long), quality_figures(long)
     assert "The figure shows an even sample of 1,000 of 4,000 steps." in first[0].caption
     assert len(first[0].plot.data[1].x) == 1000
     assert first[0].plot.to_json() == second[0].plot.to_json()
-    assert "sample" not in quality_figures(findings)[0].caption
+    assert "sample" not in quality_figures(data)[0].caption
 
 
-def test_lines_differ_in_dash_and_bars_in_pattern(found):
-    findings = found()
-    lines = quality_figures(findings)[0].plot.data[1:]
+def test_lines_differ_in_dash_and_bars_in_pattern(load_data):
+    data = load_data()
+    lines = quality_figures(data)[0].plot.data[1:]
     assert len({line.line.dash for line in lines}) == len({line.line.color for line in lines}) == len(lines)
-    bars = failure_figures(findings)[0].plot.data
+    bars = failure_figures(data)[0].plot.data
     assert len({bar.marker.pattern.shape for bar in bars}) == len(bars)
 
 
-def test_a_search_that_has_not_begun_has_a_page_without_figures(found):
-    elements = Elements(render_page(found("new")))
-    assert not [given for _, given in elements.elements if given.get("class") == "plot"]
-    assert "No candidate has a score yet." in elements.words
+def test_search_without_trainings_has_no_figures(load_data):
+    page = PageParser(render_page(load_data("new")))
+    assert not page.figures
+    assert "No candidate has a score yet." in page.text
 
 
-def test_a_search_that_is_not_there_has_no_report(found):
+def test_unknown_search_has_no_report(load_data):
     with pytest.raises(NotFoundError):
-        found("nobody")
+        load_data("nobody")
 
 
-def test_the_command_writes_a_whole_file_and_overwrites_none_unasked(eatnas, settings, tmp_path):
+def test_command_overwrites_a_file_only_with_force(eatnas, settings, tmp_path):
     file = tmp_path / "r.html"
     assert eatnas("report", "small", "-o", str(file), at=settings.home) == f"{file} written\n"
-    whole = file.read_text(encoding="utf-8")
-    assert whole.endswith("</html>\n")
+    html = file.read_text(encoding="utf-8")
+    assert html.endswith("</html>\n")
     file.write_text("mine")
     assert "--force overwrites it" in eatnas("report", "small", "-o", str(file), at=settings.home, expect=1)
     assert file.read_text() == "mine"
     eatnas("report", "small", "-o", str(file), "--force", at=settings.home)
-    assert len(file.read_text(encoding="utf-8")) == len(whole)
-    assert [one.name for one in tmp_path.iterdir()] == ["r.html"]
+    assert len(file.read_text(encoding="utf-8")) == len(html)
+    assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
 
-def test_nothing_is_left_where_a_report_cannot_be_written(eatnas, settings, tmp_path):
+def test_failed_command_leaves_no_file(eatnas, settings, tmp_path):
     assert "no folder" in eatnas("report", "small", "-o", "away/r.html", at=settings.home, expect=1)
     assert "is a folder" in eatnas("report", "small", "-o", str(tmp_path), at=settings.home, expect=1)
     assert "no search named" in eatnas("report", "nobody", "-o", "r.html", at=settings.home, expect=1)
-    # A file may not grow beyond so many kilobytes, as on a full disk.
+    # The limit is in kilobytes, and stands for a full disk.
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(settings.home), "report", "small", "-o", "r.html"]
     limited = f"trap '' XFSZ; ulimit -f 1000; exec {subprocess.list2cmdline(command)}"
     done = subprocess.run(["sh", "-c", limited], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -248,63 +256,57 @@ def test_nothing_is_left_where_a_report_cannot_be_written(eatnas, settings, tmp_
 
 
 @pytest.fixture
-def opened(tmp_path):
-    """Opens a page in a headless Chromium, and tells what it complained of and asked the network for."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine; `apt-get install chromium` brings one")
-    # Chromium refuses root a sandbox.
-    options = ["--disable-background-networking", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+def open_in_browser(tmp_path):
+    """Opens HTML in Chromium; returns the page, its console messages and errors, and the URLs it requested."""
+    with headless_browser() as browser:
 
-        def open_page(text):
+        def open_page(html):
             file = tmp_path / "report.html"
-            file.write_text(text, encoding="utf-8")
-            view = browser.new_page(viewport={"width": 1200, "height": 900})
-            complaints, requests = [], []
-            view.on("console", lambda message: complaints.append(message.text))
-            view.on("pageerror", lambda error: complaints.append(str(error)))
-            view.on("request", lambda request: requests.append(request.url))
-            view.goto(file.as_uri())
-            return view, complaints, requests
+            file.write_text(html, encoding="utf-8")
+            page = browser.new_page(viewport={"width": 1200, "height": 900})
+            messages, requests = [], []
+            page.on("console", lambda message: messages.append(message.text))
+            page.on("pageerror", lambda error: messages.append(str(error)))
+            page.on("request", lambda request: requests.append(request.url))
+            page.goto(file.as_uri())
+            return page, messages, requests
 
         yield open_page
-        browser.close()
 
 
 @pytest.mark.slow
-def test_a_browser_draws_every_figure_without_a_complaint_or_a_request(found, opened):
-    view, complaints, requests = opened(render_page(found()))
+def test_browser_draws_every_figure_without_errors_or_requests(load_data, open_in_browser):
+    page, messages, requests = open_in_browser(render_page(load_data()))
     for name in FIGURES:
-        view.wait_for_selector(f"#{name} .main-svg :is(.trace, .hm)", state="attached")
-        assert view.locator(f"#{name}").bounding_box()["height"] > 100
-    assert view.evaluate("typeof evil") == "undefined"
-    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert view.pdf(format="A4").startswith(b"%PDF")
-    assert (complaints, len(requests)) == ([], 1)
+        page.wait_for_selector(f"#{name} .main-svg :is(.trace, .hm)", state="attached")
+        assert page.locator(f"#{name}").bounding_box()["height"] > 100
+    assert page.evaluate("typeof evil") == "undefined"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.pdf(format="A4").startswith(b"%PDF")
+    assert (messages, len(requests)) == ([], 1)
 
 
 @pytest.mark.slow
-def test_hovering_over_an_ancestor_shows_its_blocks_and_what_changed(found, opened):
-    findings = found()
-    view, complaints, _ = opened(render_page(findings))
-    best = view.locator("#lineage .scatterlayer .trace").last.locator(".points path").last
+def test_hovering_over_an_ancestor_shows_blocks_and_mutations(load_data, open_in_browser):
+    data = load_data()
+    page, messages, _ = open_in_browser(render_page(data))
+    best = page.locator("#lineage .scatterlayer .trace").last.locator(".points path").last
     best.scroll_into_view_if_needed()
     box = best.bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    view.mouse.move(middle[0] - 40, middle[1] + 40)
-    view.mouse.move(*middle)
-    words = view.locator("#lineage .hoverlayer .hovertext").text_content()
-    assert all(change in words for change in findings.lineage[0].changes)
-    assert "block  op   kernel  skip  depth  width" in words
-    assert EVIL in words
-    view.locator("#lineage .legendtoggle").first.click()
-    assert complaints == []
+    page.mouse.move(middle[0] - 40, middle[1] + 40)
+    page.mouse.move(*middle)
+    hover_text = page.locator("#lineage .hoverlayer .hovertext").text_content()
+    assert all(change in hover_text for change in data.lineage[0].changes)
+    assert "block  op   kernel  skip  depth  width" in hover_text
+    assert HOSTILE in hover_text
+    page.locator("#lineage .legendtoggle").first.click()
+    assert messages == []
 
 
 @pytest.mark.slow
-def test_the_browser_refuses_every_script_but_our_own(found, opened):
-    view, complaints, _ = opened(render_page(found("new")).replace("<main>", "<main><script>evil = 1</script>"))
-    assert view.evaluate("typeof evil") == "undefined"
-    assert ["Content Security Policy" in complaint for complaint in complaints] == [True]
+def test_browser_refuses_scripts_without_a_digest(load_data, open_in_browser):
+    html = render_page(load_data("new")).replace("<main>", "<main><script>evil = 1</script>")
+    page, messages, _ = open_in_browser(html)
+    assert page.evaluate("typeof evil") == "undefined"
+    assert ["Content Security Policy" in message for message in messages] == [True]

@@ -83,7 +83,7 @@ def record_score(connection: Connection, token: Any, now: float) -> None:
         fitness=0.5,
         metrics={"val_accuracy": 0.5},
         seed=1,
-        circumstances=PROVENANCE,
+        provenance=PROVENANCE,
         device_seconds=2.0,
         now=now,
     )
