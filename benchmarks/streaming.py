@@ -23,8 +23,11 @@ from PIL import Image
 
 from eatnas_db.domain.macro import PRESETS
 from eatnas_protocol.messages import Assign
-from eatnas_training import augment, datasets, streaming
-from eatnas_training.augment import BatchKey
+from eatnas_training.data import streaming
+from eatnas_training.data.batches import BatchKey, DataPart
+from eatnas_training.data.decoding import DecoderPool
+from eatnas_training.data.loading import THREADS_VARIABLE
+from eatnas_training.data.streamed_files import list_streamed_files
 from eatnas_training.steps import StepRunner
 
 CLASSES = 10
@@ -46,9 +49,9 @@ def make_folder(root: Path, images: int, side: int) -> None:
 
 def threaded(spec: dict[str, Any], size: int, threads: int) -> Iterator[int]:
     """Batches by our threads, without end."""
-    found = datasets.streamed(spec)
+    found = list_streamed_files(spec)
     assert found is not None
-    part = streaming.Streamed(found.train, found.side, "cpu", streaming.Decoders(threads))
+    part = streaming.StreamedPart(found.train, found.side, "cpu", DecoderPool(threads))
     key = BatchKey("crop_flip", 7, size, 0, 0)
     while True:
         for batch in range(len(part.labels) // size):
@@ -102,7 +105,7 @@ def _spent() -> float:
 class Watched:
     """A part whose batches are waited for with a watch in hand."""
 
-    def __init__(self, part: augment.Part) -> None:
+    def __init__(self, part: DataPart) -> None:
         self._part, self.labels, self.waited = part, part.labels, 0.0
 
     def batch(self, key: BatchKey) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +120,7 @@ class Watched:
 
 def training_with(spec: dict[str, Any], size: int, threads: int, steps: int) -> tuple[float, float]:
     """Images a second of a training, and the share of its time in which it has no images."""
-    os.environ[streaming.THREADS] = str(threads)
+    os.environ[THREADS_VARIABLE] = str(threads)
     task = {"resolution": spec["resolution"], "channels": 3, "classes": CLASSES}
     recipe = {"batch_size": size, "epochs": 1000}
     runner = StepRunner(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, spec, recipe, 7, "", ""))

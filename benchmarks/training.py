@@ -120,7 +120,7 @@ def bare(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) ->
     """All images on the device as one tensor, cropped and mirrored there."""
     import torch
 
-    from eatnas_training import datasets
+    from eatnas_training.data import datasets
 
     images, labels = (torch.from_numpy(array).to(asked.device) for array in _arrays(datasets, assign))
     count, _, side, _ = images.shape
@@ -150,7 +150,7 @@ def pipeline(assign: Any, asked: argparse.Namespace, between: Callable[[], None]
     from PIL import Image
     from torchvision import transforms
 
-    from eatnas_training import datasets
+    from eatnas_training.data import datasets
 
     images, labels = _arrays(datasets, assign)
     channels, side = images.shape[1], images.shape[2]

@@ -1,7 +1,7 @@
-"""`python -m eatnas_training.calibrate`: how long an epoch of each network would take here.
+"""`python -m eatnas_training.calibrate`: measure how long an epoch of each network takes on this machine.
 
-Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` on stdin and prints
-`[{"seconds_per_epoch": …, "first_seconds": …}, …]`: `first_seconds` is building and the first step.
+Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` from stdin and prints
+`[{"seconds_per_epoch": …, "first_seconds": …}, …]`. `first_seconds` is the time to build a network and train one step.
 """
 
 from __future__ import annotations
@@ -17,74 +17,87 @@ import torch
 
 from eatnas_db.errors import EatnasError
 from eatnas_protocol.messages import Assign
-from eatnas_training.dataset_files import first_line
+from eatnas_training.data.streaming import BATCHES_AHEAD, StreamedPart
+from eatnas_training.error_messages import first_line
 from eatnas_training.failures import DivergedError
 from eatnas_training.steps import Clock, StepRunner
-from eatnas_training.streaming import AHEAD, Streamed
 
 TIMED_STEPS: Final = 3
 
 
-def calibrate(asked: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
-    """Seconds for one epoch, validation included, of each code. Raises `EatnasError`."""
-    return [_timed(asked, code, clock) for code in asked["codes"]]
+def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
+    """Measure each code; an epoch includes its validation. Raises `EatnasError`."""
+    return [_measure(request, code, clock) for code in request["codes"]]
 
 
-def _timed(asked: Mapping[str, Any], code: list[list[int | float]], clock: Clock) -> dict[str, float]:
-    settings = {key: asked[key] for key in ("macro", "task", "data", "training")}
-    device = str(asked.get("device", "cpu"))
-    assign = Assign(0, 0, code, **settings, seed=0, checkpoint_folder="", log_file="")
-    training = StepRunner(assign, device)
-    training.load()
+def _measure(request: Mapping[str, Any], code: list[list[int | float]], clock: Clock) -> dict[str, float]:
+    device = str(request.get("device", "cpu"))
+    assign = Assign(
+        candidate=0,
+        attempt=0,
+        code=code,
+        macro=request["macro"],
+        task=request["task"],
+        data=request["data"],
+        training=request["training"],
+        seed=0,
+        checkpoint_folder="",
+        log_file="",
+    )
+    runner = StepRunner(assign, device)
+    runner.load()
     started = clock()
-    training.build()
-    _step(training)
-    _wait(device)
-    first = clock() - started
-    if isinstance(training.data.train, Streamed):
-        # Batches decoded in advance would be taken for a speed that lasts.
-        for _ in range(AHEAD):
-            _step(training)
-    steps = max(1, min(TIMED_STEPS, training.batches - 1))
+    runner.build()
+    _step(runner)
+    _synchronize(device)
+    first_seconds = clock() - started
+    if isinstance(runner.data.train, StreamedPart):
+        # The batches decoded in advance come faster than those after them.
+        for _ in range(BATCHES_AHEAD):
+            _step(runner)
+    steps = max(1, min(TIMED_STEPS, runner.batches - 1))
     started = clock()
     for _ in range(steps):
-        _step(training)
-    _wait(device)
-    step = (clock() - started) / steps
-    return {"seconds_per_epoch": step * training.batches + _validation(training, clock), "first_seconds": first}
+        _step(runner)
+    _synchronize(device)
+    step_seconds = (clock() - started) / steps
+    return {
+        "seconds_per_epoch": step_seconds * runner.batches + _validation_seconds(runner, clock),
+        "first_seconds": first_seconds,
+    }
 
 
-def _step(training: StepRunner) -> None:
-    training.state.batch %= training.batches
-    with contextlib.suppress(DivergedError):  # it took its time all the same
-        training.train_step()
+def _step(runner: StepRunner) -> None:
+    runner.state.batch %= runner.batches
+    with contextlib.suppress(DivergedError):  # the step took its time nevertheless
+        runner.train_step()
 
 
-def _validation(training: StepRunner, clock: Clock) -> float:
-    """Seconds for all validation images, from one batch of them after a first one."""
-    sums = torch.zeros_like(training.state.sums)
-    count = len(training.data.held_out.labels)
-    start = training.validate_step(0, sums)
-    if count - start < start:  # no whole batch is left
+def _validation_seconds(runner: StepRunner, clock: Clock) -> float:
+    """Estimate the seconds for all validation images from the second batch of them."""
+    sums = torch.zeros_like(runner.state.sums)
+    count = len(runner.data.held_out.labels)
+    start = runner.validate_step(0, sums)
+    if count - start < start:  # no complete batch is left
         start = 0
-    _wait(training.device)
-    began = clock()
-    stop = training.validate_step(start, sums)
-    _wait(training.device)
-    return (clock() - began) * count / (stop - start)
+    _synchronize(runner.device)
+    started = clock()
+    stop = runner.validate_step(start, sums)
+    _synchronize(runner.device)
+    return (clock() - started) * count / (stop - start)
 
 
-def _wait(device: str) -> None:
+def _synchronize(device: str) -> None:
     if device != "cpu":
         torch.cuda.synchronize(device)
 
 
 def main() -> None:
-    """Read the question, print the answer; a mistake is one line on stderr and exit 1."""
+    """Read the request and print the answer; an error is one line on stderr and exit status 1."""
     try:
         answer = calibrate(json.load(sys.stdin))
     except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        # CUDA's errors go on with hints for those who build it; a torch without CUDA asserts that it has it.
+        # CUDA errors continue with advice for developers. torch without CUDA raises AssertionError.
         print(repr(error) if isinstance(error, KeyError) else first_line(error), file=sys.stderr)
         sys.exit(1)
     print(json.dumps(answer))

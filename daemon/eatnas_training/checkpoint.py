@@ -1,6 +1,6 @@
-"""Save checkpoints of a training and resume from them; `eatnas_db.checkpoint_files` knows the names and the format.
+"""Save checkpoints of a training and resume from them; `eatnas_db.checkpoint_files` has their names and format.
 
-Torch is imported inside the functions that use it, because the simulated worker imports this module too.
+Torch is imported inside the functions that use it, because the simulated worker of the tests imports this module.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from eatnas_db.checkpoint_files import (
 from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
 from eatnas_training.worker_protocol import StopRequest
 
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""No room on the disk, in the quota, or under the limit on a file's size."""
-FULL_SECONDS: Final = 1.0
+DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The disk is full, the quota is used up, or the file exceeds the process's limit."""
+RETRY_SECONDS: Final = 1.0
 
 
 def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed:
-    """Write an assignment's checkpoint and give its report. Raises `OSError`, a full disk among them."""
+    """Write a checkpoint that resumes at (`epoch`, `batch`). Raises `OSError`, for example if the disk is full."""
     name = str(CheckpointName(assign.candidate, assign.attempt, epoch, batch))
     written = write_checkpoint(Path(assign.checkpoint_folder) / name, content)
     return Checkpointed(
@@ -43,28 +43,28 @@ def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed
     )
 
 
-def save_patiently(
-    assign: Assign, epoch: int, batch: int, content: bytes, wanted: Callable[[], StopRequest]
+def save_with_retries(
+    assign: Assign, epoch: int, batch: int, content: bytes, stop_request: Callable[[], StopRequest]
 ) -> Iterator[Checkpointed | Phase]:
-    """Save; while the disk is full say so and try again, until there is room or a stop is wanted."""
+    """Save; while the disk is full, report it and try again until there is space or a stop is requested."""
     while True:
         try:
             yield save(assign, epoch, batch, content)
             return
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in DISK_FULL:
                 raise
         yield Phase(assign.candidate, assign.attempt, "disk full")
-        if wanted() >= StopRequest.RELEASE:
+        if stop_request() is not StopRequest.NONE:
             return
-        time.sleep(FULL_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
-    """Hand the newest usable checkpoint of an assignment's candidate to `restore`; None where there are no files.
+    """Pass the candidate's checkpoints to `restore`, most advanced first, until it accepts one.
 
-    `restore` raises `ValueError`, `KeyError` or `TypeError` when the content is not for it; it may be called again
-    with an older one. What else it raises says nothing about the files, and they stay.
+    `restore` raises `ValueError`, `KeyError` or `TypeError` to refuse the content. Other exceptions are passed on,
+    since they do not tell that the file is damaged. Return None if there are no checkpoints.
     """
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}
@@ -100,7 +100,7 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
 
 
 def pack(state: Mapping[str, Any]) -> bytes:
-    """Tensors and plain values as bytes."""
+    """Serialize tensors and plain values."""
     import torch
 
     buffer = io.BytesIO()
@@ -109,14 +109,14 @@ def pack(state: Mapping[str, Any]) -> bytes:
 
 
 def unpack(content: bytes) -> dict[str, Any]:
-    """What `pack` was given, its tensors in the processor's memory. Raises `ValueError` on anything else."""
+    """Return the argument of `pack`, with all tensors on the CPU. Raises `ValueError` if the content is invalid."""
     import torch
 
     from eatnas_training.failures import is_out_of_memory
 
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+    except Exception as error:  # a damaged pickle can raise any exception
         if is_out_of_memory(error):
             raise
         raise ValueError(f"not a checkpoint: {type(error).__name__}: {error}") from error

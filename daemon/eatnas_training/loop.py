@@ -221,7 +221,7 @@ class Training:
         self.runner.require_finite_loss()  # on a GPU this waits for its steps and counts them as device seconds
         state = self.runner.state
         content = checkpoint.pack(state.to_checkpoint(self._identity()))
-        yield from checkpoint.save_patiently(self.assign, state.epoch, state.batch, content, self.stop_request)
+        yield from checkpoint.save_with_retries(self.assign, state.epoch, state.batch, content, self.stop_request)
         self._saved_at = self.monotonic()
 
     def _stop(self, request: StopRequest) -> Iterator[Report]:

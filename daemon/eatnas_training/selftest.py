@@ -13,7 +13,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.spec import TrainingSpec
 from eatnas_training import network
-from eatnas_training.dataset_files import first_line
+from eatnas_training.error_messages import first_line
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
 from eatnas_training.optimizer import make_optimizer
 

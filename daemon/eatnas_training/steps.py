@@ -15,8 +15,8 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import TrainingSpec
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
-from eatnas_training import streaming
-from eatnas_training.augment import BatchKey, Data
+from eatnas_training.data.batches import BatchKey, LoadedData
+from eatnas_training.data.loading import load_data
 from eatnas_training.failures import DivergedError
 from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
 from eatnas_training.numerics import autocast, resolve_precision, use_deterministic_arithmetic
@@ -35,7 +35,7 @@ class StepRunner:
     Nothing here waits for a GPU except `read_sums`. On the CPU a step checks the loss itself.
     """
 
-    data: Data
+    data: LoadedData
     state: TrainingState
     batches: int
     """Batches in an epoch."""
@@ -48,7 +48,7 @@ class StepRunner:
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
-        self.data = streaming.load(self.assign.data, self.device, final=self.assign.final_model)
+        self.data = load_data(self.assign.data, self.device, final_model=self.assign.final_model)
         task = Task(**self.assign.task)
         if self.data.task != task:
             raise DataError(

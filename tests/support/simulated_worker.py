@@ -208,7 +208,7 @@ def _capacity(architecture: Architecture) -> float:
 
 def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], StopRequest]) -> Iterator[Report]:
     content = json.dumps({"code": assign.code, "seed": assign.seed, "rows": [asdict(row) for row in rows]})
-    return checkpoint.save_patiently(assign, len(rows), 0, content.encode(), wanted)
+    return checkpoint.save_with_retries(assign, len(rows), 0, content.encode(), wanted)
 
 
 def _restore(assign: Assign, content: bytes, rows: list[EpochDone]) -> None:

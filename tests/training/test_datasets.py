@@ -16,7 +16,9 @@ import pytest
 import scipy.io
 
 from eatnas_db.errors import DataError
-from eatnas_training import datasets
+from eatnas_training.data import datasets
+from eatnas_training.data.arrays import resize_images
+from eatnas_training.data.catalog import DATA_SETS
 
 DIGITS = {"name": "digits"}
 
@@ -64,7 +66,7 @@ def test_another_split_seed_gives_another_split_and_another_digest() -> None:
 
 
 def test_more_images_than_there_are_is_said_with_the_numbers() -> None:
-    with pytest.raises(DataError, match=r"1400 train and 287 validation .* 1437"):
+    with pytest.raises(DataError, match=r"1400 training and 287 validation .* 1437"):
         datasets.load_training({**DIGITS, "train_images": 1400})
 
 
@@ -111,10 +113,10 @@ def test_images_without_a_folder_ask_for_one() -> None:
 
 def test_resizing_keeps_flat_images_flat_and_averages_when_shrinking() -> None:
     flat = np.full((2, 1, 28, 28), 77, np.uint8)
-    assert (datasets.resized(flat, 8) == 77).all()
-    assert (datasets.resized(flat, 32) == 77).all()
+    assert (resize_images(flat, 8) == 77).all()
+    assert (resize_images(flat, 32) == 77).all()
     board = (np.indices((16, 16)).sum(0) % 2 * 255).astype(np.uint8)[None, None]
-    assert np.abs(datasets.resized(board, 4).astype(int) - 127).max() <= 2
+    assert np.abs(resize_images(board, 4).astype(int) - 127).max() <= 2
 
 
 CIFAR = {
@@ -181,7 +183,7 @@ def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, name: str, inside: b
     assert images.shape == (6 * batches, 3, 32, 32)
     assert images[-1, :, 1, 2].tolist() == [10 * (batches - 1), 100, 34]
     assert labels.tolist() == [(number + i) % 10 for number in range(batches) for i in range(6)]
-    assert loaded.train.classes == datasets.KNOWN[name].classes
+    assert loaded.train.classes == DATA_SETS[name].classes
     assert loaded.digest == datasets.load_training(spec).digest
     assert datasets.load_test(spec).images[0, 0, 0, 0] == 10 * batches
     assert datasets.load_training({**spec, "resolution": 16}).train.images.shape[1:] == (3, 16, 16)
@@ -199,7 +201,7 @@ def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(tmp_path: Pa
     write_cifar(tmp_path, "CIFAR100")
     path = tmp_path / "cifar-100-python" / "train"
     path.write_bytes(pickle.dumps({"data": Evil(tmp_path / "called"), "fine_labels": []}))
-    with pytest.raises(DataError, match=r"train is no batch of CIFAR100 \(it wants to call .*data prepare CIFAR100"):
+    with pytest.raises(DataError, match=r"train is not a batch of CIFAR100 \(it would call .*data prepare CIFAR100"):
         datasets.load_training({"name": "CIFAR100", "root": str(tmp_path)})
     assert not (tmp_path / "called").exists()
 
@@ -336,13 +338,13 @@ def test_a_folder_of_png_and_jpeg_is_read_with_its_folders_as_classes(tmp_path: 
 def test_the_test_part_of_a_folder_is_its_val_and_never_the_training_images(tmp_path: Path) -> None:
     write_folder(tmp_path / "train")
     spec = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
-    with pytest.raises(DataError, match="val has no folders of classes"):
+    with pytest.raises(DataError, match="val has no class folders"):
         datasets.load_test(spec)
     write_folder(tmp_path / "val", each=1)
     assert len(datasets.load_test(spec).labels) == 2
     assert len(datasets.load_training(spec).train.labels) == 8
     shutil.rmtree(tmp_path / "train")
-    with pytest.raises(DataError, match="train has no folders of classes"):
+    with pytest.raises(DataError, match="train has no class folders"):
         datasets.load_training(spec)
 
 
@@ -355,16 +357,16 @@ def test_an_image_that_is_no_image_is_one_line_that_names_it(tmp_path: Path, con
         PIL.Image.fromarray(noise).save(whole)
         content = whole.read_bytes()[:2000]
     (tmp_path / "cat" / "2.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"^[^\n]*2\.png is no image that can be read \([^\n]*; replace or delete it$"):
+    with pytest.raises(DataError, match=r"^[^\n]*2\.png is not a readable image \([^\n]*; replace or delete it$"):
         datasets.load_training({"name": "ImageFolder", "root": str(tmp_path), "resolution": 8})
 
 
 def test_folders_without_classes_images_or_resolution_say_what_is_wanted(tmp_path: Path) -> None:
     spec = {"name": "ImageFolder", "root": str(tmp_path / "data")}
-    with pytest.raises(DataError, match=r"no folders of classes; put images into .*/CLASS/"):
+    with pytest.raises(DataError, match=r"no class folders; put images into .*/CLASS/"):
         datasets.load_training(spec)
     (tmp_path / "data" / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match="no file in them"):
+    with pytest.raises(DataError, match="hold no files"):
         datasets.load_training(spec)
     write_folder(tmp_path / "data")
     with pytest.raises(DataError, match=r"set data\.resolution"):

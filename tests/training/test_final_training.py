@@ -14,7 +14,8 @@ import pytest
 
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Report
-from eatnas_training import datasets, loop, prepare
+from eatnas_training import loop, prepare
+from eatnas_training.data import datasets, streamed_files
 from eatnas_training.worker_protocol import StopRequest
 
 Make = Callable[..., Assign]
@@ -96,12 +97,13 @@ def test_a_folder_wants_a_test_part_of_the_same_classes(
 ) -> None:
     if streams:
         monkeypatch.setattr(datasets, "RESIDENT_BYTES", 100)
+        monkeypatch.setattr(streamed_files, "RESIDENT_BYTES", 100)
     data = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
     write_images(tmp_path / "train", "abc")
-    with pytest.raises(DataError, match=r"val has no folders of classes"):
+    with pytest.raises(DataError, match=r"val has no class folders"):
         prepare.describe_final(data)
     write_images(tmp_path / "val", "ab", each=2)
-    with pytest.raises(DataError, match=r"must have the same classes; one lacks 'c'"):
+    with pytest.raises(DataError, match=r"must have the same classes; only one has 'c'"):
         prepare.describe_final(data)
     write_images(tmp_path / "val2", "c", each=2)
     (tmp_path / "val2" / "c").rename(tmp_path / "val" / "c")

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from eatnas_db.checkpoint_files import CheckpointName, read_checkpoint, write_checkpoint
-from eatnas_training import augment, checkpoint
+from eatnas_training import checkpoint
+from eatnas_training.data.augment import augment_batch
+from eatnas_training.data.batches import BatchKey, epoch_order, normalize
+from eatnas_training.data.loading import load_data
 from eatnas_training.optimizer import learning_rate
 
 
@@ -62,18 +65,18 @@ def test_a_flipped_bit_is_found_by_its_digest(tmp_path: Path) -> None:
 
 
 def test_every_epoch_takes_every_image_once_in_an_order_of_its_own() -> None:
-    first, second = (augment.epoch_order(100, 7, epoch) for epoch in (0, 1))
+    first, second = (epoch_order(100, 7, epoch) for epoch in (0, 1))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(100))
     assert not torch.equal(first, second)
-    assert torch.equal(first, augment.epoch_order(100, 7, 0))
+    assert torch.equal(first, epoch_order(100, 7, 0))
 
 
 def test_augmentation_is_keyed_and_moves_by_an_eighth_at_most() -> None:
     images = torch.zeros(64, 1, 16, 16, dtype=torch.uint8)
     images[:, :, 8, 7] = 255
-    moved = augment.augmented(images, "shift", 1, 2, 3)
-    again = augment.augmented(images, "shift", 1, 2, 3)
-    other = augment.augmented(images, "shift", 1, 2, 4)
+    moved = augment_batch(images, BatchKey("shift", 1, 64, 2, 3))
+    again = augment_batch(images, BatchKey("shift", 1, 64, 2, 3))
+    other = augment_batch(images, BatchKey("shift", 1, 64, 2, 4))
     assert torch.equal(moved, again)
     assert not torch.equal(moved, other)
     _, _, rows, columns = torch.nonzero(moved, as_tuple=True)
@@ -84,18 +87,18 @@ def test_augmentation_is_keyed_and_moves_by_an_eighth_at_most() -> None:
 def test_crop_flip_mirrors_about_half_and_none_changes_nothing() -> None:
     images = torch.zeros(200, 3, 16, 16, dtype=torch.uint8)
     images[:, :, 8, 2] = 255
-    moved = augment.augmented(images, "crop_flip", 1, 0, 0)
+    moved = augment_batch(images, BatchKey("crop_flip", 1, 64, 0, 0))
     mirrored = (moved[:, 0].sum(1)[:, 8:] > 0).any(1).sum()
     assert 60 < mirrored < 140
-    assert augment.augmented(images, "none", 1, 0, 0) is images
+    assert augment_batch(images, BatchKey("none", 1, 64, 0, 0)) is images
 
 
 def test_train_images_are_normalised_to_mean_0_and_deviation_1() -> None:
-    data = augment.load({"name": "digits"}, "cpu")
-    floats = data.train.normalised(data.train.images)
+    data = load_data({"name": "digits"}, "cpu")
+    floats = normalize(data.train.images, data.train.mean, data.train.scale)
     assert abs(float(floats.mean())) < 1e-4
     assert abs(float(floats.std()) - 1) < 1e-3
 
 
 def test_the_last_data_stay_loaded() -> None:
-    assert augment.load({"name": "digits"}, "cpu") is augment.load({"name": "digits"}, "cpu")
+    assert load_data({"name": "digits"}, "cpu") is load_data({"name": "digits"}, "cpu")

@@ -21,10 +21,12 @@ import pytest
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 from eatnas_db.errors import DataError
-from eatnas_training import dataset_files, datasets, prepare
-from eatnas_training.prepare import Source
+from eatnas_training import prepare
+from eatnas_training.data.catalog import DATA_SETS
+from eatnas_training.data.dataset_files import FOLDERS
+from eatnas_training.data.download import SOURCES, Source
 
-FASHION = tuple(prepare.SOURCES["FashionMNIST"].files)
+FASHION = tuple(SOURCES["FashionMNIST"].files)
 
 
 class Server:
@@ -164,7 +166,7 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_the_way_out_in_one_line(
 ) -> None:
     ((name, source),) = offer(server).items()
     file = source.archive[0] if source.archive else next(iter(source.files))
-    folder = tmp_path / "data" / ("" if source.archive else dataset_files.HOMES[name])
+    folder = tmp_path / "data" / ("" if source.archive else FOLDERS[name])
     served = server.folder / file
     if damage == "other bytes":
         served.write_bytes(b"x" * 1000)
@@ -180,7 +182,7 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_the_way_out_in_one_line(
         prepare.download({"name": name, "root": str(tmp_path / "data")}, {name: source})
     message = str(raised.value)
     assert "\n" not in message
-    assert f"put {file} into {folder} by hand" in message.replace(f"{folder}/ ", f"{folder} ")
+    assert f"put {file} into {folder} manually" in message.replace(f"{folder}/ ", f"{folder} ")
     assert f"{source.url}/{file}" in message
     assert ("MD5" in message) == (damage in ("other bytes", "cut"))
     assert everything(tmp_path / "data") == []
@@ -194,13 +196,13 @@ def test_a_folder_that_cannot_be_made_is_one_line(server: Server, tmp_path: Path
 
 def test_the_digests_are_those_that_torchvision_knows() -> None:
     for kind in (MNIST, FashionMNIST):
-        assert dict(kind.resources) == prepare.SOURCES[kind.__name__].files
+        assert dict(kind.resources) == SOURCES[kind.__name__].files
     for kind in (CIFAR10, CIFAR100):
-        source = prepare.SOURCES[kind.__name__]
+        source = SOURCES[kind.__name__]
         assert dict([*kind.train_list, *kind.test_list]) == source.files
         assert source.archive == (kind.filename, kind.tgz_md5)
     known = {file: digest for _, file, digest in (SVHN.split_list[part] for part in ("train", "test"))}
-    assert known == prepare.SOURCES["SVHN"].files
+    assert known == SOURCES["SVHN"].files
 
 
 def ask(command: str, data: object = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -223,7 +225,7 @@ def test_the_command_fetches_from_a_mirror_and_refuses_what_is_not_the_original(
     assert answer.returncode == 1
     assert server.asked == [f"/FashionMNIST/{FASHION[0]}"]
     fetching, mistake = answer.stderr.splitlines()
-    assert fetching == f"fetching {server.url}/FashionMNIST/{FASHION[0]}"
+    assert fetching == f"downloading {server.url}/FashionMNIST/{FASHION[0]}"
     assert "has MD5" in mistake
     assert everything(tmp_path / "data") == []
 
@@ -233,7 +235,7 @@ def test_the_command_describes_the_digits_and_lists_the_known_sets() -> None:
     assert described["train_images"] == 1150
     assert (described["resolution"], described["channels"], described["classes"]) == (8, 1, 10)
     assert len(described["data_digest"]) == 64
-    assert [known["name"] for known in json.loads(ask("list").stdout)] == list(datasets.KNOWN)
+    assert [known["name"] for known in json.loads(ask("list").stdout)] == list(DATA_SETS)
 
 
 def test_the_command_says_a_mistake_in_one_line() -> None:
@@ -248,5 +250,5 @@ def test_sets_that_need_no_download_are_only_described(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match=r"ImageNet: .*put images into .*train/CLASS/"):
         prepare.download({"name": "ImageNet", "root": str(tmp_path)})
-    with pytest.raises(DataError, match=r"CIFAR10: give data\.root"):
+    with pytest.raises(DataError, match=r"CIFAR10: set data\.root"):
         prepare.download({"name": "CIFAR10"})

@@ -19,8 +19,12 @@ import torch
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Released, Report, Resumed
-from eatnas_training import augment, datasets, loop, prepare, streaming
-from eatnas_training.augment import BatchKey
+from eatnas_training import loop, prepare
+from eatnas_training.data import datasets, streaming
+from eatnas_training.data.batches import BatchKey, DataPart, LoadedData, epoch_order
+from eatnas_training.data.loading import THREADS_VARIABLE, load_data
+from eatnas_training.data.resident import ResidentPart
+from eatnas_training.data.streamed_files import list_streamed_files
 from eatnas_training.worker_protocol import StopRequest
 
 CLASSES, EACH, SIDE = 3, 80, 16
@@ -48,17 +52,17 @@ def spec(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., augment.Data]:
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedData]:
     """Loads afresh, with so many threads."""
 
-    def loaded(root: Path, threads: int = 2, **changes: Any) -> augment.Data:
-        monkeypatch.setenv(streaming.THREADS, str(threads))
-        return streaming.load(spec(root, **changes), "cpu")
+    def loaded(root: Path, threads: int = 2, **changes: Any) -> LoadedData:
+        monkeypatch.setenv(THREADS_VARIABLE, str(threads))
+        return load_data(spec(root, **changes), "cpu")
 
     return loaded
 
 
-def batches(part: augment.Part, size: int = 16, **changes: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches(part: DataPart, size: int = 16, **changes: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
     key = BatchKey(**{"augment": "crop_flip", "seed": 7, "size": size, "epoch": 0, "batch": 0, **changes})
     return [part.batch(replace(key, batch=batch)) for batch in range(key.batch, len(part.labels) // size)]
 
@@ -97,12 +101,12 @@ def test_the_digest_names_paths_and_sizes_the_split_and_the_side(folder: Path, t
 
 def test_a_folder_of_ones_own_streams_only_if_it_is_too_large_to_lie_in_memory(folder: Path) -> None:
     small = spec(folder, name="ImageFolder")
-    assert datasets.streamed(small) is None
-    assert isinstance(streaming.load(small, "cpu").train, augment.Resident)
+    assert list_streamed_files(small) is None
+    assert isinstance(load_data(small, "cpu").train, ResidentPart)
     # 240 images of 1024 x 1024 in three colours: not a gigabyte; of 1300: more.
-    assert datasets.streamed({**small, "resolution": 1024}) is None
-    assert datasets.streamed({**small, "resolution": 1300}) is not None
-    with pytest.raises(DataError, match="too many to lie in memory at 1300"):
+    assert list_streamed_files({**small, "resolution": 1024}) is None
+    assert list_streamed_files({**small, "resolution": 1300}) is not None
+    with pytest.raises(DataError, match="do not fit into 1024 MiB at 1300"):
         datasets.load_training({**small, "resolution": 1300})
 
 
@@ -142,7 +146,7 @@ def test_batches_are_floats_of_imagenets_mean_and_deviation_channels_last(tmp_pa
     (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(10):
         PIL.Image.new("RGB", (30, 40), (0, 128, 255)).save(tmp_path / "train" / "a" / f"{number}.png")
-    data = streaming.load(spec(tmp_path), "cpu")
+    data = load_data(spec(tmp_path), "cpu")
     expected = (torch.tensor([0, 128, 255]) / 255 - torch.tensor(streaming.MEAN)) / torch.tensor(streaming.DEVIATION)
     for images, labels in (data.held_out.between(0, 2), batches(data.train, 4)[0]):
         assert images.shape[1:] == (3, SIDE, SIDE)
@@ -159,7 +163,7 @@ def test_validation_sees_the_middle_and_training_crops_and_mirrors(tmp_path: Pat
     wide = np.pad(grid, ((0, 0), (100, 100), (0, 0)), mode="edge")
     for number in range(250):
         PIL.Image.fromarray(wide if number % 2 else grid).save(tmp_path / "train" / "a" / f"{number}.png")
-    data = streaming.load(spec(tmp_path, resolution=56), "cpu")
+    data = load_data(spec(tmp_path, resolution=56), "cpu")
     scale, mean = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in (streaming.DEVIATION, streaming.MEAN))
 
     def places(images: torch.Tensor) -> torch.Tensor:
@@ -188,7 +192,7 @@ def test_the_smallest_and_narrowest_images_have_crops_too(tmp_path: Path, size: 
     (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(10):
         PIL.Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "train" / "a" / f"{number}.png")
-    data = streaming.load(spec(tmp_path), "cpu")
+    data = load_data(spec(tmp_path), "cpu")
     for images, _ in (data.held_out.between(0, 2), batches(data.train, 8)[0]):
         assert bool((images == images[:1, :, :1, :1]).all())
 
@@ -196,35 +200,36 @@ def test_the_smallest_and_narrowest_images_have_crops_too(tmp_path: Path, size: 
 def test_no_more_than_two_batches_are_decoded_in_advance(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder, resolution=128)
     key, part = BatchKey("crop_flip", 7, 16, 0, 0), data.train
-    assert isinstance(part, streaming.Streamed)
+    assert isinstance(part, streaming.StreamedPart)
     tracemalloc.start()
     begun = []
     for batch in range(12):
         part.batch(replace(key, batch=batch))
-        begun.append(part.begun)
+        begun.append(part.pending_images)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert begun == [32] * 10 + [16, 0]
     assert peak < 6 * 16 * 128 * 128 * 3  # the epoch is twelve batches; NumPy's arrays are traced, torch's are not
     part.batch(replace(key, seed=8))
-    assert part.begun == 32
+    assert part.pending_images == 32
     part.between(0, 60)
-    assert part.begun == 120
+    assert part.pending_images == 120
     part.between(160, 192)
-    assert part.begun == 0
+    assert part.pending_images == 0
 
 
 def test_a_number_of_threads_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    monkeypatch.setenv(streaming.THREADS, "many")
+    monkeypatch.setenv(THREADS_VARIABLE, "many")
     with pytest.raises(DataError, match="EATNAS_DECODE_THREADS is 'many'"):
-        streaming.load(spec(folder), "cpu")
+        load_data(spec(folder), "cpu")
 
 
 TAKE_ONE_BATCH = """
 import json, sys
-from eatnas_training import augment, streaming
-data = streaming.load(json.loads(sys.argv[1]), "cpu")
-data.train.batch(augment.BatchKey("crop_flip", 7, 32, 0, 0))
+from eatnas_training.data.batches import BatchKey
+from eatnas_training.data.loading import load_data
+data = load_data(json.loads(sys.argv[1]), "cpu")
+data.train.batch(BatchKey("crop_flip", 7, 32, 0, 0))
 """
 
 
@@ -240,9 +245,9 @@ def test_an_interpreter_exits_at_once_though_images_are_still_being_read(folder:
 
 def in_batch(root: Path, batch: int) -> Path:
     """An image of that batch of the first epoch, under the seed 7 and in batches of 32."""
-    found = datasets.streamed(spec(root))
+    found = list_streamed_files(spec(root))
     assert found is not None
-    return Path(found.train.paths[augment.epoch_order(192, 7, 0).tolist()[batch * 32 + 3]])
+    return Path(found.train.paths[epoch_order(192, 7, 0).tolist()[batch * 32 + 3]])
 
 
 # Whole trainings.
@@ -279,12 +284,12 @@ def rows(reports: list[Report]) -> list[EpochDone]:
 def test_a_training_that_goes_on_inside_an_epoch_has_the_same_bits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(streaming.THREADS, "3")
+    monkeypatch.setenv(THREADS_VARIABLE, "3")
     whole = train(assign(folder, tmp_path))
     assert isinstance(whole[-1], Finished)
     stopped = train(assign(folder, tmp_path, candidate=2), calls=3)
     assert isinstance(stopped[-1], Released)
-    monkeypatch.setenv(streaming.THREADS, "1")
+    monkeypatch.setenv(THREADS_VARIABLE, "1")
     resumed = train(assign(folder, tmp_path, candidate=2, attempt=2))
     assert [(at.epoch, at.batch) for at in resumed if isinstance(at, Resumed)] == [(0, 3)]
     assert rows(resumed) == rows(whole)
@@ -305,7 +310,7 @@ def test_an_unreadable_image_in_the_middle_of_an_epoch_fails_with_its_name(
     assignment = assign(copied, tmp_path)
     path = in_batch(copied, 5)
     if damage == "gone":
-        streaming.load(assignment.data, "cpu")
+        load_data(assignment.data, "cpu")
         path.unlink()
     else:
         path.write_bytes(b"no image" if damage == "garbage" else path.read_bytes()[:300])

@@ -14,7 +14,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_protocol.messages import Assign
 from eatnas_training import checkpoint, network
-from eatnas_training.augment import Data
+from eatnas_training.data.batches import LoadedData
 from eatnas_training.failures import ParentMissingError
 from eatnas_training.inheritance.transfer import NetworkSpec, inherit_weights
 
@@ -56,7 +56,7 @@ def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[A
 
 
 def inherit_from(
-    parent: TrainedNetwork, model: network.Network, assign: Assign, data: Data
+    parent: TrainedNetwork, model: network.Network, assign: Assign, data: LoadedData
 ) -> tuple[float, float | None]:
     """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
 

@@ -1,0 +1,50 @@
+"""Images as NumPy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Integers = NDArray[np.int64]
+
+_RESIZE_CHUNK: Final = 1024
+"""Images that are resized at a time; it bounds the memory for their float64 values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`."""
+
+    images: Bytes
+    labels: Integers
+    classes: int
+
+
+def resize_images(images: Bytes, side: int | None) -> Bytes:
+    """Resize `[N, C, H, W]` to `side` × `side` with a triangle filter, which averages areas when shrinking.
+
+    With `side` None the images stay as they are.
+    """
+    height, width = images.shape[2:]
+    if side is None or (height, width) == (side, side):
+        return images
+    rows, columns = _filter_weights(height, side), _filter_weights(width, side)
+    resized = np.empty((*images.shape[:2], side, side), np.uint8)
+    for start in range(0, len(images), _RESIZE_CHUNK):
+        chunk = images[start : start + _RESIZE_CHUNK].astype(np.float64)
+        resized[start : start + _RESIZE_CHUNK] = np.rint(rows @ chunk @ columns.T)
+    return resized
+
+
+def _filter_weights(length: int, side: int) -> NDArray[np.float64]:
+    """Return weights `[side, length]`; each row sums to 1."""
+    scale = length / side
+    support = max(1.0, scale)
+    centers = (np.arange(side) + 0.5) * scale - 0.5
+    weights = np.maximum(0, 1 - np.abs(centers[:, None] - np.arange(length)) / support)
+    normalized: NDArray[np.float64] = weights / weights.sum(1, keepdims=True)
+    return normalized

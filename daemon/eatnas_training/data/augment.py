@@ -1,0 +1,38 @@
+"""Augmentation of whole batches on their device."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.rng import derive_seed
+from eatnas_training.data.batches import BatchKey, to_device
+
+SHIFT_SHARE: Final = 8
+"""Images are shifted by up to their height divided by this."""
+
+
+def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
+    """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of them.
+
+    The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch unchanged.
+    """
+    if key.augment == "none":
+        return images
+    count, _, height, width = images.shape
+    device = images.device
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "augment", key.epoch, key.batch))
+    reach = max(1, height // SHIFT_SHARE)
+    shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
+    mirrored = torch.rand((count, 1), generator=generator) < 0.5
+    # Drawn on the CPU, so that every device gets the same draws, and copied in one piece.
+    down, across, mirror = to_device(torch.stack((*shifts, mirrored.long())), device)
+    rows = down + torch.arange(height, device=device)
+    columns = across + torch.arange(width, device=device)
+    if key.augment == "crop_flip":
+        columns = torch.where(mirror > 0, columns.flip(1), columns)
+    padded = torch.nn.functional.pad(images, (reach,) * 4).permute(0, 2, 3, 1)
+    image = torch.arange(count, device=device)[:, None, None]
+    return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

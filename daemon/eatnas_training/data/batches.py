@@ -1,0 +1,81 @@
+"""Batches of images on a device, independent of where the images lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.rng import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKey:
+    """The key of a training batch; it alone decides which images the batch holds and how they are augmented."""
+
+    augment: str
+    seed: int
+    size: int
+    epoch: int
+    batch: int
+
+    def indices(self, count: int) -> Tensor:
+        """Return the indices of the batch's images among `count`: int64 `[B]` on the CPU."""
+        order = _cached_epoch_order(count, self.seed, self.epoch)
+        return order[self.batch * self.size : (self.batch + 1) * self.size]
+
+
+class DataPart(Protocol):
+    """Images for training or evaluation. Batches are normalized float32, channels-last."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `[N]`."""
+
+    def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
+        """Return an augmented batch: images `[B, C, H, W]` and labels `[B]`. Raises `DataError`."""
+
+    def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Return the images from `start` to before `stop`, not augmented, and their labels. Raises `DataError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedData:
+    """Both parts, normalized alike, and the digest of the data.
+
+    `held_out` is the validation images. A final model trains on them too, and its `held_out` is the test images.
+    """
+
+    train: DataPart
+    held_out: DataPart
+    task: Task
+    digest: str
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of `count` images in an epoch, keyed by (seed, epoch): int64 `[count]` on the CPU."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(count, generator=generator)
+
+
+_cached_epoch_order = lru_cache(maxsize=2)(epoch_order)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a CPU tensor to a device without waiting for the device's pending work.
+
+    A copy from pageable memory would wait. torch keeps the pinned memory until the copy is complete.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def normalize(images: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Convert uint8 `[B, C, H, W]` to float32, channels-last, by `mean` and 1 / deviation `[1, C, 1, 1]`."""
+    floats = (images.to(torch.float32) - mean) * scale
+    return floats.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,115 @@
+"""Decoding of image files in threads, with ImageNet's crops."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from eatnas_db.domain.rng import derive_seed
+from eatnas_training.data.arrays import Bytes
+from eatnas_training.data.batches import BatchKey
+from eatnas_training.data.image_folder import open_image
+
+CENTER_SHARE: Final = 224 / 256
+"""The side of the center crop as a share of the image's shorter side."""
+MIN_CROP_AREA: Final = 0.08
+MAX_ASPECT_RATIO: Final = 4 / 3
+CROP_TRIES: Final = 10
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom in pixels."""
+_Task = tuple[Future[Bytes], Callable[[], Bytes]]
+
+
+class DecoderPool:
+    """A pool of daemon threads, which end with this object.
+
+    A `ThreadPoolExecutor` would delay the exit of the interpreter until all queued images are decoded.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        for _ in range(threads):
+            threading.Thread(target=_run_tasks, args=(self._queue,), daemon=True).start()
+        weakref.finalize(self, _stop_threads, self._queue, threads)
+
+    def submit(self, decode: Callable[[], Bytes]) -> Future[Bytes]:
+        """Queue the decoding of an image. Cancelling the future removes it from the queue."""
+        future: Future[Bytes] = Future()
+        self._queue.put((future, decode))
+        return future
+
+
+def _run_tasks(queue: SimpleQueue[_Task | None]) -> None:
+    while (task := queue.get()) is not None:
+        future, decode = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(decode())
+        except BaseException as error:
+            future.set_exception(error)
+
+
+def _stop_threads(queue: SimpleQueue[_Task | None], threads: int) -> None:
+    for _ in range(threads):
+        queue.put(None)
+
+
+def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
+    """Return the random numbers of `count` images, or None for images that get the center crop.
+
+    For each image: an area and an aspect ratio for each try, two numbers for the position and one for mirroring, all
+    from 0 to 1.
+    """
+    if key.augment == "none":
+        return [None] * count
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "crop", key.epoch, key.batch))
+    draws = torch.rand((count, 2 * CROP_TRIES + 3), generator=generator, dtype=torch.float64)
+    if key.augment == "shift":
+        draws[:, -1] = 1
+    rows: list[list[float] | None] = draws.tolist()
+    return rows
+
+
+def decode_image(path: str, side: int, draws: list[float] | None) -> Bytes:
+    """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of `draws`.
+
+    Raises `DataError`.
+    """
+    image = open_image(path)
+    box = _center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
+    pixels: Bytes = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
+    return pixels[:, ::-1] if draws is not None and draws[-1] < 0.5 else pixels
+
+
+def _center_crop(width: int, height: int) -> Box:
+    half = min(width, height) * CENTER_SHARE / 2
+    return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
+
+
+def _random_crop(width: int, height: int, draws: list[float]) -> Box:
+    """Return a crop of 8% to 100% of the area with an aspect ratio from 3:4 to 4:3.
+
+    If no try fits into the image, return the center square.
+    """
+    crop_width = crop_height = min(width, height)
+    across, down = 0.5, 0.5
+    for area, ratio in zip(draws[0 : 2 * CROP_TRIES : 2], draws[1 : 2 * CROP_TRIES : 2], strict=True):
+        pixels = width * height * (MIN_CROP_AREA + area * (1 - MIN_CROP_AREA))
+        aspect_ratio = math.exp((2 * ratio - 1) * math.log(MAX_ASPECT_RATIO))
+        tried = max(1, round(math.sqrt(pixels * aspect_ratio))), max(1, round(math.sqrt(pixels / aspect_ratio)))
+        if tried[0] <= width and tried[1] <= height:
+            (crop_width, crop_height), (across, down) = tried, draws[-3:-1]
+            break
+    left, top = int(across * (width - crop_width + 1)), int(down * (height - crop_height + 1))
+    return left, top, left + crop_width, top + crop_height
