@@ -189,10 +189,12 @@ class Record:
             curves = list_compute_curves(connection, names, measure=by, alone=alone)
         return Rows.of(LevelReached, list_levels_reached(curves, levels))
 
-    def sql(self, question: str, limit: int = 10_000, seconds: float = adhoc_sql.DEFAULT_SECONDS) -> Rows[Any]:
+    def sql(
+        self, query: str, limit: int = adhoc_sql.DEFAULT_LIMIT, seconds: float = adhoc_sql.DEFAULT_SECONDS
+    ) -> Rows[tuple[Any, ...]]:
         """Return at most `limit` rows of one SELECT, as tuples. The statement cannot change the record."""
-        answer = adhoc_sql.run_query(self._settings, question, limit=limit, seconds=seconds)
-        return Rows(answer.rows, answer.columns)
+        result = adhoc_sql.run_query(self._settings, query, limit=limit, seconds=seconds)
+        return Rows(result.rows, result.columns)
 
     def create(self, spec: Spec) -> Search:
         """Create a search from a YAML file, or from a mapping of the same shape. Raises `EatnasError`."""

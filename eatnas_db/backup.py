@@ -1,4 +1,4 @@
-"""Copies of a record: made while it is in use, and put back in its place. Whole, or not there."""
+"""Back up a record while it is in use, and restore it. Each does all of its work or nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 
@@ -25,14 +25,15 @@ from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.schema.trainings import lease
 
-_SHARES: Final = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database while it is open."""
 EXCLUSIVE_SECONDS: Final = 5.0
+"""How long a restore waits for other programs to close the record."""
+_AUXILIARY_SUFFIXES: Final = ("-wal", "-shm", "-journal")
+"""SQLite keeps these files next to an open database."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A whole record in one file: its version and its size."""
+    """A backup: its file, the revision of its schema and its size in bytes."""
 
     file: Path
     revision: str
@@ -41,100 +42,101 @@ class BackupResult:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What was put in place, and under which name the record that was there is kept (None: there was none)."""
+    """The schema revision of a restored record, and the file that keeps the previous record, if there was one."""
 
     revision: str
     previous: Path | None
 
 
 def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
-    """Copy a record into one file, as it is at this moment, while others go on writing to it.
+    """Copy a record into one file, as it is at this moment. Other programs may write to it meanwhile.
 
-    Raises `RecordError` where there is no whole record, `ConflictError` where `target` is there and not `force`.
+    Raises `RecordError` if `source` is no intact record, `NotFoundError` if `target` has no folder, and
+    `ConflictError` if `target` exists and not `force`.
     """
     if not source.exists():
-        raise RecordError(f"no record at {source}; `eatnas-db init` makes one")
+        raise RecordError(f"no record at {source}; run `eatnas-db init` to create one")
     _require_target(source, target, force)
-    with _copy(source, target) as copy:
-        revision = _verified(copy, source)
-        _put(copy, target)
+    with _temporary_copy(source, target) as copy:
+        revision = _verify(copy, source)
+        _install(copy, target)
     return BackupResult(target, revision, target.stat().st_size)
 
 
 def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> RestoreResult:
-    """Put a copy of `backup` in the place of a record that nobody has open, and keep what was there under another name.
+    """Replace a record by a backup, and keep the previous record under another name.
 
-    Leases in it are taken back: whoever held them knows nothing of this record. The caller holds the daemon's lock.
-    Raises `NotFoundError`, `RecordError`, `ConflictError`; then nothing has changed.
+    The leases in the backup are released, because their holders do not know this record. The caller holds the
+    daemon's lock. Raises `NotFoundError`, `RecordError` or `ConflictError`; the record is unchanged then.
     """
     if not backup.is_file():
-        raise NotFoundError(f"no file {backup}; name one that `eatnas-db db backup` has made")
+        raise NotFoundError(f"there is no backup file {backup}; `eatnas-db db backup` creates one")
     if database.exists() and backup.samefile(database):
-        raise ConflictError(f"{backup} is the record itself: there is nothing to restore")
+        raise ConflictError(f"{backup} is the record itself; choose a backup file")
     refuse_network_file_system(database, Path("/proc/mounts"))
-    with _copy(backup, database) as copy:
-        revision = _verified(copy, backup)
+    with _temporary_copy(backup, database) as copy:
+        revision = _verify(copy, backup)
         if revision > REVISION:
             raise RecordError(
-                f"{backup} is of a newer version ({revision}; this program: {REVISION}); update eatnas-db to restore it"
+                f"{backup} has a newer version ({revision}; this program: {REVISION}); update eatnas-db to restore it"
             )
         if revision == REVISION:
-            _take_over(copy, backup, now)
-        with _alone(database, busy_seconds):
-            kept = _set_aside(database, now)
-            _put(copy, database)
-    return RestoreResult(revision, kept)
+            _release_leases(copy, backup, now)
+        with _exclusive_access(database, busy_seconds):
+            previous = _keep_previous(database, now)
+            _install(copy, database)
+    return RestoreResult(revision, previous)
 
 
 def _require_target(source: Path, target: Path, force: bool) -> None:
     if target.is_dir() or not target.parent.is_dir():
-        raise NotFoundError(f"{target} cannot be a file: give the name of a file in a folder that is there")
+        raise NotFoundError(f"{target} is not a valid file name; name a file in an existing folder")
     if target.exists() and target.samefile(source):
         raise ConflictError(f"{target} is the record itself; choose another file")
-    if any(share.exists() for share in _shares(target)):
-        raise ConflictError(f"{target} is a database that is open, or was never closed; choose another name")
+    if any(file.exists() for file in _auxiliary_files(target)):
+        raise ConflictError(f"{target} is a database that is open or was not closed; choose another file")
     if target.exists() and not force:
-        raise ConflictError(f"{target} is there already; choose another name, or add --force to replace it")
+        raise ConflictError(f"{target} already exists; choose another file, or add --force to replace it")
 
 
 @contextmanager
-def _copy(source: Path, target: Path) -> Iterator[Path]:
-    """A copy beside `target`, under a name of its own that is gone afterwards."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
+def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
+    """Copy a database into a temporary file next to `target`, which is removed at the end of the block."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    os.close(descriptor)
     copy = Path(name)
     try:
         with (
-            _in_words(source, copy),
+            _translated_errors(source, copy),
             closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as old,
             closing(sqlite3.connect(copy)) as new,
         ):
-            # In one step: in several, a writer in between would have it begin anew each time.
+            # In one step: a copy in several steps starts over whenever another program writes in between.
             old.backup(new)
-            # A file in WAL mode could not be read where nobody may write.
+            # A file in WAL mode cannot be read without permission to write.
             new.execute("PRAGMA journal_mode = DELETE")
         yield copy
     finally:
-        for file in (copy, *_shares(copy)):
+        for file in (copy, *_auxiliary_files(copy)):
             file.unlink(missing_ok=True)
 
 
-def _verified(copy: Path, source: Path) -> str:
-    """The revision of a record that is whole."""
-    with _in_words(source, copy), closing(sqlite3.connect(copy)) as connection:
+def _verify(copy: Path, source: Path) -> str:
+    """Return the schema revision of an intact record. Raises `RecordError`."""
+    with _translated_errors(source, copy), closing(sqlite3.connect(copy)) as connection:
         has_version = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        found: Any = None
+        row: tuple[str] | None = None
         if connection.execute(has_version, (VERSION_TABLE,)).fetchone():
-            found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
-        if found is None:
+            row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        if row is None:
             raise RecordError(f"{source} holds no eatnas-db record; nothing was changed")
-        damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if damage != "ok":
-        raise RecordError(f"{source} is damaged ({' '.join(str(damage).split())}); nothing was changed")
-    return str(found[0])
+        result = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if result != "ok":
+        raise RecordError(f"{source} is damaged ({' '.join(str(result).split())}); nothing was changed")
+    return row[0]
 
 
-def _take_over(copy: Path, backup: Path, now: float) -> None:
+def _release_leases(copy: Path, backup: Path, now: float) -> None:
     engine = create_engine_for(f"sqlite:///{copy}")
     try:
         with transaction(engine) as connection:
@@ -148,17 +150,17 @@ def _take_over(copy: Path, backup: Path, now: float) -> None:
 
 
 @contextmanager
-def _alone(database: Path, busy_seconds: float) -> Iterator[None]:
-    """Nobody else has the record open, and all of it is in its one file, unless it is too damaged to be opened.
+def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
+    """Exclude other programs, and move the write-ahead log into the database unless that is too damaged.
 
-    A connection that still had it open would remove the new record's write-ahead log when it closes.
+    Another program's open connection would remove the restored record's write-ahead log when it closes.
     """
     if not database.exists():
         yield
         return
     with closing(sqlite3.connect(database, timeout=busy_seconds, isolation_level=None)) as connection:
         try:
-            # Leaving WAL mode takes being the only one.
+            # Only the last connection can leave WAL mode.
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
@@ -169,29 +171,29 @@ def _alone(database: Path, busy_seconds: float) -> Iterator[None]:
         yield
 
 
-def _set_aside(database: Path, now: float) -> Path | None:
-    """Give a record a second name, so that the first is never without one; its shares go with it."""
-    if not any(file.exists() for file in (database, *_shares(database))):
+def _keep_previous(database: Path, now: float) -> Path | None:
+    """Give the present record a second name and return it; the first name is never missing meanwhile."""
+    if not any(file.exists() for file in (database, *_auxiliary_files(database))):
         return None
     stem = f"{database.name}.before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"
     names = (database.with_name(stem + (f"-{number}" if number else "")) for number in count())
-    kept = next(name for name in names if not name.exists())
+    previous = next(name for name in names if not name.exists())
     if database.exists():
         try:
-            os.link(database, kept)
+            os.link(database, previous)
         except OSError:  # a file system without hard links
-            shutil.copyfile(database, kept)
-    for share, name in zip(_shares(database), _shares(kept), strict=True):
+            shutil.copyfile(database, previous)
+    for file, name in zip(_auxiliary_files(database), _auxiliary_files(previous), strict=True):
         with suppress(FileNotFoundError):
-            share.rename(name)
-    return kept
+            file.rename(name)
+    return previous
 
 
-def _shares(database: Path) -> list[Path]:
-    return [database.with_name(database.name + share) for share in _SHARES]
+def _auxiliary_files(database: Path) -> list[Path]:
+    return [database.with_name(database.name + suffix) for suffix in _AUXILIARY_SUFFIXES]
 
 
-def _put(copy: Path, target: Path) -> None:
+def _install(copy: Path, target: Path) -> None:
     if target.exists():
         shutil.copymode(target, copy)
     else:
@@ -206,17 +208,17 @@ def _umask() -> int:
 
 
 @contextmanager
-def _in_words(source: Path, copy: Path) -> Iterator[None]:
+def _translated_errors(source: Path, copy: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
         cause = str(error)
         if "full" in cause or "disk I/O" in cause:
             raise RecordError(
-                f"{copy.parent} has no room for a copy of {source} ({cause}); nothing was changed"
+                f"the disk of {copy.parent} has no room for a copy of {source} ({cause}); nothing was changed"
             ) from None
         if "not a database" in cause:
             raise RecordError(f"{source} is not an SQLite database; nothing was changed") from None
         if "locked" in cause:
-            raise RecordError(f"{source} is held by another program's open transaction; try again") from None
-        raise RecordError(f"{source} cannot be copied: {cause}; nothing was changed") from None
+            raise RecordError(f"{source} is locked by another program's open transaction; try again") from None
+        raise RecordError(f"{source} cannot be copied ({cause}); nothing was changed") from None

@@ -1,7 +1,8 @@
-"""Keep a home within its bound on the disk."""
+"""Remove files to keep a home's disk usage under its limit. `queries.disk_usage` only measures and selects."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sqlalchemy import Engine, delete, select
@@ -16,33 +17,34 @@ from eatnas_db.settings import Settings
 
 
 def free_disk_space(engine: Engine, settings: Settings, limit: int, now: float) -> int:
-    """Remove what goes first until the home takes at most `limit` bytes; how many bytes over it are left.
+    """Remove files until the home uses at most `limit` bytes. Return the number of bytes still over the limit.
 
-    For the one supervisor of a home, which alone writes checkpoints' rows: these go before their files.
+    Only the home's one supervisor may call this, because it alone inserts rows of checkpoints. The row of a
+    checkpoint is deleted before its file.
     """
     usage = measure_disk_usage(engine, settings, now)
-    over = usage.bytes - limit
-    going = select_for_removal(usage, limit)
-    gone = _without_rows(engine, [file for file in going if file.row is not None], now)
-    for file in going:
-        if file.row is None or file.row in gone:
-            with suppress(OSError):  # it is looked at again the next time
+    excess = usage.bytes - limit
+    files = select_for_removal(usage, limit)
+    deleted = _delete_rows(engine, [file for file in files if file.row is not None], now)
+    for file in files:
+        if file.row is None or file.row in deleted:
+            with suppress(OSError):  # the next call tries again
                 file.path.unlink()
-                over -= file.bytes
-    return max(0, over)
+                excess -= file.bytes
+    return max(0, excess)
 
 
-def _without_rows(engine: Engine, files: list[RemovableFile], now: float) -> set[str]:
-    """Drop the rows of checkpoints; those that somebody wants again since they were listed stay."""
+def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
+    """Delete the rows of checkpoints and return their paths; skip candidates that are to be trained again meanwhile."""
     if not files:
         return set()
-    ended = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))
-    gone: set[str] = set()
+    settled = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))
+    deleted: set[str] = set()
     with transaction(engine) as connection:
         for file in files:
-            row = checkpoint.c.path == file.row
-            dropped = delete(checkpoint).where(row, checkpoint.c.candidate_id.in_(ended)).returning(checkpoint.c.path)
-            gone.update(connection.execute(dropped).scalars())
-        detail = {"files": len(gone), "bytes": sum(file.bytes for file in files if file.row in gone)}
+            is_removable = (checkpoint.c.path == file.row, checkpoint.c.candidate_id.in_(settled))
+            paths = connection.execute(delete(checkpoint).where(*is_removable).returning(checkpoint.c.path))
+            deleted.update(paths.scalars())
+        detail = {"files": len(deleted), "bytes": sum(file.bytes for file in files if file.row in deleted)}
         events.record_event(connection, now, "room_made", detail=detail)
-    return gone
+    return deleted

@@ -1,41 +1,41 @@
-"""What can go wrong in a way that a user can mend. Anything else is a bug and keeps its traceback."""
+"""Errors that a user can fix. Any other exception is a bug and keeps its traceback."""
 
 
 class EatnasError(Exception):
-    """A mistake or a state of the world that one line can explain, with the way out."""
+    """An error whose message is one line that says what happened and what to do."""
 
 
 class InvalidArchitectureError(EatnasError):
-    """A code that the space of seven-primitive blocks cannot express."""
+    """The space cannot express an architecture code."""
 
 
 class InvalidSpecError(EatnasError):
-    """A search specification with an unknown key, a wrong type or a value out of range."""
+    """A search specification has an unknown key, a wrong type or a value out of range."""
 
 
 class SpaceExhaustedError(EatnasError):
-    """Hard limits, or a search's own history, leave no architecture to propose."""
+    """The search space holds no new architecture within the limits of the search."""
 
 
 class NotFoundError(EatnasError):
-    """A name or a number that the record does not hold."""
+    """The record holds no search, candidate or file with this name or id."""
 
 
 class ConflictError(EatnasError):
-    """What was asked for does not fit the state that the record is in."""
+    """The present state of the record, a file or a device does not allow the operation."""
 
 
 class RecordError(EatnasError):
-    """The database cannot be used: not ours, unreadable, read-only, or of another version."""
+    """The database cannot be used: it is unreachable, damaged, read-only, no record, or of another version."""
 
 
 class TransactionRollbackError(RecordError):
-    """A transaction met another one; nothing of it was written, and it may be repeated at once."""
+    """A transaction conflicted with another one and wrote nothing; it can be repeated at once."""
 
 
 class DataError(EatnasError):
-    """A data set that is unknown, missing or damaged."""
+    """A data set is unknown, missing or damaged."""
 
 
 class StaleLeaseError(EatnasError):
-    """A writer repeated a fencing token that no longer holds."""
+    """The writer no longer holds the lease of the candidate."""

@@ -1,4 +1,4 @@
-"""Bring a record to a version: plain functions over an engine, each one transaction."""
+"""Migrate the schema of a record. Each function runs in one transaction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eatnas_db.schema.record import record
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Migrate up; a fresh record gets its identity. A kill halfway leaves the record as it was."""
+    """Migrate to a newer revision, and give a new record its UUID. Killed midway, it leaves the record unchanged."""
     with transaction(engine) as connection:
         lock_schema(connection)
         command.upgrade(_config(connection), revision)
@@ -27,14 +27,14 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Migrate down to a revision; `base` removes every table of ours."""
+    """Migrate to an older revision; `base` drops every table of eatnas-db."""
     with transaction(engine) as connection:
         lock_schema(connection)
         command.downgrade(_config(connection), revision)
 
 
-def differs(engine: Engine) -> bool:
-    """Whether the tables differ from what the code says."""
+def differs_from_models(engine: Engine) -> bool:
+    """Return whether the tables differ from those that the program expects."""
     with transaction(engine) as connection:
         try:
             command.check(_config(connection))

@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates on the connection that `eatnas_migrations.commands` hands over."""
+"""Alembic runs this module. It migrates on the connection that `eatnas_migrations.commands` passes in."""
 
 from alembic import context
 
@@ -7,8 +7,8 @@ from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.record import VERSION_TABLE
 
 
-def _ours(name: str | None, kind: str, _parents: object) -> bool:
-    # The database may be shared with MLflow or Optuna: their tables are not ours to compare.
+def _is_eatnas_table(name: str | None, kind: str, _parents: object) -> bool:
+    # MLflow or Optuna may share the database; their tables are not compared.
     return kind != "table" or (name or "").startswith(PREFIX)
 
 
@@ -16,7 +16,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     version_table=VERSION_TABLE,
-    include_name=_ours,
+    include_name=_is_eatnas_table,
     transactional_ddl=True,
     render_as_batch=True,
 )

@@ -109,7 +109,7 @@ def test_single_answers(record, search):
     assert search.lineage(1)[0].id == 1
     assert record.sql("SELECT count(*) AS n FROM candidates").frame()["n"].tolist() == [30]
     assert record.compare("small", levels=[0.1]).frame()["ratio"].tolist() == [1.0]
-    with pytest.raises(ConflictError, match="only SELECT"):
+    with pytest.raises(ConflictError, match="only a single SELECT"):
         record.sql("DELETE FROM eatnas_event")
 
 

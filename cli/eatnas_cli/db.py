@@ -88,7 +88,7 @@ def check(
 ) -> None:
     """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
     engine = open_record(ctx.obj.database_url)
-    if commands.differs(engine):
+    if commands.differs_from_models(engine):
         raise RecordError(f"the tables of {ctx.obj.printable_url} differ from what this program says; restore a backup")
     violations = []
     for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):

@@ -26,7 +26,7 @@ architecture = define_table(
     Column("digest", String(32), nullable=False, unique=True),
     Column("genotype", Text, nullable=False),
 )
-"""An effective genotype, readable; one row however many searches hold it."""
+"""An effective genotype in readable form; one row, in however many searches it occurs."""
 
 
 block = define_table(
@@ -40,7 +40,7 @@ block = define_table(
     Column("width", Float, nullable=False),
     rowid=False,
 )
-"""A row for each block (from 1), so that "which kernels survive in block 5" is a GROUP BY."""
+"""A block of an architecture, numbered from 1. A GROUP BY finds out which kernels survive in block 5."""
 
 
 candidate = define_table(
@@ -77,13 +77,14 @@ candidate = define_table(
     CheckConstraint('"left" IS NULL OR "left" >= joined', name="left_after_joined"),
     CheckConstraint("birth >= 0", name="birth"),
 )
-"""An architecture in a search. `code` is the genotype as proposed; `attempt` numbers its tries.
+"""An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
 
-`accuracy` repeats its score on validation, for the fronts. `left` equals `joined` where a newcomer was the one to
-leave. `replica` numbers its seeds, 0 but in a yardstick and among final models. `thrift` says how it is trained after
-it ran out of memory (`states.Thrift`).
-`share_inherited` is the share of its parameters that came from its parent, `logit_distance` how far it was from its
-parent at birth, `lineage_epochs` the epochs behind its score: its own and those that it inherited.
+`accuracy` repeats the score on the validation images, for the Pareto front. `left` equals `joined` if the candidate was
+removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a re-evaluation and
+among final models; elsewhere it is 0. `thrift` is how the candidate is trained after it ran out of memory
+(`states.MemoryFallback`).
+`share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
+outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.
 """
 
 Index("uq_eatnas_candidate_birth", candidate.c.search_id, candidate.c.birth, unique=True)
@@ -99,7 +100,7 @@ Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.
 
 
 _ACCURATE = text("accuracy IS NOT NULL")
-# In the order in which a front is walked, with all that the walk looks at.
+# In the order in which the query of the Pareto front walks, with all columns that it reads.
 for _cost in (candidate.c.mult_adds, candidate.c.params):
     Index(
         f"ix_eatnas_candidate_by_{_cost.name}",
@@ -113,8 +114,8 @@ for _cost in (candidate.c.mult_adds, candidate.c.params):
 
 
 PENDING = text("state = 'pending'")
-"""In words and not as a parameter: only so does a planner recognize the partial index."""
-# With the state, which is always the same: for two equalities a planner prefers it to the index on births.
+"""A literal and not a bound parameter: else no planner uses the partial index."""
+# The state is constant here, but with two equalities a planner prefers this index to the one on births.
 Index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,
@@ -155,4 +156,4 @@ mutation = define_table(
     Column("after", String(8), nullable=False),
     rowid=False,
 )
-"""What changed from the parent to the child, one row for each primitive of a block."""
+"""A change from the parent to the child: one primitive of one block."""

@@ -26,7 +26,7 @@ event = define_table(
     Column("kind", String(32), nullable=False),
     Column("detail", Text),
 )
-"""What happened, in order; written by the transaction that made it happen."""
+"""An event, inserted by the transaction that it describes."""
 
 Index("ix_eatnas_event_search", event.c.search_id, event.c.id)
 Index("ix_eatnas_event_candidate", event.c.candidate_id, event.c.id)

@@ -20,7 +20,7 @@ host = define_table(
     Column("name", String(255), nullable=False, unique=True),
     Column("seen_at", Float, nullable=False),
 )
-"""A machine with a home of its own."""
+"""A machine with its own home."""
 
 
 device = define_table(
@@ -36,10 +36,10 @@ device = define_table(
     Column("total_bytes", BigInteger),
     Column("seen_at", Float),
 )
-"""What trains: a GPU by its UUID, or a host's processor.
+"""A GPU by its UUID, or a host's CPU.
 
-`paused_at`: since when it is left alone by hand. The rest is what its host's daemon saw last: `waits` says in words
-why no worker may start there, and is null where one may.
+`paused_at` is the time since which a user keeps the device unused. The rest is the last report of its host's daemon;
+`waits` is the reason why no worker may start on it, or null.
 """
 
 
@@ -53,4 +53,4 @@ worker = define_table(
     Column("ended_at", Float),
     Column("ending", Text),
 )
-"""A worker process, from its first word to its end."""
+"""A worker process, from its first message to its end."""

@@ -16,7 +16,7 @@ VERSION_TABLE = "eatnas_alembic_version"
 
 
 REVISION = "0001"
-"""The Alembic revision that this code reads and writes; a test compares it with the newest script."""
+"""The Alembic revision of this program's tables; a test compares it with the newest migration."""
 
 
 record = define_table(
@@ -26,4 +26,4 @@ record = define_table(
     Column("uuid", String(32), nullable=False),
     Column("created_at", Float, nullable=False),
 )
-"""One row: which record this is, wherever it is copied or mounted."""
+"""One row: the UUID of the record, which a copy or another mount point does not change."""

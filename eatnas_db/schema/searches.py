@@ -58,14 +58,14 @@ search = define_table(
     CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name="basic_has_code"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
 )
-"""One search: its spec as given, and the counters of its settled prefix. `born` numbers the next birth.
+"""A search: its spec as the user gave it, and its counters. `born` is the number of the next birth.
 
-A transferred search names its source, the basic candidate there, and the basic architecture as it is here; one that
-begins with an architecture of the user's own has that alone. A yardstick names the search whose best it measures, final
-models the search whose winners they are.
-Under `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of quality and its step, and
-`ends_at` is the number of births after which the search ends, once it is flat. `memory_share` is the most that one of
-its trainings has taken of the memory foretold for it.
+`source_id` is the search that this one was transferred from, re-evaluates or trains final models of. `basic_code` is
+the architecture that the search starts with; a transferred search also names the candidate of the source that it
+comes from, `basic_id`.
+With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
+`ends_at` is the number of births after which the search ends. `memory_share` is the largest ratio of used to estimated
+memory among its trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)
@@ -84,8 +84,8 @@ step = define_table(
     Column("at", Float, nullable=False),
     rowid=False,
 )
-"""The population after `number` settled births, in a few figures.
+"""The size and quality of the population after `number` settled births.
 
-`device_seconds`: what the devices had spent on these births when they were settled. Summed by birth and not by the
-clock, so that a curve is the same on one slot and on eight.
+`device_seconds` is the device time that these births had used when they were settled. It is summed by birth and not by
+time, so that a curve is the same on one slot and on eight.
 """

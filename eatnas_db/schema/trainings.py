@@ -33,7 +33,7 @@ provenance = define_table(
     Column("device", String(255), nullable=False),
     Column("cpu_capability", String(32), nullable=False),
 )
-"""Under what a score was made; one row for each distinct combination."""
+"""The conditions that a score was measured under; one row for each distinct combination."""
 
 
 attempt = define_table(
@@ -53,9 +53,9 @@ attempt = define_table(
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
     rowid=False,
 )
-"""One try at training a candidate. The numbers of a candidate's attempts are gapless from 1.
+"""An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
-`peak_bytes`: the most it held of a GPU's memory, where it was scored.
+`peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
 """
 
 
@@ -77,7 +77,7 @@ lease = define_table(
     Column("counter", BigInteger, nullable=False, server_default=text("0")),
     Column("images_per_second", Float),
 )
-"""Who holds a candidate now. Narrow and apart, so that heartbeats touch no index of the candidates."""
+"""The present holder of a candidate. A narrow table of its own, so that heartbeats change no index of candidates."""
 
 
 epoch = define_table(
@@ -96,11 +96,11 @@ epoch = define_table(
     Column("load", Float),
     rowid=False,
 )
-"""One epoch of a candidate's training (from 0). A final model's has no figures of validation, for it trains on these
-images too, and none of the test part, which is looked at once.
+"""An epoch of a candidate's training, numbered from 0.
 
-`memory_bytes` and `load` are of the device: what the worker held of it at the end of the epoch, and its share in use;
-of the processor, a share of one core.
+The validation columns of a final model are null, because it trains on the validation images too. `memory_bytes` is the
+device memory of the worker at the end of the epoch. `load` is the share of the device in use; of a CPU, the share of
+one core.
 """
 
 
@@ -115,7 +115,7 @@ score = define_table(
     ForeignKeyConstraint(["candidate_id", "attempt"], [attempt.c.candidate_id, attempt.c.number]),
     rowid=False,
 )
-"""A metric of a trained candidate, with the seed and the circumstances it was measured under."""
+"""A metric of a trained candidate, with its seed and provenance."""
 
 
 checkpoint = define_table(
@@ -130,4 +130,4 @@ checkpoint = define_table(
     Column("created_at", Float, nullable=False),
     rowid=False,
 )
-"""A file that a training can go on from. Paths are relative to the home's artifacts."""
+"""A file that a training can resume from. `path` is relative to the home's artifacts."""

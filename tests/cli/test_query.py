@@ -217,7 +217,7 @@ def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
     assert asked(eatnas, "sql", "SELECT 1 AS a, 2 AS a") == [{"a": 1, "a_1": 2}]
     assert len(asked(eatnas, "sql", "SELECT id FROM candidates", "--limit", "4")) == 4
     assert asked(eatnas, "sql", "SELECT 1 WHERE 0") == []
-    assert "only SELECT" in eatnas("query", "sql", "DELETE FROM eatnas_event", expect=1)
+    assert "only a single SELECT" in eatnas("query", "sql", "DELETE FROM eatnas_event", expect=1)
     begun = time.monotonic()
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert "longer than 0.1 seconds" in eatnas("query", "sql", endless, "--timeout", "0.1", expect=1)

@@ -164,7 +164,7 @@ def test_two_programs_may_make_the_record_at_the_same_time(url):
     for thread in threads:
         thread.join()
     assert current_revision(engines[0]) is not None
-    assert not commands.differs(engines[0])
+    assert not commands.differs_from_models(engines[0])
 
 
 @only_on_a_server
