@@ -1,4 +1,4 @@
-"""How fast the command answers: medians of interleaved whole processes, beside an interpreter that does nothing."""
+"""Measure how fast commands start: the median time of whole processes, next to an interpreter that does nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from eatnas_cli.init import make_home
 from eatnas_daemon.search_creation import create_search_from_spec
 from eatnas_db.settings import load_settings
 
-RUNS = 11
+REPETITIONS = 11
 
 
-def seconds(command: list[str]) -> float:
+def run_seconds(command: list[str]) -> float:
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
@@ -35,11 +35,12 @@ def main() -> None:
             "eatnas-db query lineage": [*eatnas, "query", "lineage", "1"],
             "eatnas-db daemon status": [*eatnas, "daemon", "status"],
         }
-        timings: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(RUNS):
+        # The commands alternate, so that a busy machine disturbs all alike.
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(REPETITIONS):
             for name, command in commands.items():
-                timings[name].append(seconds(command))
-        for name, values in timings.items():
+                seconds[name].append(run_seconds(command))
+        for name, values in seconds.items():
             print(
                 f"{name:<26} median {statistics.median(values):.3f} s  (min {min(values):.3f}, max {max(values):.3f})"
             )

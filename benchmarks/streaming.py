@@ -1,7 +1,7 @@
-"""Images a second out of files: our threads beside a DataLoader's processes, over a folder of JPEGs made for it.
+"""Compare the speed of reading images from files: our threads and a DataLoader with processes, on a folder of JPEGs.
 
-Both crop at random, resize, mirror and normalise. Rounds alternate; medians. Then a network trains from the folder:
-what share of its time it waits for images, by how many threads decode.
+Both crop at random, resize, flip and normalise. Rounds alternate; medians are printed. Then a network trains from the
+folder, to show which share of the time it waits for images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -32,40 +32,54 @@ from eatnas_training.steps import StepRunner
 
 CLASSES = 10
 CODE: list[list[int | float]] = [[0, 1, 0, 0, 0.5]] * 7
+NOISE_SCALES = (4, 16, 64)
+WARM_UP_BATCHES = 6
+"""Batches that a loader may have prepared before its clock starts."""
+WARM_UP_STEPS = 3
+TRAINING_SIDE = 64
+
+
+class Speed(NamedTuple):
+    """The result of one round."""
+
+    images_per_second: float
+    cpu_seconds: float
+    """Per 1000 images, of all processes."""
 
 
 def make_folder(root: Path, images: int, side: int) -> None:
-    """JPEGs with the detail of photographs: noise of several scales."""
-    chance = np.random.default_rng(0)
+    """Write JPEGs with as much detail as photographs: noise at several scales."""
+    rng = np.random.default_rng(0)
     for number in range(images):
-        below = root / "train" / f"class{number % CLASSES}"
-        below.mkdir(parents=True, exist_ok=True)
+        folder = root / "train" / f"class{number % CLASSES}"
+        folder.mkdir(parents=True, exist_ok=True)
         pixels = np.zeros((side, side, 3))
-        for scale in (4, 16, 64):
-            coarse = chance.integers(0, 255, (scale, scale, 3)).astype(np.uint8)
-            pixels += np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)) / 3
-        Image.fromarray(pixels.astype(np.uint8)).save(below / f"{number}.jpg", quality=90)
+        for scale in NOISE_SCALES:
+            coarse = rng.integers(0, 255, (scale, scale, 3)).astype(np.uint8)
+            fine = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+            pixels += np.asarray(fine) / len(NOISE_SCALES)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.jpg", quality=90)
 
 
-def threaded(spec: dict[str, Any], size: int, threads: int) -> Iterator[int]:
-    """Batches by our threads, without end."""
-    found = list_streamed_files(spec)
-    assert found is not None
-    part = streaming.StreamedPart(found.train, found.side, "cpu", DecoderPool(threads))
-    key = BatchKey("crop_flip", 7, size, 0, 0)
+def batches_by_threads(data: dict[str, Any], batch_size: int, threads: int) -> Iterator[int]:
+    """Read batches with our decoders for ever. Yield the number of images in each."""
+    streamed = list_streamed_files(data)
+    assert streamed is not None
+    part = streaming.StreamedPart(streamed.train, streamed.side, "cpu", DecoderPool(threads))
+    key = BatchKey("crop_flip", 7, batch_size, 0, 0)
     while True:
-        for batch in range(len(part.labels) // size):
+        for batch in range(len(part.labels) // batch_size):
             part.batch(replace(key, batch=batch))
-            yield size
+            yield batch_size
         key = replace(key, epoch=key.epoch + 1)
 
 
-def loaded(root: Path, side: int, size: int, processes: int) -> Iterator[int]:
-    """Batches by torchvision's folder and transforms and a DataLoader, without end."""
+def batches_by_processes(root: Path, side: int, batch_size: int, processes: int) -> Iterator[int]:
+    """Read batches with torchvision's folder and transforms and a DataLoader for ever. Yield the number of images."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
-    change = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(side),
             transforms.RandomHorizontalFlip(),
@@ -74,8 +88,8 @@ def loaded(root: Path, side: int, size: int, processes: int) -> Iterator[int]:
         ]
     )
     loader = torch.utils.data.DataLoader(
-        ImageFolder(str(root / "train"), change),
-        size,
+        ImageFolder(str(root / "train"), transform),
+        batch_size,
         shuffle=True,
         num_workers=processes,
         drop_last=True,
@@ -84,91 +98,98 @@ def loaded(root: Path, side: int, size: int, processes: int) -> Iterator[int]:
     while True:
         for images, _ in loader:
             images.contiguous(memory_format=torch.channels_last)
-            yield size
+            yield batch_size
 
 
-def timed(batches: Iterator[int], seconds: float) -> tuple[float, float]:
-    """Images a second, and the processor's seconds for 1000 images, of all processes."""
-    for _ in range(6):  # what was got ready while nobody asked
+def measure(batches: Iterator[int], seconds: float) -> Speed:
+    """Read batches for this many seconds."""
+    for _ in range(WARM_UP_BATCHES):
         next(batches)
-    cpu, began, images = _spent(), time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    cpu, started, images = _cpu_seconds(), time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
         images += next(batches)
-    return images / (time.perf_counter() - began), 1000 * (_spent() - cpu) / images
+    return Speed(images / (time.perf_counter() - started), 1000 * (_cpu_seconds() - cpu) / images)
 
 
-def _spent() -> float:
-    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    return sum(spent.user + spent.system for spent in (one.cpu_times() for one in family))
+def _cpu_seconds() -> float:
+    """Return the processor time of this process and its children."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    times = [process.cpu_times() for process in processes]
+    return sum(used.user + used.system for used in times)
 
 
-class Watched:
-    """A part whose batches are waited for with a watch in hand."""
+class TimedPart:
+    """A part of a data set that adds up how long its batches take."""
 
     def __init__(self, part: DataPart) -> None:
-        self._part, self.labels, self.waited = part, part.labels, 0.0
+        self._part, self.labels, self.waited_seconds = part, part.labels, 0.0
 
     def batch(self, key: BatchKey) -> tuple[torch.Tensor, torch.Tensor]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         batch = self._part.batch(key)
-        self.waited += time.perf_counter() - began
+        self.waited_seconds += time.perf_counter() - started
         return batch
 
     def between(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._part.between(start, stop)
 
 
-def training_with(spec: dict[str, Any], size: int, threads: int, steps: int) -> tuple[float, float]:
-    """Images a second of a training, and the share of its time in which it has no images."""
+def measure_training(data: dict[str, Any], batch_size: int, threads: int, steps: int) -> tuple[float, float]:
+    """Train from the folder. Return the images per second and the share of the time spent waiting for images."""
     os.environ[THREADS_VARIABLE] = str(threads)
-    task = {"resolution": spec["resolution"], "channels": 3, "classes": CLASSES}
-    recipe = {"batch_size": size, "epochs": 1000}
-    runner = StepRunner(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, spec, recipe, 7, "", ""))
+    task = {"resolution": data["resolution"], "channels": 3, "classes": CLASSES}
+    recipe = {"batch_size": batch_size, "epochs": 1000}
+    runner = StepRunner(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, data, recipe, 7, "", ""))
     runner.load()
-    watched = Watched(runner.data.train)
-    runner.data = replace(runner.data, train=watched)
+    part = TimedPart(runner.data.train)
+    runner.data = replace(runner.data, train=part)
     runner.build()
-    for step in range(steps + 3):
-        if step == 3:
-            watched.waited, began = 0.0, time.perf_counter()
+    started = time.perf_counter()
+    for step in range(steps + WARM_UP_STEPS):
+        if step == WARM_UP_STEPS:
+            part.waited_seconds, started = 0.0, time.perf_counter()
         runner.state.batch %= runner.batches
         runner.train_step()
-    seconds = time.perf_counter() - began
-    return steps * size / seconds, watched.waited / seconds
+    seconds = time.perf_counter() - started
+    return steps * batch_size / seconds, part.waited_seconds / seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--stored-side", type=int, default=256)
-    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--stored-side", type=int, default=256, help="side of the JPEGs in pixels")
+    parser.add_argument("--side", type=int, default=224, help="side of the images after resizing")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--decoders", type=int, nargs="+", default=[1, 2], help="threads, and processes beside them")
+    parser.add_argument("--decoders", type=int, nargs="+", default=[1, 2], help="numbers of threads and of processes")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each round")
-    parser.add_argument("--steps", type=int, default=30, help="of the training")
-    asked = parser.parse_args()
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round")
+    parser.add_argument("--steps", type=int, default=30, help="steps of the training")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        make_folder(root, asked.images, asked.stored_side)
-        # By that name a folder of any size streams.
-        spec = {"name": "ImageNet", "root": name, "resolution": asked.side}
-        sources = {}
-        for decoders in asked.decoders:
-            sources[f"{decoders} threads"] = threaded(spec, asked.batch_size, decoders)
-            sources[f"{decoders} processes"] = loaded(root, asked.side, asked.batch_size, decoders)
-        found: dict[str, list[tuple[float, float]]] = {source: [] for source in sources}
-        for _ in range(asked.rounds):
+        make_folder(root, options.images, options.stored_side)
+        # A folder is streamed under this name, whatever its size.
+        data = {"name": "ImageNet", "root": name, "resolution": options.side}
+        sources: dict[str, Iterator[int]] = {}
+        for decoders in options.decoders:
+            sources[f"{decoders} threads"] = batches_by_threads(data, options.batch_size, decoders)
+            sources[f"{decoders} processes"] = batches_by_processes(root, options.side, options.batch_size, decoders)
+        speeds: dict[str, list[Speed]] = {source: [] for source in sources}
+        for _ in range(options.rounds):
             for source, batches in sources.items():
-                found[source].append(timed(batches, asked.seconds))
-        for source, rounds in found.items():
-            speed, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
-            print(f"{source}: {speed:.0f} images/s, {cpu:.2f} processor seconds for 1000 images")
+                speeds[source].append(measure(batches, options.seconds))
+        for source, rounds in speeds.items():
+            images, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+            print(f"{source}: {images:.0f} images/s, {cpu:.2f} processor seconds per 1000 images")
         del sources
-        for decoders in asked.decoders:
-            speed, share = training_with({**spec, "resolution": 64}, asked.batch_size, decoders, asked.steps)
-            print(f"training at 64 pixels, {decoders} threads: {speed:.0f} images/s, {100 * share:.1f}% of it waiting")
+        for decoders in options.decoders:
+            small = {**data, "resolution": TRAINING_SIDE}
+            images, share = measure_training(small, options.batch_size, decoders, options.steps)
+            print(
+                f"training at {TRAINING_SIDE} pixels, {decoders} threads: {images:.0f} images/s, "
+                f"{100 * share:.1f}% of the time waiting"
+            )
 
 
 if __name__ == "__main__":

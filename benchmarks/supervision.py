@@ -1,7 +1,7 @@
-"""What the supervisor costs: the gap on a warm worker, candidates a minute beside bare loops, and its rest.
+"""Measure what the supervisor costs: the gap between two candidates, the throughput, and the load at rest.
 
-The same trainings run twice, by turns: through the supervisor with one real worker for each core, and in one
-bare loop for each core, which knows neither record nor protocol. Then a daemon with nothing to do is watched.
+The same trainings alternate: supervised, with one worker per core, and in one bare loop per core without a database and
+a worker protocol. Then the load of an idle daemon is measured.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.supervision.supervisor import Supervisor
@@ -35,7 +37,7 @@ from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
 from eatnas_protocol.messages import Finished, Phase
 
-TREE = {
+SPEC = {
     "name": "s",
     "seed": 3,
     "space": "eatnas-tiny",
@@ -45,44 +47,58 @@ TREE = {
     "objective": {"max_mult_adds": 2_500_000},
     "yardstick": {"top": 0},
 }
-BARE = """
+BARE_LOOP = """
 import json, sys, time
 from eatnas_protocol.messages import Assign
 from eatnas_training import loop, selftest
 from eatnas_training.worker_protocol import StopRequest
 selftest.train_all_operations("cpu")
-assigns = [Assign(**fields) for fields in json.load(sys.stdin)]
+assignments = [Assign(**fields) for fields in json.load(sys.stdin)]
 started = time.perf_counter()
-for assign in assigns:
-    for report in loop.train(assign, lambda: StopRequest.NONE):
+for assignment in assignments:
+    for report in loop.train(assignment, lambda: StopRequest.NONE):
         pass
 print(time.perf_counter() - started, flush=True)
 """
+LOADING_SECONDS = 20
+"""After this time an idle daemon has imported all its modules."""
 
 
-class Timed(Launcher):
-    """Notes when each worker says that a candidate is finished, and that the next one trains."""
+class TimedLauncher(Launcher):
+    """Notes when each worker finishes a candidate and when it starts to train."""
+
+    reports: list[tuple[int, str, float]]
+    """Slot, name of the message and time."""
 
     def __init__(self, log_folder: Path) -> None:
         super().__init__(log_folder)
-        object.__setattr__(self, "heard", [])
-
-    heard: list[tuple[int, str, float]]
+        object.__setattr__(self, "reports", [])
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         process = super().launch(slot, device)
         receive = process.receive
 
-        def timed() -> Any:
+        def timed_receive() -> Any:
             messages, ended = receive()
             now = time.perf_counter()
             for message in messages:
                 if isinstance(message, Finished) or (isinstance(message, Phase) and message.phase == "training"):
-                    self.heard.append((slot, type(message).__name__, now))
+                    self.reports.append((slot, type(message).__name__, now))
             return messages, ended
 
-        process.receive = timed  # type: ignore[method-assign]
+        process.receive = timed_receive  # type: ignore[method-assign]
         return process
+
+
+@dataclass(frozen=True)
+class SupervisedRun:
+    """A search under the supervisor."""
+
+    seconds: float
+    """From the start of the first training to the last report."""
+    gaps: list[float]
+    """Seconds between the end of a training and the start of the next one on the same worker."""
+    assignments: list[dict[str, Any]]
 
 
 def new_home(folder: Path, candidates: int, epochs: int) -> Settings:
@@ -91,55 +107,55 @@ def new_home(folder: Path, candidates: int, epochs: int) -> Settings:
     engine = create_engine_for(settings.database_url)
     commands.upgrade(engine)
     with transaction(engine) as connection:
-        spec = parse_spec(TREE, {"budget.candidates": candidates, "training.epochs": epochs})
+        spec = parse_spec(SPEC, {"budget.candidates": candidates, "training.epochs": epochs})
         create_search(connection, spec, task=Task(8, 1, 10), data_digest="digits", slots=2, now=time.time())
     return settings
 
 
-def supervised(settings: Settings, slots: int) -> tuple[float, list[float], list[dict[str, Any]]]:
-    """Seconds from the first training's start to the end, the gaps, and what was assigned."""
+def run_supervised(settings: Settings, slots: int) -> SupervisedRun:
+    """Run the search with real workers."""
+    launcher = TimedLauncher(settings.logs)
     engine = open_record(settings.database_url)
-    launcher = Timed(settings.logs)
     supervisor = Supervisor(engine, settings, launcher, slots=slots, host_name="here", only="s")
-    assigned: dict[int, dict[str, Any]] = {}
+    assignments: dict[int, dict[str, Any]] = {}
 
-    def note(now: Supervisor) -> None:
+    def note_assignments(now: Supervisor) -> None:
         for slot in now.slots:
             if slot.training is not None:
                 assign = slot.training.assignment.assign
-                assigned[assign.candidate] = {name: getattr(assign, name) for name in assign.__slots__}
+                assignments[assign.candidate] = {name: getattr(assign, name) for name in assign.__slots__}
 
-    supervisor.run(note)
-    times = [when for _, _, when in launcher.heard]
+    supervisor.run(note_assignments)
+    times = [at for _, _, at in launcher.reports]
     gaps = []
     for number in range(slots):
-        own = [(kind, when) for slot, kind, when in launcher.heard if slot == number]
-        gaps += [b - a for (x, a), (y, b) in itertools.pairwise(own) if (x, y) == ("Finished", "Phase")]
-    return max(times) - min(times), gaps, list(assigned.values())
+        reports = [(name, at) for slot, name, at in launcher.reports if slot == number]
+        pairs = itertools.pairwise(reports)
+        gaps += [start - end for (first, end), (second, start) in pairs if (first, second) == ("Finished", "Phase")]
+    return SupervisedRun(max(times) - min(times), gaps, list(assignments.values()))
 
 
-def bare(assigned: list[dict[str, Any]], slots: int, folder: Path) -> float:
-    """Seconds for the same trainings, in one loop for each core."""
-    shares: list[list[dict[str, Any]]] = [assigned[number::slots] for number in range(slots)]
-    processes = []
-    for number, share in enumerate(shares):
-        own = [{**fields, "checkpoint_folder": str(folder / str(number))} for fields in share]
-        process = subprocess.Popen(
-            [sys.executable, "-c", BARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+def run_bare(assignments: Sequence[dict[str, Any]], processes: int, folder: Path) -> float:
+    """Run the same trainings in bare loops and return the seconds of the slowest."""
+    loops = []
+    for number in range(processes):
+        own = [{**fields, "checkpoint_folder": str(folder / str(number))} for fields in assignments[number::processes]]
+        command = [sys.executable, "-c", BARE_LOOP]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdin is not None
         process.stdin.write(json.dumps(own))
         process.stdin.close()
-        processes.append(process)
+        loops.append(process)
     seconds = []
-    for process in processes:
+    for process in loops:
         assert process.stdout is not None
         seconds.append(float(process.stdout.read().split()[-1]))
         process.wait()
     return max(seconds)
 
 
-def at_rest(folder: Path, seconds: float) -> None:
+def print_load_at_rest(folder: Path, seconds: float) -> None:
+    """Measure a daemon without searches."""
     environment = {**os.environ, "EATNAS_HOME": str(folder)}
     command = [sys.executable, "-m", "eatnas_cli"]
     subprocess.run([*command, "init"], env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -147,14 +163,14 @@ def at_rest(folder: Path, seconds: float) -> None:
         [*command, "daemon", "start", "--foreground", "--slots", "1"], env=environment, stdout=subprocess.DEVNULL
     )
     try:
-        time.sleep(20)  # until everything is loaded
+        time.sleep(LOADING_SECONDS)
         process = psutil.Process(daemon.pid)
         before = process.cpu_times()
         time.sleep(seconds)
         after = process.cpu_times()
-        spent = after.user + after.system - before.user - before.system
+        used = after.user + after.system - before.user - before.system
         resident = process.memory_info().rss / 1e6
-        print(f"supervisor at rest: {resident:.0f} MB resident, {100 * spent / seconds:.2f}% of a core")
+        print(f"supervisor at rest: {resident:.0f} MB resident, {100 * used / seconds:.2f}% of a core")
     finally:
         daemon.terminate()
         daemon.wait()
@@ -163,42 +179,43 @@ def at_rest(folder: Path, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=12, help="such that a candidate takes at least 3 s")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--rest", type=float, default=30.0, metavar="SECONDS")
-    asked = parser.parse_args()
+    parser.add_argument("--epochs", type=int, default=12, help="enough that a candidate takes at least 3 s")
+    parser.add_argument("--pairs", type=int, default=3, help="repetitions")
+    parser.add_argument("--rest", type=float, default=30.0, metavar="S", help="how long to watch the idle daemon")
+    options = parser.parse_args()
     slots = os.cpu_count() or 1
     ratios, gaps, shares = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for pair in range(asked.pairs):
-            settings = new_home(folder / str(pair), asked.candidates, asked.epochs)
-            ours, found, assigned = supervised(settings, slots)
-            plain = bare(assigned, slots, folder / f"bare-{pair}")
+        for pair in range(options.pairs):
+            settings = new_home(folder / str(pair), options.candidates, options.epochs)
+            run = run_supervised(settings, slots)
+            bare_seconds = run_bare(run.assignments, slots, folder / f"bare-{pair}")
             with read_transaction(open_record(settings.database_url)) as connection:
-                used = get_utilisation(connection, 1, time.time())
-                count = len(connection.execute(select(candidate.c.id)).all())
-            assert len(assigned) == count, (len(assigned), count)
-            ratios.append(plain / ours)
-            gaps += found
-            assert used.training is not None
-            shares.append(used.training)
+                share = get_utilisation(connection, 1, time.time()).training
+                count = connection.execute(select(func.count()).select_from(candidate)).scalar_one()
+            assert len(run.assignments) == count, (len(run.assignments), count)
+            assert share is not None
+            ratios.append(bare_seconds / run.seconds)
+            gaps += run.gaps
+            shares.append(share)
             print(
-                f"  pair {pair}: supervised {ours:.1f} s, bare {plain:.1f} s, {ours * slots / count:.1f} s a candidate"
+                f"  pair {pair}: supervised {run.seconds:.1f} s, bare {bare_seconds:.1f} s, "
+                f"{run.seconds * slots / count:.1f} s per candidate"
             )
         print(
-            f"candidates a minute against bare loops: {100 * statistics.median(ratios):.1f}% "
-            f"(median of {asked.pairs} pairs, {slots} slots, {asked.candidates} candidates)"
+            f"throughput relative to bare loops: {100 * statistics.median(ratios):.1f}% "
+            f"(median of {options.pairs} pairs, {slots} slots, {options.candidates} candidates)"
         )
         print(
-            f"inside training steps, by the record: {100 * statistics.median(shares):.1f}% of the time "
-            f"from the first candidate's start to the last one's end"
+            f"time inside training steps: {100 * statistics.median(shares):.1f}% "
+            "from the start of the first candidate to the end of the last"
         )
         print(
-            f"gap on a warm worker: median {1000 * statistics.median(gaps):.1f} ms, "
-            f"largest {1000 * max(gaps):.1f} ms, of {len(gaps)}"
+            f"gap between candidates on a worker: median {1000 * statistics.median(gaps):.1f} ms, "
+            f"maximum {1000 * max(gaps):.1f} ms, {len(gaps)} gaps"
         )
-        at_rest(folder / "rest", asked.rest)
+        print_load_at_rest(folder / "rest", options.rest)
 
 
 if __name__ == "__main__":

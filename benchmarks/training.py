@@ -1,8 +1,8 @@
-"""Images a second: our loop, a bare loop written by hand, and the usual pipeline of a DataLoader and PIL.
+"""Compare the training speed of our loop, a hand-written bare loop, and a pipeline of a DataLoader and PIL.
 
-All train the same network in the same precision, alone and packed, so many at once; rounds alternate, and medians are
-told. Wall time is what counts and wants a machine of one's own; the processor's seconds for 1000 images, loaders
-included, hold on a busy one as well, but say nothing of a GPU.
+All train the same network in the same precision, one at a time and several at once. Rounds alternate; medians are
+printed. The wall clock needs an otherwise idle machine. Processor seconds per 1000 images, loaders included, are
+comparable on a busy machine too, but do not include the work of a GPU.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -29,57 +29,59 @@ CODES = {
     "sep_k7_d2_w1.0_skip/mb6_k3_d2_w1.0",
 }
 KINDS = ("loop", "bare", "pipeline")
-WARM_UP = 8
-"""Batches before a child is ready, and half of them again before each round's clock starts."""
+WARM_UP_BATCHES = 8
+"""Batches before a process is ready; half as many precede each round."""
 
 
-class Rounds:
-    """Asked between two batches: runs the clock of each round, and waits for the next one in between."""
+class RoundClock:
+    """Measures the rounds within a training process. Between rounds, the process waits for the next one."""
 
     def __init__(self, batch_size: int, device: str) -> None:
-        self._size, self._device, self._process = batch_size, device, psutil.Process()
-        self._left, self._start, self._cpu = WARM_UP, 0.0, 0.0
-        self._until, self._batches, self._seconds = math.inf, 0, 0.0
+        self._batch_size, self._device, self._process = batch_size, device, psutil.Process()
+        self._warm_up, self._started_at, self._cpu = WARM_UP_BATCHES, 0.0, 0.0
+        self._ends_at, self._batches, self._seconds = math.inf, 0, 0.0
 
-    def between(self) -> None:
-        """Count a batch."""
-        if self._left:
-            self._left -= 1
-            if not self._left and self._seconds:
-                self._wait()
-                self._start, self._cpu, self._batches = time.perf_counter(), self._spent(), 0
-                self._until = self._start + self._seconds
+    def next_batch(self) -> None:
+        """Count a batch. Called before every step."""
+        if self._warm_up:
+            self._warm_up -= 1
+            if not self._warm_up and self._seconds:
+                self._synchronize()
+                self._started_at, self._cpu, self._batches = time.perf_counter(), self._cpu_seconds(), 0
+                self._ends_at = self._started_at + self._seconds
                 return
-            if self._left:
+            if self._warm_up:
                 return
         self._batches += 1
-        if self._seconds and time.perf_counter() < self._until:
+        if self._seconds and time.perf_counter() < self._ends_at:
             return
-        self._wait()
+        self._synchronize()
         if self._seconds:
-            wall, images = time.perf_counter() - self._start, self._batches * self._size
-            print(json.dumps({"speed": images / wall, "cpu": (self._spent() - self._cpu) / images}), flush=True)
+            seconds, images = time.perf_counter() - self._started_at, self._batches * self._batch_size
+            cpu = (self._cpu_seconds() - self._cpu) / images
+            print(json.dumps({"images_per_second": images / seconds, "cpu_seconds": cpu}), flush=True)
         else:
             print("ready", flush=True)
         line = sys.stdin.readline()
         if not line.strip():
-            os._exit(0)  # whatever is under way, loaders included, is of no use any more
-        self._seconds, self._left = float(line), WARM_UP // 2
+            os._exit(0)  # nothing is worth ending in order, the loaders included
+        self._seconds, self._warm_up = float(line), WARM_UP_BATCHES // 2
 
-    def _spent(self) -> float:
-        """The processor's seconds of this process and of those that load for it."""
-        family = [self._process, *self._process.children(recursive=True)]
-        return sum(times.user + times.system for times in (one.cpu_times() for one in family))
+    def _cpu_seconds(self) -> float:
+        """Return the processor time of this process and of its loaders."""
+        processes = [self._process, *self._process.children(recursive=True)]
+        times = [process.cpu_times() for process in processes]
+        return sum(used.user + used.system for used in times)
 
-    def _wait(self) -> None:
+    def _synchronize(self) -> None:
         import torch
 
         if self._device != "cpu":
             torch.cuda.synchronize(self._device)
 
 
-def child(asked: argparse.Namespace) -> None:
-    """Train until told to leave."""
+def train_in_this_process(options: argparse.Namespace) -> None:
+    """Train until standard input ends."""
     import torch
 
     from eatnas_db.domain.architecture import Architecture
@@ -88,64 +90,77 @@ def child(asked: argparse.Namespace) -> None:
     from eatnas_training import prepare
 
     torch.set_num_threads(1)
-    # As in our loop: one precision for all three.
+    # All three use the precision of our loop.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    data = {"name": asked.data, "root": asked.root, "validation_images": asked.batch_size}
-    described = prepare.describe(data)
-    task = {key: described[key] for key in ("resolution", "channels", "classes")}
-    training = {"epochs": 1000, "batch_size": asked.batch_size, "precision": asked.precision, "learning_rate": 0.01}
+    data = {"name": options.data, "root": options.root, "validation_images": options.batch_size}
+    description = prepare.describe(data)
     assign = Assign(
-        *(1, 1, Architecture.parse(CODES[asked.network]).to_code(), asdict(PRESETS[asked.space]), task, data),
-        *({**training, "checkpoint_seconds": 86_400}, 7, os.devnull, os.devnull),
+        candidate=1,
+        attempt=1,
+        code=Architecture.parse(CODES[options.network]).to_code(),
+        macro=asdict(PRESETS[options.space]),
+        task={key: description[key] for key in ("resolution", "channels", "classes")},
+        data=data,
+        training={
+            "epochs": 1000,
+            "batch_size": options.batch_size,
+            "precision": options.precision,
+            "learning_rate": 0.01,
+            "checkpoint_seconds": 86_400,
+        },
+        seed=7,
+        checkpoint_folder=os.devnull,
+        log_file=os.devnull,
     )
-    rounds = Rounds(asked.batch_size, asked.device)
-    {"loop": ours, "bare": bare, "pipeline": pipeline}[asked.kind](assign, asked, rounds.between)
+    clock = RoundClock(options.batch_size, options.device)
+    train = {"loop": train_by_loop, "bare": train_bare, "pipeline": train_by_pipeline}[options.kind]
+    train(assign, options, clock.next_batch)
 
 
-def ours(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
-    """What a worker does, its reports included."""
+def train_by_loop(assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
+    """Train as a worker does, including its reports."""
     from eatnas_protocol.framing import encode
     from eatnas_training.loop import train
     from eatnas_training.worker_protocol import StopRequest
 
-    def wanted() -> StopRequest:
-        between()
+    def stop_request() -> StopRequest:
+        next_batch()
         return StopRequest.NONE
 
-    for report in train(assign, wanted, device=asked.device):
+    for report in train(assign, stop_request, device=options.device):
         encode(report)
 
 
-def bare(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
-    """All images on the device as one tensor, cropped and mirrored there."""
+def train_bare(assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
+    """Train on one tensor with all images, cropped and flipped on the device."""
     import torch
 
     from eatnas_training.data import datasets
 
-    images, labels = (torch.from_numpy(array).to(asked.device) for array in _arrays(datasets, assign))
+    images, labels = (torch.from_numpy(array).to(options.device) for array in _arrays(datasets, assign))
     count, _, side, _ = images.shape
-    reach, mean, deviation = max(1, side // 8), images.float().mean((0, 2, 3), keepdim=True), 64.0
-    line = torch.arange(side, device=asked.device)
+    padding, mean, deviation = max(1, side // 8), images.float().mean((0, 2, 3), keepdim=True), 64.0
+    offsets = torch.arange(side, device=options.device)
 
     def batches() -> Iterator[tuple[Any, Any]]:
         while True:
-            order = torch.randperm(count).to(asked.device)
-            for at in range(0, count - asked.batch_size + 1, asked.batch_size):
-                chosen = order[at : at + asked.batch_size]
-                shifts = torch.randint(0, 2 * reach + 1, (2, len(chosen), 1), device=asked.device)
-                rows, columns = shifts[0] + line, shifts[1] + line
-                mirrored = torch.rand((len(chosen), 1), device=asked.device) < 0.5
-                columns = torch.where(mirrored, columns.flip(1), columns)
-                padded = torch.nn.functional.pad(images[chosen], (reach,) * 4).permute(0, 2, 3, 1)
-                which = torch.arange(len(chosen), device=asked.device)[:, None, None]
-                cropped = padded[which, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+            order = torch.randperm(count).to(options.device)
+            for start in range(0, count - options.batch_size + 1, options.batch_size):
+                chosen = order[start : start + options.batch_size]
+                shifts = torch.randint(0, 2 * padding + 1, (2, len(chosen), 1), device=options.device)
+                rows, columns = shifts[0] + offsets, shifts[1] + offsets
+                flipped = torch.rand((len(chosen), 1), device=options.device) < 0.5
+                columns = torch.where(flipped, columns.flip(1), columns)
+                padded = torch.nn.functional.pad(images[chosen], (padding,) * 4).permute(0, 2, 3, 1)
+                index = torch.arange(len(chosen), device=options.device)[:, None, None]
+                cropped = padded[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
                 yield (cropped.float() - mean) / deviation, labels[chosen]
 
-    _train_on(batches(), assign, asked, between)
+    _train_on(batches(), assign, options, next_batch)
 
 
-def pipeline(assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
-    """A Dataset of PIL images, torchvision's transforms, a DataLoader with processes."""
+def train_by_pipeline(assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
+    """Train on a Dataset of PIL images with torchvision's transforms and a DataLoader."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -154,7 +169,7 @@ def pipeline(assign: Any, asked: argparse.Namespace, between: Callable[[], None]
 
     images, labels = _arrays(datasets, assign)
     channels, side = images.shape[1], images.shape[2]
-    change = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.RandomCrop(side, padding=max(1, side // 8)),
             transforms.RandomHorizontalFlip(),
@@ -169,20 +184,20 @@ def pipeline(assign: Any, asked: argparse.Namespace, between: Callable[[], None]
 
         def __getitem__(self, index: int) -> Any:
             pixels = images[index, 0] if channels == 1 else images[index].transpose(1, 2, 0)
-            return change(Image.fromarray(pixels)), int(labels[index])
+            return transform(Image.fromarray(pixels)), int(labels[index])
 
     loader = torch.utils.data.DataLoader(
         Pictures(),
-        asked.batch_size,
+        options.batch_size,
         shuffle=True,
-        num_workers=asked.loaders,
+        num_workers=options.loaders,
         drop_last=True,
-        pin_memory=asked.device != "cpu",
-        persistent_workers=asked.loaders > 0,
+        pin_memory=options.device != "cpu",
+        persistent_workers=options.loaders > 0,
     )
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    moved = ((x.to(asked.device, non_blocking=True), y.to(asked.device, non_blocking=True)) for x, y in batches)
-    _train_on(moved, assign, asked, between)
+    on_device = ((x.to(options.device, non_blocking=True), y.to(options.device, non_blocking=True)) for x, y in batches)
+    _train_on(on_device, assign, options, next_batch)
 
 
 def _arrays(datasets: Any, assign: Any) -> tuple[Any, Any]:
@@ -190,23 +205,24 @@ def _arrays(datasets: Any, assign: Any) -> tuple[Any, Any]:
     return part.images, part.labels
 
 
-def _train_on(batches: Iterator[Any], assign: Any, asked: argparse.Namespace, between: Callable[[], None]) -> None:
+def _train_on(batches: Iterator[Any], assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
+    """Train the network on batches for ever, with the optimizer of our loop."""
     import torch
 
     from eatnas_db.domain.architecture import Architecture
     from eatnas_db.domain.macro import PRESETS, Task
     from eatnas_training import network, numerics
 
-    model = network.build(Architecture.from_code(assign.code), PRESETS[asked.space], Task(**assign.task))
+    model = network.build(Architecture.from_code(assign.code), PRESETS[options.space], Task(**assign.task))
     network.initialize(model, 7)
-    model = model.to(asked.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=4e-5, fused=True)
-    half = numerics.resolve_precision(asked.device, asked.precision) == "bfloat16"
-    total = torch.zeros((), device=asked.device)
+    uses_bfloat16 = numerics.resolve_precision(options.device, options.precision) == "bfloat16"
+    total = torch.zeros((), device=options.device)
     for images, labels in batches:
-        between()
+        next_batch()
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(torch.device(asked.device).type, torch.bfloat16, enabled=half):
+        with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=uses_bfloat16):
             loss = torch.nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -214,26 +230,63 @@ def _train_on(batches: Iterator[Any], assign: Any, asked: argparse.Namespace, be
         total += loss.detach()
 
 
-def started(kind: str, arguments: list[str]) -> subprocess.Popen[str]:
-    """A child that is warm and waits for its first round."""
+class Speed(NamedTuple):
+    """The result of one round."""
+
+    images_per_second: float
+    """Of all processes together."""
+    cpu_seconds: float
+    """Per image."""
+
+
+Speeds = dict[tuple[str, int], list[Speed]]
+"""The rounds by kind of loop and number of processes."""
+
+
+def start_process(kind: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    """Start a training process and wait until it has warmed up."""
     environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     command = [sys.executable, __file__, *arguments, "--kind", kind]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     if process.stdout.readline() != "ready\n":
-        sys.exit(f"{kind} did not get ready")
+        sys.exit(f"the process for {kind} did not start")
     return process
 
 
-def one_round(processes: list[subprocess.Popen[str]], seconds: float) -> dict[str, float]:
-    """All of them at once: their images a second together, and the processor's seconds for each image."""
+def run_round(processes: Sequence[subprocess.Popen[str]], seconds: float) -> Speed:
+    """Let processes train at the same time."""
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(f"{seconds}\n")
         process.stdin.flush()
-    answers = [json.loads(process.stdout.readline()) for process in processes if process.stdout is not None]
-    cpu = sum(answer["cpu"] for answer in answers) / len(answers)
-    return {"speed": sum(answer["speed"] for answer in answers), "cpu": cpu}
+    speeds = [Speed(**json.loads(process.stdout.readline())) for process in processes if process.stdout is not None]
+    cpu_seconds = sum(speed.cpu_seconds for speed in speeds) / len(speeds)
+    return Speed(sum(speed.images_per_second for speed in speeds), cpu_seconds)
+
+
+def print_medians(speeds: Speeds, options: argparse.Namespace, counts: Sequence[int]) -> None:
+    """Print the medians and the ratios between our loop and the others."""
+
+    def median_ratio(numerator: tuple[str, int], denominator: tuple[str, int], field: str) -> float:
+        pairs = zip(speeds[numerator], speeds[denominator], strict=True)
+        return statistics.median(getattr(a, field) / getattr(b, field) for a, b in pairs)
+
+    print(
+        f"{options.data}, batches of {options.batch_size}, {options.space}, {options.network} network, {options.device}"
+    )
+    for (kind, count), rounds in speeds.items():
+        images, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+        print(f"  {kind:9} x {count}: {images:9.0f} images/s, {1000 * cpu:6.3f} processor seconds per 1000 images")
+    if "loop" not in options.kinds:
+        return
+    for count, kind in itertools.product(counts, sorted(set(options.kinds) - {"loop"})):
+        wall = median_ratio(("loop", count), (kind, count), "images_per_second")
+        cpu = median_ratio((kind, count), ("loop", count), "cpu_seconds")
+        print(f"loop relative to {kind}, {count} at once: {wall:.3f} by the wall clock, {cpu:.3f} by processor time")
+    if len(counts) > 1:
+        ratio = median_ratio(("loop", counts[-1]), ("loop", 1), "images_per_second")
+        print(f"{counts[-1]} at once relative to one: {ratio:.3f} times the images/s")
 
 
 def main() -> None:
@@ -242,52 +295,33 @@ def main() -> None:
     parser.add_argument("--space", default="eatnas-small")
     parser.add_argument("--network", choices=CODES, default="small")
     parser.add_argument("--data", default="FashionMNIST")
-    parser.add_argument("--root", help="where its files lie")
+    parser.add_argument("--root", help="folder of the data set's files")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--loaders", type=int, default=2, help="processes of the DataLoader, for each training")
-    parser.add_argument("--packed", type=int, help="so many at once; default: the cores, on a GPU 2")
+    parser.add_argument("--loaders", type=int, default=2, help="processes of the DataLoader for each training")
+    parser.add_argument("--packed", type=int, help="trainings at once; default: one per core, on a GPU 2")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.kind:
-        child(asked)
+    options = parser.parse_args()
+    if options.kind:
+        train_in_this_process(options)
         return
-    # On a GPU each process of each kind has a context of its own, all the time.
-    asked.packed = asked.packed or (psutil.cpu_count(logical=False) or 1 if asked.device == "cpu" else 2)
-    counts = sorted({1, asked.packed})
-    processes = {kind: [started(kind, sys.argv[1:]) for _ in range(counts[-1])] for kind in asked.kinds}
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    # On a GPU each process keeps a context of its own, so few fit.
+    options.packed = options.packed or (psutil.cpu_count(logical=False) or 1 if options.device == "cpu" else 2)
+    counts = sorted({1, options.packed})
+    processes = {kind: [start_process(kind, sys.argv[1:]) for _ in range(counts[-1])] for kind in options.kinds}
+    speeds: Speeds = {}
     try:
-        for _, count, kind in itertools.product(range(asked.rounds), counts, asked.kinds):
-            found.setdefault((kind, count), []).append(one_round(processes[kind][:count], asked.seconds))
+        for _, count, kind in itertools.product(range(options.rounds), counts, options.kinds):
+            speeds.setdefault((kind, count), []).append(run_round(processes[kind][:count], options.seconds))
     finally:
         for process in itertools.chain.from_iterable(processes.values()):
             assert process.stdin is not None
             process.stdin.close()
             process.wait()
-    tell(found, asked, counts)
-
-
-def tell(found: dict[tuple[str, int], list[dict[str, float]]], asked: argparse.Namespace, counts: list[int]) -> None:
-    """The medians, and what they come to."""
-
-    def ratio(one: tuple[str, int], other: tuple[str, int], what: str = "speed") -> float:
-        pairs = zip(found[one], found[other], strict=True)
-        return statistics.median(a[what] / b[what] for a, b in pairs)
-
-    print(f"{asked.data} at batch {asked.batch_size}, {asked.space}, the {asked.network} network, {asked.device}")
-    for (kind, count), rounds in found.items():
-        speed, cpu = (statistics.median(one[what] for one in rounds) for what in ("speed", "cpu"))
-        print(f"  {kind:9} x {count}: {speed:9.0f} images/s, {1000 * cpu:6.3f} processor seconds for 1000 images")
-    for count, kind in itertools.product(counts, set(asked.kinds) - {"loop"} if "loop" in asked.kinds else ()):
-        speed, cpu = ratio(("loop", count), (kind, count)), ratio((kind, count), ("loop", count), "cpu")
-        print(f"loop against {kind}, {count} at once: {speed:.3f} by the wall clock, {cpu:.3f} by processor seconds")
-    if "loop" in asked.kinds and len(counts) > 1:
-        many = counts[-1]
-        print(f"{many} at once against one: {ratio(('loop', many), ('loop', 1)):.3f} times the images/s")
+    print_medians(speeds, options, counts)
 
 
 if __name__ == "__main__":

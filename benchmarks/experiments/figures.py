@@ -1,40 +1,46 @@
-"""What the arms' tables say: curves of quality against compute, ratios at several levels, winners.
+"""Summarise the tables of the arms: quality against compute, relative compute at several levels, and the winners.
 
-    python benchmarks/experiments/figures.py    # writes quality.png, winners.png and summary.md beside the tables
-
-Quality of a search after some compute: the mean fitness of the eight best networks of the large task so far, which
-every arm has, a random search too. Compute counts the small search in.
+python benchmarks/experiments/figures.py    # writes quality.png, winners.png and summary.md next to the tables
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib.pyplot as plt
-from arms import LARGE, SMALL
-from timing import is_small
+from arm_results import TOP, ArmRun, Compute, read_runs
 
-TOP: Final = 8
-UNITS: Final = ("core seconds", "images x mult-adds")
-LOOKS: Final = {
-    "scratch": ("evolution from scratch", "#000000", "-"),
-    "transfer": ("elastic transfer", "#D55E00", "-"),
-    "handmade": ("MobileNetV2's code, perturbed", "#0072B2", "--"),
-    "best-of-random": ("best of 8 random, perturbed", "#009E73", "--"),
-    "random": ("random search", "#999999", ":"),
-    "survivors": ("small population carried over", "#CC79A7", "-."),
-    "basic-alone": ("basic architecture alone", "#E69F00", "none"),
-    "scratch-inherits": ("from scratch, inheriting", "#000000", "-."),
-    "transfer-inherits": ("transfer, inheriting", "#D55E00", "-."),
-    "optuna-nsga2": ("Optuna NSGA-II", "#56B4E9", ":"),
-    "optuna-tpe": ("Optuna TPE", "#56B4E9", "-."),
+Runs = Mapping[str, Sequence[ArmRun]]
+GRID_POINTS: Final = 201
+QUALITY_GAPS: Final = (0.0, 0.005, 0.01, 0.02)
+UNITS: Final = {"core seconds": "seconds", "images x mult-adds": "work"}
+"""The fields of `Compute` by their names."""
+
+
+class ArmStyle(NamedTuple):
+    """How an arm is called and drawn."""
+
+    label: str
+    colour: str
+    line: str
+
+
+STYLES: Final = {
+    "scratch": ArmStyle("evolution from scratch", "#000000", "-"),
+    "transfer": ArmStyle("elastic transfer", "#D55E00", "-"),
+    "handmade": ArmStyle("MobileNetV2's code, perturbed", "#0072B2", "--"),
+    "best-of-random": ArmStyle("best of 8 random, perturbed", "#009E73", "--"),
+    "random": ArmStyle("random search", "#999999", ":"),
+    "survivors": ArmStyle("small population carried over", "#CC79A7", "-."),
+    "basic-alone": ArmStyle("basic architecture alone", "#E69F00", "none"),
+    "scratch-inherits": ArmStyle("from scratch, inheriting", "#000000", "-."),
+    "transfer-inherits": ArmStyle("transfer, inheriting", "#D55E00", "-."),
+    "optuna-nsga2": ArmStyle("Optuna NSGA-II", "#56B4E9", ":"),
+    "optuna-tpe": ArmStyle("Optuna TPE", "#56B4E9", "-."),
 }
 VARIATIONS: Final = {
     "transfer": "elastic transfer as it is: a small search of 32, 3 blocks perturbed, population 8",
@@ -45,110 +51,45 @@ VARIATIONS: Final = {
     "blocks-2": "2 blocks perturbed",
     "population-12": "population 12, tournament 6",
 }
-"""Ended after 20 candidates, but the first."""
+"""All but the first end after 20 candidates."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One trained network, with the compute of everything up to its end."""
-
-    seconds: float
-    work: float
-    fitness: float | None
+def present(arms: Iterable[str], runs: Runs) -> list[tuple[str, Sequence[ArmRun]]]:
+    """Return the arms that have runs."""
+    return [(arm, runs[arm]) for arm in arms if runs.get(arm)]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One arm under one seed. `curve`: seconds, images x mult-adds and quality, from the eighth network on."""
-
-    arm: str
-    seed: int
-    trials: Sequence[Trial]
-    curve: Sequence[tuple[float, float, float]]
-    living: float | None
-    winner: float | None
-    winner_code: str
-
-    @property
-    def seconds(self) -> float:
-        return self.trials[-1].seconds
-
-    def reaches(self, level: float) -> tuple[float, float] | None:
-        """Seconds and images x mult-adds until its quality was that."""
-        return next(((seconds, work) for seconds, work, quality in self.curve if quality >= level), None)
-
-
-def read(folder: Path) -> dict[str, list[Run]]:
-    """The runs of every arm and variation that has a table, under each seed."""
-    with (folder / "timing.csv").open(newline="") as source:
-        timing = {(row["task"], row["code"]): float(row["seconds_per_epoch"]) for row in csv.DictReader(source)}
-    runs: dict[str, list[Run]] = defaultdict(list)
-    for arm in LOOKS | VARIATIONS:
-        for table in sorted(folder.glob(f"{arm}-[0-9].csv")):
-            with table.open(newline="") as source:
-                runs[arm].append(_run(arm, int(table.stem[-1]), list(csv.DictReader(source)), timing))
-    return runs
-
-
-def _run(arm: str, seed: int, rows: list[dict[str, str]], timing: dict[tuple[str, str], float]) -> Run:
-    seconds = work = 0.0
-    trials, best, curve = [], [], []
-    searched = [row for row in rows if row["kind"] != "yardstick"]
-    # A search that others come from was made first.
-    searched.sort(key=lambda row: (not row["search"].startswith(("small", "start")), int(row["birth"])))
-    for row in searched:
-        small = is_small(row["search"])
-        spec = SMALL if small else LARGE
-        epochs = 1 if row.get("share_inherited") else spec["training"]["epochs"]
-        seconds += epochs * timing["small" if small else "large", row["code"]]
-        work += epochs * spec["data"]["train_images"] * float(row["mult_adds"])
-        fitness = float(row["fitness"]) if row["fitness"] and not small else None
-        trials.append(Trial(seconds, work, fitness))
-        if fitness is not None:
-            best = sorted([*best, fitness])[-TOP:]
-            if len(best) == TOP:
-                curve.append((seconds, work, statistics.fmean(best)))
-    large = [row for row in searched if not is_small(row["search"]) and not row["search"].startswith("start")]
-    living = [float(row["fitness"]) for row in large if row.get("joined") and not row.get("left")]
-    again: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in rows:
-        if row["kind"] == "yardstick" and row["fitness"] and not row["search"].startswith(("small", "start")):
-            again[row["code"]].append(row)
-    means = {code: statistics.fmean(float(row["fitness"]) for row in own) for code, own in again.items()}
-    code = max(means, key=means.__getitem__, default="")
-    return Run(arm, seed, trials, curve, statistics.fmean(living) if living else None, means.get(code), code)
-
-
-def named(names: Iterable[str], runs: dict[str, list[Run]]) -> list[tuple[str, list[Run]]]:
-    """Those of these arms that have runs."""
-    return [(name, runs[name]) for name in names if runs.get(name)]
-
-
-def span(values: Sequence[float | None], digits: int = 3) -> str:
-    """Median and range; how many there are where some are missing."""
-    there = [value for value in values if value is not None]
-    if not there:
+def format_spread(values: Sequence[float | None], digits: int = 3) -> str:
+    """Return the median and the range, and the number of values if some are missing."""
+    known = [value for value in values if value is not None]
+    if not known:
         return "never"
-    text = f"{statistics.median(there):.{digits}f}"
-    if len(there) > 1:
-        text += f" ({min(there):.{digits}f} to {max(there):.{digits}f})"
-    return text + (f", {len(there)} of {len(values)}" if len(there) < len(values) else "")
+    text = f"{statistics.median(known):.{digits}f}"
+    if len(known) > 1:
+        text += f" ({min(known):.{digits}f} to {max(known):.{digits}f})"
+    return text + (f", {len(known)} of {len(values)}" if len(known) < len(values) else "")
 
 
-def draw_curves(runs: dict[str, list[Run]], file: Path) -> None:
+def draw_curves(runs: Runs, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    for arm, own in named(LOOKS, runs):
-        label, colour, line = LOOKS[arm]
+    for arm, own in present(STYLES, runs):
+        style = STYLES[arm]
         curves = [run.curve for run in own if run.curve]
         if not curves:
             continue
-        start, stop = max(curve[0][0] for curve in curves), min(curve[-1][0] for curve in curves)
-        grid = [start + (stop - start) * n / 200 for n in range(201)]
-        at = [[max(quality for seconds, _, quality in curve if seconds <= point) for curve in curves] for point in grid]
-        minutes = [point / 60 for point in grid]
-        axes.plot(minutes, list(map(statistics.median, at)), line, color=colour, label=label, linewidth=2)
+        start = max(curve[0].compute.seconds for curve in curves)
+        stop = min(curve[-1].compute.seconds for curve in curves)
+        grid = [start + (stop - start) * n / (GRID_POINTS - 1) for n in range(GRID_POINTS)]
+        qualities = [
+            [max(point.quality for point in curve if point.compute.seconds <= seconds) for curve in curves]
+            for seconds in grid
+        ]
+        minutes = [seconds / 60 for seconds in grid]
+        medians = list(map(statistics.median, qualities))
+        axes.plot(minutes, medians, style.line, color=style.colour, label=style.label, linewidth=2)
         if arm in ("scratch", "transfer"):
-            axes.fill_between(minutes, list(map(min, at)), list(map(max, at)), color=colour, alpha=0.12, linewidth=0)
+            low, high = list(map(min, qualities)), list(map(max, qualities))
+            axes.fill_between(minutes, low, high, color=style.colour, alpha=0.12, linewidth=0)
     axes.set(xlabel="compute: minutes of one core, small search included")
     axes.set(ylabel=f"mean validation accuracy of the best {TOP} so far")
     axes.legend(frameon=False, loc="lower right")
@@ -156,79 +97,89 @@ def draw_curves(runs: dict[str, list[Run]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def draw_winners(runs: dict[str, list[Run]], file: Path) -> None:
+def draw_winners(runs: Runs, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
-    shown = [arm for arm in LOOKS if any(run.winner for run in runs.get(arm, []))]
-    for place, arm in enumerate(reversed(shown)):
-        values = [run.winner for run in runs[arm] if run.winner is not None]
-        axes.plot(values, [place] * len(values), "o", color=LOOKS[arm][1], alpha=0.7)
-        axes.plot(statistics.median(values), place, "|", color=LOOKS[arm][1], markersize=18, markeredgewidth=2.5)
-    axes.set_yticks(range(len(shown)), [LOOKS[arm][0] for arm in reversed(shown)])
+    arms = [arm for arm in STYLES if any(run.winner for run in runs.get(arm, []))]
+    for place, arm in enumerate(reversed(arms)):
+        values, colour = [run.winner for run in runs[arm] if run.winner is not None], STYLES[arm].colour
+        axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.7)
+        axes.plot(statistics.median(values), place, "|", color=colour, markersize=18, markeredgewidth=2.5)
+    axes.set_yticks(range(len(arms)), [STYLES[arm].label for arm in reversed(arms)])
     axes.set(xlabel="validation accuracy of the winner: mean of 3 fresh seeds (bar: median)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(file, dpi=120)
 
 
-def summary(runs: dict[str, list[Run]]) -> str:
+def summarize(runs: Runs) -> str:
+    """Return all tables as Markdown."""
     lines = [
         "# All tables of the arms",
         "",
-        "Made by `benchmarks/experiments/figures.py` from the rows of each arm; [what they say](index.md).",
+        "Written by `benchmarks/experiments/figures.py` from the rows of each arm. "
+        "[The main page](index.md) discusses them.",
         "",
         "| arm | seeds | compute, core minutes | images x mult-adds, 10^12 "
-        "| best 8 at the end | living mean | winner by the yardstick |",
+        "| best 8 at the end | population mean | winner by the yardstick |",
         "|---|---|---|---|---|---|---|",
     ]
-    labels = {arm: look[0] for arm, look in LOOKS.items()}
-    for arm, own in named(labels, runs):
+    labels = {arm: style.label for arm, style in STYLES.items()}
+    for arm, own in present(labels, runs):
         lines.append(
-            f"| {labels[arm]} | {len(own)} | {span([run.seconds / 60 for run in own], 1)} "
-            f"| {span([run.trials[-1].work / 1e12 for run in own], 2)} "
-            f"| {span([run.curve[-1][2] if run.curve else None for run in own])} "
-            f"| {span([run.living for run in own])} | {span([run.winner for run in own])} |"
+            f"| {labels[arm]} | {len(own)} | {format_spread([run.compute.seconds / 60 for run in own], 1)} "
+            f"| {format_spread([run.compute.work / 1e12 for run in own], 2)} "
+            f"| {format_spread([run.final_quality for run in own])} "
+            f"| {format_spread([run.population_mean for run in own])} "
+            f"| {format_spread([run.winner for run in own])} |"
         )
-    arms = "".join(ratios(runs, labels, unit) for unit in UNITS)
-    changed = "".join(ratios(runs, VARIATIONS, unit) for unit in UNITS)
-    head = "\n## Transfers with one thing changed, each ended after 20 candidates but the first\n"
-    return "\n".join(lines) + "\n" + arms + head + changed
+    arms = "".join(compare_compute(runs, labels, unit) for unit in UNITS)
+    variations = "".join(compare_compute(runs, VARIATIONS, unit) for unit in UNITS)
+    heading = "\n## Transfers with one change each\n\nAll but the first end after 20 candidates.\n"
+    return "\n".join(lines) + "\n" + arms + heading + variations
 
 
-def ratios(runs: dict[str, list[Run]], labels: Mapping[str, str], unit: str) -> str:
-    """What each arm took to levels of the from-scratch search of the same seed, over all that that search took."""
-    place = UNITS.index(unit)
-    base = {run.seed: run for run in runs["scratch"]}
-    gaps = (0.0, 0.005, 0.01, 0.02)
+def compare_compute(runs: Runs, labels: Mapping[str, str], unit: str) -> str:
+    """Return a table of the compute to several qualities, relative to the search from scratch with the same seed."""
+    scratch = {run.seed: run for run in runs["scratch"]}
     lines = [
         "",
-        f"Compute ({unit}) to a quality of the from-scratch search of the same seed, over all of that search's:",
+        f"Compute ({unit}) until an arm reaches a quality of the search from scratch with the same seed, "
+        "relative to the whole compute of that search:",
         "",
-        "| arm | " + " | ".join(f"its final quality − {gap:g}" if gap else "its final quality" for gap in gaps) + " |",
-        "|---" * (len(gaps) + 1) + "|",
+        "| arm | " + " | ".join(f"final quality − {gap:g}" if gap else "final quality" for gap in QUALITY_GAPS) + " |",
+        "|---" * (len(QUALITY_GAPS) + 1) + "|",
     ]
-    for arm, own in named(labels, runs):
-        cells = []
-        for gap in gaps:
-            taken: list[float | None] = []
-            for run in own:
-                if run.seed in base:
-                    whole = base[run.seed].trials[-1]
-                    reached = run.reaches(base[run.seed].curve[-1][2] - gap)
-                    taken.append(None if reached is None else reached[place] / (whole.seconds, whole.work)[place])
-            cells.append(span(taken, 2))
+    for arm, own in present(labels, runs):
+        pairs = [(run, scratch[run.seed]) for run in own if run.seed in scratch]
+        cells = [
+            format_spread([relative_compute(run, base, gap, unit) for run, base in pairs], 2) for gap in QUALITY_GAPS
+        ]
         lines.append(f"| {labels[arm]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
+def relative_compute(run: ArmRun, base: ArmRun, gap: float, unit: str) -> float | None:
+    """Return the compute of a run to the final quality of `base` less a gap, relative to the compute of `base`."""
+    if base.final_quality is None:
+        return None
+    compute = run.compute_to(base.final_quality - gap)
+    return None if compute is None else _in_unit(compute, unit) / _in_unit(base.compute, unit)
+
+
+def _in_unit(compute: Compute, unit: str) -> float:
+    return float(getattr(compute, UNITS[unit]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("docs/experiments"))
+    parser.add_argument("--out", type=Path, default=Path("docs/experiments"), help="folder of the tables")
     folder = parser.parse_args().out
-    runs = read(folder)
+    runs = read_runs(folder, STYLES | VARIATIONS)
     draw_curves(runs, folder / "quality.png")
     draw_winners(runs, folder / "winners.png")
-    (folder / "summary.md").write_text(summary(runs))
-    print(summary(runs))
+    summary = summarize(runs)
+    (folder / "summary.md").write_text(summary)
+    print(summary)
 
 
 if __name__ == "__main__":

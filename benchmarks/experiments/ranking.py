@@ -1,10 +1,10 @@
-"""Does a child that inherits rank as it would from scratch? Kendall's tau, with a bootstrap interval.
+"""Measure whether children with inherited weights rank as they would from scratch: Kendall's tau with an interval.
 
     python benchmarks/experiments/ranking.py
 
-Random parents, each with mutations of its own. Every mutation is trained from scratch in full under two seeds (their
-tau is the ceiling), from scratch for fewer epochs, and from its parent's weights for fewer epochs at a third of the
-rate. Goes on where it was stopped.
+Each random parent has several mutations. Every mutation is trained from scratch for all epochs with two seeds (their
+tau is the upper limit), from scratch for fewer epochs, and from its parent's weights for fewer epochs at a third of
+the learning rate. An interrupted run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from __future__ import annotations
 import csv
 import random
 import statistics
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from arms import LARGE, options
+from arm_specs import LARGE
 from scipy.stats import kendalltau
-from trainings import Kept, assignment, parsed, task_of, train_all
+from search_runner import common_options
+from standalone_trainings import ResultsByName, new_assignment, parse_arm_spec, task_of, train_all
 
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import CHILD_LEARNING_RATE_FACTOR
@@ -29,107 +31,120 @@ from eatnas_protocol.messages import Assign
 
 SEED: Final = 300
 RESAMPLES: Final = 2000
-Asked = dict[str, Assign]
-Children = dict[tuple[int, int], Proposal]
-"""By the number of the parent, and a child's among its own."""
+Scores = dict[str, list[float]]
+"""The accuracies of all children by the way in which they were trained."""
 
 
-def interval(first: list[float], second: list[float]) -> tuple[float, float, float]:
-    """Kendall's tau, and the range that holds 95% of it over resampled architectures."""
-    chance = random.Random(SEED)
+@dataclass(frozen=True)
+class Child:
+    """A mutation of a parent; both have numbers from 0."""
+
+    parent: int
+    number: int
+    proposal: Proposal
+
+    def training_name(self, way: str) -> str:
+        return f"{way}-{self.parent}-{self.number}"
+
+
+def tau_with_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Return Kendall's tau and the limits of its 95% bootstrap interval."""
+    rng = random.Random(SEED)
     taus = []
     for _ in range(RESAMPLES):
-        drawn = [chance.randrange(len(first)) for _ in first]
-        taus.append(kendalltau([first[n] for n in drawn], [second[n] for n in drawn]).statistic)
-    cuts = statistics.quantiles(taus, n=40)
-    return kendalltau(first, second).statistic, cuts[0], cuts[-1]
+        sample = [rng.randrange(len(first)) for _ in first]
+        taus.append(kendalltau([first[n] for n in sample], [second[n] for n in sample]).statistic)
+    quantiles = statistics.quantiles(taus, n=40)
+    return kendalltau(first, second).statistic, quantiles[0], quantiles[-1]
 
 
-def family(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], Children]:
-    """Random parents, and mutations of each by their numbers; no network twice."""
+def new_families(spec: SearchSpec, parents: int, children: int) -> tuple[list[Proposal], list[Child]]:
+    """Return random parents and mutations of each, all of different architectures."""
     space = Space(spec.macro(), task_of(spec), Limits(None, spec.objective.max_mult_adds))
-    held: set[str] = set()
-    elders, young = [], {}
-    for number in range(parents):
-        elders.append(space.sample(KeyedRng(SEED, "parent", number), held.__contains__))
-        held.add(elders[-1].digest)
-        for ordinal in range(children):
-            child = space.mutate(elders[-1].effective, KeyedRng(SEED, "child", number, ordinal), held.__contains__)
-            held.add(child.digest)
-            young[number, ordinal] = child
-    return elders, young
+    digests: set[str] = set()
+    parent_proposals, all_children = [], []
+    for parent in range(parents):
+        proposal = space.sample(KeyedRng(SEED, "parent", parent), digests.__contains__)
+        parent_proposals.append(proposal)
+        digests.add(proposal.digest)
+        for number in range(children):
+            rng = KeyedRng(SEED, "child", parent, number)
+            child = space.mutate(proposal.effective, rng, digests.__contains__)
+            digests.add(child.digest)
+            all_children.append(Child(parent, number, child))
+    return parent_proposals, all_children
 
 
-def name_of(way: str, key: tuple[int, int]) -> str:
-    return f"{way}-{key[0]}-{key[1]}"
+def child_assignments(
+    spec: SearchSpec, child: Child, parent: Assign, home: Path, epochs: Sequence[int]
+) -> dict[str, Assign]:
+    """Return the trainings of a child: in full with two seeds, and for fewer epochs from scratch and inheriting."""
+    first_seed, second_seed = derive_seed(SEED, "training"), derive_seed(SEED, "training", 1)
+    learning_rate = spec.training.learning_rate * CHILD_LEARNING_RATE_FACTOR
 
+    def assignment(way: str, seed: int, **training: Any) -> Assign:
+        number = 100 * (child.parent + 1) + child.number
+        return new_assignment(spec, number, str(child.proposal.effective), seed, home / way, **training)
 
-def trainings(
-    spec: SearchSpec, child: Proposal, key: tuple[int, int], parent: Assign, home: Path, epochs: list[int]
-) -> Asked:
-    """One child in every way: in full under two seeds, and for fewer epochs from scratch and from its parent."""
-    one, other = (derive_seed(SEED, "training", *of) for of in ((), (1,)))
-    rate = spec.training.learning_rate * CHILD_LEARNING_RATE_FACTOR
-
-    def so(way: str, seed: int, **training: Any) -> tuple[str, Assign]:
-        number = 100 * (key[0] + 1) + key[1]
-        return name_of(way, key), assignment(spec, number, str(child.effective), seed, home / way, **training)
-
-    asked = dict([so("full", one), so("again", other)])
+    assignments = {"full": assignment("full", first_seed), "again": assignment("again", second_seed)}
     for few in epochs:
-        asked |= dict([so(f"short-{few}", one, epochs=few)])
-        name, assign = so(f"child-{few}", one, epochs=few, learning_rate=rate)
-        asked[name] = replace(assign, inherits=True, ancestors=[asdict(parent)])
-    return asked
+        short, inheriting = f"short-{few}", f"child-{few}"
+        assignments[short] = assignment(short, first_seed, epochs=few)
+        assign = assignment(inheriting, first_seed, epochs=few, learning_rate=learning_rate)
+        assignments[inheriting] = replace(assign, inherits=True, ancestors=[asdict(parent)])
+    return {child.training_name(way): assign for way, assign in assignments.items()}
+
+
+def write_table(file: Path, children: Sequence[Child], shares: Sequence[float | None], scores: Scores) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as target:
+        writer = csv.writer(target)
+        writer.writerow(["parent", "change", "mult_adds", "share_inherited", *scores, "code"])
+        for index, child in enumerate(children):
+            proposal = child.proposal
+            facts = [child.parent, proposal.changes[0], proposal.cost.mult_adds, shares[index]]
+            writer.writerow([*facts, *(accuracies[index] for accuracies in scores.values()), proposal.effective])
+
+
+def print_taus(scores: Scores) -> None:
+    full, again = scores["full"], scores["again"]
+    for way, accuracies in scores.items():
+        if way != "full":
+            tau, low, high = tau_with_interval(full, accuracies)
+            print(f"tau of {way} with full: {tau:.3f} ({low:.3f} to {high:.3f})")
+    noise = statistics.stdev(a - b for a, b in zip(full, again, strict=True)) / 2**0.5
+    print(f"{len(full)} networks: standard deviation of full {statistics.stdev(full):.4f}, of one score {noise:.4f}")
 
 
 def main() -> None:
-    parser = options(__doc__)
+    parser = common_options(__doc__)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--parents", type=int, default=8)
-    parser.add_argument("--children", type=int, default=5, help="of each parent")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1], help="fewer epochs, of a child")
-    asked = parser.parse_args()
-    home = asked.home.absolute() / "ranking"
+    parser.add_argument("--children", type=int, default=5, help="children of each parent")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1], help="the fewer epochs")
+    options = parser.parse_args()
+    home = options.home.absolute() / "ranking"
     home.mkdir(parents=True, exist_ok=True)
-    spec = parsed(LARGE, asked.data_root)
-    kept = Kept(home / "ranking.jsonl")
-    elders, children = family(spec, asked.parents, asked.children)
+    spec = parse_arm_spec(LARGE, options.data_root)
+    results = ResultsByName(home / "ranking.jsonl")
+    proposals, children = new_families(spec, options.parents, options.children)
     seed = derive_seed(SEED, "training")
     parents = [
-        assignment(spec, number, str(elder.effective), seed, home / "parents") for number, elder in enumerate(elders, 1)
+        new_assignment(spec, number, str(proposal.effective), seed, home / "parents")
+        for number, proposal in enumerate(proposals, 1)
     ]
-    train_all(((f"parent-{assign.candidate}", assign) for assign in parents), kept, asked.slots)
-    wanted: Asked = {}
-    for key, child in children.items():
-        wanted |= trainings(spec, child, key, parents[key[0]], home, asked.epochs)
-    train_all(wanted.items(), kept, asked.slots)
+    train_all(((f"parent-{assign.candidate}", assign) for assign in parents), results, options.slots)
+    assignments: dict[str, Assign] = {}
+    for child in children:
+        assignments |= child_assignments(spec, child, parents[child.parent], home, options.epochs)
+    train_all(assignments.items(), results, options.slots)
 
-    ways = ["full", "again", *(f"{way}-{epochs}" for epochs in asked.epochs for way in ("short", "child"))]
-    scores = {way: [kept.results[name_of(way, key)]["val_accuracy"] for key in children] for way in ways}
-    shares = [kept.results[name_of(f"child-{asked.epochs[0]}", key)]["share_inherited"] for key in children]
-    write(asked.out / "ranking.csv", children, shares, scores)
-    tell(scores)
-
-
-def write(file: Path, children: Children, shares: list[float], scores: dict[str, list[float]]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="") as sink:
-        writer = csv.writer(sink)
-        writer.writerow(["parent", "change", "mult_adds", "share_inherited", *scores, "code"])
-        for index, ((number, _), child) in enumerate(children.items()):
-            told = [number, child.changes[0], child.cost.mult_adds, shares[index]]
-            writer.writerow([*told, *(own[index] for own in scores.values()), child.effective])
-
-
-def tell(scores: dict[str, list[float]]) -> None:
-    full, again = scores["full"], scores["again"]
-    for way, own in scores.items():
-        if way != "full":
-            tau, low, high = interval(full, own)
-            print(f"tau of {way} with full: {tau:.3f} ({low:.3f} to {high:.3f})")
-    noise = statistics.stdev(a - b for a, b in zip(full, again, strict=True)) / 2**0.5
-    print(f"{len(full)} networks: spread of full {statistics.stdev(full):.4f}, one score's noise {noise:.4f}")
+    ways = ["full", "again", *(f"{way}-{epochs}" for epochs in options.epochs for way in ("short", "child"))]
+    scores = {way: [results.results[child.training_name(way)]["val_accuracy"] for child in children] for way in ways}
+    inheriting = f"child-{options.epochs[0]}"
+    shares = [results.results[child.training_name(inheriting)]["share_inherited"] for child in children]
+    write_table(options.out / "ranking.csv", children, shares, scores)
+    print_taus(scores)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Seconds of one core that an epoch of every network in the arms' tables takes: the compute of the comparison.
+"""Measure the seconds of one core per epoch for every network in the tables of the arms: the compute of the comparison.
 
     python benchmarks/experiments/timing.py
 
-Processor time, measured here once for each network, so that what else the machine did in a search does not matter.
-Goes on where it was stopped.
+Processor time, measured once per network, does not depend on what else the machine did during a search. An interrupted
+run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -11,41 +11,39 @@ from __future__ import annotations
 import csv
 import time
 
-from arms import LARGE, SMALL, options
-from trainings import assignment, parsed
+from arm_specs import LARGE, SMALL, is_small
+from search_runner import common_options
+from standalone_trainings import new_assignment, parse_arm_spec
 
 from eatnas_training.calibrate import calibrate
 
-CALIBRATED = ("macro", "task", "data", "training")
-
-
-def is_small(search: str) -> bool:
-    return search.startswith("small")
+CALIBRATION_FIELDS = ("macro", "task", "data", "training")
 
 
 def main() -> None:
-    asked = options(__doc__).parse_args()
-    file = asked.out / "timing.csv"
-    specs = {task: parsed(spec, asked.data_root) for task, spec in (("small", SMALL), ("large", LARGE))}
-    before = file.read_text().splitlines() if file.exists() else []
-    known = {(row["task"], row["code"]) for row in csv.DictReader(before)}
-    wanted = {
+    options = common_options(__doc__).parse_args()
+    file = options.out / "timing.csv"
+    specs = {task: parse_arm_spec(spec, options.data_root) for task, spec in (("small", SMALL), ("large", LARGE))}
+    lines = file.read_text().splitlines() if file.exists() else []
+    measured = {(row["task"], row["code"]) for row in csv.DictReader(lines)}
+    networks = {
         ("small" if is_small(row["search"]) else "large", row["code"])
-        for table in asked.out.glob("*-[0-9].csv")
+        for table in options.out.glob("*-[0-9].csv")
         for row in csv.DictReader(table.read_text().splitlines())
         if row["kind"] != "yardstick"
     }
-    with file.open("a", newline="") as sink:
-        writer = csv.writer(sink)
-        if not before:
+    remaining = sorted(networks - measured)
+    with file.open("a", newline="") as target:
+        writer = csv.writer(target)
+        if not lines:
             writer.writerow(["task", "code", "seconds_per_epoch"])
-        for number, (task, code) in enumerate(todo := sorted(wanted - known), 1):
-            assign = assignment(specs[task], 0, code, 0, asked.home.absolute() / "timing")
-            network = {"codes": [assign.code], **{key: getattr(assign, key) for key in CALIBRATED}}
-            (timed,) = calibrate(network, time.process_time)
-            writer.writerow([task, code, f"{timed['seconds_per_epoch']:.4f}"])
-            sink.flush()
-            print(f"\r{number}/{len(todo)}", end="", flush=True)
+        for number, (task, code) in enumerate(remaining, 1):
+            assign = new_assignment(specs[task], 0, code, 0, options.home.absolute() / "timing")
+            request = {"codes": [assign.code], **{key: getattr(assign, key) for key in CALIBRATION_FIELDS}}
+            (timing,) = calibrate(request, time.process_time)
+            writer.writerow([task, code, f"{timing['seconds_per_epoch']:.4f}"])
+            target.flush()
+            print(f"\r{number}/{len(remaining)}", end="", flush=True)
     print()
 
 
