@@ -13,28 +13,28 @@ from eatnas_db.errors import InvalidArchitectureError
 ROWS = json.loads((Path(__file__).parents[1] / "data" / "oracle-sample.json").read_text())
 
 
-def test_the_sample_has_all_its_rows():
+def test_sample_file_is_complete():
     assert len(ROWS) == 24
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_counter_gives_the_authors_own_numbers(row):
+def test_costs_equal_those_of_the_authors(row):
     task = Task(row["resolution"], 3, row["classes"])
-    counted = compute_cost(Architecture.from_code(row["code"]), PRESETS["eatnas-imagenet"], task)
-    assert counted == Cost(row["params"], row["mult_adds"])
+    cost = compute_cost(Architecture.from_code(row["code"]), PRESETS["eatnas-imagenet"], task)
+    assert cost == Cost(row["params"], row["mult_adds"])
 
 
-def test_a_network_small_enough_to_count_by_hand():
-    macro = Macro("by-hand", 4, 1, (2,), (8,), 16)
-    counted = compute_cost(Architecture.parse("sep_k3_d1_w1.0"), macro, Task(8, 1, 10))
+def test_costs_of_a_manually_counted_network():
+    macro = Macro("manual", 4, 1, (2,), (8,), 16)
+    cost = compute_cost(Architecture.parse("sep_k3_d1_w1.0"), macro, Task(8, 1, 10))
     stem, depthwise, pointwise, head, classifier = 9 * 4, 9 * 4, 4 * 8, 8 * 16, 16 * 10
-    assert counted.params == (
+    assert cost.params == (
         (stem + 2 * 4) + (depthwise + 2 * 4) + (pointwise + 2 * 8) + (head + 2 * 16) + (classifier + 10)
     )
-    assert counted.mult_adds == stem * 64 + (depthwise + pointwise + head) * 16 + classifier
+    assert cost.mult_adds == stem * 64 + (depthwise + pointwise + head) * 16 + classifier
 
 
-def test_another_number_of_blocks_is_refused():
+def test_wrong_number_of_blocks_is_refused():
     with pytest.raises(InvalidArchitectureError, match="7 blocks, but the architecture has 1"):
         compute_cost(Architecture.parse("sep_k3_d1_w1.0"), PRESETS["eatnas-tiny"], Task(8, 1, 10))
 

@@ -22,12 +22,12 @@ def read(path: Path):
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_a_valid_search_called_like_its_file(path):
+def test_example_is_valid_and_named_after_its_file(path):
     assert read(path).name == path.stem
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_leaves_room_for_its_whole_search(path):
+def test_example_space_is_large_enough(path):
     spec = read(path)
     limits = Limits(spec.objective.max_params, spec.objective.max_mult_adds)
     task = TASKS[spec.data.name]
@@ -37,7 +37,7 @@ def test_an_example_leaves_room_for_its_whole_search(path):
     assert spec.macro().reduction <= task.resolution
 
 
-def test_every_space_and_a_users_own_have_an_example():
+def test_examples_cover_every_space_and_a_custom_one():
     macros = {read(path).macro().name for path in EXAMPLES}
     assert macros >= set(PRESETS)
     assert macros - set(PRESETS)

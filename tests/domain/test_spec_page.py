@@ -10,7 +10,7 @@ ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 
 def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    found = {}
+    defaults = {}
     for name, field in model.model_fields.items():
         if field.is_required():
             default = "required"
@@ -20,18 +20,18 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
             default = "all defaults"
         else:
             default = f"`{field.default}`"
-        found[prefix + name] = default
+        defaults[prefix + name] = default
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= fields(field.annotation, f"{prefix}{name}.")
-    return found
+            defaults |= fields(field.annotation, f"{prefix}{name}.")
+    return defaults
 
 
-def test_the_page_has_every_key_with_its_default_and_no_other():
+def test_page_lists_exactly_the_keys_with_their_defaults():
     rows = {key: default for key, default, _ in ROW.findall(PAGE)}
     assert rows == fields(SearchSpec) | fields(MacroSpec, "space.")
 
 
-def test_every_choice_is_on_the_page():
+def test_page_lists_every_choice():
     training = ("none", "shift", "crop_flip", "float32", "bfloat16")
     for choice in (*training, "oldest", "worst", "mixed", "quality_flat", "survivors"):
         assert f"`{choice}`" in PAGE

@@ -21,7 +21,7 @@ UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a database without a record: each test runs on both kinds."""
+    """Return the URL of an empty database; every test runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'eatnas.db'}"
     return str(request.getfixturevalue("postgres").new_database())

@@ -1,4 +1,4 @@
-"""Final models, in the record: who is tested, by which recipe, and how often the test part was looked at."""
+"""Final models: which candidates are tested, with which recipe, and how often the test part is used."""
 
 import pytest
 from sqlalchemy import select
@@ -24,7 +24,7 @@ UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
 @pytest.fixture
 def small(engine, search_factory, lease_factory, score_factory):
-    """A finished search; its best by its own scores is the candidate with the highest id."""
+    """Run a search to its end; the candidate with the highest id has the best fitness."""
     search_id = search_factory("small")
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, leased.token.candidate / 100)
@@ -43,10 +43,10 @@ def final(engine):
 
 
 @pytest.fixture
-def test(engine, lease_factory):
-    """Trains a search of final models to its end; these are their test accuracies, in order."""
+def run_final_search(engine, lease_factory):
+    """Run a search of final models to its end, with these test accuracies in order."""
 
-    def to_its_end(name, accuracies):
+    def run_search(name, accuracies):
         with transaction(engine) as connection:
             search_id = get_search(connection, name).id
         for accuracy in accuracies:
@@ -65,19 +65,17 @@ def test(engine, lease_factory):
                 advance_search(connection, lock_search(connection, search_id), 6.0)
         assert lease_factory(search_id) is None
 
-    return to_its_end
+    return run_search
 
 
 def births(engine, name):
     with transaction(engine) as connection:
         columns = (candidate.c.parent_id, candidate.c.replica, candidate.c.origin)
-        of = candidate.c.search_id == get_search(connection, name).id
-        return connection.execute(select(*columns).where(of).order_by(candidate.c.birth)).all()
+        is_in_search = candidate.c.search_id == get_search(connection, name).id
+        return connection.execute(select(*columns).where(is_in_search).order_by(candidate.c.birth)).all()
 
 
-def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_measures(
-    engine, small, final, test, tmp_path
-):
+def test_winner_is_tested_with_a_longer_recipe(engine, small, final, run_final_search, tmp_path):
     name = final()
     with transaction(engine) as connection:
         row, source, winner = (
@@ -89,24 +87,28 @@ def test_the_winner_is_tested_by_a_longer_recipe_and_shown_beside_its_other_meas
     assert (name, row.kind, row.source_id, row.born) == ("small.final", "final", small, 3)
     assert row.spec["training"] == {**source.spec["training"], "epochs": 4 * source.spec["training"]["epochs"]}
     assert births(engine, name) == [(winner.id, replica, "final") for replica in (1, 2, 3)]
-    test(name, [0.1, 0.2, 0.3])
+    run_final_search(name, [0.1, 0.2, 0.3])
     with transaction(engine) as connection:
         after = list_best(connection, small, 3)
         assert (count_test_evaluations(connection, small), count_test_evaluations(connection, row.id)) == (3, 3)
-        told = [one.words for one in list_events(connection, row.id, kind="tested")]
+        messages = [event.words for event in list_events(connection, row.id, kind="tested")]
         assert get_search(connection, name).status == "finished"
-    assert told[0] == "attempt 1 was evaluated once on the test part: accuracy 0.1000"
-    assert len(told) == 3
-    assert (after[0].test, after[0].test_spread, after[0].test_seeds) == (pytest.approx(0.2), pytest.approx(0.1), 3)
-    # A poor test changes no rank: else the next search would have seen the test part.
-    assert [one.id for one in after] == [one.id for one in before]
+    assert messages[0] == "attempt 1 was evaluated once on the test part: accuracy 0.1000"
+    assert len(messages) == 3
+    assert (after[0].test, after[0].test_spread, after[0].test_seeds) == (
+        pytest.approx(0.2),
+        pytest.approx(0.1),
+        3,
+    )
+    # A low test accuracy does not change the ranking; otherwise the search would depend on the test part.
+    assert [ranked.id for ranked in after] == [ranked.id for ranked in before]
     assert after[1].test is None
-    # These trainings are made up, and have no epochs.
-    violations = {one.invariant for one in list_violations(engine, tmp_path) if not one.invariant.startswith("epochs")}
-    assert violations == set()
+    # These trainings report no epochs; all other invariants hold.
+    violations = {violation.invariant for violation in list_violations(engine, tmp_path)}
+    assert not {invariant for invariant in violations if not invariant.startswith("epochs")}
 
 
-def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory, score_factory):
+def test_yardstick_decides_the_winners(engine, small, final, lease_factory, score_factory):
     with transaction(engine) as connection:
         yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=1, now=5.0)).id
     with pytest.raises(ConflictError, match=r"small\.yardstick.* is not finished"):
@@ -121,22 +123,20 @@ def test_the_yardsticks_best_are_the_winners(engine, small, final, lease_factory
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 
 
-def test_a_second_test_by_the_same_recipe_wants_to_be_asked_for_and_has_fresh_seeds(
-    engine, small, final, test, lease_factory
-):
-    test(final(seeds=2), [0.5, 0.7])
+def test_second_test_needs_again_and_has_fresh_seeds(engine, small, final, run_final_search, lease_factory):
+    run_final_search(final(seeds=2), [0.5, 0.7])
     with pytest.raises(ConflictError, match=r"candidate 12 is already tested with this recipe in 'small\.final'"):
         final()
-    test(final(epochs=1, seeds=1), [0.3])
-    with transaction(engine) as connection:  # the mean is of one recipe
+    run_final_search(final(epochs=1, seeds=1), [0.3])
+    with transaction(engine) as connection:  # only models of one recipe are averaged
         assert list_best(connection, small, 1)[0].test == pytest.approx(0.3)
     name = final(seeds=1, again=True)
     assert births(engine, name) == [(12, 3, "final")]
-    test(name, [0.9])
+    run_final_search(name, [0.9])
     with transaction(engine) as connection:
         assert list_best(connection, small, 1)[0].test == pytest.approx(0.7)
         assert count_test_evaluations(connection, small) == 4
-    # Who failed was not looked at.
+    # A model that failed was not tested.
     failed = final(candidate_ids=[11, 11], seeds=1)
     with transaction(engine) as connection:
         failed_id = get_search(connection, failed).id
@@ -146,14 +146,14 @@ def test_a_second_test_by_the_same_recipe_wants_to_be_asked_for_and_has_fresh_se
     assert births(engine, final(candidate_ids=[11], seeds=1))[0].parent_id == 11
 
 
-def test_what_cannot_be_tested_or_goes_on_from_a_test_is_refused(engine, small, final, search_factory):
+def test_invalid_final_trainings_are_refused(engine, small, final, search_factory):
     search_factory("open")
     with pytest.raises(ConflictError, match=r"'open' is not finished .*--candidate"):
         final("open")
     with pytest.raises(NotFoundError, match="no candidate 99"):
         final(candidate_ids=[99])
     name = final()
-    for refused in (
+    for create in (
         lambda connection: create_final_training(connection, name, now=6.0),
         lambda connection: create_reevaluation(connection, name, top=1, seeds=1, now=6.0),
         lambda connection: extend_search(connection, name, candidates=1, now=6.0),
@@ -162,4 +162,4 @@ def test_what_cannot_be_tested_or_goes_on_from_a_test_is_refused(engine, small, 
             transaction(engine) as connection,
             pytest.raises(ConflictError, match="measures candidates of another search"),
         ):
-            refused(connection)
+            create(connection)

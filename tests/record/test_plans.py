@@ -1,4 +1,4 @@
-"""Work per candidate is flat: no statement of a candidate's life reads a table from end to end."""
+"""The cost per candidate is constant: no statement of its life scans a whole table."""
 
 import re
 from collections.abc import Callable
@@ -18,40 +18,40 @@ from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResumptionR
 
 SMALL = {"SCAN eatnas_checkpoint", "SCAN eatnas_lease", "SCAN CONSTANT ROW"}
 SMALL |= {"Seq Scan on eatnas_checkpoint", "Seq Scan on eatnas_lease"}
-"""What may be read whole: checkpoints are kept for the living alone, leases for what is in training."""
+"""Allowed scans: only living candidates have checkpoints, and only those in training have leases."""
 LEASING = r"UPDATE eatnas_candidate SET state=\S+, attempt=\("
 
 
 def plans(engine: Engine, life: Callable[[Any], None]) -> dict[str, str]:
-    """Each statement that `life` executes, with the database's plan for it."""
-    seen: dict[str, Any] = {}
+    """Return the statements that `life` executes, each with its query plan."""
+    executed: dict[str, Any] = {}
 
-    def write(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        seen[statement] = parameters[0] if many else parameters
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        executed[statement] = parameters[0] if many else parameters
 
-    event.listen(engine, "before_cursor_execute", write)
+    event.listen(engine, "before_cursor_execute", record)
     with transaction(engine) as connection:
         life(connection)
-    event.remove(engine, "before_cursor_execute", write)
-    found = {}
+    event.remove(engine, "before_cursor_execute", record)
+    plans_by_statement = {}
     explain, column = "EXPLAIN QUERY PLAN", 3
     with transaction(engine) as connection:
         if is_postgresql(engine):
-            # What is still read from end to end where that is made dear has no index to go by.
+            # A table that is scanned even though scans are expensive has no suitable index.
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
             explain, column = "EXPLAIN", 0
-        for statement, parameters in seen.items():
+        for statement, parameters in executed.items():
             if statement.startswith(("SELECT", "UPDATE", "DELETE")) and "pg_notify" not in statement:
                 rows = connection.exec_driver_sql(f"{explain} {statement}", parameters).all()
-                found[statement] = "; ".join(row[column].strip() for row in rows)
-    return found
+                plans_by_statement[statement] = "; ".join(row[column].strip() for row in rows)
+    return plans_by_statement
 
 
 def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None:
-    """Lease one candidate, let one fail, score another, and move the search on."""
+    """Lease one candidate, let one fail, score another, and advance the search."""
     now = 10.0
-    one = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
-    assert one is not None
+    newly_leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
+    assert newly_leased is not None
     leases.record_heartbeat(connection, 1)
     for held in leased:
         token = held.token
@@ -78,7 +78,7 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
     transitions.reclaim_leases(connection, 1, now)
 
 
-def test_a_candidates_life_reads_by_index_alone(
+def test_candidate_statements_use_indexes_only(
     engine: Engine,
     search_factory: Callable[..., int],
     lease_factory: Callable[..., LeasedCandidate | None],
@@ -93,17 +93,21 @@ def test_a_candidates_life_reads_by_index_alone(
             settle_births(connection, search_id, 3.0)
             breed_births(connection, search_id, 3.0)
     both = [lease_factory(search_id), lease_factory(search_id)]
-    found = plans(engine, lambda connection: life(connection, search_id, [one for one in both if one]))
-    assert len(found) > 20
-    parts = {part for plan in found.values() for part in plan.split("; ")}
+    plans_by_statement = plans(
+        engine, lambda connection: life(connection, search_id, [leased for leased in both if leased])
+    )
+    assert len(plans_by_statement) > 20
+    parts = {part for plan in plans_by_statement.values() for part in plan.split("; ")}
     scans = {re.sub(r"^->\s+|  \(cost.*", "", part) for part in parts if re.match(r"SCAN|(->\s+)?Seq Scan", part)}
     assert {re.sub(" eatnas_checkpoint_1$", "", scan) for scan in scans} <= SMALL
-    (lease,) = [plan for statement, plan in found.items() if re.match(LEASING, statement)]
+    (lease,) = [plan for statement, plan in plans_by_statement.items() if re.match(LEASING, statement)]
     assert "ix_eatnas_candidate_pending" in lease
-    living = [plan for statement, plan in found.items() if statement.endswith('"left" IS NULL')]
+    living = [plan for statement, plan in plans_by_statement.items() if statement.endswith('"left" IS NULL')]
     assert living
     assert all("ix_eatnas_candidate_living" in plan for plan in living)
-    if not is_postgresql(engine):  # which goes by how much there is, and here there is little
-        (collecting,) = [plan for sql, plan in found.items() if sql.startswith("SELECT eatnas_checkpoint.path")]
-        # From the few checkpoints to their candidates, and not through the search's history.
-        assert not re.search(r"uq_eatnas_candidate|ix_eatnas_candidate_(?!parent)", collecting)
+    if not is_postgresql(engine):  # PostgreSQL plans by table sizes, which are small here
+        (retention,) = [
+            plan for sql, plan in plans_by_statement.items() if sql.startswith("SELECT eatnas_checkpoint.path")
+        ]
+        # It reads from the few checkpoints to their candidates, not through the history of the search.
+        assert not re.search(r"uq_eatnas_candidate|ix_eatnas_candidate_(?!parent)", retention)

@@ -1,4 +1,4 @@
-"""`evolution.stop_when: quality_flat`: where a search ends is read off its steps, whatever ran when."""
+"""`evolution.stop_when: quality_flat`: the end of a search depends on its steps alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,68 +25,68 @@ FLAT = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 6, "bud
 def run(
     engine: Engine, lease_factory: Callable[..., LeasedCandidate | None], score_factory: Callable[..., None]
 ) -> Any:
-    """Runs a search on so many slots, which end in an order of their own; `late`: steps are made only when all idle."""
+    """Run a search on slots that finish in random order; with `late`, it advances only when all slots are idle."""
 
-    def go(search_id: int, slots: int, late: bool = False) -> None:
+    def run_search(search_id: int, slots: int, late: bool = False) -> None:
         held: list[LeasedCandidate] = []
         for turn in range(10_000):
             while len(held) < slots and (leased := lease_factory(search_id)) is not None:
                 held.append(leased)
             if not held:
                 return
-            one = held.pop(KeyedRng(slots, "ends", turn).randbelow(len(held)))
-            score_factory(one, 0.5 + 0.02 * min(one.birth, RISES))
+            leased = held.pop(KeyedRng(slots, "ends", turn).randbelow(len(held)))
+            score_factory(leased, 0.5 + 0.02 * min(leased.birth, RISES))
             if not late or not held:
                 with transaction(engine) as connection:
                     advance_search(connection, lock_search(connection, search_id), 3.0)
 
-    return go
+    return run_search
 
 
-def seen(engine: Engine, name: str) -> tuple[SearchRecord, str]:
+def read_search(engine: Engine, name: str) -> tuple[SearchRecord, str]:
     with transaction(engine) as connection:
         row = get_search(connection, name)
         return row, get_fingerprint(connection, row.id).sha256
 
 
-def test_it_ends_at_one_birth_on_any_number_of_slots_and_in_any_order(
+def test_flat_search_ends_at_the_same_birth_everywhere(
     engine: Engine, search_factory: Callable[..., int], run: Any
 ) -> None:
-    prints = set()
+    outcomes = set()
     for name, slots, late in (("one", 1, False), ("three", 3, False), ("late", 3, True)):
         run(search_factory(name, **FLAT), slots, late)
-        row, fingerprint = seen(engine, name)
-        prints.add((fingerprint, row.born, row.flat_since))
+        row, fingerprint = read_search(engine, name)
+        outcomes.add((fingerprint, row.born, row.flat_since))
         assert row.finished_at is not None
-    assert len(prints) == 1
-    _, born, since = prints.pop()
+    assert len(outcomes) == 1
+    _, born, since = outcomes.pop()
     with transaction(engine) as connection:
-        # The last quality that was higher by more than 0.001 than all before it, and 6 steps later.
-        qualities = {one.number: one.quality for one in list_steps(connection, row.id)}
-        (told,) = list_events(connection, row.id, kind="quality_flat")
+        # The step after which quality has not risen by more than 0.001 for 6 steps.
+        qualities = {step.number: step.quality for step in list_steps(connection, row.id)}
+        (event,) = list_events(connection, row.id, kind="quality_flat")
     best = max(quality for quality in qualities.values() if quality is not None)
     assert since == min(number for number, quality in qualities.items() if quality == best)
-    assert told.detail == {"step": since + 6, "since": since, "by": 0.001, "births": born}
+    assert event.detail == {"step": since + 6, "since": since, "by": 0.001, "births": born}
     assert born == since + 6 + LAG - 1 < 200
     assert row.ended == f"the quality has not improved by more than 0.001 since step {since}"
 
 
-def test_extending_reopens_it_for_as_many_steps_again(
+def test_extension_grants_the_full_flat_steps_again(
     engine: Engine, search_factory: Callable[..., int], run: Any
 ) -> None:
     search_id = search_factory("s", **FLAT)
     run(search_id, 2)
-    first, _ = seen(engine, "s")
+    first, _ = read_search(engine, "s")
     with transaction(engine) as connection:
         extend_search(connection, "s", candidates=10, now=4.0)
-    assert seen(engine, "s")[0].ended is None
+    assert read_search(engine, "s")[0].ended is None
     run(search_id, 2)
-    again, _ = seen(engine, "s")
-    assert again.born == first.born + 6 + LAG - 1
-    assert (again.ended or "").startswith("the quality")
+    extended, _ = read_search(engine, "s")
+    assert extended.born == first.born + 6 + LAG - 1
+    assert (extended.ended or "").startswith("the quality")
 
 
-def test_the_budget_ends_it_all_the_same(engine: Engine, search_factory: Callable[..., int], run: Any) -> None:
+def test_budget_still_ends_the_search(engine: Engine, search_factory: Callable[..., int], run: Any) -> None:
     run(search_factory("s", **{**FLAT, "budget__candidates": 10}), 2)
-    row, _ = seen(engine, "s")
+    row, _ = read_search(engine, "s")
     assert (row.born, row.ends_at, row.ended) == (10, None, "it has trained its budget of candidates")

@@ -1,4 +1,4 @@
-"""Elastic transfer and the yardstick, in the record."""
+"""Elastic transfer and the yardstick."""
 
 import pytest
 from sqlalchemy import select, update
@@ -30,7 +30,7 @@ TARGET = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNI
 
 @pytest.fixture
 def finished(engine, search_factory, lease_factory, score_factory):
-    """A finished small search; its best by its own scores is the candidate with the highest id."""
+    """Run a small search to its end; the candidate with the highest id has the best fitness."""
 
     def make(name="small", **overrides):
         search_id = search_factory(name, **overrides)
@@ -61,7 +61,7 @@ def initial(engine, search_id):
         return rows.all()
 
 
-def test_the_initial_population_is_the_best_and_its_perturbations(engine, finished):
+def test_initial_population_is_the_best_and_its_perturbations(engine, finished):
     small = finished()
     large = transfer(engine)
     with transaction(engine) as connection:
@@ -73,23 +73,23 @@ def test_the_initial_population_is_the_best_and_its_perturbations(engine, finish
     assert rows[0].code == winner.code
     assert len({row.architecture_id for row in rows}) == 5
     for row in rows[1:]:
-        assert 1 <= len([block for of, block in changed if of == row.id]) <= 3
+        assert 1 <= len([block for candidate_id, block in changed if candidate_id == row.id]) <= 3
 
 
-def test_perturbations_keep_to_their_strength_and_primitives(engine, finished):
+def test_perturbations_respect_their_limits(engine, finished):
     finished()
     changes = {"transfer.blocks": 1, "transfer.primitives": ["kernel"], "evolution.population": 8}
     large = transfer(engine, changes=changes)
     basic, *rest = (Architecture.parse(row.code) for row in initial(engine, large))
-    for one in rest:
-        differing = [(a, b) for a, b in zip(basic, one, strict=True) if a != b]
+    for perturbation in rest:
+        differing = [(a, b) for a, b in zip(basic, perturbation, strict=True) if a != b]
         assert len(differing) == 1
         ((a, b),) = differing
         assert a.kernel != b.kernel
         assert a.with_value("kernel", b.kernel) == b
 
 
-def test_equal_specs_transfer_alike_and_other_seeds_differently(engine, finished):
+def test_equal_specs_give_equal_transfers(engine, finished):
     finished()
     codes = [
         [row.code for row in initial(engine, transfer(engine, changes={"name": name, "seed": seed}))]
@@ -98,19 +98,19 @@ def test_equal_specs_transfer_alike_and_other_seeds_differently(engine, finished
     assert codes[0] == codes[1] != codes[2]
 
 
-def test_a_lineage_runs_back_into_the_small_search(engine, finished, lease_factory, score_factory):
+def test_lineage_continues_into_the_source_search(engine, finished, lease_factory, score_factory):
     small = finished()
     large = transfer(engine)
     child = initial(engine, large)[2]
     with transaction(engine) as connection:
-        family = get_lineage(connection, child.id)
+        lineage = get_lineage(connection, child.id)
         searches = {row.id: row.search_id for row in connection.execute(select(candidate.c.id, candidate.c.search_id))}
-    assert searches[family[0].id] == large
-    assert searches[family[-1].id] == small
-    assert len(family) >= 2
+    assert searches[lineage[0].id] == large
+    assert searches[lineage[-1].id] == small
+    assert len(lineage) >= 2
 
 
-def test_a_transferred_search_goes_on_as_any_other(engine, finished, lease_factory, score_factory):
+def test_transferred_search_evolves_normally(engine, finished, lease_factory, score_factory):
     finished()
     large = transfer(engine, changes={"budget.candidates": 9})
     while (leased := lease_factory(large)) is not None:
@@ -122,7 +122,7 @@ def test_a_transferred_search_goes_on_as_any_other(engine, finished, lease_facto
     assert {row.parent_id for row in rows[5:]} <= {row.id for row in rows}
 
 
-def test_a_candidate_of_choice_is_transferred(engine, finished):
+def test_chosen_candidate_is_transferred(engine, finished):
     small = finished()
     chosen = initial(engine, small)[1]
     assert initial(engine, transfer(engine, candidate_id=chosen.id))[0].parent_id == chosen.id
@@ -130,7 +130,7 @@ def test_a_candidate_of_choice_is_transferred(engine, finished):
         transfer(engine, changes={"name": "other"}, candidate_id=4711)
 
 
-def test_the_basic_architecture_is_stretched_towards_the_larger_task(engine, finished):
+def test_basic_architecture_is_stretched_towards_the_target(engine, finished):
     finished()
     plain = initial(engine, transfer(engine))[0]
     target = 2 * plain.mult_adds
@@ -141,7 +141,7 @@ def test_the_basic_architecture_is_stretched_towards_the_larger_task(engine, fin
         assert (a.op, a.kernel, a.skip) == (b.op, b.kernel, b.skip)
 
 
-def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
+def test_stretching_stops_when_nothing_is_closer(engine, finished):
     finished()
     row = initial(engine, transfer(engine))[0]
     with transaction(engine) as connection:
@@ -153,57 +153,57 @@ def test_stretching_ends_where_nothing_comes_nearer(engine, finished):
 SURVIVORS = {"transfer.start": "survivors"}
 
 
-def living_of(engine, search_id):
+def list_members(engine, search_id):
     with transaction(engine) as connection:
         return list_living(connection, search_id)
 
 
-def test_survivors_come_along_unchanged_in_the_order_of_their_rank(engine, finished, tmp_path):
-    living = living_of(engine, finished())
+def test_survivors_are_carried_over_in_ranking_order(engine, finished, tmp_path):
+    living = list_members(engine, finished())
     rows = initial(engine, transfer(engine, changes=SURVIVORS))
-    assert [one.fitness for one in living] == sorted((one.fitness for one in living), reverse=True)
-    assert [(row.parent_id, row.code) for row in rows[:4]] == [(one.id, one.code) for one in living]
+    assert [member.fitness for member in living] == sorted((member.fitness for member in living), reverse=True)
+    assert [(row.parent_id, row.code) for row in rows[:4]] == [(member.id, member.code) for member in living]
     assert [row.origin for row in rows] == ["basic", "survivor", "survivor", "survivor", "perturbation"]
     assert rows[4].parent_id == living[0].id
     smaller = {"name": "fewer", "evolution.population": 3, "evolution.lag": 3}
     fewer = initial(engine, transfer(engine, changes={**SURVIVORS, **smaller}))
-    assert [row.parent_id for row in fewer[:3]] == [one.id for one in living[:3]]
-    # The trainings here report no epochs; nothing else is unsound.
+    assert [row.parent_id for row in fewer[:3]] == [member.id for member in living[:3]]
+    # These trainings report no epochs; all other invariants hold.
     assert [
         violation.what for violation in list_violations(engine, tmp_path) if "epochs" not in violation.invariant
     ] == []
 
 
-def test_survivors_over_the_limits_are_left_out_and_perturbations_fill_up(engine, finished):
-    living = living_of(engine, finished())
+def test_survivors_over_the_limits_are_replaced_by_perturbations(engine, finished):
+    living = list_members(engine, finished())
     costs = [row.mult_adds for row in initial(engine, transfer(engine, changes={**SURVIVORS, "name": "free"}))[:4]]
     limit = max(costs) - 1
-    fitting = [one.id for one, cost in zip(living, costs, strict=True) if cost <= limit]
+    fitting = [member.id for member, cost in zip(living, costs, strict=True) if cost <= limit]
     large = transfer(engine, changes={**SURVIVORS, "objective.max_mult_adds": limit})
     rows = initial(engine, large)
     assert [row.parent_id for row in rows] == fitting + [fitting[0]] * (5 - len(fitting))
     assert [row.origin for row in rows[len(fitting) :]] == ["perturbation"] * (5 - len(fitting))
     with transaction(engine) as connection:
-        (told,) = list_events(connection, large, kind="survivors_taken")
-    assert told.words.startswith(f"{len(fitting)} members of small were taken over unchanged; ")
-    assert f"; {4 - len(fitting)} exceeded the limits" in told.words
-    costliest = living[costs.index(max(costs))].id
+        (event,) = list_events(connection, large, kind="survivors_taken")
+    assert event.words.startswith(f"{len(fitting)} members of small were taken over unchanged; ")
+    assert f"; {4 - len(fitting)} exceeded the limits" in event.words
+    most_expensive = living[costs.index(max(costs))].id
     changes = {**SURVIVORS, "name": "other", "objective.max_mult_adds": limit}
     with pytest.raises(SpaceExhaustedError, match="the basic architecture has"):
-        transfer(engine, changes=changes, candidate_id=costliest)
+        transfer(engine, changes=changes, candidate_id=most_expensive)
 
 
-def test_survivors_that_build_one_network_on_the_new_task_come_along_once():
+def test_survivors_with_the_same_network_are_carried_over_once():
     space = Space(Macro("narrow", 4, 1, (1, 1), (4, 4), 8), Task(8, 1, 10))
     codes = ("mb3_k3_d1_w1.0/sep_k3_d1_w0.5", "mb3_k3_d1_w0.5/sep_k3_d1_w1.0", "mb6_k3_d1_w1.0/sep_k3_d1_w1.0")
-    found = select_survivors([Architecture.parse(code) for code in codes], space, 3)
-    assert [survivor.place for survivor in found.survivors] == [0, 2]
-    assert (found.over_limits, found.same_network) == (0, 1)
+    selection = select_survivors([Architecture.parse(code) for code in codes], space, 3)
+    assert [survivor.place for survivor in selection.survivors] == [0, 2]
+    assert (selection.over_limits, selection.same_network) == (0, 1)
 
 
-def test_a_population_carried_over_is_the_same_every_time(engine, finished, lease_factory, score_factory):
+def test_carried_over_population_is_reproducible(engine, finished, lease_factory, score_factory):
     finished()
-    prints = []
+    fingerprints = []
     for name in ("a", "b"):
         large = transfer(engine, changes={**SURVIVORS, "name": name, "budget.candidates": 9, "yardstick.top": 0})
         while (leased := lease_factory(large)) is not None:
@@ -211,54 +211,54 @@ def test_a_population_carried_over_is_the_same_every_time(engine, finished, leas
             with transaction(engine) as connection:
                 advance_search(connection, lock_search(connection, large), 3.0)
         with transaction(engine) as connection:
-            prints.append(get_fingerprint(connection, large))
-    assert prints[0] == prints[1]
-    assert prints[0].candidates == 9
+            fingerprints.append(get_fingerprint(connection, large))
+    assert fingerprints[0] == fingerprints[1]
+    assert fingerprints[0].candidates == 9
 
 
-def test_a_transfer_says_by_what_the_basic_architecture_was_chosen(engine, finished, lease_factory, score_factory):
+def test_transfer_reports_why_the_basic_architecture_was_chosen(engine, finished, lease_factory, score_factory):
     small = finished()
 
-    def told(name, **options):
+    def reason(name, **options):
         large = transfer(engine, changes={"name": name}, **options)
         with transaction(engine) as connection:
             return list_events(connection, large, kind="transferred")[0].words
 
-    assert told("a").endswith("of small, the best by fitness, not measured by a yardstick")
-    assert told("b", candidate_id=initial(engine, small)[0].id).endswith("of small, as requested")
+    assert reason("a").endswith("of small, the best by fitness, not measured by a yardstick")
+    assert reason("b", candidate_id=initial(engine, small)[0].id).endswith("of small, as requested")
     with transaction(engine) as connection:
         yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=2, now=5.0)).id
     score_factory(lease_factory(yardstick), 0.75)
     words = "the best by the yardstick, 0.7500 over"
-    assert told("c", force=True).endswith(f"{words} 1 seed; 'small.yardstick' is not finished")
+    assert reason("c", force=True).endswith(f"{words} 1 seed; 'small.yardstick' is not finished")
     while (leased := lease_factory(yardstick)) is not None:
         score_factory(leased, 0.75)
     with transaction(engine) as connection:
         advance_search(connection, lock_search(connection, yardstick), 3.0)
-    assert told("d").endswith(f"{words} 2 seeds")
+    assert reason("d").endswith(f"{words} 2 seeds")
 
 
-def test_survivors_are_not_stretched_and_come_from_a_search():
+def test_survivors_exclude_stretching_and_a_basic_code():
     tree = {**TARGET, "transfer": {"start": "survivors"}}
-    for changes, words in (
+    for changes, message in (
         ({"transfer.stretch_to": 10}, "cannot be combined with stretch_to"),
         ({"transfer.basic": "sep_k3_d1_w1.0"}, "cannot be combined with basic"),
     ):
-        with pytest.raises(InvalidSpecError, match=words):
+        with pytest.raises(InvalidSpecError, match=message):
             parse_spec(tree, changes)
 
 
 MOBILENET = "/".join(f"mb6_k3_d{depth}_w1.0_skip" for depth in (1, 2, 3, 4, 3, 3, 1))
 
 
-def test_a_network_of_the_users_own_begins_a_search(engine, search_factory):
+def test_search_starts_from_an_imported_network(engine, search_factory):
     search_id = search_factory("own", transfer__basic=MOBILENET, transfer__blocks=2)
     first, *rest = initial(engine, search_id)
     assert (first.origin, first.code, first.parent_id) == ("imported", MOBILENET, None)
     assert {(row.origin, row.parent_id) for row in rest} == {("perturbation", first.id)}
 
 
-def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_factory):
+def test_unsuitable_imported_network_is_refused(engine, search_factory):
     with pytest.raises(InvalidSpecError, match=r"transfer\.basic: block 1: cannot parse 'mobilenet'"):
         search_factory("own", transfer__basic="mobilenet")
     with pytest.raises(ConflictError, match="has 1 blocks, but space eatnas-tiny has 7"):
@@ -270,7 +270,7 @@ def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_
 
 
 @pytest.mark.parametrize(
-    ("changes", "options", "words"),
+    ("changes", "options", "message"),
     [
         ({}, {"source": "none"}, "no search named"),
         ({"name": "small"}, {}, "choose another name"),
@@ -285,15 +285,15 @@ def test_a_network_of_the_users_own_that_does_not_fit_is_refused(engine, search_
         ),
     ],
 )
-def test_a_bad_transfer_is_refused_with_its_reason_and_writes_nothing(engine, finished, changes, options, words):
+def test_invalid_transfer_is_refused_and_writes_nothing(engine, finished, changes, options, message):
     finished()
-    with pytest.raises((ConflictError, SpaceExhaustedError, NotFoundError), match=words):
+    with pytest.raises((ConflictError, SpaceExhaustedError, NotFoundError), match=message):
         transfer(engine, changes=changes, **options)
     with transaction(engine) as connection:
         assert [row.name for row in list_searches(connection)] == ["small"]
 
 
-def test_an_unfinished_or_empty_source_wants_force(engine, search_factory, lease_factory, score_factory):
+def test_unfinished_source_needs_force(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory("small")
     with pytest.raises(ConflictError, match="--force"):
         transfer(engine)
@@ -305,30 +305,30 @@ def test_an_unfinished_or_empty_source_wants_force(engine, search_factory, lease
     assert transfer(engine, force=True)
 
 
-def test_a_yardstick_trains_the_best_with_fresh_seeds_and_decides(engine, finished, lease_factory, score_factory):
+def test_yardstick_retrains_the_best_and_decides_the_ranking(engine, finished, lease_factory, score_factory):
     small = finished()
     with transaction(engine) as connection:
         name = create_reevaluation(connection, "small", top=2, seeds=3, now=5.0)
         yardstick = get_search(connection, name)
         first, second = list_best(connection, small, 2)
     assert (name, yardstick.kind, yardstick.born) == ("small.yardstick", "yardstick", 6)
-    seen = []
+    leases = []
     while (leased := lease_factory(yardstick.id)) is not None:
-        seen.append((leased.parent_id, leased.replica))
+        leases.append((leased.parent_id, leased.replica))
         score_factory(leased, 0.3 if leased.parent_id == first.id else 0.6)
         with transaction(engine) as connection:
             advance_search(connection, lock_search(connection, yardstick.id), 3.0)
-    assert seen == [(one.id, replica) for one in (first, second) for replica in (1, 2, 3)]
+    assert leases == [(ranked.id, replica) for ranked in (first, second) for replica in (1, 2, 3)]
     with transaction(engine) as connection:
         best = list_best(connection, small, 3)
-        assert [one.id for one in best[:2]] == [second.id, first.id]
+        assert [ranked.id for ranked in best[:2]] == [second.id, first.id]
         assert (best[0].yardstick, best[0].yardstick_spread, best[0].yardstick_seeds) == (pytest.approx(0.6), 0.0, 3)
         assert best[2].yardstick is None
         assert get_best(connection, small).id == second.id
         assert get_search(connection, name).status == "finished"
 
 
-def test_a_search_that_ends_begins_its_yardstick_by_itself(engine, finished):
+def test_finished_search_starts_its_yardstick(engine, finished):
     finished(yardstick__top=2, yardstick__seeds=2, yardstick__epochs=1)
     with transaction(engine) as connection:
         yardstick = get_search(connection, "small.yardstick")
@@ -339,7 +339,7 @@ def test_a_search_that_ends_begins_its_yardstick_by_itself(engine, finished):
             create_reevaluation(connection, "small.yardstick", top=1, seeds=1, now=5.0)
 
 
-def test_there_is_nothing_to_measure_in_an_empty_search(engine, search_factory):
+def test_search_without_scores_cannot_be_rescored_or_transferred(engine, search_factory):
     search_factory("small")
     with transaction(engine) as connection, pytest.raises(ConflictError, match="no scored candidate to measure"):
         create_reevaluation(connection, "small", top=1, seeds=1, now=5.0)

@@ -18,7 +18,7 @@ from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.locking import lock_search
 
-LEASER = """
+LEASING_PROGRAM = """
 import sys
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
@@ -33,35 +33,35 @@ while True:
 """
 
 
-def fail(engine, leased, kind, now=2.0):
+def record_failure(engine, leased, kind, now=2.0):
     with transaction(engine) as connection:
-        return transitions.record_failure(connection, leased.token, kind, "why", now=now)
+        return transitions.record_failure(connection, leased.token, kind, "reason", now=now)
 
 
-def one(engine, query):
+def fetch_one(engine, query):
     with read_transaction(engine) as connection:
         return connection.execute(query).one()
 
 
-def test_many_processes_lease_every_candidate_exactly_once(engine, url, search_factory):
+def test_concurrent_processes_lease_every_candidate_exactly_once(engine, url, search_factory):
     search_id = search_factory(evolution__population=60, budget__candidates=60)
-    command = [sys.executable, "-c", LEASER, url, str(search_id)]
-    leasers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    handed_out = Counter(line for leaser in leasers for line in leaser.communicate()[0].split())
-    assert len(handed_out) == 60
-    assert set(handed_out.values()) == {1}
+    command = [sys.executable, "-c", LEASING_PROGRAM, url, str(search_id)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    leased = Counter(line for process in processes for line in process.communicate()[0].split())
+    assert len(leased) == 60
+    assert set(leased.values()) == {1}
 
 
-def test_the_eldest_candidate_goes_first_and_a_failed_lease_finds_none(search_factory, lease_factory):
+def test_oldest_candidate_is_leased_first(search_factory, lease_factory):
     search_id = search_factory()
     assert [lease_factory(search_id).birth for _ in range(4)] == [0, 1, 2, 3]
     assert lease_factory(search_id) is None
 
 
-def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, lease_factory, score_factory):
+def test_stale_writer_is_refused(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     old = lease_factory(search_id)
-    assert fail(engine, old, FailureKind.LOST) is CandidateState.PENDING
+    assert record_failure(engine, old, FailureKind.LOST) is CandidateState.PENDING
     new = lease_factory(search_id)
     assert (new.token.candidate, new.token.attempt) == (old.token.candidate, 2)
     with pytest.raises(StaleLeaseError):
@@ -70,11 +70,11 @@ def test_a_stale_writer_is_refused_and_changes_nothing(engine, search_factory, l
     with pytest.raises(StaleLeaseError), transaction(engine) as connection:
         training_record.record_epochs(connection, old.token, [epoch], 2.0)
     score_factory(new, 0.75)
-    row = one(engine, select(candidate).where(candidate.c.id == new.token.candidate))
+    row = fetch_one(engine, select(candidate).where(candidate.c.id == new.token.candidate))
     assert (row.state, row.fitness) == ("scored", 0.75)
 
 
-def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, search_factory, lease_factory):
+def test_replayed_epoch_that_differs_is_reported(engine, search_factory, lease_factory):
     leased = lease_factory(search_factory())
     epoch = training_record.EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
     other = training_record.EpochRecord(0, 1.5, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
@@ -89,26 +89,24 @@ def test_a_replayed_epoch_is_kept_once_and_a_different_one_is_told(engine, searc
         assert len(connection.execute(differs).all()) == 1
 
 
-def test_own_failures_are_tried_three_times_with_back_off_from_the_second(engine, search_factory, lease_factory):
+def test_own_failures_are_retried_with_backoff(engine, search_factory, lease_factory):
     search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.EXCEPTION) is CandidateState.PENDING
+    assert record_failure(engine, leased, FailureKind.EXCEPTION) is CandidateState.PENDING
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.EXCEPTION, now=100.0) is CandidateState.PENDING
+    assert record_failure(engine, leased, FailureKind.EXCEPTION, now=100.0) is CandidateState.PENDING
     assert lease_factory(search_id, now=101.0).birth == 1
     leased = lease_factory(search_id, now=200.0)
     assert leased.birth == 0
-    assert fail(engine, leased, FailureKind.EXCEPTION, now=201.0) is CandidateState.FAILED
+    assert record_failure(engine, leased, FailureKind.EXCEPTION, now=201.0) is CandidateState.FAILED
 
 
-def test_out_of_memory_is_tried_alone_then_with_half_the_micro_batch_and_then_fails(
-    engine, search_factory, lease_factory
-):
+def test_out_of_memory_uses_up_the_fallbacks(engine, search_factory, lease_factory):
     search_id = search_factory()
-    for thrift in MemoryFallback:
+    for fallback in MemoryFallback:
         leased = lease_factory(search_id)
-        assert (leased.birth, leased.memory_fallback) == (0, thrift)
-        state = fail(engine, leased, FailureKind.OUT_OF_MEMORY)
+        assert (leased.birth, leased.memory_fallback) == (0, fallback)
+        state = record_failure(engine, leased, FailureKind.OUT_OF_MEMORY)
     assert state is CandidateState.FAILED
     with transaction(engine) as connection:
         kinds = {row.kind for row in connection.execute(select(event.c.kind))}
@@ -117,14 +115,16 @@ def test_out_of_memory_is_tried_alone_then_with_half_the_micro_batch_and_then_fa
     assert lease_factory(search_id).memory_fallback == MemoryFallback.NONE
 
 
-def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(engine, search_factory, lease_factory):
+def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, lease_factory):
     search_id = search_factory()
-    fail(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
+    record_failure(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
 
-    def lease(**room):
-        asked = {"host_id": 1, "worker_id": 1, "now": 1.0, "lease_filter": leases.LeaseFilter(alone=False, **room)}
+    def lease(**limits):
+        lease_filter = leases.LeaseFilter(alone=False, **limits)
         with transaction(engine) as connection:
-            return transitions.lease_next(connection, search_id, **asked)
+            return transitions.lease_next(
+                connection, search_id, host_id=1, worker_id=1, now=1.0, lease_filter=lease_filter
+            )
 
     assert lease(variable_bytes=1000, batch_size=64) is None
     leased = lease(variable_bytes=2**40, batch_size=64)
@@ -136,16 +136,16 @@ def test_beside_others_only_what_fits_and_does_not_want_to_be_alone_is_leased(en
         assert leases.count_leased(connection, search_id) == 4
 
 
-def test_kills_never_count_but_for_twenty_in_a_row(engine, search_factory, lease_factory):
+def test_only_twenty_kills_in_a_row_count(engine, search_factory, lease_factory):
     search_id = search_factory()
-    states = [fail(engine, lease_factory(search_id), FailureKind.LOST) for _ in range(20)]
+    states = [record_failure(engine, lease_factory(search_id), FailureKind.LOST) for _ in range(20)]
     assert states == [CandidateState.PENDING] * 19 + [CandidateState.FAILED]
 
 
-def test_divergence_fails_at_once_and_retry_brings_the_candidate_back(engine, search_factory, lease_factory):
+def test_divergence_fails_at_once_and_can_be_retried(engine, search_factory, lease_factory):
     search_id = search_factory()
     leased = lease_factory(search_id)
-    assert fail(engine, leased, FailureKind.DIVERGED) is CandidateState.FAILED
+    assert record_failure(engine, leased, FailureKind.DIVERGED) is CandidateState.FAILED
     with transaction(engine) as connection:
         transitions.retry(connection, leased.token.candidate, 3.0)
     assert lease_factory(search_id).token == leases.LeaseToken(leased.token.candidate, 2)
@@ -153,7 +153,7 @@ def test_divergence_fails_at_once_and_retry_brings_the_candidate_back(engine, se
         transitions.retry(connection, leased.token.candidate, 3.0)
 
 
-def test_a_cancelled_candidate_loses_its_lease_and_attempt(engine, search_factory, lease_factory):
+def test_cancelling_ends_the_lease_and_the_attempt(engine, search_factory, lease_factory):
     leased = lease_factory(search_factory())
     with transaction(engine) as connection:
         transitions.cancel(connection, leased.token.candidate, 3.0)
@@ -162,7 +162,7 @@ def test_a_cancelled_candidate_loses_its_lease_and_attempt(engine, search_factor
         assert connection.execute(select(attempt.c.outcome)).scalar_one() == "cancelled"
 
 
-def test_a_restarted_daemon_takes_its_leases_back(engine, search_factory, lease_factory):
+def test_restarted_daemon_reclaims_its_leases(engine, search_factory, lease_factory):
     search_id = search_factory()
     first = lease_factory(search_id)
     with transaction(engine) as connection:
@@ -170,9 +170,7 @@ def test_a_restarted_daemon_takes_its_leases_back(engine, search_factory, lease_
     assert lease_factory(search_id).token == leases.LeaseToken(first.token.candidate, 2)
 
 
-def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
-    engine, search_factory, lease_factory, score_factory
-):
+def test_births_are_gapless_and_population_size_is_constant(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     while (leased := lease_factory(search_id)) is not None:
         score_factory(leased, (leased.birth * 7 % 5) / 10)
@@ -181,7 +179,7 @@ def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
             breed_births(connection, search_id, 3.0)
     with transaction(engine) as connection:
         assert advance_search(connection, lock_search(connection, search_id), 4.0)
-    row = one(engine, select(search).where(search.c.id == search_id))
+    row = fetch_one(engine, select(search).where(search.c.id == search_id))
     assert (row.born, row.settled, row.scored) == (12, 12, 12)
     with read_transaction(engine) as connection:
         living = candidate.c.joined.is_not(None) & candidate.c.left.is_(None)
@@ -189,7 +187,7 @@ def test_steps_and_births_are_gapless_and_the_population_keeps_its_size(
     assert sorted(births) == [8, 9, 10, 11]
 
 
-def test_a_name_that_is_taken_is_refused_and_nothing_is_written(engine, search_factory):
+def test_taken_name_is_refused_and_nothing_is_written(engine, search_factory):
     search_factory()
     with pytest.raises(ConflictError, match="named 's'"):
         search_factory()
@@ -197,7 +195,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_written(engine, search_f
         assert len(connection.execute(select(candidate.c.id)).all()) == 4
 
 
-def test_a_writer_that_is_killed_leaves_nothing_half_written(engine, url, search_factory):
+def test_killed_writer_leaves_no_partial_write(engine, url, search_factory):
     search_id = search_factory()
     killed = """
 import os, signal, sys
@@ -215,12 +213,10 @@ with transaction(open_record(sys.argv[1])) as connection:
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
 
 
-def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
-    engine, search_factory, lease_factory, score_factory
-):
+def test_search_is_unfinished_while_a_retried_candidate_trains(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
     failed = lease_factory(search_id)
-    fail(engine, failed, FailureKind.DIVERGED)
+    record_failure(engine, failed, FailureKind.DIVERGED)
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
         settle_births(connection, search_id, 3.0)
@@ -238,9 +234,7 @@ def test_a_search_is_not_finished_while_a_retried_candidate_is_in_training(
     ("population", "tournament", "slots", "lag"),
     [(64, 16, 8, 16), (20, 5, 1, 4), (20, 5, 12, 16), (6, 3, 8, 4), (2, 2, 2, 2)],
 )
-def test_births_in_flight_suit_the_slots_as_far_as_the_first_tournament_has_its_members(
-    engine, search_factory, population, tournament, slots, lag
-):
+def test_default_lag_keeps_the_first_tournament_complete(engine, search_factory, population, tournament, slots, lag):
     sizes = {"evolution__population": population, "evolution__tournament": tournament, "budget__candidates": 64}
     search_id = search_factory(slots=slots, evolution__lag=None, **sizes)
     with read_transaction(engine) as connection:
