@@ -125,6 +125,7 @@ def test_the_wheel_holds_all_packages(wheel, tmp_path):
     assert [Path(line).is_relative_to(wheel) for line in done.stdout.split()] == [True] * len(PACKAGES)
     assert (wheel / "eatnas_db/py.typed").exists()
     assert (wheel / "eatnas_migrations/script.py.mako").exists()
+    assert (wheel / "eatnas_report/templates/report.html.jinja").exists()
 
 
 @pytest.mark.slow

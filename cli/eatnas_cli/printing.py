@@ -12,6 +12,7 @@ from typing import Any
 
 from eatnas_cli.tables import cell_text, console, print_table
 from eatnas_cli.values import as_text, to_json
+from eatnas_report.formats import flatten
 
 
 class Format(StrEnum):
@@ -44,7 +45,7 @@ def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
     if format is Format.JSON:
         print_json(record)
         return
-    record = _flat(record)
+    record = flatten(record)
     parts = {name: value for name, value in record.items() if _is_listing(value)}
     fields = [{"field": name, "value": value} for name, value in record.items() if name not in parts]
     if format is Format.CSV:
@@ -60,16 +61,6 @@ def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
 
 def _record(row: Any) -> dict[str, Any]:
     return asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row)
-
-
-def _flat(record: dict[str, Any], path: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in record.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{path}{name}.")
-        else:
-            flat[path + name] = value
-    return flat
 
 
 def print_json(value: Any) -> None:

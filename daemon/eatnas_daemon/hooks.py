@@ -32,9 +32,9 @@ from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.home_config import HooksConfig, read_hooks
 from eatnas_db.queries.events import RecordedEvent, list_events
 from eatnas_db.queries.ranking import get_best
+from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.events import event
-from eatnas_db.schema.record import record
 from eatnas_db.settings import Settings, load_settings
 
 EVERY_SECONDS: Final = 2.0
@@ -118,7 +118,7 @@ class Notifier:
         self.holds_back = False
         self._horizon = EventWatermark()
         with read_transaction(engine) as connection:
-            uuid = str(connection.execute(select(record.c.uuid)).scalar_one())
+            uuid = get_record_uuid(connection)
             place = Place.read(self._file, uuid)
             if place is None:
                 # The first time: what happened before is no news.

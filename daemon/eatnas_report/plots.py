@@ -66,7 +66,7 @@ def draw_compute_curves(file: Path, curves: Sequence[ComputeCurve], measure: str
 
 def draw_front(file: Path, name: str, cost: str, tradeoffs: Sequence[Tradeoff], front: Sequence[Tradeoff]) -> None:
     """Draw scored candidates by accuracy and cost (`mult_adds` or `params`), and the Pareto front as steps."""
-    with _axes(file, f"Accuracy and cost in {name}", cost.replace("_", " "), "validation accuracy") as axes:
+    with _axes(file, f"Accuracy and cost in {name}", cost.replace("_", "-"), "validation accuracy") as axes:
         axes.scatter(
             [getattr(candidate, cost) for candidate in tradeoffs],
             [candidate.accuracy for candidate in tradeoffs],
