@@ -16,7 +16,8 @@ from sqlalchemy import Select, func, select
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.queries.ranking import get_winner, list_final_models
+from eatnas_db.queries.final_models import list_final_models
+from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -72,7 +73,7 @@ class SearchRunner:
             self.call("search", "final", name, "--epochs", str(epochs), "--seeds", str(seeds))
         self.call("run", f"{name}.final", "--slots", str(self.slots))
         with read_transaction(open_record(self.settings.database_url)) as connection:
-            winner = get_winner(connection, get_search(connection, name).id)
+            winner = get_best(connection, get_search(connection, name).id)
             assert winner is not None
             models = list_final_models(connection, [winner.id])
         return [(winner.id, model.replica, model.accuracy, winner.mult_adds, winner.code) for model in models]

@@ -58,15 +58,15 @@ def train(assign: Assign) -> TrainingResult:
     from eatnas_training import loop
     from eatnas_training.worker_protocol import StopRequest
 
-    last_epoch: EpochDone | None = None
+    accuracy: float | None = None
     for report in loop.train(assign, lambda: StopRequest.NONE):
         if isinstance(report, Failed):
             raise RuntimeError(report.message)
         if isinstance(report, EpochDone):
-            last_epoch = report
-        if isinstance(report, Finished) and last_epoch is not None:
+            accuracy = report.val_accuracy
+        if isinstance(report, Finished) and accuracy is not None:
             return TrainingResult(
-                val_accuracy=last_epoch.val_accuracy,
+                val_accuracy=accuracy,
                 device_seconds=report.device_seconds,
                 share_inherited=report.share_inherited,
                 logit_distance=report.logit_distance,
