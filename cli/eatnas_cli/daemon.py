@@ -22,7 +22,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, daemon_options
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.search.status import describe_lost_hosts, print_summaries
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
@@ -63,7 +63,7 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
 
         run_daemon(settings, options)
         return
-    holder = lock.holder_of(settings.lock_file)
+    holder = find_daemon_pid(settings.lock_file)
     if holder is not None:
         raise ConflictError(
             f"a daemon (pid {holder}) works on this record already; `eatnas-db daemon status` tells what it does"
@@ -106,7 +106,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
     from the last checkpoints.
     """
     settings: Settings = ctx.obj
-    holder = lock.holder_of(settings.lock_file)
+    holder = find_daemon_pid(settings.lock_file)
     if holder is None:
         typer.echo("no daemon is running")
         return
@@ -115,7 +115,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
     _signal(holder)
     patience = STOP_NOW_SECONDS if now else STOP_SECONDS
     deadline = time.monotonic() + patience
-    while lock.holder_of(settings.lock_file) == holder:
+    while find_daemon_pid(settings.lock_file) == holder:
         if time.monotonic() > deadline:
             way_out = f"`kill -KILL {holder}` ends it" if now else "`eatnas-db daemon stop --now` does not wait"
             raise ConflictError(
@@ -173,7 +173,7 @@ def status(
         return
 
     settings: Settings = ctx.obj
-    holder = lock.holder_of(settings.lock_file)
+    holder = find_daemon_pid(settings.lock_file)
     with read_connection(settings.database_url) as connection:
         worked_on = is_supervised(settings, connection)
         # Leases that a killed daemon has left are nobody's work.

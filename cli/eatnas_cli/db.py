@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
@@ -192,10 +192,10 @@ def _unused(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def _idle(settings: Settings) -> Iterator[None]:
     """No daemon of this host works on the record, nor can begin to."""
-    holder = lock.holder_of(settings.lock_file)
+    holder = find_daemon_pid(settings.lock_file)
     if holder is not None:
         raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
-READY_PREFIX: Final = "daemon runs"
+READY_PREFIX: Final = "daemon is running"
 """The beginning of the line that a daemon prints when it accepts signals and starts workers."""
 POLICIES: Final = ("yield", "stay")
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
 from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, save_options
 from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.capacity import count_usable_gpus
@@ -27,9 +27,10 @@ from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import parse_options
 from eatnas_daemon.devices.probe import probe_cpu, probe_devices
 from eatnas_daemon.devices.sharing import SharingPolicy
-from eatnas_daemon.event_log import Journal, open_log
-from eatnas_daemon.follower import Follower
+from eatnas_daemon.event_log import EventLog, open_log
+from eatnas_daemon.followers.process import Follower
 from eatnas_daemon.gpus.scheduler import GpuScheduler
+from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
 from eatnas_daemon.search_progress import ProgressPrinter
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -70,11 +71,11 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
     while _is_unfinished(engine, name):
         with ExitStack() as held:
             try:
-                held.enter_context(lock.hold(settings.lock_file))
+                held.enter_context(hold_daemon_lock(settings.lock_file))
             except ConflictError:
-                holder = lock.holder_of(settings.lock_file)
+                holder = find_daemon_pid(settings.lock_file)
                 if holder not in (None, reported):
-                    print(f"a daemon (pid {holder}) works on this record; watching", file=sys.stderr)
+                    print(f"a daemon (pid {holder}) works on this record; watching its progress", file=sys.stderr)
                     reported = holder
                 display.refresh()
                 time.sleep(WATCH_SECONDS)
@@ -93,8 +94,8 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
 
 def run_daemon(settings: Settings, options: DaemonOptions) -> None:
     """Supervise every search of a home until a signal arrives. Raises `EatnasError`."""
-    ready = f"{READY_PREFIX}, pid {os.getpid()}; its log is {settings.logs / 'daemon.log'}; Ctrl-C drains it"
-    with lock.hold(settings.lock_file):
+    ready = f"{READY_PREFIX}, pid {os.getpid()}; log file {settings.logs / 'daemon.log'}; press Ctrl-C to drain it"
+    with hold_daemon_lock(settings.lock_file):
         save_options(settings, options)
         supervise(settings, options, on_ready=lambda: print(ready, flush=True))
 
@@ -113,58 +114,57 @@ def supervise(
     """
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
     log = open_log(settings.logs / "daemon.log")
-    journal = Journal(engine, log)
+    event_log = EventLog(engine, log)
     followers = _followers(settings)
-    placement = _placement(options)
+    plan = _plan_devices(options)
 
     def after_tick(supervisor: Supervisor) -> None:
-        journal.look(supervisor)
+        event_log.update(supervisor)
         for follower in followers:
-            follower.ensure()
+            follower.restart_if_dead()
         on_tick(supervisor)
 
-    scope = f", for search {only} alone" if only else ""
-    log.info("started, pid %d, %s%s", os.getpid(), placement, scope)
+    scope = f", for search {only} only" if only else ""
+    log.info("daemon started (pid %d) with %s%s", os.getpid(), plan, scope)
     try:
         supervisor = Supervisor(
             engine,
             settings,
             Launcher(settings.logs),
-            slots=placement.cpu_slots,
+            slots=plan.cpu_slots,
             host_name=settings.host,
             only=only,
             max_bytes=read_max_bytes(settings.home, os.environ),
-            gpu_scheduler=placement.gpu_scheduler,
+            gpu_scheduler=plan.gpu_scheduler,
         )
         for follower in followers:
             follower.start()
         on_ready()
         supervisor.run(after_tick)
-        journal.look(supervisor, at_once=True)
+        event_log.update(supervisor, at_once=True)
     except Exception:
-        log.exception("ends by an error")
+        log.exception("daemon stopped by an error (pid %d)", os.getpid())
         raise
     finally:
         for follower in followers:
             follower.stop()
-    log.info("stopped, pid %d", os.getpid())
+    log.info("daemon stopped (pid %d)", os.getpid())
 
 
 @dataclass(frozen=True, slots=True)
-class _Placement:
-    """Where workers may run."""
+class _DevicePlan:
+    """The number of slots on the processor, and the GPUs that may be used."""
 
     cpu_slots: int
     gpus: int = 0
-    gpu_scheduler: GpuScheduler | None = None
+    gpu_scheduler: WorkerScheduler = NO_GPUS
 
     def __str__(self) -> str:
-        if self.gpus:
-            return f"{self.gpus} GPUs, {self.cpu_slots} slots on the processor"
-        return f"{self.cpu_slots} slots"
+        cpu_slots = f"{self.cpu_slots} CPU slot{'' if self.cpu_slots == 1 else 's'}"
+        return f"{self.gpus} GPU{'' if self.gpus == 1 else 's'} and {cpu_slots}" if self.gpus else cpu_slots
 
 
-def _placement(options: DaemonOptions) -> _Placement:
+def _plan_devices(options: DaemonOptions) -> _DevicePlan:
     """Probe the devices and decide how many slots the processor has and which GPUs are used.
 
     Raises `EatnasError` if the options name a device that does not exist.
@@ -175,7 +175,7 @@ def _placement(options: DaemonOptions) -> _Placement:
     if not devices and (options.devices or options.exclude):
         raise ConflictError(f"the NVIDIA driver has not responded for {DRIVER_TIMEOUT_SECONDS:g} s")
     devices = devices or [probe_cpu()]
-    selection = parse_options(
+    device_options = parse_options(
         devices,
         devices=options.devices,
         exclude=options.exclude,
@@ -184,26 +184,28 @@ def _placement(options: DaemonOptions) -> _Placement:
         environment=os.environ,
     )
     on_cpu = any(
-        check_availability(device, selection).cause is not Cause.EXCLUDED for device in devices if device.kind == CPU
+        check_availability(device, device_options).cause is not Cause.EXCLUDED
+        for device in devices
+        if device.kind == CPU
     )
     cores = devices[-1].cores
     cpu_slots = (options.slots or cores) if on_cpu else 0
-    if selection.included is not None and selection.included <= {CPU}:
+    if device_options.included is not None and device_options.included <= {CPU}:
         monitor.close()
-        return _Placement(cpu_slots)
+        return _DevicePlan(cpu_slots)
     if nvml.error is not None:
         monitor.interval_seconds = DRIVERLESS_SECONDS
-    gpus = count_usable_gpus(devices, selection)
+    gpus = count_usable_gpus(devices, device_options)
     scheduler = GpuScheduler(
         monitor,
-        selection,
+        device_options,
         KeyedRng(time.time_ns(), "yield", os.getpid()),
         policy=SharingPolicy(options.policy or SharingPolicy.YIELD),
         max_workers=None if on_cpu else options.slots,
         # Each worker on a GPU also keeps a core busy.
         workers_per_device=max(1, cores // max(1, gpus)),
     )
-    return _Placement(cpu_slots, gpus, scheduler)
+    return _DevicePlan(cpu_slots, gpus, scheduler)
 
 
 def _followers(settings: Settings) -> list[Follower]:

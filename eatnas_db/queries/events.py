@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, func, select
 
 from eatnas_db.queries.event_messages import describe_event
 from eatnas_db.schema.candidates import candidate
@@ -92,3 +92,8 @@ def _to_event(row: RowMapping) -> RecordedEvent:
         ),
         detail=detail,
     )
+
+
+def get_newest_event_before(connection: Connection, at: float) -> int:
+    """Return the largest id of the events before a time in seconds since 1970; 0 if there are none."""
+    return connection.execute(select(func.max(event.c.id)).where(event.c.at < at)).scalar() or 0

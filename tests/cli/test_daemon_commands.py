@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import hold_daemon_lock
 from eatnas_daemon.event_log import LARGEST_BYTES, open_log
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
@@ -31,7 +31,7 @@ def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, s
         there = hosts.register_host(connection, "there", 0.0)
         seen = hosts.DeviceReport("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
         hosts.record_device_reports(connection, there, [seen], 0.0)
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         for command in (["daemon", "status"], ["daemon", "status", "--watch"]):
             told = eatnas(*command)
             assert "waits: bob computes on it" in told
@@ -85,7 +85,7 @@ def test_without_a_daemon_every_command_says_so(record, eatnas):
 
 
 def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings):
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         for command in (["upgrade"], ["downgrade", "base", "--yes"]):
             assert f"a daemon (pid {os.getpid()}) works" in eatnas("db", *command, expect=1)
     assert "sound" in eatnas("db", "check")
@@ -110,8 +110,8 @@ def test_a_daemon_that_cannot_start_tells_its_last_words(record, eatnas, home):
 
 
 def test_a_suspended_daemon_is_told_of(record, eatnas, settings):
-    code = "import sys, time; from pathlib import Path; from eatnas_daemon import lock\n"
-    code += "with lock.hold(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path; from eatnas_daemon.daemon_lock import hold_daemon_lock\n"
+    code += "with hold_daemon_lock(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(settings.lock_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         holder.stdout.readline()
@@ -181,8 +181,8 @@ def test_a_stopped_daemon_has_released_what_was_in_training(daemon, eatnas, in_t
     assert "was stopped on request" in eatnas("query", "events", "--candidate", "1")
     until(lambda: not any(member.is_running() for member in family))
     log = eatnas("daemon", "logs")
-    assert f"started, pid {daemon.pid}, 1 slots" in log
-    assert f"stopped, pid {daemon.pid}" in log
+    assert f"daemon started (pid {daemon.pid}) with 1 CPU slot" in log
+    assert f"daemon stopped (pid {daemon.pid})" in log
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in
     until(lambda: eatnas("daemon", "logs").count(", 1 slots") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")
     until(lambda: "no device is free: CPU: paused; resume it" in eatnas("daemon", "status"))
-    assert "has ended: paused; resume it" in eatnas("daemon", "logs")
+    assert "ended: paused; resume it" in eatnas("daemon", "logs")
     assert "in use again" in eatnas("devices", "resume", "cpu")
     in_training()
     assert "daemon stopped" in eatnas("daemon", "stop")

@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import hold_daemon_lock
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_file_that_is_there_is_replaced_by_force_alone(record, eatnas, tmp_pat
 
 
 def test_nothing_is_restored_while_a_daemon_works_on_the_record(record, eatnas, home):
-    with lock.hold(home / "eatnas.db.lock"):
+    with hold_daemon_lock(home / "eatnas.db.lock"):
         eatnas("db", "backup", "safe.db")
         assert f"a daemon (pid {os.getpid()})" in eatnas("db", "restore", "safe.db", expect=1)
     eatnas("db", "restore", "safe.db")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ def on_server(postgres, eatnas, home):
     yield call
     # A test that fails halfway leaves a daemon behind.
     for lock_file in home.glob("daemon-*.lock"):
-        if (holder := lock.holder_of(lock_file)) is not None:
+        if (holder := find_daemon_pid(lock_file)) is not None:
             psutil.Process(holder).kill()
 
 

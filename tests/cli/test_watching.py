@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
@@ -49,10 +49,10 @@ def watching(process):
 
 def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas_started, change):
     _, update = change
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         told, shown = watching(process)
-        assert told == f"a daemon (pid {os.getpid()}) works on this record; watching\n"
+        assert told == f"a daemon (pid {os.getpid()}) works on this record; watching its progress\n"
         assert shown == "tiny  0/4  no score yet  running\n"
         update(settled=1)
         assert process.stdout.readline() == "tiny  1/4  no score yet  running\n"
@@ -67,7 +67,7 @@ def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas
 @pytest.mark.parametrize("wanted", [DesiredState.PAUSED, DesiredState.CANCELLED])
 def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatnas_started, change, wanted):
     wish, _ = change
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         watching(process)
         wish(wanted)
@@ -78,7 +78,7 @@ def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatn
 
 def test_a_search_out_of_device_hours_leaves_with_three(settings, eatnas_started, change):
     _, update = change
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         watching(process)
         update(settled=2, budget_device_seconds=10, device_seconds=11, finished_at=time.time())
@@ -88,12 +88,12 @@ def test_a_search_out_of_device_hours_leaves_with_three(settings, eatnas_started
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_watching_run_is_ended_by_a_signal_and_the_daemon_is_left_alone(settings, eatnas_started, number, status):
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         watching(process)
         process.send_signal(number)
         _, err = process.communicate()
-        assert lock.holder_of(settings.lock_file) == os.getpid()
+        assert find_daemon_pid(settings.lock_file) == os.getpid()
     assert process.returncode == status
     assert "Traceback" not in err
 
@@ -111,7 +111,7 @@ def test_a_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_sta
     wish, update = change
     process = eatnas_started("search", "watch", "tiny")
     assert process.stdout.readline() == "tiny  0/4  no score yet  waiting: no daemon\n"
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         assert process.stdout.readline().endswith("running\n")
         wish(DesiredState.PAUSED)
         assert process.stdout.readline().endswith("paused\n")
@@ -146,7 +146,7 @@ def test_on_a_terminal_a_watch_is_a_bar(home, until):
 
 @pytest.mark.slow
 def test_a_run_takes_over_when_the_daemon_goes_away(settings, eatnas, eatnas_started):
-    with lock.hold(settings.lock_file):
+    with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny", "--slots", "1")
         watching(process)
     out, _ = process.communicate()

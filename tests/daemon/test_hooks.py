@@ -1,4 +1,4 @@
-"""The user's command is told what became of a search: once, in time, and to nobody's harm."""
+"""The hook command: each event is delivered, in time, and a failing command does no harm."""
 
 import json
 import logging
@@ -6,33 +6,35 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 
 import psutil
 import pytest
 
-from eatnas_daemon.hooks import Notifier, Place
+from eatnas_daemon.hooks.delivery_state import DeliveryState
+from eatnas_daemon.hooks.notifier import Notifier
 from eatnas_db import events
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import transaction
+from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import EatnasError
 from eatnas_db.home_config import HOOK_EVENTS, HooksConfig, read_hooks
+from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.searches.control import set_desired_state, set_waiting_reason
+from support.waiting import eventually
 
-TELL = """
+HOOK_SCRIPT = """
 import json, os, sys
-facts = json.load(sys.stdin)
+payload = json.load(sys.stdin)
 names = ("EATNAS_EVENT", "EATNAS_SEARCH", "EATNAS_COUNT", "EATNAS_CANDIDATE", "EATNAS_WORDS", "EATNAS_HOME")
-with open("told.jsonl", "a") as file:
-    print(json.dumps([facts, {name: os.environ.get(name) for name in names}]), file=file)
-print("told of", facts["event"])
+with open("calls.jsonl", "a") as file:
+    print(json.dumps([payload, {name: os.environ.get(name) for name in names}]), file=file)
+print("received", payload["event"])
 """
 
 
-class Now:
-    """Time that passes when the test says so."""
+class Clock:
+    """A monotonic clock that a test sets."""
 
     seconds = 0.0
 
@@ -64,187 +66,178 @@ def log(tmp_path):
 
 
 @pytest.fixture
-def notifier(settings, engine, log):
-    def make(*command, events=HOOK_EVENTS, **more):
-        return Notifier(
-            engine,
-            settings,
-            HooksConfig(on_event=command or (sys.executable, "-c", TELL), events=events),
-            log,
-            1.0,
-            **more,
-        )
+def new_notifier(settings, engine, log):
+    def make(*command, events=HOOK_EVENTS, **options):
+        config = HooksConfig(on_event=command or (sys.executable, "-c", HOOK_SCRIPT), events=events)
+        return Notifier(engine, settings, config, log, since=1.0, **options)
 
     return make
 
 
-def told(settings):
-    file = settings.home / "told.jsonl"
+def calls(settings):
+    """Return the payload and the environment of each call of the command."""
+    file = settings.home / "calls.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def happen(engine, kind, now=100.0, candidate=None, **detail):
+def payloads(settings):
+    return [payload for payload, _ in calls(settings)]
+
+
+def record_event(engine, kind, candidate=None, **detail):
     with transaction(engine) as connection:
-        events.record_event(connection, now, kind, search_id=1, candidate_id=candidate, detail=detail or None)
+        events.record_event(connection, 100.0, kind, search_id=1, candidate_id=candidate, detail=detail or None)
 
 
-def wish(engine, wish):
+def desire(engine, state):
     with transaction(engine) as connection:
-        set_desired_state(connection, "s", wish, 100.0)
+        set_desired_state(connection, "s", state, 100.0)
 
 
-def wait_for(engine, why):
+def wait_for(engine, reason):
     with transaction(engine) as connection:
-        set_waiting_reason(connection, why)
+        set_waiting_reason(connection, reason)
 
 
-def until(condition, seconds=60.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
-def test_the_command_hears_what_happened_on_stdin_and_by_its_environment(settings, engine, notifier):
-    hook = notifier(quiet=0.0)
-    hook.look()
-    assert told(settings) == []  # created before: no news
-    wish(engine, DesiredState.PAUSED)
-    hook.look()
-    wish(engine, DesiredState.RUN)
-    happen(engine, "failed", candidate=1, failure="diverged", message="nan")
+def test_command_receives_events_as_json_and_environment(settings, engine, new_notifier):
+    notifier = new_notifier(collection_seconds=0.0)
+    notifier.deliver()
+    assert calls(settings) == []  # events from before the first start
+    desire(engine, DesiredState.PAUSED)
+    notifier.deliver()
+    desire(engine, DesiredState.RUN)
+    record_event(engine, "failed", candidate=1, failure="diverged", message="nan")
     wait_for(engine, "workers cannot be started: no fork")
-    hook.look()
-    happen(engine, "finished", why="done")
-    hook.look()
-    hook.look()
-    facts = [one for one, _ in told(settings)]
-    assert sorted(one["event"] for one in facts[1:3]) == ["failed", "waiting"]
-    assert [facts[0]["event"], facts[3]["event"]] == ["paused", "finished"]
-    by_event = {one["event"]: one for one in facts}
+    notifier.deliver()
+    record_event(engine, "finished", why="done")
+    notifier.deliver()
+    notifier.deliver()
+    received = payloads(settings)
+    assert sorted(payload["event"] for payload in received[1:3]) == ["failed", "waiting"]
+    assert [received[0]["event"], received[3]["event"]] == ["paused", "finished"]
+    by_event = {payload["event"]: payload for payload in received}
     assert by_event["waiting"]["words"] == "the search waits: workers cannot be started: no fork"
     assert by_event["failed"]["words"].endswith(": diverged, nan")
     assert (by_event["failed"]["candidate"], by_event["failed"]["count"]) == (1, 1)
     assert (by_event["finished"]["detail"], by_event["finished"]["budget"]) == ({"why": "done"}, 24)
     assert by_event["paused"]["status"] == "paused"
-    assert {one["search"] for one in facts} == {"s"}
-    environments = {environment["EATNAS_EVENT"]: environment for _, environment in told(settings)}
+    assert {payload["search"] for payload in received} == {"s"}
+    environments = {environment["EATNAS_EVENT"]: environment for _, environment in calls(settings)}
     assert environments["failed"]["EATNAS_CANDIDATE"] == "1"
     assert environments["finished"]["EATNAS_SEARCH"] == "s"
-    assert "told of finished" in (settings.logs / "hooks.log").read_text()
+    assert "received finished" in (settings.logs / "hooks.log").read_text()
 
 
-def test_only_the_events_that_are_wanted_are_told(settings, engine, notifier):
-    hook = notifier(events=("finished",))
-    wish(engine, DesiredState.PAUSED)
+def test_only_configured_events_are_delivered(settings, engine, new_notifier):
+    notifier = new_notifier(events=("finished",))
+    desire(engine, DesiredState.PAUSED)
     wait_for(engine, "something")
-    happen(engine, "failed", candidate=1, failure="diverged")
-    happen(engine, "finished", why="done")
-    hook.look()
-    assert [one["event"] for one, _ in told(settings)] == ["finished"]
+    record_event(engine, "failed", candidate=1, failure="diverged")
+    record_event(engine, "finished", why="done")
+    notifier.deliver()
+    assert [payload["event"] for payload in payloads(settings)] == ["finished"]
 
 
-def test_a_storm_of_failures_is_one_call_and_then_another_when_it_was_quiet(settings, engine, notifier):
-    now = Now()
-    hook = notifier(quiet=600.0, monotonic=now)
+def test_many_failures_are_collected_into_one_call(settings, engine, new_notifier):
+    clock = Clock()
+    notifier = new_notifier(collection_seconds=600.0, monotonic=clock)
     for candidate in range(1, 5):
-        happen(engine, "failed", candidate=candidate, failure="diverged")
-        hook.look()
-    assert [one["candidates"] for one, _ in told(settings)] == [[1]]
-    now.seconds = 601.0
-    hook.look()
-    assert [one["candidates"] for one, _ in told(settings)] == [[1], [2, 3, 4]]
-    assert [one["count"] for one, _ in told(settings)] == [1, 3]
-    happen(engine, "failed", candidate=5, failure="diverged")
-    hook.look()
-    hook.look(last=True)
-    assert [one["candidates"] for one, _ in told(settings)][2:] == [[5]]
+        record_event(engine, "failed", candidate=candidate, failure="diverged")
+        notifier.deliver()
+    assert [payload["candidates"] for payload in payloads(settings)] == [[1]]
+    clock.seconds = 601.0
+    notifier.deliver()
+    assert [payload["candidates"] for payload in payloads(settings)] == [[1], [2, 3, 4]]
+    assert [payload["count"] for payload in payloads(settings)] == [1, 3]
+    record_event(engine, "failed", candidate=5, failure="diverged")
+    notifier.deliver()
+    notifier.deliver(last=True)
+    assert [payload["candidates"] for payload in payloads(settings)][2:] == [[5]]
 
 
-def test_the_next_daemon_goes_on_where_the_last_one_was(settings, engine, notifier):
-    now = Now()
-    hook = notifier(monotonic=now)
+def test_next_daemon_delivers_what_the_last_one_did_not(settings, engine, new_notifier):
+    clock = Clock()
+    notifier = new_notifier(monotonic=clock)
     for candidate in (1, 2):
-        happen(engine, "failed", candidate=candidate, failure="diverged")
-        hook.look()
+        record_event(engine, "failed", candidate=candidate, failure="diverged")
+        notifier.deliver()
     wait_for(engine, "something")
-    hook.look()
-    # As after a kill: candidate 2 was held back, and an event came while nobody looked.
-    happen(engine, "finished", why="done")
-    again = notifier(monotonic=now)
-    again.look()
-    again.look()
-    facts = [one for one, _ in told(settings)]
-    assert [one["event"] for one in facts[:2]] == ["failed", "waiting"]
-    assert sorted((one["event"], str(one["candidates"])) for one in facts[2:]) == [
+    notifier.deliver()
+    # As after a kill: candidate 2 is still collected, and an event is recorded while no notifier runs.
+    record_event(engine, "finished", why="done")
+    successor = new_notifier(monotonic=clock)
+    successor.deliver()
+    successor.deliver()
+    received = payloads(settings)
+    assert [payload["event"] for payload in received[:2]] == ["failed", "waiting"]
+    assert sorted((payload["event"], str(payload["candidates"])) for payload in received[2:]) == [
         ("failed", "[2]"),
         ("finished", "[]"),
     ]
 
 
-def test_a_number_that_is_committed_late_is_told_too(settings, engine, notifier):
-    hook = notifier()
-    happen(engine, "finished", why="done")
-    hook.look()
-    place = Place.read(settings.home / "hooks.json", notifier()._place.record)
-    # On a server an earlier number may appear after a later one.
-    assert place.after < min(place.told)
+def test_events_after_the_watermark_are_kept_one_by_one(settings, engine, new_notifier):
+    notifier = new_notifier()
+    record_event(engine, "finished", why="done")
+    notifier.deliver()
+    with read_transaction(engine) as connection:
+        state = DeliveryState.read(settings.home / "hooks.json", get_record_uuid(connection))
+    # On a server, an event with a smaller id may become visible later.
+    assert state.delivered_until < min(state.delivered)
 
 
-def test_a_place_that_is_damaged_or_another_records_is_begun_anew(settings, engine, notifier):
+def test_invalid_state_file_is_replaced(settings, engine, new_notifier):
     for text in ("{", '{"record": "other", "after": 999, "told": [], "waiting": {}}', "[]"):
         (settings.home / "hooks.json").write_text(text)
-        notifier().look()
-    assert told(settings) == []
-    happen(engine, "finished", why="done")
-    notifier().look()
-    assert len(told(settings)) == 1
+        new_notifier().deliver()
+    assert calls(settings) == []
+    record_event(engine, "finished", why="done")
+    new_notifier().deliver()
+    assert len(calls(settings)) == 1
 
 
 @pytest.mark.parametrize(
-    ("command", "trouble"),
+    ("command", "error"),
     [
-        ((sys.executable, "-c", "import sys; print('no server'); sys.exit(3)"), "left with status 3"),
+        ((sys.executable, "-c", "import sys; print('no server'); sys.exit(3)"), "exited with status 3"),
         (("no-such-command",), "cannot be started"),
-        ((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), "ended by signal 9"),
+        ((sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), "killed by signal 9"),
     ],
 )
-def test_a_command_that_fails_is_tried_again_twice_and_only_the_log_tells(
-    settings, engine, notifier, tmp_path, command, trouble
-):
-    now = Now()
-    hook = notifier(*command, monotonic=now)
-    happen(engine, "finished", why="done")
+def test_failing_command_is_tried_three_times_and_logged(settings, engine, new_notifier, tmp_path, command, error):
+    clock = Clock()
+    notifier = new_notifier(*command, monotonic=clock)
+    record_event(engine, "finished", why="done")
     for seconds in (0.0, 5.0, 10.0, 15.0, 70.0, 1000.0):
-        now.seconds = seconds
-        hook.look()
+        clock.seconds = seconds
+        notifier.deliver()
     lines = (tmp_path / "daemon.log").read_text().splitlines()
-    assert [f"try {number} of 3" in line and trouble in line for number, line in enumerate(lines, 1)] == [True] * 3
-    assert trouble != "left with status 3" or "no server" in (settings.logs / "hooks.log").read_text()
+    assert [f"try {number} of 3" in line and error in line for number, line in enumerate(lines, 1)] == [True] * 3
+    assert error != "exited with status 3" or "no server" in (settings.logs / "hooks.log").read_text()
 
 
-def test_a_command_that_fails_at_the_end_is_tried_by_the_next_daemon(settings, engine, notifier):
-    hook = notifier("no-such-command")
-    happen(engine, "finished", why="done")
-    hook.look(last=True)
-    notifier().look()
-    assert [one["event"] for one, _ in told(settings)] == ["finished"]
+def test_last_failure_is_tried_again_by_the_next_daemon(settings, engine, new_notifier):
+    notifier = new_notifier("no-such-command")
+    record_event(engine, "finished", why="done")
+    notifier.deliver(last=True)
+    new_notifier().deliver()
+    assert [payload["event"] for payload in payloads(settings)] == ["finished"]
 
 
-def test_a_command_that_takes_too_long_is_killed_with_its_children(settings, engine, notifier, tmp_path):
+def test_slow_command_is_killed_with_its_children(settings, engine, new_notifier, tmp_path):
     script = "sleep 600 & echo $! > child; sleep 600"
-    hook = notifier("sh", "-c", script, limit=2.0, pauses=())
-    happen(engine, "finished", why="done")
-    hook.look()
-    assert "not done after 2 s" in (tmp_path / "daemon.log").read_text()
+    notifier = new_notifier("sh", "-c", script, timeout_seconds=2.0, retry_delays_seconds=())
+    record_event(engine, "finished", why="done")
+    notifier.deliver()
+    assert "killed after 2 s" in (tmp_path / "daemon.log").read_text()
     child = int((settings.home / "child").read_text())
-    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    eventually(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
 
 @contextmanager
-def hooked(settings, since="1"):
+def hook_process(settings):
     process = subprocess.Popen(
-        [sys.executable, "-m", "eatnas_daemon.hooks", "--every", "0.1", "--since", since],
+        [sys.executable, "-m", "eatnas_daemon.hooks", "--every", "0.1", "--since", "1"],
         env={**os.environ, "EATNAS_DB_URL": settings.database_url, "EATNAS_HOME": str(settings.home)},
         stdin=subprocess.PIPE,
     )
@@ -256,30 +249,26 @@ def hooked(settings, since="1"):
         process.wait()
 
 
-def configure(settings):
-    (settings.home / "tell.py").write_text(TELL)
-    (settings.home / "config.yaml").write_text(f"hooks:\n  on_event: {sys.executable} tell.py\n")
-
-
 @pytest.mark.slow
-def test_the_process_tells_what_the_supervisor_did_last_and_leaves_even_after_a_kill(settings, supervise):
-    configure(settings)
-    with hooked(settings) as process:
-        until((settings.home / "hooks.json").exists)
+def test_process_delivers_last_events_and_exits_even_after_a_kill(settings, supervise):
+    (settings.home / "hook.py").write_text(HOOK_SCRIPT)
+    (settings.home / "config.yaml").write_text(f"hooks:\n  on_event: {sys.executable} hook.py\n")
+    with hook_process(settings) as process:
+        eventually((settings.home / "hooks.json").exists)
         process.send_signal(signal.SIGKILL)
         process.wait()
     supervise(settings, 2)
-    with hooked(settings) as process:
-        until(lambda: told(settings))
+    with hook_process(settings) as process:
+        eventually(lambda: calls(settings))
         process.stdin.close()
         assert process.wait(60) == 0
-    ((facts, _),) = told(settings)
-    assert (facts["event"], facts["status"], facts["settled"]) == ("finished", "finished", 24)
-    assert facts["best"]["fitness"] > 0
+    (payload,) = payloads(settings)
+    assert (payload["event"], payload["status"], payload["settled"]) == ("finished", "finished", 24)
+    assert payload["best"]["fitness"] > 0
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "message"),
     [
         ("hooks: {on_event: 3}", "hooks.on_event is 3"),
         ("hooks: {on_event: []}", "hooks.on_event is []"),
@@ -290,25 +279,28 @@ def test_the_process_tells_what_the_supervisor_did_last_and_leaves_even_after_a_
         ("hooks: {on_events: mail}", "unknown key 'on_events'"),
     ],
 )
-def test_hooks_that_make_no_sense_are_one_line_that_says_where(tmp_path, text, named):
+def test_invalid_configuration_is_reported_in_one_line(tmp_path, text, message):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(EatnasError) as raised:
         read_hooks(tmp_path)
-    assert named in str(raised.value)
+    assert message in str(raised.value)
     assert str(tmp_path / "config.yaml") in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "hooks"),
+    ("text", "config"),
     [
         ("storage: {max_bytes: 3GB}", None),
         ("storage: {max_bytes: wrong}", None),
         ("hooks: {on_event: }", None),
         ("hooks: {on_event: mail -s 'a b' me}", HooksConfig(on_event=("mail", "-s", "a b", "me"))),
-        ("hooks: {on_event: [tell, me], events: [failed]}", HooksConfig(on_event=("tell", "me"), events=("failed",))),
+        (
+            "hooks: {on_event: [notify, me], events: [failed]}",
+            HooksConfig(on_event=("notify", "me"), events=("failed",)),
+        ),
     ],
 )
-def test_a_command_is_a_text_or_a_list(tmp_path, text, hooks):
+def test_command_is_a_string_or_a_list(tmp_path, text, config):
     (tmp_path / "config.yaml").write_text(text)
-    assert read_hooks(tmp_path) == hooks
+    assert read_hooks(tmp_path) == config

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.follower import RESTART_SECONDS
+from eatnas_daemon.followers.process import RESTART_SECONDS
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.searches import search
@@ -183,7 +183,7 @@ def started_follower(settings, uri):
 
 def assert_search_is_unaffected(settings, supervise, undisturbed, follower):
     """Run the search next to a follower that cannot write."""
-    assert supervise(settings, 2, on_tick=lambda _: follower.ensure()) == undisturbed
+    assert supervise(settings, 2, on_tick=lambda _: follower.restart_if_dead()) == undisturbed
     follower.stop()
 
 
@@ -276,27 +276,27 @@ def test_follower_runs_at_low_priority_and_hides_passwords(engine, tmp_path):
 def test_dead_follower_restarts_after_a_pause_unless_stopped(engine, tmp_path):
     now = 0.0
     follower = make_follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "log", lambda: now)
-    follower.ensure()
+    follower.restart_if_dead()
     assert follower.pid is None
     follower.start()
     first = follower.pid
     now = RESTART_SECONDS
-    follower.ensure()
+    follower.restart_if_dead()
     assert follower.pid == first
     os.killpg(first, signal.SIGKILL)
     eventually(lambda: follower.pid is None)
     now = RESTART_SECONDS - 1
-    follower.ensure()
+    follower.restart_if_dead()
     assert follower.pid is None
     now = RESTART_SECONDS
-    follower.ensure()
+    follower.restart_if_dead()
     second = follower.pid
     assert second not in (None, first)
     os.killpg(second, signal.SIGKILL)
     follower.stop()
     eventually(lambda: follower.pid is None)
     now = 3 * RESTART_SECONDS
-    follower.ensure()
+    follower.restart_if_dead()
     assert follower.pid is None
 
 
@@ -305,7 +305,7 @@ def test_follower_of_a_killed_parent_writes_everything_and_exits(engine, tmp_pat
     script = """
 import sys
 from pathlib import Path
-from eatnas_daemon.follower import Follower
+from eatnas_daemon.followers.process import Follower
 environment = {"EATNAS_DB_URL": sys.argv[1], "MLFLOW_TRACKING_URI": sys.argv[2]}
 follower = Follower((sys.argv[4],), environment, Path(sys.argv[3]))
 follower.start()
@@ -328,7 +328,7 @@ def test_follower_that_cannot_start_raises_nothing(engine, tmp_path):
     (tmp_path / "file").touch()
     follower = make_follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "file" / "log")
     follower.start()
-    follower.ensure()
+    follower.restart_if_dead()
     follower.stop()
     assert follower.pid is None
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import hold_daemon_lock
 from eatnas_daemon.mlflow.client import connect, hide_passwords
 from eatnas_daemon.mlflow.search_runs import STEP_METRICS
 from eatnas_daemon.mlflow.sync import MlflowSync, sync
@@ -100,7 +100,7 @@ def test_each_change_costs_only_its_own_requests(engine, uri, tmp_path):
     token = train_four(engine)
     client = CountingClient(connect(uri))
     mlflow_sync = MlflowSync(engine, client)
-    with lock.hold(tmp_path / "eatnas.db.lock"):  # as a supervisor does
+    with hold_daemon_lock(tmp_path / "eatnas.db.lock"):  # as a supervisor does
         assert mlflow_sync.sync_changes() == 4
         client.take_calls()
         assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])
@@ -127,7 +127,7 @@ def test_leased_candidates_are_running_only_while_a_supervisor_lives(engine, uri
         return statuses_by_birth(connect(uri))[3], get_search_run(uri)[1].info.status
 
     train_four(engine)
-    with lock.hold(tmp_path / "eatnas.db.lock"):
+    with hold_daemon_lock(tmp_path / "eatnas.db.lock"):
         sync_runs(engine, uri)
         assert statuses() == ("RUNNING", "RUNNING")
         # As the follower of a supervisor that is about to exit.

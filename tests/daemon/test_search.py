@@ -9,7 +9,7 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
@@ -169,9 +169,9 @@ def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
 
 def test_a_second_supervisor_is_refused_with_the_first_ones_pid(tmp_path):
     file = tmp_path / "record.lock"
-    assert lock.holder_of(file) is None
-    with lock.hold(file):
-        assert lock.holder_of(file) == os.getpid()
-        with pytest.raises(ConflictError, match=f"pid {os.getpid()}"), lock.hold(file):
+    assert find_daemon_pid(file) is None
+    with hold_daemon_lock(file):
+        assert find_daemon_pid(file) == os.getpid()
+        with pytest.raises(ConflictError, match=f"pid {os.getpid()}"), hold_daemon_lock(file):
             pass
-    assert lock.holder_of(file) is None
+    assert find_daemon_pid(file) is None

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from eatnas_daemon.follower import Follower
+from eatnas_daemon.followers.process import Follower
 from eatnas_daemon.mlflow.candidate_runs import STATUSES
 from eatnas_daemon.mlflow.client import connect
 from eatnas_daemon.mlflow.metrics import EPOCH_METRICS

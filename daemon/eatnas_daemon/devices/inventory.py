@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from eatnas_daemon import lock
+from eatnas_daemon.daemon_lock import find_daemon_pid
 from eatnas_daemon.devices.availability import Availability, check_availability
 from eatnas_daemon.devices.capacity import count_cpu_slots
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -97,7 +97,7 @@ def _check(
 
 def _find_processes(lock_file: Path) -> tuple[int | None, list[int]]:
     """Return the process ids of the home's daemon and of its workers."""
-    daemon = lock.holder_of(lock_file)
+    daemon = find_daemon_pid(lock_file)
     if daemon is None:
         return None, []
     try:

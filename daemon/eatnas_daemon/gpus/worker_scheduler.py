@@ -73,3 +73,6 @@ class NoGpus:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+NO_GPUS: Final = NoGpus()

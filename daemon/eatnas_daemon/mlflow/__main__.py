@@ -12,7 +12,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from eatnas_daemon.follower import follow
+from eatnas_daemon.followers.loop import follow
 from eatnas_daemon.mlflow.client import describe_error, identify_store_file, open_store
 from eatnas_daemon.mlflow.sync import MlflowSync, print_to_stderr
 from eatnas_db.database.engine import open_record

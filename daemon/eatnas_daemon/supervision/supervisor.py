@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import Engine
 
-from eatnas_daemon.gpus.worker_scheduler import NoGpus, WorkerScheduler
+from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_daemon.supervision.commit_actions import record_gpu_results, run_commit_actions
 from eatnas_daemon.supervision.device_reporter import DeviceReporter
@@ -51,13 +51,13 @@ class Supervisor:
         only: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         max_bytes: int | None = None,
-        gpu_scheduler: WorkerScheduler | None = None,
+        gpu_scheduler: WorkerScheduler = NO_GPUS,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._engine, self._settings, self._timeouts = engine, settings, timeouts
         self._monotonic, self._wall = monotonic, wall
-        self._gpu_scheduler: WorkerScheduler = gpu_scheduler or NoGpus()
+        self._gpu_scheduler = gpu_scheduler
         self._selector = selectors.DefaultSelector()
         self._changes = ChangeListener(engine, self._selector)
         self._host = start_host_session(engine, self._changes, host_name, wall(), with_processor=slots > 0)

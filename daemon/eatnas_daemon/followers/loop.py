@@ -1,0 +1,59 @@
+"""The loop of a follower process: runs a function on changes of the record until the parent process ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from eatnas_db.database.changes import watch_changes
+
+
+def follow(
+    engine: Engine,
+    interval_seconds: float,
+    update: Callable[[bool, bool], None],
+    log_error: Callable[[Exception], None],
+    errors: type[Exception],
+) -> None:
+    """Call `update(changed, last)` at each interval until the parent process ends, and once more after its end.
+
+    `changed`: another program has committed since the last call that succeeded. Exceptions of type `errors` are
+    logged, of several in a row the first one only.
+    """
+    parent = os.getppid()
+    watch = watch_changes(engine)
+    changed = failing = ended = False
+    while True:
+        # The last call comes after the parent's end, and so sees what the parent wrote last.
+        ended = ended or os.getppid() != parent
+        changed = watch.changed() or changed or ended
+        try:
+            update(changed, ended)
+            changed = failing = False
+        except errors as error:
+            changed = True
+            if not failing:
+                log_error(error)
+            failing = True
+        if ended:
+            break
+        ended = _wait_for_end_of_input(interval_seconds)
+    watch.close()
+
+
+def _wait_for_end_of_input(seconds: float) -> bool:
+    """Wait for some seconds; return True early if the standard input is a pipe that is closed meanwhile."""
+    try:
+        piped = stat.S_ISFIFO(os.fstat(0).st_mode)
+    except OSError:
+        piped = False
+    if not piped:
+        time.sleep(seconds)
+        return False
+    readable, _, _ = select.select([0], [], [], seconds)
+    return bool(readable) and os.read(0, 4096) == b""

@@ -1,0 +1,76 @@
+"""Start a follower: a process that reads the record, for MLflow or hooks, and that no search waits for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+RESTART_SECONDS: Final = 30.0
+"""Shortest time between two starts of a follower."""
+LOW_PRIORITY_PYTHON: Final = ("nice", "-n", "10", sys.executable, "-m")
+
+
+class Follower:
+    """A follower process: runs a module with its arguments, and starts it again if it dies.
+
+    It ends by itself when its parent ends, or when its standard input is closed.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # URLs go into the environment: they may hold passwords, and every user can read a process's arguments.
+        self._command, self._environment = (*LOW_PRIORITY_PYTHON, *program), dict(environment)
+        self._log_file, self._monotonic = log_file, monotonic
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._running = False
+
+    @property
+    def pid(self) -> int | None:
+        """Return the process's id, or None if it is not alive."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start the process. An error is ignored: a follower that cannot start must not end a search."""
+        self._running, self._started_at = True, self._monotonic()
+        with contextlib.suppress(OSError):
+            self._process = self._launch()
+
+    def restart_if_dead(self) -> None:
+        """Start the process again if it has died, but not within `RESTART_SECONDS` of the last start."""
+        if self._running and self.pid is None and self._monotonic() - self._started_at >= RESTART_SECONDS:
+            self._close_input()
+            self.start()
+
+    def stop(self) -> None:
+        """Let the process finish its work and exit, without waiting for it."""
+        self._running = False
+        self._close_input()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._log_file.open("ab") as log:
+            # A session of its own: Ctrl-C in the terminal must not interrupt its last writes.
+            return subprocess.Popen(
+                self._command,
+                env={**os.environ, **self._environment},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _close_input(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()

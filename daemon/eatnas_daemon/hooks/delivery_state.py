@@ -1,0 +1,51 @@
+"""Which events a hook command has received, kept in a file across restarts of the daemon."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eatnas_db.atomic_files import atomic_write
+
+
+@dataclass(slots=True)
+class DeliveryState:
+    """The delivered events: all up to `delivered_until`, and those after it in `delivered`."""
+
+    record_uuid: str
+    delivered_until: int
+    delivered: set[int] = field(default_factory=set)
+    waiting_reasons: dict[str, str] = field(default_factory=dict)
+    """The delivered waiting reason of each search."""
+
+    @classmethod
+    def read(cls, file: Path, record_uuid: str) -> DeliveryState | None:
+        """Return the state in a file, or None if it is missing, damaged, or belongs to another record."""
+        try:
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            state = cls(
+                record_uuid=fields["record"],
+                delivered_until=int(fields["after"]),
+                delivered=set(fields["told"]),
+                waiting_reasons=dict(fields["waiting"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return state if state.record_uuid == record_uuid else None
+
+    def write(self, file: Path) -> None:
+        """Write the state to a file atomically. Raises `OSError`."""
+        fields = {
+            "record": self.record_uuid,
+            "after": self.delivered_until,
+            "told": sorted(self.delivered),
+            "waiting": self.waiting_reasons,
+        }
+        with atomic_write(file) as opened:
+            opened.write(json.dumps(fields).encode())
+
+    def advance(self, delivered_until: int) -> None:
+        """Raise `delivered_until`, and forget the single events up to it."""
+        self.delivered_until = max(self.delivered_until, delivered_until)
+        self.delivered = {event_id for event_id in self.delivered if event_id > self.delivered_until}
