@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from eatnas_daemon.daemon_lock import hold_daemon_lock
-from eatnas_daemon.event_log import LARGEST_BYTES, open_log
+from eatnas_daemon.event_log import MAX_BYTES, open_log
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
@@ -140,13 +140,13 @@ def test_a_log_is_followed_also_into_its_next_file(record, eatnas_started, home,
 
 def test_the_log_is_kept_in_files_of_limited_size_and_in_utc(tmp_path):
     file = tmp_path / "daemon.log"
-    file.write_bytes(bytes(LARGEST_BYTES))
+    file.write_bytes(bytes(MAX_BYTES))
     log = open_log(file)
     log.info("a line")
     for handler in log.handlers:
         handler.close()
     log.handlers.clear()
-    assert (tmp_path / "daemon.log.1").stat().st_size == LARGEST_BYTES
+    assert (tmp_path / "daemon.log.1").stat().st_size == MAX_BYTES
     now = time.strftime("%Y-%m-%d %H", time.gmtime())
     assert re.fullmatch(rf"{now}:\d\d:\d\dZ INFO a line\n", file.read_text())
 
