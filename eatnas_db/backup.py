@@ -16,12 +16,13 @@ from typing import Final
 
 from sqlalchemy import select
 
-from eatnas_db import events, transitions
+from eatnas_db import events
 from eatnas_db.atomic_files import sync_and_replace
 from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
+from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.schema.trainings import lease
 
@@ -141,7 +142,7 @@ def _release_leases(copy: Path, backup: Path, now: float) -> None:
     try:
         with transaction(engine) as connection:
             for host_id in connection.execute(select(lease.c.host_id).distinct()).scalars().all():
-                transitions.reclaim_leases(connection, host_id, now)
+                reclaim_leases(connection, host_id, now)
             events.record_event(connection, now, "restored", detail={"file": backup.name})
     finally:
         engine.dispose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Update, bindparam, delete, update
+from sqlalchemy import Connection, Update, bindparam, update
 
 from eatnas_db.attempts import (
     end_attempt,
@@ -17,9 +17,8 @@ from eatnas_db.attempts import (
     list_earlier_attempts,
     record_attempt_event,
     start_attempt,
-    sum_epoch_seconds,
 )
-from eatnas_db.domain.failure_policy import NOT_ITS_OWN, decide_after_failure
+from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError
@@ -37,7 +36,6 @@ from eatnas_db.leases import (
 from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import lease
 from eatnas_db.scores import insert_scores, raise_memory_share
 
 _LEASE_NEXT: Final = (
@@ -169,19 +167,8 @@ def record_failure(
         lost_attempts=held.lost_attempts,
         memory_fallback=held.memory_fallback,
     )
-    counters = {
-        "own_failures": decision.own_failures,
-        "losses": decision.lost_attempts,
-        "thrift": decision.memory_fallback,
-    }
-    detail = {"failure": kind, "message": message}
-    if decision.gives_up:
-        edge = Transition.FAIL
-        _move(connection, edge, token, now, detail, ended_at=now, **counters)
-    else:
-        edge = Transition.RECLAIM
-        not_before = now + decision.backoff_seconds if decision.backoff_seconds else 0.0
-        _move(connection, edge, token, now, detail, not_before=not_before, **counters)
+    edge = Transition.FAIL if decision.gives_up else Transition.RECLAIM
+    _move(connection, edge, token, now, {"failure": kind, "message": message}, **_columns_after(decision, now))
     end_attempt(
         connection,
         token,
@@ -198,6 +185,19 @@ def record_failure(
         event = _FALLBACK_EVENTS[decision.memory_fallback]
         record_attempt_event(connection, now, event, held.search_id, token)
     return EDGES[edge][1]
+
+
+def _columns_after(decision: FailureDecision, now: float) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "own_failures": decision.own_failures,
+        "losses": decision.lost_attempts,
+        "thrift": decision.memory_fallback,
+    }
+    if decision.gives_up:
+        columns["ended_at"] = now
+    else:
+        columns["not_before"] = now + decision.backoff_seconds if decision.backoff_seconds else 0.0
+    return columns
 
 
 def release(connection: Connection, token: LeaseToken, device_seconds: float, now: float) -> None:
@@ -245,32 +245,6 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     if reopened is None:
         raise ConflictError(f"cannot retry candidate {candidate_id}: its search is cancelled, which cannot be undone")
     record_event(connection, now, Transition.RETRY, search_id=row.search_id, candidate_id=candidate_id)
-
-
-def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
-    """End every lease of a host whose daemon was restarted, and return their number."""
-    rows = connection.execute(
-        delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
-    ).all()
-    for row in rows:
-        _record_lost(connection, LeaseToken(*row), "the daemon was restarted", now)
-    return len(rows)
-
-
-def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, reason: str, now: float) -> bool:
-    """End a lease whose heartbeat counter is still `counter`; return False if it has advanced or the lease is gone."""
-    unchanged = delete(lease).where(
-        lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
-    )
-    if connection.execute(unchanged.returning(lease.c.candidate_id)).first() is None:
-        return False
-    _record_lost(connection, token, reason, now)
-    return True
-
-
-def _record_lost(connection: Connection, token: LeaseToken, reason: str, now: float) -> None:
-    seconds = sum_epoch_seconds(connection, token)
-    record_failure(connection, token, FailureKind.LOST, reason, device_seconds=seconds, now=now)
 
 
 @cache

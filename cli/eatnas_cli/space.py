@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from eatnas_db.domain.cost import compute_cost
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
+from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
 
 app = new_app(no_args_is_help=True)
@@ -127,9 +127,7 @@ def _of_line(number: int, message: str) -> str:
 def _macro(name: str) -> Macro:
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name, list(PRESETS), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise NotFoundError(f"no space named {name!r}{hint} (known: {', '.join(PRESETS)})")
+    raise NotFoundError(f"no space named {name!r}{did_you_mean(name, PRESETS)} (known: {', '.join(PRESETS)})")
 
 
 def _summary(macro: Macro) -> dict[str, Any]:

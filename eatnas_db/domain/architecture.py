@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 from eatnas_db.errors import InvalidArchitectureError
 
@@ -86,7 +86,7 @@ class Architecture:
         return [[OPS.index(b.op), KERNELS.index(b.kernel), int(b.skip), b.depth - 1, b.width] for b in self.blocks]
 
     @classmethod
-    def from_code(cls, code: Any) -> Architecture:
+    def from_code(cls, code: object) -> Architecture:
         """Parse the authors' notation. Raises `InvalidArchitectureError`, which names the block and the value."""
         if not isinstance(code, Sequence) or isinstance(code, str):
             raise InvalidArchitectureError(f"expected a list of blocks, got {code!r}")
@@ -103,7 +103,7 @@ def architecture_digest(effective: Architecture) -> str:
     return hashlib.blake2b(str(effective).encode(), digest_size=16).hexdigest()
 
 
-def _block_from_code(number: int, row: Any) -> Block:
+def _block_from_code(number: int, row: object) -> Block:
     if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != len(PRIMITIVES):
         raise InvalidArchitectureError(f"block {number}: expected [op, kernel, skip, depth, width], got {row!r}")
     indices = []

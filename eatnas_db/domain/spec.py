@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.recipe import without_timing
+from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 
 MAX_BIGINT: Final = 2**63 - 1
@@ -222,7 +222,7 @@ class SearchSpec(_Section):
     @classmethod
     def _known_space(cls, value: Any) -> Any:
         if isinstance(value, str) and value not in PRESETS:
-            raise ValueError(_unknown(value, PRESETS, "space"))
+            raise ValueError(describe_unknown(value, PRESETS, "space"))
         return value
 
     @property
@@ -253,7 +253,7 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
     try:
         return SearchSpec.model_validate(tree)
     except ValidationError as error:
-        raise InvalidSpecError("\n".join(_describe(error))) from None
+        raise InvalidSpecError("\n".join(describe_errors(error, SearchSpec))) from None
 
 
 def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:
@@ -266,57 +266,3 @@ def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str)
     if not isinstance(inner, dict):
         raise InvalidSpecError(f"--set {path}: {head} is {inner!r}, not a section, so it has no keys")
     return {**tree, head: _with_override(inner, rest, value, path)}
-
-
-def _describe(error: ValidationError) -> list[str]:
-    lines: list[str] = []
-    for problem in error.errors():
-        # The name of a union's branch (str, MacroSpec) is not a key of the spec.
-        location = list(map(str, problem["loc"]))
-        if location[:1] == ["space"] and len(location) > 1:
-            del location[1]
-        path = ".".join(location)
-        if location == ["space"] and problem["type"] in ("string_type", "model_type"):
-            if isinstance(problem["input"], dict) or any("space:" in line for line in lines):
-                continue
-            lines.append(f"space: expected a name or a macro (given: {problem['input']!r})")
-            continue
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(location[:-1])
-            homes = [name for name in _SECTIONS if location[-1] in _fields_at([name])]
-            if len(homes) == 1:
-                known = [f"{homes[0]}.{location[-1]}"]
-            lines.append(f"{path}: {_unknown(location[-1], known, 'key')}")
-        elif problem["type"] == "missing":
-            lines.append(f"{path}: required key is missing")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            given = problem["input"]
-            shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
-            lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
-    return lines
-
-
-_SECTIONS: Final = frozenset(
-    name
-    for name, field in SearchSpec.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-)
-
-
-def _fields_at(location: list[str]) -> list[str]:
-    model: type[BaseModel] = SearchSpec
-    for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        options = [annotation, *get_args(annotation)]
-        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
-
-
-def _unknown(word: str, known: Any, what: str) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"unknown {what} {word!r}{hint} (known: {', '.join(known)})"

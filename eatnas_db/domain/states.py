@@ -17,7 +17,7 @@ class CandidateState(StrEnum):
 
 
 class Transition(StrEnum):
-    """The transitions: each is a function of `eatnas_db.transitions`, and its value is the kind of its event."""
+    """The transitions, made by `eatnas_db.transitions`; the value of each is the kind of its event."""
 
     LEASE = "leased"
     SCORE = "scored"

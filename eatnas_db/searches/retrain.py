@@ -78,20 +78,11 @@ def create_final_training(
         _require_winners(connection, record)
         codes = [(ranked.id, ranked.code) for ranked in list_best(connection, record.id, top)]
     training = {**record.spec["training"], "epochs": epochs or FINAL_EPOCHS_FACTOR * record.spec["training"]["epochs"]}
-    retrainings: list[Retraining] = []
-    for candidate_id, code in codes:
-        models = list_final_models(connection, [candidate_id])
-        same_recipe = [model for model in models if model.recipe == without_timing(training)]
-        tested = [
-            model for model in same_recipe if model.state not in (CandidateState.FAILED, CandidateState.CANCELLED)
-        ]
-        if tested and not again:
-            raise ConflictError(
-                f"candidate {candidate_id} is already tested with this recipe in {tested[0].search!r}, and every "
-                "further evaluation makes the test part less independent; use --again to test it with fresh seeds"
-            )
-        used = max((model.replica for model in same_recipe), default=0)
-        retrainings += [Retraining(candidate_id, code, used + number) for number in range(1, seeds + 1)]
+    retrainings = [
+        Retraining(candidate_id, code, replica)
+        for candidate_id, code in codes
+        for replica in _unused_replicas(connection, candidate_id, training, seeds=seeds, again=again)
+    ]
     return _insert_retrainings(
         connection,
         record,
@@ -101,6 +92,26 @@ def create_final_training(
         training=training,
         now=now,
     )
+
+
+def _unused_replicas(
+    connection: Connection, candidate_id: int, training: dict[str, Any], *, seeds: int, again: bool
+) -> range:
+    """Return numbers for further final models of a candidate with the recipe of `training`.
+
+    Raises `ConflictError` if the recipe has tested the candidate before, unless `again`.
+    """
+    models = list_final_models(connection, [candidate_id])
+    same_recipe = [model for model in models if model.recipe == without_timing(training)]
+    untested = (CandidateState.FAILED, CandidateState.CANCELLED)
+    tested = [model for model in same_recipe if model.state not in untested]
+    if tested and not again:
+        raise ConflictError(
+            f"candidate {candidate_id} is already tested with this recipe in {tested[0].search!r}, and every further "
+            "evaluation makes the test part less independent; use --again to test it with fresh seeds"
+        )
+    used = max((model.replica for model in same_recipe), default=0)
+    return range(used + 1, used + seeds + 1)
 
 
 def insert_yardstick(

@@ -21,6 +21,7 @@ from eatnas_db.queries.ranking import list_living
 from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import (
+    BasicChoice,
     adapt_architecture,
     choose_basic_candidate,
     require_block_count,
@@ -44,10 +45,9 @@ def create_transfer(
 ) -> int:
     """Insert a search whose initial population comes from another search, and return its id.
 
-    The basic architecture is `candidate_id` of the source or its best candidate. The initial population is the basic
-    architecture with perturbations or, with `transfer.start: survivors`, the source's population filled up with
-    perturbations. `force` permits a source that is not finished. Raises `NotFoundError`, `ConflictError`,
-    `SpaceExhaustedError` or `InvalidArchitectureError`; the caller then rolls back.
+    The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors` it
+    begins with the source's population. `force` permits a source that is not finished. Raises `NotFoundError`,
+    `ConflictError`, `SpaceExhaustedError` or `InvalidArchitectureError`; the caller then rolls back.
     """
     if spec.transfer.basic is not None:
         raise ConflictError(
@@ -55,23 +55,18 @@ def create_transfer(
         )
     source = get_search(connection, source_name)
     open_yardstick = _require_source(connection, source, force)
-    basic_id, code, reason = choose_basic_candidate(connection, source, candidate_id)
+    basic = choose_basic_candidate(connection, source, candidate_id)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
-    ranked = [(basic_id, code)]
-    selection = SurvivorSelection((), 0, 0)
+    ranking, selection = [basic], SurvivorSelection((), 0, 0)
     if spec.transfer.start == "survivors":
-        living = list_living(connection, source.id)
-        ranked += [(member.id, member.code) for member in living if member.id != basic_id]
-        architectures = [Architecture.parse(text) for _, text in ranked]
-        require_block_count(architectures[0], f"candidate {basic_id}", space)
-        selection = select_survivors(architectures, space, min(spec.evolution.population, spec.budget.candidates))
-        if selection.survivors and selection.survivors[0].place > 0 and candidate_id is None:
-            basic_id, code = ranked[selection.survivors[0].place]
-            reason = "the best of its population within the limits of this task"
+        ranking, selection = _select_survivors(connection, source, basic, spec, space)
+        if selection.survivors and candidate_id is None:
+            basic = ranking[selection.survivors[0].place]
+    reason = basic.reason
     if open_yardstick is not None and candidate_id is None:
         reason += f"; {open_yardstick.name!r} is not finished"
-    basic = adapt_architecture(Architecture.parse(code), f"candidate {basic_id}", spec, space)
+    adapted = adapt_architecture(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
     search_id = insert_search(
         connection,
         spec,
@@ -80,32 +75,48 @@ def create_transfer(
         slots=slots,
         now=now,
         source_id=source.id,
-        basic_id=basic_id,
-        basic_code=str(basic),
+        basic_id=basic.candidate_id,
+        basic_code=str(adapted),
     )
-    detail = {"source": source.name, "candidate": basic_id, "code": str(basic), "chosen": reason}
+    detail = {"source": source.name, "candidate": basic.candidate_id, "code": str(adapted), "chosen": reason}
     record_event(connection, now, "transferred", search_id=search_id, detail=detail)
     if selection.survivors:
-        parent_ids = [candidate_id for candidate_id, _ in ranked]
-        _insert_survivors(connection, search_id, selection, parent_ids, source_name=source.name, now=now)
+        _insert_survivors(connection, search_id, ranking, selection, source_name=source.name, now=now)
     breed_births(connection, search_id, now)
     require_full_population(lock_search(connection, search_id))
     return search_id
 
 
+def _select_survivors(
+    connection: Connection, source: SearchRecord, basic: BasicChoice, spec: SearchSpec, space: Space
+) -> tuple[list[BasicChoice], SurvivorSelection]:
+    """Rank the population of the source behind the basic candidate, and select from the ranking."""
+    require_block_count(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", space)
+    reason = "the best of its population within the limits of this task"
+    others = [
+        BasicChoice(member.id, member.code, reason)
+        for member in list_living(connection, source.id)
+        if member.id != basic.candidate_id
+    ]
+    ranking = [basic, *others]
+    architectures = [Architecture.parse(choice.code) for choice in ranking]
+    limit = min(spec.evolution.population, spec.budget.candidates)
+    return ranking, select_survivors(architectures, space, limit)
+
+
 def _insert_survivors(
     connection: Connection,
     search_id: int,
+    ranking: Sequence[BasicChoice],
     selection: SurvivorSelection,
-    parent_ids: Sequence[int],
     *,
     source_name: str,
     now: float,
 ) -> None:
-    """Insert survivors as the first births; `parent_ids` are the candidates of the ranking they were selected from."""
+    """Insert the survivors of a ranking as the first births; the first of them is the basic architecture."""
     for number, survivor in enumerate(selection.survivors):
         origin = Origin.SURVIVOR if number else Origin.BASIC
-        birth = Birth(number, origin, survivor.proposal, parent_id=parent_ids[survivor.place])
+        birth = Birth(number, origin, survivor.proposal, parent_id=ranking[survivor.place].candidate_id)
         insert_candidate(connection, search_id, birth, now)
     detail = {
         "source": source_name,

@@ -9,6 +9,7 @@ from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
@@ -71,7 +72,7 @@ def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
     assert ("eatnas_candidate", 9, 9) in told
     with transaction(full) as old, transaction(server) as new:
         for connection in (old, new):
-            assert transitions.reclaim_leases(connection, 1, 5.0) == 1
+            assert reclaim_leases(connection, 1, 5.0) == 1
             leased = lease_factory_on(connection, 1)
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
             advance_search(connection, lock_search(connection, 1), 7.0)

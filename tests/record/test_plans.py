@@ -11,6 +11,7 @@ from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeasedCandidate
+from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
@@ -75,7 +76,7 @@ def life(connection: Any, search_id: int, leased: list[LeasedCandidate]) -> None
     )
     advance_search(connection, lock_search(connection, search_id), now)
     drop_unneeded_checkpoints(connection, lock_search(connection, search_id))
-    transitions.reclaim_leases(connection, 1, now)
+    reclaim_leases(connection, 1, now)
 
 
 def test_candidate_statements_use_indexes_only(

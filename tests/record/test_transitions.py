@@ -11,6 +11,7 @@ from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
 from eatnas_db.errors import ConflictError, StaleLeaseError
+from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
@@ -166,7 +167,7 @@ def test_restarted_daemon_reclaims_its_leases(engine, search_factory, lease_fact
     search_id = search_factory()
     first = lease_factory(search_id)
     with transaction(engine) as connection:
-        assert transitions.reclaim_leases(connection, 1, 3.0) == 1
+        assert reclaim_leases(connection, 1, 3.0) == 1
     assert lease_factory(search_id).token == leases.LeaseToken(first.token.candidate, 2)
 
 

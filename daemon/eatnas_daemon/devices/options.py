@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
+from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import ConflictError, NotFoundError
 
 UNSEEN_PROCESSES: Final = "unseen"
@@ -83,8 +83,7 @@ def find_device(word: str, snapshots: Sequence[DeviceSnapshot], option: str) -> 
     if word.isdigit() and indices:
         hint = f"; did you mean {min(indices, key=lambda index: (abs(index - int(word)), index))}?"
     else:
-        nearest = difflib.get_close_matches(word, [device.uuid for device in snapshots], n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        hint = did_you_mean(word, [device.uuid for device in snapshots])
     known = ", ".join(CPU if device.kind == CPU else f"{device.index} ({device.uuid})" for device in snapshots)
     raise NotFoundError(f"{option} {word}: no such device{hint} (known: {known})")
 

@@ -8,6 +8,7 @@ from eatnas_daemon.workers.slots import Slot
 from eatnas_db import hosts, transitions
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.leases import LeaseToken
+from eatnas_db.lost_leases import expire_lease
 from eatnas_db.queries.hosts import HOST_LOST
 from eatnas_db.queries.leases import list_foreign_leases, list_own_leases
 
@@ -50,7 +51,7 @@ class LeaseFencing:
                 silent[lease.token] = (lease.counter, seconds)
                 continue
             reason = f"host {lease.host_name} gives no sign of life"
-            if transitions.expire_lease(connection, lease.token, counter=lease.counter, reason=reason, now=wall):
+            if expire_lease(connection, lease.token, counter=lease.counter, reason=reason, now=wall):
                 dead.add(lease.host_id)
         self._silent = silent
         for host_id in dead:

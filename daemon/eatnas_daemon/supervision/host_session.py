@@ -8,9 +8,10 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.devices.model import CPU, CPU_DEVICE
 from eatnas_daemon.supervision.change_listener import ChangeListener
-from eatnas_db import hosts, transitions
+from eatnas_db import hosts
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import transaction
+from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.control import set_waiting_reason
 
 
@@ -40,7 +41,7 @@ def start_host_session(
         paused = hosts.list_paused_devices(connection, host_id)
     changes.lock_host(host_id, name)
     with transaction(engine) as connection:
-        transitions.reclaim_leases(connection, host_id, now)
+        reclaim_leases(connection, host_id, now)
         hosts.record_lost_workers(connection, host_id, "the daemon was restarted", now)
         if list_connected_hosts(connection) <= {host_id}:
             # A reason that an earlier daemon has left.

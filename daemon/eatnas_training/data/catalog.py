@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Final
 
+from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import DataError
 
 DIGITS_IMAGES: Final = 1797
@@ -46,8 +46,5 @@ FOLDER_SETS: Final = ("ImageFolder", "ImageNet")
 def get_data_set(name: str) -> DataSetInfo:
     """Return the data set of that name. Raises `DataError` with the most similar name."""
     if name not in DATA_SETS:
-        by_lower_case = {known.lower(): known for known in DATA_SETS}
-        similar = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
-        hint = f"; did you mean {by_lower_case[similar[0]]}?" if similar else ""
-        raise DataError(f"unknown data set {name!r}{hint} (known: {', '.join(DATA_SETS)})")
+        raise DataError(f"unknown data set {name!r}{did_you_mean(name, DATA_SETS)} (known: {', '.join(DATA_SETS)})")
     return DATA_SETS[name]

@@ -1,0 +1,66 @@
+"""Describe the errors of a spec in terms of its keys, one line per error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from eatnas_db.domain.suggestions import did_you_mean
+
+
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line for each error that pydantic found in a spec: the key, what is allowed, and the value."""
+    lines: list[str] = []
+    for details in error.errors():
+        location = _location(details)
+        path = ".".join(location)
+        if location == ["space"] and details["type"] in ("string_type", "model_type"):
+            # `space` is a name or a macro: pydantic reports an error for each, and neither is helpful.
+            if not isinstance(details["input"], dict) and not any("space:" in line for line in lines):
+                lines.append(f"space: expected a name or a macro (given: {details['input']!r})")
+        elif details["type"] == "extra_forbidden":
+            lines.append(f"{path}: {_describe_unknown_key(location, model)}")
+        elif details["type"] == "missing":
+            lines.append(f"{path}: required key is missing")
+        else:
+            message = details["msg"].removeprefix("Value error, ")
+            given = details["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
+            lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
+    return lines
+
+
+def describe_unknown(word: str, known: Collection[str], noun: str) -> str:
+    """Return the error for an unknown key or name: the most similar known word, and all known words."""
+    return f"unknown {noun} {word!r}{did_you_mean(word, known)} (known: {', '.join(known)})"
+
+
+def _location(details: ErrorDetails) -> list[str]:
+    location = list(map(str, details["loc"]))
+    if location[:1] == ["space"] and len(location) > 1:
+        del location[1]  # the branch of the union (str, MacroSpec), which is not a key of the spec
+    return location
+
+
+def _describe_unknown_key(location: Sequence[str], model: type[BaseModel]) -> str:
+    *section, key = location
+    known = _fields_at(model, section)
+    owners = [name for name in model.model_fields if key in _fields_at(model, [name], include_unions=False)]
+    if len(owners) == 1:
+        known = [f"{owners[0]}.{key}"]
+    return describe_unknown(key, known, "key")
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_unions: bool = True) -> list[str]:
+    """Return the keys of the section at `location`, or none if that is not a section."""
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *get_args(annotation)] if include_unions else [annotation]
+        sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)

@@ -1,0 +1,37 @@
+"""End the leases of hosts whose daemon is gone."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, delete
+
+from eatnas_db.attempts import sum_epoch_seconds
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.leases import LeaseToken
+from eatnas_db.schema.trainings import lease
+from eatnas_db.transitions import record_failure
+
+
+def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
+    """End every lease of a host whose daemon was restarted, and return their number."""
+    rows = connection.execute(
+        delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
+    ).all()
+    for row in rows:
+        _record_lost(connection, LeaseToken(*row), "the daemon was restarted", now)
+    return len(rows)
+
+
+def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, reason: str, now: float) -> bool:
+    """End a lease whose heartbeat counter is still `counter`; return False if it has advanced or the lease is gone."""
+    unchanged = delete(lease).where(
+        lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
+    )
+    if connection.execute(unchanged.returning(lease.c.candidate_id)).first() is None:
+        return False
+    _record_lost(connection, token, reason, now)
+    return True
+
+
+def _record_lost(connection: Connection, token: LeaseToken, reason: str, now: float) -> None:
+    seconds = sum_epoch_seconds(connection, token)
+    record_failure(connection, token, FailureKind.LOST, reason, device_seconds=seconds, now=now)
