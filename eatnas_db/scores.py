@@ -1,4 +1,4 @@
-"""Record the scores of a finished training, and what the training says about memory."""
+"""Record the scores of a finished training and its use of memory."""
 
 from __future__ import annotations
 

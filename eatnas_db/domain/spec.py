@@ -42,13 +42,13 @@ class MacroSpec(_Section):
 
     @field_validator("name")
     @classmethod
-    def _own_name(cls, value: str) -> str:
+    def _not_a_preset(cls, value: str) -> str:
         if value in PRESETS:
             raise ValueError(f"{value} is the name of a built-in space; choose another name")
         return value
 
     @model_validator(mode="after")
-    def _agree(self) -> MacroSpec:
+    def _check_blocks(self) -> MacroSpec:
         if len(self.strides) != len(self.base):
             raise ValueError(
                 f"strides has {len(self.strides)} entries and base has {len(self.base)}; both need one entry per block"
@@ -113,7 +113,7 @@ class EvolutionSpec(_Section):
     flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
 
     @model_validator(mode="after")
-    def _tournament_fits(self) -> EvolutionSpec:
+    def _check_sizes(self) -> EvolutionSpec:
         if self.tournament > self.population:
             raise ValueError(f"tournament ({self.tournament}) cannot be larger than population ({self.population})")
         if self.lag is not None and self.lag > self.population:
@@ -161,7 +161,7 @@ class TransferSpec(_Section):
 
     @field_validator("basic")
     @classmethod
-    def _is_a_code(cls, value: str | None) -> str | None:
+    def _parse_basic(cls, value: str | None) -> str | None:
         if value is not None:
             try:
                 Architecture.parse(value)

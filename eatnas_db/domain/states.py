@@ -95,7 +95,7 @@ class MemoryFallback(IntEnum):
 
 
 class FailureKind(StrEnum):
-    """Why an attempt ended without a score."""
+    """The reason for which an attempt ended without a score."""
 
     EXCEPTION = "exception"
     DIVERGED = "diverged"

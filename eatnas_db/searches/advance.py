@@ -1,6 +1,6 @@
 """Advance a search: settle the births that have ended, breed the next ones, finish the search.
 
-Each step looks at what is recorded and does what is missing, so a crash between two steps loses nothing.
+Each step reads the recorded state and does only the missing work, so a crash between two steps loses nothing.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
 
 
 def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:
-    """Return an architecture for the task of `space`, stretched if the spec says so; errors name it by `label`.
+    """Return an architecture for the task of `space`, stretched if the spec asks for it; errors name it by `label`.
 
     Raises `ConflictError` if the number of blocks differs, `SpaceExhaustedError` if it is over the limits.
     """

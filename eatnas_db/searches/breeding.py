@@ -81,7 +81,7 @@ _SELECT_DIGEST: Final = (
 
 
 def _digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return a function that says whether a birth before `birth` has the network of a digest."""
+    """Return a function that returns whether a birth before `birth` has the network of a digest."""
 
     def is_held(digest: str) -> bool:
         parameters = {"digest": digest, "search_id": search_id, "birth": birth}

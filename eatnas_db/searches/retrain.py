@@ -213,7 +213,7 @@ def _require_winners(connection: Connection, record: SearchRecord) -> None:
         )
     if (yardstick := get_open_yardstick(connection, record.id)) is not None:
         raise ConflictError(
-            f"{yardstick.name!r}, which decides what is best in {record.name!r}, is not finished; "
+            f"{yardstick.name!r}, which decides the ranking of {record.name!r}, is not finished; "
             "run it first, or choose a candidate with --candidate ID"
         )
     if get_best(connection, record.id) is None:

@@ -142,7 +142,7 @@ def _require_source(connection: Connection, source: SearchRecord, force: bool) -
     yardstick = get_open_yardstick(connection, source.id)
     if yardstick is not None and not force:
         raise ConflictError(
-            f"{yardstick.name!r}, which decides what is best in {source.name!r}, is not finished; "
+            f"{yardstick.name!r}, which decides the ranking of {source.name!r}, is not finished; "
             "run it first, or use --force"
         )
     return yardstick

@@ -51,7 +51,7 @@ def one_line(words):
         (SPEC.replace("name: tiny", "name: a b"), "name"),
         (SPEC + "objective: {max_params: 10}", "the smallest network"),
         (SPEC + "objective: {max_mult_adds: 10}", "the smallest network"),
-        (SPEC.replace("train_images: 64", "train_images: 100000"), "do not fit"),
+        (SPEC.replace("train_images: 64", "train_images: 100000"), "exceed the 1437 training images"),
         (SPEC.replace("name: digits", "name: FashionMNIST"), "data prepare FashionMNIST"),
     ],
 )
