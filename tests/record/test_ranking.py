@@ -11,7 +11,7 @@ import typer
 from sqlalchemy import Connection, Engine, select
 from typer.testing import CliRunner
 
-from eatnas_cli.query import query_app
+from eatnas_cli.query.app import app as query_app
 from eatnas_db import api
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.leases import LeasedCandidate
