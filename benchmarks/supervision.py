@@ -45,7 +45,7 @@ SPEC = {
     "training": {"batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 6},
     "objective": {"max_mult_adds": 2_500_000},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 BARE_LOOP = """
 import json, sys, time

@@ -43,7 +43,7 @@ SPEC = {
     "data": {"name": "digits"},
     "training": {"epochs": EPOCHS},
     "evolution": {"population": 64, "tournament": 8, "lag": 4},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 PROVENANCE = Provenance("d" * 64, {}, "e" * 64, {}, "processor", "none")
 BATCH_CANDIDATES = 100

@@ -27,7 +27,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_migrations import commands
 
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
-SPEC = {"name": "small", "space": "eatnas-tiny", "data": {"name": "digits"}, "yardstick": {"top": 0}}
+SPEC = {"name": "small", "space": "eatnas-tiny", "data": {"name": "digits"}, "reevaluation": {"top": 0}}
 SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 30}
 UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 ANSWERS = ["best", "lineage", "population", "quality", "pareto", "primitives", "mutations", "events"]

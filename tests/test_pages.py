@@ -22,7 +22,7 @@ training: {epochs: 1, batch_size: 32}
 evolution: {population: 4, tournament: 2, lag: 2}
 objective: {max_mult_adds: 1_000_000}
 budget: {candidates: 8}
-yardstick: {top: 0}
+reevaluation: {top: 0}
 """
 
 

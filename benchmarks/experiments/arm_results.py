@@ -75,7 +75,7 @@ def read_runs(folder: Path, arms: Iterable[str]) -> dict[str, list[ArmRun]]:
 
 
 def _read_run(arm: str, seed: int, rows: Sequence[Row], timing: Timing) -> ArmRun:
-    trained = [row for row in rows if row["kind"] != "yardstick"]
+    trained = [row for row in rows if row["kind"] != "reevaluation"]
     # The search that others start from comes first.
     trained.sort(key=lambda row: (not _is_source(row["search"]), int(row["birth"])))
     compute, curve = _quality_curve(trained, timing)
@@ -122,7 +122,7 @@ def _winner(rows: Sequence[Row]) -> tuple[str, float | None]:
     """Return the code and the mean accuracy of the network that is best in its re-evaluation."""
     scores: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if row["kind"] == "yardstick" and row["fitness"] and not _is_source(row["search"]):
+        if row["kind"] == "reevaluation" and row["fitness"] and not _is_source(row["search"]):
             scores[row["code"]].append(float(row["fitness"]))
     means = {code: statistics.fmean(own) for code, own in scores.items()}
     code = max(means, key=means.__getitem__, default="")

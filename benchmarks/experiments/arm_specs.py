@@ -14,7 +14,7 @@ LARGE: Final[dict[str, Any]] = {
     "evolution": {"population": 12, "tournament": 6, "lag": 4},
     "objective": {"max_mult_adds": 6_000_000},
     "budget": {"candidates": 40},
-    "yardstick": {"top": 3, "seeds": 3},
+    "reevaluation": {"top": 3, "seeds": 3},
 }
 SMALL: Final[dict[str, Any]] = {
     **LARGE,
@@ -22,7 +22,7 @@ SMALL: Final[dict[str, Any]] = {
     "objective": {"max_mult_adds": 1_550_000},
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
     "budget": {"candidates": 32},
-    "yardstick": {"top": 2, "seeds": 2},
+    "reevaluation": {"top": 2, "seeds": 2},
 }
 TRANSFERRED: Final[dict[str, Any]] = {
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
@@ -59,7 +59,7 @@ def main_arms(seed: int) -> dict[str, list[ArmSearch]]:
     """Return the searches of every arm, in order. Arms with the same small search share its name and its result."""
     small = ArmSearch(f"small-{seed}", {**SMALL, "seed": seed})
     small_inherits = ArmSearch(f"small-inherits-{seed}", merge(SMALL, INHERITING, {"seed": seed}))
-    start_spec = merge(LARGE, {"budget": {"candidates": 8}, "evolution": {"population": 8}, "yardstick": {"top": 0}})
+    start_spec = merge(LARGE, {"budget": {"candidates": 8}, "evolution": {"population": 8}, "reevaluation": {"top": 0}})
     start = ArmSearch(f"start-{seed}", {**start_spec, "seed": seed})
 
     def large(name: str, *changes: dict[str, Any], source: str | None = None) -> ArmSearch:
@@ -91,7 +91,7 @@ def variations(seed: int) -> dict[str, list[ArmSearch]]:
     small = main_arms(seed)["transfer"][0]
 
     def short(name: str, *changes: dict[str, Any], source: ArmSearch = small) -> list[ArmSearch]:
-        end = {"budget": {"candidates": 20}, "yardstick": {"top": 0}, "seed": seed}
+        end = {"budget": {"candidates": 20}, "reevaluation": {"top": 0}, "seed": seed}
         return [source, ArmSearch(f"{name}-{seed}", merge(LARGE, TRANSFERRED, *changes, end), source.name)]
 
     def small_with(candidates: int) -> ArmSearch:

@@ -33,7 +33,7 @@ def measure_noise(runner: SearchRunner, name: str, networks: int, seeds: int, tr
             "seed": 100,
             "evolution": {"population": networks, "tournament": 1, "lag": networks},
             "budget": {"candidates": networks},
-            "yardstick": {"top": networks, "seeds": seeds},
+            "reevaluation": {"top": networks, "seeds": seeds},
         },
     )
     runner.run(ArmSearch(name, spec))
@@ -41,7 +41,7 @@ def measure_noise(runner: SearchRunner, name: str, networks: int, seeds: int, tr
     scores: dict[str, list[float]] = {}
     with file.open(newline="") as source:
         for row in csv.DictReader(source):
-            if row["kind"] == "yardstick":
+            if row["kind"] == "reevaluation":
                 scores.setdefault(row["parent_id"], []).append(float(row["fitness"]))
     within = math.sqrt(statistics.fmean(statistics.variance(own) for own in scores.values()))
     between = statistics.stdev(map(statistics.fmean, scores.values()))

@@ -107,11 +107,11 @@ def run_study(study: optuna.Study, seed: int, spec: SearchSpec, home: Path, slot
 
 def reevaluate(rows: Sequence[Row], spec: SearchSpec, results: ResultsByName, home: Path, slots: int) -> list[Row]:
     """Train the best networks of a study again with new seeds, and return a row for each training."""
-    best = sorted(rows, key=lambda row: -row["fitness"])[: spec.yardstick.top]
+    best = sorted(rows, key=lambda row: -row["fitness"])[: spec.reevaluation.top]
     trainings = {
         f"{row['search']}-{row['id']}-{replica}": (row, replica)
         for row in best
-        for replica in range(spec.yardstick.seeds)
+        for replica in range(spec.reevaluation.seeds)
     }
     assignments = [
         (
@@ -130,7 +130,7 @@ def reevaluate(rows: Sequence[Row], spec: SearchSpec, results: ResultsByName, ho
     return [
         {
             **{key: row[key] for key in ("arm", "seed", "search", "code", "params", "mult_adds")},
-            "kind": "yardstick",
+            "kind": "reevaluation",
             "parent_id": row["id"],
             "replica": replica,
             "fitness": results.results[name]["val_accuracy"],

@@ -120,7 +120,7 @@ def summarize(runs: Runs) -> str:
         "[The main page](index.md) discusses them.",
         "",
         "| arm | seeds | compute, core minutes | images x mult-adds, 10^12 "
-        "| best 8 at the end | population mean | winner by the yardstick |",
+        "| best 8 at the end | population mean | winner by the re-evaluation |",
         "|---|---|---|---|---|---|---|",
     ]
     labels = {arm: style.label for arm, style in STYLES.items()}

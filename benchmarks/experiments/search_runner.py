@@ -116,6 +116,6 @@ def _candidates_of(search_ids: Sequence[int]) -> Select[Any]:
             candidate.c.code,
         )
         .join(search, search.c.id == candidate.c.search_id)
-        .where(search.c.id.in_(search_ids) | search.c.source_id.in_(search_ids) & (search.c.kind == "yardstick"))
+        .where(search.c.id.in_(search_ids) | search.c.source_id.in_(search_ids) & (search.c.kind == "reevaluation"))
         .order_by(search.c.id, candidate.c.birth)
     )

@@ -30,7 +30,7 @@ def main() -> None:
         ("small" if is_small(row["search"]) else "large", row["code"])
         for table in options.out.glob("*-[0-9].csv")
         for row in csv.DictReader(table.read_text().splitlines())
-        if row["kind"] != "yardstick"
+        if row["kind"] != "reevaluation"
     }
     remaining = sorted(networks - measured)
     with file.open("a", newline="") as target:

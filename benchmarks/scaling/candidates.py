@@ -23,7 +23,7 @@ SPEC: Final[dict[str, Any]] = {
     "name": "b",
     "space": "eatnas-tiny",
     "data": {"name": "digits"},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 
 

@@ -34,7 +34,7 @@ SPEC: dict[str, Any] = {
     "data": {"name": "digits"},
     "evolution": {"population": 6, "tournament": 3, "lag": 5},
     "budget": {"candidates": 30},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 SIMULATED: dict[str, Any] = {"training": {"epochs": 4}}
 REAL: dict[str, Any] = {

@@ -22,7 +22,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.ranking import RankedCandidate, list_best
-from eatnas_db.queries.searches import get_open_yardstick, get_search
+from eatnas_db.queries.searches import get_open_reevaluation, get_search
 from eatnas_db.queries.training_activity import TrainingActivity, list_training_activity
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_duration
@@ -119,7 +119,7 @@ def _curve(steps: Sequence[PopulationStep], width: int, height: int) -> Text:
 def _leaders(leaders: Sequence[RankedCandidate]) -> RenderableType:
     if not leaders:
         return Text("no score yet", style="dim")
-    measures = [name for name in ("yardstick", "test") if any(getattr(one, name) is not None for one in leaders)]
+    measures = [name for name in ("reevaluation", "test") if any(getattr(one, name) is not None for one in leaders)]
     table = _table("id", "birth", "fitness", *measures, "mult-adds", "params", "origin")
     for one in leaders:
         values = (getattr(one, name) for name in measures)
@@ -201,7 +201,7 @@ class Dashboard:
         with read_transaction(self.engine) as connection:
             row = get_search(connection, self.name)
             if row.finished_at is not None:
-                row = get_open_yardstick(connection, row.id) or row
+                row = get_open_reevaluation(connection, row.id) or row
             if self._seen is None or self._seen.name != row.name:
                 self._steps = []
             progress = get_progress(connection, row.id)

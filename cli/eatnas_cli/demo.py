@@ -31,7 +31,7 @@ DEMO_SMALL: Final[dict[str, Any]] = {
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
     "objective": {"max_mult_adds": 2_500_000},
     "budget": {"candidates": 24},
-    "yardstick": {"top": 3, "seeds": 2},
+    "reevaluation": {"top": 3, "seeds": 2},
 }
 DEMO_LARGE: Final[dict[str, Any]] = {
     "seed": 1,
@@ -49,7 +49,7 @@ DEMO_LARGE: Final[dict[str, Any]] = {
     "objective": {"max_mult_adds": 16_000_000},
     "transfer": {"blocks": 2},
     "budget": {"candidates": 12},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 
 
@@ -69,7 +69,7 @@ def demo(ctx: typer.Context) -> None:
     typer.echo("A small task: 500 digits of 8x8 pixels")
     create_search_from_spec(settings, {"name": small, **DEMO_SMALL}, slots=2)
     _run_to_end(settings, small)
-    typer.echo("\nIts best, measured again from scratch with fresh seeds (the yardstick)")
+    typer.echo("\nIts best, measured again from scratch with fresh seeds (the re-evaluation)")
     print_best(settings, small, Page(limit=3))
     typer.echo(
         "\nThe large task: all digits at 16x16 pixels, wider networks; it begins with the winner and changes of it"

@@ -25,7 +25,7 @@ def transfer(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The large search.")],
     candidate: Annotated[int | None, typer.Option(help="The basic architecture; default: the best of SOURCE.")] = None,
     changes: SpecChanges = None,
-    force: Annotated[bool, typer.Option("--force", help="SOURCE or its yardstick need not be finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="SOURCE or its re-evaluation need not be finished.")] = False,
     slots: PlannedSlots = None,
 ) -> None:
     """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""

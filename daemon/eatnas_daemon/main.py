@@ -40,7 +40,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.home_config import read_hooks, read_max_bytes
-from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
+from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
 from eatnas_db.settings import Settings, load_settings
 
 FINISHED, STOPPED, PREEMPTED = 0, 3, 75
@@ -227,7 +227,7 @@ def _is_unfinished(engine: Engine, name: str) -> bool:
     """Return whether the search, or its re-evaluation, still has to run. Raises `NotFoundError`."""
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
-        reevaluation = get_open_yardstick(connection, row.id)
+        reevaluation = get_open_reevaluation(connection, row.id)
     return _should_run(row) or (reevaluation is not None and _should_run(reevaluation))
 
 

@@ -14,7 +14,7 @@ from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.ranking import list_fittest
-from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_yardstick, get_search
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_reevaluation, get_search
 from eatnas_db.settings import Settings
 
 REFRESH_SECONDS: Final = 0.5
@@ -60,7 +60,7 @@ def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: s
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
         if row.finished_at is not None:
-            row = get_open_yardstick(connection, row.id) or row
+            row = get_open_reevaluation(connection, row.id) or row
         fittest = list_fittest(connection, row.id, 1)
         status = trouble or describe_status(row, is_supervised(settings, connection))
     return ProgressLine(

@@ -84,9 +84,9 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
     if data.fittest is not None:
         yield OverviewItem("best by score", f"{data.fittest.fitness:.4f}, candidate {data.fittest.id}")
     best = data.best
-    if best is not None and best.yardstick is not None:
-        measured = _with_spread(best.yardstick, best.yardstick_spread)
-        yield OverviewItem("best by yardstick", f"{measured}, candidate {best.id}")
+    if best is not None and best.reevaluation is not None:
+        measured = _with_spread(best.reevaluation, best.reevaluation_spread)
+        yield OverviewItem("best by re-evaluation", f"{measured}, candidate {best.id}")
     if best is not None and best.test is not None:
         models = f"{best.test_seeds} final model{'' if best.test_seeds == 1 else 's'}"
         yield OverviewItem("test accuracy of the best", f"{_with_spread(best.test, best.test_spread)}, {models}")
@@ -97,7 +97,7 @@ def top_table(data: ReportData) -> ReportTable:
     optional = [
         (title, values)
         for title, values in (
-            ("yardstick", [candidate.yardstick for candidate in data.top]),
+            ("reevaluation", [candidate.reevaluation for candidate in data.top]),
             ("test", [candidate.test for candidate in data.top]),
         )
         if any(value is not None for value in values)

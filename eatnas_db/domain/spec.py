@@ -194,7 +194,7 @@ class InheritanceSpec(_Section):
     )
 
 
-class YardstickSpec(_Section):
+class ReevaluationSpec(_Section):
     """How the best candidates are trained again from scratch with fresh seeds when the search ends."""
 
     top: int = Field(4, ge=0, le=1000, description="number of best candidates; 0: none")
@@ -216,7 +216,7 @@ class SearchSpec(_Section):
     budget: BudgetSpec = BudgetSpec()
     transfer: TransferSpec = TransferSpec()
     inheritance: InheritanceSpec = InheritanceSpec()
-    yardstick: YardstickSpec = YardstickSpec()
+    reevaluation: ReevaluationSpec = ReevaluationSpec()
 
     @field_validator("space", mode="before")
     @classmethod

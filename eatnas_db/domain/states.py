@@ -55,13 +55,13 @@ class Origin(StrEnum):
     SURVIVOR = "survivor"
     """A member of the last population of the source search, carried over unchanged."""
     IMPORTED = "imported"
-    YARDSTICK = "yardstick"
+    REEVALUATION = "reevaluation"
     """A candidate of another search, trained again from scratch with another seed."""
     FINAL = "final"
     """A candidate of another search, trained from scratch on training and validation images, and tested."""
 
 
-RETRAINED: Final = (Origin.YARDSTICK, Origin.FINAL)
+RETRAINED: Final = (Origin.REEVALUATION, Origin.FINAL)
 """Origins of candidates that measure another candidate: they never inherit weights and have no children."""
 
 
@@ -69,7 +69,7 @@ class SearchKind(StrEnum):
     """The purpose of a search."""
 
     EVOLUTION = "evolution"
-    YARDSTICK = "yardstick"
+    REEVALUATION = "reevaluation"
     """Trains the best candidates of another search from scratch with fresh seeds; it has no further births."""
     FINAL = "final"
     """Trains the winners of another search with a longer recipe on training and validation images, and evaluates each

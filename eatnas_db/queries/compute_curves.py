@@ -93,7 +93,7 @@ def _seconds_before(connection: Connection, record: SearchRecord) -> float:
         ).one()
         reevaluations = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
             search.c.source_id == source_id,
-            search.c.kind == SearchKind.YARDSTICK,
+            search.c.kind == SearchKind.REEVALUATION,
             search.c.created_at <= started_at,
         )
         seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()

@@ -45,7 +45,7 @@ _BIRTH_MESSAGES: Final = {
     "basic": "born as the basic architecture, which comes from candidate {parent_id}",
     "survivor": "born as an unchanged copy of candidate {parent_id}",
     "perturbation": "born as a perturbation of candidate {parent_id}",
-    "yardstick": "candidate {parent_id} will be trained from scratch to re-evaluate it",
+    "reevaluation": "candidate {parent_id} will be trained from scratch to re-evaluate it",
     "final": "candidate {parent_id} will be trained from scratch on training and validation images, then tested",
 }
 

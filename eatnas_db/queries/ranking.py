@@ -28,10 +28,10 @@ HALVED_BATCH: Final = "half micro-batch"
 class RankedCandidate:
     """A scored candidate in the ranking.
 
-    `yardstick` is the mean fitness of its re-evaluations, `yardstick_spread` their standard deviation (None below two),
-    and `yardstick_seeds` their number. `test`, `test_spread` and `test_seeds` are the same for the test accuracy of its
-    final models, as far as they share the recipe of the newest one. `deviation` says how its training differed from the
-    recipe after it ran out of memory.
+    `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None below
+    two), and `reevaluation_seeds` their number. `test`, `test_spread` and `test_seeds` are the same for the test
+    accuracy of its final models that share the recipe of the newest one. `deviation` says how its training differed
+    from the recipe after it ran out of memory.
     """
 
     id: int
@@ -45,9 +45,9 @@ class RankedCandidate:
     share_inherited: float | None = None
     lineage_epochs: int | None = None
     deviation: str | None = None
-    yardstick: float | None = None
-    yardstick_spread: float | None = None
-    yardstick_seeds: int = 0
+    reevaluation: float | None = None
+    reevaluation_spread: float | None = None
+    reevaluation_seeds: int = 0
     test: float | None = None
     test_spread: float | None = None
     test_seeds: int = 0
@@ -99,7 +99,7 @@ def _sort_by_rank(candidates: Iterable[RankedCandidate]) -> list[RankedCandidate
 
 
 def _rank(row: RankedCandidate) -> tuple[bool, float, int]:
-    return row.yardstick is None, -(row.fitness if row.yardstick is None else row.yardstick), row.birth
+    return row.reevaluation is None, -(row.fitness if row.reevaluation is None else row.reevaluation), row.birth
 
 
 def _candidates() -> Select[Any]:
@@ -121,9 +121,9 @@ def _candidates() -> Select[Any]:
 
 
 _NO_MEASURES: Final = (
-    cast(null(), Float).label("yardstick"),
-    cast(null(), Float).label("yardstick_spread"),
-    literal(0).label("yardstick_seeds"),
+    cast(null(), Float).label("reevaluation"),
+    cast(null(), Float).label("reevaluation_spread"),
+    literal(0).label("reevaluation_seeds"),
     cast(null(), Float).label("test"),
     cast(null(), Float).label("test_spread"),
     literal(0).label("test_seeds"),
@@ -137,7 +137,7 @@ def _select_retrained(search_id: int) -> Select[tuple[int]]:
         .join(search, search.c.id == candidate.c.search_id)
         .where(
             search.c.source_id == search_id,
-            search.c.kind.in_((SearchKind.YARDSTICK, SearchKind.FINAL)),
+            search.c.kind.in_((SearchKind.REEVALUATION, SearchKind.FINAL)),
             candidate.c.parent_id.is_not(None),
         )
     )
@@ -157,7 +157,7 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
 def _group_reevaluations(connection: Connection, candidate_ids: Select[tuple[int]]) -> dict[int, list[float]]:
     query = select(candidate.c.parent_id, candidate.c.fitness).where(
         candidate.c.parent_id.in_(candidate_ids),
-        candidate.c.origin == Origin.YARDSTICK,
+        candidate.c.origin == Origin.REEVALUATION,
         candidate.c.fitness.is_not(None),
     )
     values: dict[int, list[float]] = defaultdict(list)
@@ -170,7 +170,7 @@ def _with_reevaluation(row: RankedCandidate, values: list[float]) -> RankedCandi
     if not values:
         return row
     mean, spread = _mean_and_spread(values)
-    return replace(row, yardstick=mean, yardstick_spread=spread, yardstick_seeds=len(values))
+    return replace(row, reevaluation=mean, reevaluation_spread=spread, reevaluation_seeds=len(values))
 
 
 def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidate:

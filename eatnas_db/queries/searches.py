@@ -107,10 +107,10 @@ def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     return fetch_searches(connection, select(search).order_by(search.c.id))
 
 
-def get_open_yardstick(connection: Connection, search_id: int) -> SearchRecord | None:
+def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecord | None:
     """Return the unfinished re-evaluation of a search, or None."""
     query = select(search).where(
-        search.c.source_id == search_id, search.c.kind == SearchKind.YARDSTICK, search.c.finished_at.is_(None)
+        search.c.source_id == search_id, search.c.kind == SearchKind.REEVALUATION, search.c.finished_at.is_(None)
     )
     row = connection.execute(query.order_by(search.c.id).limit(1)).first()
     return None if row is None else _record(row)

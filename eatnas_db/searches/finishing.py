@@ -11,7 +11,7 @@ from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import lease
 from eatnas_db.searches.advance_state import AdvanceState
-from eatnas_db.searches.retrain import insert_yardstick
+from eatnas_db.searches.retrain import insert_reevaluation
 
 
 def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
@@ -25,11 +25,13 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     connection.execute(update(search).where(search.c.id == record.id).values(finished_at=now))
     detail = {"why": _reason(state, all_settled)}
     record_event(connection, now, "finished", search_id=record.id, detail=detail)
-    yardstick = record.spec["yardstick"]
-    best = list_fittest(connection, record.id, yardstick["top"]) if yardstick["top"] else ()
+    reevaluation = record.spec["reevaluation"]
+    best = list_fittest(connection, record.id, reevaluation["top"]) if reevaluation["top"] else ()
     if best and record.kind == SearchKind.EVOLUTION:
         codes = [(ranked.id, ranked.code) for ranked in best]
-        insert_yardstick(connection, record, codes, seeds=yardstick["seeds"], epochs=yardstick["epochs"], now=now)
+        insert_reevaluation(
+            connection, record, codes, seeds=reevaluation["seeds"], epochs=reevaluation["epochs"], now=now
+        )
     return True
 
 

@@ -33,6 +33,6 @@ def _is_open(only: str | None, in_training: Collection[int]) -> list[ColumnEleme
     conditions: list[ColumnElement[bool]] = [search.c.finished_at.is_(None) | search.c.id.in_(in_training)]
     if only is not None:
         named = select(search.c.id).where(search.c.name == only).scalar_subquery()
-        measures_it = (search.c.kind == SearchKind.YARDSTICK) & (search.c.source_id == named)
+        measures_it = (search.c.kind == SearchKind.REEVALUATION) & (search.c.source_id == named)
         conditions.append((search.c.id == named) | measures_it)
     return conditions

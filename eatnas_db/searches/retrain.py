@@ -19,7 +19,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.queries.final_models import list_final_models
 from eatnas_db.queries.ranking import get_best, list_best, list_fittest
-from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
+from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
 from eatnas_db.searches.search_space import space_of
@@ -42,12 +42,12 @@ def create_reevaluation(
     Return the name of the new search. Raises `NotFoundError` or `ConflictError`.
     """
     record = get_search(connection, name)
-    _require_evolution(record, "rescored")
+    _require_evolution(record, "reevaluated")
     best = list_fittest(connection, record.id, top)
     if not best:
         raise ConflictError(f"search {name!r} has no scored candidate to measure again; run it first")
     codes = [(ranked.id, ranked.code) for ranked in best]
-    return insert_yardstick(connection, record, codes, seeds=seeds, epochs=epochs, now=now)
+    return insert_reevaluation(connection, record, codes, seeds=seeds, epochs=epochs, now=now)
 
 
 def create_final_training(
@@ -114,7 +114,7 @@ def _unused_replicas(
     return range(used + 1, used + seeds + 1)
 
 
-def insert_yardstick(
+def insert_reevaluation(
     connection: Connection,
     source: SearchRecord,
     codes: Sequence[tuple[int, str]],
@@ -132,8 +132,8 @@ def insert_yardstick(
         connection,
         source,
         retrainings,
-        kind=SearchKind.YARDSTICK,
-        origin=Origin.YARDSTICK,
+        kind=SearchKind.REEVALUATION,
+        origin=Origin.REEVALUATION,
         training=training,
         now=now,
     )
@@ -160,7 +160,7 @@ def _insert_retrainings(
         "training": training,
         "budget": budget,
         "inheritance": {**source.spec["inheritance"], "weights": "fresh"},
-        "yardstick": {**source.spec["yardstick"], "top": 0},
+        "reevaluation": {**source.spec["reevaluation"], "top": 0},
     }
     values = {
         "name": name,
@@ -211,9 +211,9 @@ def _require_winners(connection: Connection, record: SearchRecord) -> None:
             f"search {record.name!r} is not finished ({record.status}); "
             "wait for it, or choose a candidate with --candidate ID"
         )
-    if (yardstick := get_open_yardstick(connection, record.id)) is not None:
+    if (reevaluation := get_open_reevaluation(connection, record.id)) is not None:
         raise ConflictError(
-            f"{yardstick.name!r}, which decides the ranking of {record.name!r}, is not finished; "
+            f"{reevaluation.name!r}, which decides the ranking of {record.name!r}, is not finished; "
             "run it first, or choose a candidate with --candidate ID"
         )
     if get_best(connection, record.id) is None:

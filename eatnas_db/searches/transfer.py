@@ -18,7 +18,7 @@ from eatnas_db.domain.transfer import SurvivorSelection, select_survivors
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.queries.ranking import list_living
-from eatnas_db.queries.searches import SearchRecord, get_open_yardstick, get_search
+from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import (
     BasicChoice,
@@ -54,7 +54,7 @@ def create_transfer(
             f"transfer.basic cannot be set: the basic architecture comes from search {source_name!r}; remove the key"
         )
     source = get_search(connection, source_name)
-    open_yardstick = _require_source(connection, source, force)
+    open_reevaluation = _require_source(connection, source, force)
     basic = choose_basic_candidate(connection, source, candidate_id)
     space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
@@ -64,8 +64,8 @@ def create_transfer(
         if selection.survivors and candidate_id is None:
             basic = ranking[selection.survivors[0].place]
     reason = basic.reason
-    if open_yardstick is not None and candidate_id is None:
-        reason += f"; {open_yardstick.name!r} is not finished"
+    if open_reevaluation is not None and candidate_id is None:
+        reason += f"; {open_reevaluation.name!r} is not finished"
     adapted = adapt_architecture(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
     search_id = insert_search(
         connection,
@@ -128,7 +128,7 @@ def _insert_survivors(
 
 
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
-    """Raise `ConflictError` if a search cannot be transferred from; return its yardstick if that is unfinished."""
+    """Raise `ConflictError` if a search cannot be transferred from; return its re-evaluation if that is unfinished."""
     if source.kind != SearchKind.EVOLUTION:
         raise ConflictError(
             f"search {source.name!r} cannot be transferred: it measures candidates of another search; "
@@ -139,10 +139,10 @@ def _require_source(connection: Connection, source: SearchRecord, force: bool) -
             f"search {source.name!r} is not finished ({source.status}); "
             "wait for it, or use --force to transfer its current best"
         )
-    yardstick = get_open_yardstick(connection, source.id)
-    if yardstick is not None and not force:
+    reevaluation = get_open_reevaluation(connection, source.id)
+    if reevaluation is not None and not force:
         raise ConflictError(
-            f"{yardstick.name!r}, which decides the ranking of {source.name!r}, is not finished; "
+            f"{reevaluation.name!r}, which decides the ranking of {source.name!r}, is not finished; "
             "run it first, or use --force"
         )
-    return yardstick
+    return reevaluation

@@ -122,7 +122,7 @@ def create_searches() -> None:
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
-        check("search_kind", "kind IN ('evolution', 'yardstick', 'final')"),
+        check("search_kind", "kind IN ('evolution', 'reevaluation', 'final')"),
         check("search_wish", "wish IN ('run', 'paused', 'cancelled')"),
         check("search_basic_has_code", "basic_id IS NULL OR basic_code IS NOT NULL"),
         check("search_lag", "lag >= 1"),
@@ -211,7 +211,8 @@ def create_candidates() -> None:
         check("candidate_scored_has_fitness", "(state = 'scored') = (fitness IS NOT NULL)"),
         check(
             "candidate_origin",
-            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'yardstick', 'final')",
+            "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'reevaluation', "
+            "'final')",
         ),
         check("candidate_state", "state IN ('pending', 'leased', 'scored', 'failed', 'cancelled')"),
         check("candidate_left_after_joined", '"left" IS NULL OR "left" >= joined'),

@@ -14,7 +14,7 @@ data: {name: digits, train_images: 64, validation_images: 64}
 training: {epochs: 1, batch_size: 32}
 evolution: {population: 2, tournament: 2, lag: 2}
 budget: {candidates: 4}
-yardstick: {top: 0}
+reevaluation: {top: 0}
 """
 
 

@@ -60,10 +60,10 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
     assert slot[-3:] == ["3/6", "1,234", "0:00:30"]
 
 
-def test_leaders_show_what_the_yardstick_and_the_test_part_said_once_they_did():
+def test_leaders_show_what_the_reevaluation_and_the_test_part_said_once_they_did():
     plain = "\n".join(drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER])))
-    assert "yardstick" not in plain
-    tested = replace(LEADER, yardstick=0.68, test=0.66)
+    assert "reevaluation" not in plain
+    tested = replace(LEADER, reevaluation=0.68, test=0.66)
     lines = drawn(DashboardView("digits", "finished", PROGRESS, STEPS, [tested, replace(LEADER, id=8)]))
     assert any(line.split()[:5] == ["7", "6", "0.7000", "0.6800", "0.6600"] for line in lines)
 

@@ -23,7 +23,7 @@ data: {name: digits, train_images: 64, validation_images: 64}
 training: {epochs: 2, batch_size: 32}
 evolution: {population: 2, tournament: 2, lag: 2}
 budget: {candidates: 5}
-yardstick: {top: 0}
+reevaluation: {top: 0}
 """
 
 

@@ -30,7 +30,7 @@ UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
 
 
 def tree(name, space="eatnas-tiny"):
-    return {"name": name, "space": space, "data": {"name": "digits"}, "yardstick": {"top": 0}}
+    return {"name": name, "space": space, "data": {"name": "digits"}, "reevaluation": {"top": 0}}
 
 
 def train(connection, search_id, metric="val_accuracy"):
@@ -72,7 +72,7 @@ def small(engine):
 def large(engine, small):
     with transaction(engine) as connection:
         create_reevaluation(connection, "small", top=1, seeds=2, now=4.0)
-        train(connection, get_search(connection, "small.yardstick").id)
+        train(connection, get_search(connection, "small.reevaluation").id)
         spec = parse_spec(tree("large", "eatnas-small"), SIZES)
         found = create_transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
         train(connection, found)
@@ -87,14 +87,14 @@ def asked(eatnas, *arguments):
     return json.loads(eatnas("query", *arguments, "--format", "json"))
 
 
-def test_the_best_show_their_yardstick_where_any_has_one(eatnas, large):
+def test_the_best_show_their_reevaluation_where_any_has_one(eatnas, large):
     row = asked(eatnas, "best", "small")[0]
-    assert (row["id"], row["yardstick_seeds"]) == (10, 2)
-    assert row["yardstick"] == pytest.approx(0.115)
-    assert row["yardstick_spread"] == pytest.approx(statistics.stdev([0.11, 0.12]))
-    assert "yardstick seeds" in eatnas("query", "best", "small")
-    assert "yardstick" not in eatnas("query", "best", "large")
-    assert asked(eatnas, "best", "large")[0]["yardstick"] is None
+    assert (row["id"], row["reevaluation_seeds"]) == (10, 2)
+    assert row["reevaluation"] == pytest.approx(0.115)
+    assert row["reevaluation_spread"] == pytest.approx(statistics.stdev([0.11, 0.12]))
+    assert "reevaluation seeds" in eatnas("query", "best", "small")
+    assert "reevaluation" not in eatnas("query", "best", "large")
+    assert asked(eatnas, "best", "large")[0]["reevaluation"] is None
 
 
 def test_a_lineage_says_where_the_search_changes(eatnas, large):
@@ -108,7 +108,7 @@ def test_a_lineage_says_where_the_search_changes(eatnas, large):
     family = eatnas("query", "descendants", "10")
     assert family.startswith("small: 10, ")
     assert family.count("large: ") == 4
-    assert family.count("small.yardstick: ") == 2
+    assert family.count("small.reevaluation: ") == 2
     assert "small: " not in eatnas("query", "lineage", "10")
 
 
@@ -230,7 +230,7 @@ def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
     with transaction(engine) as connection:
         train(connection, get_search(connection, "small.final").id, "test_accuracy")
     row = asked(eatnas, "best", "small")[0]
-    assert (row["id"], row["test_seeds"], row["yardstick"]) == (10, 2, None)
+    assert (row["id"], row["test_seeds"], row["reevaluation"]) == (10, 2, None)
     assert row["test"] == pytest.approx(0.115)
     assert "test spread" in eatnas("query", "best", "small")
     assert json.loads(eatnas("search", "show", "small", "--format", "json"))["test_looks"] == 2

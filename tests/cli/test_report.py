@@ -42,7 +42,7 @@ TREE = {
     "data": {"name": "digits"},
     "evolution": {"population": 6, "tournament": 3, "lag": 3},
     "budget": {"candidates": 40},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 FIGURES = [
     "quality-over-births",
@@ -176,7 +176,7 @@ def test_overview_shows_status_budget_best_and_fingerprint(load_data):
 def test_test_accuracy_is_shown_once_it_exists(load_data):
     data = load_data("small")
     assert "test accuracy" not in PageParser(render_page(data)).text
-    best = replace(data.best, yardstick=0.6, yardstick_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
+    best = replace(data.best, reevaluation=0.6, reevaluation_spread=0.01, test=0.5678, test_spread=0.02, test_seeds=3)
     text = PageParser(render_page(replace(data, best=best, top=(best, *data.top[1:])))).text
     assert "0.5678 ± 0.0200, 3 final models" in text
 

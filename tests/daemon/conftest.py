@@ -30,7 +30,7 @@ TREE = {
     "training": {"epochs": 3},
     "evolution": {"population": 6, "tournament": 3, "lag": 5},
     "budget": {"candidates": 24},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 
 

@@ -23,7 +23,7 @@ SMALL = {
     "evolution": {"population": 2, "tournament": 2, "lag": 2},
     "objective": {"max_mult_adds": 1_500_000, "target_mult_adds": 1_000_000},
     "budget": {"candidates": 3},
-    "yardstick": {"top": 1, "seeds": 1},
+    "reevaluation": {"top": 1, "seeds": 1},
 }
 REAL = ("-m", "eatnas_training.worker")
 
@@ -59,7 +59,7 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
         assert set(connection.execute(validated).scalars()) == {None}
         winner = get_best(connection, get_search(connection, "s").id)
         found = get_fingerprint(connection, get_search(connection, name).id)
-    assert winner.yardstick is None or winner.yardstick not in [row.value for row in scores]
+    assert winner.reevaluation is None or winner.reevaluation not in [row.value for row in scores]
     assert len({row.seed for row in scores}) == len(scores) == 2
     assert all(row.fitness == row.value for row in scores)
     assert list(list_violations(engine, settings.artifacts, whole_files=True)) == []

@@ -44,7 +44,7 @@ TREE = {
     "training": {"epochs": 3},
     "evolution": {"population": 6, "tournament": 3, "lag": 5},
     "budget": {"candidates": 40},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 TIMEOUTS = "Timeouts(tick=0.05, database=0.2, lease=2.0, checkpoint_cleanup=0.5)"
 HOST = f"""

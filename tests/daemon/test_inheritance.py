@@ -87,7 +87,7 @@ def test_a_transfer_with_weights_goes_on_from_the_small_searchs_best(tmp_path, h
         "budget": {"candidates": 5},
         "data": {**INHERITING["data"], "resolution": 12},
         "objective": {"max_mult_adds": 5_000_000},
-        "yardstick": {"top": 0},
+        "reevaluation": {"top": 0},
     }
     with transaction(engine) as connection:
         spec = parse_spec(tree)

@@ -48,7 +48,7 @@ def search_factory(engine: Engine) -> Callable[..., int]:
             "evolution.tournament": 2,
             "evolution.lag": 3,
             "budget.candidates": 12,
-            "yardstick.top": 0,
+            "reevaluation.top": 0,
             **{key.replace("__", "."): value for key, value in overrides.items()},
         }
         with transaction(engine) as connection:

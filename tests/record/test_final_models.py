@@ -108,17 +108,17 @@ def test_winner_is_tested_with_a_longer_recipe(engine, small, final, run_final_s
     assert not {invariant for invariant in violations if not invariant.startswith("epochs")}
 
 
-def test_yardstick_decides_the_winners(engine, small, final, lease_factory, score_factory):
+def test_reevaluation_decides_the_winners(engine, small, final, lease_factory, score_factory):
     with transaction(engine) as connection:
-        yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=1, now=5.0)).id
-    with pytest.raises(ConflictError, match=r"small\.yardstick.* is not finished"):
+        reevaluation = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=1, now=5.0)).id
+    with pytest.raises(ConflictError, match=r"small\.reevaluation.* is not finished"):
         final()
     measured = []
-    while (leased := lease_factory(yardstick)) is not None:
+    while (leased := lease_factory(reevaluation)) is not None:
         measured.append(leased.parent_id)
         score_factory(leased, 0.3 + 0.1 * len(measured))
         with transaction(engine) as connection:
-            advance_search(connection, lock_search(connection, yardstick), 5.0)
+            advance_search(connection, lock_search(connection, reevaluation), 5.0)
     name = final(top=3, seeds=1, epochs=2)
     assert [parent for parent, _, _ in births(engine, name)] == [measured[1], measured[0], 10]
 

@@ -36,13 +36,13 @@ SPEC = {
     "training": {"epochs": 3},
     "evolution": {"population": 4, "tournament": 2, "lag": 3},
     "budget": {"candidates": 12},
-    "yardstick": {"top": 2, "seeds": 2},
+    "reevaluation": {"top": 2, "seeds": 2},
 }
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose search was trained to its end, with a candidate that failed, and measured by a yardstick."""
+    """A home whose search was trained to its end, with a candidate that failed, and measured by a re-evaluation."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("finished") / "home"))
     settings.home.mkdir()
     engine = create_engine_for(settings.database_url)

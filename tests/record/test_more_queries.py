@@ -40,7 +40,7 @@ from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import record_failure
 
-LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "yardstick": {"top": 0}}
+LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "reevaluation": {"top": 0}}
 
 
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -70,8 +70,8 @@ def large(engine, small, train):
     """Transferred from the small one, whose three best were measured again."""
     with transaction(engine) as connection:
         create_reevaluation(connection, "small", top=3, seeds=2, now=4.0)
-        yardstick = get_search(connection, "small.yardstick").id
-    train(yardstick)
+        reevaluation = get_search(connection, "small.reevaluation").id
+    train(reevaluation)
     changes = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 8}
     with transaction(engine) as connection:
         search_id = create_transfer(

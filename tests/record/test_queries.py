@@ -73,7 +73,7 @@ def make_record(folder, new_url, *, start=1000.0, device="cpu", name="small", bi
             "data": {"name": "digits"},
             "evolution": {"population": POPULATION, "tournament": 3, "lag": 3},
             "budget": {"candidates": BIRTHS},
-            "yardstick": {"top": 0},
+            "reevaluation": {"top": 0},
         }
     )
     with transaction(engine) as connection:

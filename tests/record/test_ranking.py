@@ -33,9 +33,9 @@ PAGES = (
     Page(3),
     Page(3, 2),
     Page(4, 1, "birth"),
-    Page(4, 0, "-yardstick"),
+    Page(4, 0, "-reevaluation"),
     Page(4, 0, "test"),
-    Page(None, 0, "-params", ("yardstick=",)),
+    Page(None, 0, "-params", ("reevaluation=",)),
     Page(2, 1, None, ("fitness>=0.3",)),
     Page(None, 0, None, ("test_seeds>0",)),
     Page(5, 0, "origin", ("origin=random",)),
@@ -108,7 +108,7 @@ def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
     rows = connection.execute(select(candidate).where(candidate.c.fitness.is_not(None))).all()
     values: dict[int, list[float]] = {}
     for row in rows:
-        if row.origin == "yardstick":
+        if row.origin == "reevaluation":
             values.setdefault(row.parent_id, []).append(row.fitness)
 
     def rank(row):

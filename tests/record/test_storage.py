@@ -39,7 +39,7 @@ SPEC = {
     "training": {"epochs": 3},
     "evolution": {"population": 4, "tournament": 2, "lag": 3},
     "budget": {"candidates": 16},
-    "yardstick": {"top": 0},
+    "reevaluation": {"top": 0},
 }
 FILES = some.lists(
     some.builds(

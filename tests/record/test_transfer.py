@@ -1,4 +1,4 @@
-"""Elastic transfer and the yardstick."""
+"""Elastic transfer and the re-evaluation."""
 
 import pytest
 from sqlalchemy import select, update
@@ -205,7 +205,7 @@ def test_carried_over_population_is_reproducible(engine, finished, lease_factory
     finished()
     fingerprints = []
     for name in ("a", "b"):
-        large = transfer(engine, changes={**SURVIVORS, "name": name, "budget.candidates": 9, "yardstick.top": 0})
+        large = transfer(engine, changes={**SURVIVORS, "name": name, "budget.candidates": 9, "reevaluation.top": 0})
         while (leased := lease_factory(large)) is not None:
             score_factory(leased, 0.5 + leased.birth / 100)
             with transaction(engine) as connection:
@@ -224,17 +224,17 @@ def test_transfer_reports_why_the_basic_architecture_was_chosen(engine, finished
         with transaction(engine) as connection:
             return list_events(connection, large, kind="transferred")[0].words
 
-    assert reason("a").endswith("of small, the best by fitness, not measured by a yardstick")
+    assert reason("a").endswith("of small, the best by fitness, not measured by a re-evaluation")
     assert reason("b", candidate_id=initial(engine, small)[0].id).endswith("of small, as requested")
     with transaction(engine) as connection:
-        yardstick = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=2, now=5.0)).id
-    score_factory(lease_factory(yardstick), 0.75)
-    words = "the best by the yardstick, 0.7500 over"
-    assert reason("c", force=True).endswith(f"{words} 1 seed; 'small.yardstick' is not finished")
-    while (leased := lease_factory(yardstick)) is not None:
+        reevaluation = get_search(connection, create_reevaluation(connection, "small", top=2, seeds=2, now=5.0)).id
+    score_factory(lease_factory(reevaluation), 0.75)
+    words = "the best by the re-evaluation, 0.7500 over"
+    assert reason("c", force=True).endswith(f"{words} 1 seed; 'small.reevaluation' is not finished")
+    while (leased := lease_factory(reevaluation)) is not None:
         score_factory(leased, 0.75)
     with transaction(engine) as connection:
-        advance_search(connection, lock_search(connection, yardstick), 3.0)
+        advance_search(connection, lock_search(connection, reevaluation), 3.0)
     assert reason("d").endswith(f"{words} 2 seeds")
 
 
@@ -305,38 +305,42 @@ def test_unfinished_source_needs_force(engine, search_factory, lease_factory, sc
     assert transfer(engine, force=True)
 
 
-def test_yardstick_retrains_the_best_and_decides_the_ranking(engine, finished, lease_factory, score_factory):
+def test_reevaluation_retrains_the_best_and_decides_the_ranking(engine, finished, lease_factory, score_factory):
     small = finished()
     with transaction(engine) as connection:
         name = create_reevaluation(connection, "small", top=2, seeds=3, now=5.0)
-        yardstick = get_search(connection, name)
+        reevaluation = get_search(connection, name)
         first, second = list_best(connection, small, 2)
-    assert (name, yardstick.kind, yardstick.born) == ("small.yardstick", "yardstick", 6)
+    assert (name, reevaluation.kind, reevaluation.born) == ("small.reevaluation", "reevaluation", 6)
     leases = []
-    while (leased := lease_factory(yardstick.id)) is not None:
+    while (leased := lease_factory(reevaluation.id)) is not None:
         leases.append((leased.parent_id, leased.replica))
         score_factory(leased, 0.3 if leased.parent_id == first.id else 0.6)
         with transaction(engine) as connection:
-            advance_search(connection, lock_search(connection, yardstick.id), 3.0)
+            advance_search(connection, lock_search(connection, reevaluation.id), 3.0)
     assert leases == [(ranked.id, replica) for ranked in (first, second) for replica in (1, 2, 3)]
     with transaction(engine) as connection:
         best = list_best(connection, small, 3)
         assert [ranked.id for ranked in best[:2]] == [second.id, first.id]
-        assert (best[0].yardstick, best[0].yardstick_spread, best[0].yardstick_seeds) == (pytest.approx(0.6), 0.0, 3)
-        assert best[2].yardstick is None
+        assert (best[0].reevaluation, best[0].reevaluation_spread, best[0].reevaluation_seeds) == (
+            pytest.approx(0.6),
+            0.0,
+            3,
+        )
+        assert best[2].reevaluation is None
         assert get_best(connection, small).id == second.id
         assert get_search(connection, name).status == "finished"
 
 
-def test_finished_search_starts_its_yardstick(engine, finished):
-    finished(yardstick__top=2, yardstick__seeds=2, yardstick__epochs=1)
+def test_finished_search_starts_its_reevaluation(engine, finished):
+    finished(reevaluation__top=2, reevaluation__seeds=2, reevaluation__epochs=1)
     with transaction(engine) as connection:
-        yardstick = get_search(connection, "small.yardstick")
-        assert yardstick.born == 4
-        assert yardstick.spec["training"]["epochs"] == 1
-        assert create_reevaluation(connection, "small", top=1, seeds=1, now=5.0) == "small.yardstick2"
+        reevaluation = get_search(connection, "small.reevaluation")
+        assert reevaluation.born == 4
+        assert reevaluation.spec["training"]["epochs"] == 1
+        assert create_reevaluation(connection, "small", top=1, seeds=1, now=5.0) == "small.reevaluation2"
         with pytest.raises(ConflictError, match="measures candidates of another search"):
-            create_reevaluation(connection, "small.yardstick", top=1, seeds=1, now=5.0)
+            create_reevaluation(connection, "small.reevaluation", top=1, seeds=1, now=5.0)
 
 
 def test_search_without_scores_cannot_be_rescored_or_transferred(engine, search_factory):

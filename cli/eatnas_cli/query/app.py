@@ -9,7 +9,7 @@ from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 COMMANDS: Final = {
     "best": LazyCommand(
         "eatnas_cli.query.ranking",
-        "The fittest candidates of a search, with what the yardstick and the test set said of them.",
+        "The fittest candidates of a search, with what the re-evaluation and the test set said of them.",
     ),
     "lineage": LazyCommand("eatnas_cli.query.family", "Where a candidate comes from: every mutation from its root on."),
     "descendants": LazyCommand("eatnas_cli.query.family", "What came of a candidate: its children, theirs, and so on."),

@@ -98,7 +98,7 @@ def compare(
     if inheriting and len(specs) > 1:
         typer.echo(
             f"note: scores of {', '.join(inheriting)} have inherited epochs behind them; between searches only "
-            "yardsticks compare such (`query best` shows them)",
+            "reevaluations compare such (`query best` shows them)",
             err=True,
         )
     if picture is not None:

@@ -42,7 +42,7 @@ def _best_options(
 @app.command()
 @takes_options(page=_best_options)
 def best(ctx: typer.Context, name: SearchName, *, page: Page, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """The fittest candidates of a search, with what the yardstick and the test set said of them."""
+    """The fittest candidates of a search, with what the re-evaluation and the test set said of them."""
     print_best(ctx.obj, name, page, format)
 
 
@@ -51,7 +51,7 @@ def print_best(settings: Settings, name: str, page: Page, format: Format = Forma
     with read_connection(settings.database_url) as connection:
         rows = rank_candidates(connection, get_search(connection, name).id, page)
     measured: tuple[str, ...] = ()
-    for measure in ("yardstick", "test"):
+    for measure in ("reevaluation", "test"):
         if format is not Format.TABLE or any(getattr(row, f"{measure}_seeds") for row in rows):
             measured += (measure, f"{measure}_spread", f"{measure}_seeds")
     inherited = inheritance_columns(rows, format)

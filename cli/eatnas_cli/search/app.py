@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "resume": LazyCommand("eatnas_cli.search.control", "Go on with a paused search."),
     "cancel": LazyCommand("eatnas_cli.search.control", "End a search for good; its history stays."),
     "extend": LazyCommand("eatnas_cli.search.control", "Give a search more to do; reopens a finished one."),
-    "rescore": LazyCommand(
+    "reevaluate": LazyCommand(
         "eatnas_cli.search.retrain",
         "Measure the best again: each trained from scratch with fresh seeds, in a search of its own.",
     ),

@@ -1,4 +1,4 @@
-"""`search rescore` and `search final`: train the best candidates of a search again."""
+"""`search reevaluate` and `search final`: train the best candidates of a search again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ app = new_app()
 
 
 @app.command()
-def rescore(
+def reevaluate(
     ctx: typer.Context,
     name: SearchName,
     top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the best.")] = 4,
@@ -28,10 +28,8 @@ def rescore(
 ) -> None:
     """Measure the best again: each trained from scratch with fresh seeds, in a search of its own."""
     with write_connection(ctx.obj.database_url) as connection:
-        yardstick = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
-    typer.echo(
-        f"search {yardstick} created; `eatnas-db run {yardstick}` trains it, `eatnas-db query best {name}` shows it"
-    )
+        created = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
+    typer.echo(f"search {created} created; `eatnas-db run {created}` trains it, `eatnas-db query best {name}` shows it")
 
 
 @app.command()

@@ -29,8 +29,8 @@ def describe_progress(
     if best is not None:
         name = f"candidate {best.id}, birth {best.birth}"
         link = name if best_run is None else link_to_run(name, experiment_id, best_run)
-        measure = "score" if best.yardstick is None else "yardstick"
-        value = best.fitness if best.yardstick is None else best.yardstick
+        measure = "score" if best.reevaluation is None else "reevaluation"
+        value = best.fitness if best.reevaluation is None else best.reevaluation
         paragraphs.append(f"Best by {measure}: {link}, {value:.4f}.")
     paragraphs.append(
         f"The metrics {', '.join(step_metrics)} describe the population after each step. "
