@@ -25,7 +25,8 @@ from sqlalchemy import func, select
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.supervision.supervisor import Supervisor
-from eatnas_daemon.workers.launcher import Launcher, WorkerProcess
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
@@ -122,7 +123,7 @@ def run_supervised(settings: Settings, slots: int) -> SupervisedRun:
     def note_assignments(now: Supervisor) -> None:
         for slot in now.slots:
             if slot.training is not None:
-                assign = slot.training.assignment.assign
+                assign = slot.training.assignment.message
                 assignments[assign.candidate] = {name: getattr(assign, name) for name in assign.__slots__}
 
     supervisor.run(note_assignments)

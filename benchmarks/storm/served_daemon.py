@@ -56,7 +56,7 @@ def serve(home: str, program: list[str]) -> None:
 
 def slot_state(slot: Slot) -> SlotState:
     training = slot.training
-    token = None if training is None else training.assignment.leased.token
+    token = None if training is None else training.token
     return SlotState(
         number=slot.number,
         pid=None if slot.worker is None else slot.worker.process.pid,

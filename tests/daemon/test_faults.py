@@ -271,7 +271,7 @@ def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, 
         for slot in supervisor.slots:
             if not torn and progress_of(slot) and running_pid(slot):
                 assignment = slot.training.assignment
-                token, folder = assignment.leased.token, Path(assignment.assign.checkpoint_folder)
+                token, folder = assignment.leased.token, Path(assignment.message.checkpoint_folder)
                 torn.append(folder / f".c{token.candidate}-a{token.attempt}-e9-b0.ckpt.torn")
                 torn[0].write_bytes(b"half")
                 psutil.Process(running_pid(slot)).kill()

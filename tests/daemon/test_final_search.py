@@ -35,7 +35,7 @@ def kill_the_worker(supervisor):
         if progress is None or pid is None or progress.epoch < 1:
             continue
         leased = slot.training.assignment.leased
-        if slot.training.assignment.assign.final_model and leased.token.attempt == leased.replica == 1:
+        if slot.training.assignment.message.final_model and leased.token.attempt == leased.replica == 1:
             os.kill(pid, signal.SIGKILL)
 
 

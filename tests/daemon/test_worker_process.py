@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 
-from eatnas_daemon.workers.launcher import WorkerProcess
+from eatnas_daemon.workers.worker_process import WorkerProcess
 
 
 class Held:

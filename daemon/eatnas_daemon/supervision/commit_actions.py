@@ -70,6 +70,6 @@ def _forget_recorded(slot: Slot, worker: WorkerState, timeouts: Timeouts, now: f
 def _remove_partial_files(worker: WorkerState) -> None:
     """Remove the checkpoint file that a worker was writing when it was killed."""
     if worker.training is not None:
-        assign = worker.training.assignment.assign
+        assign = worker.training.assignment.message
         for file in list_partial_files(Path(assign.checkpoint_folder), assign.candidate, assign.attempt):
             file.unlink(missing_ok=True)

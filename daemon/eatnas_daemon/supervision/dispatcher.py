@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
-from eatnas_daemon.workers.assignments import Assignment, work_for
+from eatnas_daemon.workers.assignments import Assignment, create_assignment
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import leases, transitions
@@ -114,7 +114,7 @@ class Dispatcher:
                 lease_filter=lease_filter,
             )
             if leased:
-                dispatch.assigned.append((slot, work_for(connection, self._settings, row, leased)))
+                dispatch.assigned.append((slot, create_assignment(connection, self._settings, row, leased)))
                 allowed -= 1
             elif lease_filter == ANY_CANDIDATE:
                 return still_idle + idle[number:]

@@ -28,7 +28,7 @@ class LeaseFencing:
         Releases the leases that no slot knows about: the answer to their commit was lost.
         """
         leased = list_own_leases(connection, self._host_id)
-        trainings = [(slot, slot.training.assignment.leased.token) for slot in self._slots if slot.training is not None]
+        trainings = [(slot, slot.training.token) for slot in self._slots if slot.training is not None]
         for token in leased - {token for _, token in trainings}:
             transitions.release(connection, token, 0.0, wall)
         return [slot for slot, token in trainings if token not in leased]

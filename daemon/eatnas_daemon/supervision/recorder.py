@@ -111,5 +111,5 @@ class Recorder:
         for slot in self._slots:
             training = slot.training
             if training is not None and training.images_per_second is not None:
-                rates[training.assignment.leased.token] = training.images_per_second
+                rates[training.token] = training.images_per_second
         return rates

@@ -45,7 +45,7 @@ class ReportWriter:
         self, connection: Connection, worker: WorkerState, training: RunningTraining, now: float
     ) -> list[str]:
         obsolete_files: list[str] = []
-        token = training.assignment.leased.token
+        token = training.token
         epochs = [report for report in worker.reports if isinstance(report, EpochDone)]
         if epochs:
             records = [_epoch_record(report, training.resource_uses.get(report.epoch)) for report in epochs]
@@ -76,7 +76,7 @@ class ReportWriter:
         lost = report.fatal and self._gpu_scheduler.is_broken(worker.device.uuid)
         transitions.record_failure(
             connection,
-            training.assignment.leased.token,
+            training.token,
             FailureKind.LOST if lost else FailureKind(report.kind),
             report.message,
             traceback=report.traceback,
@@ -95,7 +95,7 @@ class ReportWriter:
             with suppress(StaleLeaseError):
                 transitions.record_failure(
                     connection,
-                    training.assignment.leased.token,
+                    training.token,
                     failure.kind,
                     failure.message,
                     device_seconds=0.0 if training.progress is None else training.progress.device_seconds,

@@ -22,12 +22,12 @@ def record_result(
     connection: Connection, worker: WorkerState, assignment: Assignment, report: Finished, now: float
 ) -> None:
     """Record the score of a training. Raises `StaleLeaseError`."""
-    recipe = {**without_timing(assignment.assign.training), "precision": report.precision}
+    recipe = {**without_timing(assignment.message.training), "precision": report.precision}
     batch_size = recipe["batch_size"]
-    if assignment.assign.split_batches:  # a deviation from the recipe, recorded with the score
+    if assignment.message.split_batches:  # a deviation from the recipe, recorded with the score
         batch_size = recipe["micro_batch"] = batch_size // 2
     leased, objective = assignment.leased, assignment.objective
-    if assignment.assign.final_model:
+    if assignment.message.final_model:
         metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
         value = report.accuracy  # A final model is not judged by its cost.
     else:
@@ -38,7 +38,7 @@ def record_result(
         leased.token,
         fitness=value,
         metrics=metrics,
-        seed=assignment.assign.seed,
+        seed=assignment.message.seed,
         provenance=_provenance(recipe, report.data_digest, worker),
         device_seconds=report.device_seconds,
         now=now,

@@ -61,7 +61,7 @@ class WorkerPool:
                 if slot.receive(message, now):
                     self._process(message, slot, worker, now)
             if ended:
-                self._selector.unregister(worker.process.up)
+                self._selector.unregister(worker.process.report_fd)
                 worker.exit_status = worker.process.close()
 
     def _process(self, message: Message, slot: Slot, worker: WorkerState, now: float) -> None:
@@ -114,7 +114,7 @@ class WorkerPool:
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)
             slot.start_worker(process, now)
-            self._selector.register(process.up, selectors.EVENT_READ)
+            self._selector.register(process.report_fd, selectors.EVENT_READ)
             process.send(Heartbeat(self._timeouts.lease))
 
     def send_heartbeats(self, now: float) -> None:

@@ -1,8 +1,8 @@
-"""What a worker is given for a leased candidate: its assignment, and that of whom it inherits from."""
+"""Assignments: what a worker needs to train a leased candidate, with the ancestors that it may inherit from."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,76 +22,116 @@ from eatnas_protocol.messages import Assign
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A candidate in a worker's hands."""
+    """A leased candidate and the message that assigns it to a worker."""
 
     leased: LeasedCandidate
-    assign: Assign
+    message: Assign
     objective: dict[str, Any]
+    """The objective of the search's spec."""
     lineage_epochs: int
-    """That will be behind its score: its own and those that it inherits."""
-    seconds_left: float | None
-    """Of a device, before the candidate's time limit; None without one."""
+    """Epochs behind the candidate's score: its own and those of the ancestors that it inherits from."""
+    remaining_device_seconds: float | None
+    """Seconds of training steps until the candidate's time limit; None without a limit."""
     expected_bytes: int = 0
-    """Of a GPU's memory, beyond a context."""
+    """Expected GPU memory, without the context."""
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether an attempt ran out of memory next to others."""
+        """Return whether an earlier attempt ran out of memory next to others."""
         return self.leased.memory_fallback != MemoryFallback.NONE
 
 
-def work_for(connection: Connection, settings: Settings, row: SearchRecord, leased: LeasedCandidate) -> Assignment:
-    """What to do about a leased candidate of the search `row`."""
-    heritage = _heritage(connection, row, leased)
-    assign = replace(
-        _assign(settings, leased.token.candidate, row.id, leased.code, leased.replica, row, bool(heritage)),
+def create_assignment(
+    connection: Connection, settings: Settings, search: SearchRecord, leased: LeasedCandidate
+) -> Assignment:
+    """Return the assignment of a candidate that was leased in this transaction."""
+    ancestors = _ancestors(connection, search, leased)
+    final = leased.origin == Origin.FINAL
+    message = _assign_message(
+        settings,
+        search,
+        candidate_id=leased.token.candidate,
         attempt=leased.token.attempt,
+        search_id=search.id,
+        code=leased.code,
+        seed=_seed(search, leased.replica, final=final),
+        inherits=bool(ancestors),
         split_batches=leased.memory_fallback == MemoryFallback.HALVED,
-        ancestors=[asdict(_ancestor(settings, link)) for link in heritage],
+        ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
+        final_model=final,
     )
-    if leased.origin == Origin.FINAL:
-        assign = replace(assign, final_model=True, seed=derive_seed(row.seed, "final", leased.replica))
-    inherited = heritage[-1].lineage_epochs if heritage else 0
-    limit = row.spec["budget"]["candidate_seconds"]
-    left = None if limit is None else limit - leased.spent_seconds
-    batch = assign.training["batch_size"] // (2 if assign.split_batches else 1)
-    expected = expected_bytes(leased.params, leased.mult_adds, batch, row.memory_share)
-    return Assignment(leased, assign, row.spec["objective"], assign.training["epochs"] + inherited, left, expected)
+    limit = search.spec["budget"]["candidate_seconds"]
+    batch_size = message.training["batch_size"] // (2 if message.split_batches else 1)
+    return Assignment(
+        leased=leased,
+        message=message,
+        objective=search.spec["objective"],
+        lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
+        remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
+        expected_bytes=expected_bytes(leased.params, leased.mult_adds, batch_size, search.memory_share),
+    )
 
 
-def _heritage(connection: Connection, row: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
-    if leased.parent_id is None or not inherits_weights(row.spec, origin=leased.origin, parent_id=leased.parent_id):
+def _ancestors(connection: Connection, search: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
+    """Return the candidate's parent; if the parent's weights are missing, also the ancestors to train them from."""
+    if leased.parent_id is None:
+        return ()
+    if not inherits_weights(search.spec, origin=leased.origin, parent_id=leased.parent_id):
         return ()
     whole = leased.last_failure == FailureKind.PARENT_MISSING
     return list_inheritance_chain(connection, leased.parent_id, whole=whole)
 
 
-def _ancestor(settings: Settings, link: InheritanceLink) -> Assign:
-    made = _assign(settings, link.candidate_id, link.search_id, link.code, link.replica, link, link.inherited)
-    return replace(made, split_batches=link.halved)
+def _ancestor_message(settings: Settings, ancestor: InheritanceLink) -> Assign:
+    return _assign_message(
+        settings,
+        ancestor,
+        candidate_id=ancestor.candidate_id,
+        attempt=0,
+        search_id=ancestor.search_id,
+        code=ancestor.code,
+        seed=_seed(ancestor, ancestor.replica),
+        inherits=ancestor.inherited,
+        split_batches=ancestor.halved,
+    )
 
 
-def _assign(
+def _seed(source: SearchRecord | InheritanceLink, replica: int, *, final: bool = False) -> int:
+    if final:
+        return derive_seed(source.seed, "final", replica)
+    return derive_seed(source.seed, "training", *([replica] if replica else []))
+
+
+def _assign_message(
     settings: Settings,
+    source: SearchRecord | InheritanceLink,
+    *,
     candidate_id: int,
+    attempt: int,
     search_id: int,
     code: str,
-    replica: int,
-    row: SearchRecord | InheritanceLink,
-    inheriting: bool,
+    seed: int,
+    inherits: bool,
+    split_batches: bool,
+    ancestors: list[dict[str, Any]] | None = None,
+    final_model: bool = False,
 ) -> Assign:
-    data = dict(row.spec["data"])
+    """Return the message; `source` has the spec, macro and task of the candidate's search."""
+    data = dict(source.spec["data"])
     data["root"] = data["root"] or str(settings.data)
     return Assign(
         candidate=candidate_id,
-        attempt=0,
+        attempt=attempt,
         code=Architecture.parse(code).to_code(),
-        macro=row.macro,
-        task=row.task,
+        macro=source.macro,
+        task=source.task,
         data=data,
-        training=recipe_of(row.spec, inheriting=inheriting),
-        seed=derive_seed(row.seed, "training", *([replica] if replica else [])),
+        training=recipe_of(source.spec, inheriting=inherits),
+        seed=seed,
         checkpoint_folder=str(settings.artifacts / checkpoint_folder(search_id)),
         log_file=str(settings.logs / f"candidate-{candidate_id}.log"),
-        inherits=inheriting,
+        inherits=inherits,
+        split_batches=split_batches,
+        ancestors=ancestors or [],
+        final_model=final_model,
     )

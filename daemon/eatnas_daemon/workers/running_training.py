@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from eatnas_daemon.workers.assignments import Assignment
+from eatnas_db.leases import LeaseToken
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import Message, Progress
 
@@ -53,11 +54,15 @@ class RunningTraining:
     resource_uses: dict[int, ResourceUse] = field(default_factory=dict)
     """Use of the device, by epoch."""
 
+    @property
+    def token(self) -> LeaseToken:
+        """Return the token of the training's lease."""
+        return self.assignment.leased.token
+
     def is_subject_of(self, message: Message) -> bool:
         """Return whether a message is about this attempt, and not about an earlier one."""
-        token = self.assignment.leased.token
         subject = getattr(message, "candidate", None), getattr(message, "attempt", None)
-        return subject == (token.candidate, token.attempt)
+        return subject == (self.token.candidate, self.token.attempt)
 
     def update(self, progress: Progress, silence: float) -> None:
         """Take over a progress message that arrived `silence` seconds after the message before it."""
@@ -72,4 +77,4 @@ class RunningTraining:
         seconds = current.device_seconds - previous.device_seconds
         if batches <= 0 or seconds <= 0:
             return None
-        return float(batches * self.assignment.assign.training["batch_size"] / seconds)
+        return float(batches * self.assignment.message.training["batch_size"] / seconds)

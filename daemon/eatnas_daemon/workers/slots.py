@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eatnas_daemon.devices.model import CPU, CPU_DEVICE, DeviceSnapshot
-from eatnas_daemon.workers.launcher import WorkerProcess
 from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
 from eatnas_protocol.messages import Message, Ready
 

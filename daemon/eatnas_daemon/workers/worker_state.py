@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.workers.assignments import Assignment
-from eatnas_daemon.workers.launcher import WorkerProcess
 from eatnas_daemon.workers.running_training import CpuMeter, GpuMemory, RunningTraining
 from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import (
@@ -141,7 +141,7 @@ class WorkerState:
         self.last_message_at, self.stop_by = now, None
         # The memory of the training before is free again and must not count as the memory of this one.
         self.memory = GpuMemory()
-        self.process.send(assignment.assign)
+        self.process.send(assignment.message)
 
     def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
         """Measure the use of the device by an epoch that just ended."""
@@ -172,7 +172,7 @@ class WorkerState:
         """Ask the worker to end its training, unless it was already asked to stop."""
         if self.training is None or self.stop_by is not None:
             return
-        token = self.training.assignment.leased.token
+        token = self.training.token
         self.process.send(request(token.candidate, token.attempt))
         self.stop_by = now + timeouts.stop
 
@@ -219,7 +219,7 @@ class WorkerState:
 
 
 def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeouts) -> WorkerFailure | None:
-    limit, progress = training.assignment.seconds_left, training.progress
+    limit, progress = training.assignment.remaining_device_seconds, training.progress
     if limit is not None and progress is not None and progress.device_seconds > limit:
         total = limit + training.assignment.leased.spent_seconds
         message = f"trained for more than budget.candidate_seconds ({total:g} s)"

@@ -1,0 +1,103 @@
+"""A running worker process: send it commands, read its reports, kill it, reap it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from typing import Final
+
+import psutil
+
+from eatnas_daemon.workers.process_tree import kill_process_tree
+from eatnas_protocol.framing import Decoder, encode
+from eatnas_protocol.messages import Command, Message
+
+READ_BYTES: Final = 1 << 16
+EXIT_SECONDS: Final = 5.0
+"""Time for a worker to exit after it has closed its pipe."""
+KILL_SECONDS: Final = 1.0
+"""Time for a worker to exit after it was killed."""
+
+
+class WorkerProcess:
+    """A worker process in a session of its own, and the two pipes to it.
+
+    `command_fd` is the end for commands to the worker, `report_fd` the end for its reports.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], command_fd: int, report_fd: int) -> None:
+        self._process, self._command_fd, self.report_fd = process, command_fd, report_fd
+        self._decoder = Decoder()
+        self._closed = False
+        os.set_blocking(report_fd, False)
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the process."""
+        return self._process.pid
+
+    @property
+    def suspended(self) -> bool:
+        """Return whether the process was stopped by SIGSTOP or Ctrl-Z and therefore cannot report."""
+        with contextlib.suppress(psutil.Error):
+            return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
+        return False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the resident memory of the process; 0 if it is gone."""
+        with contextlib.suppress(psutil.Error):
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        return 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used since its start; 0 if it is gone."""
+        with contextlib.suppress(psutil.Error):
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
+        return 0.0
+
+    def send(self, command: Command) -> None:
+        """Send a command. A dead worker does not get it; `receive` reports its end."""
+        if self._closed:  # Another file may have the descriptor's number by now.
+            return
+        content = encode(command)
+        with contextlib.suppress(BrokenPipeError):
+            while content:
+                content = content[os.write(self._command_fd, content) :]
+
+    def receive(self) -> tuple[list[Message], bool]:
+        """Return the messages that arrived, without waiting, and whether the worker has closed its pipe."""
+        messages: list[Message] = []
+        while True:
+            try:
+                chunk = os.read(self.report_fd, READ_BYTES)
+            except BlockingIOError:
+                return messages, False
+            if not chunk:
+                return messages, True
+            messages += self._decoder.feed(chunk)
+
+    def kill(self) -> None:
+        """Kill the process and its descendants."""
+        if not self._closed:  # Another process may have the pid by now.
+            kill_process_tree(self._process.pid)
+
+    def close(self) -> int:
+        """Reap a worker that has closed its pipe; return its exit status, negative for a signal."""
+        try:
+            status = self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            try:
+                status = self._process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                # A driver may block even a killed process, for example after a GPU was lost. `subprocess` reaps it
+                # when it starts another process.
+                status = -signal.SIGKILL
+        self._closed = True
+        for descriptor in (self._command_fd, self.report_fd):
+            os.close(descriptor)
+        return status
