@@ -60,7 +60,7 @@ def test_program_creates_search_and_prints_its_id_and_name(create, url):
     ("change", "arguments", "message"),
     [
         ({"training": {"epoch": 1}}, (), "did you mean epochs?"),
-        ({"data": {"name": "digits", "train_images": 100_000}}, (), "do not fit"),
+        ({"data": {"name": "digits", "train_images": 100_000}}, (), "exceed"),
         ({}, ("--from", "nothing"), "nothing"),
     ],
 )

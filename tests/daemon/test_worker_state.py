@@ -25,7 +25,7 @@ def new_worker():
 
 def assignment_of(candidate_id):
     leased = SimpleNamespace(token=LeaseToken(candidate_id, 1))
-    return SimpleNamespace(leased=leased, assign=None, expected_bytes=3 * GIB)
+    return SimpleNamespace(leased=leased, message=None, expected_bytes=3 * GIB)
 
 
 def test_report_on_an_earlier_training_is_ignored(new_worker):
