@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
+import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,30}")
@@ -30,9 +31,10 @@ class _DirectOption(TyperOption):
     def process_value(self, ctx: Any, value: Any) -> Any:
         """Return the converted value, like typer."""
         try:
-            return _converted(self, value)
+            converted = _converted(self, value)
         except _NotSimpleError:
             return super().process_value(ctx, value)
+        return converted if self.callback is None else self.callback(ctx, self, converted)
 
 
 class _DirectArgument(TyperArgument):
@@ -41,21 +43,23 @@ class _DirectArgument(TyperArgument):
     def process_value(self, ctx: Any, value: Any) -> Any:
         """Return the converted value, like typer."""
         try:
-            return _converted(self, value)
+            converted = _converted(self, value)
         except _NotSimpleError:
             return super().process_value(ctx, value)
+        return converted if self.callback is None else self.callback(ctx, self, converted)
 
 
 def convert_directly(command: TyperCommand | TyperGroup) -> None:
     """Change the parameters of a command, and of the commands that it holds, to the classes above."""
-    for parameter in command.params:
+    for parameter in (*command.params, command.get_help_option(typer.Context(command))):
         # Older versions of typer convert without pydantic anyway.
         if hasattr(parameter, "type_descriptor"):
             if type(parameter) is TyperOption:
                 parameter.__class__ = _DirectOption
             elif type(parameter) is TyperArgument:
                 parameter.__class__ = _DirectArgument
-    if isinstance(command, TyperGroup):
+    # The commands of a lazy group are not in a dictionary: they are changed when they are loaded.
+    if isinstance(command, TyperGroup) and isinstance(command.commands, dict):
         for member in command.commands.values():
             if isinstance(member, TyperCommand | TyperGroup):
                 convert_directly(member)
@@ -63,8 +67,7 @@ def convert_directly(command: TyperCommand | TyperGroup) -> None:
 
 def _converted(parameter: TyperOption | TyperArgument, value: Any) -> Any:
     annotation: Any = parameter.type_descriptor.annotation
-    missing = parameter.required and value in (None, (), [])
-    if missing or parameter.callback is not None:
+    if parameter.required and value in (None, (), []):
         raise _NotSimpleError
     if parameter.multiple or parameter.nargs == -1:
         if value is None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from eatnas_cli.printing import Format
-from eatnas_db.queries.lineage import LineageEntry
-from eatnas_db.queries.population import PopulationMember
-from eatnas_db.queries.ranking import RankedCandidate
 
 
-def inheritance_columns(
-    rows: Sequence[RankedCandidate | PopulationMember | LineageEntry],
-    format: Format,  # noqa: A002
-) -> tuple[str, ...]:
+class MayInherit(Protocol):
+    """A row about a candidate, which may have inherited weights."""
+
+    @property
+    def share_inherited(self) -> float | None:
+        """The share of its weights that it inherited."""
+
+
+def inheritance_columns(rows: Sequence[MayInherit], format: Format) -> tuple[str, ...]:  # noqa: A002
     """Return the columns about inherited weights; for a table none if no candidate inherited any."""
     shown = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
     return ("share_inherited", "lineage_epochs") if shown else ()
