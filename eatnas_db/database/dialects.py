@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Connection, Engine, Table, func, select
-from sqlalchemy.dialects.postgresql import Insert, insert
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
+    from sqlalchemy.dialects.postgresql import Insert
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
@@ -23,7 +23,9 @@ def describe_location(engine: Engine) -> str:
 
 def insert_or_ignore(table: Table) -> Insert:
     """Return an INSERT that ignores a conflicting row: the first of several concurrent writers wins."""
-    # SQLite and PostgreSQL share this syntax.
+    # SQLite and PostgreSQL share this syntax. The import loads every PostgreSQL driver, and readers do not need it.
+    from sqlalchemy.dialects.postgresql import insert
+
     return insert(table).on_conflict_do_nothing()
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from eatnas_db.domain.states import CandidateState, Origin
-from eatnas_db.schema.definitions import Id, define_table, one_of
+from eatnas_db.schema.definitions import Id, define_partial_index, define_table, one_of
 from eatnas_db.schema.searches import search
 
 architecture = define_table(
@@ -102,47 +102,43 @@ Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.
 _ACCURATE = text("accuracy IS NOT NULL")
 # In the order in which the query of the Pareto front walks, with all columns that it reads.
 for _cost in (candidate.c.mult_adds, candidate.c.params):
-    Index(
+    define_partial_index(
         f"ix_eatnas_candidate_by_{_cost.name}",
         candidate.c.search_id,
         _cost,
         candidate.c.accuracy.desc(),
         candidate.c.birth,
-        sqlite_where=_ACCURATE,
-        postgresql_where=_ACCURATE,
+        where=_ACCURATE,
     )
 
 
 PENDING = text("state = 'pending'")
 """A literal and not a bound parameter: else no planner uses the partial index."""
 # The state is constant here, but with two equalities a planner prefers this index to the one on births.
-Index(
+define_partial_index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,
     candidate.c.state,
     candidate.c.birth,
-    sqlite_where=PENDING,
-    postgresql_where=PENDING,
+    where=PENDING,
 )
 
 
 _LIVING = text('joined IS NOT NULL AND "left" IS NULL')
-Index(
+define_partial_index(
     "ix_eatnas_candidate_living",
     candidate.c.search_id,
     candidate.c.joined,
-    sqlite_where=_LIVING,
-    postgresql_where=_LIVING,
+    where=_LIVING,
 )
 
 
 _GONE = text('"left" IS NOT NULL')
-Index(
+define_partial_index(
     "ix_eatnas_candidate_left",
     candidate.c.search_id,
     candidate.c.left,
-    sqlite_where=_GONE,
-    postgresql_where=_GONE,
+    where=_GONE,
 )
 
 

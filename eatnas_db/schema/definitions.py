@@ -7,10 +7,11 @@ host that writes them; no decision depends on them.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Integer, MetaData, Table
+from sqlalchemy import BigInteger, CheckConstraint, Column, Connection, Index, Integer, MetaData, Table, event
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.sql.elements import ColumnElement, TextClause
 
 PREFIX: Final = "eatnas_"
 
@@ -31,6 +32,20 @@ _METADATA: Final = MetaData(
 def define_table(name: str, *items: SchemaItem, rowid: bool = True) -> Table:
     """Add a table to the schema. `rowid=False` stores its rows in the primary key's index on SQLite."""
     return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid)
+
+
+def define_partial_index(
+    name: str, *columns: Column[Any] | ColumnElement[Any], where: TextClause, unique: bool = False
+) -> None:
+    """Index the rows that meet a condition, which must not have parameters: planners recognize only its text."""
+    index = Index(name, *columns, unique=unique, sqlite_where=where)
+    assert index.table is not None
+
+    # An argument `postgresql_where` would load the PostgreSQL dialect whenever the schema is imported.
+    @event.listens_for(index.table, "before_create")
+    def add_condition(table: Table, connection: Connection, **_: object) -> None:
+        if connection.dialect.name == "postgresql":
+            index.dialect_kwargs["postgresql_where"] = where
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:

@@ -11,7 +11,6 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
-    Index,
     Integer,
     String,
     Text,
@@ -20,7 +19,7 @@ from sqlalchemy import (
 )
 
 from eatnas_db.schema.candidates import candidate
-from eatnas_db.schema.definitions import Id, define_table
+from eatnas_db.schema.definitions import Id, define_partial_index, define_table
 from eatnas_db.schema.hosts import host, worker
 
 provenance = define_table(
@@ -60,12 +59,11 @@ attempt = define_table(
 
 
 _LIVING_ATTEMPT = text("ended_at IS NULL")
-Index(
+define_partial_index(
     "uq_eatnas_attempt_living",
     attempt.c.candidate_id,
     unique=True,
-    sqlite_where=_LIVING_ATTEMPT,
-    postgresql_where=_LIVING_ATTEMPT,
+    where=_LIVING_ATTEMPT,
 )
 
 
