@@ -19,8 +19,9 @@ import typer
 from eatnas_cli.device_view import describe_memory, describe_state
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
-from eatnas_cli.options import FormatOption, daemon_options
+from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.resource_options import daemon_options
 from eatnas_cli.search.status import describe_lost_hosts, print_summaries
 from eatnas_daemon.daemon_lock import find_daemon_pid
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from eatnas_cli.lazy_group import new_app
-from eatnas_cli.options import AllowedHolders, DeviceNames, ExcludedDevices, FormatOption, MaxPerDevice
+from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, print_json, show
+from eatnas_cli.resource_options import AllowedHolders, DeviceNames, ExcludedDevices, MaxPerDevice
 from eatnas_daemon.devices import pausing
 from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
 from eatnas_daemon.devices.model import GIB, format_gib

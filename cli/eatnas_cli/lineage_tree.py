@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from rich.text import Text
-from rich.tree import Tree
+import typer
 
-from eatnas_cli.tables import WIDE, console
 from eatnas_db.queries.lineage import LineageEntry
 
 
-def print_lineage_tree(relatives: Sequence[LineageEntry]) -> None:
-    """Print a family as a tree from its eldest, each branch with what changed and what that gained."""
-    several = len({relative.search for relative in relatives}) > 1
-    known = {relative.id: relative for relative in relatives}
-    trees: dict[int, Tree] = {}
-    root: Tree | None = None
-    # A child's id is always higher than its parent's, in whatever search it was born.
-    for relative in sorted(relatives, key=lambda one: one.id):
-        parent = known.get(relative.parent_id or 0)
-        moved = several and (parent is None or parent.search != relative.search)
-        label = _label(relative, f"{relative.search}: " if moved else "")
-        if parent is not None:
-            trees[relative.id] = trees[parent.id].add(label)
-        else:
-            root = trees[relative.id] = Tree(label)
-    if root is not None:
-        # Never folded: a long line of descent is wider than any terminal.
-        console(WIDE).print(root)
+def print_lineage_tree(entries: Sequence[LineageEntry]) -> None:
+    """Print a family as a tree from its oldest member, each branch with what changed and what that gained.
+
+    Lines are never folded: a long line of descent is wider than any terminal.
+    """
+    for line in _lines(entries):
+        typer.echo(line)
 
 
-def _label(relative: LineageEntry, place: str) -> Text:
-    fitness = relative.state if relative.fitness is None else f"{relative.fitness:.4f}"
-    gain = "" if relative.gain is None else f" ({relative.gain:+.4f})"
-    changes = f": {', '.join(relative.changes)}" if relative.changes else ""
-    share = relative.share_inherited
-    behind = "" if share is None else f", {share:.0%} inherited, {relative.lineage_epochs} epochs behind it"
-    return Text(f"{place}{relative.id}, birth {relative.birth}, {relative.origin}{changes}, {fitness}{gain}{behind}")
+def _lines(entries: Sequence[LineageEntry]) -> Iterator[str]:
+    known = {entry.id: entry for entry in entries}
+    has_several_searches = len({entry.search for entry in entries}) > 1
+    children: dict[int | None, list[LineageEntry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.id):
+        parent = known.get(entry.parent_id or 0)
+        children.setdefault(None if parent is None else parent.id, []).append(entry)
+    # Not by recursion: a family may have more generations than Python has frames.
+    waiting = [(entry, "", "") for entry in reversed(children.get(None, []))]
+    while waiting:
+        entry, indent, branch = waiting.pop()
+        parent = known.get(entry.parent_id or 0)
+        has_moved = has_several_searches and (parent is None or parent.search != entry.search)
+        yield indent + branch + _describe(entry, f"{entry.search}: " if has_moved else "")
+        below = indent + {"": "", "├── ": "│   ", "└── ": "    "}[branch]
+        members = children.get(entry.id, [])
+        waiting += [(member, below, "└── " if member is members[-1] else "├── ") for member in reversed(members)]
+
+
+def _describe(entry: LineageEntry, place: str) -> str:
+    fitness = entry.state if entry.fitness is None else f"{entry.fitness:.4f}"
+    gain = "" if entry.gain is None else f" ({entry.gain:+.4f})"
+    changes = f": {', '.join(entry.changes)}" if entry.changes else ""
+    share = entry.share_inherited
+    inherited = "" if share is None else f", {share:.0%} inherited, {entry.lineage_epochs} epochs behind it"
+    return f"{place}{entry.id}, birth {entry.birth}, {entry.origin}{changes}, {fitness}{gain}{inherited}"

@@ -10,7 +10,7 @@ from dataclasses import asdict, is_dataclass
 from enum import StrEnum
 from typing import Any
 
-from eatnas_cli.tables import cell_text, console, print_table
+from eatnas_cli.tables import cell_text, print_table
 from eatnas_cli.values import as_text, to_json
 from eatnas_report.formats import flatten
 
@@ -55,7 +55,7 @@ def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
         field["value"] = cell_text(field["field"], field["value"])
     print_table(fields, ("field", "value"))
     for name, listing in parts.items():
-        console().print(name, markup=False)
+        sys.stdout.write(f"{name}\n")
         print_table(listing, list(listing[0]))
 
 

@@ -6,8 +6,9 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
-from eatnas_cli.options import SearchName, daemon_options
+from eatnas_cli.options import SearchName
 from eatnas_cli.progress import Display
+from eatnas_cli.resource_options import daemon_options
 from eatnas_daemon import main as daemon
 from eatnas_daemon.daemon_options import DaemonOptions
 from eatnas_db.database.engine import open_record

@@ -3,74 +3,83 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final, Literal
+from unicodedata import combining, east_asian_width
 
 from eatnas_cli.values import as_text, is_number
 from eatnas_report.formats import format_time
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
-WIDE: Final = 100_000
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
-"""Figures shown as they were given, not to four places; so are a spec's, which are nested."""
+"""Columns whose figures are printed as they were given; so are those of a spec, whose names have dots."""
 LONG: Final = 500
-"""Rows from which on a table is set plainly: rich takes seconds for thousands."""
+"""The number of rows from which on rich takes seconds."""
 
 
 def print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Print records as a table of `columns`."""
-    heads = [column.replace("_", " ") for column in columns]
-    numeric = [any(is_number(record[column]) for record in records) for column in columns]
-    cells = [[cell_text(column, record[column]) for column in columns] for record in records]
-    if len(records) >= LONG:
-        _print_plainly(heads, numeric, cells)
+    """Print records as a table of `columns`; on a terminal one that folds its cells to fit."""
+    if sys.stdout.isatty() and len(records) < LONG:
+        from rich.console import Console
+
+        Console(highlight=False).print(rich_table(records, columns))
     else:
-        _print_richly(heads, numeric, cells)
+        sys.stdout.writelines(f"{line.rstrip()}\n" for line in _plain_lines(records, columns))
 
 
-def _print_plainly(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> None:
-    lines = [heads, *([cell.replace("\n", " ") for cell in row] for row in cells)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    for line in lines:
-        parts = zip(line, widths, numeric, strict=True)
-        aligned = (cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts)
-        sys.stdout.write("  ".join(aligned).rstrip() + "\n")
-
-
-def table_of(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
-    """Records as a table that rich can show again and again."""
-    heads = [column.replace("_", " ") for column in columns]
-    numeric = [any(is_number(record[column]) for record in records) for column in columns]
-    return _table(heads, numeric, [[cell_text(column, record[column]) for column in columns] for record in records])
-
-
-def _print_richly(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> None:
-    # A pipe has no width; what reads it wants one row a line.
-    console(None if sys.stdout.isatty() else WIDE).print(_table(heads, numeric, cells))
-
-
-def _table(heads: list[str], numeric: list[bool], cells: list[list[str]]) -> Table:
+def rich_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
+    """Return records as a table that rich can draw."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for head, right in zip(heads, numeric, strict=True):
-        table.add_column(head, justify="right" if right else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row))
+    for column in columns:
+        align: Literal["right", "left"] = "right" if _is_numeric(records, column) else "left"
+        table.add_column(_head(column), justify=align, overflow="fold")
+    for record in records:
+        table.add_row(*(Text(cell_text(column, record[column])) for column in columns))
     return table
 
 
-def console(width: int | None = None) -> Console:
-    """Return a console that prints text as it is; default width: the terminal's."""
-    from rich.console import Console
+def _plain_lines(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of the same table, as wide as it has to be: what reads a pipe wants a row on one line."""
+    rows = [[cell_text(column, record[column]).split("\n") for column in columns] for record in records]
+    rows.insert(0, [[_head(column)] for column in columns])
+    widths = [max(_width(line) for row in rows for line in row[at]) for at in range(len(columns))]
+    numeric = [_is_numeric(records, column) for column in columns]
+    yield ""
+    for number, row in enumerate(rows):
+        for line in zip_longest(*row, fillvalue=""):
+            cells = zip(line, widths, numeric, strict=True)
+            yield "  " + "   ".join(_padded(text, width, align_right=right) for text, width, right in cells)
+        if number == 0:
+            yield " " + "─" * (sum(widths) + 3 * len(widths) - 1)
+    yield ""
 
-    return Console(width=width, highlight=False, soft_wrap=False)
+
+def _padded(text: str, width: int, *, align_right: bool) -> str:
+    padding = " " * (width - _width(text))
+    return padding + text if align_right else text + padding
+
+
+def _width(text: str) -> int:
+    """Return the number of terminal columns that a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(east_asian_width(sign) in "WF" for sign in text)
+    return len(text) + wide - sum(combining(sign) != 0 for sign in text)
+
+
+def _head(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _is_numeric(records: Sequence[dict[str, Any]], column: str) -> bool:
+    return any(is_number(record[column]) for record in records)
 
 
 def cell_text(column: str, value: Any) -> str:

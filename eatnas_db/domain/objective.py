@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from eatnas_db.domain.cost import Cost
+if TYPE_CHECKING:
+    from eatnas_db.domain.cost import Cost
 
 VALIDATION_ACCURACY: Final = "val_accuracy"
 """The metric that a search optimizes."""

@@ -26,7 +26,7 @@ COMMANDS: Final = {
         "eatnas_cli.query.population",
         "Which kinds of change paid: how often, and what a child gained on its parent.",
     ),
-    "pareto": LazyCommand("eatnas_cli.query.ranking", "The candidates that no other beats at both accuracy and cost."),
+    "pareto": LazyCommand("eatnas_cli.query.pareto", "The candidates that no other beats at both accuracy and cost."),
     "utilisation": LazyCommand(
         "eatnas_cli.query.history",
         "What a search took of each slot, how much of the time the slots were at it, and why they were not.",

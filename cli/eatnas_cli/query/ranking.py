@@ -1,33 +1,24 @@
-"""`query best` and `query pareto`: the best candidates of a search."""
+"""`query best`: the best candidates of a search."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
-from eatnas_cli.options import FormatOption, PlotFile, SearchName
+from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import Format, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
-from eatnas_db.queries.paging import Page, select_page
-from eatnas_db.queries.pareto import list_front, list_tradeoffs
+from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
 from eatnas_db.queries.searches import get_search
 from eatnas_db.settings import Settings
 
 app = new_app()
-
-
-class Cost(StrEnum):
-    """What accuracy is weighed against."""
-
-    MULT_ADDS = "mult_adds"
-    PARAMS = "params"
 
 
 def _best_options(
@@ -58,29 +49,3 @@ def print_best(settings: Settings, name: str, page: Page, format: Format = Forma
     deviating = ("deviation",) if format is not Format.TABLE or any(row.deviation for row in rows) else ()
     columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
     show(rows, (*columns, *deviating, "code"), format)
-
-
-@app.command()
-@takes_options(page=page_options)
-def pareto(
-    ctx: typer.Context,
-    name: SearchName,
-    *,
-    cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.MULT_ADDS,
-    picture: PlotFile = None,
-    page: Page,
-    format: FormatOption = Format.TABLE,  # noqa: A002
-) -> None:
-    """The candidates that no other beats at both accuracy and cost."""
-    with read_connection(ctx.obj.database_url) as connection:
-        search_id = get_search(connection, name).id
-        front = list_front(connection, search_id, cost.value)
-        cloud = list_tradeoffs(connection, search_id) if picture is not None else ()
-    if picture is not None:
-        from eatnas_report.plots import draw_front
-
-        draw_front(picture, name, cost.value, cloud, front)
-        typer.echo(f"{picture} drawn")
-        return
-    columns = ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code")
-    show(select_page(front, page), columns, format)
