@@ -67,11 +67,18 @@ def read_fingerprint(engine: Engine) -> str:
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
-@functools.cache
-def undisturbed_fingerprint(folder: Path, seed: int, *, real: bool) -> str:
-    """Run the search without faults and return its fingerprint."""
-    settings = new_home(folder / f"undisturbed-{seed}{'-real' if real else ''}", seed, real=real)
+def run_search(settings: Settings, slots: int, *, real: bool) -> str:
+    """Run the search to its end without faults and return its fingerprint."""
     engine = open_record(settings.database_url)
     launcher = Launcher(settings.logs, worker_program(real=real, seconds_per_epoch="0"))
-    Supervisor(engine, settings, launcher, slots=SLOTS, host_name="undisturbed", only="s").run()
-    return read_fingerprint(engine)
+    Supervisor(engine, settings, launcher, slots=slots, host_name="undisturbed", only="s").run()
+    fingerprint = read_fingerprint(engine)
+    engine.dispose()
+    return fingerprint
+
+
+@functools.cache
+def undisturbed_fingerprint(folder: Path, seed: int, *, real: bool) -> str:
+    """Create the search in a home of its own and run it."""
+    settings = new_home(folder / f"undisturbed-{seed}{'-real' if real else ''}", seed, real=real)
+    return run_search(settings, SLOTS, real=real)

@@ -1,0 +1,129 @@
+"""Run the checks that take too long for CI: storms, sweeps, and many seeds.
+
+Each step that ends becomes a JSON line of `results/soak.jsonl`, and its output a log file there. A step that has passed
+on the current commit is not repeated, and an interrupted step continues where it stopped if it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).parent
+SOURCES = BENCHMARKS.parent
+RESULTS = BENCHMARKS / "results"
+STORM_TESTS = ("test_storm.py", "test_crash_points.py", "test_faults.py", "test_disk_full.py")
+
+
+@dataclass(frozen=True)
+class SoakStep:
+    """A program that runs for minutes or hours. It passes if its exit status is 0."""
+
+    name: str
+    arguments: Sequence[str]
+    """After the interpreter."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def soak_steps(commit: str) -> list[SoakStep]:
+    """Return all steps, the shorter ones first. `commit` distinguishes the files of those that can continue."""
+
+    def program(name: str) -> str:
+        return str(BENCHMARKS / name)
+
+    def out(name: str) -> str:
+        return str(RESULTS / f"{name}-{commit}.jsonl")
+
+    tests = [str(SOURCES / "tests" / "daemon" / name) for name in STORM_TESTS]
+    return [
+        SoakStep("convolutions", [program("convolutions.py")]),
+        SoakStep("convolutions-avx2", [program("convolutions.py")], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        SoakStep("storm-tests", ["-m", "pytest", "-q", *tests]),
+        SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
+        SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
+    ]
+
+
+def current_commit() -> str:
+    """Return the commit of the sources, marked if they have changes."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=SOURCES, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+        return git("rev-parse", "--short=12", "HEAD") + ("-changed" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def read_passed(log: Path, commit: str) -> set[str]:
+    """Return the names of the steps that have passed on a commit. Changed sources never count as the same."""
+    if not log.exists() or "-" in commit or commit == "unknown":
+        return set()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return {line["step"] for line in lines if line["commit"] == commit and line["passed"]}
+
+
+def run_step(step: SoakStep, commit: str) -> dict[str, Any]:
+    """Run a step, write its output to a log file, and return the line of its result."""
+    file = RESULTS / f"{step.name}-{commit}.log"
+    started_at, started = datetime.now(UTC), time.monotonic()
+    with file.open("ab") as log:
+        status = subprocess.run(
+            [sys.executable, *step.arguments],
+            env={**os.environ, **step.environment},
+            cwd=SOURCES,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    lines = file.read_text(errors="replace").strip().splitlines()
+    return {
+        "step": step.name,
+        "commit": commit,
+        "started_at": started_at.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 1),
+        "passed": status == 0,
+        "status": status,
+        "last_line": lines[-1] if lines else "",
+    }
+
+
+def main() -> None:
+    commit = current_commit()
+    steps = {step.name: step for step in soak_steps(commit)}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", nargs="+", choices=steps, default=list(steps), help="default: all")
+    options = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    log = RESULTS / "soak.jsonl"
+    passed = read_passed(log, commit)
+    failed = []
+    for name in options.steps:
+        if name in passed:
+            print(f"{name}: has passed on {commit} already", flush=True)
+            continue
+        print(f"{name}: running; its output is in {RESULTS / f'{name}-{commit}.log'}", flush=True)
+        result = run_step(steps[name], commit)
+        with log.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        verdict = "passed" if result["passed"] else f"failed with status {result['status']}"
+        print(f"{name}: {verdict} after {result['seconds']:.0f} s: {result['last_line']}", flush=True)
+        if not result["passed"]:
+            failed.append(name)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
