@@ -1,32 +1,33 @@
-# Everything a newcomer needs: `make demo`, then `make test`. `make help` lists the rest.
+# To begin: `make demo`, then `make test`. `make help` lists all targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# PyTorch's own index of builds without CUDA: a fraction of the size, for machines without an NVIDIA GPU.
+# PyTorch's index of builds without CUDA, which are much smaller. Used on machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# The tests wait for processes of their own more than they reckon: a few at a time, on two cores too.
-TESTS_AT_A_TIME ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(TESTS_AT_A_TIME)
+# Tests mostly wait for their child processes, so more of them than cores can run at once.
+TEST_PROCESSES ?= 3
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+BENCHMARKS = cold_start transaction_cost supervision tracking streaming training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast check bench chaos docs wheel clean
+.PHONY: help demo install test test-fast check bench chaos soak docs wheel clean
 
-help: ## this list
+help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1: \2/p' Makefile
 
-demo: $(VENV)/.installed ## a small search on the bundled digits, from nothing to the best network
+demo: $(VENV)/.installed ## run a small search on the bundled digits, from installation to the best network
 	$(BIN)/eatnas-db demo
 
-install: $(VENV)/.installed-dev ## .venv with the package (editable) and the tools of development
+install: $(VENV)/.installed-dev ## install the package (editable) and the development tools in .venv
 
-test: $(VENV)/.installed-dev ## the whole suite, the slow tests too
+test: $(VENV)/.installed-dev ## run all tests, including the slow ones
 	$(PYTEST)
 
-test-fast: $(VENV)/.installed-dev ## the everyday suite
+test-fast: $(VENV)/.installed-dev ## run all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
-check: $(VENV)/.installed-dev ## what has to pass before a change is merged: linters, types, layers, all tests
+check: $(VENV)/.installed-dev ## run everything that a change must pass: linters, type checks, import layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,34 +35,35 @@ check: $(VENV)/.installed-dev ## what has to pass before a change is merged: lin
 	$(BIN)/lint-imports
 	$(PYTEST)
 
-bench: $(VENV)/.installed-dev ## the benchmarks, one after another
-	@set -e; for file in benchmarks/*.py; do \
-	  [ -e "$$file" ] || { echo "no benchmarks yet"; break; }; \
-	  case "$$file" in benchmarks/chaos.py|benchmarks/scale*|benchmarks/synthetic_histories.py) continue;; esac; \
-	  echo "== $$file"; $(BIN)/python "$$file"; \
+bench: $(VENV)/.installed-dev ## run the benchmarks one after another
+	@set -e; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python "benchmarks/$$name.py"; \
 	done
 
-chaos: $(VENV)/.installed-dev ## a search undisturbed, then under 260 faults: the same, to the bit? goes on where it stopped
-	$(BIN)/python benchmarks/chaos.py --out chaos.jsonl
+chaos: $(VENV)/.installed-dev ## compare searches under 260 faults with undisturbed ones, to the bit; can be interrupted
+	$(BIN)/python benchmarks/soak.py --steps chaos
 
-docs: $(VENV)/.installed-dev ## the pages as a site, in site/index.html; broken links are errors
+soak: $(VENV)/.installed-dev ## run what takes hours: storms, sweeps, many seeds; can be interrupted
+	$(BIN)/python benchmarks/soak.py
+
+docs: $(VENV)/.installed-dev ## build the documentation in site/index.html; broken links are errors
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-wheel: $(VENV)/.installed-dev ## dist/*.whl
+wheel: $(VENV)/.installed-dev ## build the wheel in dist/
 	$(BIN)/python -m build --wheel
 
-clean: ## remove the environment and whatever was built; searches (.eatnas) stay
+clean: ## remove .venv and everything that was built, but not the searches in .eatnas
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "eatnas-db needs Python 3.11 or newer; $(PYTHON) is" \
-	    "$$($(PYTHON) -V 2>&1 || true). Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	    "$$($(PYTHON) -V 2>&1 || true). Choose another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# A torch that cannot load its torchvision is worse than none: both go, and the next step brings a pair.
+# If torch and torchvision do not match, both are removed, and the next step installs a pair that does.
 $(VENV)/.torch: | $(BIN)/python
 	@works="$(BIN)/python -c 'import torch, torchvision'"; \
 	if ! eval "$$works" 2>/dev/null && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \

@@ -54,7 +54,9 @@ def main() -> None:
                 with options.out.open("a") as file:
                     file.write(line + "\n")
     different = [seed for seed in seeds if not results[seed]["equal"]]
-    print(f"{len(seeds)} seeds with {', '.join(map(str, SLOT_COUNTS))} slots: {len(different)} differ {different or ''}")
+    print(
+        f"{len(seeds)} seeds with {', '.join(map(str, SLOT_COUNTS))} slots: {len(different)} differ {different or ''}"
+    )
     sys.exit(1 if different else 0)
 
 
