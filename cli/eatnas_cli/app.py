@@ -13,32 +13,32 @@ from eatnas_db.errors import EatnasError
 from eatnas_db.settings import load_settings
 
 COMMANDS: Final = {
-    "search": LazyCommand("eatnas_cli.search.app", "Create searches and steer them."),
-    "query": LazyCommand("eatnas_cli.query.app", "Ask the record."),
-    "candidate": LazyCommand("eatnas_cli.candidate", "Look at one candidate, or change what becomes of it."),
-    "daemon": LazyCommand("eatnas_cli.daemon", "The daemon that trains what is pending."),
+    "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
+    "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
+    "candidate": LazyCommand("eatnas_cli.candidate", "Show, retry or cancel a candidate."),
+    "daemon": LazyCommand("eatnas_cli.daemon", "Start, stop and watch the daemon that trains candidates."),
     "devices": LazyCommand("eatnas_cli.devices", "List, pause and resume the devices that can train."),
-    "space": LazyCommand("eatnas_cli.space", "The search spaces, and what a code costs."),
-    "data": LazyCommand("eatnas_cli.data", "The data sets."),
-    "db": LazyCommand("eatnas_cli.db", "The database: versions, backups, soundness."),
-    "mlflow": LazyCommand("eatnas_cli.mlflow", "The record as MLflow shows it."),
+    "space": LazyCommand("eatnas_cli.space", "Show search spaces, sample architectures and compute their cost."),
+    "data": LazyCommand("eatnas_cli.data", "List, download and verify data sets."),
+    "db": LazyCommand("eatnas_cli.db", "Upgrade, check, back up, restore and copy the database."),
+    "mlflow": LazyCommand("eatnas_cli.mlflow", "Write searches to MLflow and open its user interface."),
     "demo": LazyCommand(
         "eatnas_cli.demo",
-        "EAT-NAS from end to end on real images (scikit-learn's digits), then what can be asked about it.",
+        "Run EAT-NAS from start to end on scikit-learn's digits and query the results.",
     ),
-    "init": LazyCommand("eatnas_cli.init", "Make a home with an empty record; what is there already stays."),
+    "init": LazyCommand("eatnas_cli.init", "Create the home folder and the database; existing data is kept."),
     "doctor": LazyCommand(
         "eatnas_cli.doctor",
-        "What this machine has, whether a search could run here, and what to do where not; exit 1 where it could not.",
+        "Check whether searches can run on this machine and say what to fix; exit 1 if they cannot.",
     ),
     "run": LazyCommand("eatnas_cli.run", "Train one search in the foreground until it ends."),
     "transfer": LazyCommand(
         "eatnas_cli.transfer",
-        "Create a search that begins with the best of another and with small changes of it (EAT-NAS).",
+        "Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS).",
     ),
     "report": LazyCommand(
         "eatnas_cli.report",
-        "A search as one self-contained web page: its course, its best, where they come from, what failed.",
+        "Write a report about a search as one self-contained HTML file.",
     ),
 }
 
@@ -55,8 +55,10 @@ app = new_app(cls=RootGroup, no_args_is_help=True)
 @app.callback()
 def root(
     ctx: typer.Context,
-    home: Annotated[str | None, typer.Option(help="Home folder; default .eatnas, or EATNAS_HOME.")] = None,
-    db: Annotated[str | None, typer.Option(help="Database URL; default in the home, or EATNAS_DB_URL.")] = None,
+    home: Annotated[str | None, typer.Option(help="Home folder. Default: EATNAS_HOME, or .eatnas.")] = None,
+    db: Annotated[
+        str | None, typer.Option(help="Database URL. Default: EATNAS_DB_URL, or an SQLite file in the home.")
+    ] = None,
 ) -> None:
     """A neural architecture search that lives in a database."""
     ctx.obj = load_settings(os.environ, home, db)

@@ -22,7 +22,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command("show")
 def show_candidate(ctx: typer.Context, candidate: CandidateId, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """Everything that is known of a candidate."""
+    """Show all data about a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         row = get_candidate(connection, candidate)
     show_one(row, format)
@@ -30,7 +30,7 @@ def show_candidate(ctx: typer.Context, candidate: CandidateId, format: FormatOpt
 
 @app.command()
 def logs(ctx: typer.Context, candidate: CandidateId) -> None:
-    """What a candidate's trainings wrote on this machine."""
+    """Print the log of a candidate's trainings on this machine."""
     with read_connection(ctx.obj.database_url) as connection:
         require_candidate(connection, candidate)
     file = ctx.obj.logs / f"candidate-{candidate}.log"
@@ -43,14 +43,14 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 
 @app.command()
 def retry(ctx: typer.Context, candidate: CandidateId) -> None:
-    """Train a failed candidate again, its failures forgiven."""
+    """Train a failed candidate again and reset its failure count."""
     _change(ctx.obj, candidate, transitions.retry)
     typer.echo(f"candidate {candidate} is pending again")
 
 
 @app.command()
 def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
-    """Give up a candidate that waits or trains."""
+    """Cancel a candidate that is pending or in training."""
     _change(ctx.obj, candidate, transitions.cancel)
     typer.echo(f"candidate {candidate} is cancelled")
 

@@ -36,7 +36,7 @@ from eatnas_db.settings import Settings
 from eatnas_report.formats import format_time
 
 app = new_app(no_args_is_help=True)
-Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; what came after the last ones is lost.")]
+Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; training since the last ones is lost.")]
 
 POLL_SECONDS: Final = 0.05
 START_SECONDS: Final = 30.0
@@ -51,9 +51,11 @@ def start(
     ctx: typer.Context,
     *,
     options: DaemonOptions,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay attached, for systemd.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Run in the foreground, for example under systemd.")
+    ] = False,
 ) -> None:
-    """Start the daemon for every search of this home."""
+    """Start the daemon for all searches of this home."""
     _start(ctx.obj, options, foreground)
 
 
@@ -101,10 +103,9 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
 
 @app.command()
 def stop(ctx: typer.Context, now: Now = False) -> None:
-    """Drain: what is in training is checkpointed and released within seconds, then the daemon leaves.
+    """Stop the daemon after it has checkpointed its trainings, which takes seconds.
 
-    With --now workers are killed at once; nothing that the record holds is lost, and the next daemon goes on
-    from the last checkpoints.
+    With --now it kills its workers immediately; the next daemon continues from the last checkpoints.
     """
     settings: Settings = ctx.obj
     holder = find_daemon_pid(settings.lock_file)
@@ -153,7 +154,7 @@ def restart(
     options: DaemonOptions,
     now: Now = False,
 ) -> None:
-    """Stop, then start with the same options but for those given here."""
+    """Stop the daemon and start it with the same options, except those given here."""
     changes = {name: value for name, value in asdict(options).items() if value not in (None, ())}
     previous = load_options(ctx.obj)
     stop(ctx, now)
@@ -163,10 +164,10 @@ def restart(
 @app.command()
 def status(
     ctx: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", help="A table of all devices that goes on, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show a live table of all devices until Ctrl-C.")] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Whether the daemon runs, what each slot trains, and how far each search is; on a server, on all hosts."""
+    """Show the daemon, the trainings in its slots and the progress of the searches; with PostgreSQL, of all hosts."""
     if watch:
         from eatnas_cli.device_view import watch_devices
 
@@ -247,10 +248,12 @@ def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...]) -> None
 @app.command()
 def logs(
     ctx: typer.Context,
-    lines: Annotated[int, typer.Option(min=1, help="How many, counted from the newest.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option(min=1, help="Number of entries, counted from the newest.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new lines as they are written, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """The end of the daemon's log."""
+    """Print the end of the daemon's log."""
     file = _log_file(ctx.obj)
     if not file.exists():
         raise NotFoundError(

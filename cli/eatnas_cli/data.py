@@ -19,7 +19,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command("list")
 def list_data(format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """Known data sets; those without figures are folders of your own."""
+    """List the known data sets; those without numbers are folders of your own images."""
     rows = list_data_sets()
     if format is Format.TABLE:
         rows = [{name: value if value != 0 else None for name, value in row.items()} for row in rows]
@@ -31,11 +31,11 @@ def list_data(format: FormatOption = Format.TABLE) -> None:  # noqa: A002
 @app.command("prepare")
 def prepare_data(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set, as `data list` names it.")],
-    root: Annotated[str | None, typer.Option(help="Folder of the files; default: the home's data folder.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a data set, as listed by `data list`.")],
+    root: Annotated[str | None, typer.Option(help="Folder of the files. Default: the data folder of the home.")] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Download a data set where that is needed, and verify it."""
+    """Download a data set if necessary and verify it."""
     settings: Settings = ctx.obj
     folder = root or str(settings.data)
     if sys.stderr.isatty():

@@ -37,7 +37,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command()
 def upgrade(ctx: typer.Context) -> None:
-    """Bring the record to this program's version; keeps all data."""
+    """Upgrade the database schema to this program's version; keeps all data."""
     with _unused(ctx.obj) as engine:
         found = current_revision(engine)
         if found is not None and found > REVISION:
@@ -50,10 +50,12 @@ def upgrade(ctx: typer.Context) -> None:
 @app.command()
 def downgrade(
     ctx: typer.Context,
-    revision: Annotated[str, typer.Argument(metavar="REVISION|base", help="An older version; base: remove it all.")],
-    yes: Annotated[bool, typer.Option("--yes", help="I have read what will be lost.")] = False,
+    revision: Annotated[
+        str, typer.Argument(metavar="REVISION|base", help="An older version, or `base` to delete everything.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm the deletion of data.")] = False,
 ) -> None:
-    """Bring the record back to an older version; what that version cannot hold is lost."""
+    """Downgrade the database schema; data that the older version cannot store is deleted."""
     with _unused(ctx.obj) as engine:
         found = current_revision(engine)
         if found != REVISION:
@@ -74,7 +76,7 @@ def downgrade(
 
 @app.command()
 def current(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """The record's version, and this program's."""
+    """Show the schema versions of the database and of this program."""
     found = current_revision(_existing(ctx.obj))
     agree = found == REVISION
     show_one({"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format)
@@ -83,10 +85,12 @@ def current(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  #
 @app.command()
 def check(
     ctx: typer.Context,
-    files: Annotated[bool, typer.Option("--files", help="Read checkpoints whole, not only their sizes.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Read the content of checkpoint files too, not only their sizes.")
+    ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Whether the tables are as the program says and the rows agree with each other; exit 1 where not."""
+    """Check the tables and the consistency of their rows; exit 1 if a check fails."""
     engine = open_record(ctx.obj.database_url)
     if commands.differs_from_models(engine):
         raise RecordError(f"the tables of {ctx.obj.printable_url} differ from what this program says; restore a backup")
@@ -106,10 +110,10 @@ def check(
 @app.command()
 def backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; it appears once it is whole.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; it appears when it is complete.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Copy the record into one file, as it is now, while the daemon goes on."""
+    """Back up the database into one file; the daemon may keep running."""
     copied = back_up(_file(ctx.obj), file.absolute(), force=force)
     typer.echo(f"{file} holds the record, {format_size(copied.bytes)}, of version {copied.revision}")
 
@@ -117,9 +121,9 @@ def backup(
 @app.command()
 def restore(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `db backup` made.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `db backup`.")],
 ) -> None:
-    """Put a backup in the place of the record; the present one is kept under another name."""
+    """Restore a backup; the current database is kept under another name."""
     database = _file(ctx.obj)
     with _idle(ctx.obj):
         restored = put_back(file.absolute(), database, now=time.time())
@@ -132,14 +136,17 @@ def restore(
 @app.command()
 def copy(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The file that holds the record.")],
+    source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The SQLite file to copy.")],
     target: Annotated[
         str | None,
-        typer.Argument(metavar="POSTGRES", help="Its new address; default: EATNAS_DB_URL, which keeps a password."),
+        typer.Argument(
+            metavar="POSTGRES",
+            help="URL of the PostgreSQL database. Default: EATNAS_DB_URL, which hides a password from other users.",
+        ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Copy a record from its file into an empty database on a server, and compare every row."""
+    """Copy an SQLite database into an empty PostgreSQL database and compare every row."""
 
     old = replace(ctx.obj, database_url=f"sqlite:///{source.absolute()}")
     new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)

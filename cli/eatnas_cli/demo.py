@@ -55,7 +55,7 @@ DEMO_LARGE: Final[dict[str, Any]] = {
 
 @app.command()
 def demo(ctx: typer.Context) -> None:
-    """EAT-NAS from end to end on real images (scikit-learn's digits), then what can be asked about it.
+    """Run EAT-NAS from start to end on scikit-learn's digits and query the results.
 
     A search on a few small images, its best measured again, and a search on more and larger images with wider
     networks that begins with the winner.

@@ -59,7 +59,7 @@ class Finding:
 
 @app.command()
 def doctor(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """What this machine has, whether a search could run here, and what to do where not; exit 1 where it could not."""
+    """Check whether searches can run on this machine and say what to fix; exit 1 if they cannot."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):

@@ -24,7 +24,7 @@ REQUIRED_BYTES: Final = 1 << 20
 
 @app.command()
 def init(ctx: typer.Context) -> None:
-    """Make a home with an empty record; what is there already stays."""
+    """Create the home folder and the database; existing data is kept."""
     make_home(ctx.obj)
     typer.echo(f"home {ctx.obj.home}\nrecord {ctx.obj.printable_url}")
 

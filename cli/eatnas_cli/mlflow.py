@@ -18,7 +18,7 @@ app = new_app(no_args_is_help=True)
 
 @app.command("sync")
 def sync_runs(ctx: typer.Context) -> None:
-    """Write what MLflow lacks; safe to repeat."""
+    """Write the runs that MLflow does not have yet; safe to repeat."""
     _sync(ctx.obj, _tracking_uri(ctx.obj))
 
 
@@ -28,7 +28,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Sync, then open MLflow's own pages on the store."""
+    """Sync, then start MLflow's user interface."""
     from eatnas_daemon.mlflow.client import hide_passwords
 
     uri = _tracking_uri(ctx.obj)

@@ -10,17 +10,23 @@ import typer
 from eatnas_cli.printing import Format
 
 SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search.")]
-CandidateId = Annotated[int, typer.Argument(help="Number of a candidate, as `query best` lists it.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to write the answer.")]
+CandidateId = Annotated[int, typer.Argument(help="Id of a candidate, as listed by `query best`.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 
 SpecFile = Annotated[Path, typer.Argument(metavar="SPEC.yaml")]
-SpecChanges = Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")]
+SpecChanges = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value of the spec: section.key=value. Repeatable.")
+]
 PlannedSlots = Annotated[
     int | None,
-    typer.Option("--slots", min=1, help="Slots it will run on, which settles the lag; default: this machine's."),
+    typer.Option(
+        "--slots",
+        min=1,
+        help="Number of slots the search will run on; determines the lag. Default: the slots of this machine.",
+    ),
 ]
 
 PlotFile = Annotated[
-    Path | None, typer.Option("--picture", metavar="FILE.png", help="Draw it; .svg and .pdf do as well.")
+    Path | None, typer.Option("--picture", metavar="FILE.png", help="Write a plot to this file (.png, .svg or .pdf).")
 ]
-BlockNumber = Annotated[int | None, typer.Option("--block", min=1, help="In this block alone.")]
+BlockNumber = Annotated[int | None, typer.Option("--block", min=1, help="Show only this block.")]

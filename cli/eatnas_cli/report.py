@@ -21,10 +21,10 @@ app = new_app()
 def report(
     ctx: typer.Context,
     name: SearchName,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="Where to write it.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE.html", help="HTML file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """A search as one self-contained web page: its course, its best, where they come from, what failed."""
+    """Write a report about a search as one self-contained HTML file."""
     _check(output, force)
     from eatnas_report.data import load_report_data
     from eatnas_report.page import render_page

@@ -11,7 +11,9 @@ from eatnas_daemon.daemon_options import DaemonOptions
 Slots = Annotated[
     int | None,
     typer.Option(
-        "--slots", min=1, help="Candidates trained at a time; default: physical cores, or as many as fit on the GPUs."
+        "--slots",
+        min=1,
+        help="Number of concurrent trainings. Default: the physical cores, or as many as fit on the GPUs.",
     ),
 ]
 DeviceNames = Annotated[

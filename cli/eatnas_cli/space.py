@@ -28,16 +28,16 @@ LARGEST: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_0
 LONGEST_MESSAGE: Final = 300
 COSTS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
 
-SpaceName = Annotated[str, typer.Option("--space", help="Name of a space.")]
-Written = Annotated[Format, typer.Option("--format", help="How to write the answer; json is one object a line.")]
+SpaceName = Annotated[str, typer.Option("--space", help="Name of a search space.")]
+Written = Annotated[Format, typer.Option("--format", help="Output format; json prints one object per line.")]
 
 
 @app.command("show")
 def show_spaces(
-    name: Annotated[str | None, typer.Argument(help="Name of a space; default: all of them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a search space. Default: all spaces.")] = None,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """The spaces there are, or the blocks of one."""
+    """Show all search spaces, or the blocks of one."""
     rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
     _write(rows, list(rows[0]), format)
 
@@ -45,14 +45,14 @@ def show_spaces(
 @app.command()
 def sample(
     space: SpaceName = DEFAULT_SPACE,
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds, other codes.")] = 0,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many different networks.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures.")] = 1,
     resolution: Annotated[int, typer.Option(min=1, max=LARGEST["resolution"])] = DEFAULTS["resolution"],
     channels: Annotated[int, typer.Option(min=1, max=LARGEST["channels"])] = DEFAULTS["channels"],
     classes: Annotated[int, typer.Option(min=1, max=LARGEST["classes"])] = DEFAULTS["classes"],
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Random codes; as JSON they are what `space cost` reads."""
+    """Sample random architectures; `space cost` reads the JSON output."""
     drawn_from = Space(_macro(space), Task(resolution, channels, classes))
     held: set[str] = set()
     rows = []
@@ -67,11 +67,13 @@ def sample(
 
 @app.command("cost")
 def count_costs(
-    file: Annotated[str, typer.Argument(help="JSON lines with code, resolution, classes; - is the input.")] = "-",
+    file: Annotated[
+        str, typer.Argument(help="File of JSON lines with code, resolution and classes; `-` reads stdin.")
+    ] = "-",
     space: SpaceName = DEFAULT_SPACE,
     format: Written = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Parameters and mult-adds of codes, without building a network.
+    """Compute the parameters and mult-adds of architectures without building networks.
 
     Each line is an object with `code` (a list or the readable text) and `classes`; `resolution` (32) and
     `channels` (3) may be left out. What else it holds is handed through.

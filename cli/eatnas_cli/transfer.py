@@ -21,14 +21,16 @@ app = new_app()
 @app.command()
 def transfer(
     ctx: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of the small search.")],
-    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The large search.")],
-    candidate: Annotated[int | None, typer.Option(help="The basic architecture; default: the best of SOURCE.")] = None,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Name of the source search.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="Spec of the new search.")],
+    candidate: Annotated[
+        int | None, typer.Option(help="Id of the candidate to start with. Default: the best of SOURCE.")
+    ] = None,
     changes: SpecChanges = None,
-    force: Annotated[bool, typer.Option("--force", help="SOURCE or its re-evaluation need not be finished.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept a SOURCE that is not finished.")] = False,
     slots: PlannedSlots = None,
 ) -> None:
-    """Create a search that begins with the best of another and with small changes of it (EAT-NAS)."""
+    """Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS)."""
     created = create_search_from_spec(
         ctx.obj,
         read_spec_file(spec),

@@ -9,33 +9,41 @@ from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 COMMANDS: Final = {
     "best": LazyCommand(
         "eatnas_cli.query.ranking",
-        "The fittest candidates of a search, with what the re-evaluation and the test set said of them.",
+        "List the best candidates of a search, with the results of re-evaluation and test.",
     ),
-    "lineage": LazyCommand("eatnas_cli.query.family", "Where a candidate comes from: every mutation from its root on."),
-    "descendants": LazyCommand("eatnas_cli.query.family", "What came of a candidate: its children, theirs, and so on."),
-    "population": LazyCommand("eatnas_cli.query.population", "Who lives in the population, now or after any step."),
-    "quality": LazyCommand("eatnas_cli.query.quality", "How good the population was after each step."),
+    "lineage": LazyCommand(
+        "eatnas_cli.query.family", "Show the ancestors of a candidate and every mutation since the first one."
+    ),
+    "descendants": LazyCommand("eatnas_cli.query.family", "Show the descendants of a candidate."),
+    "population": LazyCommand(
+        "eatnas_cli.query.population", "List the members of the population, now or after a step."
+    ),
+    "quality": LazyCommand("eatnas_cli.query.quality", "Show the quality of the population after each step."),
     "compare": LazyCommand(
-        "eatnas_cli.query.quality", "How many device seconds each search took to reach the same quality."
+        "eatnas_cli.query.quality", "Compare the device seconds that searches needed to reach the same quality."
     ),
     "primitives": LazyCommand(
         "eatnas_cli.query.population",
-        "Which values of which block survive: their share of the population over time, and how fit they are.",
+        "Show which values of the blocks survive: their share of the population over time and their fitness.",
     ),
     "mutations": LazyCommand(
         "eatnas_cli.query.population",
-        "Which kinds of change paid: how often, and what a child gained on its parent.",
+        "Show how often each kind of mutation happened and how it changed the fitness.",
     ),
-    "pareto": LazyCommand("eatnas_cli.query.pareto", "The candidates that no other beats at both accuracy and cost."),
+    "pareto": LazyCommand(
+        "eatnas_cli.query.pareto",
+        "List the Pareto front: the candidates that no other beats in both accuracy and cost.",
+    ),
     "utilisation": LazyCommand(
         "eatnas_cli.query.history",
-        "What a search took of each slot, how much of the time the slots were at it, and why they were not.",
+        "Show the device seconds of a search, the utilisation of its slots, and why slots were idle.",
     ),
-    "sql": LazyCommand("eatnas_cli.query.sql", "Ask in SQL. Nothing can be changed this way."),
-    "events": LazyCommand("eatnas_cli.query.history", "What happened lately, the newest last."),
-    "failures": LazyCommand("eatnas_cli.query.history", "Which attempts failed or were lost, and why."),
+    "sql": LazyCommand("eatnas_cli.query.sql", "Run a SELECT statement; it cannot change anything."),
+    "events": LazyCommand("eatnas_cli.query.history", "List the latest events, the newest last."),
+    "failures": LazyCommand("eatnas_cli.query.history", "List failed and lost attempts with their reasons."),
     "fingerprint": LazyCommand(
-        "eatnas_cli.query.history", "One line that is equal for equal histories, whenever and wherever they ran."
+        "eatnas_cli.query.history",
+        "Print the fingerprint of a search, which is equal for equal histories on all machines.",
     ),
 }
 
@@ -51,4 +59,4 @@ app = new_app(cls=QueryGroup, no_args_is_help=True)
 
 @app.callback()
 def query() -> None:
-    """Ask the record."""
+    """Query the database."""

@@ -32,13 +32,15 @@ app = new_app()
 @takes_options(page=page_options)
 def lineage(
     ctx: typer.Context,
-    name_or_id: Annotated[str, typer.Argument(help="A candidate's number, or a search's name for its best.")],
+    name_or_id: Annotated[
+        str, typer.Argument(help="Id of a candidate, or the name of a search for its best candidate.")
+    ],
     *,
     picture: PlotFile = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Where a candidate comes from: every mutation from its root on."""
+    """Show the ancestors of a candidate and every mutation since the first one."""
     _print_family(read_lineage(ctx.obj, name_or_id), format, picture, page)
 
 
@@ -52,7 +54,7 @@ def descendants(
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """What came of a candidate: its children, theirs, and so on."""
+    """Show the descendants of a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_descendants(connection, candidate)
     _print_family(rows, format, picture, page)

@@ -29,14 +29,18 @@ app = new_app()
 @app.command()
 def events(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Name of a search; default: all.")] = None,
-    candidate: Annotated[int | None, typer.Option(help="The story of this candidate alone.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Of this kind alone, as JSON names it.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, counted from the newest.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out so many of the newest.")] = 0,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Name of a search. Default: all searches.")
+    ] = None,
+    candidate: Annotated[int | None, typer.Option(help="Show only events of this candidate.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Show only events of this kind, as named in the JSON output.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Number of newest events to skip.")] = 0,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """What happened lately, the newest last."""
+    """List the latest events, the newest last."""
     with read_connection(ctx.obj.database_url) as connection:
         if candidate is not None:
             require_candidate(connection, candidate)
@@ -58,7 +62,7 @@ def failures(
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Which attempts failed or were lost, and why."""
+    """List failed and lost attempts with their reasons."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_failures(connection, get_search(connection, name).id, page)
     show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
@@ -73,7 +77,7 @@ def utilisation(
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """What a search took of each slot, how much of the time the slots were at it, and why they were not.
+    """Show the device seconds of a search, the utilisation of its slots, and why slots were idle.
 
     Paging, order and conditions are for the list of reasons.
     """
@@ -88,7 +92,7 @@ def utilisation(
 
 @app.command()
 def fingerprint(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """One line that is equal for equal histories, whenever and wherever they ran."""
+    """Print the fingerprint of a search, which is equal for equal histories on all machines."""
     print_fingerprint(ctx.obj, name, format)
 
 

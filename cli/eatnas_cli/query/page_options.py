@@ -8,14 +8,18 @@ import typer
 
 from eatnas_db.queries.paging import Page
 
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Show so many at most.")]
-Offset = Annotated[int, typer.Option("--offset", min=0, help="Leave out so many first.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, help="Number of rows to skip.")]
 SortColumn = Annotated[
-    str | None, typer.Option("--sort", metavar="COLUMN", help="Order by a column; -COLUMN: the largest first.")
+    str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column; -COLUMN sorts in descending order.")
 ]
 Conditions = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="CONDITION", help="COLUMN and =, !=, <, <=, > or >= and a value; may be repeated."),
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Filter rows: COLUMN, an operator (=, !=, <, <=, >, >=) and a value. Repeatable.",
+    ),
 ]
 
 

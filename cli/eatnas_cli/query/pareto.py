@@ -21,7 +21,7 @@ app = new_app()
 
 
 class Cost(StrEnum):
-    """What accuracy is weighed against."""
+    """Cost to trade off against accuracy."""
 
     MULT_ADDS = "mult_adds"
     PARAMS = "params"
@@ -33,12 +33,12 @@ def pareto(
     ctx: typer.Context,
     name: SearchName,
     *,
-    cost: Annotated[Cost, typer.Option(help="What accuracy is weighed against.")] = Cost.MULT_ADDS,
+    cost: Annotated[Cost, typer.Option(help="Cost to trade off against accuracy.")] = Cost.MULT_ADDS,
     picture: PlotFile = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """The candidates that no other beats at both accuracy and cost."""
+    """List the Pareto front: the candidates that no other beats in both accuracy and cost."""
     with read_connection(ctx.obj.database_url) as connection:
         search_id = get_search(connection, name).id
         front = list_front(connection, search_id, cost.value)

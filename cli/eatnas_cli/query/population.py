@@ -29,11 +29,11 @@ def population(
     ctx: typer.Context,
     name: SearchName,
     *,
-    at: Annotated[int | None, typer.Option(min=0, help="After this step; default: now.")] = None,
+    at: Annotated[int | None, typer.Option(min=0, help="Step of the search. Default: the latest.")] = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Who lives in the population, now or after any step."""
+    """List the members of the population, now or after a step."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_population(connection, get_search(connection, name).id, at)
     inherited = inheritance_columns(rows, format)
@@ -48,12 +48,12 @@ def primitives(
     name: SearchName,
     *,
     block: BlockNumber = None,
-    points: Annotated[int, typer.Option(min=1, max=100, help="At so many steps, evenly spaced.")] = 5,
+    points: Annotated[int, typer.Option(min=1, max=100, help="Number of evenly spaced steps to show.")] = 5,
     picture: PlotFile = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Which values of which block survive: their share of the population over time, and how fit they are.
+    """Show which values of the blocks survive: their share of the population over time and their fitness.
 
     The table has a line for each value, and a column for each step; sorted or paged, a line for each step of each.
     """
@@ -97,7 +97,7 @@ def mutations(
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Which kinds of change paid: how often, and what a child gained on its parent."""
+    """Show how often each kind of mutation happened and how it changed the fitness."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_mutation_statistics(connection, get_search(connection, name).id, block)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")

@@ -44,12 +44,12 @@ def quality(
     name: SearchName,
     *,
     picture: PlotFile = None,
-    curve: Annotated[bool, typer.Option("--curve", help="Draw mean and best on the terminal.")] = False,
-    over: Annotated[Over, typer.Option(help="What the curve runs over.")] = Over.BIRTHS,
+    curve: Annotated[bool, typer.Option("--curve", help="Plot the mean and the best on the terminal.")] = False,
+    over: Annotated[Over, typer.Option(help="Horizontal axis of the plot.")] = Over.BIRTHS,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """How good the population was after each step."""
+    """Show the quality of the population after each step."""
     from eatnas_report.plots import MAX_POINTS
 
     with read_connection(ctx.obj.database_url) as connection:
@@ -77,16 +77,20 @@ def quality(
 @takes_options(page=page_options)
 def compare(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Searches; ratios are to the first one's.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME…", help="Names of searches; ratios are relative to the first one.")
+    ],
     *,
-    level: Annotated[list[float] | None, typer.Option(help="A level to reach; may be repeated.")] = None,
-    by: Annotated[Measure, typer.Option(help="What is compared.")] = Measure.QUALITY,
-    alone: Annotated[bool, typer.Option("--alone", help="Leave out what a transferred search's source took.")] = False,
+    level: Annotated[list[float] | None, typer.Option(help="Level to reach. Repeatable.")] = None,
+    by: Annotated[Measure, typer.Option(help="Metric to compare.")] = Measure.QUALITY,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="Exclude the device seconds of a transferred search's source.")
+    ] = False,
     picture: PlotFile = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """How many device seconds each search took to reach the same quality."""
+    """Compare the device seconds that searches needed to reach the same quality."""
     with read_connection(ctx.obj.database_url) as connection:
         courses = list_compute_curves(connection, names, measure=by.value, alone=alone)
         specs = {name: get_search(connection, name).spec for name in names}

@@ -22,7 +22,7 @@ app = new_app()
 
 
 def _best_options(
-    top: Annotated[int, typer.Option("--top", "--limit", min=1, max=1_000_000, help="How many.")] = 10,
+    top: Annotated[int, typer.Option("--top", "--limit", min=1, max=1_000_000, help="Maximum number of rows.")] = 10,
     offset: Offset = 0,
     sort: SortColumn = None,
     where: Conditions = None,
@@ -33,7 +33,7 @@ def _best_options(
 @app.command()
 @takes_options(page=_best_options)
 def best(ctx: typer.Context, name: SearchName, *, page: Page, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """The fittest candidates of a search, with what the re-evaluation and the test set said of them."""
+    """List the best candidates of a search, with the results of re-evaluation and test."""
     print_best(ctx.obj, name, page, format)
 
 

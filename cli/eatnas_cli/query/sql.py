@@ -17,12 +17,14 @@ app = new_app()
 @app.command()
 def sql(
     ctx: typer.Context,
-    question: Annotated[str, typer.Argument(metavar="SELECT", help="One SELECT; docs/queries.md lists the views.")],
-    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Show so many rows at most.")] = 1000,
-    timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Seconds that it may take.")] = 30.0,
+    question: Annotated[
+        str, typer.Argument(metavar="SELECT", help="A SELECT statement; docs/queries.md lists the views.")
+    ],
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows.")] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Time limit in seconds.")] = 30.0,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Ask in SQL. Nothing can be changed this way."""
+    """Run a SELECT statement; it cannot change anything."""
     answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
     # Two columns may have one name; a row of names and values has room for one of them.
     columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]

@@ -8,28 +8,32 @@ from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 
 COMMANDS: Final = {
     "create": LazyCommand(
-        "eatnas_cli.search.create", "Check a spec and put its search, with the initial population, into the record."
+        "eatnas_cli.search.create", "Validate a spec and create its search with the initial population."
     ),
-    "list": LazyCommand("eatnas_cli.search.status", "All searches, the newest last."),
-    "show": LazyCommand("eatnas_cli.search.status", "One search: its status, counters and spec."),
+    "list": LazyCommand("eatnas_cli.search.status", "List all searches, the newest last."),
+    "show": LazyCommand("eatnas_cli.search.status", "Show the status, the counters and the spec of a search."),
     "watch": LazyCommand(
-        "eatnas_cli.search.watch", "Watch a search until it ends or you press Ctrl-C; nothing is changed."
+        "eatnas_cli.search.watch", "Watch a search until it ends or you press Ctrl-C; changes nothing."
     ),
     "estimate": LazyCommand(
         "eatnas_cli.search.estimate",
-        "Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing.",
+        "Measure a few sampled architectures on this machine and estimate the duration of the search; writes nothing.",
     ),
-    "pause": LazyCommand("eatnas_cli.search.control", "Checkpoint what is in training and stop; `resume` goes on."),
-    "resume": LazyCommand("eatnas_cli.search.control", "Go on with a paused search."),
-    "cancel": LazyCommand("eatnas_cli.search.control", "End a search for good; its history stays."),
-    "extend": LazyCommand("eatnas_cli.search.control", "Give a search more to do; reopens a finished one."),
+    "pause": LazyCommand(
+        "eatnas_cli.search.control", "Pause a search: checkpoint its trainings and stop; `resume` continues."
+    ),
+    "resume": LazyCommand("eatnas_cli.search.control", "Resume a paused search."),
+    "cancel": LazyCommand("eatnas_cli.search.control", "Cancel a search permanently; its history is kept."),
+    "extend": LazyCommand(
+        "eatnas_cli.search.control", "Extend the budget of a search; a finished search starts again."
+    ),
     "reevaluate": LazyCommand(
         "eatnas_cli.search.retrain",
-        "Measure the best again: each trained from scratch with fresh seeds, in a search of its own.",
+        "Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search.",
     ),
     "final": LazyCommand(
         "eatnas_cli.search.retrain",
-        "Train the winners longer, on training and validation images, and look once at the test set.",
+        "Train the best candidates longer, on training and validation images, and evaluate them once on the test set.",
     ),
 }
 
@@ -45,4 +49,4 @@ app = new_app(cls=SearchGroup, no_args_is_help=True)
 
 @app.callback()
 def search() -> None:
-    """Create searches and steer them."""
+    """Create, show, watch and control searches."""

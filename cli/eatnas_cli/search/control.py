@@ -22,21 +22,21 @@ MAX_HOURS: Final = 1e9
 
 @app.command()
 def pause(ctx: typer.Context, name: SearchName) -> None:
-    """Checkpoint what is in training and stop; `resume` goes on."""
+    """Pause a search: checkpoint its trainings and stop; `resume` continues."""
     _set_state(ctx.obj, name, DesiredState.PAUSED)
     typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` goes on with it")
 
 
 @app.command()
 def resume(ctx: typer.Context, name: SearchName) -> None:
-    """Go on with a paused search."""
+    """Resume a paused search."""
     _set_state(ctx.obj, name, DesiredState.RUN)
     typer.echo(f"search {name} goes on")
 
 
 @app.command()
 def cancel(ctx: typer.Context, name: SearchName) -> None:
-    """End a search for good; its history stays."""
+    """Cancel a search permanently; its history is kept."""
     _set_state(ctx.obj, name, DesiredState.CANCELLED)
     typer.echo(f"search {name} is cancelled; its history stays")
 
@@ -45,10 +45,12 @@ def cancel(ctx: typer.Context, name: SearchName) -> None:
 def extend(
     ctx: typer.Context,
     name: SearchName,
-    candidates: Annotated[int, typer.Option(min=0, max=MAX_CANDIDATES, help="How many more.")] = 0,
-    device_hours: Annotated[float, typer.Option(min=0, max=MAX_HOURS, help="How many more, where limited.")] = 0.0,
+    candidates: Annotated[int, typer.Option(min=0, max=MAX_CANDIDATES, help="Number of additional candidates.")] = 0,
+    device_hours: Annotated[
+        float, typer.Option(min=0, max=MAX_HOURS, help="Additional device hours, for a search with such a budget.")
+    ] = 0.0,
 ) -> None:
-    """Give a search more to do; reopens a finished one."""
+    """Extend the budget of a search; a finished search starts again."""
     if not candidates and not device_hours:
         raise typer.BadParameter("say how much more: --candidates N, --device-hours H, or both")
     with write_connection(ctx.obj.database_url) as connection:

@@ -18,7 +18,7 @@ app = new_app()
 
 @app.command()
 def create(ctx: typer.Context, spec: SpecFile, changes: SpecChanges = None, slots: PlannedSlots = None) -> None:
-    """Check a spec and put its search, with the initial population, into the record."""
+    """Validate a spec and create its search with the initial population."""
     overrides = parse_overrides(changes or ())
     created = create_search_from_spec(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots)
     print_warnings(created.warnings)

@@ -35,12 +35,12 @@ def estimate(
     spec: SpecFile,
     changes: SpecChanges = None,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Slots it would run on; default: what this machine has.")
+        int | None, typer.Option(min=1, help="Number of slots. Default: the slots of this machine.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, max=100, help="Architectures timed.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, max=100, help="Number of architectures to measure.")] = 3,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """Time a few sampled architectures on this machine, and say how long the search would take. Writes nothing.
+    """Measure a few sampled architectures on this machine and estimate the duration of the search; writes nothing.
 
     On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
     """

@@ -22,11 +22,11 @@ app = new_app()
 def reevaluate(
     ctx: typer.Context,
     name: SearchName,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the best.")] = 4,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of each training; default: as in the search.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="Number of best candidates to train.")] = 4,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per training. Default: as in the search.")] = None,
 ) -> None:
-    """Measure the best again: each trained from scratch with fresh seeds, in a search of its own."""
+    """Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search."""
     with write_connection(ctx.obj.database_url) as connection:
         created = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
     typer.echo(f"search {created} created; `eatnas-db run {created}` trains it, `eatnas-db query best {name}` shows it")
@@ -38,16 +38,20 @@ def final(
     name: SearchName,
     candidates: Annotated[
         list[int] | None,
-        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Test this one; may be repeated."),
+        typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Train this candidate. Repeatable."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=1000, help="So many of the winners, where none is named.")] = 1,
+    top: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of best candidates to train if no --candidate is given.")
+    ] = 1,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Of each training; default: 4 times the search's.")
+        int | None, typer.Option(min=1, max=100_000, help="Epochs per training. Default: 4 times those of the search.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each.")] = 3,
-    again: Annotated[bool, typer.Option("--again", help="Even if tested by this recipe before.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
+    again: Annotated[
+        bool, typer.Option("--again", help="Train candidates again that were tested with the same settings before.")
+    ] = False,
 ) -> None:
-    """Train the winners longer, on training and validation images, and look once at the test set.
+    """Train the best candidates longer, on training and validation images, and evaluate them once on the test set.
 
     In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
     """

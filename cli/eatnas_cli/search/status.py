@@ -24,7 +24,7 @@ app = new_app()
 
 @app.command("list")
 def list_searches(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """All searches, the newest last."""
+    """List all searches, the newest last."""
     with read_connection(ctx.obj.database_url) as connection:
         rows, supervised = list_search_summaries(connection), is_supervised(ctx.obj, connection)
     print_summaries(rows, supervised, format)
@@ -56,7 +56,7 @@ def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None)
 
 @app.command("show")
 def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
-    """One search: its status, counters and spec."""
+    """Show the status, the counters and the spec of a search."""
     with read_connection(ctx.obj.database_url) as connection:
         row = get_search(connection, name)
         looks = count_test_evaluations(connection, row.id)

@@ -23,7 +23,7 @@ WATCH_SECONDS: Final = 0.5
 
 @app.command()
 def watch(ctx: typer.Context, name: SearchName) -> None:
-    """Watch a search until it ends or you press Ctrl-C; nothing is changed.
+    """Watch a search until it ends or you press Ctrl-C; changes nothing.
 
     On a terminal: budgets with the time left, the quality curve, the best, and what each slot does. Elsewhere a
     line for each change.

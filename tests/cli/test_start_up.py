@@ -1,0 +1,95 @@
+"""What a command loads before it does its work."""
+
+import subprocess
+import sys
+from typing import Annotated
+
+import pytest
+import typer
+
+from eatnas_cli.app import COMMANDS
+from eatnas_cli.direct_conversion import convert_directly
+from eatnas_cli.lazy_group import LazyGroup
+from eatnas_cli.query.app import COMMANDS as QUERY_COMMANDS
+from eatnas_cli.search.app import COMMANDS as SEARCH_COMMANDS
+
+HEAVY = {"alembic", "mlflow", "numpy", "pydantic", "rich", "torch", "yaml"}
+TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
+
+
+def loaded_by(home, *arguments):
+    """Return the modules that a command loads."""
+    program = (
+        "import sys\nfrom eatnas_cli.app import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit as left: assert not left.code, left.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", program, "--home", str(home), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["search"], ["query"]])
+def test_help_loads_no_command(tmp_path, arguments):
+    loaded = loaded_by(tmp_path, *arguments, "--help")
+    assert not loaded & (HEAVY | {"sqlalchemy", "eatnas_cli.query.ranking", "eatnas_cli.search.status"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["query", "best", "tiny", "--top", "3", "--where", "params<=1e9"],
+        ["query", "lineage", "1", "--format", "table"],
+        ["candidate", "show", "1"],
+        ["search", "list"],
+        ["daemon", "status"],
+    ],
+)
+def test_quick_command_loads_nothing_heavy(tiny, home, arguments):
+    assert not loaded_by(home, *arguments) & (HEAVY | {"sqlalchemy.dialects.postgresql"})
+
+
+@pytest.mark.parametrize(("table", "name"), [(table, name) for table, names in TABLES.items() for name in names])
+def test_listed_help_is_first_line_of_command(table, name):
+    lazy = TABLES[table][name]
+    command = lazy.load(name)
+    assert (command.help or "").splitlines()[0] == lazy.help
+    assert not isinstance(command, LazyGroup) or command.list_commands(None) == list(TABLES[name])
+
+
+@pytest.fixture
+def converted():
+    app = typer.Typer()
+
+    @app.command()
+    def command(
+        text: str,
+        number: Annotated[int, typer.Option(min=0, max=5)] = 1,
+        share: float = 0.5,
+        names: Annotated[list[str] | None, typer.Option()] = None,
+    ) -> None:
+        typer.echo(repr((text, number, share, names or [])))
+
+    converted = typer.main.get_command(app)
+    convert_directly(converted)
+    return converted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output"),
+    [
+        (["a"], "('a', 1, 0.5, [])"),
+        (["a", "--number", "5", "--share", "1e-3", "--names", "x", "--names", "y"], "('a', 5, 0.001, ['x', 'y'])"),
+        (["a", "--number", "+4", "--share", ".5"], "('a', 4, 0.5, [])"),
+    ],
+)
+def test_direct_conversion_gives_typers_values(converted, capsys, arguments, output):
+    converted.main(arguments, standalone_mode=False)
+    assert capsys.readouterr().out.strip() == output
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "--number", "6"], ["a", "--number", "x"], ["a", "--share", "x"]])
+def test_direct_conversion_refuses_what_typer_refuses(converted, arguments):
+    with pytest.raises(SystemExit) as left:
+        converted.main(arguments)
+    assert left.value.code == 2
