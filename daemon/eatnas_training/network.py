@@ -34,8 +34,9 @@ class Convolution(nn.Conv2d):
         stride = self.stride[0]
         if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
             # On processors without AVX-512, oneDNN's weight gradient of this shape writes past its workspace
-            # (oneDNN issue 6035). The convolution of the subsampled images has the same bits.
-            return functional.conv2d(images[:, :, ::stride, ::stride], self.weight)
+            # (oneDNN issue 6035). The convolution of the subsampled images has the same bits. Pooling subsamples them,
+            # because the gradient of a slice has another memory format, which changes the bits of earlier layers.
+            return functional.conv2d(functional.avg_pool2d(images, 1, stride), self.weight)
         return super().forward(images)
 
 
