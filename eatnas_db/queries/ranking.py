@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Float, Select, case, cast, literal, null, select
+from sqlalchemy import Connection, Float, Integer, Select, case, cast, literal, null, select
 
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
@@ -29,7 +29,8 @@ class RankedCandidate:
     """A scored candidate in the ranking.
 
     `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None below
-    two), and `reevaluation_seeds` their number. `test`, `test_spread` and `test_seeds` are the same for the test
+    two), and `reevaluation_seeds` their number. They share one recipe, the one with the most epochs
+    (`reevaluation_epochs`). `test`, `test_spread` and `test_seeds` are the same for the test
     accuracy of its final models that share the recipe of the newest one. `deviation` says how its training differed
     from the recipe after it ran out of memory.
     """
@@ -48,6 +49,7 @@ class RankedCandidate:
     reevaluation: float | None = None
     reevaluation_spread: float | None = None
     reevaluation_seeds: int = 0
+    reevaluation_epochs: int | None = None
     test: float | None = None
     test_spread: float | None = None
     test_seeds: int = 0
@@ -124,6 +126,7 @@ _NO_MEASURES: Final = (
     cast(null(), Float).label("reevaluation"),
     cast(null(), Float).label("reevaluation_spread"),
     literal(0).label("reevaluation_seeds"),
+    cast(null(), Integer).label("reevaluation_epochs"),
     cast(null(), Float).label("test"),
     cast(null(), Float).label("test_spread"),
     literal(0).label("test_seeds"),
@@ -151,26 +154,42 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
     # A subquery, because databases limit the number of parameters of a statement.
     ids = select(query.subquery().c.id)
     reevaluations, tests = _group_reevaluations(connection, ids), group_tested_models(connection, ids)
-    return [_with_test(_with_reevaluation(row, reevaluations.get(row.id, [])), tests.get(row.id, [])) for row in rows]
+    return [_with_test(_with_reevaluation(row, reevaluations.get(row.id, {})), tests.get(row.id, [])) for row in rows]
 
 
-def _group_reevaluations(connection: Connection, candidate_ids: Select[tuple[int]]) -> dict[int, list[float]]:
-    query = select(candidate.c.parent_id, candidate.c.fitness).where(
-        candidate.c.parent_id.in_(candidate_ids),
-        candidate.c.origin == Origin.REEVALUATION,
-        candidate.c.fitness.is_not(None),
+def _group_reevaluations(
+    connection: Connection, candidate_ids: Select[tuple[int]]
+) -> dict[int, dict[int, list[float]]]:
+    """Return the fitness values of each candidate's re-evaluations by their epochs, in which alone recipes differ."""
+    query = (
+        select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
+        .join(search, search.c.id == candidate.c.search_id)
+        .where(
+            candidate.c.parent_id.in_(candidate_ids),
+            candidate.c.origin == Origin.REEVALUATION,
+            candidate.c.fitness.is_not(None),
+        )
     )
-    values: dict[int, list[float]] = defaultdict(list)
-    for parent_id, fitness in connection.execute(query.order_by(candidate.c.id)):
-        values[parent_id].append(fitness)
+    values: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for parent_id, fitness, epochs in connection.execute(query.order_by(candidate.c.id)):
+        values[parent_id][epochs].append(fitness)
     return values
 
 
-def _with_reevaluation(row: RankedCandidate, values: list[float]) -> RankedCandidate:
-    if not values:
+def _with_reevaluation(row: RankedCandidate, by_epochs: dict[int, list[float]]) -> RankedCandidate:
+    if not by_epochs:
         return row
+    # Values of different recipes have no common mean.
+    epochs = max(by_epochs)
+    values = by_epochs[epochs]
     mean, spread = _mean_and_spread(values)
-    return replace(row, reevaluation=mean, reevaluation_spread=spread, reevaluation_seeds=len(values))
+    return replace(
+        row,
+        reevaluation=mean,
+        reevaluation_spread=spread,
+        reevaluation_seeds=len(values),
+        reevaluation_epochs=epochs,
+    )
 
 
 def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidate:

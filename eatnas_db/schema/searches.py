@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -21,10 +23,12 @@ from sqlalchemy import (
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.schema.definitions import Id, define_table, one_of
 
+MAXIMUM_NAME_LENGTH: Final = 64
+
 search = define_table(
     "search",
     Column("id", Id, primary_key=True),
-    Column("name", String(64), nullable=False, unique=True),
+    Column("name", String(MAXIMUM_NAME_LENGTH), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
     Column("source_id", Id, ForeignKey("eatnas_search.id")),
     Column("basic_id", Id),

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, select
 
 from eatnas_db.candidates import insert_candidate
+from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth
@@ -20,7 +21,8 @@ from eatnas_db.events import record_event
 from eatnas_db.queries.final_models import list_final_models
 from eatnas_db.queries.ranking import get_best, list_best, list_fittest
 from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
-from eatnas_db.schema.searches import search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
 from eatnas_db.searches.search_space import space_of
 
@@ -123,10 +125,16 @@ def insert_reevaluation(
     epochs: int | None,
     now: float,
 ) -> str:
-    """Insert a search that trains candidates of `source`, given by id and code, once per seed; return its name."""
+    """Insert a search that trains candidates of `source`, given by id and code, once per seed; return its name.
+
+    The seeds are distinct from those of all earlier re-evaluations of a candidate.
+    """
     training = {**source.spec["training"], "epochs": epochs or source.spec["training"]["epochs"]}
+    used = _used_replicas(connection, [candidate_id for candidate_id, _ in codes])
     retrainings = [
-        Retraining(candidate_id, code, replica) for candidate_id, code in codes for replica in range(1, seeds + 1)
+        Retraining(candidate_id, code, used.get(candidate_id, 0) + number)
+        for candidate_id, code in codes
+        for number in range(1, seeds + 1)
     ]
     return _insert_retrainings(
         connection,
@@ -137,6 +145,14 @@ def insert_reevaluation(
         training=training,
         now=now,
     )
+
+
+def _used_replicas(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, int]:
+    """Return the largest replica among the re-evaluations of each candidate that has one."""
+    query = select(candidate.c.parent_id, func.max(candidate.c.replica)).where(
+        candidate.c.parent_id.in_(candidate_ids), candidate.c.origin == Origin.REEVALUATION
+    )
+    return {row[0]: row[1] for row in connection.execute(query.group_by(candidate.c.parent_id))}
 
 
 def _insert_retrainings(
@@ -150,20 +166,17 @@ def _insert_retrainings(
     now: float,
 ) -> str:
     """Insert a search whose births are all given; return its name."""
-    name = _unused_name(connection, source, kind)
     budget = {**source.spec["budget"], "candidates": len(retrainings), "device_hours": None}
     if kind == SearchKind.FINAL:  # the time limit applies to the recipe of the search
         budget["candidate_seconds"] = None
     spec = {
         **source.spec,
-        "name": name,
         "training": training,
         "budget": budget,
         "inheritance": {**source.spec["inheritance"], "weights": "fresh"},
         "reevaluation": {**source.spec["reevaluation"], "top": 0},
     }
     values = {
-        "name": name,
         "kind": kind,
         "source_id": source.id,
         "seed": source.seed,
@@ -172,14 +185,13 @@ def _insert_retrainings(
         "data_digest": source.data_digest,
         # Trained before other searches, because a user waits for the result.
         "priority": source.priority + 1,
-        "spec": spec,
         "population": len(retrainings),
         "lag": len(retrainings),
         "budget_candidates": len(retrainings),
         "wish": DesiredState.RUN,
         "created_at": now,
     }
-    search_id = int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
+    search_id, name = _insert_with_unused_name(connection, values, spec, prefix=source.name, suffix=kind)
     record_event(connection, now, "created", search_id=search_id, detail={"source": source.name})
     space = space_of(source)
     for number, retraining in enumerate(retrainings):
@@ -189,10 +201,22 @@ def _insert_retrainings(
     return name
 
 
-def _unused_name(connection: Connection, source: SearchRecord, kind: SearchKind) -> str:
-    taken = set(connection.execute(select(search.c.name).where(search.c.source_id == source.id)).scalars())
-    names = (f"{source.name[:48]}.{kind}{'' if number == 1 else number}" for number in count(1))
-    return next(name for name in names if name not in taken)
+def _insert_with_unused_name(
+    connection: Connection, values: dict[str, Any], spec: dict[str, Any], *, prefix: str, suffix: str
+) -> tuple[int, str]:
+    """Insert a search named PREFIX.SUFFIX, or with a number after it where that name is taken; return its id and name.
+
+    The insert itself finds out which names are taken, so it cannot collide with a search that another program creates.
+    """
+    statement = insert_or_ignore(search).returning(search.c.id)
+    for number in count(1):
+        ending = f".{suffix}{'' if number == 1 else number}"
+        name = prefix[: MAXIMUM_NAME_LENGTH - len(ending)] + ending
+        row = {**values, "name": name, "spec": {**spec, "name": name}}
+        search_id = connection.execute(statement, row).scalar()
+        if search_id is not None:
+            return int(search_id), name
+    raise AssertionError("unreachable: there are more names than searches")
 
 
 def _require_evolution(record: SearchRecord, participle: str) -> None:

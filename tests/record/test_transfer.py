@@ -332,6 +332,50 @@ def test_reevaluation_retrains_the_best_and_decides_the_ranking(engine, finished
         assert get_search(connection, name).status == "finished"
 
 
+def test_reevaluations_never_repeat_a_seed(engine, finished, lease_factory, score_factory):
+    small = finished()
+    for _ in range(2):
+        with transaction(engine) as connection:
+            name = create_reevaluation(connection, "small", top=1, seeds=2, now=5.0)
+            reevaluation_id = get_search(connection, name).id
+        while (leased := lease_factory(reevaluation_id)) is not None:
+            score_factory(leased, 0.5)
+    with transaction(engine) as connection:
+        best = get_best(connection, small)
+        replicas = connection.execute(select(candidate.c.replica).where(candidate.c.parent_id == best.id)).scalars()
+        assert sorted(replica for replica in replicas if replica) == [1, 2, 3, 4]
+    assert best.reevaluation_seeds == 4
+
+
+def test_mean_of_reevaluations_is_over_one_recipe(engine, finished, lease_factory, score_factory):
+    small = finished()
+    for epochs, fitness in ((3, 0.75), (1, 0.25), (3, 0.5)):
+        with transaction(engine) as connection:
+            name = create_reevaluation(connection, "small", top=1, seeds=1, epochs=epochs, now=5.0)
+            reevaluation_id = get_search(connection, name).id
+        score_factory(lease_factory(reevaluation_id), fitness)
+    with transaction(engine) as connection:
+        best = get_best(connection, small)
+    assert (best.reevaluation, best.reevaluation_seeds, best.reevaluation_epochs) == (0.625, 2, 3)
+
+
+def test_generated_names_avoid_names_of_users(engine, finished, search_factory):
+    search_factory("small.reevaluation")
+    finished(reevaluation__top=1, reevaluation__seeds=1)
+    with transaction(engine) as connection:
+        assert get_search(connection, "small.reevaluation2").kind == "reevaluation"
+
+
+def test_generated_names_of_long_names_differ(engine, search_factory, lease_factory, score_factory):
+    names = [f"{'n' * 60}.{number}" for number in (1, 2)]
+    for name in names:
+        score_factory(lease_factory(search_factory(name)), 0.5)
+    with transaction(engine) as connection:
+        made = [create_reevaluation(connection, name, top=1, seeds=1, now=5.0) for name in names]
+    assert len(set(made)) == 2
+    assert all(len(name) <= 64 for name in made)
+
+
 def test_finished_search_starts_its_reevaluation(engine, finished):
     finished(reevaluation__top=2, reevaluation__seeds=2, reevaluation__epochs=1)
     with transaction(engine) as connection:
