@@ -1,4 +1,4 @@
-"""Every write of a candidate's life is a place to die: each in turn ends the process, and the rest goes on."""
+"""Kill a process at each of its writes in turn: the search ends with the same result every time."""
 
 import shutil
 import subprocess
@@ -21,10 +21,10 @@ SMALL = {
     "budget__candidates": 4,
 }
 PROGRAM = SIMULATED_WORKER
-SHARES = 4
-"""All places are tried by so many tests, to be done within the time that one may take."""
-EVERYDAY = 4
-"""So many places are tried in the everyday run."""
+SHARDS = 4
+"""Number of tests that share all crash points, to keep each of them within its time limit."""
+SAMPLED = 4
+"""Number of crash points in the everyday run."""
 CHILD = """
 import os, signal, sys
 from sqlalchemy import event
@@ -86,7 +86,7 @@ for argument in sys.argv[2:]:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory, home):
-    """Copies of a home with a search that nobody has touched."""
+    """A function that copies a home with a search that has not started."""
     folder = tmp_path_factory.mktemp("fresh")
     home(folder / "original", **SMALL)
 
@@ -98,14 +98,14 @@ def fresh(tmp_path_factory, home):
 
 
 @pytest.fixture(scope="module")
-def calm(fresh, supervise):
+def expected(fresh, supervise):
     return supervise(fresh("calm"), program=PROGRAM)
 
 
-def supervise_until_death(*places):
-    """Supervise each home in a process of its own that dies at its place; what those print who do not."""
+def supervise_until_killed(*crash_points):
+    """Supervise each home in a process that is killed at its write; return the output of those that survive."""
     script = CHILD.replace("PROGRAM", repr(PROGRAM))
-    arguments = [f"{settings.home}:{number}" for settings, number in places]
+    arguments = [f"{settings.home}:{number}" for settings, number in crash_points]
     return subprocess.run(
         [sys.executable, "-c", script, "-", *arguments], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.split()
@@ -113,15 +113,15 @@ def supervise_until_death(*places):
 
 @pytest.fixture(scope="module")
 def writes(fresh):
-    """How many writes a supervisor makes in the life of this search."""
-    (count,) = supervise_until_death((fresh("counted"), 10**9))
+    """The number of writes of a supervisor during the whole search."""
+    (count,) = supervise_until_killed((fresh("counted"), 10**9))
     assert int(count) > 100
     return int(count)
 
 
-def the_search_comes_out_the_same(settings, supervise, calm):
+def assert_same_result(settings, supervise, expected):
     __tracebackhide__ = True
-    assert supervise(settings, program=PROGRAM) == calm
+    assert supervise(settings, program=PROGRAM) == expected
     with read_transaction(open_record(settings.database_url)) as connection:
         assert connection.execute(select(lease)).all() == []
         assert connection.execute(select(attempt).where(attempt.c.ended_at.is_(None))).all() == []
@@ -130,28 +130,28 @@ def the_search_comes_out_the_same(settings, supervise, calm):
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
 
 
-def test_a_supervisor_may_die_at_a_sample_of_its_writes(fresh, supervise, calm, writes):
-    # Not to the last: time decides how often a supervisor looks at the record, and so how much it writes.
-    numbers = range(3, writes * 3 // 4, writes // EVERYDAY)
-    places = [(fresh(f"sample-{number}"), number) for number in numbers]
-    assert supervise_until_death(*places) == []
-    for settings, _ in places:
-        the_search_comes_out_the_same(settings, supervise, calm)
+def test_supervisor_killed_at_sampled_writes_loses_nothing(fresh, supervise, expected, writes):
+    # Not the last ones: how often a supervisor writes depends on its speed.
+    numbers = range(3, writes * 3 // 4, writes // SAMPLED)
+    crash_points = [(fresh(f"sample-{number}"), number) for number in numbers]
+    assert supervise_until_killed(*crash_points) == []
+    for settings, _ in crash_points:
+        assert_same_result(settings, supervise, expected)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", range(SHARES))
-def test_a_supervisor_may_die_at_every_single_write(fresh, supervise, calm, writes, share):
-    places = [(fresh(f"every-{number}"), number) for number in range(1 + share, writes + 1, SHARES)]
-    supervise_until_death(*places)
-    for settings, _ in places:
-        the_search_comes_out_the_same(settings, supervise, calm)
+@pytest.mark.parametrize("share", range(SHARDS))
+def test_supervisor_killed_at_every_write_loses_nothing(fresh, supervise, expected, writes, share):
+    crash_points = [(fresh(f"every-{number}"), number) for number in range(1 + share, writes + 1, SHARDS)]
+    supervise_until_killed(*crash_points)
+    for settings, _ in crash_points:
+        assert_same_result(settings, supervise, expected)
         shutil.rmtree(settings.home)
 
 
-def lived_through(settings, number, supervise, calm):
-    """Let the worker of candidate 3 die at one of its writes; whether it has come so far."""
-    assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == calm
+def survives(settings, number, supervise, expected):
+    """Kill the worker of candidate 3 at one of its writes; return whether it ended before that write."""
+    assert supervise(settings, program=(*PROGRAM, "--kill-on", "3", "--kill-at-write", str(number))) == expected
     with read_transaction(open_record(settings.database_url)) as connection:
         query = select(attempt.c.outcome).where(attempt.c.candidate_id == 3).order_by(attempt.c.number)
         outcomes = list(connection.execute(query).scalars())
@@ -161,14 +161,14 @@ def lived_through(settings, number, supervise, calm):
 
 
 @pytest.mark.parametrize("number", [1, 4, 6, 7])
-def test_a_worker_may_die_at_a_sample_of_its_writes(fresh, supervise, calm, number):
-    assert not lived_through(fresh(f"worker-sample-{number}"), number, supervise, calm)
+def test_worker_killed_at_sampled_writes_loses_nothing(fresh, supervise, expected, number):
+    assert not survives(fresh(f"worker-sample-{number}"), number, supervise, expected)
 
 
 @pytest.mark.slow
-def test_a_worker_may_die_at_every_single_write(fresh, supervise, calm):
+def test_worker_killed_at_every_write_loses_nothing(fresh, supervise, expected):
     number = 1
-    while not lived_through(fresh(f"worker-{number}"), number, supervise, calm):
+    while not survives(fresh(f"worker-{number}"), number, supervise, expected):
         number += 1
     # A phase; in each epoch a result, a progress, and a checkpoint that is created (two audit events), renamed, synced
     # and reported; and the end.

@@ -1,4 +1,4 @@
-"""Full disks: work pauses with one clear message, goes on by itself when there is room, and nothing is torn.
+"""Full disks: training waits with a clear message, continues when there is space, and no file is damaged.
 
 Real small disks where this machine lets us mount one, and limits on the size of files, which go everywhere.
 """
@@ -20,15 +20,17 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
+from support.searches import fetch_rows
 from support.simulated_worker import SIMULATED_WORKER
 from support.slots import progress_of, running_pid
+from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
 QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
-"""For so long a disk stays full after that was told."""
+"""Time that a disk stays full after the supervisor reports it."""
 SECONDS = 60
 SUPERVISE = """
 import sys
@@ -51,7 +53,7 @@ Supervisor(open_record(settings.database_url), settings, launcher, slots=2, host
 
 
 class Disk:
-    """A disk of few megabytes and few files, that can be filled and emptied."""
+    """A disk of a few megabytes that a test fills and empties."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,7 +87,7 @@ def disk(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, home, supervise):
+def expected(tmp_path_factory, home, supervise):
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
@@ -94,7 +96,7 @@ def waiting(settings):
         return connection.execute(select(search.c.waiting)).scalar_one()
 
 
-def nothing_is_torn_or_blamed(settings):
+def assert_nothing_is_damaged(settings):
     __tracebackhide__ = True
     with read_transaction(open_record(settings.database_url)) as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalars().all() == ["ok"]
@@ -102,78 +104,80 @@ def nothing_is_torn_or_blamed(settings):
     assert waiting(settings) is None
 
 
-class FullForAWhile:
-    """Fills when something trains, and makes room some time after the supervisor has told of it."""
+class TemporarilyFull:
+    """Fills a disk while a training runs, and frees it some time after the supervisor reports the problem."""
 
-    def __init__(self, fill, make_room) -> None:
-        self.fill, self.make_room = fill, make_room
-        self.told: list[str] = []
-        self.filled = self.roomy = False
-        self._told_at = 0.0
+    def __init__(self, fill, free) -> None:
+        self.fill, self.free = fill, free
+        self.reported: list[str] = []
+        self.filled = self.freed = False
+        self._reported_at = 0.0
 
     def __call__(self, supervisor) -> None:
         if not self.filled and any(progress_of(slot) for slot in supervisor.slots):
             self.filled = True
             self.fill(supervisor)
-        if supervisor.trouble is not None and supervisor.trouble not in self.told:
-            self.told.append(supervisor.trouble)
-            self._told_at = self._told_at or time.monotonic()
-        if self.told and not self.roomy and time.monotonic() - self._told_at > FULL_SECONDS:
-            self.roomy = True
-            self.make_room(supervisor)
+        if supervisor.trouble is not None and supervisor.trouble not in self.reported:
+            self.reported.append(supervisor.trouble)
+            self._reported_at = self._reported_at or time.monotonic()
+        if self.reported and not self.freed and time.monotonic() - self._reported_at > FULL_SECONDS:
+            self.freed = True
+            self.free(supervisor)
 
 
-def test_work_waits_for_room_for_checkpoints(tmp_path, home, supervise, calm, disk):
+def test_training_waits_while_checkpoint_disk_is_full(tmp_path, home, supervise, expected, disk):
     settings = home(tmp_path / "home")
     settings.artifacts.symlink_to(disk.folder)
     seen = set()
-    watch = FullForAWhile(lambda _: disk.fill(), lambda _: (seen.add(waiting(settings)), disk.empty()))
-    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
-    assert watch.roomy
-    assert seen == set(watch.told) == {f"the disk of {settings.artifacts} is full; training goes on when there is room"}
-    nothing_is_torn_or_blamed(settings)
+    watch = TemporarilyFull(lambda _: disk.fill(), lambda _: (seen.add(waiting(settings)), disk.empty()))
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == expected
+    assert watch.freed
+    assert (
+        seen
+        == set(watch.reported)
+        == {f"the disk of {settings.artifacts} is full; training goes on when there is room"}
+    )
+    assert_nothing_is_damaged(settings)
 
 
-def test_work_waits_for_room_for_the_record(tmp_path, home, supervise, calm, disk):
+def test_training_waits_while_database_disk_is_full(tmp_path, home, supervise, expected, disk):
     for folder in ("artifacts", "logs"):
         (tmp_path / folder).mkdir()
     settings = home(disk.folder / "home")
     settings.artifacts.symlink_to(tmp_path / "artifacts")
     settings.logs.symlink_to(tmp_path / "logs")
-    watch = FullForAWhile(lambda _: disk.fill(), lambda _: disk.empty())
-    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
-    assert watch.roomy
-    assert watch.told == [
+    watch = TemporarilyFull(lambda _: disk.fill(), lambda _: disk.empty())
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == expected
+    assert watch.freed
+    assert watch.reported == [
         f"the disk of {settings.database_file} is full; free some space, then try again: no data is lost"
     ]
-    nothing_is_torn_or_blamed(settings)
+    assert_nothing_is_damaged(settings)
 
 
-def test_a_daemon_that_finds_the_records_disk_full_says_so_and_starts_when_there_is_room(
-    tmp_path, home, supervise, calm, disk
-):
+def test_daemon_does_not_start_on_a_full_disk(tmp_path, home, supervise, expected, disk):
     settings = home(disk.folder / "home")
     disk.fill()
     with pytest.raises(RecordError, match="is full; free some space"):
         supervise(settings)
     disk.empty()
-    assert supervise(settings) == calm
+    assert supervise(settings) == expected
 
 
-def test_a_full_disk_of_logs_costs_logs_and_no_training(tmp_path, home, supervise, calm, disk):
+def test_full_log_disk_does_not_stop_training(tmp_path, home, supervise, expected, disk):
     settings = home(tmp_path / "home")
     settings.logs.symlink_to(disk.folder)
     disk.fill()
-    assert supervise(settings, program=PACED, timeouts=QUICK) == calm
-    nothing_is_torn_or_blamed(settings)
+    assert supervise(settings, program=PACED, timeouts=QUICK) == expected
+    assert_nothing_is_damaged(settings)
 
 
-def test_work_waits_while_everything_is_full_at_once(tmp_path, home, supervise, calm, disk):
+def test_training_waits_while_the_only_disk_is_full(tmp_path, home, supervise, expected, disk):
     settings = home(disk.folder / "home")
-    watch = FullForAWhile(lambda _: disk.fill(), lambda _: disk.empty())
-    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
-    assert watch.roomy
-    nothing_is_torn_or_blamed(settings)
+    watch = TemporarilyFull(lambda _: disk.fill(), lambda _: disk.empty())
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == expected
+    assert watch.freed
+    assert_nothing_is_damaged(settings)
 
 
 def limit(pid, size):
@@ -185,43 +189,38 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="other processes are 
 
 
 @linux
-def test_a_worker_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
+def test_worker_over_file_size_limit_waits(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "home")
 
     def workers(supervisor):
         return [running_pid(slot) for slot in supervisor.slots if running_pid(slot)]
 
-    watch = FullForAWhile(
+    watch = TemporarilyFull(
         lambda now: [limit(pid, 16) for pid in workers(now)], lambda now: [limit(pid, None) for pid in workers(now)]
     )
-    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == calm
-    assert watch.roomy
-    assert watch.told == [f"the disk of {settings.artifacts} is full; training goes on when there is room"]
-    nothing_is_torn_or_blamed(settings)
+    assert supervise(settings, program=PACED, on_tick=watch, timeouts=QUICK) == expected
+    assert watch.freed
+    assert watch.reported == [f"the disk of {settings.artifacts} is full; training goes on when there is room"]
+    assert_nothing_is_damaged(settings)
 
 
 @linux
-def test_a_supervisor_that_may_write_no_more_waits(tmp_path, home, supervise, calm):
+def test_supervisor_over_file_size_limit_waits(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "home")
     slow = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
     command = [sys.executable, "-c", SUPERVISE, str(settings.home), *slow]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + SECONDS
-        with read_transaction(open_record(settings.database_url)) as connection:
-            count = select(attempt.c.number).where(attempt.c.outcome == "scored")
-        while time.monotonic() < deadline:
-            with read_transaction(open_record(settings.database_url)) as connection:
-                if len(connection.execute(count).all()) >= 2:
-                    break
+        scored = select(attempt.c.number).where(attempt.c.outcome == "scored")
+        eventually(lambda: len(fetch_rows(settings, scored)) >= 2, SECONDS)
         limit(process.pid, 0)
         assert process.stdout is not None
         told = process.stdout.readline()
         limit(process.pid, None)
-        # Workers started meanwhile have inherited the limit.
+        # Workers that started meanwhile have inherited the limit.
         for worker in psutil.Process(process.pid).children():
             limit(worker.pid, None)
         assert process.stdout.read() == "None\n"
         assert process.wait(SECONDS) == 0
     assert str(settings.database_file) in told
-    assert supervise(settings) == calm
-    nothing_is_torn_or_blamed(settings)
+    assert supervise(settings) == expected
+    assert_nothing_is_damaged(settings)

@@ -1,4 +1,4 @@
-"""What goes wrong, and what becomes of it: hangs, poison, damage, a record that cannot be reached."""
+"""Faults of workers, checkpoints, the clock and the database, and how a supervisor recovers from them."""
 
 import errno
 import os
@@ -17,55 +17,51 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import leases, transitions
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.database.transactions import transaction
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, lease
+from support.searches import fetch_rows
 from support.simulated_worker import SIMULATED_WORKER
 from support.slots import candidate_of, is_training, progress_of, running_pid
 
 SLOW = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.1")
-"""Still in its first epochs when a supervisor on a busy machine comes to look."""
+"""Slow enough to be in its first epochs when a supervisor on a busy machine checks it."""
 QUICK = Timeouts(tick=0.02, database=0.1, silence=0.5, stop=0.5, restart=0.05, checkpoint_cleanup=0.0)
 
 
-def rows(settings, query):
-    with read_transaction(open_record(settings.database_url)) as connection:
-        return connection.execute(query).all()
-
-
 def events(settings, kind):
-    return rows(settings, select(event).where(event.c.kind == kind).order_by(event.c.id))
+    return fetch_rows(settings, select(event).where(event.c.kind == kind).order_by(event.c.id))
 
 
 def outcomes(settings, candidate_id):
     query = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == candidate_id)
-    return [tuple(row) for row in rows(settings, query.order_by(attempt.c.number))]
+    return [tuple(row) for row in fetch_rows(settings, query.order_by(attempt.c.number))]
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, home, supervise):
-    """The fingerprint of the search when nothing happens to it."""
+def expected(tmp_path_factory, home, supervise):
+    """The fingerprint of the search without faults."""
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
-def test_a_training_that_hangs_is_killed_with_its_children_and_tried_again(tmp_path, home, supervise, fast, calm):
+def test_hanging_training_is_killed_with_children_and_retried(tmp_path, home, supervise, fast, expected):
     settings = home(tmp_path / "hang")
     children = set()
 
-    def look(supervisor):
+    def observe(supervisor):
         for slot in supervisor.slots:
             if running_pid(slot) and psutil.pid_exists(running_pid(slot)):
                 children.update(psutil.Process(running_pid(slot)).children())
 
-    assert supervise(settings, program=(*fast, "--hang-on", "9"), on_tick=look, timeouts=QUICK) == calm
+    assert supervise(settings, program=(*fast, "--hang-on", "9"), on_tick=observe, timeouts=QUICK) == expected
     assert outcomes(settings, 9) == [("failed", "hang"), ("scored", None)]
     assert children
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervise, fast):
+def test_worker_that_ignores_a_stop_request_is_killed(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "deaf")
 
     def pause(supervisor):
@@ -76,47 +72,47 @@ def test_a_worker_that_does_not_stop_when_told_is_killed(tmp_path, home, supervi
     timeouts = Timeouts(tick=0.02, database=0.1, silence=60, stop=0.3)
     supervise(settings, program=(*fast, "--hang-on", "3"), on_tick=pause, timeouts=timeouts)
     assert outcomes(settings, 3) == [("failed", "hang")]
-    assert rows(settings, select(lease)) == []
+    assert fetch_rows(settings, select(lease)) == []
 
 
-def test_a_poisoned_candidate_fails_with_its_cause_and_the_search_goes_on(tmp_path, home, supervise, fast):
+def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "poison")
-    wall = lambda: time.time() * 1000  # back-off passes a thousand times as fast  # noqa: E731
+    wall = lambda: time.time() * 1000  # makes the back-off a thousand times shorter  # noqa: E731
     supervise(settings, program=(*fast, "--fail-on", "9"), timeouts=QUICK, wall=wall)
     tried = outcomes(settings, 9)
-    # The first attempt brought it further, and does not count.
+    # The first attempt made progress and therefore does not count.
     assert tried == [("failed", "exception")] * 4
-    (state,) = rows(settings, select(candidate.c.state).where(candidate.c.id == 9))
+    (state,) = fetch_rows(settings, select(candidate.c.state).where(candidate.c.id == 9))
     assert state.state == "failed"
-    (row,) = rows(settings, select(search))
+    (row,) = fetch_rows(settings, select(search))
     assert (row.settled, row.scored) == (24, 23)
     assert row.finished_at is not None
 
 
-def test_a_candidate_over_its_time_limit_fails_and_is_not_tried_again(tmp_path, home, supervise, fast):
-    # Far longer than its limit: it has not ended before a supervisor on a busy machine looks.
+def test_candidate_over_its_time_limit_is_not_retried(tmp_path, home, supervise, fast):
+    # Much longer than its limit, so that it cannot end before a supervisor on a busy machine checks it.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
     supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), timeouts=QUICK)
-    failures = rows(settings, select(attempt.c.failure, attempt.c.number))
+    failures = fetch_rows(settings, select(attempt.c.failure, attempt.c.number))
     assert {tuple(row) for row in failures} == {("time_limit", 1)}
 
 
-def test_workers_that_cannot_start_are_told_and_not_started_without_end(tmp_path, home, supervise):
+def test_workers_that_exit_before_ready_are_reported(tmp_path, home, supervise):
     settings = home(tmp_path / "broken")
     seen = set()
 
-    def look(supervisor):
+    def observe(supervisor):
         seen.add(supervisor.trouble)
         if supervisor.trouble is not None and supervisor.slots[0].failed_starts >= 3:
             supervisor.stop()
 
-    supervise(settings, slots=1, program=("-m", "eatnas_training.no_such_module"), on_tick=look, timeouts=QUICK)
-    (told,) = seen - {None}
-    assert "workers end before they are ready" in told
-    assert "worker-0.log" in told
+    supervise(settings, slots=1, program=("-m", "eatnas_training.no_such_module"), on_tick=observe, timeouts=QUICK)
+    (message,) = seen - {None}
+    assert "workers end before they are ready" in message
+    assert "worker-0.log" in message
 
 
-def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, supervise):
+def test_cancelled_candidate_stops_training_at_once(tmp_path, home, supervise):
     settings = home(tmp_path / "cancelled", budget__candidates=6)
     engine = open_record(settings.database_url)
     cancelled = []
@@ -136,7 +132,7 @@ def test_a_candidate_cancelled_by_hand_stops_training_at_once(tmp_path, home, su
     assert cancelled[1] - cancelled[0] < 5
 
 
-def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home, supervise, calm):
+def test_locked_database_delays_but_loses_nothing(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "held")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
     seen = set()
@@ -150,13 +146,13 @@ def test_a_record_held_by_somebody_else_delays_and_loses_nothing(tmp_path, home,
         if held_since and other.in_transaction and time.monotonic() - held_since[0] > 1:
             other.execute("ROLLBACK")
 
-    assert supervise(settings, on_tick=hold, busy_seconds=0.1, timeouts=QUICK) == calm
-    (told,) = seen - {None}
-    assert "locked by another program" in told
+    assert supervise(settings, on_tick=hold, busy_seconds=0.1, timeouts=QUICK) == expected
+    (message,) = seen - {None}
+    assert "locked by another program" in message
 
 
 @pytest.mark.slow
-def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_path, home, supervise, calm):
+def test_frozen_worker_is_killed_and_replaced(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "frozen")
     frozen = []
 
@@ -166,12 +162,12 @@ def test_a_frozen_worker_is_replaced_and_may_write_nothing_when_it_wakes(tmp_pat
                 frozen.append(psutil.Process(running_pid(slot)))
                 frozen[0].send_signal(signal.SIGSTOP)
 
-    assert supervise(settings, program=SLOW, on_tick=freeze, timeouts=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=freeze, timeouts=QUICK) == expected
     assert [row.kind for row in events(settings, "taken_back")] == ["taken_back"]
     assert not frozen[0].is_running() or frozen[0].status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp_path, home, supervise):
+def test_suspended_worker_is_not_the_candidates_fault(tmp_path, home, supervise):
     settings = home(tmp_path / "suspended", budget__candidates=6)
 
     def freeze(supervisor):
@@ -185,36 +181,36 @@ def test_a_suspended_worker_counts_as_a_kill_and_not_as_its_candidates_fault(tmp
 
     supervise(settings, program=SLOW, on_tick=freeze, timeouts=QUICK)
     assert outcomes(settings, 2) == [("lost", "lost"), ("scored", None)]
-    (message,) = rows(settings, select(attempt.c.message).where(attempt.c.candidate_id == 2, attempt.c.number == 1))
-    assert "suspended" in message.message
+    (row,) = fetch_rows(settings, select(attempt.c.message).where(attempt.c.candidate_id == 2, attempt.c.number == 1))
+    assert "suspended" in row.message
 
 
-def test_a_worker_that_dies_while_the_record_is_held_is_told_nothing_more(tmp_path, home, supervise, calm):
+def test_worker_dead_during_database_lock_gets_no_message(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "held-and-killed")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
     ended_at = []
 
-    def strike(supervisor):
+    def interfere(supervisor):
         working = [slot for slot in supervisor.slots if progress_of(slot) and running_pid(slot)]
         if not ended_at and working and not other.in_transaction:
             other.execute("BEGIN IMMEDIATE")
             psutil.Process(running_pid(working[0])).kill()
         if not ended_at and any(slot.worker and slot.worker.ended for slot in supervisor.slots):
             ended_at.append(time.monotonic())
-        # Several beats are due before it is written down that the worker is gone.
+        # Several heartbeats are due before the end of the worker is recorded.
         if ended_at and other.in_transaction and time.monotonic() - ended_at[0] > 1:
             other.execute("ROLLBACK")
 
     timeouts = replace(QUICK, lease=0.6, silence=30.0)
-    assert supervise(settings, on_tick=strike, busy_seconds=0.05, timeouts=timeouts) == calm
+    assert supervise(settings, on_tick=interfere, busy_seconds=0.05, timeouts=timeouts) == expected
     assert ended_at
 
 
-def test_a_worker_started_as_the_signal_comes_leaves_too(tmp_path, home, fast):
+def test_worker_started_during_the_signal_exits_too(tmp_path, home, fast):
     settings = home(tmp_path / "crossing")
     launched = []
 
-    class Crossed(Launcher):
+    class SignallingLauncher(Launcher):
         def launch(self, slot, device):
             process = super().launch(slot, device)
             launched.append(process)
@@ -222,12 +218,12 @@ def test_a_worker_started_as_the_signal_comes_leaves_too(tmp_path, home, fast):
             return process
 
     engine = open_record(settings.database_url)
-    Supervisor(engine, settings, Crossed(settings.logs, fast), slots=1, host_name="here", only="s").run()
+    Supervisor(engine, settings, SignallingLauncher(settings.logs, fast), slots=1, host_name="here", only="s").run()
     assert len(launched) == 1
-    assert rows(settings, select(lease)) == []
+    assert fetch_rows(settings, select(lease)) == []
 
 
-def test_the_second_signal_ends_a_daemon_whose_record_cannot_be_reached(tmp_path, home, supervise, calm):
+def test_second_signal_ends_daemon_with_locked_database(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "stuck")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
 
@@ -239,35 +235,35 @@ def test_the_second_signal_ends_a_daemon_whose_record_cannot_be_reached(tmp_path
 
     supervise(settings, on_tick=stop, busy_seconds=0.05, timeouts=QUICK)
     other.execute("ROLLBACK")
-    assert supervise(settings) == calm
+    assert supervise(settings) == expected
 
 
-def test_workers_that_cannot_be_started_at_all_are_told_with_the_cause(tmp_path, home, fast):
+def test_launch_error_is_reported_with_its_cause(tmp_path, home, fast):
     settings = home(tmp_path / "no-processes")
     seen = set()
 
-    class Broken(Launcher):
+    class FailingLauncher(Launcher):
         def launch(self, slot, device):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    def look(supervisor):
+    def observe(supervisor):
         seen.add(supervisor.trouble)
         if supervisor.slots[0].failed_starts >= 3:
             supervisor.stop()
 
     engine = open_record(settings.database_url)
-    broken = Broken(settings.logs, fast)
-    Supervisor(engine, settings, broken, slots=1, host_name="here", only="s", timeouts=QUICK).run(look)
-    (told,) = seen - {None}
-    assert "workers cannot be started" in told
+    broken = FailingLauncher(settings.logs, fast)
+    Supervisor(engine, settings, broken, slots=1, host_name="here", only="s", timeouts=QUICK).run(observe)
+    (message,) = seen - {None}
+    assert "workers cannot be started" in message
 
 
 @pytest.mark.slow
-def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, calm):
+def test_partial_file_of_a_killed_worker_is_removed(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "half-written")
     torn = []
 
-    def strike(supervisor):
+    def interfere(supervisor):
         for slot in supervisor.slots:
             if not torn and progress_of(slot) and running_pid(slot):
                 assignment = slot.training.assignment
@@ -276,11 +272,11 @@ def test_what_a_killed_worker_was_writing_is_removed(tmp_path, home, supervise, 
                 torn[0].write_bytes(b"half")
                 psutil.Process(running_pid(slot)).kill()
 
-    assert supervise(settings, program=SLOW, on_tick=strike, timeouts=QUICK) == calm
+    assert supervise(settings, program=SLOW, on_tick=interfere, timeouts=QUICK) == expected
     assert not torn[0].exists()
 
 
-def test_a_supervisor_that_was_frozen_with_its_workers_blames_nobody(tmp_path, home, supervise, calm):
+def test_suspension_of_supervisor_and_workers_fails_no_training(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "asleep")
     jump = [0.0]
 
@@ -289,12 +285,12 @@ def test_a_supervisor_that_was_frozen_with_its_workers_blames_nobody(tmp_path, h
             jump[0] = 3600.0
 
     clock = lambda: time.monotonic() + jump[0]  # noqa: E731
-    assert supervise(settings, on_tick=sleep, monotonic=clock, timeouts=QUICK) == calm
+    assert supervise(settings, on_tick=sleep, monotonic=clock, timeouts=QUICK) == expected
     assert events(settings, "taken_back") == []
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_moved_by_an_hour_changes_nothing(tmp_path, home, supervise, fast, calm, hours):
+def test_clock_change_by_an_hour_changes_nothing(tmp_path, home, supervise, fast, expected, hours):
     settings = home(tmp_path / "clock")
     moved = [0.0]
 
@@ -306,12 +302,12 @@ def test_a_clock_moved_by_an_hour_changes_nothing(tmp_path, home, supervise, fas
 
     program = (*fast, "--crash-on", "9")
     wall = lambda: time.time() + moved[0]  # noqa: E731
-    assert supervise(settings, program=program, on_tick=move, wall=wall, timeouts=QUICK) == calm
+    assert supervise(settings, program=program, on_tick=move, wall=wall, timeouts=QUICK) == expected
     assert outcomes(settings, 9)[-1] == ("scored", None)
 
 
-def drained_halfway(settings, supervise):
-    """Stop while candidate 7 is in training, with checkpoints of its own."""
+def drain_during_training(settings, supervise):
+    """Stop the supervisor during the training of candidate 7; return the rows of its checkpoints."""
 
     def stop(supervisor):
         for slot in supervisor.slots:
@@ -320,13 +316,13 @@ def drained_halfway(settings, supervise):
 
     supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.1"), on_tick=stop)
     query = select(checkpoint).where(checkpoint.c.candidate_id == 7).order_by(checkpoint.c.epoch)
-    return rows(settings, query)
+    return fetch_rows(settings, query)
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_told(tmp_path, home, supervise, calm):
+def test_damaged_checkpoints_are_recorded_and_removed(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "damaged")
-    kept = drained_halfway(settings, supervise)
+    kept = drain_during_training(settings, supervise)
     for row in kept:
         file = settings.artifacts / row.path
         file.write_bytes(file.read_bytes()[:-1])
@@ -337,9 +333,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_and_told(tmp_path, h
 
 
 @pytest.mark.slow
-def test_a_whole_file_without_a_row_is_adopted(tmp_path, home, supervise):
+def test_checkpoint_file_without_a_row_is_adopted(tmp_path, home, supervise):
     settings = home(tmp_path / "adopted")
-    kept = drained_halfway(settings, supervise)
+    kept = drain_during_training(settings, supervise)
     with transaction(open_record(settings.database_url)) as connection:
         connection.execute(checkpoint.delete().where(checkpoint.c.candidate_id == 7))
     supervise(settings)
@@ -348,25 +344,27 @@ def test_a_whole_file_without_a_row_is_adopted(tmp_path, home, supervise):
     assert events(settings, "replay_differs") == []
 
 
-def test_checkpoints_that_nobody_needs_are_collected(tmp_path, home, supervise):
+def test_unneeded_checkpoints_are_removed(tmp_path, home, supervise):
     settings = home(tmp_path / "collected")
     supervise(settings, timeouts=QUICK)
     living = {
         row.id
-        for row in rows(settings, select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None)))
+        for row in fetch_rows(
+            settings, select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None))
+        )
     }
     files = {path.name for path in Path(settings.artifacts).glob("checkpoints/*/*")}
     assert {int(name.split("-")[0][1:]) for name in files} >= living
-    # Besides the living there may be those that a further birth could still have for a parent.
+    # Other candidates may still become the parent of a later birth.
     assert len(files) <= 2 * (6 + 5)
-    known = {Path(row.path).name for row in rows(settings, select(checkpoint.c.path))}
+    known = {Path(row.path).name for row in fetch_rows(settings, select(checkpoint.c.path))}
     assert files == known
 
 
-def test_a_home_is_kept_within_its_bound_while_it_is_worked_on(tmp_path, home, supervise, calm):
+def test_home_is_kept_within_its_size_limit(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "small")
     squeezed = replace(QUICK, disk_check=0.0)
-    assert supervise(settings, timeouts=squeezed, max_bytes=1) == calm
-    # Only the newest of those who live, and may still be parents, are left.
+    assert supervise(settings, timeouts=squeezed, max_bytes=1) == expected
+    # Each remaining candidate, which may still become a parent, has its newest checkpoint only.
     files = list(settings.artifacts.glob("checkpoints/*/*"))
     assert len({path.name.split("-")[0] for path in files}) == len(files)

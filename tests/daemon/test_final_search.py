@@ -1,4 +1,4 @@
-"""A search and its final models over the real protocol: killed or not, the same figures."""
+"""Final models: a training that is killed and resumed gives the same scores."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ REAL = ("-m", "eatnas_training.worker")
 
 
 def kill_the_worker(supervisor):
-    """Once, after the second epoch of a final model."""
+    """Kill the worker of the first final model once, after its second epoch."""
     for slot in supervisor.slots:
         progress, pid = progress_of(slot), running_pid(slot)
         if progress is None or pid is None or progress.epoch < 1:
@@ -39,8 +39,8 @@ def kill_the_worker(supervisor):
             os.kill(pid, signal.SIGKILL)
 
 
-def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: None):
-    """Search, test the winner with two seeds; the final models' fingerprint, and how their attempts ended."""
+def search_and_train_final_models(settings, supervise, slots, program, on_tick=lambda _: None):
+    """Search, then train the winner with two seeds; return the fingerprint and the outcomes of the attempts."""
     engine = open_record(settings.database_url)
     supervise(settings, slots, program)
     with transaction(engine) as connection:
@@ -58,28 +58,28 @@ def searched_and_tested(settings, supervise, slots, program, on_tick=lambda _: N
         validated = select(epoch.c.val_accuracy).join(candidate).where(of)
         assert set(connection.execute(validated).scalars()) == {None}
         winner = get_best(connection, get_search(connection, "s").id)
-        found = get_fingerprint(connection, get_search(connection, name).id)
+        fingerprint = get_fingerprint(connection, get_search(connection, name).id)
     assert winner.reevaluation is None or winner.reevaluation not in [row.value for row in scores]
     assert len({row.seed for row in scores}) == len(scores) == 2
     assert all(row.fitness == row.value for row in scores)
     assert list(list_violations(engine, settings.artifacts, whole_files=True)) == []
-    return found, sorted(outcomes)
+    return fingerprint, sorted(outcomes)
 
 
 @pytest.mark.slow
-def test_final_models_go_through_the_same_protocol_and_a_kill_changes_nothing(tmp_path, home, supervise, fast):
-    calm, outcomes = searched_and_tested(home(tmp_path / "calm"), supervise, 1, fast)
+def test_killed_final_training_has_the_same_results(tmp_path, home, supervise, fast):
+    calm, outcomes = search_and_train_final_models(home(tmp_path / "calm"), supervise, 1, fast)
     assert outcomes == ["scored", "scored"]
-    # The 24 of the search come first.
-    stormy = searched_and_tested(home(tmp_path / "storm"), supervise, 2, (*fast, "--crash-on", "25"))
+    # The search itself has the candidates 1 to 24.
+    stormy = search_and_train_final_models(home(tmp_path / "storm"), supervise, 2, (*fast, "--crash-on", "25"))
     assert stormy == (calm, ["lost", "scored", "scored"])
 
 
 @pytest.mark.slow
-def test_real_final_models_killed_halfway_come_to_the_same_scores(tmp_path, home, supervise):
-    calm, outcomes = searched_and_tested(home(tmp_path / "calm", **SMALL), supervise, 1, REAL)
+def test_killed_real_final_training_has_the_same_scores(tmp_path, home, supervise):
+    calm, outcomes = search_and_train_final_models(home(tmp_path / "calm", **SMALL), supervise, 1, REAL)
     assert outcomes == ["scored", "scored"]
     settings = home(tmp_path / "storm", **SMALL)
-    storm, outcomes = searched_and_tested(settings, supervise, 1, REAL, on_tick=kill_the_worker)
+    storm, outcomes = search_and_train_final_models(settings, supervise, 1, REAL, on_tick=kill_the_worker)
     assert outcomes == ["lost", "scored", "scored"]
     assert storm == calm

@@ -1,4 +1,4 @@
-"""Several hosts on one record: real servers, real processes, and hosts that die, freeze and come back."""
+"""Several hosts on one PostgreSQL server: hosts and connections fail, and the search stays the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from sqlalchemy import event, func, select
@@ -34,6 +33,7 @@ from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings
 from eatnas_migrations import commands
 from support.simulated_worker import SIMULATED_WORKER
+from support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -78,26 +78,18 @@ def fingerprint(engine):
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
-def until(condition, seconds=WAIT_SECONDS):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
-    return found
-
-
-def one(engine, query):
+def fetch_scalar(engine, query):
     with read_transaction(engine) as connection:
         return connection.execute(query).scalar()
 
 
 def finished(engine):
-    return one(engine, select(search.c.finished_at)) is not None
+    return fetch_scalar(engine, select(search.c.finished_at)) is not None
 
 
-def holds(engine, name):
-    """How many candidates a host has in training."""
-    return one(engine, select(func.count()).select_from(lease).join(host).where(host.c.name == name))
+def count_leases(engine, name):
+    """Return the number of leases of a host."""
+    return fetch_scalar(engine, select(func.count()).select_from(lease).join(host).where(host.c.name == name))
 
 
 @pytest.fixture
@@ -107,12 +99,11 @@ def url(postgres):
 
 @pytest.fixture
 def hosts(tmp_path):
-    """Starts supervisors in processes and sessions of their own; ends what is left of them."""
+    """A function that starts supervisors in processes of their own; kills the remaining ones at the end."""
     running = []
 
     def start(url, name, seconds=0.02):
         arguments = [url, str(tmp_path / "shared"), name, str(seconds)]
-        # A pause stops the supervisor and its workers, as a machine that is suspended would.
         process = subprocess.Popen([sys.executable, "-c", HOST, *arguments])
         running.append(process)
         return process
@@ -125,8 +116,8 @@ def hosts(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    """The fingerprint of the search on SQLite with one slot, when nothing happens to it."""
+def expected(tmp_path_factory):
+    """The fingerprint of the search on SQLite with one slot and without faults."""
     folder = tmp_path_factory.mktemp("calm")
     settings = Settings(folder, f"sqlite:///{folder / 'eatnas.db'}")
     engine = make_search(settings.database_url)
@@ -135,7 +126,7 @@ def calm(tmp_path_factory):
     return fingerprint(engine)
 
 
-def nothing_lost_or_doubled(engine):
+def assert_nothing_lost_or_doubled(engine):
     with read_transaction(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
@@ -145,29 +136,29 @@ def nothing_lost_or_doubled(engine):
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"scored"}
 
 
-def test_two_hosts_give_the_history_of_one_slot(url, hosts, calm):
+def test_two_hosts_reproduce_the_history_of_one_slot(url, hosts, expected):
     engine = make_search(url)
     both = [hosts(url, name) for name in ("a", "b")]
     for process in both:
         assert process.wait(WAIT_SECONDS) == 0
-    assert fingerprint(engine) == calm
-    nothing_lost_or_doubled(engine)
+    assert fingerprint(engine) == expected
+    assert_nothing_lost_or_doubled(engine)
     who = select(host.c.name).select_from(attempt).join(worker).join(device).join(host).distinct()
     with read_transaction(engine) as connection:
         assert set(connection.execute(who).scalars()) == {"a", "b"}
 
 
-def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
+def test_candidates_of_a_dead_host_continue_elsewhere(url, hosts, expected):
     engine = make_search(url)
     dead, alive = hosts(url, "dead", 0.1), hosts(url, "alive", 0.05)
-    until(lambda: one(engine, select(search.c.scored)) >= 5 and holds(engine, "dead"))
+    eventually(lambda: fetch_scalar(engine, select(search.c.scored)) >= 5 and count_leases(engine, "dead"))
     dead.kill()
     dead.wait()
     assert alive.wait(WAIT_SECONDS) == 0
-    assert fingerprint(engine) == calm
-    nothing_lost_or_doubled(engine)
+    assert fingerprint(engine) == expected
+    assert_nothing_lost_or_doubled(engine)
     silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host dead gives no sign of life")
-    assert one(engine, silent)
+    assert fetch_scalar(engine, silent)
     of_dead = select(worker.c.ending).select_from(worker).join(device).join(host).where(host.c.name == "dead")
     with read_transaction(engine) as connection:
         assert set(connection.execute(of_dead).scalars()) == {HOST_LOST}
@@ -177,37 +168,37 @@ def test_the_candidates_of_a_host_that_dies_go_on_elsewhere(url, hosts, calm):
     assert told == "host dead has not been heard of for 3 min; its candidates went on elsewhere"
 
 
-def test_a_frozen_host_that_wakes_up_is_refused_and_works_on(url, hosts, calm):
+def test_frozen_host_loses_its_leases_and_continues(url, hosts, expected):
     engine = make_search(url)
     frozen, alive = hosts(url, "frozen", 0.3), hosts(url, "alive", 0.3)
-    until(lambda: holds(engine, "frozen"))
+    eventually(lambda: count_leases(engine, "frozen"))
     frozen.send_signal(signal.SIGSTOP)
     silent = select(func.count()).select_from(attempt).where(attempt.c.message == "host frozen gives no sign of life")
-    until(lambda: one(engine, silent) and not holds(engine, "frozen"))
+    eventually(lambda: fetch_scalar(engine, silent) and not count_leases(engine, "frozen"))
     frozen.send_signal(signal.SIGCONT)
     for process in (frozen, alive):
         assert process.wait(WAIT_SECONDS) == 0
-    assert fingerprint(engine) == calm
-    nothing_lost_or_doubled(engine)
+    assert fingerprint(engine) == expected
+    assert_nothing_lost_or_doubled(engine)
 
 
-def test_a_server_that_is_restarted_costs_nothing_but_the_time(new_server, hosts, calm):
+def test_server_restart_changes_nothing(new_server, hosts, expected):
     server = new_server()
     engine = make_search(url := server.new_database())
     both = [hosts(url, name, 0.1) for name in ("a", "b")]
     for number in (4, 12):
-        until(lambda least=number: one(engine, select(search.c.scored)) >= least)
+        eventually(lambda count=number: fetch_scalar(engine, select(search.c.scored)) >= count)
         server.stop()
         with pytest.raises(RecordError, match="the connection to "):
             finished(engine)
         server.start()
     for process in both:
         assert process.wait(WAIT_SECONDS) == 0
-    assert fingerprint(engine) == calm
-    nothing_lost_or_doubled(engine)
+    assert fingerprint(engine) == expected
+    assert_nothing_lost_or_doubled(engine)
 
 
-def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_path, calm):
+def test_lost_connections_change_nothing(url, tmp_path, expected):
     make_search(url)
     engine = open_record(url)
     count = {"statements": 0, "commits": 0, "lost": 0, "next": 20}
@@ -221,7 +212,7 @@ def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_pat
         count["statements"] += 1
         if count["statements"] == count["next"]:
             cut(connection)
-            # Ever more seldom: a transaction has so many statements that none would come through.
+            # Less and less often, since otherwise no transaction with many statements could succeed.
             count["next"] += 23 + 7 * count["lost"]
 
     def commit(connection):
@@ -241,12 +232,12 @@ def test_connections_lost_at_any_statement_or_answer_change_nothing(url, tmp_pat
     event.remove(engine, "before_cursor_execute", execute)
     event.remove(engine, "commit", commit)
     assert count["lost"] > 20
-    engine = open_record(url)  # the last connection may have been cut, too
-    assert fingerprint(engine) == calm
-    nothing_lost_or_doubled(engine)
+    engine = open_record(url)  # the last connection may be lost too
+    assert fingerprint(engine) == expected
+    assert_nothing_lost_or_doubled(engine)
 
 
-def test_one_host_has_one_daemon_and_is_seen_while_it_lives(url, tmp_path):
+def test_host_has_one_daemon_and_is_listed_while_connected(url, tmp_path):
     engine = make_search(url)
     settings = Settings(tmp_path, url, "here")
     first, second = watch_changes(engine), watch_changes(open_record(url))
@@ -256,7 +247,7 @@ def test_one_host_has_one_daemon_and_is_seen_while_it_lives(url, tmp_path):
     with pytest.raises(ConflictError, match="EATNAS_HOST"):
         second.lock_host(1, "here")
     first.close()
-    until(lambda: not _living(engine))
+    eventually(lambda: not _living(engine))
     second.lock_host(1, "here")
     second.close()
     assert settings.lock_file.name == "daemon-here.lock"
@@ -267,7 +258,7 @@ def _living(engine):
         return list_connected_hosts(connection)
 
 
-def test_what_others_write_is_told_at_once_and_what_is_ones_own_is_not(url):
+def test_only_changes_by_others_are_reported(url):
     engine, other = make_search(url), open_record(url)
     watch = watch_changes(engine)
     assert watch.changed()
@@ -279,6 +270,6 @@ def test_what_others_write_is_told_at_once_and_what_is_ones_own_is_not(url):
     assert not watch.changed()
     with transaction(other) as connection:
         connection.execute(search.update().values(priority=2))
-    until(watch.changed, 5)
+    eventually(watch.changed, 5)
     assert not watch.changed()
     watch.close()

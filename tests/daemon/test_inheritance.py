@@ -1,17 +1,18 @@
-"""Searches whose children inherit their parents' weights, with real trainings."""
+"""Real trainings whose candidates inherit the weights of their parents."""
 
 import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.transfer import create_transfer
+from support.searches import fetch_rows
 from support.slots import progress_of
 
 REAL = ("-m", "eatnas_training.worker")
@@ -25,17 +26,12 @@ INHERITING = {
 }
 
 
-def rows(settings, query):
-    with read_transaction(open_record(settings.database_url)) as connection:
-        return connection.execute(query).all()
-
-
 def candidates(settings):
-    return rows(settings, select(candidate).order_by(candidate.c.birth))
+    return fetch_rows(settings, select(candidate).order_by(candidate.c.birth))
 
 
 @pytest.mark.slow
-def test_children_go_on_from_their_parents_and_the_slots_do_not_matter(tmp_path, home, supervise):
+def test_children_inherit_the_same_weights_on_any_slots(tmp_path, home, supervise):
     one, two = (home(tmp_path / str(slots), **INHERITING) for slots in (1, 2))
     assert supervise(one, 1, REAL) == supervise(two, 2, REAL)
     for first, second in zip(candidates(one), candidates(two), strict=True):
@@ -50,32 +46,32 @@ def test_children_go_on_from_their_parents_and_the_slots_do_not_matter(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_garbled_parent_is_trained_again_before_its_child_starts(tmp_path, home, supervise):
+def test_damaged_parent_is_retrained_before_its_child(tmp_path, home, supervise):
     longer = {**INHERITING, "budget": {"candidates": 12}}
-    calm = home(tmp_path / "calm", **longer)
-    undisturbed = supervise(calm, 1, REAL)
+    expected = home(tmp_path / "calm", **longer)
+    undisturbed = supervise(expected, 1, REAL)
     storm = home(tmp_path / "storm", **longer)
-    garbled = set()
+    damaged = set()
 
-    def garble(supervisor):
-        # While one trains, the files of all its elders are spoilt.
+    def damage(supervisor):
+        # Damage the checkpoints of all older candidates while one trains.
         for slot in supervisor.slots:
-            if progress_of(slot) and slot.training.assignment.leased.birth == 8 and not garbled:
+            if progress_of(slot) and slot.training.assignment.leased.birth == 8 and not damaged:
                 for file in storm.artifacts.glob("checkpoints/*/c[1-8]-*"):
                     file.write_bytes(file.read_bytes()[:-5])
-                    garbled.add(file.name)
+                    damaged.add(file.name)
 
-    assert supervise(storm, 1, REAL, on_tick=garble, timeouts=Timeouts(tick=0.02)) == undisturbed
-    assert garbled
-    missing = rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
-    restored = rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))
+    assert supervise(storm, 1, REAL, on_tick=damage, timeouts=Timeouts(tick=0.02)) == undisturbed
+    assert damaged
+    missing = fetch_rows(storm, select(attempt.c.candidate_id).where(attempt.c.failure == "parent_missing"))
+    restored = fetch_rows(storm, select(event.c.candidate_id).where(event.c.kind == "ancestor_restored"))
     assert missing
     assert len(restored) > len(missing)
     assert {row.state for row in candidates(storm)} == {"scored"}
 
 
 @pytest.mark.slow
-def test_a_transfer_with_weights_goes_on_from_the_small_searchs_best(tmp_path, home, supervise):
+def test_transfer_with_weights_starts_from_the_best_candidate(tmp_path, home, supervise):
     settings = home(tmp_path / "small", **{**INHERITING, "budget": {"candidates": 5}})
     supervise(settings, 2, REAL)
     engine = open_record(settings.database_url)

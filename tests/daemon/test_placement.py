@@ -1,4 +1,4 @@
-"""Searches on GPUs: real workers that do arithmetic, on devices that a fake of NVML's library shows."""
+"""Searches on GPUs: simulated workers in real processes, on devices of a fake NVML library."""
 
 import itertools
 import subprocess
@@ -30,6 +30,7 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
 from support.fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
+from support.searches import fetch_rows
 from support.simulated_worker import SIMULATED_WORKER
 from support.slots import is_training, running_pid
 
@@ -40,14 +41,14 @@ GPUS = ("GPU-aaaa", "GPU-bbbb")
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory, home, supervise):
-    """The fingerprint of the search on two slots of the processor."""
+def expected(tmp_path_factory, home, supervise):
+    """The fingerprint of the search on two CPU slots."""
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
 @pytest.fixture
-def other():
-    """A process of somebody else's."""
+def other_process():
+    """A process of another user."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
@@ -55,21 +56,21 @@ def other():
 
 @pytest.fixture
 def gpus(tmp_path):
-    """Fake GPUs, and the scheduler of a daemon on them."""
+    """A function that creates fake GPUs and the scheduler of a daemon that uses them."""
     schedulers = []
 
-    def make(*cards, wishes=None, **options):
+    def make(*cards, device_options=None, scheduler_type=GpuScheduler, **options):
         library = FakeNvml(*(cards or map(FakeGpu, GPUS)), worker_bytes=GIB)
         nvml = Nvml(library)
         locks = tmp_path / "locks"
         locks.mkdir(exist_ok=True)
-        timeout = options.pop("hears", 30.0)
-        lookout = DeviceMonitor(lambda: probe_devices(nvml, locks), interval_seconds=0.02, timeout_seconds=timeout)
-        scheduler = GpuScheduler(
-            lookout, wishes or DeviceOptions(use_cpu=False), KeyedRng(1, "yield"), folder=locks, **options
+        timeout = options.pop("timeout_seconds", 30.0)
+        monitor = DeviceMonitor(lambda: probe_devices(nvml, locks), interval_seconds=0.02, timeout_seconds=timeout)
+        scheduler = scheduler_type(
+            monitor, device_options or DeviceOptions(use_cpu=False), KeyedRng(1, "yield"), folder=locks, **options
         )
         schedulers.append(scheduler)
-        lookout.snapshots()
+        monitor.snapshots()
         return library, scheduler
 
     yield make
@@ -77,19 +78,16 @@ def gpus(tmp_path):
         scheduler.close()
 
 
-def rows(settings, query):
-    with read_transaction(open_record(settings.database_url)) as connection:
-        return connection.execute(query).all()
-
-
 def outcomes(settings):
-    return {row.outcome for row in rows(settings, select(attempt.c.outcome))}
+    return {row.outcome for row in fetch_rows(settings, select(attempt.c.outcome))}
 
 
 def devices_used(settings):
     return {
         row.uuid
-        for row in rows(settings, select(device.c.uuid).join(worker).join(attempt, worker.c.id == attempt.c.worker_id))
+        for row in fetch_rows(
+            settings, select(device.c.uuid).join(worker).join(attempt, worker.c.id == attempt.c.worker_id)
+        )
     }
 
 
@@ -97,89 +95,97 @@ def training_on(supervisor, uuid):
     return [slot for slot in supervisor.slots if slot.device.uuid == uuid and is_training(slot)]
 
 
-def test_a_search_on_two_gpus_has_the_history_that_it_has_on_the_processor(tmp_path, home, supervise, gpus, calm):
+def test_history_on_two_gpus_equals_history_on_cpu(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "gpus")
     _, scheduler = gpus(*(FakeGpu(uuid, utilisation=5) for uuid in GPUS))
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK) == calm
-    assert {row.load for row in rows(settings, select(epoch.c.load))} == {0.05}
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK) == expected
+    assert {row.load for row in fetch_rows(settings, select(epoch.c.load))} == {0.05}
     assert devices_used(settings) == set(GPUS)
-    known = rows(settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host))
+    known = fetch_rows(
+        settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host)
+    )
     assert sorted(known) == [(uuid, "cuda", "NVIDIA Fake", "here") for uuid in GPUS]
-    told = rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
+    told = fetch_rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
     assert {row.device for row in told} == {"NVIDIA Fake"}
 
 
 @pytest.mark.slow
-def test_a_device_is_held_while_it_is_used_and_each_worker_sees_its_own_alone(tmp_path, home, supervise, gpus):
+def test_used_gpus_are_locked_and_workers_see_one_gpu(tmp_path, home, supervise, gpus):
     _, scheduler = gpus()
     seen = set()
 
-    def look(supervisor):
+    def observe(supervisor):
         for slot in supervisor.slots:
             if running_pid(slot) and is_training(slot):
                 seen.add((slot.device.uuid, psutil.Process(running_pid(slot)).environ()["CUDA_VISIBLE_DEVICES"]))
                 assert find_lock_owner(slot.device.uuid, tmp_path / "locks")
 
-    supervise(home(tmp_path / "held"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
+    supervise(home(tmp_path / "held"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert seen == {(uuid, uuid) for uuid in GPUS}
     assert not any(find_lock_owner(uuid, tmp_path / "locks") for uuid in GPUS)
 
 
-def test_when_somebody_comes_the_worker_checkpoints_and_leaves_within_seconds(tmp_path, home, supervise, gpus, other):
+def test_worker_yields_its_gpu_to_another_user_within_seconds(tmp_path, home, supervise, gpus, other_process):
     settings = home(tmp_path / "left")
     library, scheduler = gpus(FakeGpu(GPUS[0]))
     at = []
 
-    def come(supervisor):
+    def start_other_process(supervisor):
         if not at and training_on(supervisor, GPUS[0]):
-            library.gpus[0].compute = [(other.pid, GIB)]
+            library.gpus[0].compute = [(other_process.pid, GIB)]
             at.append(time.monotonic())
         if at and not workers_on(GPUS[0]):
             at.append(time.monotonic())
         if len(at) > 1 and supervisor.trouble is not None:
             supervisor.stop()
 
-    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come)
+    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=start_other_process)
     assert at[1] - at[0] < 10
-    assert [row.outcome for row in rows(settings, select(attempt.c.outcome))] == ["released"]
-    assert rows(settings, select(lease)) == []
-    (gone,) = rows(settings, select(worker.c.ending))
-    assert f"(pid {other.pid}, " in gone.ending
-    (first, *_) = rows(settings, select(candidate.c.state, candidate.c.own_failures, candidate.c.losses))
+    assert [row.outcome for row in fetch_rows(settings, select(attempt.c.outcome))] == ["released"]
+    assert fetch_rows(settings, select(lease)) == []
+    (gone,) = fetch_rows(settings, select(worker.c.ending))
+    assert f"(pid {other_process.pid}, " in gone.ending
+    (first, *_) = fetch_rows(settings, select(candidate.c.state, candidate.c.own_failures, candidate.c.losses))
     assert first == ("pending", 0, 0)
 
 
 @pytest.mark.slow
-def test_when_somebody_comes_the_search_goes_on_elsewhere(tmp_path, home, supervise, gpus, calm, other):
+def test_search_continues_on_the_other_gpu_after_yielding(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "shared")
     library, scheduler = gpus()
 
-    def come(supervisor):
+    def start_other_process(supervisor):
         if training_on(supervisor, GPUS[0]):
-            library.gpus[0].compute = [(other.pid, GIB)]
+            library.gpus[0].compute = [(other_process.pid, GIB)]
 
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come) == calm
+    assert (
+        supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=start_other_process)
+        == expected
+    )
     assert outcomes(settings) <= {"scored", "released"}
-    (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
-    assert f"(pid {other.pid}, " in row.waits
+    (row,) = fetch_rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
+    assert f"(pid {other_process.pid}, " in row.waits
 
 
 @pytest.mark.slow
-def test_under_the_policy_stay_the_worker_stays(tmp_path, home, supervise, gpus, calm, other):
+def test_worker_stays_under_the_stay_policy(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "stay")
     library, scheduler = gpus(policy=SharingPolicy.STAY)
 
-    def come(supervisor):
+    def start_other_process(supervisor):
         first = library.gpus[0]
         if not first.compute and training_on(supervisor, first.uuid):
-            first.compute = [(other.pid, GIB)]
+            first.compute = [(other_process.pid, GIB)]
 
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=come) == calm
+    assert (
+        supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=start_other_process)
+        == expected
+    )
     assert outcomes(settings) == {"scored"}
 
 
 @pytest.mark.slow
-def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, home, supervise, gpus, calm):
+def test_paused_gpu_is_left_and_used_again_when_resumed(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "paused")
     _, scheduler = gpus(FakeGpu(GPUS[0]))
     engine = open_record(settings.database_url)
@@ -198,13 +204,13 @@ def test_a_device_paused_by_hand_is_left_and_resumed_is_used_again(tmp_path, hom
             with transaction(engine) as connection:
                 hosts.set_device_paused(connection, GPUS[0], None)
 
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=change) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=change) == expected
     assert told[1].startswith("no device is free: GPU 0")
     assert "paused; resume it" in told[1]
     assert outcomes(settings) <= {"scored", "released"}
 
 
-def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
+def test_paused_cpu_is_left(tmp_path, home, supervise):
     settings = home(tmp_path / "processor")
     engine = open_record(settings.database_url)
 
@@ -216,32 +222,32 @@ def test_the_processor_is_paused_by_hand_too(tmp_path, home, supervise):
             supervisor.stop()
 
     supervise(settings, 1, program=ENDLESS, timeouts=QUICK, on_tick=change)
-    assert rows(settings, select(lease)) == []
-    (row,) = rows(settings, select(search.c.waiting))
+    assert fetch_rows(settings, select(lease)) == []
+    (row,) = fetch_rows(settings, select(search.c.waiting))
     assert row.waiting == "no device is free: CPU: paused; resume it with `eatnas-db devices resume`"
 
 
 @pytest.mark.slow
-def test_a_device_that_breaks_is_left_and_the_search_goes_on_with_the_others(tmp_path, home, supervise, gpus, calm):
+def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "broken")
     library, scheduler = gpus()
 
-    def strike(supervisor):
+    def break_gpu(supervisor):
         if training_on(supervisor, GPUS[0]):
             library.gpus[0].errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
 
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=strike) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=break_gpu) == expected
     assert outcomes(settings) <= {"scored", "released"}
-    (row,) = rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
+    (row,) = fetch_rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
     assert row.waits == "NVML error: GPU is lost"
 
 
-def test_a_driver_that_hangs_holds_up_no_tick(tmp_path, home, supervise, gpus):
-    library, scheduler = gpus(hears=0.3)
+def test_hanging_driver_does_not_block_a_tick(tmp_path, home, supervise, gpus):
+    library, scheduler = gpus(timeout_seconds=0.3)
     hung, ticks = threading.Event(), []
     library.before_memory = lambda: hung.is_set() and time.sleep(3600)
 
-    def look(supervisor):
+    def observe(supervisor):
         if any(is_training(slot) for slot in supervisor.slots):
             hung.set()
         ticks.append(time.monotonic())
@@ -249,47 +255,47 @@ def test_a_driver_that_hangs_holds_up_no_tick(tmp_path, home, supervise, gpus):
             supervisor.stop()
 
     settings = home(tmp_path / "hung")
-    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
+    supervise(settings, 0, program=ENDLESS, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert max(later - earlier for earlier, later in itertools.pairwise(ticks)) < 5
-    assert "has not responded" in rows(settings, select(device.c.waits))[0].waits
+    assert "has not responded" in fetch_rows(settings, select(device.c.waits))[0].waits
     assert outcomes(settings) == {"released"}
 
 
-def test_a_worker_on_another_device_than_its_own_is_refused(tmp_path, home, supervise, gpus):
+def test_worker_on_the_wrong_gpu_is_killed(tmp_path, home, supervise, gpus):
     first, second = FakeGpu(GPUS[0]), FakeGpu(GPUS[1], shown_as=GPUS[0])
-    # What runs for the first is on the second.
+    # Workers for the first GPU run on the second one.
     first.shown_as = "GPU-none"
     _, scheduler = gpus(first, second)
 
-    def look(supervisor):
-        if any("started on" in one.availability.reason for one in scheduler.statuses):
+    def observe(supervisor):
+        if any("started on" in status.availability.reason for status in scheduler.statuses):
             supervisor.stop()
 
     settings = home(tmp_path / "misplaced")
-    supervise(settings, 0, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
-    endings = [row.ending for row in rows(settings, select(worker.c.ending)) if row.ending]
+    supervise(settings, 0, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
+    endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending)) if row.ending]
     assert f"a worker for {GPUS[0]} started on {GPUS[1]}" in endings
-    assert not rows(
+    assert not fetch_rows(
         settings, select(attempt).join(worker, worker.c.id == attempt.c.worker_id).where(worker.c.device_id == 1)
     )
 
 
-def test_a_device_on_which_no_worker_comes_up_is_put_aside(tmp_path, home, supervise, gpus):
+def test_gpu_without_successful_worker_start_is_excluded(tmp_path, home, supervise, gpus):
     _, scheduler = gpus(FakeGpu(GPUS[0]))
     settings = home(tmp_path / "no-start")
 
-    def look(supervisor):
+    def observe(supervisor):
         if supervisor.trouble is not None:
             supervisor.stop()
 
     broken = ("-m", "eatnas_training.no_such_module")
-    supervise(settings, 0, program=broken, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
-    (row,) = rows(settings, select(search.c.waiting))
+    supervise(settings, 0, program=broken, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
+    (row,) = fetch_rows(settings, select(search.c.waiting))
     assert "workers end before they are ready; see logs/worker-0.log" in row.waiting
 
 
 @pytest.mark.slow
-def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supervise, gpus):
+def test_ended_worker_is_not_taken_for_another_user(tmp_path, home, supervise, gpus):
     library, scheduler = gpus()
     library.worker_bytes = 3 * GIB // 2
     told = set()
@@ -300,35 +306,37 @@ def test_a_worker_that_has_ended_is_no_memory_of_a_stranger(tmp_path, home, supe
         program=SLOW,
         gpu_scheduler=scheduler,
         timeouts=replace(QUICK, trainings_per_worker=1, device_check=0.01),
-        on_tick=lambda _: told.update(one.availability.cause for one in scheduler.statuses),
+        on_tick=lambda _: told.update(status.availability.cause for status in scheduler.statuses),
     )
     assert told == {Cause.FREE}
 
 
-def test_why_a_worker_cannot_train_on_a_device_is_told_by_the_device(tmp_path, home, supervise, gpus):
+def test_unavailable_gpu_reports_the_workers_reason(tmp_path, home, supervise, gpus):
     _, scheduler = gpus(FakeGpu(GPUS[0]))
     settings = home(tmp_path / "unfit")
     seen = set()
 
-    def look(supervisor):
+    def observe(supervisor):
         seen.update(
-            one.availability.reason for one in scheduler.statuses if one.availability.cause is Cause.QUARANTINED
+            status.availability.reason
+            for status in scheduler.statuses
+            if status.availability.cause is Cause.QUARANTINED
         )
         if supervisor.trouble is not None:
             supervisor.stop()
 
     unfit = (*SIMULATED_WORKER, "--unavailable", "torch was built without CUDA")
-    supervise(settings, 0, program=unfit, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
+    supervise(settings, 0, program=unfit, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert seen == {"workers cannot be started: torch was built without CUDA"}
-    (row,) = rows(settings, select(search.c.waiting))
+    (row,) = fetch_rows(settings, select(search.c.waiting))
     assert row.waiting == f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): {seen.pop()}"
-    assert not rows(settings, select(attempt))
+    assert not fetch_rows(settings, select(attempt))
 
 
 @pytest.mark.slow
-def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path, home, supervise, gpus, calm, other):
+def test_search_waits_for_a_gpu_in_use_and_reports_it(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "waiting")
-    library, scheduler = gpus(FakeGpu(GPUS[0], compute=[(other.pid, GIB)]))
+    library, scheduler = gpus(FakeGpu(GPUS[0], compute=[(other_process.pid, GIB)]))
     told = set()
 
     def leave(supervisor):
@@ -336,130 +344,142 @@ def test_a_device_that_somebody_uses_is_waited_for_and_the_words_say_so(tmp_path
         if supervisor.trouble is not None:
             library.gpus[0].compute = []
 
-    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=leave) == calm
+    assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=leave) == expected
     (words,) = told - {None}
     assert words.startswith(f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): ")
-    assert f"(pid {other.pid}, " in words
+    assert f"(pid {other_process.pid}, " in words
 
 
 @pytest.mark.slow
-def test_no_more_workers_than_asked_for_are_on_all_gpus_together(tmp_path, home, supervise, gpus):
+def test_workers_on_all_gpus_respect_the_limit(tmp_path, home, supervise, gpus):
     _, scheduler = gpus(max_workers=1)
     most = [0]
 
-    def look(supervisor):
+    def observe(supervisor):
         most[0] = max(most[0], len(supervisor.slots))
 
-    supervise(home(tmp_path / "most"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
+    supervise(home(tmp_path / "most"), 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert most == [1]
 
 
-# Filling them
+# Several workers on a device
 
 
 @pytest.mark.slow
-def test_several_workers_share_a_device_as_far_as_its_memory_goes(tmp_path, home, supervise, gpus):
-    # Each fake worker takes 1 GiB; a further one needs two for its context and its training.
+def test_workers_share_a_gpu_until_its_memory_is_used(tmp_path, home, supervise, gpus):
+    # Each worker takes 1 GiB; one more needs 2 GiB for its context and its training.
     _, scheduler = gpus(FakeGpu(GPUS[0], total=5 * GIB), workers_per_device=10)
     settings = home(tmp_path / "packed", training__epochs=1000)
     most, full_at = [0], []
 
-    def look(supervisor):
+    def observe(supervisor):
         most[0] = max(most[0], sum(slot.busy for slot in supervisor.slots))
         if most[0] == 3 and not full_at:
             full_at.append(time.monotonic())
         if full_at and time.monotonic() > full_at[0] + 1:
             supervisor.stop()
 
-    supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look)
+    supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert most == [3]
 
 
 @pytest.mark.slow
-def test_measured_peaks_decide_how_many_fit_and_the_history_stays(tmp_path, home, supervise, gpus, calm):
+def test_measured_memory_limits_the_workers_on_a_gpu(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "measured")
     _, scheduler = gpus(FakeGpu(GPUS[0]), workers_per_device=10)
     program = (*SLOW, "--peak-bytes", str(9 * GIB))
     engine = open_record(settings.database_url)
     beside = []
 
-    def look(supervisor):
+    def observe(supervisor):
         with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
-        if scored >= 8:  # what was begun before the first was measured has ended
+        if scored >= 8:  # no training started before the first measurement
             beside.append(sum(slot.busy for slot in supervisor.slots))
 
-    assert supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=look) == calm
+    assert supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe) == expected
     assert max(beside) <= 2
     peaks = {
-        row.peak_bytes for row in rows(settings, select(attempt.c.peak_bytes).where(attempt.c.outcome == "scored"))
+        row.peak_bytes
+        for row in fetch_rows(settings, select(attempt.c.peak_bytes).where(attempt.c.outcome == "scored"))
     }
     assert peaks == {9 * GIB}
-    (row,) = rows(settings, select(search.c.memory_share))
+    (row,) = fetch_rows(settings, select(search.c.memory_share))
     assert row.memory_share > 1
 
 
-def test_who_runs_out_of_memory_is_tried_alone_then_with_halves_and_that_is_marked(tmp_path, home, supervise):
+def test_out_of_memory_is_retried_alone_then_with_half_batches(tmp_path, home, supervise):
     settings = home(tmp_path / "memory")
     company = []
 
-    def look(supervisor):
+    def observe(supervisor):
         busy = [slot.training.assignment.leased for slot in supervisor.slots if slot.busy]
         if any(leased.memory_fallback for leased in busy):
             company.append(len(busy))
 
     program = (*SLOW, "--out-of-memory-on", "9", "--out-of-memory-attempts", "2")
-    supervise(settings, 3, program=program, timeouts=QUICK, on_tick=look)
+    supervise(settings, 3, program=program, timeouts=QUICK, on_tick=observe)
     of_nine = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
     failed = ("failed", "out_of_memory")
-    assert [tuple(row) for row in rows(settings, of_nine)] == [failed, failed, ("scored", None)]
+    assert [tuple(row) for row in fetch_rows(settings, of_nine)] == [failed, failed, ("scored", None)]
     assert set(company) == {1}
     with read_transaction(open_record(settings.database_url)) as connection:
         best = list_best(connection, 1, 24)
     assert {one.id: one.deviation for one in best if one.deviation} == {9: "half micro-batch"}
     told = select(provenance.c.recipe).join(score, score.c.provenance_id == provenance.c.id)
-    (row, *_) = rows(settings, told.where(score.c.candidate_id == 9))
+    (row, *_) = fetch_rows(settings, told.where(score.c.candidate_id == 9))
     assert row.recipe["micro_batch"] == row.recipe["batch_size"] // 2
 
 
 @pytest.mark.slow
-def test_a_search_has_no_more_in_training_than_it_may(tmp_path, home, supervise, calm):
+def test_search_respects_its_slot_limit(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "limited", budget__slots=1)
     busy = set()
 
-    def look(supervisor):
+    def observe(supervisor):
         busy.add(sum(slot.busy for slot in supervisor.slots))
 
-    assert supervise(settings, 3, program=SLOW, timeouts=QUICK, on_tick=look) == calm
+    assert supervise(settings, 3, program=SLOW, timeouts=QUICK, on_tick=observe) == expected
     assert busy == {0, 1}
 
 
-def test_a_worker_is_replaced_after_so_many_candidates_and_the_history_stays(tmp_path, home, supervise, calm):
+def test_worker_is_replaced_after_its_number_of_trainings(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "worn")
-    assert supervise(settings, 1, timeouts=replace(QUICK, trainings_per_worker=7)) == calm
-    endings = [row.ending for row in rows(settings, select(worker.c.ending))]
+    assert supervise(settings, 1, timeouts=replace(QUICK, trainings_per_worker=7)) == expected
+    endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending))]
     assert len(endings) == 4
     assert endings[0] == "replaced by a fresh worker: it has trained 7 candidates"
     assert outcomes(settings) == {"scored"}
 
 
-def test_a_worker_that_cuda_has_failed_is_given_nothing_more_and_nobody_else_is_blamed(
-    tmp_path, home, supervise, gpus, calm
-):
+class RecordingScheduler(GpuScheduler):
+    """Records the results of trainings instead of acting on them."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.failures, self.successes = [], 0
+
+    def record_failure(self, uuid, candidate_id):
+        self.failures.append(candidate_id)
+
+    def record_success(self, uuid):
+        self.successes += 1
+
+
+def test_worker_is_replaced_after_a_fatal_failure(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "broken")
-    _, scheduler = gpus(FakeGpu(GPUS[0]))
-    suspected, relied_on = [], []
-    scheduler.record_failure = lambda _, candidate_id: suspected.append(candidate_id)
-    scheduler.record_success = relied_on.append
-    assert supervise(settings, 0, program=(*SLOW, "--fatal-on", "5"), gpu_scheduler=scheduler, timeouts=QUICK) == calm
-    assert (suspected, len(relied_on)) == ([5], 24)
-    ended = rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
+    _, scheduler = gpus(FakeGpu(GPUS[0]), scheduler_type=RecordingScheduler)
+    assert (
+        supervise(settings, 0, program=(*SLOW, "--fatal-on", "5"), gpu_scheduler=scheduler, timeouts=QUICK) == expected
+    )
+    assert (scheduler.failures, scheduler.successes) == ([5], 24)
+    ended = fetch_rows(settings, select(attempt.c.candidate_id, attempt.c.outcome).where(attempt.c.outcome != "scored"))
     assert ended == [(5, "failed")]
-    endings = [row.ending for row in rows(settings, select(worker.c.ending).order_by(worker.c.id))]
+    endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending).order_by(worker.c.id))]
     assert endings == ["replaced by a fresh worker: it cannot go on after this failure", "the daemon left"]
 
 
-def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_each_time(gpus):
+def test_gpu_is_excluded_longer_after_each_series_of_failures(gpus):
     now = [0.0]
     _, scheduler = gpus(FakeGpu(GPUS[0]), monotonic=lambda: now[0])
 
@@ -469,7 +489,7 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
         return not slots
 
     scheduler.record_failure(GPUS[0], 1)
-    scheduler.record_failure(GPUS[0], 1)  # it is tried again, and may be itself to blame
+    scheduler.record_failure(GPUS[0], 1)  # the candidate itself may be the cause
     assert not waits()
     scheduler.record_failure(GPUS[0], 2)
     assert waits()
@@ -491,29 +511,29 @@ def test_a_gpu_on_which_one_candidate_after_another_fails_is_left_for_longer_eac
 
 
 class Storm:
-    """Now and then something befalls a GPU, and is over after a while."""
+    """Causes faults of random GPUs, each for some ticks."""
 
-    def __init__(self, library, engine, stranger, seed):
-        self.library, self.engine, self.pid, self.seed = library, engine, stranger, seed
-        self.kinds, self.under_way, self.ticks = set(), [], 0
+    def __init__(self, library, engine, other_pid, seed):
+        self.library, self.engine, self.pid, self.seed = library, engine, other_pid, seed
+        self.kinds, self.active, self.ticks = set(), [], 0
 
     def tick(self, _):
         self.ticks += 1
-        over = [one for one in self.under_way if one[0] <= self.ticks]
-        self.under_way = [one for one in self.under_way if one not in over]
+        over = [one for one in self.active if one[0] <= self.ticks]
+        self.active = [one for one in self.active if one not in over]
         for _, end in over:
             end()
         draw = KeyedRng(self.seed, "storm", self.ticks)
-        if draw.randbelow(4) or len(self.under_way) >= 2:
+        if draw.randbelow(4) or len(self.active) >= 2:
             return
         gpu = self.library.gpus[draw.randbelow(len(self.library.gpus))]
-        kind = ("strangers", "lost_devices", "broken_drivers", "kills", "pauses")[draw.randbelow(5)]
+        kind = ("other_users", "lost_devices", "broken_drivers", "kills", "pauses")[draw.randbelow(5)]
         end = getattr(self, kind)(gpu)
         if end is not None:
             self.kinds.add(kind)
-            self.under_way.append((self.ticks + 10 + draw.randbelow(20), end))
+            self.active.append((self.ticks + 10 + draw.randbelow(20), end))
 
-    def strangers(self, gpu):
+    def other_users(self, gpu):
         gpu.compute = [(self.pid, GIB)]
         return gpu.compute.clear
 
@@ -532,7 +552,7 @@ class Storm:
         return (lambda: None) if workers else None
 
     def pauses(self, gpu):
-        # A device that no worker has been on is not known yet.
+        # The database does not have a GPU before its first worker.
         return (lambda: self._pause(gpu, None)) if self._pause(gpu, 1.0) else None
 
     def _pause(self, gpu, at):
@@ -541,15 +561,16 @@ class Storm:
 
 
 @pytest.mark.slow
-def test_whatever_befalls_the_gpus_the_history_is_the_same(tmp_path, home, supervise, gpus, calm, other, monkeypatch):
-    monkeypatch.setattr("eatnas_daemon.devices.sharing.MIN_BACKOFF_SECONDS", 0.1)
+def test_history_survives_a_storm_of_gpu_faults(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "storm")
-    library, scheduler = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"))
-    storm = Storm(library, open_record(settings.database_url), other.pid, seed=1)
+    library, scheduler = gpus(*(FakeGpu(f"GPU-{letter * 4}") for letter in "abcd"), min_backoff_seconds=0.1)
+    storm = Storm(library, open_record(settings.database_url), other_process.pid, seed=1)
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3")
-    assert supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=storm.tick) == calm
-    assert storm.kinds == {"strangers", "lost_devices", "broken_drivers", "kills", "pauses"}
+    assert (
+        supervise(settings, 0, program=program, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=storm.tick) == expected
+    )
+    assert storm.kinds == {"other_users", "lost_devices", "broken_drivers", "kills", "pauses"}
     assert {"scored", "released", "lost"} <= outcomes(settings) | {
-        row.failure for row in rows(settings, select(attempt.c.failure))
+        row.failure for row in fetch_rows(settings, select(attempt.c.failure))
     }
-    assert not rows(settings, select(candidate.c.id).where(candidate.c.state == "failed"))
+    assert not fetch_rows(settings, select(candidate.c.id).where(candidate.c.state == "failed"))

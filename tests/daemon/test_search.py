@@ -1,4 +1,4 @@
-"""Whole searches over the real protocol, with the worker that does arithmetic instead of torch."""
+"""Whole searches with simulated workers: their history depends on the seed only."""
 
 import os
 import signal
@@ -21,6 +21,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease
 from eatnas_db.searches.control import extend_search, set_desired_state
 from support.simulated_worker import SIMULATED_WORKER
+from support.waiting import eventually
 
 # A change of these values means that stored histories can no longer be reproduced.
 RECORDED_FINGERPRINTS = {
@@ -37,7 +38,7 @@ def test_one_two_and_four_slots_give_the_recorded_history(tmp_path, home, superv
 
 
 @pytest.mark.slow
-def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_kills(tmp_path, home, supervise, fast):
+def test_converged_search_ends_at_the_same_birth(tmp_path, home, supervise, fast):
     flat = {
         "evolution__stop_when": "quality_flat",
         "evolution__flat_steps": 8,
@@ -55,7 +56,7 @@ def test_a_search_that_has_converged_ends_at_one_birth_whatever_its_slots_and_ki
     assert len(prints) == 1
 
 
-def test_every_epoch_tells_what_its_worker_took_of_the_processor(tmp_path, home, supervise):
+def test_epochs_record_memory_and_cpu_load(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
     supervise(settings, 2, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02"))
     with read_transaction(open_record(settings.database_url)) as connection:
@@ -70,17 +71,17 @@ def test_other_seeds_give_other_histories(tmp_path, home, supervise):
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_between_changes_nothing(tmp_path, home, supervise, fast):
-    undisturbed = supervise(home(tmp_path / "calm"), 2)
+def test_killed_worker_changes_nothing(tmp_path, home, supervise, fast):
+    expected = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")
-    assert supervise(settings, 2, (*fast, "--crash-on", "9")) == undisturbed
+    assert supervise(settings, 2, (*fast, "--crash-on", "9")) == expected
     with read_transaction(open_record(settings.database_url)) as connection:
         of_nine = select(attempt.c.outcome).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
         assert connection.execute(of_nine).scalars().all() == ["lost", "scored"]
 
 
-def test_a_supervisor_killed_with_its_work_in_hand_changes_nothing(tmp_path, home, supervise, fast):
-    undisturbed = supervise(home(tmp_path / "calm"), 2)
+def test_killed_supervisor_changes_nothing(tmp_path, home, supervise, fast):
+    expected = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "storm")
     script = """
 import sys
@@ -94,21 +95,22 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
 """
     process = subprocess.Popen([sys.executable, "-c", script, str(settings.home), *fast])
     engine = open_record(settings.database_url)
-    while True:
+
+    def trains_after_four_scores():
         with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
-            held = connection.execute(select(lease.c.candidate_id)).first()
-        if scored >= 4 and held:
-            break
+            return scored >= 4 and connection.execute(select(lease.c.candidate_id)).first()
+
+    eventually(trains_after_four_scores)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert supervise(settings, 2) == undisturbed
+    assert supervise(settings, 2) == expected
     with read_transaction(engine) as connection:
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
 
 
-def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, home, supervise):
-    undisturbed = supervise(home(tmp_path / "calm"), 2)
+def test_pause_and_resume_change_nothing(tmp_path, home, supervise):
+    expected = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "paused")
     engine = open_record(settings.database_url)
 
@@ -124,10 +126,10 @@ def test_pause_releases_what_is_in_training_and_resume_ends_the_same(tmp_path, h
     assert states == {"pending", "scored"}
     with transaction(engine) as connection:
         set_desired_state(connection, "s", DesiredState.RUN, time.time())
-    assert supervise(settings, 2) == undisturbed
+    assert supervise(settings, 2) == expected
 
 
-def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise):
+def test_first_stop_drains_and_releases_all_leases(tmp_path, home, supervise):
     settings = home(tmp_path / "drained")
 
     def stop(supervisor):
@@ -145,12 +147,12 @@ def test_the_first_stop_drains_and_keeps_what_was_done(tmp_path, home, supervise
 
 @pytest.mark.slow
 @pytest.mark.parametrize("removal", ["worst", "mixed"])
-def test_who_leaves_by_another_rule_hangs_on_no_slots_either(tmp_path, home, supervise, removal):
+def test_other_removal_rules_do_not_depend_on_slots(tmp_path, home, supervise, removal):
     prints = {supervise(home(tmp_path / str(slots), evolution__removal=removal), slots) for slots in (1, 3)}
     assert len(prints) == 1
     with read_transaction(open_record(f"sqlite:///{tmp_path / '1' / 'eatnas.db'}")) as connection:
-        stillborn = select(candidate.c.id).where(candidate.c.joined == candidate.c.left)
-        assert connection.execute(stillborn).first()  # a newcomer that was the least fit
+        removed_at_once = select(candidate.c.id).where(candidate.c.joined == candidate.c.left)
+        assert connection.execute(removed_at_once).first()  # a new candidate with the lowest fitness
         living = select(candidate.c.id).where(candidate.c.joined > 0, candidate.c.left.is_(None))
         assert len(connection.execute(living).all()) == 6
 
@@ -167,7 +169,7 @@ def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
         assert connection.execute(select(search.c.scored)).scalar_one() == 28
 
 
-def test_a_second_supervisor_is_refused_with_the_first_ones_pid(tmp_path):
+def test_second_daemon_is_refused_with_the_first_pid(tmp_path):
     file = tmp_path / "record.lock"
     assert find_daemon_pid(file) is None
     with hold_daemon_lock(file):

@@ -1,10 +1,9 @@
-"""A short storm by the benchmark's own program, and that nobody trains on for a daemon that is dead."""
+"""A short run of the chaos benchmark, and workers whose supervisor is killed."""
 
 import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,6 +14,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.schema.trainings import attempt, epoch, lease
 from support.simulated_worker import SIMULATED_WORKER
+from support.waiting import eventually
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 KINDS = ("worker_killed", "supervisor_killed", "all_killed", "drained", "torn_file", "garbled_file", "checkpoints_full")
@@ -31,8 +31,8 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
 """
 
 
-def storm(out, *arguments):
-    """Run the storm; its faults and its rounds."""
+def run_storm(out, *arguments):
+    """Run the benchmark; return its lines on faults and on rounds."""
     command = [sys.executable, str(CHAOS), "--seconds-per-epoch", "0.15", "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -42,27 +42,19 @@ def storm(out, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the storm limits other processes by Linux's prlimit")
-def test_a_search_through_a_short_storm_comes_out_the_same(tmp_path):
-    faults, rounds = storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
+def test_history_survives_a_short_storm_of_faults(tmp_path):
+    faults, rounds = run_storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     hit = [fault["fault"] for fault in faults if fault["hit"]]
     assert {kind: hit.count(kind) for kind in KINDS} == dict.fromkeys(KINDS, 2)
     assert {(row["lost"], row["doubled"], row["differing"]) for row in rounds} == {(0, 0, 0)}
 
-    # Nothing is left to be done: it goes on where it stopped.
-    again, _ = storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
+    # A second run finds that no fault is left to do.
+    again, _ = run_storm(tmp_path / "out", "--each", "2", "--real", "0", "--faults", *KINDS)
     assert again == faults
 
 
-def wait_until(found):
-    deadline = time.monotonic() + SECONDS
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return result
-
-
-def orphaned(settings, program):
-    """Kill a supervisor whose workers train, by a signal that it cannot hear; its workers."""
+def orphan_workers(settings, program):
+    """Kill a supervisor while its workers train; return the workers."""
     with subprocess.Popen([sys.executable, "-c", SUPERVISE, str(settings.home), *program]) as supervisor:
         engine = open_record(settings.database_url)
 
@@ -70,32 +62,32 @@ def orphaned(settings, program):
             with read_transaction(engine) as connection:
                 return connection.execute(select(epoch.c.number)).first() and connection.execute(select(lease)).first()
 
-        wait_until(trained)
+        eventually(trained)
         workers = psutil.Process(supervisor.pid).children(recursive=True)
         supervisor.send_signal(signal.SIGKILL)
         return workers
 
 
 @pytest.mark.slow
-def test_workers_whose_supervisor_is_killed_checkpoint_and_leave(tmp_path, home, supervise):
-    undisturbed = supervise(home(tmp_path / "calm"))
+def test_workers_of_a_killed_supervisor_checkpoint_and_exit(tmp_path, home, supervise):
+    expected = supervise(home(tmp_path / "calm"))
     settings = home(tmp_path / "orphaned")
-    workers = orphaned(settings, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3"))
+    workers = orphan_workers(settings, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.3"))
     assert workers
     _, left = psutil.wait_procs(workers, timeout=10)
     assert not left
-    assert supervise(settings) == undisturbed
+    assert supervise(settings) == expected
 
 
 @pytest.mark.slow
-def test_real_trainings_whose_supervisor_is_killed_end_within_a_step_and_a_checkpoint(tmp_path, home, supervise):
+def test_real_workers_of_a_killed_supervisor_exit_soon(tmp_path, home, supervise):
     settings = home(tmp_path / "orphaned", training__epochs=200, budget__candidates=6)
-    workers = orphaned(settings, ("-m", "eatnas_training.worker"))
+    workers = orphan_workers(settings, ("-m", "eatnas_training.worker"))
     assert len(workers) == 2
     _, left = psutil.wait_procs(workers, timeout=15)
     assert not left
     files = list(settings.artifacts.glob("checkpoints/*/c*.ckpt"))
-    # What they had trained is kept where it stood, in the middle of an epoch or not.
+    # Each has saved a checkpoint, at the end of an epoch or within it.
     assert files
     with read_transaction(open_record(settings.database_url)) as connection:
         assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {None}

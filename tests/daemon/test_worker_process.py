@@ -1,4 +1,4 @@
-"""Worker processes, seen from the supervisor's end."""
+"""The supervisor's side of a worker process."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ import subprocess
 from eatnas_daemon.workers.worker_process import WorkerProcess
 
 
-class Held:
-    """Stands in for a process that a driver holds, so that not even SIGKILL ends it; there is no other way to one."""
+class UnkillableProcess:
+    """Replaces a process that a driver blocks, so that SIGKILL does not end it; a test cannot create a real one."""
 
     pid = 2**22 + 1
 
@@ -16,8 +16,8 @@ class Held:
         raise subprocess.TimeoutExpired("worker", seconds)
 
 
-def test_a_worker_that_cannot_be_ended_holds_up_nobody():
+def test_close_does_not_wait_for_an_unkillable_worker():
     (far, down), (up, other) = os.pipe(), os.pipe()
-    assert WorkerProcess(Held(), down, up).close() == -signal.SIGKILL
+    assert WorkerProcess(UnkillableProcess(), down, up).close() == -signal.SIGKILL
     os.close(far)
     os.close(other)

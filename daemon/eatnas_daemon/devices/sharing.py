@@ -47,10 +47,11 @@ class DeviceSharing:
         *,
         policy: SharingPolicy = SharingPolicy.YIELD,
         folder: Path = LOCK_FOLDER,
+        min_backoff_seconds: float = MIN_BACKOFF_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._snapshots, self._options, self._rng, self._policy = snapshots, options, rng, policy
-        self._monotonic = monotonic
+        self._monotonic, self._min_backoff_seconds = monotonic, min_backoff_seconds
         self._locks = DeviceLocks(folder, monotonic)
         self._yielding: set[str] = set()
         self._suspected: set[str] = set()
@@ -125,7 +126,8 @@ class DeviceSharing:
         used_seconds = self._locks.release(uuid)
         if uuid in self._yielding:
             self._yielding.remove(uuid)
-            count, wait_seconds = next_backoff(self._backoffs.get(uuid, (0, 0.0))[0], used_seconds, self._rng)
+            previous, _ = self._backoffs.get(uuid, (0, 0.0))
+            count, wait_seconds = next_backoff(previous, used_seconds, self._rng, self._min_backoff_seconds)
             self._backoffs[uuid] = count, now + wait_seconds
 
 
@@ -153,14 +155,16 @@ def _will_yield(process: GpuProcess, started_at: float | None) -> bool:
     return started_at < identity.started_at
 
 
-def next_backoff(count: int, used_seconds: float, rng: KeyedRng) -> tuple[int, float]:
+def next_backoff(
+    count: int, used_seconds: float, rng: KeyedRng, min_seconds: float = MIN_BACKOFF_SECONDS
+) -> tuple[int, float]:
     """Return how often in a row a device has now been yielded, and for how many seconds to stay away.
 
     `count` is the previous number. The wait doubles each time and is random, so that two daemons which yield to each
     other at the same moment do not return at the same moment.
     """
     count = 1 if used_seconds >= MAX_BACKOFF_SECONDS else count + 1
-    longest = min(MIN_BACKOFF_SECONDS * 2 ** (count - 1), MAX_BACKOFF_SECONDS)
+    longest = min(min_seconds * 2 ** (count - 1), MAX_BACKOFF_SECONDS)
     return count, longest * (1 + rng.bits() / 2**64) / 2
 
 

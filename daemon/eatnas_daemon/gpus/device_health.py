@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from eatnas_daemon.devices.availability import Availability, Cause
-from eatnas_daemon.devices.sharing import DeviceStatus, next_backoff
+from eatnas_daemon.devices.sharing import MIN_BACKOFF_SECONDS, DeviceStatus, next_backoff
 from eatnas_db.domain.rng import KeyedRng
 
 MAX_UNANSWERED_PROBES: Final = 3
@@ -34,8 +34,8 @@ class DeviceHealth:
 class HealthTracker:
     """The health of all GPUs of a supervisor. Each exclusion of a GPU lasts longer than the one before."""
 
-    def __init__(self, chance: KeyedRng) -> None:
-        self._chance = chance
+    def __init__(self, rng: KeyedRng, min_backoff_seconds: float = MIN_BACKOFF_SECONDS) -> None:
+        self._rng, self._min_backoff_seconds = rng, min_backoff_seconds
         self._devices: dict[str, DeviceHealth] = {}
 
     def record_failure(self, uuid: str, candidate_id: int, now: float) -> None:
@@ -55,7 +55,7 @@ class HealthTracker:
     def exclude(self, uuid: str, reason: str, now: float) -> None:
         """Start no worker on a GPU for some time."""
         health = self._health(uuid)
-        health.exclusions, seconds = next_backoff(health.exclusions, 0.0, self._chance)
+        health.exclusions, seconds = next_backoff(health.exclusions, 0.0, self._rng, self._min_backoff_seconds)
         health.reason, health.excluded_until = reason, now + seconds
 
     def apply(self, status: DeviceStatus, paused: Collection[str], now: float) -> DeviceStatus:

@@ -12,7 +12,7 @@ from eatnas_daemon.devices.locks import LOCK_FOLDER
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.devices.options import DeviceOptions
-from eatnas_daemon.devices.sharing import DeviceSharing, DeviceStatus, SharingPolicy
+from eatnas_daemon.devices.sharing import MIN_BACKOFF_SECONDS, DeviceSharing, DeviceStatus, SharingPolicy
 from eatnas_daemon.gpus.device_health import HealthTracker
 from eatnas_daemon.gpus.own_use import OwnUseFilter
 from eatnas_daemon.gpus.placement_verifier import PlacementVerifier
@@ -38,21 +38,28 @@ class GpuScheduler:
         self,
         monitor: DeviceMonitor,
         options: DeviceOptions,
-        chance: KeyedRng,
+        rng: KeyedRng,
         *,
         policy: SharingPolicy = SharingPolicy.YIELD,
         max_workers: int | None = None,
         workers_per_device: int = 1,
         folder: Path = LOCK_FOLDER,
+        min_backoff_seconds: float = MIN_BACKOFF_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._monitor, self._monotonic = monitor, monotonic
         self._max_workers, self._workers_per_device = max_workers, workers_per_device
         self._own_use = OwnUseFilter(monitor)
-        self._health = HealthTracker(chance)
+        self._health = HealthTracker(rng, min_backoff_seconds)
         self._verifier = PlacementVerifier(monitor)
         self._sharing = DeviceSharing(
-            self._own_use.snapshots, options, chance, policy=policy, folder=folder, monotonic=monotonic
+            self._own_use.snapshots,
+            options,
+            rng,
+            policy=policy,
+            folder=folder,
+            min_backoff_seconds=min_backoff_seconds,
+            monotonic=monotonic,
         )
         self.statuses: list[DeviceStatus] = []
 
