@@ -1,4 +1,4 @@
-"""The supervisor: a loop that runs workers and writes their reports. On its host nobody else writes for them."""
+"""The supervisor: a loop that runs workers and writes their reports. No other process on its host writes for them."""
 
 from __future__ import annotations
 
