@@ -88,7 +88,7 @@ def draw_front(file: Path, name: str, cost: str, tradeoffs: Sequence[Tradeoff], 
 @contextmanager
 def saved_figure(file: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     """Yield an empty matplotlib figure, and save it at the end. Raises `ConflictError` for an unsupported suffix."""
-    # Not by pyplot, which looks for a screen and keeps every figure in memory.
+    # pyplot would look for a display, and would keep every figure in memory.
     from matplotlib.figure import Figure
 
     check_image_suffix(file)

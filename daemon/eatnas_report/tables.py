@@ -93,7 +93,7 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
 
 
 def top_table(data: ReportData) -> ReportTable:
-    """Return the best candidates; scores that none of them has get no column."""
+    """Return the best candidates, with a column for another kind of score only if one of them has it."""
     optional = [
         (title, values)
         for title, values in (

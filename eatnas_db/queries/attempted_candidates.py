@@ -61,7 +61,7 @@ def list_attempted_ids(connection: Connection, after_event: int | None) -> list[
 
 
 def list_attempted(connection: Connection, ids: Sequence[int]) -> tuple[AttemptedCandidate, ...]:
-    """Return those of these candidates that have been attempted, in order of id: parents precede their children."""
+    """Return the attempted candidates among `ids`, in order of id, so that parents precede their children."""
     rows = connection.execute(_ATTEMPTED.where(candidate.c.id.in_(ids))).mappings()
     return tuple(AttemptedCandidate(**{**row, "state": CandidateState(row["state"])}) for row in rows)
 

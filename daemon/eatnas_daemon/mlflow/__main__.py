@@ -22,7 +22,7 @@ EVERY_SECONDS: Final = 5.0
 
 
 class LiveSync:
-    """Writes a record's changes to MLflow again and again, with a new connection after each error."""
+    """Writes a record's changes to MLflow repeatedly, and connects again after each error."""
 
     def __init__(self, engine: Engine, tracking_uri: str) -> None:
         self._engine, self._tracking_uri = engine, tracking_uri
@@ -31,7 +31,10 @@ class LiveSync:
         self._store_file: tuple[int, int] | None = None
 
     def update(self, changed: bool, last: bool) -> None:
-        """Write what has `changed`, and update pictures that are due, or all of them in the `last` call."""
+        """Write the record's changes, if it has `changed`, and update the pictures that are due.
+
+        The `last` call updates all outdated pictures, and marks what the supervisor had leased as abandoned.
+        """
         if self._store_file is not None and identify_store_file(self._tracking_uri) != self._store_file:
             # MLflow keeps a deleted file open and would continue to write to it, so this program starts again.
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
@@ -68,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         engine = open_record(database_url)
         live_sync = LiveSync(engine, tracking_uri)
-        # Any error at all: trouble with MLflow, its store or its network must never end a search.
+        # This program survives every error of MLflow, of its store and of the network.
         follow(engine, options.every, live_sync.update, live_sync.log_error, Exception)
     except EatnasError as error:
         sys.exit(str(error))

@@ -36,7 +36,7 @@ class RenderProcess:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._deadline = 0.0
         self.search_id: int | None = None
-        """The search that is being rendered, or whose files wait for `clear()`."""
+        """The id of the search that was started last, until `clear()` deletes its files."""
 
     def start(self, search: SearchRecord) -> None:
         """Start to render a search."""

@@ -59,12 +59,12 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
 
 
 def print_to_stderr(message: str) -> None:
-    """Print a line to stderr, which is the log file of a follower."""
+    """Print a line to stderr, which the daemon redirects to a log file."""
     print(message, file=sys.stderr, flush=True)
 
 
 class MlflowSync:
-    """Writes to MLflow what it lacks, and remembers what it has, so that a later call costs only what has changed.
+    """Writes missing data to MLflow, and remembers what it has written, so that later calls process only changes.
 
     Every write can be repeated: experiments and runs are found by their tags, and MLflow stores equal metrics once.
     After an error, a new `MlflowSync` continues from what the store contains.
@@ -96,7 +96,7 @@ class MlflowSync:
 
         `stopping_pid`: a supervisor that is about to exit; what it has leased no longer counts as running.
         """
-        # Two programs that miss the same run at once would both create it.
+        # Without the lock, two programs could both create a run that is missing.
         with task_lock(self._engine, "mlflow"):
             newest_event = self._watermark.advance(self._engine)
             with read_transaction(self._engine) as connection:
@@ -131,7 +131,7 @@ class MlflowSync:
                     candidate,
                     self._experiments[candidate.search_id],
                     live_hosts,
-                    # The first time all runs have just been listed.
+                    # In the first call, `_open_experiment` has just listed all runs.
                     look_up=self._synced_event is not None,
                 )
         return written
