@@ -10,7 +10,7 @@ from eatnas_daemon.devices.availability import Availability, Cause, check_availa
 from eatnas_daemon.devices.capacity import count_cpu_slots, count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU_DEVICE, GpuProcess, ProcessIdentity
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
-from eatnas_daemon.devices.placement import find_placement_error, worker_environment
+from eatnas_daemon.devices.placement import PlacementError, find_placement_error, worker_environment
 from eatnas_daemon.devices.sharing import DeviceStatus, describe_unavailable
 from support.devices import NO_SUCH_PID, UUID, gpu, gpu_process, machine
 from support.fake_nvml import GIB, GPU_NAME, FakeGpu
@@ -264,6 +264,8 @@ def test_worker_must_be_visible_on_its_device(probe_gpus, start_process):
     in_container = probe_gpus(FakeGpu("GPU-1", used=GIB), FakeGpu("GPU-2"))
     assert find_placement_error("GPU-1", worker, GIB, before, listed) is None
     assert find_placement_error("GPU-1", worker, GIB, before, in_container) is None
-    assert find_placement_error("GPU-1", worker, GIB, before, elsewhere) == "a worker for GPU-1 started on GPU-2"
-    assert "does not show it" in find_placement_error("GPU-1", worker, GIB, before, before)
-    assert find_placement_error("GPU-1", worker, GIB, before, listed[1:]) == "GPU-1 has disappeared"
+    assert find_placement_error("GPU-1", worker, GIB, before, elsewhere) == PlacementError(
+        "a worker for GPU-1 started on GPU-2", is_certain=True
+    )
+    assert "does not show it" in find_placement_error("GPU-1", worker, GIB, before, before).message
+    assert find_placement_error("GPU-1", worker, GIB, before, listed[1:]).message == "GPU-1 has disappeared"

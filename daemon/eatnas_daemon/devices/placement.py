@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot, format_gib
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementError:
+    """Why a worker is not on its GPU."""
+
+    message: str
+    is_certain: bool = False
+    """Whether the worker is on another GPU. Otherwise a later probe may still show it."""
+
+    @classmethod
+    def on_other_gpu(cls, uuid: str, other: str) -> PlacementError:
+        """Return the error for a worker of the GPU `uuid` that runs on the GPU `other`."""
+        return cls(f"a worker for {uuid} started on {other}", is_certain=True)
 
 
 def worker_environment(device: DeviceSnapshot) -> dict[str, str]:
@@ -19,19 +34,19 @@ def torch_device_name(device: DeviceSnapshot) -> str:
 
 def find_placement_error(
     uuid: str, pid: int, block_bytes: int, before: Sequence[DeviceSnapshot], after: Sequence[DeviceSnapshot]
-) -> str | None:
+) -> PlacementError | None:
     """Return why a worker is not visible on the device `uuid`, or None if it is.
 
     The worker allocates a block of `block_bytes` between the snapshots `before` and `after`.
     """
     for device in after:
         if device.uuid != uuid and any(p.pid == pid and p.identity is not None for p in device.processes):
-            return f"a worker for {uuid} started on {device.uuid}"
+            return PlacementError.on_other_gpu(uuid, device.uuid)
     free_before = {device.uuid: device.free_bytes for device in before}
     device_after = next((device for device in after if device.uuid == uuid), None)
     if device_after is None or uuid not in free_before:
-        return f"{uuid} has disappeared"
+        return PlacementError(f"{uuid} has disappeared")
     listed = any(process.pid == pid for process in device_after.processes)
     if listed or free_before[uuid] - device_after.free_bytes >= block_bytes:
         return None
-    return f"a worker allocated {format_gib(block_bytes)}, but {uuid} does not show it"
+    return PlacementError(f"a worker allocated {format_gib(block_bytes)}, but {uuid} does not show it")

@@ -6,7 +6,7 @@ from typing import Final
 
 from eatnas_daemon.devices.model import DeviceSnapshot
 from eatnas_daemon.devices.monitor import DeviceMonitor
-from eatnas_daemon.devices.placement import find_placement_error
+from eatnas_daemon.devices.placement import PlacementError, find_placement_error
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_protocol.messages import Ready
@@ -34,37 +34,36 @@ class PlacementVerifier:
             return None
         if worker.exiting or worker.kill_reason is not None:
             return None
-        reason = self._reported_elsewhere(slot.device.uuid, worker.ready)
-        if reason is not None:
-            return reason
+        error = self._reported_elsewhere(slot.device.uuid, worker.ready)
+        if error is not None:
+            return error.message
         placement, probed_at = worker.placement, self._monitor.probe_started_at
         if probed_at <= max(worker.ready_at, placement.checked_at):
             return None
         placement.checked_at = probed_at
         placement.attempts += 1
-        reason = self._seen_elsewhere(slot, worker, worker.ready)
-        if reason is None:
+        error = self._seen_elsewhere(slot, worker, worker.ready)
+        if error is None:
             placement.verified = True
             return None
-        certain = "started on" in reason
-        return reason if certain or placement.attempts >= MAX_ATTEMPTS else None
+        return error.message if error.is_certain or placement.attempts >= MAX_ATTEMPTS else None
 
-    def _reported_elsewhere(self, uuid: str, ready: Ready) -> str | None:
-        """Return a reason if CUDA in the worker names another GPU."""
+    def _reported_elsewhere(self, uuid: str, ready: Ready) -> PlacementError | None:
+        """Return an error if CUDA in the worker names another GPU."""
         for device in self._monitor.snapshots(wait=False):
             if device.uuid != uuid and _is_same_gpu(device.uuid, ready.gpu_uuid):
-                return f"a worker for {uuid} started on {device.uuid}"
+                return PlacementError.on_other_gpu(uuid, device.uuid)
         return None
 
-    def _seen_elsewhere(self, slot: Slot, worker: WorkerState, ready: Ready) -> str | None:
-        """Return a reason if the driver does not show the worker on its GPU."""
+    def _seen_elsewhere(self, slot: Slot, worker: WorkerState, ready: Ready) -> PlacementError | None:
+        """Return an error if the driver does not show the worker on its GPU."""
         uuid, after = slot.device.uuid, self._monitor.snapshots(wait=False)
         before = self._before_start.get(slot.number, [])
-        reason = find_placement_error(uuid, worker.process.pid, ready.marker_bytes, before, after)
+        error = find_placement_error(uuid, worker.process.pid, ready.marker_bytes, before, after)
         hidden = any(device.uuid == uuid and device.attribution_error is not None for device in after)
-        if reason is not None and hidden and _is_same_gpu(uuid, ready.gpu_uuid):
+        if error is not None and hidden and _is_same_gpu(uuid, ready.gpu_uuid):
             return None  # The driver does not show processes, and CUDA itself names this GPU.
-        return reason
+        return error
 
 
 def _is_same_gpu(uuid: str, reported: str | None) -> bool:
