@@ -66,16 +66,19 @@ $(BIN)/python:
 # If torch and torchvision do not match, both are removed, and the next step installs a pair that does.
 $(VENV)/.torch: | $(BIN)/python
 	@works="$(BIN)/python -c 'import torch, torchvision'"; \
-	if ! eval "$$works" 2>/dev/null && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
-	  echo "no NVIDIA GPU here: trying the CPU build of PyTorch first"; \
-	  $(BIN)/python -m pip install --quiet --retries 0 --timeout 15 \
-	    --index-url $(TORCH_CPU_INDEX) torch torchvision 2>/dev/null || true; \
+	reachable="$(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=2)' $(TORCH_CPU_INDEX)/torch/"; \
+	if ! eval "$$works" 2>/dev/null && [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null \
+	    && eval "$$reachable" 2>/dev/null; then \
+	  echo "No NVIDIA GPU found: installing the CPU build of PyTorch (about 200 MB)"; \
+	  $(BIN)/python -m pip install --progress-bar on --retries 0 --timeout 15 \
+	    --index-url $(TORCH_CPU_INDEX) torch torchvision || true; \
 	  eval "$$works" 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torch torchvision; \
 	fi
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet -e .
+	@echo "Installing eatnas-db and its dependencies; this takes a few minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
