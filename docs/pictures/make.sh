@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The pictures of the README and the pages: a real run of the demo, drawn by the command line itself, and the report of
-# its larger search photographed by Chromium.
+# Draw the pictures of the README and of the pages, and the README's transcript, from one run of the demo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 home=$(mktemp -d)
@@ -8,7 +7,8 @@ trap 'rm -rf "$home"' EXIT
 eatnas=(.venv/bin/eatnas-db --home "$home/eatnas")
 pictures=docs/pictures
 
-"${eatnas[@]}" demo
+COLUMNS=200 "${eatnas[@]}" demo | tee "$home/demo.txt"
+.venv/bin/python docs/pictures/transcript.py < "$home/demo.txt"
 "${eatnas[@]}" query quality demo-small-1 --picture $pictures/quality.png
 "${eatnas[@]}" query lineage demo-large-1 --picture $pictures/lineage.png
 "${eatnas[@]}" report demo-large-1 --output "$home/report.html"

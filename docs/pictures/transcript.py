@@ -1,0 +1,49 @@
+"""Put the output of `eatnas-db demo` into the README, shortened, and store its fingerprint beside the pictures.
+
+eatnas-db demo | python docs/pictures/transcript.py
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+FINGERPRINT = Path(__file__).with_name("demo-fingerprint.txt")
+BLOCK = re.compile(r"(<!-- demo transcript -->\n).*?(<!-- /demo transcript -->)", re.DOTALL)
+PROGRESS = re.compile(r"^(\S+)  \d+/\d+  ")
+INTRODUCTION = "The output of `make demo`, without the codes of the networks. It takes two minutes on two cores:\n"
+
+
+def shorten(output: str) -> str:
+    """Return the output with one progress line for each search and without the column of codes."""
+    lines: list[str] = []
+    code_column: int | None = None
+    for line in output.splitlines():
+        progress = PROGRESS.match(line)
+        if progress and lines and lines[-1].startswith(f"{progress[1]}  "):
+            lines.pop()
+        if re.search(r"\bbirth\b.*\bcode\b", line):
+            code_column = line.index("code")
+        elif not line.strip():
+            code_column = None
+        shortened = line[:code_column].rstrip()
+        if shortened or (lines and lines[-1]):
+            lines.append(shortened)
+    return "\n".join(lines).split("\nWhat to type next:")[0].rstrip()
+
+
+def main() -> None:
+    """Rewrite the block in the README from standard input."""
+    text = shorten(sys.stdin.read())
+    fingerprint = re.search(r"^[0-9a-f]{64}$", text, re.MULTILINE)
+    if fingerprint is None:
+        sys.exit("the demo's output has no fingerprint")
+    FINGERPRINT.write_text(fingerprint[0] + "\n")
+    block = f"{INTRODUCTION}\n```text\n{text}\n```\n"
+    README.write_text(BLOCK.sub(lambda found: found[1] + block + found[2], README.read_text()))
+
+
+if __name__ == "__main__":
+    main()
