@@ -123,6 +123,6 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
 def test_transcript_and_pictures_come_from_one_run():
     recorded = (ROOT / "docs/pictures/demo-fingerprint.txt").read_text().strip()
     shown = {
-        line for page in PAGES + [ROOT / "README.md"] for line in re.findall(r"\b[0-9a-f]{64}\b", page.read_text())
+        line for page in (*PAGES, ROOT / "README.md") for line in re.findall(r"\b[0-9a-f]{64}\b", page.read_text())
     }
     assert shown == {recorded}
