@@ -15,43 +15,50 @@ import torch
 
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Assign, Finished
-from eatnas_training import loop
+from eatnas_protocol.messages import Assign
 from eatnas_training.calibrate import calibrate
-from eatnas_training.worker_protocol import StopRequest
+from support.trainings import finished, run_training
 
 SMALL: list[list[int | float]] = [[1, 0, 0, 0, 0.5]] * 7
 LARGE: list[list[int | float]] = [[2, 2, 1, 2, 1.0]] * 7
 
 
-def question(*codes: list[list[int | float]], **changes: Any) -> dict[str, Any]:
-    asked: dict[str, Any] = {
+def calibration_request(*codes: list[list[int | float]], **changes: Any) -> dict[str, Any]:
+    request: dict[str, Any] = {
         "codes": list(codes),
         "macro": asdict(PRESETS["eatnas-tiny"]),
         "task": asdict(Task(8, 1, 10)),
         "data": {"name": "digits"},
         "training": {"batch_size": 32, "augment": "shift"},
     }
-    return {**asked, **changes}
+    return {**request, **changes}
 
 
-def test_a_costlier_network_takes_longer() -> None:
-    small, large = calibrate(question(SMALL, LARGE))
+def test_larger_network_takes_longer() -> None:
+    small, large = calibrate(calibration_request(SMALL, LARGE))
     assert 0 < small["seconds_per_epoch"] < large["seconds_per_epoch"]
     assert min(small["first_seconds"], large["first_seconds"]) > 0
 
 
 @pytest.mark.slow
-def test_what_is_estimated_is_near_what_an_epoch_takes(tmp_path: Path) -> None:
-    asked = question(LARGE)
-    estimated = calibrate(asked)[0]["seconds_per_epoch"]
-    settings = {key: asked[key] for key in ("macro", "task", "data")}
-    training = {**asked["training"], "epochs": 1}
-    assign = Assign(*(1, 1, LARGE), **settings, training=training, seed=0, checkpoint_folder=str(tmp_path), log_file="")
-    last = list(loop.train(assign, lambda: StopRequest.NONE))[-1]
-    assert isinstance(last, Finished)
-    # Far apart, since others may use the machine meanwhile: but this finds another unit, or another count of batches.
-    assert estimated / 10 < last.device_seconds < estimated * 10
+def test_estimate_is_close_to_a_real_epoch(tmp_path: Path) -> None:
+    request = calibration_request(LARGE)
+    estimated = calibrate(request)[0]["seconds_per_epoch"]
+    assign = Assign(
+        candidate=1,
+        attempt=1,
+        code=LARGE,
+        macro=request["macro"],
+        task=request["task"],
+        data=request["data"],
+        training={**request["training"], "epochs": 1},
+        seed=0,
+        checkpoint_folder=str(tmp_path),
+        log_file="",
+    )
+    seconds = finished(run_training(assign)).device_seconds
+    # Wide bounds, since other processes may use the machine. They still catch a wrong unit or number of batches.
+    assert estimated / 10 < seconds < estimated * 10
 
 
 @pytest.mark.parametrize(
@@ -61,14 +68,14 @@ def test_what_is_estimated_is_near_what_an_epoch_takes(tmp_path: Path) -> None:
         {"data": {"name": "digits", "train_images": 60, "validation_images": 150}},
         {"training": {"learning_rate": 100.0, "warmup": 0.0, "weight_decay": 1.0, "batch_size": 4}},
     ],
-    ids=["less than a batch", "less than two batches", "a rate at which it diverges"],
+    ids=["less than a batch", "less than two batches", "diverging learning rate"],
 )
-def test_every_search_that_can_be_created_can_be_timed(changes: dict[str, Any]) -> None:
-    (timed,) = calibrate(question(SMALL, **changes))
+def test_smallest_data_and_diverging_recipes_can_be_timed(changes: dict[str, Any]) -> None:
+    (timed,) = calibrate(calibration_request(SMALL, **changes))
     assert timed["seconds_per_epoch"] > 0
 
 
-def test_streamed_images_count_with_their_decoding(tmp_path: Path) -> None:
+def test_estimate_includes_the_decoding_of_streamed_images(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
     for label in ("a", "b"):
         (tmp_path / "train" / label).mkdir(parents=True)
@@ -77,52 +84,52 @@ def test_streamed_images_count_with_their_decoding(tmp_path: Path) -> None:
     started = time.perf_counter()
     for _ in range(10):
         PIL.Image.open(tmp_path / "train" / "a" / "0.jpeg").convert("RGB")
-    decoding = (time.perf_counter() - started) / 10
+    decode_seconds = (time.perf_counter() - started) / 10
     data = {"name": "ImageNet", "root": str(tmp_path), "resolution": 8, "train_images": 100, "validation_images": 20}
-    asked = question(SMALL, data=data, task=asdict(Task(8, 3, 2)), training={"batch_size": 5})
-    (timed,) = calibrate(asked)
-    # By half of two cores at most, if nobody else has them.
-    assert timed["seconds_per_epoch"] > 120 * decoding / 8 / 3
+    request = calibration_request(SMALL, data=data, task=asdict(Task(8, 3, 2)), training={"batch_size": 5})
+    (timed,) = calibrate(request)
+    # At most 8 threads decode.
+    assert timed["seconds_per_epoch"] > 120 * decode_seconds / 8 / 3
 
 
-def test_timing_leaves_the_global_generator_alone() -> None:
+def test_calibration_leaves_the_global_generator_unchanged() -> None:
     before = torch.get_rng_state()
-    calibrate(question(SMALL))
+    calibrate(calibration_request(SMALL))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_data_that_are_not_those_of_the_task_are_refused() -> None:
+def test_data_of_another_task_are_refused() -> None:
     with pytest.raises(DataError, match="the search was created for"):
-        calibrate(question(SMALL, task=asdict(Task(28, 1, 10))))
+        calibrate(calibration_request(SMALL, task=asdict(Task(28, 1, 10))))
 
 
-def ask(asked: object) -> subprocess.CompletedProcess[str]:
+def run_program(request: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "eatnas_training.calibrate"],
-        input=json.dumps(asked),
+        input=json.dumps(request),
         capture_output=True,
         text=True,
     )
 
 
 @pytest.mark.slow
-def test_the_command_answers_a_question_in_json_with_json() -> None:
-    answer = ask(question(SMALL))
+def test_program_answers_json_with_json() -> None:
+    answer = run_program(calibration_request(SMALL))
     (timed,) = json.loads(answer.stdout)
     assert set(timed) == {"seconds_per_epoch", "first_seconds"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("request_json", "message"),
     [
-        (question(SMALL, data={"name": "digit"}), "did you mean digits"),
-        (question([[9, 0, 0, 0, 0.5]] * 7), "block 1"),
+        (calibration_request(SMALL, data={"name": "digit"}), "did you mean digits"),
+        (calibration_request([[9, 0, 0, 0, 0.5]] * 7), "block 1"),
         ({}, "codes"),
     ],
 )
-def test_the_command_says_a_mistake_in_one_line(asked: object, says: str) -> None:
-    answer = ask(asked)
+def test_program_reports_an_error_in_one_line(request_json: object, message: str) -> None:
+    answer = run_program(request_json)
     assert answer.returncode == 1
     assert answer.stderr.count("\n") == 1
-    assert says in answer.stderr
+    assert message in answer.stderr

@@ -1,9 +1,8 @@
-"""Final models: trained on training and validation images, and looked at once on the test part."""
+"""Final models: trained on training and validation images, and evaluated once on the test images."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -13,22 +12,13 @@ import PIL.Image
 import pytest
 
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Released, Report
-from eatnas_training import loop, prepare
+from eatnas_protocol.messages import Phase, Released
+from eatnas_training import prepare
 from eatnas_training.data import datasets, streamed_files
 from eatnas_training.worker_protocol import StopRequest
+from support.trainings import MakeAssignment, epoch_metrics, failed, finished, run_training
 
-Make = Callable[..., Assign]
 DIGITS = {"name": "digits", "train_images": 256, "validation_images": 100}
-
-
-def train(assign: Assign, release_at: int | None = None) -> list[Report]:
-    asked = count(1)
-    return list(loop.train(assign, lambda: StopRequest.RELEASE if next(asked) == release_at else StopRequest.NONE))
-
-
-def rows(reports: list[Report]) -> list[EpochDone]:
-    return [replace(one, attempt=0, seconds=0, ended_at=0) for one in reports if isinstance(one, EpochDone)]
 
 
 def write_images(folder: Path, classes: str, each: int = 6) -> None:
@@ -38,43 +28,41 @@ def write_images(folder: Path, classes: str, each: int = 6) -> None:
             PIL.Image.new("RGB", (8, 8), (shade * 60, number, 0)).save(folder / name / f"{number}.png")
 
 
-def test_it_sees_train_then_validation_images_and_the_test_part_apart() -> None:
-    ordinary, final = datasets.load_training(DIGITS), datasets.load_final(DIGITS)
-    both = np.concatenate((ordinary.train.images, ordinary.validation.images))
-    assert np.array_equal(final.train.images, both)
+def test_final_data_joins_training_and_validation_images() -> None:
+    search, final = datasets.load_training(DIGITS), datasets.load_final(DIGITS)
+    joined = np.concatenate((search.train.images, search.validation.images))
+    assert np.array_equal(final.train.images, joined)
     assert np.array_equal(final.test.images, datasets.load_test(DIGITS).images)
-    assert final.digest != ordinary.digest
+    assert final.digest != search.digest
     assert prepare.describe_final(DIGITS) == {"train_images": 356, "test_images": 360}
 
 
-def test_the_test_part_is_measured_once_after_the_last_epoch(assignment: Make) -> None:
-    reports = train(replace(assignment(epochs=3), final_model=True))
-    phases = [one.phase for one in reports if isinstance(one, Phase)]
+def test_test_images_are_evaluated_once_after_the_last_epoch(assignment: MakeAssignment) -> None:
+    reports = run_training(replace(assignment(epochs=3), final_model=True))
+    phases = [report.phase for report in reports.of(Phase)]
     assert phases[-1] == "testing"
     assert (phases.count("testing"), phases.count("validating")) == (1, 0)
-    assert [(row.val_loss, row.val_accuracy) for row in rows(reports)] == [(None, None)] * 3
-    last = reports[-1]
-    assert isinstance(last, Finished)
-    assert last.accuracy * 360 == pytest.approx(round(last.accuracy * 360))  # of all test images
+    assert [(report.val_loss, report.val_accuracy) for report in epoch_metrics(reports)] == [(None, None)] * 3
+    correct = finished(reports).accuracy * 360
+    assert correct == pytest.approx(round(correct))
 
 
-@pytest.mark.parametrize("where", ["in the middle", "while it is tested"])
-def test_one_that_was_stopped_comes_to_the_same_figures(assignment: Make, where: str) -> None:
-    whole = train(replace(assignment(), final_model=True))
-    stopping = replace(assignment(), final_model=True)
-    asked = 2 * (356 // 64) + 1
-    stopped = train(stopping, release_at=asked // 2 if where == "in the middle" else asked)
-    assert isinstance(stopped[-1], Released)
-    assert ("testing" in [one.phase for one in stopped if isinstance(one, Phase)]) == (where != "in the middle")
-    resumed = train(replace(stopping, attempt=2))
-    assert rows(resumed) == rows(whole)
-    ends = [one for one in (whole[-1], resumed[-1]) if isinstance(one, Finished)]
-    assert len({(one.accuracy, one.loss, one.data_digest) for one in ends}) == 1 < len(ends)
+@pytest.mark.parametrize("phase", ["training", "testing"])
+def test_resumed_final_model_has_the_same_metrics(assignment: MakeAssignment, phase: str) -> None:
+    uninterrupted = run_training(replace(assignment(), final_model=True))
+    assign = replace(assignment(), final_model=True)
+    batches = 2 * (356 // 64)
+    calls, release_at = count(1), batches // 2 if phase == "training" else batches + 1
+    released = run_training(assign, lambda: StopRequest.RELEASE if next(calls) == release_at else StopRequest.NONE)
+    assert isinstance(released[-1], Released)
+    assert ("testing" in [report.phase for report in released.of(Phase)]) == (phase == "testing")
+    resumed = run_training(replace(assign, attempt=2))
+    assert epoch_metrics(resumed) == epoch_metrics(uninterrupted)
+    first, second = finished(uninterrupted), finished(resumed)
+    assert (first.accuracy, first.loss, first.data_digest) == (second.accuracy, second.loss, second.data_digest)
 
 
-def test_without_test_files_a_search_goes_on_and_a_final_model_says_so_in_one_line(
-    assignment: Make, tmp_path: Path
-) -> None:
+def test_only_final_models_need_test_files(assignment: MakeAssignment, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (80, 28, 28), np.uint8)
     (tmp_path / "train-images-idx3-ubyte").write_bytes(
         struct.pack(">BBBB3I", 0, 0, 8, 3, 80, 28, 28) + pixels.tobytes()
@@ -83,19 +71,18 @@ def test_without_test_files_a_search_goes_on_and_a_final_model_says_so_in_one_li
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(bytes((0, 0, 8, 1)) + struct.pack(">I", 80) + labels)
     data = {"name": "FashionMNIST", "root": str(tmp_path), "resolution": 8}
     assign = assignment(data=data, epochs=1)
-    assert isinstance(train(assign)[-1], Finished)
-    failed = train(replace(assign, final_model=True))[-1]
-    assert isinstance(failed, Failed)
-    assert failed.kind == "unreadable_data"
-    assert failed.message.startswith(f"FashionMNIST: no t10k-images-idx3-ubyte in {tmp_path}")
-    assert "\n" not in failed.message
+    finished(run_training(assign))
+    failure = failed(run_training(replace(assign, final_model=True)))
+    assert failure.kind == "unreadable_data"
+    assert failure.message.startswith(f"FashionMNIST: no t10k-images-idx3-ubyte in {tmp_path}")
+    assert "\n" not in failure.message
 
 
-@pytest.mark.parametrize("streams", [False, True])
-def test_a_folder_wants_a_test_part_of_the_same_classes(
-    assignment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: bool
+@pytest.mark.parametrize("streamed", [False, True])
+def test_test_folder_must_have_the_same_classes(
+    assignment: MakeAssignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: bool
 ) -> None:
-    if streams:
+    if streamed:
         monkeypatch.setattr(datasets, "RESIDENT_BYTES", 100)
         monkeypatch.setattr(streamed_files, "RESIDENT_BYTES", 100)
     data = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
@@ -109,6 +96,6 @@ def test_a_folder_wants_a_test_part_of_the_same_classes(
     (tmp_path / "val2" / "c").rename(tmp_path / "val" / "c")
     assert prepare.describe_final(data) == {"train_images": 18, "test_images": 6}
     task = {"resolution": 8, "channels": 3, "classes": 3}
-    last = train(replace(assignment(data=data, epochs=1, batch_size=8), task=task, final_model=True))[-1]
-    assert isinstance(last, Finished)
-    assert last.accuracy * 6 == pytest.approx(round(last.accuracy * 6))
+    assign = replace(assignment(data=data, epochs=1, batch_size=8), task=task, final_model=True)
+    correct = finished(run_training(assign)).accuracy * 6
+    assert correct == pytest.approx(round(correct))

@@ -32,12 +32,12 @@ def mult_adds(model: nn.Module, task: Task) -> int:
     return sum(counted)
 
 
-def test_there_are_24_networks_of_the_authors_to_agree_with() -> None:
+def test_oracle_has_24_networks() -> None:
     assert len(ROWS) == 24
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
-def test_a_built_network_has_the_authors_parameters_and_mult_adds(row: dict[str, Any]) -> None:
+def test_network_has_the_parameters_and_mult_adds_of_the_authors(row: dict[str, Any]) -> None:
     task = Task(row["resolution"], 3, row["classes"])
     with torch.device("meta"):
         model = network.build(Architecture.from_code(row["code"]), PRESETS["eatnas-imagenet"], task)
@@ -46,7 +46,7 @@ def test_a_built_network_has_the_authors_parameters_and_mult_adds(row: dict[str,
 
 
 @pytest.mark.parametrize("macro", PRESETS.values(), ids=PRESETS)
-def test_a_built_network_costs_what_the_counter_says_under_every_macro(macro: Any) -> None:
+def test_network_agrees_with_the_analytic_cost_under_every_macro(macro: Any) -> None:
     for row in ROWS[:6]:
         architecture = Architecture.from_code(row["code"])
         task = Task(32, 3, 10)
@@ -64,7 +64,7 @@ def tiny(seed: int) -> network.Network:
     return model
 
 
-def test_initial_weights_hang_on_the_seed_alone() -> None:
+def test_initial_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = tiny(3).state_dict()
     torch.manual_seed(2)
@@ -73,13 +73,13 @@ def test_initial_weights_hang_on_the_seed_alone() -> None:
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_building_and_initialising_leave_the_global_generator_alone() -> None:
+def test_initialization_leaves_the_global_generator_unchanged() -> None:
     before = torch.get_rng_state()
     tiny(3)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_every_batch_norm_is_the_authors_and_no_convolution_has_a_bias() -> None:
+def test_batch_norms_have_the_constants_of_the_authors() -> None:
     for module in tiny(0).modules():
         if isinstance(module, nn.BatchNorm2d):
             assert (module.eps, module.momentum) == (2e-5, 0.1)
@@ -88,7 +88,7 @@ def test_every_batch_norm_is_the_authors_and_no_convolution_has_a_bias() -> None
             assert module.bias is None
 
 
-def test_a_separable_block_adds_its_input_where_shapes_agree() -> None:
+def test_separable_block_with_skip_adds_its_input() -> None:
     plain = Architecture.parse("/".join(["sep_k3_d2_w1.0"] * 7))
     skipping = Architecture.parse("/".join(["sep_k3_d2_w1.0_skip"] * 7))
     images = torch.ones(2, 1, 8, 8)

@@ -1,8 +1,7 @@
-"""A child that inherits: from its parent's file, or from its parent trained again."""
+"""Children that inherit weights from their parent's checkpoint, or from a parent that is trained again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,128 +9,125 @@ import pytest
 import torch
 
 from eatnas_db.checkpoint_files import read_checkpoint
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Released, Report
-from eatnas_training import checkpoint, loop
+from eatnas_protocol.messages import Assign, EpochDone, Finished, Phase, Progress, Released
+from eatnas_training import checkpoint
 from eatnas_training.worker_protocol import StopRequest
+from support.trainings import MakeAssignment, after_calls, failed, finished, run_training
 
-Make = Callable[..., Assign]
-DATA = {"name": "digits", "train_images": 256, "validation_images": 100}
-
-
-def train(assign: Assign, wanted: Callable[[], StopRequest] = lambda: StopRequest.NONE) -> list[Report]:
-    return list(loop.train(assign, wanted))
+Family = tuple[Assign, Assign, Assign]
 
 
-def wider(code: list[list[int | float]], position: int) -> list[list[int | float]]:
+def widen(code: list[list[int | float]], position: int) -> list[list[int | float]]:
     changed = [list(block) for block in code]
     changed[position][4] = 2.0
     return changed
 
 
 @pytest.fixture
-def family(assignment: Make) -> tuple[Assign, Assign, Assign]:
-    """A grandparent from scratch, a parent that inherits from it, and a child that inherits from the parent."""
-    first = assignment(1)
-    second = replace(
-        assignment(2, code=wider(first.code, 6), epochs=1, checkpoint_folder=first.checkpoint_folder),
+def family(assignment: MakeAssignment) -> Family:
+    """A grandparent without a parent, its child, and its grandchild."""
+    grandparent = assignment(1)
+    folder = grandparent.checkpoint_folder
+    parent = replace(
+        assignment(2, code=widen(grandparent.code, 6), epochs=1, checkpoint_folder=folder),
         inherits=True,
-        ancestors=[asdict(first)],
+        ancestors=[asdict(grandparent)],
     )
-    third = replace(
-        assignment(3, code=wider(second.code, 4), epochs=1, checkpoint_folder=first.checkpoint_folder),
+    child = replace(
+        assignment(3, code=widen(parent.code, 4), epochs=1, checkpoint_folder=folder),
         inherits=True,
-        ancestors=[asdict(replace(second, ancestors=[]))],
+        ancestors=[asdict(replace(parent, ancestors=[]))],
     )
-    return first, second, third
+    return grandparent, parent, child
 
 
-def weights(assign: Assign) -> dict[str, torch.Tensor]:
+def with_all_ancestors(family: Family, attempt: int) -> Assign:
+    grandparent, parent, child = family
+    ancestors = [asdict(grandparent), asdict(replace(parent, ancestors=[]))]
+    return replace(child, attempt=attempt, ancestors=ancestors)
+
+
+def final_weights(assign: Assign) -> dict[str, torch.Tensor]:
     (path,) = Path(assign.checkpoint_folder).glob(f"c{assign.candidate}-a*-e{assign.training['epochs']}-b0.ckpt")
     model: dict[str, torch.Tensor] = checkpoint.unpack(read_checkpoint(path))["model"]
     return model
 
 
-def last(reports: list[Report]) -> Finished:
-    assert isinstance(reports[-1], Finished), reports[-1]
-    return reports[-1]
+def comparable(report: Finished) -> Finished:
+    return replace(report, attempt=0, device_seconds=0)
 
 
-def test_a_child_starts_where_its_parent_stopped(assignment: Make) -> None:
+def test_child_starts_from_its_parents_weights(assignment: MakeAssignment) -> None:
     recipe = {"data": {"name": "digits"}, "batch_size": 32, "augment": "none"}
-    first = assignment(1, epochs=4, **recipe)
-    code = wider(first.code, 4)
-    alone = assignment(2, code=code, epochs=1, **recipe)
-    heir = replace(alone, inherits=True, ancestors=[asdict(first)], checkpoint_folder=first.checkpoint_folder)
-    parent, child, orphan = (last(train(one)) for one in (first, heir, alone))
-    assert child.share_inherited is not None
-    assert 0.3 < child.share_inherited < 1
-    assert child.logit_distance is not None
-    assert child.logit_distance < 1e-4  # wider: exact at birth
-    assert orphan.share_inherited is None
-    assert parent.accuracy > orphan.accuracy + 0.2
-    assert child.accuracy > orphan.accuracy + 0.2
+    parent = assignment(1, epochs=4, **recipe)
+    unrelated = assignment(2, code=widen(parent.code, 4), epochs=1, **recipe)
+    child = replace(unrelated, inherits=True, ancestors=[asdict(parent)], checkpoint_folder=parent.checkpoint_folder)
+    of_parent, of_child, of_unrelated = (finished(run_training(assign)) for assign in (parent, child, unrelated))
+    assert of_child.share_inherited is not None
+    assert 0.3 < of_child.share_inherited < 1
+    assert of_child.logit_distance is not None
+    assert of_child.logit_distance < 1e-4  # the child is only wider, so its initial logits are its parent's
+    assert of_unrelated.share_inherited is None
+    assert of_parent.accuracy > of_unrelated.accuracy + 0.2
+    assert of_child.accuracy > of_unrelated.accuracy + 0.2
 
 
-def test_a_child_stopped_and_resumed_has_the_same_bits_and_still_knows_its_share(
-    family: tuple[Assign, Assign, Assign], assignment: Make
-) -> None:
-    first, second, _ = family
-    train(first)
-    whole = last(train(second))
-    again = replace(second, attempt=2, checkpoint_folder=assignment().checkpoint_folder)
-    heir = replace(again, ancestors=[{**asdict(first)}])
-    calls = iter(range(100))
-    stopped = train(heir, lambda: StopRequest.RELEASE if next(calls) >= 2 else StopRequest.NONE)
-    assert isinstance(stopped[-1], Released)
-    resumed = last(train(replace(heir, attempt=3)))
-    assert replace(resumed, attempt=0, device_seconds=0) == replace(whole, attempt=0, device_seconds=0)
+def test_resumed_child_has_the_same_bits_and_share(family: Family, assignment: MakeAssignment) -> None:
+    grandparent, parent, _ = family
+    run_training(grandparent)
+    uninterrupted = finished(run_training(parent))
+    again = replace(
+        parent,
+        attempt=2,
+        checkpoint_folder=assignment().checkpoint_folder,
+        ancestors=[asdict(grandparent)],
+    )
+    assert isinstance(run_training(again, after_calls(3, StopRequest.RELEASE))[-1], Released)
+    resumed = finished(run_training(replace(again, attempt=3)))
+    assert comparable(resumed) == comparable(uninterrupted)
 
 
-@pytest.mark.parametrize("damage", ["gone", "garbled"])
-def test_without_its_parents_weights_a_child_asks_for_the_whole_chain_and_makes_them_again(
-    family: tuple[Assign, Assign, Assign], damage: str
-) -> None:
-    first, second, third = family
-    train(first)
-    train(second)
-    undisturbed = last(train(third))
-    kept = weights(second)
-    for path in Path(first.checkpoint_folder).iterdir():
-        if damage == "gone" or path.name.startswith("c3"):
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_missing_ancestors_are_trained_again_with_the_same_bits(family: Family, damage: str) -> None:
+    grandparent, parent, child = family
+    run_training(grandparent)
+    run_training(parent)
+    undisturbed = finished(run_training(child))
+    original_weights = final_weights(parent)
+    for path in Path(grandparent.checkpoint_folder).iterdir():
+        if damage == "missing" or path.name.startswith("c3"):
             path.unlink()
         else:
             path.write_bytes(path.read_bytes()[:-40] + b"x" * 40)
-    failed = train(replace(third, attempt=2))[-1]
-    assert isinstance(failed, Failed)
-    assert failed.kind == "parent_missing"
-    whole = replace(third, attempt=3, ancestors=[asdict(first), asdict(replace(second, ancestors=[]))])
-    reports = train(whole)
-    assert [report for report in reports if isinstance(report, Phase) and report.phase == "restoring"]
-    assert {(r.candidate, r.attempt) for r in reports if isinstance(r, Progress | EpochDone)} == {(3, 3)}
-    again = last(reports)
-    assert replace(again, attempt=0, device_seconds=0) == replace(undisturbed, attempt=0, device_seconds=0)
-    made = weights(second)
-    assert all(torch.equal(made[name], kept[name]) for name in kept)
+    assert failed(run_training(replace(child, attempt=2))).kind == "parent_missing"
+    reports = run_training(with_all_ancestors(family, attempt=3))
+    assert "restoring" in [report.phase for report in reports.of(Phase)]
+    positions = [*reports.of(Progress), *reports.of(EpochDone)]
+    assert {(report.candidate, report.attempt) for report in positions} == {(3, 3)}
+    assert comparable(finished(reports)) == comparable(undisturbed)
+    weights = final_weights(parent)
+    assert all(torch.equal(weights[name], original_weights[name]) for name in original_weights)
 
 
-def test_a_stop_while_a_parent_is_made_again_keeps_what_was_made(family: tuple[Assign, Assign, Assign]) -> None:
-    first, second, third = family
-    whole = replace(third, ancestors=[asdict(first), asdict(replace(second, ancestors=[]))])
-    calls = iter(range(1000))
-    stopped = train(whole, lambda: StopRequest.RELEASE if next(calls) >= 3 else StopRequest.NONE)
-    assert isinstance(stopped[-1], Released)
-    assert list(Path(first.checkpoint_folder).glob("c1-*-e0-b*.ckpt"))
-    assert isinstance(train(replace(whole, attempt=2))[-1], Finished)
+def test_release_while_retraining_an_ancestor_keeps_its_checkpoint(family: Family) -> None:
+    grandparent, _, _ = family
+    child = with_all_ancestors(family, attempt=1)
+    assert isinstance(run_training(child, after_calls(4, StopRequest.RELEASE))[-1], Released)
+    assert list(Path(grandparent.checkpoint_folder).glob("c1-*-e0-b*.ckpt"))
+    finished(run_training(replace(child, attempt=2)))
 
 
-def test_a_larger_task_takes_what_fits(assignment: Make) -> None:
-    small = assignment(1)
-    train(small)
-    data = {**DATA, "resolution": 16}
-    task = {"resolution": 16, "channels": 1, "classes": 10}
-    large = assignment(2, data=data, epochs=1, checkpoint_folder=small.checkpoint_folder)
-    large = replace(large, task=task, inherits=True, ancestors=[asdict(small)])
-    done = last(train(large))
-    assert done.share_inherited is not None
-    assert done.share_inherited > 0.9
-    assert done.logit_distance is None
+def test_child_on_a_larger_task_inherits_most_weights(assignment: MakeAssignment) -> None:
+    parent = assignment(1)
+    run_training(parent)
+    data = {"name": "digits", "train_images": 256, "validation_images": 100, "resolution": 16}
+    child = replace(
+        assignment(2, data=data, epochs=1, checkpoint_folder=parent.checkpoint_folder),
+        task={"resolution": 16, "channels": 1, "classes": 10},
+        inherits=True,
+        ancestors=[asdict(parent)],
+    )
+    report = finished(run_training(child))
+    assert report.share_inherited is not None
+    assert report.share_inherited > 0.9
+    assert report.logit_distance is None

@@ -1,4 +1,4 @@
-"""Whether torch computes on a device, and the words for why not. What CUDA says is raised by hand: there is no GPU."""
+"""The self-test of a device, and its error messages. There is no GPU, so the tests create the errors themselves."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from eatnas_training.selftest import describe_failure, train_all_operations
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040)."
 
 
-def test_the_processor_is_ready() -> None:
+def test_cpu_passes() -> None:
     train_all_operations("cpu")
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "expected"),
     [
         (RuntimeError("Found no NVIDIA driver on your system. Please check"), "NVIDIA_DRIVER_CAPABILITIES"),
         (
@@ -27,17 +27,15 @@ def test_the_processor_is_ready() -> None:
         (RuntimeError(""), "RuntimeError"),
     ],
 )
-def test_why_torch_cannot_compute_on_a_gpu_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
-) -> None:
+def test_gpu_error_is_described_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    told = describe_failure("cuda:0", error)
-    assert words in told
-    assert "\n" not in told
+    message = describe_failure("cuda:0", error)
+    assert expected in message
+    assert "\n" not in message
 
 
-def test_a_torch_without_cuda_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_without_cuda_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
-    told = describe_failure("cuda:0", AssertionError("Torch not compiled with CUDA enabled"))
-    assert told.startswith(f"torch {torch.__version__} was built without CUDA; https://pytorch.org")
+    message = describe_failure("cuda:0", AssertionError("Torch not compiled with CUDA enabled"))
+    assert message.startswith(f"torch {torch.__version__} was built without CUDA; https://pytorch.org")

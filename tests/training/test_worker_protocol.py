@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -31,62 +32,68 @@ from eatnas_protocol.messages import (
 )
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol
 from support.simulated_worker import SIMULATED_WORKER
+from support.trainings import MakeAssignment
 
-Make = Callable[..., Assign]
+R = TypeVar("R", bound=Report)
+REAL_WORKER = ("-m", "eatnas_training.worker")
 
 
 class Worker:
-    """A worker process, seen from the supervisor's end of its pipes."""
+    """A worker process and the supervisor's ends of its pipes."""
 
     def __init__(self, *options: str, program: Sequence[str] = SIMULATED_WORKER) -> None:
-        down, self.down = os.pipe()
-        self.up, up = os.pipe()
+        command_read, self.commands = os.pipe()
+        self.reports, report_write = os.pipe()
+        descriptors = ("--in-fd", str(command_read), "--out-fd", str(report_write))
         self.process = subprocess.Popen(
-            [
-                *(sys.executable, *program),
-                *("--in-fd", str(down), "--out-fd", str(up), *options),
-            ],
-            pass_fds=(down, up),
+            [sys.executable, *program, *descriptors, *options], pass_fds=(command_read, report_write)
         )
-        os.close(down)
-        os.close(up)
+        os.close(command_read)
+        os.close(report_write)
         self.decoder = Decoder()
-        self.heard: list[Message] = []
+        self.received: list[Message] = []
 
-    def say(self, message: Command) -> None:
-        os.write(self.down, encode(message))
+    def send(self, command: Command) -> None:
+        os.write(self.commands, encode(command))
 
-    def hear(self, *kinds: type, seconds: float = 30) -> Message:
-        """The next report of one of these kinds, or a failure."""
-        until = time.monotonic() + seconds
+    def wait_for(self, kind: type[R], seconds: float = 30) -> R:
+        """Return the next report of a kind; fail after `seconds`."""
+        deadline = time.monotonic() + seconds
         while True:
-            for number, message in enumerate(self.heard):
-                if isinstance(message, kinds):
-                    del self.heard[: number + 1]
+            for number, message in enumerate(self.received):
+                if isinstance(message, kind):
+                    del self.received[: number + 1]
                     return message
-            left = until - time.monotonic()
-            assert left > 0, f"none of {kinds} among {self.heard[:5]}"
-            if select.select([self.up], [], [], left)[0]:
-                piece = os.read(self.up, 65536)
-                assert piece, f"the worker left; {self.heard}"
-                self.heard += self.decoder.feed(piece)
+            remaining = deadline - time.monotonic()
+            assert remaining > 0, f"no {kind} among {self.received[:5]}"
+            if select.select([self.reports], [], [], remaining)[0]:
+                chunk = os.read(self.reports, 65536)
+                assert chunk, f"the worker exited; {self.received}"
+                self.received += self.decoder.feed(chunk)
 
-    def rest(self) -> list[Message]:
-        """What it has said besides, once it has left."""
-        while piece := os.read(self.up, 65536):
-            self.heard += self.decoder.feed(piece)
-        return self.heard
+    def remaining_reports(self) -> list[Message]:
+        """Return all further reports of a worker that exits."""
+        while chunk := os.read(self.reports, 65536):
+            self.received += self.decoder.feed(chunk)
+        return self.received
+
+    def close_pipes(self) -> None:
+        for descriptor in {self.commands, self.reports} - {-1}:
+            os.close(descriptor)
+        self.commands = self.reports = -1
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        for descriptor in {self.down, self.up} - {-1}:
-            os.close(descriptor)
+        self.close_pipes()
+
+
+StartWorker = Callable[..., Worker]
 
 
 @pytest.fixture
-def worker() -> Iterator[Callable[..., Worker]]:
+def start_worker() -> Iterator[StartWorker]:
     workers: list[Worker] = []
 
     def start(*options: str, program: Sequence[str] = SIMULATED_WORKER) -> Worker:
@@ -94,187 +101,176 @@ def worker() -> Iterator[Callable[..., Worker]]:
         return workers[-1]
 
     yield start
-    for started in workers:
-        started.close()
+    for worker in workers:
+        worker.close()
 
 
-def test_a_worker_says_hello_and_calculates_one_candidate_after_another(
-    assignment: Make, worker: Callable[..., Worker]
-) -> None:
-    one = worker()
-    hello = one.hear(Ready)
-    assert isinstance(hello, Ready)
-    assert hello.pid == one.process.pid
+def test_worker_trains_one_candidate_after_another(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    assert worker.wait_for(Ready).pid == worker.process.pid
     for candidate in (1, 2):
-        one.say(assignment(candidate))
-        finished = one.hear(Finished)
-        assert isinstance(finished, Finished)
-        assert finished.candidate == candidate
-        assert finished.data_digest == "arithmetic"
-    one.say(Exit())
-    assert one.process.wait(10) == 0
+        worker.send(assignment(candidate))
+        finished = worker.wait_for(Finished)
+        assert (finished.candidate, finished.data_digest) == (candidate, "arithmetic")
+    worker.send(Exit())
+    assert worker.process.wait(10) == 0
 
 
-def test_arithmetic_goes_on_from_a_checkpoint_with_the_same_figures(
-    assignment: Make, worker: Callable[..., Worker]
+def test_simulated_training_resumes_with_the_same_metrics(
+    assignment: MakeAssignment, start_worker: StartWorker
 ) -> None:
-    one = worker("--seconds-per-epoch", "0.3")
-    one.say(assignment(epochs=3))
-    whole = [one.hear(EpochDone) for _ in range(3)]
-    one.hear(Finished)
-    stopped = assignment(attempt=2, epochs=3)
-    one.say(stopped)
-    one.hear(EpochDone)
-    one.say(Release(1, 2))
-    one.hear(Checkpointed)
-    one.hear(Released)
-    one.say(replace(stopped, attempt=3))
-    resumed = [one.hear(EpochDone) for _ in range(3)]
+    worker = start_worker("--seconds-per-epoch", "0.3")
+    worker.send(assignment(epochs=3))
+    uninterrupted = [worker.wait_for(EpochDone) for _ in range(3)]
+    worker.wait_for(Finished)
+    interrupted = assignment(attempt=2, epochs=3)
+    worker.send(interrupted)
+    worker.wait_for(EpochDone)
+    worker.send(Release(1, 2))
+    worker.wait_for(Checkpointed)
+    worker.wait_for(Released)
+    worker.send(replace(interrupted, attempt=3))
+    resumed = [worker.wait_for(EpochDone) for _ in range(3)]
 
-    def figures(rows: list[Message]) -> list[EpochDone]:
-        done = [row for row in rows if isinstance(row, EpochDone)]
-        return [replace(row, attempt=0, ended_at=0) for row in done]
+    def metrics(reports: list[EpochDone]) -> list[EpochDone]:
+        return [replace(report, attempt=0, ended_at=0) for report in reports]
 
-    assert figures(whole) == figures(resumed)
+    assert metrics(uninterrupted) == metrics(resumed)
 
 
-def test_a_candidate_can_be_made_to_kill_its_worker_once(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--crash-on", "1")
+def test_candidate_kills_its_simulated_worker_only_once(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker("--crash-on", "1")
     first = assignment()
-    one.say(first)
-    one.hear(Checkpointed)
-    assert one.process.wait(10) == -signal.SIGKILL
-    another = worker("--crash-on", "1")
-    another.say(replace(first, attempt=2))
-    another.hear(Finished)
+    worker.send(first)
+    worker.wait_for(Checkpointed)
+    assert worker.process.wait(10) == -signal.SIGKILL
+    other = start_worker("--crash-on", "1")
+    other.send(replace(first, attempt=2))
+    other.wait_for(Finished)
 
 
-@pytest.mark.parametrize("ending", ["exit", "term", "end of pipe", "silence"])
-def test_a_worker_that_is_let_go_or_left_alone_leaves(
-    assignment: Make, worker: Callable[..., Worker], ending: str
+@pytest.mark.parametrize("cause", ["exit", "SIGTERM", "closed pipe", "no heartbeat"])
+def test_worker_releases_its_candidate_and_exits(
+    assignment: MakeAssignment, start_worker: StartWorker, cause: str
 ) -> None:
-    one = worker("--seconds-per-epoch", "5")
-    one.hear(Ready)
-    one.say(assignment(epochs=5))
+    worker = start_worker("--seconds-per-epoch", "5")
+    worker.wait_for(Ready)
+    worker.send(assignment(epochs=5))
     time.sleep(0.1)
-    if ending == "exit":
-        one.say(Exit())
-    elif ending == "term":
-        one.process.send_signal(signal.SIGTERM)
-    elif ending == "silence":
-        one.say(Heartbeat(0.3))
+    if cause == "exit":
+        worker.send(Exit())
+    elif cause == "SIGTERM":
+        worker.process.send_signal(signal.SIGTERM)
+    elif cause == "no heartbeat":
+        worker.send(Heartbeat(0.3))
     else:
-        os.close(one.down)
-        one.down = -1
-    one.hear(Released, seconds=3)
-    assert one.process.wait(3) == 0
+        os.close(worker.commands)
+        worker.commands = -1
+    worker.wait_for(Released, seconds=3)
+    assert worker.process.wait(3) == 0
 
 
-def test_an_idle_worker_ignores_ctrl_c_and_obeys_sigterm(worker: Callable[..., Worker]) -> None:
-    one = worker()
-    one.hear(Ready)
-    one.process.send_signal(signal.SIGINT)
+def test_idle_worker_ignores_sigint_and_obeys_sigterm(start_worker: StartWorker) -> None:
+    worker = start_worker()
+    worker.wait_for(Ready)
+    worker.process.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    assert one.process.poll() is None
-    one.process.send_signal(signal.SIGTERM)
-    assert one.process.wait(3) == 0
+    assert worker.process.poll() is None
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(3) == 0
 
 
-def test_requests_to_an_older_attempt_are_not_obeyed(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--seconds-per-epoch", "0.1")
-    one.say(assignment(attempt=2))
-    one.say(Cancel(1, 1))
-    one.hear(Finished)
+def test_command_for_an_older_attempt_is_ignored(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker("--seconds-per-epoch", "0.1")
+    worker.send(assignment(attempt=2))
+    worker.send(Cancel(1, 1))
+    worker.wait_for(Finished)
 
 
-def test_cancel_stops_at_once(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--seconds-per-epoch", "60")
+def test_cancel_stops_at_once_without_a_checkpoint(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker("--seconds-per-epoch", "60")
     assign = assignment()
-    one.say(assign)
-    one.say(Cancel(1, 1))
-    one.hear(Released, seconds=5)
+    worker.send(assign)
+    worker.send(Cancel(1, 1))
+    worker.wait_for(Released, seconds=5)
     assert not list(Path(assign.checkpoint_folder).glob("*"))
 
 
-def test_a_supervisor_that_is_gone_costs_no_checkpoint(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--seconds-per-epoch", "0.4")
-    one.hear(Ready)
+def test_worker_saves_a_checkpoint_when_the_supervisor_is_gone(
+    assignment: MakeAssignment, start_worker: StartWorker
+) -> None:
+    worker = start_worker("--seconds-per-epoch", "0.4")
+    worker.wait_for(Ready)
     assign = assignment(epochs=50)
-    one.say(assign)
-    one.hear(EpochDone)
-    os.close(one.up)
-    os.close(one.down)
-    one.up = one.down = -1
-    assert one.process.wait(5) == 0
+    worker.send(assign)
+    worker.wait_for(EpochDone)
+    worker.close_pipes()
+    assert worker.process.wait(5) == 0
     assert list(Path(assign.checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
 
 
 def test_simulated_worker_imports_neither_torch_nor_pydantic() -> None:
     code = (
         "import runpy, sys; runpy.run_path(*sys.argv[1:]);"
-        "print([m for m in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if m in sys.modules])"
+        "print([name for name in ('torch', 'numpy', 'pydantic', 'sqlalchemy') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code, *SIMULATED_WORKER], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]"
 
 
-def test_what_a_training_prints_goes_to_its_log_and_a_broken_trainer_is_a_failure(
-    assignment: Make, worker: Callable[..., Worker], tmp_path: Path
+def test_worker_continues_after_a_failure_and_logs_each_training(
+    assignment: MakeAssignment, start_worker: StartWorker, tmp_path: Path
 ) -> None:
-    one = worker()
-    one.say(assignment(code=[[9, 9]]))
-    failed = one.hear(Failed)
-    assert isinstance(failed, Failed)
-    assert failed.kind == "exception"
-    one.say(assignment(2))
-    one.hear(Finished)
+    worker = start_worker()
+    worker.send(assignment(code=[[9, 9]]))
+    assert worker.wait_for(Failed).kind == "exception"
+    worker.send(assignment(2))
+    worker.wait_for(Finished)
     assert "epoch 1: train loss" in (tmp_path / "logs" / "2.log").read_text()
 
 
-def test_release_is_requested_until_obeyed(assignment: Make) -> None:
-    down, supervisor = os.pipe()
-    heard, up = os.pipe()
-    seen: list[StopRequest] = []
+def test_stop_request_holds_until_obeyed(assignment: MakeAssignment) -> None:
+    command_read, commands = os.pipe()
+    reports, report_write = os.pipe()
+    requests: list[StopRequest] = []
 
-    def trainer(assign: Assign, wanted: Callable[[], StopRequest]) -> Iterator[Report]:
-        seen.append(wanted())
-        os.write(supervisor, encode(Release(1, 1)))
-        seen.extend([wanted(), wanted()])
-        os.write(supervisor, encode(Exit()))
+    def trainer(assign: Assign, stop_request: Callable[[], StopRequest]) -> Iterator[Report]:
+        requests.append(stop_request())
+        os.write(commands, encode(Release(1, 1)))
+        requests.extend([stop_request(), stop_request()])
+        os.write(commands, encode(Exit()))
         yield Released(1, 1, 0.0)
 
-    os.write(supervisor, encode(assignment()))
-    WorkerProtocol(down, up).run(Ready(1, {}, "cpu", ""), trainer)
-    for descriptor in (down, supervisor, heard, up):
+    os.write(commands, encode(assignment()))
+    WorkerProtocol(command_read, report_write).run(Ready(1, {}, "cpu", ""), trainer)
+    for descriptor in (command_read, commands, reports, report_write):
         os.close(descriptor)
-    assert seen == [StopRequest.NONE, StopRequest.RELEASE, StopRequest.RELEASE]
+    assert requests == [StopRequest.NONE, StopRequest.RELEASE, StopRequest.RELEASE]
 
 
-def test_after_its_last_word_a_training_that_fails_while_it_tidies_up_says_no_more_and_its_worker_leaves(
-    assignment: Make, worker: Callable[..., Worker]
+def test_worker_exits_after_a_fatal_failure_without_further_reports(
+    assignment: MakeAssignment, start_worker: StartWorker
 ) -> None:
-    one = worker("--fatal-on", "1")
-    one.say(assignment())
-    one.say(assignment(2))
-    failed = one.hear(Failed)
-    assert isinstance(failed, Failed)
+    worker = start_worker("--fatal-on", "1")
+    worker.send(assignment())
+    worker.send(assignment(2))
+    failed = worker.wait_for(Failed)
     assert (failed.candidate, failed.fatal) == (1, True)
-    assert one.process.wait(10) == 0
-    assert not [report for report in one.rest() if isinstance(report, Finished | Failed)]
+    assert worker.process.wait(10) == 0
+    assert not [report for report in worker.remaining_reports() if isinstance(report, Finished | Failed)]
 
 
 @pytest.mark.slow
-def test_the_real_worker_trains_checkpoints_and_leaves(assignment: Make, worker: Callable[..., Worker]) -> None:
-    one = worker("--device", "cpu", program=("-m", "eatnas_training.worker"))
-    hello = one.hear(Ready, seconds=60)
-    assert isinstance(hello, Ready)
-    assert {"python", "torch", "numpy", "eatnas-db"} <= set(hello.versions)
-    one.say(Heartbeat(30))
-    one.say(assignment())
-    one.hear(Finished)
-    one.say(assignment(2, epochs=1000))
-    one.say(Release(2, 1))
-    one.hear(Checkpointed)
-    one.hear(Released)
-    one.say(Exit())
-    assert one.process.wait(10) == 0
+def test_real_worker_trains_checkpoints_and_exits(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker("--device", "cpu", program=REAL_WORKER)
+    ready = worker.wait_for(Ready, seconds=60)
+    assert {"python", "torch", "numpy", "eatnas-db"} <= set(ready.versions)
+    worker.send(Heartbeat(30))
+    worker.send(assignment())
+    worker.wait_for(Finished)
+    worker.send(assignment(2, epochs=1000))
+    worker.send(Release(2, 1))
+    worker.wait_for(Checkpointed)
+    worker.wait_for(Released)
+    worker.send(Exit())
+    assert worker.process.wait(10) == 0
