@@ -1,4 +1,4 @@
-"""The network of an architecture under a macro, as eat-nas.md fixes it, and its keyed initial weights."""
+"""The network of an architecture under a macro, and its initial weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EPSILON: Final = 2e-5
 MOMENTUM: Final = 0.1
 LINEAR_DEVIATION: Final = 0.01
 SAFE_CHANNELS: Final = 8
-"""The least number of input channels for which a strided 1x1 convolution is safe on every processor."""
+"""With at least this many input channels a strided 1x1 convolution is safe on every CPU."""
 
 
 class Convolution(nn.Conv2d):
@@ -27,28 +27,28 @@ class Convolution(nn.Conv2d):
         super().__init__(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
     def reset_parameters(self) -> None:
-        """Nothing: torch's own draws cost time and come from the global generator."""
+        """Do nothing: torch's initialization takes time and draws from the global generator."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the convolved images."""
         stride = self.stride[0]
         if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
-            # On processors without AVX-512, oneDNN's weight gradient of this shape writes past its workspace
-            # (oneDNN issue 6035). The convolution of the subsampled images has the same bits. Pooling subsamples them,
-            # because the gradient of a slice has another memory format, which changes the bits of earlier layers.
+            # On CPUs without AVX-512, oneDNN's weight gradient of this shape writes past its workspace (oneDNN issue
+            # 6035). The convolution of the subsampled images has the same bits. Pooling subsamples them, because the
+            # gradient of a slice has another memory format, which changes the bits of earlier layers.
             return functional.conv2d(functional.avg_pool2d(images, 1, stride), self.weight)
         return super().forward(images)
 
 
 class Classifier(nn.Linear):
-    """The linear layer at the end. Its weights are unset until `initialize`."""
+    """The last, linear layer. Its weights are unset until `initialize`."""
 
     def reset_parameters(self) -> None:
-        """Nothing, for the same reason."""
+        """Do nothing, like `Convolution.reset_parameters`."""
 
 
 class Layer(nn.Module):
-    """A body, and a shortcut that is added to it: `[N, in, H, W]` to `[N, out, H / stride, W / stride]`."""
+    """The sum of a body and a shortcut: `[N, in, H, W]` to `[N, out, H / stride, W / stride]`."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class Layer(nn.Module):
         self.shortcut = shortcut
 
     def forward(self, images: Tensor) -> Tensor:
-        """The sum of both branches."""
+        """Return the sum of both branches."""
         total: Tensor = self.body(images) + self.shortcut(images)
         return total
 
 
 class Network(nn.Module):
-    """Stem, layers, head, global average and classifier: `[N, channels, H, W]` to logits `[N, classes]`."""
+    """Stem, layers, head, global average pooling and classifier: `[N, channels, H, W]` to logits `[N, classes]`."""
 
     def __init__(self, features: nn.Sequential, classifier: nn.Linear) -> None:
         super().__init__()
@@ -70,34 +70,34 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]`."""
-        # A mean, not AdaptiveAvgPool2d: that one's backward pass is not deterministic on CUDA.
+        """Return the logits `[N, classes]`."""
+        # A mean instead of AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
         features: Tensor = self.features(images)
         logits: Tensor = self.classifier(features.mean((2, 3)))
         return logits
 
 
 def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
-    """The network of `architecture`; its weights are unset until `initialize`.
+    """Return the network of `architecture`; its weights are unset until `initialize`.
 
-    Raises `InvalidArchitectureError` when the macro has another number of blocks.
+    Raises `InvalidArchitectureError` if the macro has another number of blocks.
     """
     macro.require_block_count(architecture)
     channels = macro.stem_channels
-    parts = _normed(Convolution(task.channels, channels, 3, macro.stem_stride), relu=True)
+    parts = _with_norm(Convolution(task.channels, channels, 3, macro.stem_stride), relu=True)
     for position, block in enumerate(architecture.blocks):
         out = macro.block_channels(position, block.width)
         for layer in range(block.depth):
             parts.append(_layer(block, channels, out, macro.strides[position] if layer == 0 else 1))
             channels = out
-    parts += _normed(Convolution(channels, macro.head_channels), relu=True)
+    parts += _with_norm(Convolution(channels, macro.head_channels), relu=True)
     return Network(nn.Sequential(*parts), Classifier(macro.head_channels, task.classes))
 
 
 def initialize(network: nn.Module, seed: int) -> None:
-    """Set every weight and buffer from `seed` alone: Kaiming normal (fan out) for convolutions.
+    """Set every weight and buffer as a function of `seed`: Kaiming normal (fan out) for convolutions.
 
-    Draws on the CPU from a private generator, so a network is initialised before it moves to its device.
+    The draws come from a private generator on the CPU, so initialize a network before moving it to its device.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -116,22 +116,22 @@ def _layer(block: Block, inputs: int, outputs: int, stride: int) -> nn.Module:
     same_shape = stride == 1 and inputs == outputs
     if block.op == "sep":
         body = nn.Sequential(
-            *_normed(Convolution(inputs, inputs, block.kernel, stride, groups=inputs), relu=True),
-            *_normed(Convolution(inputs, outputs), relu=True),
+            *_with_norm(Convolution(inputs, inputs, block.kernel, stride, groups=inputs), relu=True),
+            *_with_norm(Convolution(inputs, outputs), relu=True),
         )
         return Layer(body, nn.Identity()) if block.skip and same_shape else body
     hidden = EXPANSION[block.op] * inputs
     body = nn.Sequential(
-        *_normed(Convolution(inputs, hidden), relu=True),
-        *_normed(Convolution(hidden, hidden, block.kernel, stride, groups=hidden), relu=True),
-        *_normed(Convolution(hidden, outputs), relu=False),
+        *_with_norm(Convolution(inputs, hidden), relu=True),
+        *_with_norm(Convolution(hidden, hidden, block.kernel, stride, groups=hidden), relu=True),
+        *_with_norm(Convolution(hidden, outputs), relu=False),
     )
     if not block.skip:
         return body
-    bypass = _normed(Convolution(inputs, outputs, 1, stride), relu=False)
+    bypass = _with_norm(Convolution(inputs, outputs, 1, stride), relu=False)
     return Layer(body, nn.Identity() if same_shape else nn.Sequential(*bypass))
 
 
-def _normed(convolution: Convolution, *, relu: bool) -> list[nn.Module]:
+def _with_norm(convolution: Convolution, *, relu: bool) -> list[nn.Module]:
     norm = nn.BatchNorm2d(convolution.out_channels, EPSILON, MOMENTUM)
     return [convolution, norm, nn.ReLU(inplace=True)] if relu else [convolution, norm]
