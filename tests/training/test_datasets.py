@@ -36,7 +36,7 @@ def write_fashion(folder: Path, count: int = 20) -> None:
     (folder / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(count) % 10))
 
 
-def test_the_digits_are_all_there_and_their_test_part_is_never_seen() -> None:
+def test_digits_split_into_disjoint_parts() -> None:
     loaded = datasets.load_training(DIGITS)
     test = datasets.load_test(DIGITS)
     assert loaded.train.images.shape == (1150, 1, 8, 8)
@@ -44,12 +44,12 @@ def test_the_digits_are_all_there_and_their_test_part_is_never_seen() -> None:
     assert test.images.shape == (360, 1, 8, 8)
     assert loaded.train.images.dtype == np.uint8
     assert loaded.train.images.max() == 255
-    tested = {image.tobytes() for image in test.images}
-    seen = [*loaded.train.images, *loaded.validation.images]
-    assert sum(image.tobytes() in tested for image in seen) == 0
+    test_images = {image.tobytes() for image in test.images}
+    other_images = [*loaded.train.images, *loaded.validation.images]
+    assert not any(image.tobytes() in test_images for image in other_images)
 
 
-def test_fewer_train_images_are_a_subset_and_leave_validation_as_it_is() -> None:
+def test_fewer_training_images_are_a_subset() -> None:
     train, validation = datasets.split(1000, {**DIGITS, "split_seed": 3})
     fewer, same = datasets.split(1000, {**DIGITS, "split_seed": 3, "train_images": 100})
     assert (len(train), len(validation), len(fewer)) == (800, 200, 100)
@@ -58,38 +58,38 @@ def test_fewer_train_images_are_a_subset_and_leave_validation_as_it_is() -> None
     assert not set(train.tolist()) & set(validation.tolist())
 
 
-def test_another_split_seed_gives_another_split_and_another_digest() -> None:
+def test_split_seed_changes_the_digest() -> None:
     first = datasets.load_training(DIGITS)
     again = datasets.load_training(DIGITS)
     other = datasets.load_training({**DIGITS, "split_seed": 1})
     assert first.digest == again.digest != other.digest
 
 
-def test_more_images_than_there_are_is_said_with_the_numbers() -> None:
+def test_too_many_images_are_refused_with_the_numbers() -> None:
     with pytest.raises(DataError, match=r"1400 training and 287 validation .* 1437"):
         datasets.load_training({**DIGITS, "train_images": 1400})
 
 
-def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+def test_unknown_name_is_refused_with_the_most_similar() -> None:
     with pytest.raises(DataError, match="did you mean FashionMNIST"):
         datasets.load_training({"name": "fashion-mnist"})
 
 
 @pytest.mark.parametrize("below", [".", "FashionMNIST/raw"])
-def test_idx_files_are_read_where_they_lie(tmp_path: Path, below: str) -> None:
+def test_idx_files_are_found_in_both_folders(tmp_path: Path, below: str) -> None:
     write_fashion(tmp_path / below)
     loaded = datasets.load_training({"name": "FashionMNIST", "root": str(tmp_path)})
     assert loaded.train.images.shape == (16, 1, 28, 28)
     assert len(loaded.validation.labels) == 4
 
 
-def test_a_missing_file_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
+def test_missing_idx_file_is_reported_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train-images-idx3-ubyte.*data prepare MNIST"):
         datasets.load_training({"name": "MNIST", "root": str(tmp_path)})
 
 
 @pytest.mark.parametrize("keep", [0, 7, 300])
-def test_a_truncated_gz_file_is_named(tmp_path: Path, keep: int) -> None:
+def test_truncated_gz_file_is_reported(tmp_path: Path, keep: int) -> None:
     write_fashion(tmp_path)
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:keep])
@@ -98,7 +98,7 @@ def test_a_truncated_gz_file_is_named(tmp_path: Path, keep: int) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"\1" + b[1:]])
-def test_a_raw_file_of_the_wrong_size_or_magic_is_named(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_idx_file_of_wrong_size_or_magic_is_reported(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     write_fashion(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte"
     path.write_bytes(damage(path.read_bytes()))
@@ -106,12 +106,12 @@ def test_a_raw_file_of_the_wrong_size_or_magic_is_named(tmp_path: Path, damage) 
         datasets.load_training({"name": "FashionMNIST", "root": str(tmp_path)})
 
 
-def test_images_without_a_folder_ask_for_one() -> None:
+def test_missing_root_is_reported() -> None:
     with pytest.raises(DataError, match=r"data\.root"):
         datasets.load_training({"name": "CIFAR10", "root": None})
 
 
-def test_resizing_keeps_flat_images_flat_and_averages_when_shrinking() -> None:
+def test_resizing_averages_areas() -> None:
     flat = np.full((2, 1, 28, 28), 77, np.uint8)
     assert (resize_images(flat, 8) == 77).all()
     assert (resize_images(flat, 32) == 77).all()
@@ -132,7 +132,7 @@ CIFAR = {
 
 
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """Writes as Python 2 did, in which CIFAR's files were made: its texts are bytes without an encoding."""
+    """Write as Python 2, which wrote CIFAR's files: strings are bytes without an encoding."""
 
     dispatch: ClassVar = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -151,21 +151,21 @@ def python2_pickle(value: object) -> bytes:
 
 
 def write_cifar(root: Path, name: str, each: int = 6) -> None:
-    below, train, test, meta, key = CIFAR[name]
-    (root / below).mkdir(parents=True, exist_ok=True)
+    folder, train, test, meta, key = CIFAR[name]
+    (root / folder).mkdir(parents=True, exist_ok=True)
     for number, file in enumerate([*train, test]):
         pixels = np.full((each, 3072), 0, np.uint8)
         pixels[:, :1024], pixels[:, 1024:2048], pixels[:, 2048:] = 10 * number, 100, np.arange(1024) % 256
         batch = {"data": pixels, key: [(number + i) % 10 for i in range(each)], "filenames": ["a.png"] * each}
         if name == "CIFAR100":
             batch["coarse_labels"] = [0] * each
-        (root / below / file).write_bytes(python2_pickle(batch))
+        (root / folder / file).write_bytes(python2_pickle(batch))
     names = {"label_names" if name == "CIFAR10" else "fine_label_names": ["frog"]}
-    (root / below / meta).write_bytes(python2_pickle(names))
+    (root / folder / meta).write_bytes(python2_pickle(names))
 
 
-def in_order(data: datasets.TrainingData, spec: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Both parts together, as they lay in the files."""
+def in_file_order(data: datasets.TrainingData, spec: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and labels of both parts in the order of the files."""
     train, validation = datasets.split(len(data.train.labels) + len(data.validation.labels), spec)
     order = np.argsort(np.concatenate([train, validation]))
     images = np.concatenate([data.train.images, data.validation.images])[order]
@@ -174,11 +174,11 @@ def in_order(data: datasets.TrainingData, spec: dict[str, Any]) -> tuple[np.ndar
 
 @pytest.mark.parametrize("name", CIFAR)
 @pytest.mark.parametrize("inside", [False, True])
-def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, name: str, inside: bool) -> None:
+def test_cifar_pickles_of_python_2_are_read(tmp_path: Path, name: str, inside: bool) -> None:
     write_cifar(tmp_path, name)
     spec = {"name": name, "root": str(tmp_path / CIFAR[name][0] if inside else tmp_path)}
     loaded = datasets.load_training(spec)
-    images, labels = in_order(loaded, spec)
+    images, labels = in_file_order(loaded, spec)
     batches = len(CIFAR[name][1])
     assert images.shape == (6 * batches, 3, 32, 32)
     assert images[-1, :, 1, 2].tolist() == [10 * (batches - 1), 100, 34]
@@ -189,7 +189,7 @@ def test_cifar_is_read_as_python_2_wrote_it(tmp_path: Path, name: str, inside: b
     assert datasets.load_training({**spec, "resolution": 16}).train.images.shape[1:] == (3, 16, 16)
 
 
-class Evil:
+class CallsFunction:
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -197,10 +197,10 @@ class Evil:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_that_calls_something_is_refused_and_calls_nothing(tmp_path: Path) -> None:
+def test_pickle_that_calls_a_function_is_refused(tmp_path: Path) -> None:
     write_cifar(tmp_path, "CIFAR100")
     path = tmp_path / "cifar-100-python" / "train"
-    path.write_bytes(pickle.dumps({"data": Evil(tmp_path / "called"), "fine_labels": []}))
+    path.write_bytes(pickle.dumps({"data": CallsFunction(tmp_path / "called"), "fine_labels": []}))
     with pytest.raises(DataError, match=r"train is not a batch of CIFAR100 \(it would call .*data prepare CIFAR100"):
         datasets.load_training({"name": "CIFAR100", "root": str(tmp_path)})
     assert not (tmp_path / "called").exists()
@@ -228,7 +228,7 @@ def cifar_batch(**changes: Any) -> bytes:
         cifar_batch(labels=["a", "b", "c", "d"]),
     ],
 )
-def test_a_damaged_cifar_batch_is_one_line_that_names_it(tmp_path: Path, content: bytes) -> None:
+def test_damaged_cifar_batch_is_reported_in_one_line(tmp_path: Path, content: bytes) -> None:
     write_cifar(tmp_path, "CIFAR10")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
     with pytest.raises(DataError, match=r"^[^\n]*data_batch_3 [^\n]*$"):
@@ -245,9 +245,7 @@ def test_a_damaged_cifar_batch_is_one_line_that_names_it(tmp_path: Path, content
     ],
 )
 @pytest.mark.parametrize("root", [".", "nowhere"])
-def test_a_missing_file_or_folder_is_named_with_the_way_to_get_it(
-    tmp_path: Path, name: str, file: str, root: str
-) -> None:
+def test_missing_file_or_folder_is_reported_with_a_remedy(tmp_path: Path, name: str, file: str, root: str) -> None:
     with pytest.raises(DataError) as raised:
         datasets.load_training({"name": name, "root": str(tmp_path / root)})
     folder, _, last = file.rpartition("/")
@@ -265,10 +263,10 @@ def write_svhn(folder: Path, count: int = 12, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("below", [".", "SVHN"])
-def test_svhn_is_read_with_its_tens_as_zeros(tmp_path: Path, below: str) -> None:
+def test_svhn_label_10_is_read_as_0(tmp_path: Path, below: str) -> None:
     write_svhn(tmp_path / below)
     spec = {"name": "SVHN", "root": str(tmp_path)}
-    images, labels = in_order(datasets.load_training(spec), spec)
+    images, labels = in_file_order(datasets.load_training(spec), spec)
     assert images.shape == (12, 3, 32, 32)
     assert images[5, 2, 7, 9] == (((7 * 32 + 9) * 3 + 2) * 12 + 5) % 251
     assert labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2]
@@ -278,7 +276,7 @@ def test_svhn_is_read_with_its_tens_as_zeros(tmp_path: Path, below: str) -> None
 @pytest.mark.parametrize(
     "damage", ["cut", "garbage", "empty", "no images", "fewer labels", "wrong label", "wrong type"]
 )
-def test_a_damaged_svhn_file_is_one_line_that_names_it(tmp_path: Path, damage: str) -> None:
+def test_damaged_svhn_file_is_reported_in_one_line(tmp_path: Path, damage: str) -> None:
     changes: dict[str, Any] = {
         "no images": {"X": np.zeros(3)},
         "fewer labels": {"y": np.ones((11, 1), np.uint8)},
@@ -293,17 +291,17 @@ def test_a_damaged_svhn_file_is_one_line_that_names_it(tmp_path: Path, damage: s
 
 
 @pytest.mark.parametrize("labels", [np.arange(19) % 10, np.arange(20) % 11])
-def test_idx_labels_that_do_not_fit_are_named(tmp_path: Path, labels: np.ndarray) -> None:
+def test_invalid_idx_labels_are_reported(tmp_path: Path, labels: np.ndarray) -> None:
     write_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
     with pytest.raises(DataError, match=r"^[^\n]*train-labels-idx1-ubyte has [^\n]*labels [^\n]*$"):
         datasets.load_training({"name": "FashionMNIST", "root": str(tmp_path)})
 
 
-def test_idx_images_and_labels_are_what_was_written(tmp_path: Path) -> None:
+def test_idx_images_and_labels_are_read_unchanged(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     spec = {"name": "FashionMNIST", "root": str(tmp_path)}
-    images, labels = in_order(datasets.load_training(spec), spec)
+    images, labels = in_file_order(datasets.load_training(spec), spec)
     assert images.ravel().tolist() == [value % 256 for value in range(20 * 28 * 28)]
     assert labels.tolist() == [number % 10 for number in range(20)]
 
@@ -318,7 +316,7 @@ def write_folder(root: Path, each: int = 5, side: int = 20) -> None:
 
 
 @pytest.mark.parametrize("below", [".", "train"])
-def test_a_folder_of_png_and_jpeg_is_read_with_its_folders_as_classes(tmp_path: Path, below: str) -> None:
+def test_image_folder_has_a_class_for_each_folder(tmp_path: Path, below: str) -> None:
     write_folder(tmp_path / below)
     (tmp_path / below / "dog" / ".hidden").write_text("no image")
     (tmp_path / below / ".cache").mkdir()
@@ -326,7 +324,7 @@ def test_a_folder_of_png_and_jpeg_is_read_with_its_folders_as_classes(tmp_path: 
     PIL.Image.new("L", (8, 8), 7).save(tmp_path / below / "dog" / "9.png")
     spec = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
     loaded = datasets.load_training(spec)
-    images, labels = in_order(loaded, spec)
+    images, labels = in_file_order(loaded, spec)
     assert labels.tolist() == [0] * 5 + [1] * 6
     assert loaded.train.classes == 2
     assert images[3, :, 0, 0].tolist() == [0, 120, 120]
@@ -335,7 +333,7 @@ def test_a_folder_of_png_and_jpeg_is_read_with_its_folders_as_classes(tmp_path: 
     assert loaded.digest == datasets.load_training(spec).digest
 
 
-def test_the_test_part_of_a_folder_is_its_val_and_never_the_training_images(tmp_path: Path) -> None:
+def test_test_images_come_from_the_val_folder(tmp_path: Path) -> None:
     write_folder(tmp_path / "train")
     spec = {"name": "ImageFolder", "root": str(tmp_path), "resolution": 8}
     with pytest.raises(DataError, match="val has no class folders"):
@@ -349,7 +347,7 @@ def test_the_test_part_of_a_folder_is_its_val_and_never_the_training_images(tmp_
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut.png", "cut.jpeg"])
-def test_an_image_that_is_no_image_is_one_line_that_names_it(tmp_path: Path, content: bytes | str) -> None:
+def test_unreadable_image_is_reported_in_one_line(tmp_path: Path, content: bytes | str) -> None:
     write_folder(tmp_path)
     if isinstance(content, str):
         noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
@@ -361,7 +359,7 @@ def test_an_image_that_is_no_image_is_one_line_that_names_it(tmp_path: Path, con
         datasets.load_training({"name": "ImageFolder", "root": str(tmp_path), "resolution": 8})
 
 
-def test_folders_without_classes_images_or_resolution_say_what_is_wanted(tmp_path: Path) -> None:
+def test_incomplete_image_folder_is_reported(tmp_path: Path) -> None:
     spec = {"name": "ImageFolder", "root": str(tmp_path / "data")}
     with pytest.raises(DataError, match=r"no class folders; put images into .*/CLASS/"):
         datasets.load_training(spec)
@@ -373,7 +371,7 @@ def test_folders_without_classes_images_or_resolution_say_what_is_wanted(tmp_pat
         datasets.load_training(spec)
 
 
-def test_describing_the_digits_imports_neither_torch_nor_scikit_learn() -> None:
+def test_describing_the_digits_imports_no_heavy_package() -> None:
     code = (
         "import sys; from eatnas_training import prepare; prepare.describe({'name': 'digits'});"
         "print([m for m in ('torch', 'sklearn', 'scipy', 'pydantic') if m in sys.modules])"

@@ -65,7 +65,7 @@ def test_cuda_errors_have_their_kinds(
     assert (failure.kind, failure.fatal) == (kind, fatal)
 
 
-def test_missing_engine_is_out_of_memory_only_if_memory_is_low(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_engine_is_out_of_memory_if_memory_is_low(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RuntimeError(NO_ENGINE)
     memory = {"mem_get_info": (1 << 30, 24 << 30), "memory_reserved": 5 << 30, "memory_allocated": 5 << 30}
     for name, value in memory.items():

@@ -30,15 +30,15 @@ FASHION = tuple(SOURCES["FashionMNIST"].files)
 
 
 class Server:
-    """A web server of one folder; `asked` are the paths that it was asked for."""
+    """A web server for one folder; `requests` lists the requested paths."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.asked = folder, list[str]()
-        asked = self.asked
+        self.folder, self.requests = folder, list[str]()
+        requests = self.requests
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(self, *_: object) -> None:
-                asked.append(self.path)
+                requests.append(self.path)
 
         self.server = http.server.ThreadingHTTPServer(
             ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
@@ -70,8 +70,8 @@ def idx(values: np.ndarray) -> bytes:
     return gzip.compress(head + values.astype(np.uint8).tobytes())
 
 
-def offer_fashion(server: Server) -> dict[str, Source]:
-    """Puts a small FashionMNIST onto the server; where it is."""
+def serve_fashion(server: Server) -> dict[str, Source]:
+    """Serve a small FashionMNIST and return its source."""
     files = {}
     for name in FASHION:
         content = idx(np.zeros((20, 28, 28)) if "images" in name else np.arange(20) % 10)
@@ -80,39 +80,39 @@ def offer_fashion(server: Server) -> dict[str, Source]:
     return {"FashionMNIST": Source(server.url, files)}
 
 
-def offer_cifar(server: Server) -> dict[str, Source]:
-    """Puts a small CIFAR100 archive, with a file that nobody asked for, onto the server; where it is."""
+def serve_cifar(server: Server) -> dict[str, Source]:
+    """Serve a small CIFAR100 archive with an additional malicious file, and return its source."""
     files = {}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        for name in ("train", "test", "../../evil"):
+        for name in ("train", "test", "../../escape"):
             batch = {"data": np.zeros((10, 3072), np.uint8), "fine_labels": list(range(10))}
             content = pickle.dumps(batch)
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
             files[name] = md5(content)
-    del files["../../evil"]
+    del files["../../escape"]
     (server.folder / "small.tar.gz").write_bytes(archive.getvalue())
     return {"CIFAR100": Source(server.url, files, ("small.tar.gz", md5(archive.getvalue())))}
 
 
-def everything(folder: Path) -> list[str]:
+def all_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_files_are_fetched_verified_and_fetched_only_once(server: Server, tmp_path: Path) -> None:
-    sources, data = offer_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "new" / "data")}
+def test_files_are_downloaded_once_and_verified(server: Server, tmp_path: Path) -> None:
+    sources, data = serve_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "new" / "data")}
     first = prepare.download(data, sources)
     assert (first["train_images"], first["validation_images"], first["classes"]) == (16, 4, 10)
-    assert len(server.asked) == 4
+    assert len(server.requests) == 4
     assert prepare.download(data, sources) == first == prepare.describe(data)
-    assert len(server.asked) == 4
-    assert everything(tmp_path / "new") == sorted(f"data/FashionMNIST/raw/{name}" for name in FASHION)
+    assert len(server.requests) == 4
+    assert all_files(tmp_path / "new") == sorted(f"data/FashionMNIST/raw/{name}" for name in FASHION)
 
 
-def test_only_a_damaged_or_missing_file_is_fetched_again_and_where_it_lies(server: Server, tmp_path: Path) -> None:
-    sources, data = offer_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "data")}
+def test_only_damaged_or_missing_files_are_downloaded_again(server: Server, tmp_path: Path) -> None:
+    sources, data = serve_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "data")}
     first = prepare.download(data, sources)
     for name in FASHION:
         (tmp_path / "data" / "FashionMNIST" / "raw" / name).rename(tmp_path / "data" / name)
@@ -120,12 +120,12 @@ def test_only_a_damaged_or_missing_file_is_fetched_again_and_where_it_lies(serve
     damaged.write_bytes(damaged.read_bytes()[:-3])
     (tmp_path / "data" / FASHION[3]).unlink()
     assert prepare.download(data, sources) == first
-    assert server.asked[4:] == [f"/{FASHION[0]}", f"/{FASHION[3]}"]
-    assert everything(tmp_path / "data") == sorted([*FASHION[:3], f"FashionMNIST/raw/{FASHION[3]}"])
+    assert server.requests[4:] == [f"/{FASHION[0]}", f"/{FASHION[3]}"]
+    assert all_files(tmp_path / "data") == sorted([*FASHION[:3], f"FashionMNIST/raw/{FASHION[3]}"])
 
 
-def test_idx_files_that_somebody_else_zipped_or_unzipped_are_taken_as_they_are(server: Server, tmp_path: Path) -> None:
-    sources, data = offer_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "data")}
+def test_recompressed_idx_files_are_accepted(server: Server, tmp_path: Path) -> None:
+    sources, data = serve_fashion(server), {"name": "FashionMNIST", "root": str(tmp_path / "data")}
     (tmp_path / "data").mkdir()
     for name in FASHION:
         content = gzip.decompress((server.folder / name).read_bytes())
@@ -134,43 +134,41 @@ def test_idx_files_that_somebody_else_zipped_or_unzipped_are_taken_as_they_are(s
         else:
             (tmp_path / "data" / name).write_bytes(gzip.compress(content, 1, mtime=1))
     prepare.download(data, sources)
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_an_archive_is_unpacked_file_by_file_and_removed(server: Server, tmp_path: Path) -> None:
-    sources, data = offer_cifar(server), {"name": "CIFAR100", "root": str(tmp_path / "data")}
+def test_archive_is_unpacked_and_removed(server: Server, tmp_path: Path) -> None:
+    sources, data = serve_cifar(server), {"name": "CIFAR100", "root": str(tmp_path / "data")}
     first = prepare.download(data, sources)
     assert first["train_images"] == 8
-    assert everything(tmp_path / "data") == ["cifar-100-python/test", "cifar-100-python/train"]
+    assert all_files(tmp_path / "data") == ["cifar-100-python/test", "cifar-100-python/train"]
     assert prepare.download(data, sources) == first
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     path = tmp_path / "data" / "cifar-100-python" / "test"
     path.write_bytes(path.read_bytes().replace(b"\0\0\0\0", b"\0\1\0\0", 1))
     assert prepare.download(data, sources) == first
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
-def test_an_archive_put_there_by_hand_is_unpacked_and_kept(server: Server, tmp_path: Path) -> None:
-    sources, data = offer_cifar(server), {"name": "CIFAR100", "root": str(tmp_path / "data")}
+def test_existing_archive_is_unpacked_and_kept(server: Server, tmp_path: Path) -> None:
+    sources, data = serve_cifar(server), {"name": "CIFAR100", "root": str(tmp_path / "data")}
     (tmp_path / "data").mkdir()
     (server.folder / "small.tar.gz").rename(tmp_path / "data" / "small.tar.gz")
     prepare.download(data, sources)
-    assert server.asked == []
+    assert server.requests == []
     assert (tmp_path / "data" / "small.tar.gz").exists()
 
 
-@pytest.mark.parametrize("offer", [offer_fashion, offer_cifar])
-@pytest.mark.parametrize("damage", ["other bytes", "cut", "missing", "unreachable", "no url"])
-def test_what_cannot_be_fetched_leaves_nothing_and_says_the_way_out_in_one_line(
-    server: Server, tmp_path: Path, offer, damage: str
-) -> None:
-    ((name, source),) = offer(server).items()
+@pytest.mark.parametrize("serve", [serve_fashion, serve_cifar])
+@pytest.mark.parametrize("damage", ["other bytes", "truncated", "missing", "unreachable", "file url"])
+def test_failed_download_is_reported_and_leaves_no_file(server: Server, tmp_path: Path, serve, damage: str) -> None:
+    ((name, source),) = serve(server).items()
     file = source.archive[0] if source.archive else next(iter(source.files))
     folder = tmp_path / "data" / ("" if source.archive else FOLDERS[name])
     served = server.folder / file
     if damage == "other bytes":
         served.write_bytes(b"x" * 1000)
-    elif damage == "cut":
+    elif damage == "truncated":
         served.write_bytes(served.read_bytes()[:-1])
     elif damage == "missing":
         served.unlink()
@@ -184,17 +182,17 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_the_way_out_in_one_line(
     assert "\n" not in message
     assert f"put {file} into {folder} manually" in message.replace(f"{folder}/ ", f"{folder} ")
     assert f"{source.url}/{file}" in message
-    assert ("MD5" in message) == (damage in ("other bytes", "cut"))
-    assert everything(tmp_path / "data") == []
+    assert ("MD5" in message) == (damage in ("other bytes", "truncated"))
+    assert all_files(tmp_path / "data") == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(server: Server, tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported_in_one_line(server: Server, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with pytest.raises(DataError, match=r"^FashionMNIST: .*data.* cannot be written: [^\n]*$"):
-        prepare.download({"name": "FashionMNIST", "root": str(tmp_path / "data")}, offer_fashion(server))
+        prepare.download({"name": "FashionMNIST", "root": str(tmp_path / "data")}, serve_fashion(server))
 
 
-def test_the_digests_are_those_that_torchvision_knows() -> None:
+def test_digests_agree_with_torchvision() -> None:
     for kind in (MNIST, FashionMNIST):
         assert dict(kind.resources) == SOURCES[kind.__name__].files
     for kind in (CIFAR10, CIFAR100):
@@ -205,7 +203,7 @@ def test_the_digests_are_those_that_torchvision_knows() -> None:
     assert known == SOURCES["SVHN"].files
 
 
-def ask(command: str, data: object = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_program(command: str, data: object = None, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "eatnas_training.prepare", command],
         input=json.dumps(data),
@@ -215,37 +213,37 @@ def ask(command: str, data: object = None, **environment: str) -> subprocess.Com
     )
 
 
-def test_the_command_fetches_from_a_mirror_and_refuses_what_is_not_the_original(server: Server, tmp_path: Path) -> None:
-    offer_fashion(server)
+def test_program_verifies_files_from_a_mirror(server: Server, tmp_path: Path) -> None:
+    serve_fashion(server)
     data = {"name": "FashionMNIST", "root": str(tmp_path / "data")}
     (server.folder / "FashionMNIST").mkdir()
     for name in FASHION:
         (server.folder / name).rename(server.folder / "FashionMNIST" / name)
-    answer = ask("download", data, EATNAS_DATA_MIRROR=f"{server.url}/")
+    answer = run_program("download", data, EATNAS_DATA_MIRROR=f"{server.url}/")
     assert answer.returncode == 1
-    assert server.asked == [f"/FashionMNIST/{FASHION[0]}"]
-    fetching, mistake = answer.stderr.splitlines()
-    assert fetching == f"downloading {server.url}/FashionMNIST/{FASHION[0]}"
-    assert "has MD5" in mistake
-    assert everything(tmp_path / "data") == []
+    assert server.requests == [f"/FashionMNIST/{FASHION[0]}"]
+    progress, error = answer.stderr.splitlines()
+    assert progress == f"downloading {server.url}/FashionMNIST/{FASHION[0]}"
+    assert "has MD5" in error
+    assert all_files(tmp_path / "data") == []
 
 
-def test_the_command_describes_the_digits_and_lists_the_known_sets() -> None:
-    described = json.loads(ask("describe", {"name": "digits"}).stdout)
+def test_program_describes_digits_and_lists_data_sets() -> None:
+    described = json.loads(run_program("describe", {"name": "digits"}).stdout)
     assert described["train_images"] == 1150
     assert (described["resolution"], described["channels"], described["classes"]) == (8, 1, 10)
     assert len(described["data_digest"]) == 64
-    assert [known["name"] for known in json.loads(ask("list").stdout)] == list(DATA_SETS)
+    assert [row["name"] for row in json.loads(run_program("list").stdout)] == list(DATA_SETS)
 
 
-def test_the_command_says_a_mistake_in_one_line() -> None:
-    answer = ask("describe", {"name": "digit"})
+def test_program_reports_an_error_in_one_line() -> None:
+    answer = run_program("describe", {"name": "digit"})
     assert answer.returncode == 1
     assert answer.stderr.count("\n") == 1
     assert "did you mean digits" in answer.stderr
 
 
-def test_sets_that_need_no_download_are_only_described(tmp_path: Path) -> None:
+def test_data_sets_without_download_are_only_described(tmp_path: Path) -> None:
     assert prepare.download({"name": "digits"}) == prepare.describe({"name": "digits"})
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match=r"ImageNet: .*put images into .*train/CLASS/"):

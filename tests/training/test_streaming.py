@@ -18,14 +18,15 @@ import torch
 
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
-from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Released, Report, Resumed
-from eatnas_training import loop, prepare
+from eatnas_protocol.messages import Assign, Released, Resumed
+from eatnas_training import prepare
 from eatnas_training.data import datasets, streaming
 from eatnas_training.data.batches import BatchKey, DataPart, LoadedData, epoch_order
 from eatnas_training.data.loading import THREADS_VARIABLE, load_data
 from eatnas_training.data.resident import ResidentPart
 from eatnas_training.data.streamed_files import list_streamed_files
 from eatnas_training.worker_protocol import StopRequest
+from support.trainings import after_calls, epoch_metrics, failed, finished, run_training
 
 CLASSES, EACH, SIDE = 3, 80, 16
 CODE: list[list[int | float]] = [[0, 1, 1, 1, 0.5], [1, 0, 1, 0, 0.5]] * 3 + [[2, 0, 1, 0, 0.5]]
@@ -33,15 +34,15 @@ CODE: list[list[int | float]] = [[0, 1, 1, 1, 0.5], [1, 0, 1, 0, 0.5]] * 3 + [[2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ImageNet: 240 JPEGs of many shapes, a colour for each class."""
+    """A small ImageNet: 240 JPEGs of various sizes, with one color for each class."""
     root = tmp_path_factory.mktemp("imagenet")
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for label in range(CLASSES):
         below = root / "train" / f"n0{label}"
         below.mkdir(parents=True)
         for number in range(EACH):
-            height, width = chance.integers(20, 60, 2)
-            pixels = chance.integers(0, 80, (height, width, 3)).astype(np.uint8)
+            height, width = rng.integers(20, 60, 2)
+            pixels = rng.integers(0, 80, (height, width, 3)).astype(np.uint8)
             pixels[:, :, label] += 150
             PIL.Image.fromarray(pixels).save(below / f"{number}.JPEG", quality=80)
     return root
@@ -53,13 +54,13 @@ def spec(root: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LoadedData]:
-    """Loads afresh, with so many threads."""
+    """Return a function that loads the data with a number of threads."""
 
-    def loaded(root: Path, threads: int = 2, **changes: Any) -> LoadedData:
+    def load_with(root: Path, threads: int = 2, **changes: Any) -> LoadedData:
         monkeypatch.setenv(THREADS_VARIABLE, str(threads))
         return load_data(spec(root, **changes), "cpu")
 
-    return loaded
+    return load_with
 
 
 def batches(part: DataPart, size: int = 16, **changes: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -72,7 +73,7 @@ def assert_same(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Ten
         assert all(torch.equal(a, b) for a, b in zip(*pair, strict=True))
 
 
-def test_what_streams_is_described_without_opening_an_image(folder: Path, tmp_path: Path) -> None:
+def test_streamed_data_are_described_without_decoding(folder: Path, tmp_path: Path) -> None:
     described = prepare.describe(spec(folder))
     assert (described["train_images"], described["validation_images"]) == (192, 48)
     assert (described["resolution"], described["channels"], described["classes"]) == (SIDE, 3, CLASSES)
@@ -82,7 +83,7 @@ def test_what_streams_is_described_without_opening_an_image(folder: Path, tmp_pa
     assert prepare.describe(spec(tmp_path, resolution=None))["resolution"] == 224
 
 
-def test_the_digest_names_paths_and_sizes_the_split_and_the_side(folder: Path, tmp_path: Path) -> None:
+def test_digest_covers_paths_sizes_split_and_side(folder: Path, tmp_path: Path) -> None:
     def digest(root: Path, **changes: Any) -> str:
         return str(prepare.describe(spec(root, **changes))["data_digest"])
 
@@ -99,18 +100,18 @@ def test_the_digest_names_paths_and_sizes_the_split_and_the_side(folder: Path, t
     assert len({first, *others}) == 6
 
 
-def test_a_folder_of_ones_own_streams_only_if_it_is_too_large_to_lie_in_memory(folder: Path) -> None:
+def test_image_folder_is_streamed_only_if_too_large(folder: Path) -> None:
     small = spec(folder, name="ImageFolder")
     assert list_streamed_files(small) is None
     assert isinstance(load_data(small, "cpu").train, ResidentPart)
-    # 240 images of 1024 x 1024 in three colours: not a gigabyte; of 1300: more.
+    # 240 RGB images of 1024 × 1024 pixels fit into a gigabyte, of 1300 × 1300 they do not.
     assert list_streamed_files({**small, "resolution": 1024}) is None
     assert list_streamed_files({**small, "resolution": 1300}) is not None
     with pytest.raises(DataError, match="do not fit into 1024 MiB at 1300"):
         datasets.load_training({**small, "resolution": 1300})
 
 
-def test_a_batch_has_the_same_bits_with_one_thread_and_with_three(folder: Path, load: Callable[..., Any]) -> None:
+def test_batch_does_not_depend_on_the_number_of_threads(folder: Path, load: Callable[..., Any]) -> None:
     one, three = load(folder, 1), load(folder, 3)
     assert one is not three
     assert_same(batches(one.train), batches(three.train))
@@ -120,7 +121,7 @@ def test_a_batch_has_the_same_bits_with_one_thread_and_with_three(folder: Path, 
     )
 
 
-def test_a_batch_is_a_function_of_its_key_alone(folder: Path, load: Callable[..., Any]) -> None:
+def test_batch_depends_only_on_its_key(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder)
     whole = batches(data.train)
     data.held_out.between(0, 48)
@@ -132,7 +133,7 @@ def test_a_batch_is_a_function_of_its_key_alone(folder: Path, load: Callable[...
     assert torch.equal(batches(data.train, augment="none")[0][1], labels)
 
 
-def test_every_epoch_takes_every_image_once_with_its_own_label(folder: Path, load: Callable[..., Any]) -> None:
+def test_each_epoch_has_every_image_once(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder)
     for epoch in (0, 1):
         taken = batches(data.train, epoch=epoch)
@@ -142,7 +143,7 @@ def test_every_epoch_takes_every_image_once_with_its_own_label(folder: Path, loa
         assert sorted(torch.cat([labels for _, labels in taken]).tolist()) == sorted(data.train.labels.tolist())
 
 
-def test_batches_are_floats_of_imagenets_mean_and_deviation_channels_last(tmp_path: Path) -> None:
+def test_batches_are_normalized_with_the_statistics_of_imagenet(tmp_path: Path) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(10):
         PIL.Image.new("RGB", (30, 40), (0, 128, 255)).save(tmp_path / "train" / "a" / f"{number}.png")
@@ -155,8 +156,8 @@ def test_batches_are_floats_of_imagenets_mean_and_deviation_channels_last(tmp_pa
         assert torch.allclose(images, expected.reshape(1, 3, 1, 1).expand_as(images), atol=1e-4)
 
 
-def test_validation_sees_the_middle_and_training_crops_and_mirrors(tmp_path: Path) -> None:
-    # Red grows from left to right, green from top to bottom: a pixel tells where it was.
+def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) -> None:
+    # Red increases from left to right and green from top to bottom, so a pixel's color is its original position.
     (tmp_path / "train" / "a").mkdir(parents=True)
     grid = np.zeros((256, 256, 3), np.uint8)
     grid[:, :, 0], grid[:, :, 1] = np.arange(256), np.arange(256)[:, None]
@@ -166,29 +167,29 @@ def test_validation_sees_the_middle_and_training_crops_and_mirrors(tmp_path: Pat
     data = load_data(spec(tmp_path, resolution=56), "cpu")
     scale, mean = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in (streaming.DEVIATION, streaming.MEAN))
 
-    def places(images: torch.Tensor) -> torch.Tensor:
-        """Red of the left and right edges, green of the upper and lower: `[B, 4]`."""
+    def edges(images: torch.Tensor) -> torch.Tensor:
+        """Return red at the left and right edge and green at the top and bottom: `[B, 4]`."""
         pixels = images * scale + mean
         red, green = pixels[:, 0, 28], pixels[:, 1, :, 28]
         return torch.stack([red[:, 0], red[:, -1], green[:, 0], green[:, -1]], 1)
 
-    middle = torch.tensor([17.5, 237.5, 17.5, 237.5]).expand(50, 4)  # pixels 16 to 239, four of them in one
-    assert torch.allclose(places(data.held_out.between(0, 50)[0]), middle, atol=1)
-    assert torch.allclose(places(batches(data.train, 200, augment="none")[0][0])[:50], middle, atol=1)
+    center = torch.tensor([17.5, 237.5, 17.5, 237.5]).expand(50, 4)  # pixels 16 to 239, averaged over four
+    assert torch.allclose(edges(data.held_out.between(0, 50)[0]), center, atol=1)
+    assert torch.allclose(edges(batches(data.train, 200, augment="none")[0][0])[:50], center, atol=1)
 
-    cropped = places(batches(data.train, 200)[0][0])
+    cropped = edges(batches(data.train, 200)[0][0])
     mirrored = cropped[:, 0] > cropped[:, 1]
     assert 70 < mirrored.sum() < 130
     assert bool((cropped[:, 2] < cropped[:, 3]).all())
     heights = cropped[:, 3] - cropped[:, 2]
     assert heights.min() < 100
     assert heights.max() > 200
-    shifted = places(batches(data.train, 200, augment="shift")[0][0])
+    shifted = edges(batches(data.train, 200, augment="shift")[0][0])
     assert not (shifted[:, 0] > shifted[:, 1] + 1).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3)])
-def test_the_smallest_and_narrowest_images_have_crops_too(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_smallest_and_narrowest_images_can_be_cropped(tmp_path: Path, size: tuple[int, int]) -> None:
     (tmp_path / "train" / "a").mkdir(parents=True)
     for number in range(10):
         PIL.Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "train" / "a" / f"{number}.png")
@@ -197,19 +198,19 @@ def test_the_smallest_and_narrowest_images_have_crops_too(tmp_path: Path, size: 
         assert bool((images == images[:1, :, :1, :1]).all())
 
 
-def test_no_more_than_two_batches_are_decoded_in_advance(folder: Path, load: Callable[..., Any]) -> None:
+def test_two_batches_are_decoded_in_advance(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder, resolution=128)
     key, part = BatchKey("crop_flip", 7, 16, 0, 0), data.train
     assert isinstance(part, streaming.StreamedPart)
     tracemalloc.start()
-    begun = []
+    pending = []
     for batch in range(12):
         part.batch(replace(key, batch=batch))
-        begun.append(part.pending_images)
+        pending.append(part.pending_images)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert begun == [32] * 10 + [16, 0]
-    assert peak < 6 * 16 * 128 * 128 * 3  # the epoch is twelve batches; NumPy's arrays are traced, torch's are not
+    assert pending == [32] * 10 + [16, 0]
+    assert peak < 6 * 16 * 128 * 128 * 3  # tracemalloc sees NumPy's arrays; the epoch has twelve batches
     part.batch(replace(key, seed=8))
     assert part.pending_images == 32
     part.between(0, 60)
@@ -218,7 +219,7 @@ def test_no_more_than_two_batches_are_decoded_in_advance(folder: Path, load: Cal
     assert part.pending_images == 0
 
 
-def test_a_number_of_threads_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_invalid_number_of_threads_is_reported(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "many")
     with pytest.raises(DataError, match="EATNAS_DECODE_THREADS is 'many'"):
         load_data(spec(folder), "cpu")
@@ -234,23 +235,20 @@ data.train.batch(BatchKey("crop_flip", 7, 32, 0, 0))
 
 
 @pytest.mark.slow
-def test_an_interpreter_exits_at_once_though_images_are_still_being_read(folder: Path, tmp_path: Path) -> None:
+def test_interpreter_exits_while_an_image_is_being_read(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
-    path = in_batch(copied, 1)
+    path = image_in_batch(copied, 1)
     path.unlink()
-    os.mkfifo(path)  # reading it never ends, for nobody writes
+    os.mkfifo(path)  # reading it blocks, since nothing writes to it
     command = [sys.executable, "-c", TAKE_ONE_BATCH, json.dumps(spec(copied))]
     subprocess.run(command, check=True, timeout=60)
 
 
-def in_batch(root: Path, batch: int) -> Path:
-    """An image of that batch of the first epoch, under the seed 7 and in batches of 32."""
-    found = list_streamed_files(spec(root))
-    assert found is not None
-    return Path(found.train.paths[epoch_order(192, 7, 0).tolist()[batch * 32 + 3]])
-
-
-# Whole trainings.
+def image_in_batch(root: Path, batch: int) -> Path:
+    """Return an image of a batch of 32 in the first epoch with seed 7."""
+    files = list_streamed_files(spec(root))
+    assert files is not None
+    return Path(files.train.paths[epoch_order(192, 7, 0).tolist()[batch * 32 + 3]])
 
 
 def assign(root: Path, folder: Path, candidate: int = 1, attempt: int = 1, **training: Any) -> Assign:
@@ -268,57 +266,40 @@ def assign(root: Path, folder: Path, candidate: int = 1, attempt: int = 1, **tra
     )
 
 
-def train(assignment: Assign, calls: int = 10**9) -> list[Report]:
-    """Everything that a training reports; it is told to stop at that many calls."""
-    count = iter(range(calls))
-    return list(
-        loop.train(assignment, lambda: StopRequest.NONE if next(count, None) is not None else StopRequest.RELEASE)
-    )
-
-
-def rows(reports: list[Report]) -> list[EpochDone]:
-    found = [report for report in reports if isinstance(report, EpochDone)]
-    return [replace(row, candidate=0, attempt=0, seconds=0, ended_at=0) for row in found]
-
-
-def test_a_training_that_goes_on_inside_an_epoch_has_the_same_bits(
+def test_training_resumes_within_an_epoch_with_the_same_metrics(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "3")
-    whole = train(assign(folder, tmp_path))
-    assert isinstance(whole[-1], Finished)
-    stopped = train(assign(folder, tmp_path, candidate=2), calls=3)
-    assert isinstance(stopped[-1], Released)
+    uninterrupted = run_training(assign(folder, tmp_path))
+    finished(uninterrupted)
+    released = run_training(assign(folder, tmp_path, candidate=2), after_calls(4, StopRequest.RELEASE))
+    assert isinstance(released[-1], Released)
     monkeypatch.setenv(THREADS_VARIABLE, "1")
-    resumed = train(assign(folder, tmp_path, candidate=2, attempt=2))
-    assert [(at.epoch, at.batch) for at in resumed if isinstance(at, Resumed)] == [(0, 3)]
-    assert rows(resumed) == rows(whole)
-    assert len(rows(whole)) == 2
+    resumed = run_training(assign(folder, tmp_path, candidate=2, attempt=2))
+    report = resumed.only(Resumed)
+    assert (report.epoch, report.batch) == (0, 3)
+    assert epoch_metrics(resumed) == epoch_metrics(uninterrupted)
+    assert len(epoch_metrics(resumed)) == 2
 
 
-def test_streamed_images_are_learned(folder: Path, tmp_path: Path) -> None:
-    last = train(assign(folder, tmp_path, epochs=4, batch_size=16))[-1]
-    assert isinstance(last, Finished)
-    assert last.accuracy > 0.9
+def test_network_learns_streamed_images(folder: Path, tmp_path: Path) -> None:
+    assert finished(run_training(assign(folder, tmp_path, epochs=4, batch_size=16))).accuracy > 0.9
 
 
-@pytest.mark.parametrize("damage", ["garbage", "cut", "gone"])
-def test_an_unreadable_image_in_the_middle_of_an_epoch_fails_with_its_name(
-    folder: Path, tmp_path: Path, damage: str
-) -> None:
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "missing"])
+def test_unreadable_image_fails_the_training_with_its_path(folder: Path, tmp_path: Path, damage: str) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     assignment = assign(copied, tmp_path)
-    path = in_batch(copied, 5)
-    if damage == "gone":
+    path = image_in_batch(copied, 5)
+    if damage == "missing":
         load_data(assignment.data, "cpu")
         path.unlink()
     else:
         path.write_bytes(b"no image" if damage == "garbage" else path.read_bytes()[:300])
-    reports = train(assignment)
-    last = reports[-1]
-    assert isinstance(last, Failed)
-    assert last.kind == "unreadable_data"
-    assert str(path) in last.message
-    assert "\n" not in last.message
-    assert last.device_seconds > 0
-    assert rows(reports) == []
+    reports = run_training(assignment)
+    failure = failed(reports)
+    assert failure.kind == "unreadable_data"
+    assert str(path) in failure.message
+    assert "\n" not in failure.message
+    assert failure.device_seconds > 0
+    assert epoch_metrics(reports) == []
