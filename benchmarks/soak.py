@@ -118,8 +118,8 @@ def main() -> None:
         result = run_step(steps[name], commit)
         with log.open("a") as file:
             file.write(json.dumps(result) + "\n")
-        verdict = "passed" if result["passed"] else f"failed with status {result['status']}"
-        print(f"{name}: {verdict} after {result['seconds']:.0f} s: {result['last_line']}", flush=True)
+        outcome = "passed" if result["passed"] else f"failed with status {result['status']}"
+        print(f"{name}: {outcome} after {result['seconds']:.0f} s: {result['last_line']}", flush=True)
         if not result["passed"]:
             failed.append(name)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

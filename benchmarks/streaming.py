@@ -62,7 +62,7 @@ def make_folder(root: Path, images: int, side: int) -> None:
 
 
 def batches_by_threads(data: dict[str, Any], batch_size: int, threads: int) -> Iterator[int]:
-    """Read batches with our decoders for ever. Yield the number of images in each."""
+    """Read batches with our decoders without end. Yield the number of images in each."""
     streamed = list_streamed_files(data)
     assert streamed is not None
     part = streaming.StreamedPart(streamed.train, streamed.side, "cpu", DecoderPool(threads))
@@ -75,7 +75,7 @@ def batches_by_threads(data: dict[str, Any], batch_size: int, threads: int) -> I
 
 
 def batches_by_processes(root: Path, side: int, batch_size: int, processes: int) -> Iterator[int]:
-    """Read batches with torchvision's folder and transforms and a DataLoader for ever. Yield the number of images."""
+    """Read batches with torchvision and a DataLoader without end. Yield the number of images in each."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 

@@ -206,7 +206,7 @@ def _arrays(datasets: Any, assign: Any) -> tuple[Any, Any]:
 
 
 def _train_on(batches: Iterator[Any], assign: Any, options: argparse.Namespace, next_batch: Callable[[], None]) -> None:
-    """Train the network on batches for ever, with the optimizer of our loop."""
+    """Train the network on batches without end, with the optimizer of our loop."""
     import torch
 
     from eatnas_db.domain.architecture import Architecture

@@ -44,7 +44,7 @@ DIFFERING: Final = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SearchCheck:
     """How much a search has lost, doubled and changed."""
 
     lost: int
@@ -56,7 +56,7 @@ class Verdict:
     """Workers that are still running."""
 
 
-def check_search(storm: Storm, expected_fingerprint: str) -> Verdict:
+def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
     """Compare the search of a storm with the undisturbed one."""
     problems: list[str] = []
     with read_transaction(storm.engine) as connection:
@@ -71,7 +71,7 @@ def check_search(storm: Storm, expected_fingerprint: str) -> Verdict:
     orphans = len(storm.workers_left())
     if orphans:
         problems.append(f"{orphans} workers are still running")
-    return Verdict(
+    return SearchCheck(
         lost=lost,
         doubled=doubled,
         differing=differing,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from storm.faults import FAULTS, ORPHAN_SECONDS
-from storm.invariants import Verdict, check_search
+from storm.invariants import SearchCheck, check_search
 from storm.processes import TIMEOUT_SECONDS, eventually
 from storm.results import Line, ResultsFile
 from storm.searches import new_home, undisturbed_fingerprint, worker_program
@@ -70,12 +70,12 @@ def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> li
         lines.append({"round": number, "real": plan.real, **line})
         print(json.dumps(lines[-1]), flush=True)
 
-    verdict = _run_search(home, seed, plan, queue, note)
-    note({"seed": seed, "hits": sum(line["hit"] for line in lines), **asdict(verdict)})
+    check = _run_search(home, seed, plan, queue, note)
+    note({"seed": seed, "hits": sum(line["hit"] for line in lines), **asdict(check)})
     return lines
 
 
-def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: Callable[[Line], None]) -> Verdict:
+def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: Callable[[Line], None]) -> SearchCheck:
     settings = new_home(home, seed, real=plan.real)
     expected = undisturbed_fingerprint(home.parents[1], seed, real=plan.real)
     program = worker_program(real=plan.real, seconds_per_epoch=plan.seconds_per_epoch)
@@ -89,7 +89,8 @@ def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: 
         storm.daemon.wait_for(lambda state: state.finished, SEARCH_SECONDS)
         if not storm.daemon.state.finished:
             errors = (settings.home / "daemon.err").read_text(errors="replace")
-            return Verdict(1, 0, 0, [f"the daemon ended: {errors[-2000:]}"])
+            problems = [f"the daemon ended: {errors[-2000:]}"]
+            return SearchCheck(lost=1, doubled=0, differing=0, problems=problems)
         storm.daemon.process.wait(TIMEOUT_SECONDS)
         eventually(lambda: not storm.workers_left(), ORPHAN_SECONDS)
         return check_search(storm, expected)
