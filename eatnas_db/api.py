@@ -236,8 +236,8 @@ def open(home: str | Path | None = None) -> Record:  # noqa: A001
 
 def _supervise(settings: Settings, *arguments: str) -> int:
     """Run the supervisor, print its output and return its exit status. Raises `EatnasError` if it fails."""
-    # A notebook shows only what this process prints. A group of its own: else Ctrl-C in a terminal would interrupt
-    # the supervisor twice.
+    # A notebook shows only what this process prints. In a process group of its own, the supervisor does not receive
+    # the terminal's Ctrl-C in addition to the signal below.
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(

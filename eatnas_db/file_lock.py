@@ -14,7 +14,7 @@ File = int | IO[Any]
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Lock a file for the length of a block, after its present holder releases it. Create the file if it is missing."""
+    """Wait for the lock of a file and hold it during the block. Create the file if it is missing."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -23,7 +23,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def try_lock(file: File) -> bool:
     """Lock a file until it is closed. Return False if another process holds its lock.
 
-    A process that calls `is_locked` at the same moment also makes this fail: callers try again before they give up.
+    It also fails while another process calls `is_locked`, so try several times before you give up.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

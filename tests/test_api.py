@@ -1,4 +1,4 @@
-"""The record from Python: what a notebook sees, and the page that explains it."""
+"""The Python API for notebooks, and the examples of its page."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -29,13 +30,13 @@ from eatnas_migrations import commands
 PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
 SPEC = {"name": "small", "space": "eatnas-tiny", "data": {"name": "digits"}, "reevaluation": {"top": 0}}
 SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 30}
-UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
-ANSWERS = ["best", "lineage", "population", "quality", "pareto", "primitives", "mutations", "events"]
+PROVENANCE = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
+METHODS = ["best", "lineage", "population", "quality", "pareto", "primitives", "mutations", "events"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A search of arithmetic, trained to its end."""
+    """A home with one finished search; its scores are computed without training."""
     folder = tmp_path_factory.mktemp("home")
     engine = create_engine_for(f"sqlite:///{folder / 'eatnas.db'}")
     commands.upgrade(engine)
@@ -54,7 +55,7 @@ def home(tmp_path_factory):
                 fitness=fitness,
                 metrics={"val_accuracy": fitness},
                 seed=1,
-                provenance=UNDER,
+                provenance=PROVENANCE,
                 device_seconds=1.0,
                 now=2.0,
             )
@@ -73,7 +74,7 @@ def search(record):
     return record.search("small")
 
 
-def test_a_record_is_opened_by_its_home_or_its_url_and_says_what_is_missing(home, tmp_path):
+def test_record_is_opened_by_home_or_url(home, tmp_path):
     by_home, by_url = api.open(str(home)), api.open(f"sqlite:///{home / 'eatnas.db'}")
     assert by_home.searches() == by_url.searches()
     with pytest.raises(RecordError, match="run `eatnas-db init` to create one"):
@@ -82,9 +83,9 @@ def test_a_record_is_opened_by_its_home_or_its_url_and_says_what_is_missing(home
         by_home.search("smal")
 
 
-@pytest.mark.parametrize("question", ANSWERS)
-def test_every_answer_is_frozen_records_and_a_data_frame(search, question):
-    rows = getattr(search, question)()
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_convert_to_a_data_frame(search, method):
+    rows = getattr(search, method)()
     assert rows
     assert isinstance(rows, tuple)
     assert all(is_dataclass(row) and row.__dataclass_params__.frozen for row in rows)
@@ -94,18 +95,18 @@ def test_every_answer_is_frozen_records_and_a_data_frame(search, question):
     assert rows._repr_html_().count("<tr>") == min(len(rows), SHOWN_ROWS) + 1
 
 
-def test_an_answer_without_rows_has_its_columns_still(search):
+def test_empty_rows_keep_their_columns(search):
     assert search.failures() == ()
     assert "failure" in search.failures().frame().columns
 
 
-def test_single_answers(record, search):
+def test_methods_return_single_values(record, search):
     assert search.status == "finished"
     assert (search.progress().scored, search.utilisation().device_seconds) == (30, 30.0)
     assert re.fullmatch("[0-9a-f]{64}", search.fingerprint())
     best = search.best(1)[0]
     assert record.candidate(best.id).code == best.code
-    assert [one.id for one in record.descendants(best.id)] == [best.id]
+    assert [entry.id for entry in record.descendants(best.id)] == [best.id]
     assert search.lineage(1)[0].id == 1
     assert record.sql("SELECT count(*) AS n FROM candidates").frame()["n"].tolist() == [30]
     assert record.compare("small", levels=[0.1]).frame()["ratio"].tolist() == [1.0]
@@ -113,7 +114,7 @@ def test_single_answers(record, search):
         record.sql("DELETE FROM eatnas_event")
 
 
-def test_what_is_displayed_is_escaped(record, search):
+def test_html_is_escaped(record, search):
     shown = record.sql("SELECT '<script>' AS \"<b>\"")._repr_html_()
     assert "&lt;script&gt;" in shown
     assert "&lt;b&gt;" in shown
@@ -122,7 +123,7 @@ def test_what_is_displayed_is_escaped(record, search):
     assert (repr(search), "eatnas.db" in repr(record)) == ("Search('small')", True)
 
 
-def test_a_wrong_spec_is_the_command_lines_own_sentence(record):
+def test_invalid_spec_raises_one_line(record):
     with pytest.raises(EatnasError, match="did you mean") as raised:
         record.create({**SPEC, "name": "other", "spaec": "x"})
     assert "\n" not in str(raised.value)
@@ -140,13 +141,13 @@ def test_concurrent_creators_get_their_own_search(tmp_path):
     assert sorted(search.name for search in record.searches()) == names
 
 
-def test_the_module_loads_nothing_that_only_some_need():
+def test_import_loads_no_optional_modules():
     code = "import sys, eatnas_db.api; assert not {'pandas', 'alembic', 'pydantic', 'yaml'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
-def test_the_pages_examples_run(tmp_path, capfd):
+def test_examples_of_the_page_run(tmp_path, capfd):
     engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
     commands.upgrade(engine)
     engine.dispose()
@@ -162,7 +163,7 @@ def test_the_pages_examples_run(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_a_run_and_the_next_goes_on(tmp_path):
+def test_interrupted_run_continues_later(tmp_path):
     engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
     commands.upgrade(engine)
     engine.dispose()
@@ -170,11 +171,10 @@ def test_an_interrupt_stops_a_run_and_the_next_goes_on(tmp_path):
     training = {"epochs": 3, "batch_size": 8}
     spec = {**SPEC, "data": data, "training": training, "budget": {"candidates": 6}}
     search = api.open(tmp_path).create({**spec, "evolution": {"population": 2, "tournament": 2}})
-    begun = threading.Event()
 
     def interrupt():
         while search.progress().leased == 0:
-            begun.wait(0.05)
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)

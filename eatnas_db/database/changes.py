@@ -75,7 +75,7 @@ class _SqliteWatch:
 
 
 class _PostgresqlWatch:
-    """Listens for notifications, on a connection of its own that is opened again after it is lost."""
+    """Listens for notifications on a separate connection, and reconnects after it is lost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -75,7 +75,7 @@ lease = define_table(
     Column("counter", BigInteger, nullable=False, server_default=text("0")),
     Column("images_per_second", Float),
 )
-"""The present holder of a candidate. A narrow table of its own, so that heartbeats change no index of candidates."""
+"""The present holder of a candidate. A separate, narrow table: heartbeats change no index of candidates."""
 
 
 epoch = define_table(

@@ -1,4 +1,4 @@
-"""Copies of a record: made in the middle of a search, put back, and run on from."""
+"""Backups made during a search, restores, and searches that continue from them."""
 
 import sqlite3
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, func, select, text
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -32,13 +32,13 @@ FAST = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A file: servers have programs of their own for this."""
+    """An SQLite file: PostgreSQL has its own backup programs."""
     return f"sqlite:///{tmp_path / 'eatnas.db'}"
 
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    """Connections are given back at once: a restore wants nobody to have the record open."""
+    """An engine whose connections the fixture closes: a restore needs exclusive access."""
     engine = create_engine_for(url)
     commands.upgrade(engine)
     yield engine
@@ -51,7 +51,7 @@ def database(url: str, engine: Engine) -> Path:
 
 
 @contextmanager
-def viewing(database: Path) -> Iterator[Connection]:
+def open_database(database: Path) -> Iterator[Connection]:
     engine = open_record(f"sqlite:///{database}")
     with read_transaction(engine) as connection:
         yield connection
@@ -59,7 +59,7 @@ def viewing(database: Path) -> Iterator[Connection]:
 
 
 def born(database: Path) -> int:
-    with viewing(database) as connection:
+    with open_database(database) as connection:
         return sum(row.born for row in list_searches(connection))
 
 
@@ -73,7 +73,7 @@ def supervise(settings: Settings, on_tick: Any = lambda _: None) -> str:
 
 
 def fingerprint(database: Path) -> str:
-    with viewing(database) as connection:
+    with open_database(database) as connection:
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
@@ -82,22 +82,22 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_been(database, engine, search_factory):
+def test_search_continued_from_a_backup_has_the_same_result(database, engine, search_factory):
     search_factory(budget__candidates=30, training__epochs=3)
     settings = load_settings({}, str(database.parent))
     backup = database.with_name("backup.db")
 
     def save_once(supervisor: Supervisor) -> None:
         with read_transaction(engine) as connection:
-            under_way = get_search(connection, "s").settled >= 10
+            is_running = get_search(connection, "s").settled >= 10
             leased = connection.execute(select(lease.c.candidate_id)).first()
-        if under_way and leased and not backup.exists():
+        if is_running and leased and not backup.exists():
             back_up(database, backup)
 
     undisturbed = supervise(settings, save_once)
     engine.dispose()
     restored = restore(backup, database, now=0.0)
-    with viewing(database) as connection:
+    with open_database(database) as connection:
         assert 10 <= get_search(connection, "s").settled < 30
         assert connection.execute(select(lease)).first() is None
         assert connection.execute(select(event.c.kind).order_by(event.c.id.desc())).scalar() == "restored"
@@ -108,51 +108,51 @@ def test_a_search_run_on_from_a_backup_made_under_way_ends_as_if_nothing_had_bee
 
 
 @pytest.mark.slow
-def test_a_newer_checkpoint_of_a_candidate_in_training_is_adopted_after_a_restore(database, engine, search_factory):
+def test_restore_adopts_a_newer_checkpoint(database, engine, search_factory):
     search_factory(budget__candidates=6, training__epochs=40)
     settings = load_settings({}, str(database.parent))
     backup = database.with_name("backup.db")
 
-    def newest() -> int:
+    def newest_epoch() -> int:
         with read_transaction(engine) as connection:
-            found = select(checkpoint.c.epoch).where(checkpoint.c.candidate_id == 1).order_by(checkpoint.c.epoch.desc())
-            return connection.execute(found).scalar() or 0
+            newest = select(func.max(checkpoint.c.epoch)).where(checkpoint.c.candidate_id == 1)
+            return connection.execute(newest).scalar() or 0
 
     def save_then_stop(supervisor: Supervisor) -> None:
-        if newest() >= 1 and not backup.exists():
+        if newest_epoch() >= 1 and not backup.exists():
             back_up(database, backup)
-        if newest() >= 6:
+        if newest_epoch() >= 6:
             supervisor.stop()
 
     supervise(settings, save_then_stop)
     engine.dispose()
     restore(backup, database, now=0.0)
     supervise(settings)
-    told = select(event.c.kind).where(event.c.candidate_id == 1).order_by(event.c.id)
-    with viewing(database) as connection:
-        assert "checkpoint_adopted" in connection.execute(told).scalars().all()
+    kinds = select(event.c.kind).where(event.c.candidate_id == 1).order_by(event.c.id)
+    with open_database(database) as connection:
+        assert "checkpoint_adopted" in connection.execute(kinds).scalars().all()
 
 
-def test_a_backup_holds_what_was_committed_and_holds_up_no_writer(database, engine, search_factory):
+def test_backup_ignores_an_open_transaction(database, engine, search_factory):
     search_factory()
     with transaction(engine) as connection:
         connection.execute(text("UPDATE eatnas_search SET name = 'never committed'"))
-        copied = back_up(database, database.with_name("b.db"))
+        backup = back_up(database, database.with_name("b.db"))
         connection.rollback()
-    with viewing(copied.file) as connection:
+    with open_database(backup.file) as connection:
         assert [row.name for row in list_searches(connection)] == ["s"]
-    assert copied.bytes > 0
+    assert backup.bytes > 0
 
 
-def test_a_backup_is_one_file_that_is_read_where_nobody_may_write(database, search_factory):
+def test_backup_is_one_file_readable_without_write_access(database, search_factory):
     search_factory()
-    copied = back_up(database, database.with_name("b.db"))
-    with closing(sqlite3.connect(f"{copied.file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+    backup = back_up(database, database.with_name("b.db"))
+    with closing(sqlite3.connect(f"{backup.file.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
         assert connection.execute("SELECT count(*) FROM eatnas_candidate").fetchone() == (4,)
     assert [name for name in leftovers(database.parent) if name.startswith((".b.db", "b.db"))] == []
 
 
-def test_a_file_that_is_there_is_replaced_by_force_alone(database, search_factory):
+def test_existing_file_is_replaced_only_by_force(database, search_factory):
     target = database.with_name("b.db")
     target.write_text("precious")
     with pytest.raises(ConflictError, match="--force"):
@@ -163,26 +163,26 @@ def test_a_file_that_is_there_is_replaced_by_force_alone(database, search_factor
 
 
 @pytest.mark.parametrize("target", ["eatnas.db", "no/such/folder.db", "."])
-def test_no_backup_goes_where_it_cannot(database, target):
+def test_unusable_backup_target_is_refused(database, target):
     with pytest.raises((ConflictError, NotFoundError)):
         back_up(database, database.parent / target, force=True)
     assert born(database) == 0
 
 
-def test_no_backup_is_made_of_a_damaged_record(database, engine, search_factory):
+def test_damaged_record_is_not_backed_up(database, engine, search_factory):
     search_factory()
     engine.dispose()
-    whole = bytearray(database.read_bytes())
-    # A page of the largest tables, so that its header is none.
-    whole[-4096 * 2 : -4096] = b"\xff" * 4096
-    database.write_bytes(whole)
+    content = bytearray(database.read_bytes())
+    # Overwrite a page of the largest tables, with its header.
+    content[-4096 * 2 : -4096] = b"\xff" * 4096
+    database.write_bytes(content)
     with pytest.raises(RecordError, match=r"damaged|cannot be copied"):
         back_up(database, database.with_name("b.db"))
     assert not database.with_name("b.db").exists()
     assert leftovers(database.parent) == []
 
 
-def test_a_backup_that_finds_no_room_leaves_nothing_behind(database, search_factory):
+def test_backup_on_a_full_disk_leaves_nothing_behind(database, search_factory):
     search_factory()
     code = (
         "import resource, signal, sys; from pathlib import Path; from eatnas_db.backup import back_up;"
@@ -191,13 +191,15 @@ def test_a_backup_that_finds_no_room_leaves_nothing_behind(database, search_fact
         "back_up(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     target = database.with_name("b.db")
-    done = subprocess.run([sys.executable, "-c", code, database, target], capture_output=True, text=True, check=False)
-    assert "no room for a copy" in done.stderr.splitlines()[-1]
+    program = subprocess.run(
+        [sys.executable, "-c", code, database, target], capture_output=True, text=True, check=False
+    )
+    assert "no room for a copy" in program.stderr.splitlines()[-1]
     assert not target.exists()
     assert [name for name in leftovers(database.parent) if name.startswith(".b.db")] == []
 
 
-def test_a_restore_keeps_what_was_there(database, engine, search_factory):
+def test_restore_keeps_the_previous_record(database, engine, search_factory):
     search_factory()
     backup = back_up(database, database.with_name("b.db")).file
     search_factory("later")
@@ -208,28 +210,28 @@ def test_a_restore_keeps_what_was_there(database, engine, search_factory):
     assert restore(backup, database, now=1_700_000_000.0).previous.name.endswith("20231114T221320Z-1")
 
 
-def test_a_restore_makes_the_record_that_is_not_there(database, engine, search_factory, tmp_path):
+def test_restore_creates_a_missing_record(database, engine, search_factory, tmp_path):
     search_factory()
     backup = back_up(database, database.with_name("b.db")).file
     restored = restore(backup, tmp_path / "other.db", now=0.0)
     assert (born(tmp_path / "other.db"), restored.previous) == (4, None)
 
 
-def test_a_record_killed_with_a_full_log_is_kept_whole(database, engine, search_factory):
+def test_restore_keeps_rows_of_the_write_ahead_log(database, engine, search_factory):
     backup = back_up(database, database.with_name("b.db")).file
     search_factory()
-    # As a kill leaves it: the search is in the write-ahead log alone.
-    dead = database.parent / "dead"
-    dead.mkdir()
+    # After a kill, the search is only in the write-ahead log.
+    killed = database.parent / "killed"
+    killed.mkdir()
     for name in ("eatnas.db", "eatnas.db-wal"):
-        (dead / name).write_bytes((database.parent / name).read_bytes())
-    assert (dead / "eatnas.db-wal").stat().st_size > 0
-    restored = restore(backup, dead / "eatnas.db", now=0.0)
-    assert leftovers(dead) == []
-    assert (born(dead / "eatnas.db"), born(restored.previous)) == (0, 4)
+        (killed / name).write_bytes((database.parent / name).read_bytes())
+    assert (killed / "eatnas.db-wal").stat().st_size > 0
+    restored = restore(backup, killed / "eatnas.db", now=0.0)
+    assert leftovers(killed) == []
+    assert (born(killed / "eatnas.db"), born(restored.previous)) == (0, 4)
 
 
-def test_a_record_too_damaged_to_be_opened_is_kept_with_all_its_files(database, engine, search_factory):
+def test_restore_keeps_all_files_of_a_damaged_record(database, engine, search_factory):
     backup = back_up(database, database.with_name("b.db")).file
     engine.dispose()
     database.write_bytes(b"garbage" * 1000)
@@ -240,7 +242,7 @@ def test_a_record_too_damaged_to_be_opened_is_kept_with_all_its_files(database, 
     assert restored.previous.with_name(restored.previous.name + "-wal").read_bytes() == b"more of it"
 
 
-def test_nothing_is_restored_under_the_feet_of_another_program(database, engine, search_factory):
+def test_open_record_is_not_restored(database, engine, search_factory):
     backup = back_up(database, database.with_name("b.db")).file
     search_factory()
     with read_transaction(engine) as connection:
@@ -250,27 +252,27 @@ def test_nothing_is_restored_under_the_feet_of_another_program(database, engine,
     assert born(database) == 4
 
 
-def changed(backup: Path, statement: str) -> Path:
+def execute_on(backup: Path, statement: str) -> Path:
     with closing(sqlite3.connect(backup)) as connection:
         connection.execute(statement)
         connection.commit()
     return backup
 
 
-def test_an_older_record_is_restored_and_a_newer_one_refused(database, engine, search_factory):
+def test_older_backup_is_restored_and_newer_refused(database, engine, search_factory):
     search_factory()
     backup = back_up(database, database.with_name("b.db")).file
     engine.dispose()
     with pytest.raises(RecordError, match="newer version"):
-        restore(changed(backup, "UPDATE eatnas_alembic_version SET version_num = '9999'"), database, now=0.0)
-    older = changed(backup, "UPDATE eatnas_alembic_version SET version_num = '0000'")
+        restore(execute_on(backup, "UPDATE eatnas_alembic_version SET version_num = '9999'"), database, now=0.0)
+    older = execute_on(backup, "UPDATE eatnas_alembic_version SET version_num = '0000'")
     assert restore(older, database, now=0.0).revision == "0000"
     with pytest.raises(RecordError, match="db upgrade"):
         open_record(f"sqlite:///{database}")
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 500])
-def test_what_is_no_record_is_not_restored(database, content):
+def test_file_without_a_record_is_not_restored(database, content):
     file = database.with_name("b.db")
     file.write_bytes(content)
     with pytest.raises(RecordError, match=r"not an SQLite database|no eatnas-db record"):
@@ -278,7 +280,7 @@ def test_what_is_no_record_is_not_restored(database, content):
     assert born(database) == 0
 
 
-def test_a_record_is_not_restored_from_itself_or_from_nothing(database):
+def test_restore_needs_another_existing_file(database):
     with pytest.raises(ConflictError, match="itself"):
         restore(database, database, now=0.0)
     with pytest.raises(NotFoundError):

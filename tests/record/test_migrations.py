@@ -1,3 +1,5 @@
+"""Migrations, and the records that a program opens."""
+
 import signal
 import subprocess
 import sys
@@ -17,19 +19,19 @@ from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_migrations import commands
 
 
-def test_the_code_reads_the_newest_revision():
+def test_the_program_uses_the_newest_revision():
     config = Config()
     config.set_main_option("script_location", str(Path(eatnas_migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_current_head() == REVISION
 
 
-def test_an_upgraded_database_has_the_tables_the_code_says(url):
+def test_upgraded_tables_match_the_models(url):
     engine = create_engine_for(url)
     commands.upgrade(engine)
     assert not commands.differs_from_models(engine)
 
 
-def test_a_downgrade_takes_every_table_of_ours_and_no_other(url):
+def test_downgrade_drops_only_the_own_tables(url):
     engine = create_engine_for(url)
     with transaction(engine) as connection:
         connection.execute(text("CREATE TABLE trials (id INTEGER)"))
@@ -40,8 +42,8 @@ def test_a_downgrade_takes_every_table_of_ours_and_no_other(url):
     assert not commands.differs_from_models(engine)
 
 
-def test_a_migration_killed_halfway_leaves_nothing_behind(url):
-    killed = """
+def test_killed_migration_leaves_nothing_behind(url):
+    program = """
 import os, signal, sys
 from sqlalchemy import event
 from eatnas_db.database.engine import create_engine_for
@@ -53,24 +55,24 @@ def _(connection, cursor, statement, *rest):
         os.kill(os.getpid(), signal.SIGKILL)
 commands.upgrade(engine)
 """
-    ended = subprocess.run([sys.executable, "-c", killed, url], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", program, url], check=False)
+    assert killed.returncode == -signal.SIGKILL
     engine = create_engine_for(url)
     assert inspect(engine).get_table_names() == []
     commands.upgrade(engine)
     assert not commands.differs_from_models(engine)
 
 
-@pytest.mark.parametrize(("version", "words"), [("0000", "older version"), ("9999", "newer version")])
-def test_a_record_of_another_version_is_told_so_plainly(engine, url, version, words):
+@pytest.mark.parametrize(("version", "message"), [("0000", "older version"), ("9999", "newer version")])
+def test_record_of_another_version_is_refused(engine, url, version, message):
     with transaction(engine) as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'"))
     assert current_revision(engine) == version
-    with pytest.raises(RecordError, match=words):
+    with pytest.raises(RecordError, match=message):
         open_record(url)
 
 
-def test_what_is_no_database_is_refused(tmp_path):
+def test_file_without_a_record_is_refused(tmp_path):
     garbage = tmp_path / "garbage.db"
     garbage.write_bytes(b"no database at all, " * 100)
     with pytest.raises(RecordError, match="not an SQLite database"):
@@ -79,7 +81,7 @@ def test_what_is_no_database_is_refused(tmp_path):
         open_record(f"sqlite:///{tmp_path / 'nothing.db'}")
 
 
-def test_a_network_file_system_is_refused(tmp_path):
+def test_network_file_system_is_refused(tmp_path):
     mounts = tmp_path / "mounts"
     mounts.write_text("/dev/sda / ext4 rw 0 0\nserver:/x /net/my\\040share nfs4 rw 0 0\n")
     with pytest.raises(RecordError, match=r"network file system \(nfs4\)"):

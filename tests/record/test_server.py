@@ -1,4 +1,4 @@
-"""What only a database server does: writers at the same time, conflicts between them, and refusals."""
+"""PostgreSQL: concurrent writers, conflicts between them, and refused connections."""
 
 import subprocess
 import sys
@@ -39,12 +39,12 @@ while True:
     print(leased.token.candidate)
 """
 
-only_on_a_server = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+on_postgresql = pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 
 
-@only_on_a_server
+@on_postgresql
 @pytest.mark.slow
-def test_sixteen_processes_on_four_hosts_lease_every_candidate_exactly_once(engine, url, search_factory):
+def test_concurrent_processes_lease_every_candidate_once(engine, url, search_factory):
     with transaction(engine) as connection:
         for number in (2, 3, 4):
             connection.execute(insert(host).values(id=number, name=f"host {number}", seen_at=0))
@@ -60,17 +60,17 @@ def test_sixteen_processes_on_four_hosts_lease_every_candidate_exactly_once(engi
         )
         for number in range(16)
     ]
-    # All have loaded their modules and wait before the first may begin.
+    # Every process has loaded its modules before the first one begins.
     for leaser in leasers:
         leaser.stdin.write("go\n")
         leaser.stdin.flush()
-    handed_out = Counter(line for leaser in leasers for line in leaser.communicate()[0].split())
-    assert len(handed_out) == 400
-    assert set(handed_out.values()) == {1}
+    leases = Counter(line for leaser in leasers for line in leaser.communicate()[0].split())
+    assert len(leases) == 400
+    assert set(leases.values()) == {1}
 
 
-@only_on_a_server
-def test_a_candidate_that_another_host_is_taking_is_passed_over(engine, search_factory, lease_factory):
+@on_postgresql
+def test_lease_skips_a_locked_candidate(engine, search_factory, lease_factory):
     search_id = search_factory()
     with transaction(engine) as connection:
         connection.execute(text("SELECT 1 FROM eatnas_candidate WHERE birth = 0 FOR NO KEY UPDATE"))
@@ -78,36 +78,36 @@ def test_a_candidate_that_another_host_is_taking_is_passed_over(engine, search_f
     assert lease_factory(search_id).birth == 0
 
 
-@only_on_a_server
-def test_of_two_transactions_that_wait_for_each_other_one_is_to_be_repeated(engine, search_factory):
+@on_postgresql
+def test_deadlock_rolls_one_transaction_back(engine, search_factory):
     first, second = search_factory("a"), search_factory("b")
     both = threading.Barrier(2)
-    ended = []
+    outcomes = []
 
-    def cross(one, other):
+    def update_both(first_id, second_id):
         try:
             with transaction(engine) as connection:
-                connection.execute(update(search).where(search.c.id == one).values(priority=1))
+                connection.execute(update(search).where(search.c.id == first_id).values(priority=1))
                 both.wait()
-                connection.execute(update(search).where(search.c.id == other).values(priority=2))
-            ended.append("written")
+                connection.execute(update(search).where(search.c.id == second_id).values(priority=2))
+            outcomes.append("written")
         except TransactionRollbackError as error:
-            ended.append(type(error.__cause__.orig).__name__)
+            outcomes.append(type(error.__cause__.orig).__name__)
 
-    threads = [threading.Thread(target=cross, args=pair) for pair in ((first, second), (second, first))]
+    threads = [threading.Thread(target=update_both, args=pair) for pair in ((first, second), (second, first))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(ended) == ["DeadlockDetected", "written"]
+    assert sorted(outcomes) == ["DeadlockDetected", "written"]
 
 
-@only_on_a_server
-def test_a_serialization_failure_is_a_collision(engine, search_factory):
+@on_postgresql
+def test_serialization_failure_can_be_repeated(engine, search_factory):
     search_id = search_factory()
     change = update(search).where(search.c.id == search_id)
 
-    def change_by_an_old_view():
+    def update_from_old_snapshot():
         with transaction(engine) as connection:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
             connection.execute(select(search.c.id)).all()
@@ -116,11 +116,11 @@ def test_a_serialization_failure_is_a_collision(engine, search_factory):
             connection.execute(change.values(priority=2))
 
     with pytest.raises(TransactionRollbackError, match="try again"):
-        change_by_an_old_view()
+        update_from_old_snapshot()
 
 
-@only_on_a_server
-def test_a_stale_view_of_a_search_settles_nothing(engine, search_factory, lease_factory, score_factory):
+@on_postgresql
+def test_stale_search_row_settles_nothing(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     with read_transaction(engine) as connection:
         stale = connection.execute(select(search)).one()
@@ -131,17 +131,17 @@ def test_a_stale_view_of_a_search_settles_nothing(engine, search_factory, lease_
         advance_search(connection, stale, 3.0)
 
 
-@only_on_a_server
-def test_hosts_that_settle_at_the_same_time_make_one_history(engine, search_factory, lease_factory, score_factory):
+@on_postgresql
+def test_concurrent_hosts_settle_each_birth_once(engine, search_factory, lease_factory, score_factory):
     search_id = search_factory()
     leased = [lease_factory(search_id) for _ in range(4)]
-    for one in leased:
-        score_factory(one, 0.5)
-    made = []
+    for lease in leased:
+        score_factory(lease, 0.5)
+    settled = []
 
     def settle():
         with transaction(engine) as connection:
-            made.append(settle_births(connection, search_id, 3.0))
+            settled.append(settle_births(connection, search_id, 3.0))
             breed_births(connection, search_id, 3.0)
 
     threads = [threading.Thread(target=settle) for _ in range(4)]
@@ -149,14 +149,14 @@ def test_hosts_that_settle_at_the_same_time_make_one_history(engine, search_fact
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(made) == [0, 0, 0, 4]
+    assert sorted(settled) == [0, 0, 0, 4]
     with read_transaction(engine) as connection:
         row = connection.execute(select(search)).one()
     assert (row.settled, row.born) == (4, 7)
 
 
-@only_on_a_server
-def test_two_programs_may_make_the_record_at_the_same_time(url):
+@on_postgresql
+def test_concurrent_programs_create_one_record(url):
     engines = [create_engine_for(url) for _ in range(3)]
     threads = [threading.Thread(target=commands.upgrade, args=(engine,)) for engine in engines]
     for thread in threads:
@@ -167,8 +167,8 @@ def test_two_programs_may_make_the_record_at_the_same_time(url):
     assert not commands.differs_from_models(engines[0])
 
 
-@only_on_a_server
-def test_a_transaction_held_by_another_program_is_told_in_words(engine, url, search_factory):
+@on_postgresql
+def test_lock_timeout_names_the_cause(engine, url, search_factory):
     search_factory()
     impatient = open_record(url, busy_seconds=0.1)
     with transaction(engine) as connection:
@@ -177,8 +177,8 @@ def test_a_transaction_held_by_another_program_is_told_in_words(engine, url, sea
             other.execute(update(search).values(priority=2))
 
 
-@only_on_a_server
-def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
+@on_postgresql
+def test_read_transaction_is_read_only_and_consistent(engine, search_factory):
     search_factory()
     with read_transaction(engine) as connection:
         before = connection.execute(select(search.c.priority)).scalar_one()
@@ -189,8 +189,8 @@ def test_a_reader_cannot_write_and_sees_one_moment(engine, search_factory):
         connection.execute(update(search).values(priority=7))
 
 
-@only_on_a_server
-def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_told_to_leave(engine, url, search_factory):
+@on_postgresql
+def test_reconnected_watch_refuses_a_migrated_record(engine, url, search_factory):
     search_factory()
     watch = watch_changes(create_engine_for(url))
     watch.lock_host(1, "here")
@@ -199,31 +199,31 @@ def test_a_daemon_whose_record_was_upgraded_while_its_connection_was_lost_is_tol
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
 
-    def until_told():
+    def poll():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             watch.changed()
             time.sleep(0.05)
 
     with pytest.raises(RecordError, match="migrated to version"):
-        until_told()
+        poll()
     with pytest.raises(RecordError, match="newer version"):
         open_record(url)
 
 
-@only_on_a_server
-def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, search_factory):
+@on_postgresql
+def test_watermark_waits_for_earlier_open_events(engine, search_factory):
     search_factory()
-    horizon, told = EventWatermark(), []
+    watermark, followed = EventWatermark(), []
 
     def follow():
-        until = horizon.advance(engine)
+        until = watermark.advance(engine)
         with read_transaction(engine) as connection:
-            found = list_events(connection, limit=1000, after=told[-1][0] if told else 0, until=until)
-        told.extend((event.id, event.kind) for event in found)
+            rows = list_events(connection, limit=1000, after=followed[-1][0] if followed else 0, until=until)
+        followed.extend((event.id, event.kind) for event in rows)
 
     follow()
-    before = list(told)
+    before = list(followed)
     assert before
     with transaction(engine) as early:
         events.record_event(early, 1.0, "first")
@@ -232,29 +232,29 @@ def test_a_follower_misses_no_event_that_is_committed_after_a_later_one(engine, 
         follow()
         with read_transaction(engine) as connection:
             assert list_events(connection, limit=1)[0].kind == "second"
-        assert told == before
+        assert followed == before
     for _ in range(2):
         follow()
-    assert [kind for _, kind in told[len(before) :]] == ["first", "second"]
+    assert [kind for _, kind in followed[len(before) :]] == ["first", "second"]
 
 
-@only_on_a_server
-def test_a_follower_goes_on_although_somebody_always_writes(engine):
-    horizon, seen = EventWatermark(), []
-    with ExitStack() as open_ones:
+@on_postgresql
+def test_watermark_advances_under_constant_writes(engine):
+    watermark, seen = EventWatermark(), []
+    with ExitStack() as open_transactions:
         for number in range(8):
             with ExitStack() as last:
                 connection = last.enter_context(transaction(engine))
                 events.record_event(connection, 1.0, f"number {number}")
-                seen.append(horizon.advance(engine))
-                open_ones.close()
-                open_ones.push(last.pop_all())
+                seen.append(watermark.advance(engine))
+                open_transactions.close()
+                open_transactions.push(last.pop_all())
         assert seen == sorted(seen)
         assert seen[-1] > 0
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"database": "nowhere"}, "does not exist"),
         ({"username": "nobody"}, "rejects this user"),
@@ -263,15 +263,15 @@ def test_a_follower_goes_on_although_somebody_always_writes(engine):
         ({}, "holds no eatnas-db record; run `eatnas-db init` to create one"),
     ],
 )
-@only_on_a_server
-def test_a_server_that_cannot_be_used_is_told_in_words_and_without_the_password(url, change, words):
+@on_postgresql
+def test_connection_error_hides_the_password(url, change, message):
     address = create_engine_for(url).url.set(password="secret", **change)
-    with pytest.raises(RecordError, match=words) as raised:
+    with pytest.raises(RecordError, match=message) as raised:
         open_record(address.render_as_string(hide_password=False))
     assert "secret" not in str(raised.value)
 
 
-def test_a_wrong_password_is_told_in_words(new_server):
+def test_wrong_password_is_reported(new_server):
     server = new_server()
     server.execute("CREATE ROLE guarded LOGIN PASSWORD 'right'")
     server.demand_passwords("guarded")
@@ -284,7 +284,7 @@ def test_a_wrong_password_is_told_in_words(new_server):
 
 
 @pytest.mark.parametrize("url", ["mysql+pymysql://u:secret@h/d", "mariadb://u:secret@h/d", "oracle://u:secret@h"])
-def test_other_databases_are_refused_plainly(url):
+def test_unsupported_database_is_refused(url):
     with pytest.raises(RecordError, match="not supported; use PostgreSQL") as raised:
         load_settings({"EATNAS_DB_URL": url})
     assert "secret" not in str(raised.value)
@@ -293,7 +293,7 @@ def test_other_databases_are_refused_plainly(url):
     assert "secret" not in str(raised.value)
 
 
-def test_an_address_is_shown_without_what_may_be_secret(tmp_path):
+def test_printable_url_hides_secrets(tmp_path):
     shown = load_settings({}, str(tmp_path), "postgresql://me:se:cr/et@h:5/d?sslpassword=secret").printable_url
     assert shown == "postgresql://me@h:5/d"
     assert load_settings({}, str(tmp_path)).printable_url == f"sqlite:///{tmp_path}/eatnas.db"

@@ -1,4 +1,4 @@
-"""A record that moves to a server."""
+"""Copying a record to a PostgreSQL server."""
 
 import pytest
 from sqlalchemy import select, text
@@ -32,8 +32,8 @@ def server(postgres):
 
 
 @pytest.fixture
-def full(engine, search_factory, lease_factory, score_factory):
-    """A record with a row in nearly every table; one candidate is in training."""
+def filled(engine, search_factory, lease_factory, score_factory):
+    """A record with rows in nearly every table; one candidate is leased."""
     search_id = search_factory()
     for _ in range(6):
         leased = lease_factory(search_id)
@@ -47,37 +47,38 @@ def full(engine, search_factory, lease_factory, score_factory):
         with transaction(engine) as connection:
             advance_search(connection, lock_search(connection, search_id), 3.0)
     with transaction(engine) as connection:
-        failed = lease_factory_on(connection, search_id)
+        failed = lease_on(connection, search_id)
         transitions.record_failure(connection, failed.token, FailureKind.EXCEPTION, "§ nul \0", now=4.0)
     lease_factory(search_id)
     return engine
 
 
-def lease_factory_on(connection, search_id):
+def lease_on(connection, search_id):
     return transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=4.0)
 
 
-def everything(engine):
+def all_rows(engine):
     with read_transaction(engine) as connection:
         return {
             table.name: sorted(map(repr, connection.execute(select(table)).all())) for table in metadata.sorted_tables
         }
 
 
-def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
-    told = []
-    copied = copy_record(full, server, lambda *figures: told.append(figures))
-    assert everything(server) == everything(full)
-    assert {one.table: one.rows for one in copied} == {name: len(rows) for name, rows in everything(full).items()}
-    assert ("eatnas_candidate", 9, 9) in told
-    with transaction(full) as old, transaction(server) as new:
+def test_copy_holds_every_row_and_continues_the_search(filled, server):
+    progress = []
+    contents = copy_record(filled, server, lambda *step: progress.append(step))
+    assert all_rows(server) == all_rows(filled)
+    counts = {name: len(rows) for name, rows in all_rows(filled).items()}
+    assert {table.table: table.rows for table in contents} == counts
+    assert ("eatnas_candidate", 9, 9) in progress
+    with transaction(filled) as old, transaction(server) as new:
         for connection in (old, new):
             assert reclaim_leases(connection, 1, 5.0) == 1
-            leased = lease_factory_on(connection, 1)
+            leased = lease_on(connection, 1)
             transitions.record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=6.0)
             advance_search(connection, lock_search(connection, 1), 7.0)
         assert get_fingerprint(new, 1) == get_fingerprint(old, 1)
-        # Ids go on after the copied ones.
+        # New ids continue after the copied ones.
         newest = [
             connection.execute(select(candidate.c.id).order_by(candidate.c.id)).scalars().all()[-1]
             for connection in (old, new)
@@ -85,25 +86,25 @@ def test_every_row_comes_over_and_the_search_goes_on_there(full, server):
     assert newest[0] == newest[1]
 
 
-def test_a_record_that_holds_anything_is_not_written_into(full, server):
-    copy_record(full, server)
-    before = everything(server)
+def test_copy_into_a_filled_record_is_refused(filled, server):
+    copy_record(filled, server)
+    before = all_rows(server)
     with pytest.raises(ConflictError, match="not empty"):
-        copy_record(full, server)
-    assert everything(server) == before
+        copy_record(filled, server)
+    assert all_rows(server) == before
 
 
-def test_a_copy_that_does_not_fit_leaves_nothing_behind(full, server):
-    with transaction(full) as connection:
+def test_failed_copy_leaves_the_target_unchanged(filled, server):
+    with transaction(filled) as connection:
         connection.execute(text("UPDATE eatnas_worker SET ending = char(0)"))
-    before = everything(server)
+    before = all_rows(server)
     with pytest.raises(RecordError, match="a row of eatnas_worker cannot be stored"):
-        copy_record(full, server)
-    assert everything(server) == before
+        copy_record(filled, server)
+    assert all_rows(server) == before
 
 
-def test_a_copy_that_reads_otherwise_is_undone(full, server):
-    before = everything(server)
+def test_copy_with_changed_rows_is_rolled_back(filled, server):
+    before = all_rows(server)
     with server.connect() as connection, connection.begin():
         connection.execute(
             text(
@@ -115,11 +116,11 @@ def test_a_copy_that_reads_otherwise_is_undone(full, server):
             text("CREATE TRIGGER garble BEFORE INSERT ON eatnas_epoch FOR EACH ROW EXECUTE FUNCTION garble()")
         )
     with pytest.raises(RecordError, match="the rows of eatnas_epoch changed"):
-        copy_record(full, server)
-    assert everything(server) == before
+        copy_record(filled, server)
+    assert all_rows(server) == before
 
 
-def test_a_table_without_rows_is_copied_too(engine, server):
+def test_ids_start_at_one_in_an_empty_copied_table(engine, server):
     copy_record(engine, server)
     with transaction(server) as connection:
         connection.execute(event.insert().values(at=1.0, kind="created"))
