@@ -3,13 +3,11 @@
 import json
 import random
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 from sqlalchemy import Connection, Engine, select
-from typer.testing import CliRunner
 
 from eatnas_cli.query.app import app as query_app
 from eatnas_db import api
@@ -28,6 +26,8 @@ from eatnas_db.searches.retrain import create_final_training, create_reevaluatio
 from eatnas_db.settings import Settings
 from eatnas_db.transitions import record_score
 from eatnas_report.data import load_report_data
+from support.commands import run_command
+from support.recorded_search import BIRTHS, Record
 
 PAGES = (
     Page(3),
@@ -97,12 +97,6 @@ def tested(engine: Engine, small: int, train: Callable[[int, random.Random], Non
     return small
 
 
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with read_transaction(engine) as connection:
-        yield connection
-
-
 def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
     """The ids of the scored candidates: re-evaluated ones by their means, then the others by fitness."""
     rows = connection.execute(select(candidate).where(candidate.c.fitness.is_not(None))).all()
@@ -131,6 +125,13 @@ def test_reevaluated_candidates_rank_first(tested: int, connection: Connection) 
     assert fittest == [row.id for row in rows if row in by_fitness[:5]]
 
 
+def test_ties_go_to_the_older_candidate(record: Record, record_connection: Connection) -> None:
+    rows = list_best(record_connection, record.search_id, 10**9)  # more than a statement may have parameters
+    assert len(rows) == BIRTHS - 1
+    assert list(rows) == sorted(rows, key=lambda row: (-row.fitness, row.birth))
+    assert all((row.parent_birth is None) == (row.origin == "random") for row in rows)
+
+
 def test_pages_of_the_ranking_are_parts_of_it(tested: int, connection: Connection) -> None:
     for page in PAGES:
         assert list(rank_candidates(connection, tested, page)) == select_page(list_best(connection, tested, 100), page)
@@ -140,16 +141,8 @@ def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int
     settings = Settings(tmp_path, engine.url.render_as_string(hide_password=False))
     record = api.Record(settings).search("small")
 
-    def ask(*arguments: str) -> list[dict[str, object]]:
-        app = typer.Typer()
-
-        @app.callback()
-        def set_up(ctx: typer.Context) -> None:
-            ctx.obj = settings
-
-        app.add_typer(query_app, name="query")
-        result = CliRunner().invoke(app, ["query", *arguments, "--format", "json"], catch_exceptions=False)
-        rows: list[dict[str, object]] = json.loads(result.stdout)
+    def run_query(*arguments: str) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = json.loads(run_command(query_app, settings, *arguments, "--format", "json"))
         return rows
 
     with read_transaction(engine) as connection:
@@ -161,7 +154,7 @@ def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int
     assert report.best is not None
     assert [winner.id, report.best.id, report.top[0].id, report.lineage[0].id, basic_id] == [best] * 5
     assert [record.best(1)[0].id, record.lineage()[0].id] == [best] * 2
-    assert [ask("best", "small", "--top", "1")[0]["id"], ask("lineage", "small")[0]["id"]] == [best] * 2
+    assert [run_query("best", "small", "--top", "1")[0]["id"], run_query("lineage", "small")[0]["id"]] == [best] * 2
     with transaction(engine) as connection:
         final = get_search(connection, create_final_training(connection, "small", seeds=1, epochs=2, now=9.0))
         parents = select(candidate.c.parent_id).where(candidate.c.search_id == final.id)

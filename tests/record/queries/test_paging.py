@@ -1,7 +1,7 @@
 """Pages of rows: the database and Python select the same ones, and the database sends only those."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -39,12 +39,6 @@ PAGED = Table(
     Column("count", BigInteger),
     Column("flag", Boolean),
 )
-
-
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with read_transaction(engine) as connection:
-        yield connection
 
 
 def random_rows(rng: random.Random) -> list[PagedRow]:

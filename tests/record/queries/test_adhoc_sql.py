@@ -1,0 +1,155 @@
+"""`query sql`: SELECT statements of the user."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from eatnas_db import adhoc_sql
+from eatnas_db.database.transactions import transaction
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.views import VIEWS
+from eatnas_db.schema.searches import search
+from eatnas_db.settings import Settings
+
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def settings(engine, tmp_path):
+    return Settings(tmp_path, engine.url.render_as_string(hide_password=False))
+
+
+def test_every_view_has_the_documented_columns(settings, small):
+    page = (Path(__file__).parents[3] / "docs" / "queries.md").read_text()
+    for name in VIEWS:
+        answer = adhoc_sql.run_query(settings, f"SELECT * FROM {name}")
+        assert f"| `{name}` | {', '.join(answer.columns)} |" in page
+
+
+def test_a_select_is_answered(settings, small):
+    answer = adhoc_sql.run_query(
+        settings,
+        "SELECT kernel, count(*) AS n FROM blocks JOIN candidates ON candidates.id = candidate_id "
+        "WHERE candidates.search = 'small' AND position = 5 AND joined IS NOT NULL GROUP BY kernel ORDER BY kernel",
+    )
+    assert answer.columns == ("kernel", "n")
+    assert sum(count for _, count in answer.rows) == 12
+    some = adhoc_sql.run_query(settings, "SELECT id FROM candidates", limit=5)
+    assert (len(some.rows), some.truncated) == (5, True)
+    assert adhoc_sql.run_query(settings, "SELECT NULL, 'ä';").rows == ((None, "ä"),)
+    assert adhoc_sql.run_query(
+        settings, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT max(i) FROM n"
+    ).rows == ((9,),)
+
+
+@ON_SQLITE
+def test_bytes_are_shown_as_hexadecimal_digits(settings, small):
+    assert adhoc_sql.run_query(settings, "SELECT x'00ff'").rows == (("00ff",),)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ATTACH '{file}' AS other",
+        "VACUUM INTO '{file}'",
+        "VACUUM",
+        "PRAGMA user_version = 9",
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA writable_schema = ON",
+        "SELECT * FROM pragma_journal_mode('delete')",
+        "SELECT load_extension('{file}')",
+        "SELECT fts3_tokenizer('simple')",
+        "INSERT INTO eatnas_record VALUES (2, 'x', 0) RETURNING id",
+        "UPDATE eatnas_candidate SET fitness = 1 RETURNING id",
+        "WITH a AS (SELECT 1) DELETE FROM eatnas_event RETURNING id",
+        "REPLACE INTO eatnas_record VALUES (1, 'x', 0)",
+        "CREATE TABLE mine (a)",
+        "CREATE TEMP TABLE mine (a)",
+        "CREATE TEMP TRIGGER t BEFORE INSERT ON eatnas_event BEGIN SELECT 1; END",
+        "CREATE VIRTUAL TABLE mine USING fts5(a)",
+        "DROP VIEW candidates",
+        "DROP TABLE eatnas_event",
+        "ALTER TABLE eatnas_event ADD COLUMN mine",
+        "REINDEX",
+        "ANALYZE",
+        "BEGIN EXCLUSIVE",
+        "SAVEPOINT s",
+        "DETACH main",
+    ],
+)
+def test_sql_can_change_nothing_on_sqlite(settings, small, tmp_path, statement):
+    file = tmp_path / "other.db"
+    database = settings.database_file
+    before = (database.read_bytes(), sorted(path.name for path in tmp_path.iterdir()))
+    with pytest.raises(ConflictError, match="only a single SELECT"):
+        adhoc_sql.run_query(settings, statement.format(file=file))
+    assert (database.read_bytes(), sorted(path.name for path in tmp_path.iterdir())) == before
+    assert not file.exists()
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELECT 1; SELECT 2", "only a single SELECT"),
+        ("SELECT 1; DROP TABLE eatnas_event", "only a single SELECT"),
+        ("", "the query is empty"),
+        ("-- nothing", "the query is empty"),
+        ("SELEC", "the query is invalid"),
+        ("SELECT \0", "the query is invalid"),
+        ("SELECT nought FROM candidates", "no such column: nought"),
+        ("SELECT * FROM candidate", "the views are searches, candidates"),
+        ("SELECT randomblob(1000000000)", "select a part of it"),
+    ],
+)
+def test_an_invalid_query_is_explained(settings, small, query, message):
+    with pytest.raises(ConflictError, match=message):
+        adhoc_sql.run_query(settings, query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0",
+        "SELECT count(*) FROM events a, events b, events c, events d, events e, events f, events g, events h",
+    ],
+)
+def test_a_query_is_stopped_after_its_timeout(settings, small, query):
+    with pytest.raises(ConflictError, match=r"took longer than 0\.2 seconds"):
+        adhoc_sql.run_query(settings, query, seconds=0.2)
+
+
+@ON_SQLITE
+def test_a_query_neither_waits_for_a_writer_nor_blocks_one(settings, small, engine):
+    with transaction(engine) as writer:
+        writer.execute(update(search).values(priority=7))
+        assert adhoc_sql.run_query(settings, "SELECT count(*) FROM searches").rows == ((1,),)
+    with sqlite3.connect(settings.database_file, timeout=0) as other:
+        assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("DELETE FROM eatnas_event", "only a single SELECT"),
+        ("WITH gone AS (DELETE FROM eatnas_event RETURNING id) SELECT * FROM gone", "only a single SELECT"),
+        ("SELECT 1) AS a; COMMIT; DELETE FROM eatnas_event; SELECT * FROM (SELECT 1", "multiple commands"),
+        ("SELECT set_config('transaction_read_only', 'off', true)", "read-write mode"),
+        ("SELECT lo_create(0)", "read-only transaction"),
+        ("SELECT 1; SELECT 2", "only a single SELECT"),
+        ("", "only a single SELECT"),
+        ("SELECT nought FROM candidates", "nought"),
+        ("SELECT * FROM candidate", "the views are searches, candidates"),
+    ],
+)
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_sql_can_change_nothing_on_postgresql(settings, small, query, message):
+    before = adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows
+    with pytest.raises(ConflictError, match=message):
+        adhoc_sql.run_query(settings, query)
+    assert adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows == before
