@@ -93,7 +93,7 @@ def check(
     """Check the tables and the consistency of their rows; exit 1 if a check fails."""
     engine = open_record(ctx.obj.database_url)
     if commands.differs_from_models(engine):
-        raise RecordError(f"the tables of {ctx.obj.printable_url} differ from what this program says; restore a backup")
+        raise RecordError(f"the tables of {ctx.obj.printable_url} differ from those of this version; restore a backup")
     violations = []
     for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):
         violations.append(violation)
@@ -104,7 +104,7 @@ def check(
     if violations:
         raise typer.Exit(1)
     if format is Format.TABLE:
-        typer.echo("the record is sound: version, tables and rows agree")
+        typer.echo("the record is intact: no rule is violated")
 
 
 @app.command()

@@ -32,6 +32,6 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
         with read_transaction(engine) as connection:
             kept = set(connection.execute(select(checkpoint.c.path)).scalars())
         missing, different = ([path for path in paths if path in kept] for paths in (missing, different))
-    return summarize("a checkpoint's file is there", "files", missing) + summarize(
-        "a checkpoint's file has the size and the content that were recorded", "files", different
+    return summarize("every recorded checkpoint file exists", "files", missing) + summarize(
+        "every checkpoint file has its recorded size and content", "files", different
     )

@@ -12,7 +12,9 @@ def check_database_file(engine: Engine) -> list[Violation]:
     """Run SQLite's `integrity_check`."""
     with read_transaction(engine) as connection:
         lines = connection.exec_driver_sql("PRAGMA integrity_check").scalars().all()
-    return summarize("the database is whole", "places", [" ".join(line.split()) for line in lines if line != "ok"])
+    return summarize(
+        "the database file is undamaged", "errors", [" ".join(line.split()) for line in lines if line != "ok"]
+    )
 
 
 def check_foreign_keys(engine: Engine) -> list[Violation]:
@@ -20,7 +22,7 @@ def check_foreign_keys(engine: Engine) -> list[Violation]:
     with read_transaction(engine) as connection:
         dangling = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     rows = [
-        f"{table} without its {target}" + ("" if rowid is None else f" (row {rowid})")
+        f"{table} refers to a missing {target}" + ("" if rowid is None else f" (row {rowid})")
         for table, rowid, target, _ in dangling
     ]
-    return summarize("every row that is named exists", "rows", rows)
+    return summarize("every referenced row exists", "rows", rows)

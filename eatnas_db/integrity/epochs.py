@@ -35,7 +35,8 @@ def check_epochs(engine: Engine) -> list[Violation]:
     with read_transaction(engine) as connection:
         specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec))}
         offenders = [row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs[row.search_id])]
-    return summarize("epochs are gapless from 0, and a scored candidate has all of them", "candidates", offenders)
+    rule = "epochs are numbered without gaps from 0, and a scored candidate has all epochs of its recipe"
+    return summarize(rule, "candidates", offenders)
 
 
 def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:

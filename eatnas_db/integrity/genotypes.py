@@ -38,7 +38,7 @@ class _StoredGenotype(NamedTuple):
 
 
 def check_genotypes(engine: Engine) -> list[Violation]:
-    """Check that every code yields its stored genotype and digest, and that mutations are the differences to it."""
+    """Check the stored genotype and digest of every code, and the mutations between parent and child."""
     with read_transaction(engine) as connection:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
     spaces = {row.id: Space(Macro.from_json(row.macro), Task(**row.task)) for row in rows}
@@ -62,10 +62,10 @@ def check_genotypes(engine: Engine) -> list[Violation]:
             except (EatnasError, ValueError):
                 wrong_genotype.append(row.candidate_id)
     return summarize(
-        "an architecture's digest is that of its effective genotype, and that is its candidate's",
+        "the stored genotype and digest are those of the candidate's code",
         "candidates",
         wrong_genotype,
-    ) + summarize("mutations tell what differs between parent and child", "candidates", wrong_mutations)
+    ) + summarize("the stored mutations are the differences between parent and child", "candidates", wrong_mutations)
 
 
 def _read_genotypes(connection: Connection, *, after: int) -> list[_StoredGenotype]:

@@ -31,7 +31,7 @@ def check_invariants(engine: Engine) -> Iterator[Violation]:
 
 INVARIANTS: Final = (
     Invariant(
-        description="a candidate has scores and a scored attempt exactly when it is scored",
+        description="a candidate has scores and a scored attempt if and only if it is scored",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
@@ -46,34 +46,34 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="attempts are gapless from 1 to the candidate's last",
+        description="the attempts of a candidate are numbered without gaps from 1 to its last attempt",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
         LEFT JOIN (
-            SELECT candidate_id, count(*) AS made, min(number) AS first, max(number) AS last
+            SELECT candidate_id, count(*) AS total, min(number) AS first, max(number) AS last
             FROM eatnas_attempt GROUP BY candidate_id
         ) AS a ON a.candidate_id = c.id
-        WHERE c.attempt <> coalesce(a.made, 0) OR a.first <> 1 OR a.last <> a.made
+        WHERE c.attempt <> coalesce(a.total, 0) OR a.first <> 1 OR a.last <> a.total
         ORDER BY c.id
         """,
     ),
     Invariant(
-        description="a candidate has one living attempt while it is in training, its last, and none otherwise",
+        description="the candidates in training, and no others, have an open attempt, which is their last one",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
         LEFT JOIN (
-            SELECT candidate_id, count(*) AS living, max(number) AS number
+            SELECT candidate_id, count(*) AS open_attempts, max(number) AS number
             FROM eatnas_attempt WHERE ended_at IS NULL GROUP BY candidate_id
         ) AS a ON a.candidate_id = c.id
-        WHERE CASE WHEN c.state = 'leased' THEN a.living IS NULL OR a.living <> 1 OR a.number <> c.attempt
-            ELSE a.living IS NOT NULL END
+        WHERE CASE WHEN c.state = 'leased' THEN a.open_attempts IS NULL OR a.open_attempts <> 1 OR a.number <> c.attempt
+            ELSE a.open_attempts IS NOT NULL END
         ORDER BY c.id
         """,
     ),
     Invariant(
-        description="a candidate has a lease, of its last attempt, exactly while it is in training",
+        description="the candidates in training, and no others, have a lease, which is for their last attempt",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c LEFT JOIN eatnas_lease AS l ON l.candidate_id = c.id
@@ -86,46 +86,46 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="births are gapless from 0",
+        description="births are numbered without gaps from 0",
         what="searches",
         offenders="""
         SELECT s.name FROM eatnas_search AS s
         JOIN (
-            SELECT search_id, count(*) AS made, min(birth) AS first, max(birth) AS last
+            SELECT search_id, count(*) AS total, min(birth) AS first, max(birth) AS last
             FROM eatnas_candidate GROUP BY search_id
         ) AS c ON c.search_id = s.id
-        WHERE c.first <> 0 OR c.last <> c.made - 1
+        WHERE c.first <> 0 OR c.last <> c.total - 1
         ORDER BY s.id
         """,
     ),
     Invariant(
-        description="the counts of candidates born and scored are those of the rows",
+        description="the counts of born and scored candidates match the rows",
         what="searches",
         offenders="""
         SELECT s.name FROM eatnas_search AS s
         LEFT JOIN (
-            SELECT search_id, count(*) AS made, sum(CASE WHEN state = 'scored' THEN 1 ELSE 0 END) AS scored
+            SELECT search_id, count(*) AS total, sum(CASE WHEN state = 'scored' THEN 1 ELSE 0 END) AS scored
             FROM eatnas_candidate GROUP BY search_id
         ) AS c ON c.search_id = s.id
-        WHERE s.born <> coalesce(c.made, 0) OR s.scored <> coalesce(c.scored, 0) OR s.settled > s.born
+        WHERE s.born <> coalesce(c.total, 0) OR s.scored <> coalesce(c.scored, 0) OR s.settled > s.born
         ORDER BY s.id
         """,
     ),
     Invariant(
-        description="steps are gapless from 1 to the count of settled births",
+        description="steps are numbered without gaps from 1 to the count of settled births",
         what="searches",
         offenders="""
         SELECT s.name FROM eatnas_search AS s
         LEFT JOIN (
-            SELECT search_id, count(*) AS made, min(number) AS first, max(number) AS last
+            SELECT search_id, count(*) AS total, min(number) AS first, max(number) AS last
             FROM eatnas_step GROUP BY search_id
         ) AS t ON t.search_id = s.id
-        WHERE s.settled <> coalesce(t.made, 0) OR t.first <> 1 OR t.last <> t.made
+        WHERE s.settled <> coalesce(t.total, 0) OR t.first <> 1 OR t.last <> t.total
         ORDER BY s.id
         """,
     ),
     Invariant(
-        description="births before the count of settled ones have ended, or were retried since",
+        description="settled births have ended or were retried since",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_search AS s
@@ -136,7 +136,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="a scored candidate joined the population at its own step, and left it, if at all, not before",
+        description="a scored candidate joined the population at its own step and did not leave it earlier",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_search AS s JOIN eatnas_candidate AS c ON c.search_id = s.id
@@ -148,28 +148,29 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="a step tells the size of its population, which is never over the limit",
+        description="a step stores the size of its population, which does not exceed the limit",
         what="steps",
         offenders="""
         WITH moves AS (
-            SELECT search_id, joined AS number, 1 AS by FROM eatnas_candidate WHERE joined IS NOT NULL
+            SELECT search_id, joined AS number, 1 AS difference FROM eatnas_candidate WHERE joined IS NOT NULL
             UNION ALL
             SELECT search_id, "left", -1 FROM eatnas_candidate WHERE "left" IS NOT NULL
         ), change AS (
-            SELECT search_id, number, sum(by) AS by FROM moves GROUP BY search_id, number
-        ), told AS (
+            SELECT search_id, number, sum(difference) AS difference FROM moves GROUP BY search_id, number
+        ), steps AS (
             SELECT t.search_id, t.number, t.size,
-                sum(coalesce(change.by, 0)) OVER (PARTITION BY t.search_id ORDER BY t.number) AS living
+                sum(coalesce(change.difference, 0)) OVER (PARTITION BY t.search_id ORDER BY t.number) AS members
             FROM eatnas_step AS t
             LEFT JOIN change ON change.search_id = t.search_id AND change.number = t.number
         )
-        SELECT 'step ' || told.number || ' of ' || s.name FROM told JOIN eatnas_search AS s ON s.id = told.search_id
-        WHERE told.size <> told.living OR told.size > s.population
-        ORDER BY s.id, told.number
+        SELECT 'step ' || steps.number || ' of ' || s.name
+        FROM steps JOIN eatnas_search AS s ON s.id = steps.search_id
+        WHERE steps.size <> steps.members OR steps.size > s.population
+        ORDER BY s.id, steps.number
         """,
     ),
     Invariant(
-        description="a parent exists and was born before its child, and who was bred has one",
+        description="the bred candidates, and no others, have a parent, which was born earlier",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c LEFT JOIN eatnas_candidate AS p ON p.id = c.parent_id
@@ -181,7 +182,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="a candidate repeats its accuracy",
+        description="the accuracy of a candidate equals its score on validation",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
@@ -191,7 +192,7 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="final models are measured on the test part and on nothing else, and nobody else is",
+        description="final models, and no others, are evaluated on the test part, and on no other part",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c JOIN eatnas_score AS s ON s.candidate_id = c.id

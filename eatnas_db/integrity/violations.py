@@ -24,8 +24,8 @@ class Violation:
     examples: tuple[int | str, ...]
 
     def __str__(self) -> str:
-        more = f", … ({self.count} in all)" if self.count > len(self.examples) else ""
-        return f"{self.invariant}: not so for {self.what} {', '.join(map(str, self.examples))}{more}"
+        more = f", … {self.count} in total" if self.count > len(self.examples) else ""
+        return f"violated: {self.invariant} ({self.what}: {', '.join(map(str, self.examples))}{more})"
 
 
 def summarize(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:

@@ -39,7 +39,7 @@ class _RowsByBirth:
         self._birth, self._rows = self._next_group()
 
     def of(self, birth: int) -> list[list[Any]]:
-        """Return the rows of one candidate; births are asked for in ascending order."""
+        """Return the rows of one candidate; successive calls pass ascending births."""
         if self._birth != birth:
             return []
         rows = [list(row[1:]) for row in self._rows]

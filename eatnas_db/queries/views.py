@@ -1,4 +1,4 @@
-"""Views for questions of one's own. Their names and columns stay as they are when the tables change."""
+"""The views for SQL queries of the user. Their names and columns stay the same when the tables change."""
 
 from __future__ import annotations
 

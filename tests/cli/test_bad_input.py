@@ -140,7 +140,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_in_the_way_of_a_later_init(eatna
     assert "is full" in one_line(eatnas("init", expect=1, preexec_fn=full))
     assert not (home / "eatnas.db").exists()
     eatnas("init")
-    assert "sound" in eatnas("db", "check")
+    assert "intact" in eatnas("db", "check")
 
 
 def test_a_database_that_is_no_database_is_told_and_left_alone(eatnas, home):

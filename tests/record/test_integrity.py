@@ -1,4 +1,4 @@
-"""A record that came about by the rules is sound; each rule broken on purpose is named."""
+"""A record of trained searches violates no rule, and every rule that is broken on purpose is reported."""
 
 import hashlib
 import shutil
@@ -42,15 +42,15 @@ SPEC = {
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose search was trained to its end, with a candidate that failed, and measured by a re-evaluation."""
+    """Return a home with a finished search, one of whose candidates failed, and its finished re-evaluation."""
     settings = load_settings({}, str(tmp_path_factory.mktemp("finished") / "home"))
     settings.home.mkdir()
     engine = create_engine_for(settings.database_url)
     commands.upgrade(engine)
     with transaction(engine) as connection:
         create_search(connection, parse_spec(SPEC, {}), task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
-    hour = iter(range(0, 10**9, 60))
-    # Its clock runs fast, so that what failed is tried again at once.
+    minutes = iter(range(0, 10**9, 60))
+    # The clock advances by a minute per reading, so that failed candidates need not wait for their next attempt.
     Supervisor(
         engine,
         settings,
@@ -58,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         slots=2,
         host_name="here",
         only="s",
-        wall=lambda: float(next(hour)),
+        wall=lambda: float(next(minutes)),
     ).run()
     engine.dispose()
     return settings.home
@@ -71,8 +71,8 @@ def settings(finished: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
-    """What is found after statements that no rule of the database held up."""
+def find_violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
+    """Return a function that executes statements without constraints and returns the violations by invariant."""
 
     def find(*statements: str, whole_files: bool = True) -> dict[str, Violation]:
         assert settings.database_file is not None
@@ -82,9 +82,9 @@ def violations(settings: Settings) -> Callable[..., dict[str, Violation]]:
                 assert connection.execute(statement).rowcount > 0, statement
             connection.commit()
         engine = open_record(settings.database_url)
-        found = list(list_violations(engine, settings.artifacts, whole_files=whole_files))
+        violations = list(list_violations(engine, settings.artifacts, whole_files=whole_files))
         engine.dispose()
-        return {violation.invariant: violation for violation in found}
+        return {violation.invariant: violation for violation in violations}
 
     return find
 
@@ -99,11 +99,11 @@ def checkpoint_file(settings: Settings) -> Iterator[tuple[str, Path]]:
     return path, settings.artifacts / path
 
 
-def test_a_search_run_to_its_end_breaks_nothing(violations):
-    assert violations() == {}
+def test_a_finished_search_violates_nothing(find_violations):
+    assert find_violations() == {}
 
 
-def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, search_factory, lease_factory, tmp_path):
+def test_an_unfinished_search_violates_nothing(engine: Engine, search_factory, lease_factory, tmp_path):
     search_id = search_factory(training__epochs=1)
     assert list(list_violations(engine, tmp_path)) == []
     leased = [lease_factory(search_id) for _ in range(2)]
@@ -118,113 +118,126 @@ def test_a_search_under_way_breaks_nothing_on_any_database(engine: Engine, searc
 
 
 @pytest.mark.parametrize(
-    ("statement", "named", "example"),
+    ("statement", "rule", "example"),
     [
-        ("DELETE FROM eatnas_score WHERE candidate_id = 3", "scores and a scored attempt", 3),
-        ("UPDATE eatnas_attempt SET outcome = 'failed' WHERE candidate_id = 3", "scores and a scored attempt", 3),
-        ("UPDATE eatnas_attempt SET outcome = 'scored' WHERE candidate_id = 6", "scores and a scored attempt", 6),
-        ("DELETE FROM eatnas_attempt WHERE candidate_id = 6 AND number = 2", "attempts are gapless", 6),
-        ("UPDATE eatnas_attempt SET number = 99 WHERE candidate_id = 6 AND number = 1", "attempts are gapless", 6),
-        ("UPDATE eatnas_candidate SET attempt = 2 WHERE id = 3", "attempts are gapless", 3),
-        ("UPDATE eatnas_attempt SET ended_at = NULL, outcome = NULL WHERE candidate_id = 3", "one living attempt", 3),
-        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "one living attempt", 6),
-        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "a lease, of its last attempt", 6),
+        ("DELETE FROM eatnas_score WHERE candidate_id = 3", "has scores and a scored attempt", 3),
+        ("UPDATE eatnas_attempt SET outcome = 'failed' WHERE candidate_id = 3", "has scores and a scored attempt", 3),
+        ("UPDATE eatnas_attempt SET outcome = 'scored' WHERE candidate_id = 6", "has scores and a scored attempt", 6),
+        (
+            "DELETE FROM eatnas_attempt WHERE candidate_id = 6 AND number = 2",
+            "attempts of a candidate are numbered",
+            6,
+        ),
+        (
+            "UPDATE eatnas_attempt SET number = 99 WHERE candidate_id = 6 AND number = 1",
+            "attempts of a candidate are numbered",
+            6,
+        ),
+        (
+            "UPDATE eatnas_candidate SET attempt = 2 WHERE id = 3",
+            "attempts of a candidate are numbered",
+            3,
+        ),
+        ("UPDATE eatnas_attempt SET ended_at = NULL, outcome = NULL WHERE candidate_id = 3", "have an open attempt", 3),
+        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "have an open attempt", 6),
+        ("UPDATE eatnas_candidate SET state = 'leased' WHERE id = 6", "have a lease", 6),
         (
             "INSERT INTO eatnas_lease (candidate_id, attempt, host_id) VALUES (3, 1, 1)",
-            "a lease, of its last attempt",
+            "have a lease",
             3,
         ),
         (
             "INSERT INTO eatnas_lease (candidate_id, attempt, host_id) VALUES (99, 1, 1)",
-            "a lease, of its last attempt",
+            "have a lease",
             99,
         ),
-        ("UPDATE eatnas_score SET metric = 'test_loss' WHERE metric = 'val_loss'", "measured on the test part", 1),
-        ("UPDATE eatnas_candidate SET accuracy = 2 WHERE id = 3", "repeats its accuracy", 3),
-        ("UPDATE eatnas_epoch SET val_loss = NULL WHERE candidate_id = 3", "measured on the test part", 3),
-        ("UPDATE eatnas_candidate SET birth = 99 WHERE id = 3", "births are gapless", "s"),
-        ("UPDATE eatnas_search SET scored = scored - 1 WHERE id = 1", "counts of candidates", "s"),
-        ("UPDATE eatnas_search SET born = born + 1 WHERE id = 1", "counts of candidates", "s"),
-        ("DELETE FROM eatnas_step WHERE search_id = 1 AND number = 3", "steps are gapless", "s"),
-        ("UPDATE eatnas_search SET settled = settled - 1 WHERE id = 1", "steps are gapless", "s"),
-        ("UPDATE eatnas_candidate SET state = 'pending' WHERE id = 6", "have ended, or were retried", 6),
+        ("UPDATE eatnas_score SET metric = 'test_loss' WHERE metric = 'val_loss'", "evaluated on the test part", 1),
+        ("UPDATE eatnas_candidate SET accuracy = 2 WHERE id = 3", "accuracy of a candidate equals", 3),
+        ("UPDATE eatnas_epoch SET val_loss = NULL WHERE candidate_id = 3", "evaluated on the test part", 3),
+        ("UPDATE eatnas_candidate SET birth = 99 WHERE id = 3", "births are numbered without gaps", "s"),
+        ("UPDATE eatnas_search SET scored = scored - 1 WHERE id = 1", "counts of born and scored", "s"),
+        ("UPDATE eatnas_search SET born = born + 1 WHERE id = 1", "counts of born and scored", "s"),
+        ("DELETE FROM eatnas_step WHERE search_id = 1 AND number = 3", "steps are numbered without gaps", "s"),
+        ("UPDATE eatnas_search SET settled = settled - 1 WHERE id = 1", "steps are numbered without gaps", "s"),
+        ("UPDATE eatnas_candidate SET state = 'pending' WHERE id = 6", "have ended or were retried", 6),
         ("UPDATE eatnas_candidate SET joined = joined - 1 WHERE id = 3", "joined the population at its own step", 3),
         ("UPDATE eatnas_candidate SET joined = NULL, left = NULL WHERE id = 3", "joined the population", 3),
         ("UPDATE eatnas_candidate SET left = 99 WHERE id = 3", "joined the population at its own step", 3),
         ("UPDATE eatnas_step SET size = 3 WHERE search_id = 1 AND number = 5", "size of its population", "step 5 of s"),
         ("UPDATE eatnas_candidate SET left = left + 1 WHERE id = 1", "size of its population", "step 5 of s"),
-        ("UPDATE eatnas_search SET population = 3 WHERE id = 1", "never over the limit", "step 4 of s"),
-        ("UPDATE eatnas_candidate SET parent_id = 12 WHERE id = 8", "a parent exists", 8),
-        ("UPDATE eatnas_candidate SET parent_id = 99 WHERE id = 8", "a parent exists", 8),
-        ("UPDATE eatnas_candidate SET parent_id = NULL WHERE id = 8", "a parent exists", 8),
-        ("UPDATE eatnas_candidate SET parent_id = 1 WHERE id = 3", "a parent exists", 3),
-        ("DELETE FROM eatnas_mutation WHERE candidate_id = 8", "mutations tell", 8),
-        ("UPDATE eatnas_mutation SET before = 'x' WHERE candidate_id = 8", "mutations tell", 8),
-        ("INSERT INTO eatnas_mutation VALUES (3, 0, 1, 'depth', '1', '2')", "mutations tell", 3),
-        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 1", "epochs are gapless", 3),
-        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 2", "has all of them", 3),
-        ("UPDATE eatnas_architecture SET digest = '0' WHERE id = 3", "digest is that of its effective", 3),
-        ("UPDATE eatnas_candidate SET code = 'garbage' WHERE id = 3", "digest is that of its effective", 3),
+        ("UPDATE eatnas_search SET population = 3 WHERE id = 1", "does not exceed the limit", "step 4 of s"),
+        ("UPDATE eatnas_candidate SET parent_id = 12 WHERE id = 8", "have a parent", 8),
+        ("UPDATE eatnas_candidate SET parent_id = 99 WHERE id = 8", "have a parent", 8),
+        ("UPDATE eatnas_candidate SET parent_id = NULL WHERE id = 8", "have a parent", 8),
+        ("UPDATE eatnas_candidate SET parent_id = 1 WHERE id = 3", "have a parent", 3),
+        ("DELETE FROM eatnas_mutation WHERE candidate_id = 8", "stored mutations are", 8),
+        ("UPDATE eatnas_mutation SET before = 'x' WHERE candidate_id = 8", "stored mutations are", 8),
+        ("INSERT INTO eatnas_mutation VALUES (3, 0, 1, 'depth', '1', '2')", "stored mutations are", 3),
+        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 1", "epochs are numbered without gaps", 3),
+        ("DELETE FROM eatnas_epoch WHERE candidate_id = 3 AND number = 2", "has all epochs", 3),
+        ("UPDATE eatnas_architecture SET digest = '0' WHERE id = 3", "stored genotype and digest", 3),
+        ("UPDATE eatnas_candidate SET code = 'garbage' WHERE id = 3", "stored genotype and digest", 3),
         (
             "UPDATE eatnas_candidate SET code = (SELECT code FROM eatnas_candidate WHERE id = 4) WHERE id = 3",
-            "that is its candidate's",
+            "stored genotype and digest",
             3,
         ),
-        ("UPDATE eatnas_attempt SET worker_id = 99 WHERE candidate_id = 3", "named exists", None),
-        ("UPDATE eatnas_candidate SET fitness = NULL WHERE id = 3", "the database is whole", None),
+        ("UPDATE eatnas_attempt SET worker_id = 99 WHERE candidate_id = 3", "every referenced row exists", None),
+        ("UPDATE eatnas_candidate SET fitness = NULL WHERE id = 3", "the database file is undamaged", None),
     ],
 )
-def test_a_rule_that_is_broken_is_named_with_what_breaks_it(violations, statement, named, example):
-    found = [violation for invariant, violation in violations(statement).items() if named in invariant]
-    assert found, named
-    assert example is None or example in found[0].examples
-    assert str(found[0]).startswith(f"{found[0].invariant}: not so for {found[0].what} ")
+def test_a_violated_rule_is_reported_with_an_example(find_violations, statement, rule, example):
+    violations = [violation for invariant, violation in find_violations(statement).items() if rule in invariant]
+    assert violations, rule
+    violation = violations[0]
+    assert example is None or example in violation.examples
+    assert str(violation).startswith(f"violated: {violation.invariant} ({violation.what}: ")
 
 
-def test_many_violations_are_counted_and_a_few_named(violations):
-    (violation,) = violations("DELETE FROM eatnas_mutation").values()
+def test_the_first_of_many_offenders_are_listed(find_violations):
+    (violation,) = find_violations("DELETE FROM eatnas_mutation").values()
     assert violation.count > len(violation.examples) == 5
-    assert str(violation).endswith(f", … ({violation.count} in all)")
+    assert str(violation).endswith(f", … {violation.count} in total)")
 
 
-def test_a_page_that_is_garbled_is_told_and_does_not_end_the_check_in_a_traceback(settings, violations):
+def test_a_damaged_page_is_reported(settings, find_violations):
     with closing(sqlite3.connect(settings.database_file)) as connection:
         (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'eatnas_epoch'").fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
-    whole = bytearray(settings.database_file.read_bytes())
-    # The page's second half: its head is whole, its rows are none.
-    whole[page * size - size // 2 : page * size] = b"\xff" * (size // 2)
-    settings.database_file.write_bytes(whole)
-    assert "the database is whole" in violations()
+    content = bytearray(settings.database_file.read_bytes())
+    # Damage the second half of the page: its header stays readable, its rows do not.
+    content[page * size - size // 2 : page * size] = b"\xff" * (size // 2)
+    settings.database_file.write_bytes(content)
+    assert "the database file is undamaged" in find_violations()
 
 
-def test_a_checkpoint_that_is_gone_is_named(violations, checkpoint_file):
+def test_a_missing_checkpoint_is_reported(find_violations, checkpoint_file):
     path, file = checkpoint_file
     file.unlink()
-    (violation,) = violations().values()
-    assert (violation.invariant, violation.examples) == ("a checkpoint's file is there", (path,))
+    (violation,) = find_violations().values()
+    assert (violation.invariant, violation.examples) == ("every recorded checkpoint file exists", (path,))
 
 
-def test_a_checkpoint_of_another_size_is_named(violations, checkpoint_file):
+def test_a_checkpoint_of_the_wrong_size_is_reported(find_violations, checkpoint_file):
     path, file = checkpoint_file
     file.write_bytes(file.read_bytes()[:-1])
-    (violation,) = violations(whole_files=False).values()
+    (violation,) = find_violations(whole_files=False).values()
     assert violation.examples == (path,)
 
 
-def test_a_garbled_checkpoint_is_named_when_files_are_read_whole(violations, checkpoint_file):
+def test_a_damaged_checkpoint_is_reported_when_files_are_read(find_violations, checkpoint_file):
     path, file = checkpoint_file
     content = bytearray(file.read_bytes())
     content[10] ^= 1
     file.write_bytes(content)
-    assert violations(whole_files=False) == {}
-    (violation,) = violations(whole_files=True).values()
+    assert find_violations(whole_files=False) == {}
+    (violation,) = find_violations(whole_files=True).values()
     assert violation.examples == (path,)
 
 
-def test_a_whole_checkpoint_of_other_content_is_named(violations, checkpoint_file):
+def test_a_checkpoint_with_other_content_is_reported(find_violations, checkpoint_file):
     path, file = checkpoint_file
     content = b"x" * (file.stat().st_size - 32)
     file.write_bytes(content + hashlib.sha256(content).digest())
-    (violation,) = violations(whole_files=True).values()
+    (violation,) = find_violations(whole_files=True).values()
     assert violation.examples == (path,)

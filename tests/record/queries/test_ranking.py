@@ -44,9 +44,9 @@ PAGES = (
 
 @pytest.fixture
 def train(engine: Engine, lease_factory: Callable[..., LeasedCandidate | None]) -> Callable[[int, random.Random], None]:
-    """Train a search to its end; fitness is one of five values, so that there are ties."""
+    """Return a function that finishes a search; fitness is one of five values, so that there are ties."""
 
-    def to_the_end(search_id: int, rng: random.Random) -> None:
+    def finish(search_id: int, rng: random.Random) -> None:
         with transaction(engine) as connection:
             kind = connection.execute(select(search.c.kind).where(search.c.id == search_id)).scalar_one()
         while (leased := lease_factory(search_id)) is not None:
@@ -64,7 +64,7 @@ def train(engine: Engine, lease_factory: Callable[..., LeasedCandidate | None]) 
                 )
                 advance_search(connection, lock_search(connection, search_id), 3.0)
 
-    return to_the_end
+    return finish
 
 
 @pytest.fixture(params=range(3))
@@ -74,7 +74,7 @@ def small(
     search_factory: Callable[..., int],
     train: Callable[[int, random.Random], None],
 ) -> int:
-    """A finished search; it has as many re-evaluations of random size as the parameter says."""
+    """Return a finished search with as many re-evaluations of random size as the parameter says."""
     rng = random.Random(request.param)
     search_id = search_factory("small", budget__candidates=20)
     train(search_id, rng)
@@ -88,7 +88,7 @@ def small(
 
 @pytest.fixture
 def tested(engine: Engine, small: int, train: Callable[[int, random.Random], None]) -> int:
-    """The same search after three of its candidates had final models, none of them the best one."""
+    """Return the same search with final models of some candidates, none of which is the best one."""
     with transaction(engine) as connection:
         chosen = [row.id for row in list_best(connection, small, 20)[1::5]]
         name = create_final_training(connection, "small", candidate_ids=chosen, seeds=2, epochs=1, now=6.0)
@@ -98,7 +98,7 @@ def tested(engine: Engine, small: int, train: Callable[[int, random.Random], Non
 
 
 def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
-    """The ids of the scored candidates: re-evaluated ones by their means, then the others by fitness."""
+    """Return the ids of the scored candidates: the re-evaluated ones by mean, then the others by fitness."""
     rows = connection.execute(select(candidate).where(candidate.c.fitness.is_not(None))).all()
     values: dict[int, list[float]] = {}
     for row in rows:
