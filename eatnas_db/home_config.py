@@ -50,17 +50,17 @@ Command = Annotated[
 ]
 
 
-class _Section(BaseModel):
+class _ConfigSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class StorageConfig(_Section):
+class StorageConfig(_ConfigSection):
     """Limits for the disk space of a home."""
 
     max_bytes: Size | None = Field(None, description=_SIZE_EXAMPLES)
 
 
-class HooksConfig(_Section):
+class HooksConfig(_ConfigSection):
     """The user's command with its arguments, and the events that start it."""
 
     on_event: Command = Field(description="a command with its arguments, as a string or a list of strings")
@@ -69,7 +69,7 @@ class HooksConfig(_Section):
     )
 
 
-class HomeConfig(_Section):
+class HomeConfig(_ConfigSection):
     """The content of `config.yaml`."""
 
     storage: StorageConfig | None = Field(None, description="a mapping with the key max_bytes")
@@ -120,7 +120,7 @@ def _read_section(home: Path, name: str) -> HomeConfig:
         raise EatnasError(_describe(error, tree, file)) from None
 
 
-_MODELS: Final[dict[tuple[str, ...], type[_Section]]] = {
+_MODELS: Final[dict[tuple[str, ...], type[_ConfigSection]]] = {
     (): HomeConfig,
     ("storage",): StorageConfig,
     ("hooks",): HooksConfig,

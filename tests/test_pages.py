@@ -31,14 +31,14 @@ def commands_of(page):
     return [text for why, kind, text in BLOCK.findall(page.read_text()) if kind == "bash" and not why]
 
 
-def test_the_reference_of_the_commands_is_what_the_program_says():
+def test_command_reference_is_up_to_date():
     written = runpy.run_path(str(ROOT / "docs/generate.py"))["commands_page"]()
     stale = "docs/commands.md is stale; `python docs/generate.py` writes it anew"
     assert (ROOT / "docs/commands.md").read_text() == written, stale
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_of_a_page_is_in_a_block_that_is_run_or_says_why_not(page):
+def test_commands_stand_in_blocks_that_tests_run(page):
     text = page.read_text()
     # An indented line is a command that nobody runs.
     outside = BLOCK.sub("", text)
