@@ -1,4 +1,4 @@
-"""The pages: the reference is fresh, the site builds strictly, and what a page says to type works."""
+"""The pages: the command reference is up to date, the site builds, and the commands of every page work."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ reevaluation: {top: 0}
 
 
 def commands_of(page):
-    """The blocks that a reader is to type, in order, but for those that say why a test cannot."""
+    """Return the blocks of commands in order, without those that state why a test cannot run them."""
     return [text for why, kind, text in BLOCK.findall(page.read_text()) if kind == "bash" and not why]
 
 
@@ -40,7 +40,7 @@ def test_command_reference_is_up_to_date():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_stand_in_blocks_that_tests_run(page):
     text = page.read_text()
-    # An indented line is a command that nobody runs.
+    # No test runs a command in an indented line.
     outside = BLOCK.sub("", text)
     assert not re.findall(r"^    (?:\w+=\S+ )?(?:eatnas-db|python|pip) .*", outside, re.MULTILINE)
     fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
@@ -61,14 +61,14 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     built = (tmp_path / "site/index.html").read_text()
-    # What the theme itself links to is not fetched; scripts, styles and fonts come from the site.
+    # Links of the theme are not followed; scripts, styles and fonts are part of the site.
     assert not re.findall(r'<(?:script|img)[^>]+src="https?:', built)
     assert not re.findall(r'<link[^>]+rel="stylesheet"[^>]+href="https?:', built)
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A home with a finished search called `digits`, as most pages take it to be."""
+    """Return a home with a finished search called `digits`, which most pages assume."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "digits.yaml").write_text(DIGITS)
     eatnas = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / ".eatnas")]
@@ -78,7 +78,7 @@ def searched(tmp_path_factory):
 
 
 def copied(home, to):
-    """A copy of a home that MLflow's follower may be about to leave: its files may go while they are copied."""
+    """Copy a home. The MLflow process may still be exiting and remove files in the meantime."""
     for _ in range(100):
         with contextlib.suppress(shutil.Error):
             shutil.copytree(home, to, ignore=shutil.ignore_patterns("mlflow*"))
@@ -93,7 +93,7 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
     copied(searched / ".eatnas", tmp_path / ".eatnas")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     large = tmp_path / "examples/digits-large.yaml"
-    # A page is about the way, not about the result.
+    # Small trainings suffice: a page shows commands, not results.
     small = {
         "name: digits\n": "name: digits\n  train_images: 64\n",
         "epochs: 3": "epochs: 1",
@@ -104,7 +104,7 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
         large.write_text(large.read_text().replace(before, after))
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    # Whatever is on the path of whoever runs the tests: this interpreter's program.
+    # The program of this interpreter, whatever the PATH contains.
     (scripts / "eatnas-db").write_text(f'#!/bin/sh\nexec {sys.executable} -m eatnas_cli "$@"\n')
     (scripts / "eatnas-db").chmod(0o755)
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
