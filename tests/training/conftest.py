@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 
 from eatnas_db.domain.macro import PRESETS
 from eatnas_protocol.messages import Assign
@@ -23,7 +24,7 @@ CODE: list[list[int | float]] = [
 
 @pytest.fixture
 def assignment(tmp_path: Path) -> Callable[..., Assign]:
-    """Makes small assignments on the digits, each with a checkpoint folder of its own unless it is given one."""
+    """Return a function that makes small assignments on the digits, by default each with a new checkpoint folder."""
     folders = (tmp_path / f"checkpoints-{number}" for number in count())
 
     def make(
@@ -37,16 +38,25 @@ def assignment(tmp_path: Path) -> Callable[..., Assign]:
         **training: object,
     ) -> Assign:
         return Assign(
-            candidate,
-            attempt,
-            code,
-            asdict(PRESETS["eatnas-tiny"]),
-            {"resolution": 8, "channels": 1, "classes": 10},
-            data or {"name": "digits", "train_images": 256, "validation_images": 100},
-            {"epochs": 2, "batch_size": 64, "learning_rate": 0.1, **training},
-            seed,
-            checkpoint_folder or str(next(folders)),
-            str(tmp_path / "logs" / f"{candidate}.log"),
+            candidate=candidate,
+            attempt=attempt,
+            code=code,
+            macro=asdict(PRESETS["eatnas-tiny"]),
+            task={"resolution": 8, "channels": 1, "classes": 10},
+            data=data or {"name": "digits", "train_images": 256, "validation_images": 100},
+            training={"epochs": 2, "batch_size": 64, "learning_rate": 0.1, **training},
+            seed=seed,
+            checkpoint_folder=checkpoint_folder or str(next(folders)),
+            log_file=str(tmp_path / "logs" / f"{candidate}.log"),
         )
 
     return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, so that sums have a fixed order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,25 +1,33 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import DEPTHS, KERNELS, OPS, SKIPS, WIDTHS, Architecture, Block
 from eatnas_db.domain.macro import PRESETS, Macro, Task
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.domain.space import Change, Space, apply_change
-from eatnas_training import network
+from eatnas_db.domain.space import Change, Space
 from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec, inherit_weights
+from support.inheritance import (
+    EVEN,
+    EXACT,
+    TASK,
+    TINY,
+    apply_changes,
+    distance,
+    images,
+    inherit,
+    initialized,
+    logits,
+    network_spec,
+    one_step,
+    trained,
+)
 
-TASK = Task(8, 1, 10)
-TINY = PRESETS["eatnas-tiny"]
-EVEN = Macro("even", 8, 1, (1, 1, 2, 1), (8, 8, 8, 8), 24)
-"""Blocks of equal width, in which a change can turn an identity into a bypass and back."""
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROUNDING = 1e-9
 
 # Fixed examples give the same result on every machine and in every run.
@@ -37,103 +45,6 @@ macros = st.sampled_from([TINY, EVEN])
 seeds = st.integers(0, 2**32)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def network_spec(code: str, macro: Macro = EVEN, task: Task = TASK) -> NetworkSpec:
-    """`code` is one block for all blocks of the macro, or all of them."""
-    block_codes = code.split("/")
-    return NetworkSpec(
-        Architecture.parse("/".join(block_codes if len(block_codes) > 1 else block_codes * len(macro.base))),
-        macro,
-        task,
-    )
-
-
-def apply_changes(parent: NetworkSpec, *changes: Change) -> NetworkSpec:
-    architecture = parent.architecture
-    for change in changes:
-        architecture = apply_change(architecture, change)
-    return NetworkSpec(architecture, parent.macro, parent.task)
-
-
-def initialized(spec: NetworkSpec, seed: int) -> network.Network:
-    """In double precision, so that rounding is far smaller than any other difference."""
-    model = network.build(spec.architecture, spec.macro, spec.task)
-    network.initialize(model, seed)
-    return model.double()
-
-
-def trained(spec: NetworkSpec, seed: int) -> network.Network:
-    """A network as after a training: random gammas and betas, and batch-norm statistics that fit the weights."""
-    model = initialized(spec, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.weight.normal_(1, 0.3, generator=generator)
-                module.bias.normal_(0, 0.3, generator=generator)
-                module.momentum = 0.9
-        model.classifier.weight.normal_(generator=generator)
-        model.classifier.bias.normal_(generator=generator)
-        model.train()(images(spec.task, count=8, seed=seed))
-    return model
-
-
-def images(task: Task = TASK, count: int = 4, seed: int = 0) -> Tensor:
-    shape = (count, task.channels, task.resolution, task.resolution)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    with torch.inference_mode():
-        result: Tensor = model.eval()(inputs)
-    return result
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two sets of logits, relative to the spread of the first between images."""
-    return float((one - other).abs().max() / (one - one.mean(0)).abs().max())
-
-
-def inherit(
-    parent: NetworkSpec, child: NetworkSpec, seed: int = 0
-) -> tuple[network.Network, network.Network, Inheritance]:
-    old, new = trained(parent, seed), initialized(child, seed + 2)
-    return old, new, inherit_weights(old.state_dict(), parent, new, child)
-
-
-def one_step(model: nn.Module, inputs: Tensor, labels: Tensor, rate: float = 0.05) -> float:
-    """Take a step of gradient descent in training mode; return the loss before it."""
-    loss = cross_entropy(model.train()(inputs), labels)
-    gradients = torch.autograd.grad(loss, list(model.parameters()))
-    with torch.no_grad():
-        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-            parameter -= rate * gradient
-    return float(loss.detach())
-
-
-EXACT = [
-    ("mb3_k3_d2_w1.0_skip", "kernel", 7),
-    ("mb6_k3_d2_w1.0", "kernel", 5),
-    ("sep_k5_d2_w1.0_skip", "kernel", 7),
-    ("sep_k3_d1_w1.0", "kernel", 7),
-    ("mb3_k3_d1_w1.0_skip", "depth", 4),
-    ("mb3_k5_d1_w1.0", "depth", 3),
-    ("mb6_k3_d2_w0.5", "depth", 4),
-    ("sep_k3_d1_w1.0", "depth", 4),
-    ("mb3_k3_d2_w1.0", "width", 2.0),
-    ("mb3_k3_d2_w1.0_skip", "width", 1.5),
-    ("mb6_k5_d1_w0.5_skip", "width", 2.0),
-    ("sep_k3_d2_w1.0", "width", 2.0),
-    ("mb3_k3_d2_w1.0", "op", "mb6"),
-    ("mb3_k7_d2_w1.0_skip", "op", "mb6"),
-]
 NOT_EXACT = [
     ("mb3_k7_d2_w1.0_skip", "kernel", 3),
     ("sep_k5_d2_w1.0", "kernel", 3),
@@ -372,43 +283,3 @@ def test_parent_with_another_number_of_blocks_is_refused() -> None:
     parent, child = network_spec("mb3_k3_d1_w1.0_skip"), network_spec("mb3_k3_d1_w1.0_skip", TINY)
     with pytest.raises(ValueError, match="argument"):
         inherit(parent, child)
-
-
-@pytest.mark.parametrize(
-    ("code", "primitive", "after"),
-    [*EXACT, ("sep_k3_d1_w1.0_skip", "depth", 3), ("mb3_k3_d2_w1.0", "skip", True)],
-)
-def test_all_new_parameters_learn(code, primitive, after) -> None:
-    parent = network_spec(code)
-    child = apply_changes(parent, Change(2, primitive, "", after), Change(4, primitive, "", after))
-    _, new, _ = inherit(parent, child)
-    before = {name: parameter.detach().clone() for name, parameter in new.named_parameters()}
-    inputs, labels = images(count=32), torch.arange(32) % 10
-    losses = [one_step(new, inputs, labels) for _ in range(4)]
-    assert losses[-1] < losses[0]
-    for name, parameter in new.named_parameters():
-        is_changed = (parameter != before[name]).reshape(len(parameter), -1).any(1)
-        # Biases may stay, since the next batch-norm removes their effect. A few channels of the random parent may be
-        # inactive for all images.
-        assert name.endswith("bias") or float(is_changed.double().mean()) > 0.8, name
-
-
-def test_layer_appended_to_a_separable_block_learns() -> None:
-    parent = network_spec("sep_k3_d1_w1.0_skip")
-    _, new, _ = inherit(parent, apply_changes(parent, Change(2, "depth", 1, 2)))
-    gamma = new.features[5].body[4].weight
-    before = gamma.detach().clone()
-    inputs, labels = images(count=32), torch.arange(32) % 10
-    for _ in range(10):
-        one_step(new, inputs, labels, 0.1)
-    assert bool(((gamma - before).abs() > before.abs()).any())
-
-
-@pytest.mark.parametrize("code", ["mb3_k3_d1_w1.0", "mb6_k5_d1_w1.0", "sep_k3_d1_w1.0"])
-def test_identity_layer_is_nearly_exact_in_training_mode(code) -> None:
-    parent = network_spec(code)
-    old, new, _ = inherit(parent, apply_changes(parent, Change(2, "depth", 1, 2)))
-    inputs = images(count=64)
-    with torch.no_grad():
-        before, after = old.train()(inputs), new.train()(inputs)
-    assert float((after - before).std() / (before - before.mean(0)).std()) < 0.3
