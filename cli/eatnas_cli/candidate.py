@@ -1,4 +1,4 @@
-"""`candidate …`: one candidate, its logs, and what becomes of it."""
+"""`candidate …`: show, retry and cancel one candidate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
         require_candidate(connection, candidate)
     file = ctx.obj.logs / f"candidate-{candidate}.log"
     if not file.is_file():
-        raise NotFoundError(f"candidate {candidate} has no log at {file}: it has not been trained in this home")
+        raise NotFoundError(f"no log of candidate {candidate} at {file}: it has not been trained in this home")
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             typer.echo(line, nl=False)

@@ -1,4 +1,4 @@
-"""`daemon …`: what trains while nobody looks."""
+"""`daemon …`: start, stop and watch the daemon."""
 
 from __future__ import annotations
 
@@ -68,21 +68,19 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
         return
     holder = find_daemon_pid(settings.lock_file)
     if holder is not None:
-        raise ConflictError(
-            f"a daemon (pid {holder}) works on this record already; `eatnas-db daemon status` tells what it does"
-        )
+        raise ConflictError(f"a daemon (pid {holder}) already uses this database; `eatnas-db daemon status` shows it")
     typer.echo(f"daemon started, pid {_detached(settings, options)}")
 
 
 def _detached(settings: Settings, options: DaemonOptions) -> int:
-    """The pid of a daemon that says it is ready. Raises `ConflictError` with its last words."""
+    """Start a daemon in the background and return its pid when it is ready. Raises `ConflictError` with its error."""
     command = [sys.executable, "-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments()]
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
     with output.open("wb") as out:
         process = subprocess.Popen(
             command,
-            # The address may hold a password, which everybody could read among the arguments.
+            # The URL may contain a password, and every user can read arguments.
             env={**os.environ, "EATNAS_DB_URL": settings.database_url},
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -90,9 +88,9 @@ def _detached(settings: Settings, options: DaemonOptions) -> int:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_SECONDS
-    while not (words := output.read_text(errors="replace")).startswith(READY_PREFIX):
+    while not (text := output.read_text(errors="replace")).startswith(READY_PREFIX):
         if process.poll() is not None:
-            last = (words.strip().splitlines() or [f"see {output}"])[-1]
+            last = (text.strip().splitlines() or [f"see {output}"])[-1]
             raise ConflictError(f"the daemon did not start: {last.removeprefix('eatnas-db: ')}")
         if time.monotonic() > deadline:
             process.terminate()
@@ -113,19 +111,19 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
         typer.echo("no daemon is running")
         return
     if _is_suspended(holder):
-        raise ConflictError(f"the daemon (pid {holder}) is suspended and hears nothing; `kill -CONT {holder}` wakes it")
+        raise ConflictError(f"the daemon (pid {holder}) is suspended; `kill -CONT {holder}` resumes it")
     _signal(holder)
-    patience = STOP_NOW_SECONDS if now else STOP_SECONDS
-    deadline = time.monotonic() + patience
+    timeout = STOP_NOW_SECONDS if now else STOP_SECONDS
+    deadline = time.monotonic() + timeout
     while find_daemon_pid(settings.lock_file) == holder:
         if time.monotonic() > deadline:
-            way_out = f"`kill -KILL {holder}` ends it" if now else "`eatnas-db daemon stop --now` does not wait"
+            advice = f"`kill -KILL {holder}` kills it" if now else "`eatnas-db daemon stop --now` does not wait"
             raise ConflictError(
-                f"the daemon (pid {holder}) has not left after {patience:g} s; {way_out}, and the record stays whole"
+                f"the daemon (pid {holder}) did not stop within {timeout:g} s; {advice}; no data is lost"
             )
         time.sleep(POLL_SECONDS)
         if now:
-            # Its second signal kills the workers. Two at once may be delivered as one, hence again and again.
+            # Its second signal kills the workers. Two signals in a row may be delivered as one, so they are repeated.
             _signal(holder)
     typer.echo("daemon stopped")
 
@@ -136,7 +134,7 @@ def _signal(pid: int) -> None:
     except ProcessLookupError:
         pass
     except PermissionError:
-        raise ConflictError(f"the daemon (pid {pid}) belongs to another user, who has to stop it") from None
+        raise ConflictError(f"the daemon (pid {pid}) belongs to another user; only that user can stop it") from None
 
 
 def _is_suspended(pid: int) -> bool:
@@ -177,21 +175,21 @@ def status(
     settings: Settings = ctx.obj
     holder = find_daemon_pid(settings.lock_file)
     with read_connection(settings.database_url) as connection:
-        worked_on = is_supervised(settings, connection)
-        # Leases that a killed daemon has left are nobody's work.
-        work = list_training_activity(connection) if worked_on else ()
+        supervised = is_supervised(settings, connection)
+        # Leases that a killed daemon left behind are not in training.
+        work = list_training_activity(connection) if supervised else ()
         hosts = list_hosts(connection) if is_postgresql(connection) else ()
-        held_up = list_blocked_searches(connection) if worked_on else ()
+        held_up = list_blocked_searches(connection) if supervised else ()
         devices = list_devices(connection)
         searches = list_search_summaries(connection)
-    # Whoever takes the lock writes its pid into it.
+    # A daemon writes its pid into the lock file when it starts.
     since = None if holder is None else settings.lock_file.stat().st_mtime
     suspended = holder is not None and _is_suspended(holder)
     if format is not Format.TABLE:
         lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
         lists |= {"devices": devices, "work": work, "held_up": held_up}
         facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
-        facts["searches"] = [{**asdict(row), "status": current_status(row, worked_on)} for row in searches]
+        facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
         daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
         show_one(daemon | facts, format)
         return
@@ -201,15 +199,15 @@ def status(
         show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
         for line in describe_lost_hosts(hosts):
             typer.echo(line)
-    _show_devices(devices, work, named, worked_on)
-    if worked_on:
+    _show_devices(devices, work, named, supervised)
+    if supervised:
         _show_work(work, named)
-    print_summaries(searches, worked_on, format)
-    for one in held_up:
+    print_summaries(searches, supervised, format)
+    for search in held_up:
         typer.echo(
-            f"{one.name} leaves workers idle: of its {one.in_training} in training one has to end before the next may "
-            f"begin. That is its evolution.lag of {one.lag}, settled when it was created; `search create --set "
-            "evolution.lag=N` makes one for more slots"
+            f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "
+            f"can start, because its evolution.lag is {search.lag}; `search create --set "
+            "evolution.lag=N` creates a search for more slots"
         )
 
 
@@ -217,14 +215,14 @@ def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> No
     if holder is None or since is None:
         typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
     else:
-        state = f"suspended (`kill -CONT {holder}` wakes it)" if suspended else "running"
+        state = f"suspended (`kill -CONT {holder}` resumes it)" if suspended else "running"
         typer.echo(f"daemon {state}, pid {holder}, since {format_time(since)}")
 
 
 def _show_devices(
-    devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], worked_on: bool
+    devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], supervised: bool
 ) -> None:
-    """GPUs, and processors where they are paused, with why they wait."""
+    """Print the GPUs, and paused CPUs, with their state."""
 
     if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
         busy = Counter(row.device for row in work)
@@ -232,7 +230,7 @@ def _show_devices(
             {
                 **asdict(row),
                 "memory": describe_memory(row),
-                "state": describe_state(row, busy[row.uuid], is_supervised=worked_on),
+                "state": describe_state(row, busy[row.uuid], is_supervised=supervised),
             }
             for row in devices
         ]
@@ -257,7 +255,7 @@ def logs(
     file = _log_file(ctx.obj)
     if not file.exists():
         raise NotFoundError(
-            f"there is no log yet at {file}: no daemon has run in this home; `eatnas-db daemon start` starts one"
+            f"no log at {file}: no daemon has run in this home yet; `eatnas-db daemon start` starts one"
         )
     with file.open("rb") as log:
         log.seek(max(0, file.stat().st_size - TAIL_BYTES))
@@ -274,14 +272,14 @@ def _follow(file: Path, end: int) -> None:
         time.sleep(POLL_SECONDS)
         size = file.stat().st_size if file.exists() else 0
         if size < end:
-            # A new file has taken its place.
+            # The log was rotated.
             end = 0
         if size > end:
             with file.open("rb") as log:
                 log.seek(end)
-                piece = log.read()
-            end += len(piece)
-            typer.echo(piece.decode(errors="replace"), nl=False)
+                chunk = log.read()
+            end += len(chunk)
+            typer.echo(chunk.decode(errors="replace"), nl=False)
 
 
 def _log_file(settings: Settings) -> Path:

@@ -39,5 +39,5 @@ def prepare_data(
     settings: Settings = ctx.obj
     folder = root or str(settings.data)
     if sys.stderr.isatty():
-        typer.echo(f"fetching and verifying {name}; this may take minutes", err=True)
+        typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
     show_one({"name": name, "root": folder, **asdict(download_data_set(name, folder))}, format)

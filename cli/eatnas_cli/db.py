@@ -38,13 +38,17 @@ app = new_app(no_args_is_help=True)
 @app.command()
 def upgrade(ctx: typer.Context) -> None:
     """Upgrade the database schema to this program's version; keeps all data."""
-    with _unused(ctx.obj) as engine:
+    with _unused_database(ctx.obj) as engine:
         found = current_revision(engine)
         if found is not None and found > REVISION:
-            raise RecordError(f"the record is of a newer version ({found}; this program: {REVISION}); update eatnas-db")
-        with _known_revisions():
+            raise RecordError(
+                f"the database has a newer schema version ({found}; this program: {REVISION}); update eatnas-db"
+            )
+        with _revision_errors():
             commands.upgrade(engine)
-    typer.echo(f"the record is of version {REVISION}" + ("" if found == REVISION else f"; it was {found or 'none'}"))
+    typer.echo(
+        f"the database has schema version {REVISION}" + ("" if found == REVISION else f"; before: {found or 'none'}")
+    )
 
 
 @app.command()
@@ -56,28 +60,32 @@ def downgrade(
     yes: Annotated[bool, typer.Option("--yes", help="Confirm the deletion of data.")] = False,
 ) -> None:
     """Downgrade the database schema; data that the older version cannot store is deleted."""
-    with _unused(ctx.obj) as engine:
+    with _unused_database(ctx.obj) as engine:
         found = current_revision(engine)
         if found != REVISION:
             raise RecordError(
-                f"only a record of this program's version ({REVISION}) can be brought back, and this one is of "
-                f"{found or 'none'}; `eatnas-db db upgrade` first"
+                f"only a database with this program's schema version ({REVISION}) can be downgraded, and this one has "
+                f"{found or 'none'}; run `eatnas-db db upgrade` first"
             )
         with read_transaction(engine) as connection:
             searches = list_searches(connection)
         held = f"{sum(row.born for row in searches)} candidates of {len(searches)} searches"
-        lost = f"the whole record, {held}" if revision == "base" else f"what version {revision} cannot hold of {held}"
+        lost = (
+            f"the whole database, {held}"
+            if revision == "base"
+            else f"the data of {held} that version {revision} cannot store"
+        )
         if not yes:
-            raise ConflictError(f"this would delete {lost}; nothing was changed, add --yes to do it")
-        with _known_revisions():
+            raise ConflictError(f"this would delete {lost}; nothing was changed; add --yes to confirm")
+        with _revision_errors():
             commands.downgrade(engine, revision)
-    typer.echo(f"the record is of version {revision}; deleted: {lost}")
+    typer.echo(f"the database has schema version {revision}; deleted: {lost}")
 
 
 @app.command()
 def current(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
     """Show the schema versions of the database and of this program."""
-    found = current_revision(_existing(ctx.obj))
+    found = current_revision(_existing_database(ctx.obj))
     agree = found == REVISION
     show_one({"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format)
 
@@ -93,7 +101,7 @@ def check(
     """Check the tables and the consistency of their rows; exit 1 if a check fails."""
     engine = open_record(ctx.obj.database_url)
     if commands.differs_from_models(engine):
-        raise RecordError(f"the tables of {ctx.obj.printable_url} differ from those of this version; restore a backup")
+        raise RecordError(f"the tables of {ctx.obj.printable_url} do not match this program's schema; restore a backup")
     violations = []
     for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):
         violations.append(violation)
@@ -114,8 +122,8 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Back up the database into one file; the daemon may keep running."""
-    copied = back_up(_file(ctx.obj), file.absolute(), force=force)
-    typer.echo(f"{file} holds the record, {format_size(copied.bytes)}, of version {copied.revision}")
+    copied = back_up(_database_file(ctx.obj), file.absolute(), force=force)
+    typer.echo(f"wrote {file}, {format_size(copied.bytes)}, schema version {copied.revision}")
 
 
 @app.command()
@@ -124,13 +132,13 @@ def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file written by `db backup`.")],
 ) -> None:
     """Restore a backup; the current database is kept under another name."""
-    database = _file(ctx.obj)
-    with _idle(ctx.obj):
+    database = _database_file(ctx.obj)
+    with _without_daemon(ctx.obj):
         restored = put_back(file.absolute(), database, now=time.time())
-    kept = "" if restored.previous is None else f"; what was there is kept as {restored.previous}"
-    typer.echo(f"{database} is restored from {file}{kept}")
+    kept = "" if restored.previous is None else f"; the previous database is kept as {restored.previous}"
+    typer.echo(f"restored {database} from {file}{kept}")
     if restored.revision != REVISION:
-        typer.echo(f"it is of an older version ({restored.revision}): run `eatnas-db db upgrade`")
+        typer.echo(f"it has an older schema version ({restored.revision}); run `eatnas-db db upgrade`")
 
 
 @app.command()
@@ -152,65 +160,64 @@ def copy(
     new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
     open_record(old.database_url).dispose()
     if new.database_file is not None:
-        raise ConflictError("the target is a file: `eatnas-db db backup FILE` copies into one")
+        raise ConflictError("the target is a file; `eatnas-db db backup FILE` copies into a file")
     server = create_engine_for(new.database_url)
     if current_revision(server) is None:
         commands.upgrade(server)
     server = open_record(new.database_url)
-    with _unused(old) as engine:
-        copied = copy_record(engine, server, _tell_rows if sys.stderr.isatty() else lambda *_: None)
+    with _unused_database(old) as engine:
+        copied = copy_record(engine, server, _print_progress if sys.stderr.isatty() else lambda *_: None)
     show(copied, ("table", "rows", "sha256"), format)
     if format is Format.TABLE:
-        typer.echo(
-            f"{source} is copied to {new.printable_url}, and every row compared; checkpoints stay where they are"
-        )
+        typer.echo(f"copied {source} to {new.printable_url} and compared every row; checkpoints stay where they are")
 
 
-def _tell_rows(table: str, done: int, rows: int) -> None:
+def _print_progress(table: str, done: int, rows: int) -> None:
     print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)
 
 
-def _file(settings: Settings) -> Path:
+def _database_file(settings: Settings) -> Path:
     if settings.database_file is None:
-        raise ConflictError("the record is on a server: back it up and restore it with pg_dump and pg_restore")
+        raise ConflictError("the database is on a server; back it up and restore it with pg_dump and pg_restore")
     return settings.database_file
 
 
-def _existing(settings: Settings) -> Engine:
+def _existing_database(settings: Settings) -> Engine:
     if settings.database_file is not None and not settings.database_file.exists():
-        raise RecordError(f"no record at {settings.database_file}; `eatnas-db init` makes one")
+        raise RecordError(f"no database at {settings.database_file}; `eatnas-db init` creates one")
     return create_engine_for(settings.database_url)
 
 
 @contextmanager
-def _unused(settings: Settings) -> Iterator[Engine]:
-    """An existing record that no daemon works on, nor can begin to."""
-    engine = _existing(settings)
-    with _idle(settings):
+def _unused_database(settings: Settings) -> Iterator[Engine]:
+    """Yield the engine of an existing database, and keep daemons from starting on it."""
+    engine = _existing_database(settings)
+    with _without_daemon(settings):
         with read_transaction(engine) as connection:
             if elsewhere := len(list_connected_hosts(connection)):
                 raise ConflictError(
-                    f"daemons of {elsewhere} hosts work on this record; `eatnas-db daemon stop` on each first"
+                    f"daemons of {elsewhere} hosts use this database; run `eatnas-db daemon stop` on each host first"
                 )
         yield engine
     engine.dispose()
 
 
 @contextmanager
-def _idle(settings: Settings) -> Iterator[None]:
-    """No daemon of this host works on the record, nor can begin to."""
+def _without_daemon(settings: Settings) -> Iterator[None]:
+    """Keep daemons of this host from starting. Raises `ConflictError` if one is running."""
     holder = find_daemon_pid(settings.lock_file)
     if holder is not None:
-        raise ConflictError(f"a daemon (pid {holder}) works on this record; `eatnas-db daemon stop` first")
+        raise ConflictError(f"a daemon (pid {holder}) uses this database; run `eatnas-db daemon stop` first")
     with hold_daemon_lock(settings.lock_file):
         yield
 
 
 @contextmanager
-def _known_revisions() -> Iterator[None]:
+def _revision_errors() -> Iterator[None]:
     try:
         yield
     except CommandError as error:
         raise RecordError(
-            f"no way to that version: {' '.join(str(error).split())}; nothing was changed; see `eatnas-db db current`"
+            f"cannot change to that schema version: {' '.join(str(error).split())}; nothing was changed; "
+            "`eatnas-db db current` shows the current version"
         ) from None

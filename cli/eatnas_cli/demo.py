@@ -1,4 +1,4 @@
-"""`demo`: two small searches and a transfer, from start to end."""
+"""`demo`: a small search, its re-evaluation and a transfer."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ DEMO_LARGE: Final[dict[str, Any]] = {
 def demo(ctx: typer.Context) -> None:
     """Run EAT-NAS from start to end on scikit-learn's digits and query the results.
 
-    A search on a few small images, its best measured again, and a search on more and larger images with wider
-    networks that begins with the winner.
+    Run a search on a few small images, re-evaluate its best candidates, and transfer the winner to a search on
+    more and larger images with wider networks.
     """
     settings: Settings = ctx.obj
     make_home(settings)
@@ -72,17 +72,17 @@ def demo(ctx: typer.Context) -> None:
     typer.echo("\nIts best, measured again from scratch with fresh seeds (the re-evaluation)")
     print_best(settings, small, Page(limit=3))
     typer.echo(
-        "\nThe large task: all digits at 16x16 pixels, wider networks; it begins with the winner and changes of it"
+        "\nThe large task: all digits at 16x16 pixels, wider networks; starts with the winner and perturbations of it"
     )
     create_search_from_spec(settings, {"name": large, **DEMO_LARGE}, slots=2, source=TransferSource(small))
     _run_to_end(settings, large)
     print_best(settings, large, Page(limit=5))
-    typer.echo("\nHow the best one came to be, across both searches")
+    typer.echo("\nThe ancestors of the best candidate, across both searches")
     print_lineage_tree(read_lineage(settings, large))
-    typer.echo("\nThe fingerprint of the large search, equal wherever both are run on an equal processor")
+    typer.echo("\nThe fingerprint of the large search, equal on all machines with the same kind of CPU")
     print_fingerprint(settings, large)
     typer.echo(
-        f"\nWhat to type next:\n  eatnas-db query quality {large}\n"
+        f"\nTry next:\n  eatnas-db query quality {large}\n"
         f"  eatnas-db search extend {large} --candidates 16\n  eatnas-db mlflow ui"
     )
 

@@ -44,12 +44,12 @@ PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
 TORCH_SECONDS: Final = 120.0
-"""Loading torch and a driver's libraries from a slow disk takes its time."""
+"""Loading torch and the driver's libraries from a slow disk takes long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `advice`: what to do about it, where there is something to do."""
+    """The result of one check; `advice` says what to do, and is empty if there is nothing to do."""
 
     what: str
     ok: bool
@@ -90,16 +90,16 @@ def _platform() -> Iterator[Finding]:
     advice = "" if name in ("Linux", "Darwin") else "use Linux or macOS; on Windows, WSL2"
     yield Finding("system", not advice, f"{name} {platform.release()}, {platform.machine()}", advice)
     old = sys.version_info < (3, 11)
-    advice = "install Python 3.11 or newer, and a new environment with it" if old else ""
+    advice = "install Python 3.11 or newer and create a new environment with it" if old else ""
     yield Finding("python", not old, platform.python_version(), advice)
 
 
 def _versions() -> Iterator[Finding]:
-    """The package itself, and what it needs: each as it is declared."""
+    """Check the package and the versions of its dependencies."""
     try:
         yield Finding(PACKAGE, True, version(PACKAGE))
     except PackageNotFoundError:
-        yield Finding(PACKAGE, False, "not installed", "pip install . in its sources")
+        yield Finding(PACKAGE, False, "not installed", "run `pip install .` in its source folder")
         return
     for line in requires(PACKAGE) or ():
         needed = Requirement(line)
@@ -113,28 +113,28 @@ def _versions() -> Iterator[Finding]:
         if not needed.specifier.contains(found, prereleases=True):
             yield Finding(needed.name, False, f"{found}; needed: {needed.specifier}", f"pip install --upgrade '{line}'")
         elif needed.name in ("torch", "torchvision", "mlflow", "sqlalchemy"):
-            # All are looked at; these are what one is asked for.
+            # All dependencies are checked; only these are shown if they are fine.
             yield Finding(needed.name, True, found)
 
 
 def _devices() -> Iterator[Finding]:
     nvml = Nvml()
-    seen = probe_once(nvml)
-    *gpus, processor = seen
-    yield Finding("processor cores", True, str(processor.cores))
+    devices = probe_once(nvml)
+    *gpus, cpu = devices
+    yield Finding("processor cores", True, str(cpu.cores))
     if not gpus:
-        yield Finding("GPUs", True, f"none: {nvml.error or 'no NVIDIA GPU'}; searches train on the processor")
+        yield Finding("GPUs", True, f"none: {nvml.error or 'no NVIDIA GPU'}; searches train on the CPU")
         return
-    names = "; ".join(f"{one.index}: {one.name}" for one in gpus)
-    yield Finding("GPUs", True, names, "`eatnas-db devices --explain` tells which are free")
-    yield _torch(find_free_device(seen, os.environ))
+    names = "; ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus)
+    yield Finding("GPUs", True, names, "`eatnas-db devices --explain` shows which are free")
+    yield _torch(find_free_device(devices, os.environ))
 
 
 def _torch(device: DeviceSnapshot) -> Finding:
-    """Whether torch computes there: not always where NVIDIA's library lists a GPU."""
+    """Check whether torch can compute on a device; it cannot on every GPU that NVIDIA's library lists."""
     if device.kind == CPU:
-        why = "`eatnas-db devices --explain` tells why"
-        return Finding("torch on GPUs", True, "not tried: none may be used now", why)
+        why = "`eatnas-db devices --explain` shows the reason"
+        return Finding("torch on GPUs", True, "not tested: no GPU is available now", why)
     try:
         found = run_training_program(
             "eatnas_training.selftest",
@@ -154,16 +154,16 @@ def _torch(device: DeviceSnapshot) -> Finding:
 def _home(settings: Settings) -> Finding:
     home = settings.home
     if not home.exists():
-        return Finding("home", True, f"{home} is not there yet", "`eatnas-db init` makes it")
+        return Finding("home", True, f"{home} does not exist yet", "`eatnas-db init` creates it")
     if not home.is_dir():
-        return Finding("home", False, f"{home} is not a folder", "name another one with --home or EATNAS_HOME")
+        return Finding("home", False, f"{home} is not a folder", "choose another one with --home or EATNAS_HOME")
     closed = [
         folder
         for folder in (home, settings.logs, settings.artifacts, settings.data)
         if folder.exists() and not os.access(folder, os.W_OK | os.X_OK)
     ]
     if closed:
-        return Finding("home", False, f"{closed[0]} cannot be written", f"chown or chmod u+rwx {closed[0]}")
+        return Finding("home", False, f"{closed[0]} is not writable", f"run chown or chmod u+rwx {closed[0]}")
     return Finding("home", True, str(home))
 
 
@@ -172,7 +172,7 @@ def _record(settings: Settings) -> Finding:
         with read_connection(settings.database_url):
             return Finding("record", True, settings.printable_url)
     except RecordError as error:
-        # Its message names the way out behind the last semicolon, as all of ours do.
+        # By convention the advice of an error message follows its last semicolon.
         found, _, advice = str(error).rpartition("; ")
         return Finding("record", False, found or advice, advice if found else "")
 
@@ -180,7 +180,7 @@ def _record(settings: Settings) -> Finding:
 def _daemon(settings: Settings) -> Finding:
     holder = find_daemon_pid(settings.lock_file)
     if holder is None:
-        return Finding("daemon", True, "not running", "`eatnas-db daemon start` trains what is pending")
+        return Finding("daemon", True, "not running", "`eatnas-db daemon start` starts it")
     return Finding("daemon", True, f"running, pid {holder}")
 
 
@@ -190,7 +190,7 @@ def _disk(home: Path) -> Finding:
     advice = (
         ""
         if enough
-        else f"make room: training stops where the disk is full; {format_size(ENOUGH_BYTES)} should be free"
+        else f"free disk space: training stops when the disk is full; {format_size(ENOUGH_BYTES)} should be free"
     )
     return Finding("free disk", enough, f"{format_size(free)} in {home}", advice)
 
@@ -212,27 +212,27 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     try:
         limit = read_max_bytes(settings.home, environment)
     except EatnasError as error:
-        yield Finding("storage", False, str(error), "correct it; the daemon does not start with it")
+        yield Finding("storage", False, str(error), "correct it; the daemon does not start before")
         return
     taken = f"{format_size(usage.bytes)}, other files {format_size(usage.other)} among them"
     if limit is None:
-        yield Finding("storage", True, f"{taken}; no bound")
+        yield Finding("storage", True, f"{taken}; no limit")
         return
     going = sum(file.bytes for file in select_for_removal(usage, limit))
     left = usage.bytes - going - limit
-    found, advice = f"{taken}; the bound is {format_size(limit)}", ""
+    found, advice = f"{taken}; the limit is {format_size(limit)}", ""
     if left > 0:
-        found += f", which cannot be kept: {format_size(left)} more are needed than may go"
-        advice = "raise the bound (EATNAS_MAX_BYTES, storage.max_bytes), or remove other files"
+        found += f", which cannot be met: the files that must stay exceed it by {format_size(left)}"
+        advice = "raise the limit (EATNAS_MAX_BYTES, storage.max_bytes) or remove other files"
     elif going:
-        found += f"; {format_size(going)} are to go, which the daemon sees to"
+        found += f"; the daemon will remove {format_size(going)}"
     yield Finding("storage", left <= 0, found, advice)
 
 
 def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
     uri = environment.get("MLFLOW_TRACKING_URI")
     if not uri:
-        return Finding("MLflow", True, f"the home's own store, {settings.mlflow_uri}")
+        return Finding("MLflow", True, f"the store of the home, {settings.mlflow_uri}")
 
     address = urlsplit(uri)
     shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
@@ -243,8 +243,8 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), MLFLOW_SECONDS).close()
     except OSError as error:
-        # Nothing waits for MLflow: a search runs without it.
-        advice = "start the server or correct MLFLOW_TRACKING_URI; searches run meanwhile, and are written there later"
+        # Searches run without MLflow.
+        advice = "start the server or correct MLFLOW_TRACKING_URI; searches run without it and are written to it later"
         return Finding("MLflow", True, f"{shown} does not answer: {error.strerror or error}", advice)
     return Finding("MLflow", True, f"{shown} answers")
 
@@ -257,17 +257,17 @@ def _hooks(settings: Settings) -> Finding:
         return Finding("hooks", False, found or advice, advice if found else "")
     if hooks is None:
         return Finding("hooks", True, "none")
-    # As the command is started: in the home, and without a shell.
+    # The daemon starts the command in the home, without a shell.
     program = hooks.on_event[0]
     path = shutil.which(settings.home / program if "/" in program else program)
     if path is None:
         advice = f"install it and make it executable, or correct hooks.on_event in {settings.home / 'config.yaml'}"
-        return Finding("hooks", False, f"there is no program {program!r}", advice)
-    return Finding("hooks", True, f"{path} is told of {', '.join(hooks.events)}")
+        return Finding("hooks", False, f"program {program!r} not found", advice)
+    return Finding("hooks", True, f"{path} runs on {', '.join(hooks.events)}")
 
 
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
-    """Digits, which need no file, and the data of every search that is not over."""
+    """Check the digits, which need no files, and the data sets of all unfinished searches."""
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
     if searches:
         with read_connection(settings.database_url) as connection:
@@ -281,9 +281,9 @@ def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
             wanted.setdefault(data["name"], data)
     for name, data in wanted.items():
         try:
-            told = describe_data_set(data)
+            description = describe_data_set(data)
         except EatnasError as error:
-            yield Finding(name, False, str(error), f"`eatnas-db data prepare {name}` fetches and verifies it")
+            yield Finding(name, False, str(error), f"`eatnas-db data prepare {name}` downloads and verifies it")
             continue
-        images = f"{told.train_images} images to train on, {told.validation_images} to validate on"
+        images = f"{description.train_images} training images, {description.validation_images} validation images"
         yield Finding(name, True, images)

@@ -1,4 +1,4 @@
-"""`init`: the home folder and its record."""
+"""`init`: the home folder and its database."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_home(settings: Settings) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordError(f"{error.filename} cannot be made: {error.strerror}; choose another --home") from None
+        raise RecordError(f"{error.filename} cannot be created: {error.strerror}; choose another --home") from None
     engine = create_engine_for(settings.database_url)
     if (file is not None and not file.exists()) or current_revision(engine) is None:
         if file is not None:
@@ -57,5 +57,7 @@ def _require_room(folder: Path) -> None:
             probe.write(bytes(REQUIRED_BYTES))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise RecordError(f"the disk of {folder} is full; make room, then try again: nothing was made") from None
-        raise RecordError(f"{folder} cannot be written: {error.strerror}; choose another --home") from None
+            raise RecordError(
+                f"the disk of {folder} is full; free some space and try again; nothing was created"
+            ) from None
+        raise RecordError(f"{folder} is not writable: {error.strerror}; choose another --home") from None

@@ -1,4 +1,4 @@
-"""MLflow: a view of the record for those who compare runs there."""
+"""`mlflow …`: write searches to MLflow and start its user interface."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def ui(
 
     uri = _tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
-        raise RecordError(f"{hide_passwords(uri)} is an MLflow server already; open it in a browser")
+        raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
     _sync(ctx.obj, uri)
     sys.stdout.flush()
-    # The store's address may hold a password, which everybody could read among the arguments.
+    # The URI of the store may contain a password, and every user can read arguments.
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
@@ -66,4 +66,4 @@ def _sync(settings: Settings, uri: str) -> None:
     from eatnas_db.database.engine import open_record
 
     written = sync(open_record(settings.database_url), uri)
-    typer.echo(f"{written} runs written to {hide_passwords(uri)}")
+    typer.echo(f"wrote {written} runs to {hide_passwords(uri)}")

@@ -1,4 +1,4 @@
-"""The live progress of a search: a bar on a terminal, a line for each change elsewhere."""
+"""The live progress of a search: a bar on a terminal, otherwise a line for each change."""
 
 from __future__ import annotations
 

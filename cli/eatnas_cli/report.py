@@ -1,4 +1,4 @@
-"""`report`: a search as one web page that needs no network."""
+"""`report`: write a report about a search as one HTML file."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def report(
     with read_connection(ctx.obj.database_url) as connection:
         findings = load_report_data(connection, name, time.time())
     _write_whole(output, render_page(findings), force)
-    typer.echo(f"{output} written")
+    typer.echo(f"wrote {output}")
 
 
 def _check(file: Path, force: bool) -> None:
     if file.is_dir():
-        raise ConflictError(f"{file} is a folder; name a file in it")
+        raise ConflictError(f"{file} is a folder; give a file name")
     if not file.parent.is_dir():
-        raise ConflictError(f"{file}: there is no folder {file.parent}; make it first")
+        raise ConflictError(f"folder {file.parent} does not exist; create it first")
     if file.exists() and not force:
-        raise ConflictError(f"{file} is there already; --force overwrites it")
+        raise ConflictError(f"{file} already exists; --force overwrites it")
 
 
 def _write_whole(file: Path, text: str, force: bool) -> None:
-    """Replace the file as a whole, so that nobody ever opens half a page. Raises `ConflictError`."""
+    """Write the file atomically, so that no reader sees half a page. Raises `ConflictError`."""
     with atomic_write(file) as opened:
         opened.write(text.encode())
         # Another program may have written the file while this one read the record.

@@ -1,4 +1,4 @@
-"""`space …`: the search spaces, samples of them, and what a code costs; needs no record."""
+"""`space …`: show search spaces, sample architectures and compute their cost; needs no database."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundErro
 app = new_app(no_args_is_help=True)
 
 DEFAULT_SPACE: Final = "eatnas-small"
-DEFAULTS: Final = {"resolution": 32, "channels": 3, "classes": 10}
-LARGEST: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_000}
-LONGEST_MESSAGE: Final = 300
-COSTS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
+DEFAULT_TASK: Final = {"resolution": 32, "channels": 3, "classes": 10}
+MAX_VALUES: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_000}
+MAX_MESSAGE_LENGTH: Final = 300
+COST_COLUMNS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
 
 SpaceName = Annotated[str, typer.Option("--space", help="Name of a search space.")]
-Written = Annotated[Format, typer.Option("--format", help="Output format; json prints one object per line.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format; json prints one object per line.")]
 
 
 @app.command("show")
 def show_spaces(
     name: Annotated[str | None, typer.Argument(help="Name of a search space. Default: all spaces.")] = None,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show all search spaces, or the blocks of one."""
     rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
@@ -47,40 +47,40 @@ def sample(
     space: SpaceName = DEFAULT_SPACE,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
     count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of different architectures.")] = 1,
-    resolution: Annotated[int, typer.Option(min=1, max=LARGEST["resolution"])] = DEFAULTS["resolution"],
-    channels: Annotated[int, typer.Option(min=1, max=LARGEST["channels"])] = DEFAULTS["channels"],
-    classes: Annotated[int, typer.Option(min=1, max=LARGEST["classes"])] = DEFAULTS["classes"],
-    format: Written = Format.TABLE,  # noqa: A002
+    resolution: Annotated[int, typer.Option(min=1, max=MAX_VALUES["resolution"])] = DEFAULT_TASK["resolution"],
+    channels: Annotated[int, typer.Option(min=1, max=MAX_VALUES["channels"])] = DEFAULT_TASK["channels"],
+    classes: Annotated[int, typer.Option(min=1, max=MAX_VALUES["classes"])] = DEFAULT_TASK["classes"],
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Sample random architectures; `space cost` reads the JSON output."""
-    drawn_from = Space(_macro(space), Task(resolution, channels, classes))
-    held: set[str] = set()
+    search_space = Space(_macro(space), Task(resolution, channels, classes))
+    digests: set[str] = set()
     rows = []
     for number in range(count):
-        proposal = drawn_from.sample(KeyedRng(seed, "sample", number), held.__contains__)
-        held.add(proposal.digest)
+        proposal = search_space.sample(KeyedRng(seed, "sample", number), digests.__contains__)
+        digests.add(proposal.digest)
         task = {"resolution": resolution, "channels": channels, "classes": classes}
         costs = {"params": proposal.cost.params, "mult_adds": proposal.cost.mult_adds}
         rows.append({"code": str(proposal.architecture), **task, **costs})
-    _write(rows, COSTS, format)
+    _write(rows, COST_COLUMNS, format)
 
 
 @app.command("cost")
-def count_costs(
+def compute_costs(
     file: Annotated[
         str, typer.Argument(help="File of JSON lines with code, resolution and classes; `-` reads stdin.")
     ] = "-",
     space: SpaceName = DEFAULT_SPACE,
-    format: Written = Format.TABLE,  # noqa: A002
+    format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
 
     Each line is an object with `code` (a list or the readable text) and `classes`; `resolution` (32) and
-    `channels` (3) may be left out. What else it holds is handed through.
+    `channels` (3) are optional. Other fields are copied to the output.
     """
     macro = _macro(space)
-    rows = [_costed(number, line, macro) for number, line in enumerate(_lines(file), 1) if line.strip()]
-    _write(rows, COSTS, format)
+    rows = [_compute_row(number, line, macro) for number, line in enumerate(_lines(file), 1) if line.strip()]
+    _write(rows, COST_COLUMNS, format)
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -94,36 +94,36 @@ def _lines(file: str) -> Iterator[bytes]:
         raise NotFoundError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def _costed(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
+def _compute_row(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
     try:
-        given = json.loads(line)
-        if not isinstance(given, dict):
+        fields = json.loads(line)
+        if not isinstance(fields, dict):
             raise InvalidArchitectureError("not an object with code, resolution and classes")
-        if "code" not in given:
+        if "code" not in fields:
             raise InvalidArchitectureError("code is missing")
-        task = {name: _positive(given, name) for name in DEFAULTS}
-        code = given["code"]
+        task = {name: _read_positive(fields, name) for name in DEFAULT_TASK}
+        code = fields["code"]
         architecture = Architecture.parse(code) if isinstance(code, str) else Architecture.from_code(code)
         counted = compute_cost(architecture, macro, Task(**task))
     except EatnasError as error:
-        raise InvalidArchitectureError(_of_line(number, str(error))) from None
+        raise InvalidArchitectureError(_with_line_number(number, str(error))) from None
     except (ValueError, RecursionError) as error:
-        raise InvalidArchitectureError(_of_line(number, f"not JSON: {error}")) from None
-    return {**given, **task, "params": counted.params, "mult_adds": counted.mult_adds}
+        raise InvalidArchitectureError(_with_line_number(number, f"not JSON: {error}")) from None
+    return {**fields, **task, "params": counted.params, "mult_adds": counted.mult_adds}
 
 
-def _positive(given: dict[str, Any], name: str) -> int:
-    if name == "classes" and name not in given:
+def _read_positive(fields: dict[str, Any], name: str) -> int:
+    if name == "classes" and name not in fields:
         raise InvalidArchitectureError("classes is missing")
-    value = given.get(name, DEFAULTS[name])
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST[name]:
-        raise InvalidArchitectureError(f"{name} {value!r} is not a whole number from 1 to {LARGEST[name]}")
+    value = fields.get(name, DEFAULT_TASK[name])
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_VALUES[name]:
+        raise InvalidArchitectureError(f"{name} {value!r} is not a whole number from 1 to {MAX_VALUES[name]}")
     return value
 
 
-def _of_line(number: int, message: str) -> str:
-    words = " ".join(message.split())
-    return f"line {number}: {words if len(words) <= LONGEST_MESSAGE else words[:LONGEST_MESSAGE] + '…'}"
+def _with_line_number(number: int, message: str) -> str:
+    text = " ".join(message.split())
+    return f"line {number}: {text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + '…'}"
 
 
 def _macro(name: str) -> Macro:
@@ -133,7 +133,7 @@ def _macro(name: str) -> Macro:
 
 
 def _summary(macro: Macro) -> dict[str, Any]:
-    space = Space(macro, Task(**DEFAULTS))
+    space = Space(macro, Task(**DEFAULT_TASK))
     return {
         "name": macro.name,
         "blocks": len(macro.base),

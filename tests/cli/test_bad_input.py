@@ -216,4 +216,4 @@ def test_a_candidate_that_is_not_there_or_in_no_state_for_it_is_told(record, eat
     assert "no candidate 99" in one_line(eatnas("candidate", "show", "99", expect=1))
     assert "no candidate 99" in one_line(eatnas("query", "events", "--candidate", "99", expect=1))
     assert "has not failed" in one_line(eatnas("candidate", "retry", "1", expect=1))
-    assert "has no log" in one_line(eatnas("candidate", "logs", "1", expect=1))
+    assert "no log of candidate" in one_line(eatnas("candidate", "logs", "1", expect=1))

@@ -87,7 +87,7 @@ def test_without_a_daemon_every_command_says_so(record, eatnas):
 def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings):
     with hold_daemon_lock(settings.lock_file):
         for command in (["upgrade"], ["downgrade", "base", "--yes"]):
-            assert f"a daemon (pid {os.getpid()}) works" in eatnas("db", *command, expect=1)
+            assert f"a daemon (pid {os.getpid()}) uses" in eatnas("db", *command, expect=1)
     assert "intact" in eatnas("db", "check")
 
 
@@ -159,7 +159,7 @@ def test_status_tells_what_each_slot_trains_within_half_a_second(daemon, eatnas,
     table = eatnas("daemon", "status")
     assert re.search(rf"daemon running, pid {daemon.pid}, since \d{{4}}-", table)
     assert re.search(r"\d+/1000", table)
-    assert "works on this record already" in eatnas("daemon", "start", expect=1)
+    assert "already uses this database" in eatnas("daemon", "start", expect=1)
     # In turns with --help, which takes 0.14 s where nothing else runs: so the half second holds on cores that other
     # tests share. benchmarks/cold_start.py has the seconds themselves.
     pairs = [(processor_seconds(eatnas, "daemon", "status"), processor_seconds(eatnas, "--help")) for _ in range(5)]

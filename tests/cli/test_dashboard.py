@@ -38,23 +38,23 @@ WORK = [
 ]
 
 
-def drawn(seen, width=100, height=40):
+def drawn(view, width=100, height=40):
     console = Console(file=StringIO(), width=width, height=height)
-    console.print(draw(seen, 100.0, width, height))
+    console.print(draw(view, 100.0, width, height))
     return console.file.getvalue().splitlines()
 
 
 def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots():
     lines = drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
-    told = "\n".join(lines)
+    text = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
     # 60 births to go, one in 2 seconds.
-    assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "a", "minute", "0:02:00", "left"]
+    assert candidates.split("━ ")[-1].split() == ["40/100", "30.0", "per", "minute", "0:02:00", "left"]
     # 5400 device seconds to go, 45 for each birth.
     hours = next(line for line in lines if line.startswith("device hours"))
     assert "0.50/2" in hours
     assert "0:04:00 left" in hours
-    assert any("⠀" < sign <= "⣿" for sign in told)
+    assert any("⠀" < sign <= "⣿" for sign in text)
     assert any(line.split() == ["7", "6", "0.7000", "2,345,678", "123,456", "mutation"] for line in lines)
     slot = next(line.split() for line in lines if line.split()[:4] == ["0", "processor", "41", "40"])
     assert slot[-3:] == ["3/6", "1,234", "0:00:30"]

@@ -42,7 +42,7 @@ def answer(home, tmp_path):
 
 def test_a_backup_is_restored_and_what_was_there_is_kept(record, eatnas, spec, home):
     eatnas("search", "create", spec())
-    assert "holds the record" in eatnas("db", "backup", "safe.db")
+    assert "schema version" in eatnas("db", "backup", "safe.db")
     eatnas("search", "create", spec(), "--set", "name=later")
     told = eatnas("db", "restore", "safe.db")
     (kept,) = home.glob("eatnas.db.before-restore-*")
@@ -103,7 +103,7 @@ def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
 
 @pytest.mark.parametrize(
     ("bound", "told"),
-    [("100kB", "the bound is 100.0 kB, which cannot be kept"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
+    [("100kB", "the limit is 100.0 kB, which cannot be met"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
 )
 def test_the_doctor_tells_a_bound_that_cannot_be_kept_or_understood(record, answer, bound, told):
     rows = json.loads(answer("doctor", "--format", "json", EATNAS_MAX_BYTES=bound))
@@ -115,4 +115,4 @@ def test_the_doctor_tells_a_bound_that_cannot_be_kept_or_understood(record, answ
 def test_a_bound_of_the_home_is_one_line_of_its_configuration(record, eatnas, home):
     (home / "config.yaml").write_text("storage:\n  max_bytes: 20GB\n")
     told = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
-    assert told["storage"].endswith("the bound is 20.0 GB")
+    assert told["storage"].endswith("the limit is 20.0 GB")

@@ -30,7 +30,7 @@ def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
     assert all(row["ok"] for row in told.values())
     assert {"system", "python", "torch", "GPUs", "home", "record", "MLflow", "digits"} <= set(told)
     assert {"database", "checkpoints", "logs", "MLflow store", "free disk"} <= set(told)
-    assert told["storage"]["found"].endswith("no bound")
+    assert told["storage"]["found"].endswith("no limit")
 
 
 def test_without_a_record_it_says_what_makes_one(examined):
@@ -53,7 +53,7 @@ def test_a_folder_that_is_none_and_a_full_disk_are_told_with_the_way_out(tmp_pat
     assert "is not a folder" in doctor._home(load_settings({}, str(home))).found
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     found = doctor._disk(tmp_path)
-    assert (found.ok, found.advice.split(":")[0]) == (False, "make room")
+    assert (found.ok, found.advice.split(":")[0]) == (False, "free disk space")
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_a_hook_whose_command_is_not_there_is_told_before_anything_happens(home)
     settings = load_settings({}, str(home))
     (home / "config.yaml").write_text("hooks: {on_event: ./tell-me now}")
     found = doctor._hooks(settings)
-    assert (found.ok, found.found) == (False, "there is no program './tell-me'")
+    assert (found.ok, found.found) == (False, "program './tell-me' not found")
     (home / "tell-me").write_text("#!/bin/sh\n")
     assert not doctor._hooks(settings).ok
     (home / "tell-me").chmod(0o755)

@@ -123,6 +123,6 @@ def test_default_lag_of_a_search_suits_the_gpus(run_with_gpus, record, tmp_path)
     options = ("--set", "name=t", "--set", "evolution.lag=5", "--slots", "6")
     created = run_with_gpus("search", "create", str(spec), *options, gpus=6, whole=True)
     assert created.stdout == "search t created; `eatnas-db run t` starts it\n"
-    assert "evolution.lag of 5 holds, whatever --slots says" in created.stderr
+    assert "--slots has no effect, because the spec sets evolution.lag to 5" in created.stderr
     lags = [json.loads(run_with_gpus("search", "show", name, "--format", "json"))["lag"] for name in "st"]
     assert lags == [12, 5]

@@ -226,7 +226,7 @@ def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
 
 def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
     told = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
-    assert told.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, then one look each")
+    assert told.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, each evaluated once")
     with transaction(engine) as connection:
         train(connection, get_search(connection, "small.final").id, "test_accuracy")
     row = asked(eatnas, "best", "small")[0]

@@ -230,7 +230,7 @@ def test_unknown_search_has_no_report(load_data):
 
 def test_command_overwrites_a_file_only_with_force(eatnas, settings, tmp_path):
     file = tmp_path / "r.html"
-    assert eatnas("report", "small", "-o", str(file), at=settings.home) == f"{file} written\n"
+    assert eatnas("report", "small", "-o", str(file), at=settings.home) == f"wrote {file}\n"
     html = file.read_text(encoding="utf-8")
     assert html.endswith("</html>\n")
     file.write_text("mine")
@@ -242,7 +242,7 @@ def test_command_overwrites_a_file_only_with_force(eatnas, settings, tmp_path):
 
 
 def test_failed_command_leaves_no_file(eatnas, settings, tmp_path):
-    assert "no folder" in eatnas("report", "small", "-o", "away/r.html", at=settings.home, expect=1)
+    assert "does not exist" in eatnas("report", "small", "-o", "away/r.html", at=settings.home, expect=1)
     assert "is a folder" in eatnas("report", "small", "-o", str(tmp_path), at=settings.home, expect=1)
     assert "no search named" in eatnas("report", "nobody", "-o", "r.html", at=settings.home, expect=1)
     # The limit is in kilobytes, and stands for a full disk.

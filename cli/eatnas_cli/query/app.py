@@ -1,4 +1,4 @@
-"""`query …`: the questions that the record answers, each in SQL."""
+"""`query …`: questions that the database answers in SQL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ COMMANDS: Final = {
 
 
 class QueryGroup(LazyGroup):
-    """The questions."""
+    """The commands of `query`."""
 
     lazy_commands = COMMANDS
 

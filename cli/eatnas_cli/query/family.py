@@ -67,7 +67,7 @@ def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
 
 
 def _candidate_id(connection: Connection, name_or_id: str) -> int:
-    # Digits mean a candidate even where a search is called so; int() refuses thousands of them.
+    # Digits are a candidate id even if a search has that name; int() raises for thousands of digits.
     if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 20:
         return int(name_or_id)
     best = get_best(connection, get_search(connection, name_or_id).id)
@@ -84,7 +84,7 @@ def _print_family(rows: Sequence[LineageEntry], format: Format, picture: Path | 
         from eatnas_report.lineage_plot import draw_lineage
 
         draw_lineage(picture, rows)
-        typer.echo(f"{picture} drawn")
+        typer.echo(f"wrote {picture}")
         return
     if format is Format.TABLE and page == EVERYTHING and len(rows) < LONG:
         print_lineage_tree(rows)

@@ -79,7 +79,7 @@ def utilisation(
 ) -> None:
     """Show the device seconds of a search, the utilisation of its slots, and why slots were idle.
 
-    Paging, order and conditions are for the list of reasons.
+    --limit, --offset, --sort and --where select rows of the list of reasons.
     """
     with read_connection(ctx.obj.database_url) as connection:
         row = get_utilisation(connection, get_search(connection, name).id, time.time())

@@ -47,7 +47,7 @@ def pareto(
         from eatnas_report.plots import draw_front
 
         draw_front(picture, name, cost.value, cloud, front)
-        typer.echo(f"{picture} drawn")
+        typer.echo(f"wrote {picture}")
         return
     columns = ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code")
     show(select_page(front, page), columns, format)

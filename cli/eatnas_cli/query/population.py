@@ -55,7 +55,7 @@ def primitives(
 ) -> None:
     """Show which values of the blocks survive: their share of the population over time and their fitness.
 
-    The table has a line for each value, and a column for each step; sorted or paged, a line for each step of each.
+    The table has a row per value and a column per step; if sorted or paged, a row per value and step.
     """
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_primitives(connection, get_search(connection, name).id, block, points)
@@ -63,7 +63,7 @@ def primitives(
         from eatnas_report.primitives_plot import draw_primitives
 
         draw_primitives(picture, name, select_page(rows, Page(where=page.where)))
-        typer.echo(f"{picture} drawn")
+        typer.echo(f"wrote {picture}")
     elif format is Format.TABLE and page == Page(where=page.where):
         lines, columns = _over_time(select_page(rows, page))
         show(lines, columns)

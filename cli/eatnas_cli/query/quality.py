@@ -23,14 +23,14 @@ app = new_app()
 
 
 class Over(StrEnum):
-    """What a curve runs over."""
+    """The horizontal axis of a quality curve."""
 
     BIRTHS = "births"
     COMPUTE = "compute"
 
 
 class Measure(StrEnum):
-    """What searches are compared by."""
+    """The metric by which searches are compared."""
 
     QUALITY = "quality"
     MEAN = "mean"
@@ -62,7 +62,7 @@ def quality(
         from eatnas_report.plots import draw_quality
 
         draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
-        typer.echo(f"{picture} drawn")
+        typer.echo(f"wrote {picture}")
     elif curve:
         from eatnas_report.terminal import draw_quality_curve
 
@@ -101,7 +101,7 @@ def compare(
     ]
     if inheriting and len(specs) > 1:
         typer.echo(
-            f"note: scores of {', '.join(inheriting)} have inherited epochs behind them; between searches only "
+            f"note: candidates of {', '.join(inheriting)} inherited weights; compare searches only by their "
             "reevaluations compare such (`query best` shows them)",
             err=True,
         )
@@ -109,7 +109,7 @@ def compare(
         from eatnas_report.plots import draw_compute_curves
 
         draw_compute_curves(picture, courses, by.value)
-        typer.echo(f"{picture} drawn")
+        typer.echo(f"wrote {picture}")
         return
     rows = select_page(list_levels_reached(courses, level or ()), page)
     show(rows, ("level", "search", "device_seconds", "ratio"), format)

@@ -26,8 +26,8 @@ def sql(
 ) -> None:
     """Run a SELECT statement; it cannot change anything."""
     answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
-    # Two columns may have one name; a row of names and values has room for one of them.
+    # Columns of the same name get a number, because JSON objects have unique keys.
     columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
     show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format)
     if answer.truncated:
-        typer.echo(f"there is more: these are the first {limit} rows; --limit shows more", err=True)
+        typer.echo(f"showing the first {limit} rows; use --limit to show more", err=True)

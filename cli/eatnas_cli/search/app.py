@@ -1,4 +1,4 @@
-"""`search …`: everything that a user does with a search."""
+"""`search …`: create, show, watch and control searches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMANDS: Final = {
 
 
 class SearchGroup(LazyGroup):
-    """What a user does with a search."""
+    """The commands of `search`."""
 
     lazy_commands = COMMANDS
 

@@ -24,21 +24,21 @@ MAX_HOURS: Final = 1e9
 def pause(ctx: typer.Context, name: SearchName) -> None:
     """Pause a search: checkpoint its trainings and stop; `resume` continues."""
     _set_state(ctx.obj, name, DesiredState.PAUSED)
-    typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` goes on with it")
+    typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` resumes it")
 
 
 @app.command()
 def resume(ctx: typer.Context, name: SearchName) -> None:
     """Resume a paused search."""
     _set_state(ctx.obj, name, DesiredState.RUN)
-    typer.echo(f"search {name} goes on")
+    typer.echo(f"search {name} is resumed")
 
 
 @app.command()
 def cancel(ctx: typer.Context, name: SearchName) -> None:
     """Cancel a search permanently; its history is kept."""
     _set_state(ctx.obj, name, DesiredState.CANCELLED)
-    typer.echo(f"search {name} is cancelled; its history stays")
+    typer.echo(f"search {name} is cancelled; its history is kept")
 
 
 @app.command()
@@ -52,13 +52,13 @@ def extend(
 ) -> None:
     """Extend the budget of a search; a finished search starts again."""
     if not candidates and not device_hours:
-        raise typer.BadParameter("say how much more: --candidates N, --device-hours H, or both")
+        raise typer.BadParameter("give --candidates N, --device-hours H, or both")
     with write_connection(ctx.obj.database_url) as connection:
         budget, seconds = extend_search(
             connection, name, candidates=candidates, device_hours=device_hours, now=time.time()
         )
     limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
-    typer.echo(f"search {name} may try {budget} candidates{limit}")
+    typer.echo(f"search {name} now has a budget of {budget} candidates{limit}")
 
 
 def _set_state(settings: Settings, name: str, state: DesiredState) -> None:

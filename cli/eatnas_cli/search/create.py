@@ -37,10 +37,10 @@ def print_created(settings: Settings, name: str, slots: int | None) -> None:
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)
     if row.spec["evolution"]["lag"] is None:
-        settled = f"{slots} slots" if slots else "this machine"
+        slot_text = f"{slots} slots" if slots else "this machine"
         typer.echo(
-            f"at most {row.lag} of its candidates are in training at a time: its evolution.lag, settled for {settled} "
-            f"and a population of {row.population}; with another lag its history is another"
+            f"at most {row.lag} of its candidates train at the same time: its evolution.lag, chosen for {slot_text} "
+            f"and a population of {row.population}; another lag gives another history"
         )
     elif slots is not None:
-        typer.echo(f"note: its spec's evolution.lag of {row.lag} holds, whatever --slots says", err=True)
+        typer.echo(f"note: --slots has no effect, because the spec sets evolution.lag to {row.lag}", err=True)

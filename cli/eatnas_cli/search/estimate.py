@@ -42,7 +42,7 @@ def estimate(
 ) -> None:
     """Measure a few sampled architectures on this machine and estimate the duration of the search; writes nothing.
 
-    On the first GPU that is free, or else on the processor; with CUDA_VISIBLE_DEVICES set to nothing, on that anyway.
+    It uses the first free GPU, or the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
     """
     parsed = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
     device, count = _choose_device(slots)
@@ -51,7 +51,7 @@ def estimate(
     if format is Format.TABLE:
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         typer.echo(
-            f"{seconds:.1f} s a candidate on {device.label} (median of {samples}); "
+            f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
             f"{parsed.budget.candidates} candidates on {count} slots: {duration}"
         )
         return
@@ -87,7 +87,9 @@ def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
     device = find_free_device(devices, os.environ)
     available = device.cores if device.kind == CPU else count_slots(devices, os.environ)
     if device.kind == CPU and not parse_options(devices, environment=os.environ).use_cpu:
-        typer.echo("note: no GPU may be used now (`eatnas-db devices --explain`), so the processor is timed", err=True)
+        typer.echo(
+            "note: measuring the CPU, because no GPU is available now (see `eatnas-db devices --explain`)", err=True
+        )
     if slots is None:
         return device, available
     return device, slots if device.kind == CPU else min(slots, available)

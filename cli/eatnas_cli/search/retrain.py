@@ -29,7 +29,10 @@ def reevaluate(
     """Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search."""
     with write_connection(ctx.obj.database_url) as connection:
         created = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
-    typer.echo(f"search {created} created; `eatnas-db run {created}` trains it, `eatnas-db query best {name}` shows it")
+    typer.echo(
+        f"search {created} created; `eatnas-db run {created}` trains it, "
+        f"`eatnas-db query best {name}` shows the results"
+    )
 
 
 @app.command()
@@ -53,12 +56,12 @@ def final(
 ) -> None:
     """Train the best candidates longer, on training and validation images, and evaluate them once on the test set.
 
-    In a search of its own, from scratch with fresh seeds. It is the only command that reads the test set.
+    It trains from scratch with new seeds, in a separate search. No other command reads the test set.
     """
     settings: Settings = ctx.obj
     with read_connection(settings.database_url) as connection:
         data = get_search(connection, name).spec["data"]
-    # Whether there is a test part, before days of training.
+    # A missing test part is reported before days of training.
     description = describe_final_data(data_with_root(settings, data))
     with write_connection(settings.database_url) as connection:
         tests = create_final_training(
@@ -74,6 +77,6 @@ def final(
         row = get_search(connection, tests)
     typer.echo(
         f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
-        f"{description.train_images} images, then one look each at {description.test_images} test images; "
-        f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows what came out"
+        f"{description.train_images} images, each evaluated once on {description.test_images} test images; "
+        f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows the results"
     )

@@ -36,7 +36,7 @@ def print_summaries(rows: Sequence[SearchSummary], supervised: bool, format: For
     if format is not Format.TABLE:
         show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format)
     elif not rows:
-        typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` makes one")
+        typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` creates one")
     else:
         for line in lines:
             line["settled"] = f"{line['settled']}/{line['budget']}"
@@ -49,8 +49,8 @@ def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None)
     for host in hosts:
         if host.lost:
             minutes = max(0.0, (time.time() if now is None else now) - host.seen_at) / 60
-            what = "will go on elsewhere within a minute" if host.in_training else "went on elsewhere"
-            sentences.append(f"host {host.name} has not been heard of for {minutes:.0f} min; its candidates {what}")
+            what = "will continue on other hosts within a minute" if host.in_training else "continued on other hosts"
+            sentences.append(f"host {host.name} has sent no heartbeat for {minutes:.0f} min; its candidates {what}")
     return sentences
 
 

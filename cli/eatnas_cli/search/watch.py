@@ -25,8 +25,8 @@ WATCH_SECONDS: Final = 0.5
 def watch(ctx: typer.Context, name: SearchName) -> None:
     """Watch a search until it ends or you press Ctrl-C; changes nothing.
 
-    On a terminal: budgets with the time left, the quality curve, the best, and what each slot does. Elsewhere a
-    line for each change.
+    On a terminal it shows the budgets with the time left, the quality curve, the best candidates and the slots;
+    otherwise it prints a line for each change.
     """
     engine = open_record(ctx.obj.database_url)
     with read_transaction(engine) as connection:

@@ -37,7 +37,7 @@ def test_a_lineage_is_found_by_search_name_or_id(record, record_connection):
 
 
 def test_candidate_commands_print_logs_and_details(record):
-    with pytest.raises(NotFoundError, match="has no log"):
+    with pytest.raises(NotFoundError, match="no log of candidate"):
         run_command(candidate_app, record.settings, "logs", 2)
     record.settings.logs.mkdir(exist_ok=True)
     (record.settings.logs / "candidate-1.log").write_bytes(b"epoch 0\n\xff\n")
