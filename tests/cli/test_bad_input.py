@@ -60,12 +60,12 @@ def test_a_bad_spec_is_one_clear_line_and_changes_nothing(record, eatnas, spec, 
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-def test_an_estimate_of_a_bad_spec_is_one_clear_line_too(record, eatnas, spec):
+def test_estimate_of_a_bad_spec_is_one_line(record, eatnas, spec):
     for text in (SPEC + "objective: {max_params: 10}", SPEC.replace("digits", "digitz")):
         one_line(eatnas("search", "estimate", spec(text), expect=1))
 
 
-def test_a_spec_that_is_not_there_or_no_text_is_told(record, eatnas, tmp_path):
+def test_missing_or_binary_spec_is_an_error(record, eatnas, tmp_path):
     assert "No such file" in one_line(eatnas("search", "create", "nowhere.yaml", expect=1))
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\xff")
     assert "not a text file" in one_line(eatnas("search", "create", "picture.yaml", expect=1))
@@ -88,7 +88,7 @@ def idx(images):
     [b"", b"no gzip", gzip.compress(b""), gzip.compress(idx(10))[:40], gzip.compress(idx(10)[:-1])],
     ids=["empty", "garbage", "nothing packed", "truncated", "too short"],
 )
-def test_damaged_files_of_a_data_set_are_named_with_the_way_out(record, eatnas, spec, home, content):
+def test_damaged_data_files_are_named(record, eatnas, spec, home, content):
     folder = home / "data" / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(content)
@@ -133,7 +133,7 @@ def test_a_home_below_a_file_is_told(eatnas, tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [0, 30, 200])
-def test_a_full_disk_is_told_and_leaves_nothing_in_the_way_of_a_later_init(eatnas, home, kilobytes):
+def test_init_on_a_full_disk_can_be_repeated(eatnas, home, kilobytes):
     def full():
         resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * KILOBYTES,) * 2)
 
@@ -143,7 +143,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_in_the_way_of_a_later_init(eatna
     assert "intact" in eatnas("db", "check")
 
 
-def test_a_database_that_is_no_database_is_told_and_left_alone(eatnas, home):
+def test_file_that_is_no_database_stays_unchanged(eatnas, home):
     home.mkdir()
     file = home / "eatnas.db"
     file.write_text("a letter to a friend\n" * 100)
@@ -211,7 +211,7 @@ def test_a_server_that_is_not_there_is_told(eatnas):
     assert "the connection to" in one_line(eatnas("--db", "postgresql://127.0.0.1:1/db", "search", "list", expect=1))
 
 
-def test_a_candidate_that_is_not_there_or_in_no_state_for_it_is_told(record, eatnas, spec):
+def test_candidate_commands_refuse_wrong_candidates(record, eatnas, spec):
     eatnas("search", "create", spec())
     assert "no candidate 99" in one_line(eatnas("candidate", "show", "99", expect=1))
     assert "no candidate 99" in one_line(eatnas("query", "events", "--candidate", "99", expect=1))

@@ -26,7 +26,7 @@ def settings(home):
     return load_settings({}, str(home))
 
 
-def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, settings):
+def test_status_of_all_hosts_shows_why_devices_wait(record, eatnas, settings):
     with transaction(open_record(settings.database_url)) as connection:
         there = hosts.register_host(connection, "there", 0.0)
         seen = hosts.DeviceReport("GPU-1", "cuda", "NVIDIA Pretended", "bob computes on it", 2**30, 24 * 2**30)
@@ -52,7 +52,7 @@ def test_what_a_device_waits_for_is_in_the_status_of_all_hosts(record, eatnas, s
         (["--exclude", "cpu"], "leaves no device"),
     ],
 )
-def test_a_daemon_asked_for_what_is_not_there_does_not_start(record, eatnas, options, words):
+def test_daemon_with_unknown_devices_does_not_start(record, eatnas, options, words):
     assert words in eatnas("daemon", "start", *options, expect=1)
     assert "no daemon is running" in eatnas("daemon", "status")
 
@@ -92,7 +92,7 @@ def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings)
 
 
 @pytest.mark.slow
-def test_a_downgrade_says_what_would_be_lost_and_wants_a_yes(record, eatnas, spec):
+def test_downgrade_lists_losses_and_requires_yes(record, eatnas, spec):
     eatnas("search", "create", spec())
     told = eatnas("db", "downgrade", "base", expect=1)
     assert "2 candidates of 1 searches" in told
@@ -138,7 +138,7 @@ def test_a_log_is_followed_also_into_its_next_file(record, eatnas_started, home,
     assert process.returncode == 130
 
 
-def test_the_log_is_kept_in_files_of_limited_size_and_in_utc(tmp_path):
+def test_log_rotates_and_uses_utc(tmp_path):
     file = tmp_path / "daemon.log"
     file.write_bytes(bytes(MAX_BYTES))
     log = open_log(file)
@@ -196,7 +196,7 @@ def test_a_daemon_stopped_now_does_not_wait_for_checkpoints(daemon, eatnas, in_t
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_in_the_log_and_the_daemon_goes_on(daemon, eatnas, in_training, until):
+def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, in_training, until):
     (work,) = in_training()
     os.kill(work["worker_pid"], signal.SIGKILL)
     until(lambda: "the worker was ended by SIGKILL" in eatnas("daemon", "logs"))

@@ -44,7 +44,7 @@ def drawn(view, width=100, height=40):
     return console.file.getvalue().splitlines()
 
 
-def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots():
+def test_dashboard_of_a_running_search_is_complete():
     lines = drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER], WORK, pace(STEPS)))
     text = "\n".join(lines)
     candidates = next(line for line in lines if line.startswith("candidates"))
@@ -60,7 +60,7 @@ def test_a_running_search_shows_budgets_with_time_left_curve_leaders_and_slots()
     assert slot[-3:] == ["3/6", "1,234", "0:00:30"]
 
 
-def test_leaders_show_what_the_reevaluation_and_the_test_part_said_once_they_did():
+def test_leaders_show_reevaluations_and_test_accuracies():
     plain = "\n".join(drawn(DashboardView("digits", "running", PROGRESS, STEPS, [LEADER])))
     assert "reevaluation" not in plain
     tested = replace(LEADER, reevaluation=0.68, test=0.66)
@@ -68,7 +68,7 @@ def test_leaders_show_what_the_reevaluation_and_the_test_part_said_once_they_did
     assert any(line.split()[:5] == ["7", "6", "0.7000", "0.6800", "0.6600"] for line in lines)
 
 
-def test_a_search_that_has_not_begun_is_drawn_too_and_no_picture_is_larger_than_the_terminal():
+def test_dashboard_of_a_new_search_fits_the_terminal():
     nothing = drawn(DashboardView("digits", "waiting: no daemon", PROGRESS))
     assert "no score yet" in "\n".join(nothing)
     assert "left" not in "\n".join(nothing)

@@ -77,7 +77,7 @@ def test_nothing_is_restored_while_a_daemon_works_on_the_record(record, eatnas, 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\0" + b"x" * 2000])
-def test_what_is_no_backup_is_refused_in_one_line_and_nothing_changes(record, eatnas, tmp_path, home, content):
+def test_restore_refuses_other_files_and_changes_nothing(record, eatnas, tmp_path, home, content):
     if content is not None:
         (tmp_path / "safe.db").write_bytes(content)
     assert len(eatnas("db", "restore", "safe.db", expect=1).splitlines()) == 1
@@ -85,7 +85,7 @@ def test_what_is_no_backup_is_refused_in_one_line_and_nothing_changes(record, ea
     assert "intact" in eatnas("db", "check")
 
 
-def test_a_rule_that_is_broken_is_a_line_with_an_example(broken, answer):
+def test_check_prints_an_example_of_each_violation(broken, answer):
     lines = answer("db", "check").splitlines()
     assert "violated: births are numbered without gaps from 0 (searches: tiny)" in lines
     assert not any("intact" in line for line in lines)
@@ -105,14 +105,14 @@ def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
     ("bound", "told"),
     [("100kB", "the limit is 100.0 kB, which cannot be met"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
 )
-def test_the_doctor_tells_a_bound_that_cannot_be_kept_or_understood(record, answer, bound, told):
+def test_doctor_reports_an_impossible_or_invalid_limit(record, answer, bound, told):
     rows = json.loads(answer("doctor", "--format", "json", EATNAS_MAX_BYTES=bound))
     (storage,) = [row for row in rows if row["what"] == "storage"]
     assert not storage["ok"]
     assert told in storage["found"]
 
 
-def test_a_bound_of_the_home_is_one_line_of_its_configuration(record, eatnas, home):
+def test_limit_of_the_home_is_one_line_of_configuration(record, eatnas, home):
     (home / "config.yaml").write_text("storage:\n  max_bytes: 20GB\n")
     told = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
     assert told["storage"].endswith("the limit is 20.0 GB")

@@ -39,7 +39,7 @@ def test_without_a_record_it_says_what_makes_one(examined):
     assert told["record"]["advice"] == "run `eatnas-db init` to create one"
 
 
-def test_an_mlflow_that_does_not_answer_holds_up_nothing_and_no_password_is_shown(home):
+def test_doctor_survives_a_silent_mlflow_and_masks_passwords(home):
     settings = load_settings({}, str(home))
     found = doctor._mlflow(settings, {"MLFLOW_TRACKING_URI": "http://user:secret@localhost:1/x"})
     assert found.ok
@@ -48,7 +48,7 @@ def test_an_mlflow_that_does_not_answer_holds_up_nothing_and_no_password_is_show
     assert "secret" not in str(found)
 
 
-def test_a_folder_that_is_none_and_a_full_disk_are_told_with_the_way_out(tmp_path, home, monkeypatch):
+def test_doctor_reports_a_bad_folder_and_a_full_disk(tmp_path, home, monkeypatch):
     home.write_text("")
     assert "is not a folder" in doctor._home(load_settings({}, str(home))).found
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
@@ -57,7 +57,7 @@ def test_a_folder_that_is_none_and_a_full_disk_are_told_with_the_way_out(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_data_of_a_search_that_is_to_run_is_looked_for(record, eatnas, spec, home, examined):
+def test_doctor_checks_the_data_of_open_searches(record, eatnas, spec, home, examined):
     folder = home / "images"
     for name in ("train/a", "train/b", "val/a", "val/b"):
         (folder / name).mkdir(parents=True)
@@ -79,7 +79,7 @@ def test_the_data_of_a_search_that_is_to_run_is_looked_for(record, eatnas, spec,
     assert "data prepare ImageFolder" in told["advice"]
 
 
-def test_a_hook_whose_command_is_not_there_is_told_before_anything_happens(home):
+def test_doctor_reports_a_hook_without_a_command(home):
     home.mkdir()
     settings = load_settings({}, str(home))
     (home / "config.yaml").write_text("hooks: {on_event: ./tell-me now}")

@@ -142,7 +142,7 @@ def test_every_question_has_three_forms(eatnas, large, question):
     assert len(eatnas("query", question, "large").splitlines()) > 3
 
 
-def test_searches_are_compared_by_compute_and_by_levels_of_ones_own(eatnas, large):
+def test_compare_uses_compute_and_given_levels(eatnas, large):
     rows = asked(eatnas, "compare", "small", "large", "--by", "best", "--level", "0.05", "--level", "0.2")
     assert [(row["search"], row["level"], row["device_seconds"]) for row in rows] == [
         ("small", 0.05, 5.0),
@@ -155,7 +155,7 @@ def test_searches_are_compared_by_compute_and_by_levels_of_ones_own(eatnas, larg
     assert alone["device_seconds"] == 8.0
 
 
-def test_primitives_sorted_or_paged_are_a_line_a_value_and_step(eatnas, small):
+def test_paged_primitives_have_a_line_per_value_and_step(eatnas, small):
     told = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
     table = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3")
     rows = [line.split(",") for line in told.splitlines()]
@@ -166,7 +166,7 @@ def test_primitives_sorted_or_paged_are_a_line_a_value_and_step(eatnas, small):
     assert table.split()[:4] == ["step", "block", "primitive", "value"]
 
 
-def test_primitives_are_a_line_a_value_with_a_column_a_step(eatnas, small):
+def test_primitives_have_a_column_per_step(eatnas, small):
     told = eatnas("query", "primitives", "small", "--block", "2", "--points", "2")
     head = told.splitlines()[1].split()
     assert head == ["block", "primitive", "value", "step", "5", "step", "10", "mean", "fitness"]

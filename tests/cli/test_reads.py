@@ -123,7 +123,7 @@ def give_work(connection, *workers, of=2):
     connection.execute(insert(lease).values(candidate_id=of, attempt=3, host_id=1))
 
 
-def test_a_search_is_held_up_where_workers_are_idle_and_nothing_of_it_is_pending(engine):
+def test_search_without_pending_candidates_is_held_up(engine):
     with transaction(engine) as connection:
         give_work(connection, 1)
         assert list_blocked_searches(connection) == ()

@@ -34,7 +34,7 @@ def on_server(postgres, eatnas, home):
             psutil.Process(holder).kill()
 
 
-def test_a_search_runs_on_a_server_and_no_password_is_seen(on_server, home, spec):
+def test_search_on_a_server_shows_no_password(on_server, home, spec):
     assert "holds no eatnas-db record; run `eatnas-db init`" in on_server("search", "list", expect=1)
     assert "postgresql+psycopg://postgres@" in on_server("init")
     assert not (home / "eatnas.db").exists()

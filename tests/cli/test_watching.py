@@ -87,7 +87,7 @@ def test_a_search_out_of_device_hours_leaves_with_three(settings, eatnas_started
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_watching_run_is_ended_by_a_signal_and_the_daemon_is_left_alone(settings, eatnas_started, number, status):
+def test_signal_ends_a_watching_run_but_not_the_daemon(settings, eatnas_started, number, status):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
         watching(process)

@@ -20,7 +20,7 @@ from eatnas_db.queries.searches import get_search
 app = new_app()
 
 
-class Cost(StrEnum):
+class CostMetric(StrEnum):
     """Cost to trade off against accuracy."""
 
     MULT_ADDS = "mult_adds"
@@ -33,7 +33,7 @@ def pareto(
     ctx: typer.Context,
     name: SearchName,
     *,
-    cost: Annotated[Cost, typer.Option(help="Cost to trade off against accuracy.")] = Cost.MULT_ADDS,
+    cost: Annotated[CostMetric, typer.Option(help="Cost to trade off against accuracy.")] = CostMetric.MULT_ADDS,
     picture: PlotFile = None,
     page: Page,
     format: FormatOption = Format.TABLE,  # noqa: A002
