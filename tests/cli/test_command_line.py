@@ -9,7 +9,7 @@ def test_a_home_is_made_once_and_kept(eatnas):
     assert "no record at" in eatnas("search", "list", expect=1)
     eatnas("init")
     eatnas("init")
-    assert "consistent" in eatnas("db", "check")
+    assert "intact" in eatnas("db", "check")
     assert "no searches yet" in eatnas("search", "list")
 
 

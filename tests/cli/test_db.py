@@ -93,7 +93,7 @@ def test_check_prints_an_example_of_each_violation(broken, answer):
 
 def test_broken_rules_are_told_to_programs_too(broken, answer):
     found = {one["invariant"]: one for one in json.loads(answer("db", "check", "--files", "--format", "json"))}
-    assert found["births are gapless from 0"]["examples"] == ["tiny"]
+    assert found["births are numbered without gaps from 0"]["examples"] == ["tiny"]
     assert answer("db", "check", "--format", "csv").startswith("invariant,what,count,examples\n")
 
 

@@ -88,6 +88,6 @@ def test_doctor_reports_a_hook_without_a_command(home):
     (home / "tell-me").write_text("#!/bin/sh\n")
     assert not doctor._hooks(settings).ok
     (home / "tell-me").chmod(0o755)
-    assert doctor._hooks(settings).found == f"{home / 'tell-me'} is told of finished, failed, paused, waiting"
+    assert doctor._hooks(settings).found == f"{home / 'tell-me'} runs on finished, failed, paused, waiting"
     (home / "config.yaml").write_text("hooks: {on_event: 3}")
     assert "hooks.on_event is 3" in doctor._hooks(settings).found
