@@ -12,18 +12,17 @@ from pathlib import Path
 README = Path(__file__).parents[2] / "README.md"
 FINGERPRINT = Path(__file__).with_name("demo-fingerprint.txt")
 BLOCK = re.compile(r"(<!-- demo transcript -->\n).*?(<!-- /demo transcript -->)", re.DOTALL)
-PROGRESS = re.compile(r"^(\S+)  \d+/\d+  ")
+PROGRESS = re.compile(r"^\S+  \d+/\d+  ")
 INTRODUCTION = "The output of `make demo`, without the codes of the networks. It takes two minutes on two cores:\n"
 
 
 def shorten(output: str) -> str:
-    """Return the output with one progress line for each search and without the column of codes."""
+    """Return the output without the progress of unfinished searches and without the column of codes."""
     lines: list[str] = []
     code_column: int | None = None
     for line in output.splitlines():
-        progress = PROGRESS.match(line)
-        if progress and lines and lines[-1].startswith(f"{progress[1]}  "):
-            lines.pop()
+        if PROGRESS.match(line) and not line.endswith("finished"):
+            continue
         if re.search(r"\bbirth\b.*\bcode\b", line):
             code_column = line.index("code")
         elif not line.strip():
@@ -31,7 +30,7 @@ def shorten(output: str) -> str:
         shortened = line[:code_column].rstrip()
         if shortened or (lines and lines[-1]):
             lines.append(shortened)
-    return "\n".join(lines).split("\nWhat to type next:")[0].rstrip()
+    return "\n".join(lines).split("\nTry next:")[0].rstrip()
 
 
 def main() -> None:
