@@ -1,4 +1,7 @@
-"""The first schema"""
+"""Create the first schema."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -230,7 +233,7 @@ def create_candidates() -> None:
 
 def index_candidates() -> None:
     accurate = "accuracy IS NOT NULL"
-    accuracy, fitness = sa.literal_column("accuracy DESC"), sa.literal_column("fitness DESC")
+    accuracy, fitness = sa.text("accuracy DESC"), sa.text("fitness DESC")
     index("ix_eatnas_candidate_by_mult_adds", "candidate", ["search_id", "mult_adds", accuracy, "birth"], accurate)
     index("ix_eatnas_candidate_by_params", "candidate", ["search_id", "params", accuracy, "birth"], accurate)
     index("ix_eatnas_candidate_fitness", "candidate", ["search_id", fitness, "birth"])
@@ -388,11 +391,10 @@ def create_events() -> None:
     index("ix_eatnas_event_search", "event", ["search_id", "id"])
 
 
-def check(name, condition):
+def check(name: str, condition: str) -> sa.CheckConstraint:
     return sa.CheckConstraint(condition, name=op.f(f"ck_eatnas_{name}"))
 
 
-def index(name, table, columns, where=None, unique=False):
+def index(name: str, table: str, columns: Sequence[Any], where: str | None = None, unique: bool = False) -> None:
     condition = None if where is None else sa.text(where)
-    options = {"sqlite_where": condition, "postgresql_where": condition}
-    op.create_index(name, f"eatnas_{table}", columns, unique=unique, **options)
+    op.create_index(name, f"eatnas_{table}", columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
