@@ -22,7 +22,7 @@ def test_pause_resume_cancel_are_wishes_and_cancel_is_final(eatnas, spec):
     eatnas("search", "resume", "tiny")
     assert "waiting: no daemon" in eatnas("search", "list")
     eatnas("search", "cancel", "tiny")
-    assert "final" in eatnas("search", "resume", "tiny", expect=1)
+    assert "cannot be undone" in eatnas("search", "resume", "tiny", expect=1)
 
 
 @pytest.mark.slow

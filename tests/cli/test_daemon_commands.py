@@ -152,7 +152,7 @@ def test_log_rotates_and_uses_utc(tmp_path):
 
 
 @pytest.mark.slow
-def test_status_tells_what_each_slot_trains_within_half_a_second(daemon, eatnas, in_training):
+def test_status_shows_each_slot_quickly(daemon, eatnas, in_training):
     (work,) = in_training()
     assert (work["slot"], work["search"], work["birth"], work["attempt"]) == (0, "tiny", 0, 1)
     assert work["epochs"] == 1000
@@ -160,15 +160,22 @@ def test_status_tells_what_each_slot_trains_within_half_a_second(daemon, eatnas,
     assert re.search(rf"daemon running, pid {daemon.pid}, since \d{{4}}-", table)
     assert re.search(r"\d+/1000", table)
     assert "already uses this database" in eatnas("daemon", "start", expect=1)
-    # In turns with --help, which takes 0.14 s where nothing else runs: so the half second holds on cores that other
-    # tests share. benchmarks/cold_start.py has the seconds themselves.
-    pairs = [(processor_seconds(eatnas, "daemon", "status"), processor_seconds(eatnas, "--help")) for _ in range(5)]
-    assert min(status for status, _ in pairs) < 0.5 / 0.14 * min(help_ for _, help_ in pairs)
+    # Compared in turns with the imports alone, so that the bound also holds on busy cores. benchmarks/cold_start.py
+    # reports the seconds themselves.
+    imports = [sys.executable, "-c", "import typer, sqlalchemy"]
+    pairs = [
+        (
+            processor_seconds(lambda: eatnas("daemon", "status")),
+            processor_seconds(lambda: subprocess.run(imports, check=True)),
+        )
+        for _ in range(5)
+    ]
+    assert min(status for status, _ in pairs) < 1.8 * min(imported for _, imported in pairs)
 
 
-def processor_seconds(eatnas, *arguments):
+def processor_seconds(run):
     before = os.times()
-    eatnas(*arguments)
+    run()
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

@@ -37,7 +37,7 @@ def test_a_run_is_drained_and_goes_on_later(record, eatnas, eatnas_started, spec
     assert interrupt(process) == 75
     found = json.loads(eatnas("daemon", "status", "--format", "json"))
     assert (found["running"], found["work"]) == (False, [])
-    assert "waits to go on" in eatnas("query", "events", "tiny")
+    assert "was stopped on request" in eatnas("query", "events", "tiny")
 
 
 @pytest.mark.slow

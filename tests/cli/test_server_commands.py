@@ -47,23 +47,23 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     status = json.loads(on_server("daemon", "status", "--format", "json"))
     assert (status["running"], status["hosts"][0]["name"], status["hosts"][0]["alive"]) == (False, "node/1", True)
     assert status["searches"][0]["status"] == "running"
-    assert "daemons of 1 hosts work on this record" in on_server("db", "downgrade", "base", "--yes", expect=1)
+    assert "daemons of 1 hosts use this database" in on_server("db", "downgrade", "base", "--yes", expect=1)
     assert "pid" in on_server("daemon", "start", expect=1, more={"EATNAS_HOST": "node/1"})
     other = ("--home", str(home.parent / "other"), "run", "tiny")
     refused = on_server(*other, expect=1, more={"EATNAS_HOST": "node/1"})
-    assert "a daemon of host 'node/1' works on this record already" in refused
+    assert "another daemon already works on this record as host 'node/1'" in refused
     on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # beside a daemon it watches
     on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
     assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4
     told = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())
     assert PASSWORD not in told
-    assert "is of version" in on_server("db", "downgrade", "base", "--yes")
+    assert "has schema version" in on_server("db", "downgrade", "base", "--yes")
 
 
 def test_a_record_is_copied_to_a_server_by_one_command(on_server, home, eatnas, record, spec):
     eatnas("search", "create", spec())
     copied = on_server("db", "copy", str(home / "eatnas.db"))
-    assert "every row compared" in copied
+    assert "compared every row" in copied
     here, there = eatnas("query", "fingerprint", "tiny"), on_server("query", "fingerprint", "tiny")
     assert here == there
     assert "is not empty" in on_server("db", "copy", str(home / "eatnas.db"), expect=1)
