@@ -211,7 +211,7 @@ def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, in_training, 
     assert again["worker_pid"] != work["worker_pid"]
     # With the slots that it was started with.
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
-    until(lambda: eatnas("daemon", "logs").count(", 1 CPU slot") == 2)
+    until(lambda: eatnas("daemon", "logs").count("with 1 CPU slot") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")
     until(lambda: "no device is free: CPU: paused; resume it" in eatnas("daemon", "status"))
     assert "ended: paused; resume it" in eatnas("daemon", "logs")
