@@ -72,7 +72,7 @@ def test_doctor_checks_the_data_of_open_searches(record, eatnas, spec, home, exa
         "create",
         spec(f"name: mine\nspace: eatnas-tiny\ndata: {tree}\nevolution: {{population: 2, tournament: 2, lag: 2}}\n"),
     )
-    assert examined()["ImageFolder"]["found"] == "12 images to train on, 4 to validate on"
+    assert examined()["ImageFolder"]["found"] == "12 training images, 4 validation images"
     folder.rename(home / "away")
     told = examined(expect=1)["ImageFolder"]
     assert not told["ok"]

@@ -79,7 +79,7 @@ def test_ui_serves_the_store_of_the_home(tmp_path, home):
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert "0 runs written to sqlite:///" in (tmp_path / "ui.log").read_text()
+    assert "wrote 0 runs to sqlite:///" in (tmp_path / "ui.log").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["home", "ui.log"]
 
 
