@@ -1,6 +1,6 @@
-"""The documentation's own tools: writes commands.md from the program itself, and helps MkDocs with links that lead out.
+"""Write docs/commands.md from the program, and adapt links for MkDocs.
 
-python docs/generate.py    writes docs/commands.md; a test says when that is stale
+python docs/generate.py    # a test fails if docs/commands.md is out of date
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ This page lists every command with its arguments and options. `python docs/gener
 
 
 def commands_page() -> str:
-    """The page on every command."""
+    """Return the page that describes every command."""
     from eatnas_cli.app import COMMANDS
 
     apps = {name: command.app() for name, command in COMMANDS.items()}
@@ -45,7 +45,7 @@ def _group(app: typer.Typer, name: str, words: str) -> Iterator[str]:
             yield from _commands(lazy.app(), f"eatnas-db {name}", "###", only=command)
         return
     own = app.registered_callback
-    if own is not None and own.callback is not None:  # the group's name alone is a command too
+    if own is not None and own.callback is not None:  # the name of the group is also a command
         yield f"\n{_one(f'eatnas-db {name}', own.callback)}"
     yield from _commands(app, f"eatnas-db {name}", "###")
 
@@ -60,12 +60,12 @@ def _commands(app: typer.Typer, path: str, level: str, only: str | None = None) 
 
 
 def _one(name: str, function: Callable[..., Any]) -> str:
-    # What typer itself reads: names, types with their help, and defaults.
+    # Typer reads the same: names, types with their help, and defaults.
     types = get_type_hints(function, include_extras=True)
-    given = [one for one in inspect.signature(function).parameters.values() if one.name != "ctx"]
-    told = [(one, types[one.name], _info(types[one.name])) for one in given]
-    arguments = [one for one in told if isinstance(one[2], ArgumentInfo)]
-    options = [one for one in told if isinstance(one[2], OptionInfo)]
+    signature = inspect.signature(function).parameters.values()
+    parameters = [(one, types[one.name], _info(types[one.name])) for one in signature if one.name != "ctx"]
+    arguments = [one for one in parameters if isinstance(one[2], ArgumentInfo)]
+    options = [one for one in parameters if isinstance(one[2], OptionInfo)]
     usage = " ".join([name, *(_argument(*one) for one in arguments), *(["[OPTIONS]"] if options else [])])
     rows = [(f"`{_argument(*one)}`", one[2].help) for one in arguments if one[2].help]
     rows += [(_option(*one), _meaning(*one)) for one in options]
@@ -83,7 +83,7 @@ def _argument(one: inspect.Parameter, hint: Any, info: Any) -> str:
 
 
 def _option(one: inspect.Parameter, hint: Any, info: Any) -> str:
-    # Where an option is an annotation, typer keeps its first name in the place of the default.
+    # Typer keeps the first name of an annotated option as its default.
     names = [part for part in (info.default, *(info.param_decls or ())) if isinstance(part, str)]
     names = names or [f"--{one.name.replace('_', '-')}"]
     kind = next((part for part in (*get_args(hint.__origin__), hint.__origin__) if isinstance(part, type)), str)
@@ -102,7 +102,7 @@ def _meaning(one: inspect.Parameter, hint: Any, info: Any) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """MkDocs: a file of the repository beyond docs/ has no page; it is named, not linked."""
+    """Replace links to files outside docs/ by their text, because MkDocs has no page for them."""
     return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?!docs/)[^)]*\)", r"\1", markdown)
 
 

@@ -92,9 +92,9 @@ def test_damaged_data_files_are_named(record, eatnas, spec, home, content):
     folder = home / "data" / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
     (folder / "train-images-idx3-ubyte.gz").write_bytes(content)
-    told = one_line(eatnas("search", "create", spec(SPEC.replace("digits", "FashionMNIST")), expect=1))
-    assert "train-images-idx3-ubyte.gz" in told
-    assert "data prepare" in told
+    output = one_line(eatnas("search", "create", spec(SPEC.replace("digits", "FashionMNIST")), expect=1))
+    assert "train-images-idx3-ubyte.gz" in output
+    assert "data prepare" in output
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
@@ -127,8 +127,8 @@ def test_a_wrong_use_leaves_with_status_two(eatnas, arguments):
 
 def test_a_home_below_a_file_is_told(eatnas, tmp_path):
     (tmp_path / "file").touch()
-    told = one_line(eatnas("init", expect=1, at=tmp_path / "file" / "home"))
-    assert "choose another --home" in told
+    output = one_line(eatnas("init", expect=1, at=tmp_path / "file" / "home"))
+    assert "choose another --home" in output
     assert "no record at" in one_line(eatnas("search", "list", expect=1, at=tmp_path / "file" / "home"))
 
 

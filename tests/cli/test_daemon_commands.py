@@ -33,15 +33,15 @@ def test_status_of_all_hosts_shows_why_devices_wait(record, eatnas, settings):
         hosts.record_device_reports(connection, there, [seen], 0.0)
     with hold_daemon_lock(settings.lock_file):
         for command in (["daemon", "status"], ["daemon", "status", "--watch"]):
-            told = eatnas(*command)
-            assert "waits: bob computes on it" in told
-            assert "1.0 of 24.0 GiB" in told
+            output = eatnas(*command)
+            assert "waits: bob computes on it" in output
+            assert "1.0 of 24.0 GiB" in output
         assert "GPU-1 is paused" in eatnas("devices", "pause", "GPU-1")
         assert "GPU-1 is paused already" in eatnas("devices", "pause", "GPU")
         assert "paused manually since" in eatnas("daemon", "status")
         assert "GPU-1 is in use again" in eatnas("devices", "resume", "GPU-1")
-        (told,) = json.loads(eatnas("daemon", "status", "--format", "json"))["devices"]
-    assert (told["host"], told["waits"], told["paused_at"]) == ("there", "bob computes on it", None)
+        (output,) = json.loads(eatnas("daemon", "status", "--format", "json"))["devices"]
+    assert (output["host"], output["waits"], output["paused_at"]) == ("there", "bob computes on it", None)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings)
 @pytest.mark.slow
 def test_downgrade_lists_losses_and_requires_yes(record, eatnas, spec):
     eatnas("search", "create", spec())
-    told = eatnas("db", "downgrade", "base", expect=1)
-    assert "2 candidates of 1 searches" in told
-    assert "--yes" in told
+    output = eatnas("db", "downgrade", "base", expect=1)
+    assert "2 candidates of 1 searches" in output
+    assert "--yes" in output
     assert "tiny" in eatnas("search", "list")
     assert "2 candidates" in eatnas("db", "downgrade", "base", "--yes")
     assert "holds no eatnas-db record" in eatnas("search", "list", expect=1)

@@ -44,9 +44,9 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(record, eatnas, spec, h
     eatnas("search", "create", spec())
     assert "schema version" in eatnas("db", "backup", "safe.db")
     eatnas("search", "create", spec(), "--set", "name=later")
-    told = eatnas("db", "restore", "safe.db")
+    output = eatnas("db", "restore", "safe.db")
     (kept,) = home.glob("eatnas.db.before-restore-*")
-    assert str(kept) in told
+    assert str(kept) in output
     assert [row["name"] for row in json.loads(eatnas("search", "list", "--format", "json"))] == ["tiny"]
     eatnas("--db", f"sqlite:///{kept}", "search", "show", "later")
     assert "intact" in eatnas("db", "check")
@@ -102,17 +102,17 @@ def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
 
 
 @pytest.mark.parametrize(
-    ("bound", "told"),
+    ("bound", "output"),
     [("100kB", "the limit is 100.0 kB, which cannot be met"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
 )
-def test_doctor_reports_an_impossible_or_invalid_limit(record, answer, bound, told):
+def test_doctor_reports_an_impossible_or_invalid_limit(record, answer, bound, output):
     rows = json.loads(answer("doctor", "--format", "json", EATNAS_MAX_BYTES=bound))
     (storage,) = [row for row in rows if row["what"] == "storage"]
     assert not storage["ok"]
-    assert told in storage["found"]
+    assert output in storage["found"]
 
 
 def test_limit_of_the_home_is_one_line_of_configuration(record, eatnas, home):
     (home / "config.yaml").write_text("storage:\n  max_bytes: 20GB\n")
-    told = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
-    assert told["storage"].endswith("the limit is 20.0 GB")
+    output = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
+    assert output["storage"].endswith("the limit is 20.0 GB")

@@ -26,17 +26,17 @@ def examined(tmp_path, home):
 
 
 def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
-    told = examined()
-    assert all(row["ok"] for row in told.values())
-    assert {"system", "python", "torch", "GPUs", "home", "record", "MLflow", "digits"} <= set(told)
-    assert {"database", "checkpoints", "logs", "MLflow store", "free disk"} <= set(told)
-    assert told["storage"]["found"].endswith("no limit")
+    output = examined()
+    assert all(row["ok"] for row in output.values())
+    assert {"system", "python", "torch", "GPUs", "home", "record", "MLflow", "digits"} <= set(output)
+    assert {"database", "checkpoints", "logs", "MLflow store", "free disk"} <= set(output)
+    assert output["storage"]["found"].endswith("no limit")
 
 
 def test_without_a_record_it_says_what_makes_one(examined):
-    told = examined(expect=1)
-    assert not told["record"]["ok"]
-    assert told["record"]["advice"] == "run `eatnas-db init` to create one"
+    output = examined(expect=1)
+    assert not output["record"]["ok"]
+    assert output["record"]["advice"] == "run `eatnas-db init` to create one"
 
 
 def test_doctor_survives_a_silent_mlflow_and_masks_passwords(home):
@@ -74,9 +74,9 @@ def test_doctor_checks_the_data_of_open_searches(record, eatnas, spec, home, exa
     )
     assert examined()["ImageFolder"]["found"] == "12 training images, 4 validation images"
     folder.rename(home / "away")
-    told = examined(expect=1)["ImageFolder"]
-    assert not told["ok"]
-    assert "data prepare ImageFolder" in told["advice"]
+    output = examined(expect=1)["ImageFolder"]
+    assert not output["ok"]
+    assert "data prepare ImageFolder" in output["advice"]
 
 
 def test_doctor_reports_a_hook_without_a_command(home):

@@ -100,8 +100,8 @@ def test_the_best_show_their_reevaluation_where_any_has_one(eatnas, large):
 def test_a_lineage_says_where_the_search_changes(eatnas, large):
     rows = asked(eatnas, "lineage", "large")
     assert {row["search"] for row in rows} == {"small", "large"}
-    told = eatnas("query", "lineage", "large")
-    first, *others = told.splitlines()
+    output = eatnas("query", "lineage", "large")
+    first, *others = output.splitlines()
     assert first.startswith("small: ")
     assert sum("large: " in line for line in others) == 1
     assert all(": block" in line or "basic" in line for line in others)
@@ -122,9 +122,9 @@ def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
     assert ", 75% inherited, 9 epochs behind it" in eatnas("query", "lineage", "small")
     for question in ("best", "population"):
         assert "share inherited   lineage epochs" in eatnas("query", question, "small")
-    told = eatnas("candidate", "show", "3")
+    output = eatnas("candidate", "show", "3")
     for words in ("share_inherited  0.7500", "logit_distance   0.1250", "lineage_epochs   9"):
-        assert " ".join(words.split()) in " ".join(told.split())
+        assert " ".join(words.split()) in " ".join(output.split())
 
 
 @pytest.mark.slow
@@ -156,9 +156,9 @@ def test_compare_uses_compute_and_given_levels(eatnas, large):
 
 
 def test_paged_primitives_have_a_line_per_value_and_step(eatnas, small):
-    told = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
+    output = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3", "--format", "csv")
     table = eatnas("query", "primitives", "small", "--sort", "-share", "--limit", "3")
-    rows = [line.split(",") for line in told.splitlines()]
+    rows = [line.split(",") for line in output.splitlines()]
     assert rows[0] == ["step", "block", "primitive", "value", "members", "share", "mean_fitness"]
     shares = [float(row[5]) for row in rows[1:]]
     assert len(shares) == 3
@@ -167,11 +167,11 @@ def test_paged_primitives_have_a_line_per_value_and_step(eatnas, small):
 
 
 def test_primitives_have_a_column_per_step(eatnas, small):
-    told = eatnas("query", "primitives", "small", "--block", "2", "--points", "2")
-    head = told.splitlines()[1].split()
+    output = eatnas("query", "primitives", "small", "--block", "2", "--points", "2")
+    head = output.splitlines()[1].split()
     assert head == ["block", "primitive", "value", "step", "5", "step", "10", "mean", "fitness"]
-    assert "kernel" in told
-    assert "%" in told
+    assert "kernel" in output
+    assert "%" in output
 
 
 def test_lists_are_paged_sorted_and_filtered(eatnas, small):
@@ -225,8 +225,8 @@ def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
 
 
 def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
-    told = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
-    assert told.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, each evaluated once")
+    output = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
+    assert output.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, each evaluated once")
     with transaction(engine) as connection:
         train(connection, get_search(connection, "small.final").id, "test_accuracy")
     row = asked(eatnas, "best", "small")[0]

@@ -135,8 +135,8 @@ def test_search_without_pending_candidates_is_held_up(engine):
         assert pending
         assert list_blocked_searches(connection) == ()
         connection.execute(update(candidate).where(candidate.c.state == "pending").values(state="cancelled"))
-        ((_, in_training, told),) = map(astuple, list_blocked_searches(connection))
-        assert (in_training, told) == (1, lag)
+        ((_, in_training, output),) = map(astuple, list_blocked_searches(connection))
+        assert (in_training, output) == (1, lag)
         for ended in ({"exhausted": True}, {"ends_at": 1}, {"budget_device_seconds": 0.0}, {"wish": "paused"}):
             before = connection.begin_nested()
             connection.execute(update(search).values(**ended))

@@ -55,8 +55,8 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     on_server("run", "tiny", more={"EATNAS_HOST": "node/1"})  # beside a daemon it watches
     on_server("daemon", "stop", more={"EATNAS_HOST": "node/1"})
     assert len(json.loads(on_server("query", "best", "tiny", "--format", "json"))) == 4
-    told = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())
-    assert PASSWORD not in told
+    output = "".join(file.read_text(errors="replace") for file in Path(home / "logs").iterdir())
+    assert PASSWORD not in output
     assert "has schema version" in on_server("db", "downgrade", "base", "--yes")
 
 

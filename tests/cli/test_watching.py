@@ -51,8 +51,8 @@ def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas
     _, update = change
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
-        told, shown = watching(process)
-        assert told == f"a daemon (pid {os.getpid()}) works on this record; watching its progress\n"
+        output, shown = watching(process)
+        assert output == f"a daemon (pid {os.getpid()}) works on this record; watching its progress\n"
         assert shown == "tiny  0/4  no score yet  running\n"
         update(settled=1)
         assert process.stdout.readline() == "tiny  1/4  no score yet  running\n"

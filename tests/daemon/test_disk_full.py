@@ -40,11 +40,11 @@ from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
 from eatnas_db.settings import load_settings
 settings = load_settings({}, sys.argv[1])
-told = [None]
+reported = [None]
 def tell(supervisor):
-    if supervisor.trouble != told[0]:
-        told[0] = supervisor.trouble
-        print(told[0], flush=True)
+    if supervisor.trouble != reported[0]:
+        reported[0] = supervisor.trouble
+        print(reported[0], flush=True)
 launcher = Launcher(settings.logs, sys.argv[2:])
 timeouts = Timeouts(tick=0.02, database=0.1)
 Supervisor(open_record(settings.database_url), settings, launcher, slots=2, host_name="here", only="s",
@@ -214,13 +214,13 @@ def test_supervisor_over_file_size_limit_waits(tmp_path, home, supervise, expect
         eventually(lambda: len(fetch_rows(settings, scored)) >= 2, SECONDS)
         limit(process.pid, 0)
         assert process.stdout is not None
-        told = process.stdout.readline()
+        output = process.stdout.readline()
         limit(process.pid, None)
         # Workers that started meanwhile have inherited the limit.
         for worker in psutil.Process(process.pid).children():
             limit(worker.pid, None)
         assert process.stdout.read() == "None\n"
         assert process.wait(SECONDS) == 0
-    assert str(settings.database_file) in told
+    assert str(settings.database_file) in output
     assert supervise(settings) == expected
     assert_nothing_is_damaged(settings)

@@ -187,7 +187,7 @@ def test_events_after_the_watermark_are_kept_one_by_one(settings, engine, new_no
 
 
 def test_invalid_state_file_is_replaced(settings, engine, new_notifier):
-    for text in ("{", '{"record": "other", "after": 999, "told": [], "waiting": {}}', "[]"):
+    for text in ("{", '{"record": "other", "after": 999, "delivered": [], "waiting": {}}', "[]"):
         (settings.home / "hooks.json").write_text(text)
         new_notifier().deliver()
     assert calls(settings) == []

@@ -164,8 +164,8 @@ def test_candidates_of_a_dead_host_continue_elsewhere(url, hosts, expected):
         assert set(connection.execute(of_dead).scalars()) == {HOST_LOST}
         gone = {row.name: row for row in list_hosts(connection)}
     assert (gone["dead"].lost, gone["alive"].lost, gone["alive"].alive) == (True, False, False)
-    (told,) = describe_lost_hosts(list(gone.values()), gone["dead"].seen_at + 180)
-    assert told == "host dead has sent no heartbeat for 3 min; its candidates continued on other hosts"
+    (output,) = describe_lost_hosts(list(gone.values()), gone["dead"].seen_at + 180)
+    assert output == "host dead has sent no heartbeat for 3 min; its candidates continued on other hosts"
 
 
 def test_frozen_host_loses_its_leases_and_continues(url, hosts, expected):

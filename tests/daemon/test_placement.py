@@ -105,8 +105,8 @@ def test_history_on_two_gpus_equals_history_on_cpu(tmp_path, home, supervise, gp
         settings, select(device.c.uuid, device.c.kind, device.c.name, host.c.name.label("host")).join(host)
     )
     assert sorted(known) == [(uuid, "cuda", "NVIDIA Fake", "here") for uuid in GPUS]
-    told = fetch_rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
-    assert {row.device for row in told} == {"NVIDIA Fake"}
+    output = fetch_rows(settings, select(provenance.c.device).join(score, score.c.provenance_id == provenance.c.id))
+    assert {row.device for row in output} == {"NVIDIA Fake"}
 
 
 @pytest.mark.slow
@@ -189,24 +189,24 @@ def test_paused_gpu_is_left_and_used_again_when_resumed(tmp_path, home, supervis
     settings = home(tmp_path / "paused")
     _, scheduler = gpus(FakeGpu(GPUS[0]))
     engine = open_record(settings.database_url)
-    told = []
+    output = []
 
     def change(supervisor):
         with read_transaction(engine) as connection:
             scored = connection.execute(select(search.c.scored)).scalar_one()
             waiting = connection.execute(select(search.c.waiting)).scalar_one()
-        if scored >= 3 and not told:
+        if scored >= 3 and not output:
             with transaction(engine) as connection:
                 assert hosts.set_device_paused(connection, GPUS[0], 1.0)
-            told.append(None)
-        if told == [None] and not supervisor.slots and waiting is not None:
-            told.append(waiting)
+            output.append(None)
+        if output == [None] and not supervisor.slots and waiting is not None:
+            output.append(waiting)
             with transaction(engine) as connection:
                 hosts.set_device_paused(connection, GPUS[0], None)
 
     assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=change) == expected
-    assert told[1].startswith("no device is free: GPU 0")
-    assert "paused; resume it" in told[1]
+    assert output[1].startswith("no device is free: GPU 0")
+    assert "paused; resume it" in output[1]
     assert outcomes(settings) <= {"scored", "released"}
 
 
@@ -298,7 +298,7 @@ def test_gpu_without_successful_worker_start_is_excluded(tmp_path, home, supervi
 def test_ended_worker_is_not_taken_for_another_user(tmp_path, home, supervise, gpus):
     library, scheduler = gpus()
     library.worker_bytes = 3 * GIB // 2
-    told = set()
+    output = set()
     settings = home(tmp_path / "replaced")
     supervise(
         settings,
@@ -306,9 +306,9 @@ def test_ended_worker_is_not_taken_for_another_user(tmp_path, home, supervise, g
         program=SLOW,
         gpu_scheduler=scheduler,
         timeouts=replace(QUICK, trainings_per_worker=1, device_check=0.01),
-        on_tick=lambda _: told.update(status.availability.cause for status in scheduler.statuses),
+        on_tick=lambda _: output.update(status.availability.cause for status in scheduler.statuses),
     )
-    assert told == {Cause.FREE}
+    assert output == {Cause.FREE}
 
 
 def test_unavailable_gpu_reports_the_workers_reason(tmp_path, home, supervise, gpus):
@@ -337,15 +337,15 @@ def test_unavailable_gpu_reports_the_workers_reason(tmp_path, home, supervise, g
 def test_search_waits_for_a_gpu_in_use_and_reports_it(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "waiting")
     library, scheduler = gpus(FakeGpu(GPUS[0], compute=[(other_process.pid, GIB)]))
-    told = set()
+    output = set()
 
     def leave(supervisor):
-        told.add(supervisor.trouble)
+        output.add(supervisor.trouble)
         if supervisor.trouble is not None:
             library.gpus[0].compute = []
 
     assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=leave) == expected
-    (words,) = told - {None}
+    (words,) = output - {None}
     assert words.startswith(f"no device is free: GPU 0 (NVIDIA Fake, {GPUS[0]}): ")
     assert f"(pid {other_process.pid}, " in words
 
@@ -426,8 +426,8 @@ def test_out_of_memory_is_retried_alone_then_with_half_batches(tmp_path, home, s
     with read_transaction(open_record(settings.database_url)) as connection:
         best = list_best(connection, 1, 24)
     assert {one.id: one.deviation for one in best if one.deviation} == {9: "half micro-batch"}
-    told = select(provenance.c.recipe).join(score, score.c.provenance_id == provenance.c.id)
-    (row, *_) = fetch_rows(settings, told.where(score.c.candidate_id == 9))
+    output = select(provenance.c.recipe).join(score, score.c.provenance_id == provenance.c.id)
+    (row, *_) = fetch_rows(settings, output.where(score.c.candidate_id == 9))
     assert row.recipe["micro_batch"] == row.recipe["batch_size"] // 2
 
 

@@ -60,9 +60,9 @@ def test_epochs_record_memory_and_cpu_load(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
     supervise(settings, 2, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02"))
     with read_transaction(open_record(settings.database_url)) as connection:
-        told = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
-    assert told
-    assert all(row.memory_bytes > 2**20 and row.load >= 0 for row in told)
+        output = connection.execute(select(epoch.c.memory_bytes, epoch.c.load)).all()
+    assert output
+    assert all(row.memory_bytes > 2**20 and row.load >= 0 for row in output)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`query events`, `failures`, `utilisation` and `fingerprint`: what happened in a search, and what it took."""
+"""`query events`, `failures`, `utilisation` and `fingerprint`: the history of a search."""
 
 from __future__ import annotations
 

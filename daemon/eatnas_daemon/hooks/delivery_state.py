@@ -27,7 +27,7 @@ class DeliveryState:
             state = cls(
                 record_uuid=fields["record"],
                 delivered_until=int(fields["after"]),
-                delivered=set(fields["told"]),
+                delivered=set(fields["delivered"]),
                 waiting_reasons=dict(fields["waiting"]),
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -39,7 +39,7 @@ class DeliveryState:
         fields = {
             "record": self.record_uuid,
             "after": self.delivered_until,
-            "told": sorted(self.delivered),
+            "delivered": sorted(self.delivered),
             "waiting": self.waiting_reasons,
         }
         with atomic_write(file) as opened:
