@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Exists, Integer, exists, literal, select
+from sqlalchemy import Connection, Exists, Integer, Select, exists, literal, select
 
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.states import UNSETTLED, MemoryFallback
@@ -50,6 +50,30 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
 
     The whole chain runs from the nearest ancestor that was trained from scratch down to the parent.
     """
+    chain: list[InheritanceLink] = []
+    for row in connection.execute(_select_ancestors(parent_id, whole=whole)):
+        inherited = inherits_weights(row.spec, origin=row.origin, parent_id=row.parent_id)
+        link = InheritanceLink(
+            candidate_id=row.id,
+            search_id=row.search_id,
+            code=row.code,
+            replica=row.replica,
+            inherited=inherited,
+            seed=row.seed,
+            spec=row.spec,
+            macro=row.macro,
+            task=row.task,
+            lineage_epochs=row.lineage_epochs or 0,
+            halved=row.thrift == MemoryFallback.HALVED,
+        )
+        chain.append(link)
+        if not inherited:
+            break
+    return tuple(reversed(chain))
+
+
+def _select_ancestors(parent_id: int, *, whole: bool) -> Select[Any]:
+    """Select a candidate and, with `whole`, its ancestors, the youngest first."""
     ancestors = (
         select(candidate.c.id, candidate.c.parent_id, literal(0, Integer).label("generation"))
         .where(candidate.c.id == parent_id)
@@ -58,7 +82,7 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
     if whole:
         next_ancestor = select(candidate.c.id, candidate.c.parent_id, ancestors.c.generation + 1)
         ancestors = ancestors.union_all(next_ancestor.join(ancestors, candidate.c.id == ancestors.c.parent_id))
-    query = (
+    return (
         select(
             candidate.c.id,
             candidate.c.search_id,
@@ -78,23 +102,3 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
         .join(search, search.c.id == candidate.c.search_id)
         .order_by(ancestors.c.generation)
     )
-    chain: list[InheritanceLink] = []
-    for row in connection.execute(query):
-        inherited = inherits_weights(row.spec, origin=row.origin, parent_id=row.parent_id)
-        link = InheritanceLink(
-            candidate_id=row.id,
-            search_id=row.search_id,
-            code=row.code,
-            replica=row.replica,
-            inherited=inherited,
-            seed=row.seed,
-            spec=row.spec,
-            macro=row.macro,
-            task=row.task,
-            lineage_epochs=row.lineage_epochs or 0,
-            halved=row.thrift == MemoryFallback.HALVED,
-        )
-        chain.append(link)
-        if not inherited:
-            break
-    return tuple(reversed(chain))

@@ -49,10 +49,7 @@ def create_transfer(
     begins with the source's population. `force` permits a source that is not finished. Raises `NotFoundError`,
     `ConflictError`, `SpaceExhaustedError` or `InvalidArchitectureError`; the caller then rolls back.
     """
-    if spec.transfer.basic is not None:
-        raise ConflictError(
-            f"transfer.basic cannot be set: the basic architecture comes from search {source_name!r}; remove the key"
-        )
+    _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
     open_reevaluation = _require_source(connection, source, force)
     basic = choose_basic_candidate(connection, source, candidate_id)
@@ -85,6 +82,13 @@ def create_transfer(
     breed_births(connection, search_id, now)
     require_full_population(lock_search(connection, search_id))
     return search_id
+
+
+def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
+    if spec.transfer.basic is not None:
+        raise ConflictError(
+            f"transfer.basic cannot be set: the basic architecture comes from search {source_name!r}; remove the key"
+        )
 
 
 def _select_survivors(
