@@ -9,7 +9,6 @@ from sqlalchemy import Connection, exists, insert, select
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import DesiredState, SearchKind
@@ -19,6 +18,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import adapt_architecture, require_full_population
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.search_space import feasible_space
 
 MIN_DEFAULT_LAG: Final = 4
 
@@ -33,8 +33,7 @@ def create_search(
     now: float,
 ) -> int:
     """Insert a search with its initial population and return its id. Raises `ConflictError`, `SpaceExhaustedError`."""
-    space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
-    space.require_feasible()
+    space = feasible_space(spec, task)
     basic_code = None
     if spec.transfer.basic is not None:
         basic = adapt_architecture(Architecture.parse(spec.transfer.basic), "transfer.basic", spec, space)

@@ -10,7 +10,6 @@ from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import Origin, SearchKind
@@ -29,6 +28,7 @@ from eatnas_db.searches.basic_architecture import (
 )
 from eatnas_db.searches.create import insert_search
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.search_space import feasible_space
 
 
 def create_transfer(
@@ -53,8 +53,7 @@ def create_transfer(
     source = get_search(connection, source_name)
     open_reevaluation = _require_source(connection, source, force)
     basic = choose_basic_candidate(connection, source, candidate_id)
-    space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
-    space.require_feasible()
+    space = feasible_space(spec, task)
     ranking, selection = [basic], SurvivorSelection((), 0, 0)
     if spec.transfer.start == "survivors":
         ranking, selection = _select_survivors(connection, source, basic, spec, space)
