@@ -6,7 +6,6 @@ import html
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from sqlalchemy import Connection
 from eatnas_db import adhoc_sql
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.interpreter import python_command
 from eatnas_db.notebook_rows import Rows, html_table
 from eatnas_db.queries.candidates import CandidateDetails, get_candidate
 from eatnas_db.queries.compute_curves import LevelReached, Measure, list_compute_curves, list_levels_reached
@@ -268,7 +268,7 @@ def _supervise(settings: Settings, *arguments: str) -> int:
 
 
 def _command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", module, *arguments]
+    return python_command("-m", module, *arguments)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

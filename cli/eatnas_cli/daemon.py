@@ -29,6 +29,7 @@ from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.interpreter import python_command
 from eatnas_db.queries.hosts import RecordedDevice, list_devices, list_hosts
 from eatnas_db.queries.searches import list_search_summaries
 from eatnas_db.queries.training_activity import TrainingActivity, list_blocked_searches, list_training_activity
@@ -74,7 +75,7 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
 
 def _detached(settings: Settings, options: DaemonOptions) -> int:
     """Start a daemon in the background and return its pid when it is ready. Raises `ConflictError` with its error."""
-    command = [sys.executable, "-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments()]
+    command = python_command("-m", "eatnas_daemon.main", "--home", str(settings.home), *options.arguments())
     settings.logs.mkdir(parents=True, exist_ok=True)
     output = settings.logs / "daemon.out"
     with output.open("wb") as out:

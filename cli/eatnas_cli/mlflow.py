@@ -11,6 +11,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.interpreter import python_command
 from eatnas_db.settings import Settings
 
 app = new_app(no_args_is_help=True)
@@ -43,9 +44,13 @@ def ui(
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_ARTIFACTS_DESTINATION": str(ctx.obj.home / "mlflow-artifacts"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # MLflow starts its server with options of its own.
+        "PYTHONSAFEPATH": "1",
     }
-    program = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    os.execve(sys.executable, program, environment)  # noqa: S606
+    program = python_command("-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1")
+    # By default uvicorn imports modules from the working folder first.
+    program += ["--uvicorn-opts", f"--app-dir {os.devnull}"]
+    os.execve(program[0], program, environment)  # noqa: S606
 
 
 def _tracking_uri(settings: Settings) -> str:

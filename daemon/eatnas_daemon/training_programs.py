@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from eatnas_db.errors import DataError
+from eatnas_db.interpreter import python_command
 
 
 def run_training_program(
@@ -27,7 +27,7 @@ def run_training_program(
     program = " ".join([module, *arguments])
     try:
         completed = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            python_command("-m", module, *arguments),
             input=json.dumps(request),
             env={**os.environ, **(environment or {})},
             capture_output=True,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from eatnas_db.interpreter import python_command
+
 RESTART_SECONDS: Final = 30.0
 """Shortest time between two starts of a follower."""
-LOW_PRIORITY_PYTHON: Final = ("nice", "-n", "10", sys.executable, "-m")
+LOW_PRIORITY_PYTHON: Final = ("nice", "-n", "10", *python_command("-m"))
 
 
 class Follower:

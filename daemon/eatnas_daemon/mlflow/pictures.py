@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from eatnas_db.interpreter import python_command
 from eatnas_db.queries.searches import SearchRecord
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class RenderProcess:
         self._folder = tempfile.TemporaryDirectory(prefix="eatnas-mlflow-", ignore_cleanup_errors=True)
         folder = Path(self._folder.name)
         (folder / "files").mkdir()
-        program = [sys.executable, "-m", "eatnas_report.render", search.name, str(folder / "files")]
+        program = python_command("-m", "eatnas_report.render", search.name, str(folder / "files"))
         with (folder / "errors").open("wb") as errors:
             self._process = subprocess.Popen(
                 program, env=self._environment, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import BinaryIO, Final
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
 from eatnas_daemon.workers.worker_process import WorkerProcess
+from eatnas_db.interpreter import python_command
 
 TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
 """The arguments of the Python interpreter that start a worker."""
@@ -40,7 +40,7 @@ class Launcher:
         try:
             with self._open_log(slot) as log:
                 process = subprocess.Popen(
-                    [sys.executable, *self.program, *arguments],
+                    python_command(*self.program, *arguments),
                     env={**os.environ, **worker_environment(device)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
