@@ -14,6 +14,7 @@ from pathlib import Path
 
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import EatnasError
+from eatnas_db.queries.lineage import list_scored_births
 from eatnas_report.data import load_report_data
 from eatnas_report.lineage_plot import draw_lineage
 from eatnas_report.page import render_page
@@ -24,6 +25,7 @@ def render_all(database_url: str, name: str, folder: Path) -> None:
     """Write the report, and every plot for which the search has data. Raises `EatnasError`."""
     with read_connection(database_url) as connection:
         data = load_report_data(connection, name, time.time())
+        births = list_scored_births(connection, {relative.search for relative in data.lineage})
     (folder / "report.html").write_text(render_page(data), encoding="utf-8")
     if any(step.mean is not None for step in data.steps):
         draw_quality(folder / "quality.png", name, data.steps, over_compute=False)
@@ -31,7 +33,7 @@ def render_all(database_url: str, name: str, folder: Path) -> None:
     if data.front:
         draw_front(folder / "pareto.png", name, "mult_adds", data.tradeoffs, data.front)
     if data.lineage:
-        draw_lineage(folder / "lineage.png", data.lineage)
+        draw_lineage(folder / "lineage.png", data.lineage, births)
 
 
 def main() -> None:

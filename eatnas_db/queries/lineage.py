@@ -52,6 +52,14 @@ class ScoredChild:
     code: str
 
 
+class ScoredBirth(NamedTuple):
+    """The fitness of a candidate, by its search and its birth."""
+
+    search: str
+    birth: int
+    fitness: float
+
+
 class _FamilyRow(NamedTuple):
     """A candidate and one of its mutations, if it has any."""
 
@@ -105,6 +113,21 @@ def list_scored_children(connection: Connection, lineage: Sequence[int]) -> list
         .order_by(candidate.c.id)
     )
     return [ScoredChild(*row) for row in connection.execute(query)]
+
+
+def list_scored_births(connection: Connection, names: Iterable[str]) -> list[ScoredBirth]:
+    """Return the fitness of all scored candidates of these searches in order of birth, without retrained ones."""
+    query = (
+        select(search.c.name, candidate.c.birth, candidate.c.fitness)
+        .join(candidate, candidate.c.search_id == search.c.id)
+        .where(
+            search.c.name.in_(tuple(names)),
+            candidate.c.fitness.is_not(None),
+            candidate.c.origin.not_in(RETRAINED),
+        )
+        .order_by(search.c.id, candidate.c.birth)
+    )
+    return [ScoredBirth(*row) for row in connection.execute(query)]
 
 
 def _family_ids(candidate_id: int, *, upward: bool) -> CTE:

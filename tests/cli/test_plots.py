@@ -7,7 +7,7 @@ import pytest
 
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.compute_curves import ComputeCurve, CurvePoint
-from eatnas_db.queries.lineage import LineageEntry
+from eatnas_db.queries.lineage import LineageEntry, ScoredBirth
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
 from eatnas_db.queries.quality import PopulationStep
@@ -52,8 +52,9 @@ def test_line_of_descent_and_family_are_drawn(tmp_path):
         LineageEntry(1, "small", None, 2, 4, "random", "scored", 0.7, None, (), "c"),
     ]
     sister = LineageEntry(4, "large", 1, 1, 2, "mutation", "scored", 0.8, None, ("block 1 skip no → yes",), "c")
-    lineage_plot.draw_lineage(tmp_path / "line.png", line)
-    lineage_plot.draw_lineage(tmp_path / "family.png", [*line, sister])
+    births = [ScoredBirth("small", 2, 0.6), ScoredBirth("small", 4, 0.7), ScoredBirth("large", 0, 0.5)]
+    lineage_plot.draw_lineage(tmp_path / "line.png", line, births)
+    lineage_plot.draw_lineage(tmp_path / "family.png", [*line, sister], births)
     lineage_plot.draw_lineage(tmp_path / "unscored.png", line[:1])
     assert has_colours(tmp_path / "line.png")
     assert has_colours(tmp_path / "family.png")
@@ -82,7 +83,8 @@ def test_line_of_descent_shows_mutations_and_gains(tmp_path):
     lineage_plot.draw_lineage(tmp_path / "line.svg", line)
     # matplotlib draws letters as outlines, with the text in a comment above them.
     svg = (tmp_path / "line.svg").read_text()
-    for text in (", ".join(changes), "random sample", "0.7500  (+0.0500)", "Ancestors of 2"):
+    title = "Ancestors of candidate 2 (fitness 0.7500): 1 mutation from a random network"
+    for text in (", ".join(changes), "random sample", "0.7500", "+0.0500", title):
         assert f"<!-- {text} -->" in svg
 
 

@@ -19,7 +19,7 @@ from eatnas_cli.query.page_options import page_options
 from eatnas_cli.tables import LONG
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
-from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants
+from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants, list_scored_births
 from eatnas_db.queries.paging import EVERYTHING, Page, select_page
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import get_search
@@ -41,7 +41,7 @@ def lineage(
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show the ancestors of a candidate and every mutation since the first one."""
-    _print_family(read_lineage(ctx.obj, name_or_id), format, picture, page)
+    _print_family(ctx.obj, read_lineage(ctx.obj, name_or_id), format, picture, page)
 
 
 @app.command()
@@ -57,7 +57,7 @@ def descendants(
     """Show the descendants of a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_descendants(connection, candidate)
-    _print_family(rows, format, picture, page)
+    _print_family(ctx.obj, rows, format, picture, page)
 
 
 def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
@@ -78,12 +78,20 @@ def _candidate_id(connection: Connection, name_or_id: str) -> int:
     return best.id
 
 
-def _print_family(rows: Sequence[LineageEntry], format: Format, picture: Path | None, page: Page) -> None:  # noqa: A002
+def _print_family(
+    settings: Settings,
+    rows: Sequence[LineageEntry],
+    format: Format,  # noqa: A002
+    picture: Path | None,
+    page: Page,
+) -> None:
     """Print a tree of all rows, or a table if rows are selected or too many for a tree."""
     if picture is not None:
         from eatnas_report.lineage_plot import draw_lineage
 
-        draw_lineage(picture, rows)
+        with read_connection(settings.database_url) as connection:
+            births = list_scored_births(connection, {relative.search for relative in rows})
+        draw_lineage(picture, rows, births)
         typer.echo(f"wrote {picture}")
         return
     if format is Format.TABLE and page == EVERYTHING and len(rows) < LONG:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate
-from eatnas_db.queries.lineage import get_lineage, list_descendants, list_scored_children
+from eatnas_db.queries.lineage import get_lineage, list_descendants, list_scored_births, list_scored_children
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.schema.candidates import candidate, mutation
 
@@ -83,3 +83,12 @@ def test_scored_children_exclude_the_lineage_and_retrainings(large, connection):
         row.id for row in rows if row.id not in lineage and row.origin != "reevaluation" and row.fitness is not None
     }
     assert children
+
+
+def test_scored_births_leave_out_failures_and_retrained_candidates(record, record_connection):
+    births = list_scored_births(record_connection, ["small", "nosuch"])
+    assert [point.birth for point in births] == sorted(
+        row.birth for row in list_best(record_connection, record.search_id, 100)
+    )
+    assert {point.search for point in births} == {"small"}
+    assert list_scored_births(record_connection, []) == []
