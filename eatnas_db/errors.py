@@ -39,3 +39,10 @@ class DataError(EatnasError):
 
 class StaleLeaseError(EatnasError):
     """The writer no longer holds the lease of the candidate."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one line for an error of the operating system: the file, if it names one, and what happened to it."""
+    reason = error.strerror or str(error) or type(error).__name__
+    files = " -> ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
+    return f"{files}: {reason}" if files else reason

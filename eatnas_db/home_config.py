@@ -1,6 +1,6 @@
 """Read the settings of one home: its optional `config.yaml`, and the environment, which takes precedence.
 
-Only the daemon, its hooks and `doctor` import this module: pydantic and yaml are slow to load.
+Only the daemon, its hooks and `doctor` import this module: pydantic and the YAML parser are slow to load.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,7 +22,9 @@ from pydantic import (
     field_validator,
 )
 
+from eatnas_db.domain.plain_scalars import plain_texts, plain_values
 from eatnas_db.errors import EatnasError
+from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 MAX_BYTES: Final = "EATNAS_MAX_BYTES"
 HookEvent = Literal["finished", "failed", "paused", "waiting"]
@@ -35,13 +36,17 @@ _SIZE_EXAMPLES: Final = "a number of bytes above 0, or a size such as 500MB, 20G
 
 def _require_size(value: object) -> object:
     # ByteSize ignores what follows a number ("1,5TB" is 1 byte), and counts YAML's `yes` as 1.
+    value = plain_values(value)
     if isinstance(value, bool) or (isinstance(value, str) and not _SIZE.fullmatch(value)):
         raise ValueError
     return value
 
 
 def _split_command(value: object) -> object:
-    return shlex.split(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return shlex.split(value)
+    # The arguments of a command are texts: 8080 too.
+    return plain_texts(value) if isinstance(value, list) else plain_values(value)
 
 
 Size = Annotated[ByteSize, BeforeValidator(_require_size), Field(gt=0)]
@@ -107,11 +112,11 @@ def _read_section(home: Path, name: str) -> HomeConfig:
     """Validate one section and the names of all; the reader of another section reports the mistakes in that."""
     file = home / "config.yaml"
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return HomeConfig()
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EatnasError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (YamlFormatError, UnicodeDecodeError) as error:
+        raise EatnasError(f"{file} is not valid YAML: {error}") from None
     if isinstance(tree, dict):
         tree = {key: value for key, value in tree.items() if key == name or key not in HomeConfig.model_fields}
     try:
@@ -130,6 +135,7 @@ _MODELS: Final[dict[tuple[str, ...], type[_ConfigSection]]] = {
 def _describe(error: ValidationError, tree: Any, file: Path) -> str:
     """Describe the first mistake in one line: the place, the value and what is allowed."""
     # A misspelt key comes first: it also explains why another one is missing.
+    tree = plain_values(tree)
     mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
     names = tuple(name for name in mistake["loc"] if isinstance(name, str))
     if not names:

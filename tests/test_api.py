@@ -142,7 +142,7 @@ def test_concurrent_creators_get_their_own_search(tmp_path):
 
 
 def test_import_loads_no_optional_modules():
-    code = "import sys, eatnas_db.api; assert not {'pandas', 'alembic', 'pydantic', 'yaml'} & set(sys.modules)"
+    code = "import sys, eatnas_db.api; assert not {'pandas', 'alembic', 'pydantic', 'ruamel.yaml'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -67,7 +67,7 @@ def test_a_package_imports_nothing_by_itself(package):
 @pytest.mark.parametrize("module", sorted(path.stem for path in (ROOT / "eatnas_db" / "domain").glob("[!_]*.py")))
 def test_the_domain_loads_nothing_heavy(module):
     loaded = loaded_by(f"eatnas_db.domain.{module}")
-    assert not loaded & {"sqlalchemy", "torch", "mlflow", "numpy", "alembic", "typer", "yaml"}
+    assert not loaded & {"sqlalchemy", "torch", "mlflow", "numpy", "alembic", "typer", "ruamel.yaml"}
     assert module in ("spec", "spec_errors") or "pydantic" not in loaded
 
 

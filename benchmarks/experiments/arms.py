@@ -17,9 +17,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
 from arm_specs import LARGE, ArmSearch, main_arms, merge, variations
 from search_runner import SearchRunner, common_options
+
+from eatnas_db.domain.plain_scalars import plain_values
+from eatnas_db.yaml_files import parse_yaml
 
 FINAL_COLUMNS = ("arm", "seed", "candidate", "replica", "test_accuracy", "mult_adds", "code")
 
@@ -89,7 +91,8 @@ def main() -> None:
     options = parser.parse_args()
     runner = SearchRunner(options.home.absolute(), options.data_root, options.slots, options.out)
     if options.experiment == "noise":
-        training = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in options.training)}
+        pairs = (pair.split("=", 1) for pair in options.training)
+        training = {key: plain_values(parse_yaml(value)) for key, value in pairs}
         measure_noise(runner, options.name, options.networks, options.noise_seeds, training)
     elif options.experiment == "final":
         if without_winner := set(options.arms) - set(main_arms(1)):

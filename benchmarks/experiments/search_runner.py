@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from arm_specs import ArmSearch, merge
 from sqlalchemy import Select, func, select
 
@@ -59,7 +59,7 @@ class SearchRunner:
         if name not in self.existing_searches():
             spec = merge(arm_search.spec, {"name": name, "data": {"root": self.data_root}})
             file = self.settings.home / f"{name}.yaml"
-            file.write_text(yaml.safe_dump(spec, sort_keys=False))
+            file.write_text(json.dumps(spec, indent=2))
             create = ("transfer", arm_search.source) if arm_search.source else ("search", "create")
             self.call(*create, str(file), "--slots", str(self.slots))
         self.call("run", name, "--slots", str(self.slots))

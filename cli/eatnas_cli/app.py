@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
-from eatnas_db.errors import EatnasError
+from eatnas_db.errors import EatnasError, describe_os_error
 from eatnas_db.settings import load_settings
 
 COMMANDS: Final = {
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"eatnas-db: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print(f"eatnas-db: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(f"eatnas-db: {describe_os_error(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -38,7 +38,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
-from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
 from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
 from eatnas_db.settings import Settings, load_settings
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EatnasError as error:
         print(f"eatnas-db: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"eatnas-db: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        print(f"eatnas-db: {describe_os_error(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

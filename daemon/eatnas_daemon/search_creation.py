@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_data_set
 from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.monitor import probe_once
@@ -27,10 +25,11 @@ from eatnas_daemon.devices.nvml import Nvml
 from eatnas_db.database.engine import open_record, write_connection
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import SearchSpec, parse_spec
-from eatnas_db.errors import EatnasError, InvalidSpecError
+from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,13 @@ class TransferSource:
 
 
 def read_spec_file(path: Path) -> Any:
-    """Return the unchecked content of a YAML spec. Raises `InvalidSpecError`, `OSError`."""
+    """Return the unchecked content of a YAML spec. Raises `InvalidSpecError`."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InvalidSpecError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpecError(describe_os_error(error)) from None
+    except YamlFormatError as error:
+        raise InvalidSpecError(f"{path} is not YAML: {error}") from None
     except UnicodeDecodeError:
         raise InvalidSpecError(f"{path} is not a text file; a spec is YAML, see examples/digits.yaml") from None
 
@@ -72,9 +73,9 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise InvalidSpecError(f"--set {assignment}: write section.key=value")
         try:
-            overrides[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InvalidSpecError(f"--set {assignment}: not YAML: {' '.join(str(error).split())}") from None
+            overrides[key] = parse_yaml(value)
+        except YamlFormatError as error:
+            raise InvalidSpecError(f"--set {assignment}: not YAML: {error}") from None
     return overrides
 
 
@@ -144,9 +145,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.source is not None:
             source = TransferSource(options.source, options.candidate, options.force)
         created = create_search_from_spec(settings, tree, slots=options.slots, source=source)
-    except (EatnasError, OSError, json.JSONDecodeError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    except EatnasError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(describe_os_error(error))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        sys.exit(f"the spec on stdin is not JSON: {error}")
     for warning in created.warnings:
         print(f"note: {warning}", file=sys.stderr)
     print(json.dumps({"id": created.id, "name": created.name}))

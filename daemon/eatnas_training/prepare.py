@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
-from eatnas_db.errors import DataError
+from eatnas_db.errors import DataError, describe_os_error
 from eatnas_training.data import datasets
 from eatnas_training.data.catalog import DATA_SETS, get_data_set
 from eatnas_training.data.download import SOURCES, Source, download_missing
@@ -86,9 +86,12 @@ def main() -> None:
     command = parser.parse_args().command
     try:
         answer = list_data_sets() if command == "list" else COMMANDS[command](json.load(sys.stdin))
-    except (DataError, OSError, ValueError, KeyError) as error:
-        print(f"{error}" if isinstance(error, DataError) else repr(error), file=sys.stderr)
-        sys.exit(1)
+    except DataError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(describe_os_error(error))
+    except (ValueError, KeyError) as error:
+        sys.exit(repr(error))
     print(json.dumps(answer))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
+from eatnas_db.domain.plain_scalars import PlainScalar, plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
@@ -23,9 +24,15 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # otherwise YAML's `yes` would count as 1
-            raise ValueError("a boolean (yes, no, true, false) is not allowed here")
+    def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name is not None and isinstance(value, PlainScalar):
+            annotation = cls.model_fields[info.field_name].annotation
+            if str in (annotation, *get_args(annotation)):  # a name such as 010 stays as it was written
+                return value.text
+        if not isinstance(value, dict):  # a section converts its own values
+            value = plain_values(value)
+        if isinstance(value, bool):  # otherwise `true` would count as 1
+            raise ValueError("a boolean (true, false) is not allowed here")
         return value
 
 
@@ -218,9 +225,9 @@ class SearchSpec(_Section):
     inheritance: InheritanceSpec = InheritanceSpec()
     reevaluation: ReevaluationSpec = ReevaluationSpec()
 
-    @field_validator("space", mode="before")
+    @field_validator("space")
     @classmethod
-    def _known_space(cls, value: Any) -> Any:
+    def _known_space(cls, value: str | MacroSpec) -> str | MacroSpec:
         if isinstance(value, str) and value not in PRESETS:
             raise ValueError(describe_unknown(value, PRESETS, "space"))
         return value
@@ -242,12 +249,15 @@ class SearchSpec(_Section):
 
 
 def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchSpec:
-    """Validate a spec read from YAML; `overrides` maps `section.key` to values.
+    """Validate a spec read from YAML or a mapping of the same shape; `overrides` maps `section.key` to values.
 
     Raises `InvalidSpecError` with one line per error: the key, what is allowed, and the value.
     """
     if not isinstance(tree, dict):
-        raise InvalidSpecError(f"a spec must be a mapping of keys to values, got {type(tree).__name__}")
+        raise InvalidSpecError(
+            f"a spec must be a mapping of keys to values, got {type(plain_values(tree)).__name__}; "
+            "see examples/digits.yaml"
+        )
     for path, value in (overrides or {}).items():
         tree = _with_override(tree, path.split("."), value, path)
     try:
@@ -264,5 +274,5 @@ def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str)
         return {**tree, head: value}
     inner = tree.get(head, {})
     if not isinstance(inner, dict):
-        raise InvalidSpecError(f"--set {path}: {head} is {inner!r}, not a section, so it has no keys")
+        raise InvalidSpecError(f"--set {path}: {head} is {plain_values(inner)!r}, not a section, so it has no keys")
     return {**tree, head: _with_override(inner, rest, value, path)}

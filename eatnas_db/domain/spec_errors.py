@@ -8,6 +8,7 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from eatnas_db.domain.plain_scalars import plain_texts, plain_values
 from eatnas_db.domain.suggestions import did_you_mean
 
 
@@ -20,14 +21,18 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
         if location == ["space"] and details["type"] in ("string_type", "model_type"):
             # `space` is a name or a macro: pydantic reports an error for each, and neither is helpful.
             if not isinstance(details["input"], dict) and not any("space:" in line for line in lines):
-                lines.append(f"space: expected a name or a macro (given: {details['input']!r})")
+                lines.append(f"space: expected a name or a macro (given: {plain_values(details['input'])!r})")
         elif details["type"] == "extra_forbidden":
             lines.append(f"{path}: {_describe_unknown_key(location, model)}")
         elif details["type"] == "missing":
             lines.append(f"{path}: required key is missing")
+        elif details["type"] == "tuple_type":
+            lines.append(f"{path}: expected a list; write [{plain_texts(details['input'])}]")
         else:
             message = details["msg"].removeprefix("Value error, ")
-            given = details["input"]
+            given = plain_values(details["input"])
+            if details["type"] == "model_type":
+                message = "expected a section of keys and values"
             shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
             lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
     return lines

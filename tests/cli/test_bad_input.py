@@ -39,7 +39,11 @@ def one_line(words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: [", "is not YAML"),
+        ("name: [", "is not YAML: line 1"),
+        (SPEC + "data: {name: digits}", "the key 'data' is given twice, in line 4 and again in line 9"),
+        (SPEC.replace("epochs: 1", "epochs: 1, epochs: 2"), "the key 'epochs' is given twice, in line 5"),
+        (SPEC.replace("epochs: 1", "epochs: 1:30"), "training.epochs"),
+        (SPEC + "1: 2", "unknown key '1'"),
         ("just words", "a spec must be a mapping"),
         ("", "a spec must be a mapping"),
         (SPEC.replace("digits", "digitz"), "did you mean digits?"),
@@ -73,7 +77,12 @@ def test_missing_or_binary_spec_is_an_error(record, eatnas, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [("epochs", "section.key=value"), ("training.epoch=3", "did you mean epochs?"), ("training.epochs=[", "not YAML")],
+    [
+        ("epochs", "section.key=value"),
+        ("training.epoch=3", "did you mean epochs?"),
+        ("training.epochs=[", "not YAML"),
+        ("training={epochs: 1, epochs: 2}", "the key 'epochs' is given twice"),
+    ],
 )
 def test_a_bad_set_is_told(record, eatnas, spec, change, words):
     assert words in one_line(eatnas("search", "create", spec(), "--set", change, expect=1))

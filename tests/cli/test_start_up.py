@@ -13,7 +13,7 @@ from eatnas_cli.lazy_group import LazyGroup
 from eatnas_cli.query.app import COMMANDS as QUERY_COMMANDS
 from eatnas_cli.search.app import COMMANDS as SEARCH_COMMANDS
 
-HEAVY = {"alembic", "mlflow", "numpy", "pydantic", "rich", "torch", "yaml"}
+HEAVY = {"alembic", "mlflow", "numpy", "pydantic", "rich", "ruamel.yaml", "torch"}
 TABLES = {"root": COMMANDS, "query": QUERY_COMMANDS, "search": SEARCH_COMMANDS}
 
 

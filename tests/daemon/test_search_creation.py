@@ -62,12 +62,15 @@ def test_program_creates_search_and_prints_its_id_and_name(create, url):
         ({"training": {"epoch": 1}}, (), "did you mean epochs?"),
         ({"data": {"name": "digits", "train_images": 100_000}}, (), "exceed"),
         ({}, ("--from", "nothing"), "nothing"),
+        ({}, ("nowhere.yaml",), "nowhere.yaml: No such file or directory"),
+        ({}, ("/",), "/: Is a directory"),
     ],
 )
 def test_program_prints_error_and_creates_nothing(create, url, change, arguments, message):
     done = create(SPEC | change, *arguments)
     assert done.returncode == 1
     assert message in done.stderr
+    assert "Errno" not in done.stderr
     assert "Traceback" not in done.stderr
     with read_connection(url) as connection:
         assert not list_searches(connection)

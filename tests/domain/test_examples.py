@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
 from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.yaml_files import parse_yaml
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 TASKS = {
@@ -18,7 +18,7 @@ TASKS = {
 
 
 def read(path: Path):
-    return parse_spec(yaml.safe_load(path.read_text()))
+    return parse_spec(parse_yaml(path.read_text()))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

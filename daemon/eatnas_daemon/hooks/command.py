@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from eatnas_daemon.workers.process_tree import kill_process_tree
+from eatnas_db.errors import describe_os_error
 
 MAX_LOG_BYTES: Final = 10_000_000
 
@@ -49,7 +50,7 @@ class HookCommand:
                     process.wait()
                     return f"the command was killed after {self.timeout_seconds:g} s"
         except OSError as error:
-            return f"the command cannot be started: {error}"
+            return f"the command cannot be started: {describe_os_error(error)}"
         if status < 0:
             return f"the command was killed by signal {-status}"
         return f"the command exited with status {status}" if status else None

@@ -124,5 +124,5 @@ class Notifier:
             self._log.warning(
                 "hooks.on_event: %s cannot be written (%s); notifications may be delivered twice",
                 self._state_file,
-                error,
+                error.strerror,
             )

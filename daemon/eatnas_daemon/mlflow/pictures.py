@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from eatnas_db.errors import describe_os_error
 from eatnas_db.interpreter import python_command
 from eatnas_db.queries.searches import SearchRecord
 
@@ -145,7 +146,7 @@ class SearchPictures:
         try:
             self._renderer.start(tracked.search)
         except OSError as error:
-            self._log(f"cannot render the pictures of {tracked.search.name}: {error}")
+            self._log(f"cannot render the pictures of {tracked.search.name}: {describe_os_error(error)}")
 
     def _upload(self, *, wait: bool) -> bool:
         """Upload the rendered files. Return False while they are being rendered."""

@@ -10,6 +10,7 @@ from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_state import WorkerFailure, WorkerState
 from eatnas_db.domain.states import FailureKind
+from eatnas_db.errors import describe_os_error
 from eatnas_protocol.messages import EpochDone, Failed, Finished, Heartbeat, Message, Released
 
 
@@ -109,7 +110,7 @@ class WorkerPool:
             try:
                 process = self._launcher.launch(slot.number, slot.device)
             except OSError as error:
-                slot.record_failed_start(now, self._timeouts, str(error))
+                slot.record_failed_start(now, self._timeouts, describe_os_error(error))
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)

@@ -1,0 +1,34 @@
+"""Numbers and booleans of a YAML file together with their texts: a field that holds a text takes `010` as written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlainScalar:
+    """A scalar without quotes that YAML reads as a number or a boolean: its text and that value."""
+
+    text: str
+    value: int | float | bool
+
+
+def plain_values(tree: Any) -> Any:
+    """Return a tree with the values of its plain scalars."""
+    return _replaced(tree, as_text=False)
+
+
+def plain_texts(tree: Any) -> Any:
+    """Return a tree with the texts of its plain scalars."""
+    return _replaced(tree, as_text=True)
+
+
+def _replaced(tree: Any, *, as_text: bool) -> Any:
+    if isinstance(tree, PlainScalar):
+        return tree.text if as_text else tree.value
+    if isinstance(tree, dict):
+        return {key: _replaced(value, as_text=as_text) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_replaced(value, as_text=as_text) for value in tree]
+    return tree
