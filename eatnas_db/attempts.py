@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
 
+from eatnas_db.domain.states import FailureKind, MemoryFallback
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken
 from eatnas_db.schema.searches import search
@@ -96,6 +97,29 @@ def end_attempt(
     if device_seconds or more_scored:
         counters = {"search_id": search_id, "more_seconds": device_seconds, "more_scored": more_scored}
         connection.execute(_ADD_TO_COUNTERS, counters)
+
+
+def discard_progress(connection: Connection, candidate_id: int) -> None:
+    """Delete the epochs and the rows of the checkpoints of a candidate that begins from scratch.
+
+    The worker that begins removes the files.
+    """
+    for table in (epoch, checkpoint):
+        connection.execute(delete(table).where(table.c.candidate_id == candidate_id))
+
+
+def last_attempt_to_ignore(
+    earlier: Sequence[EndedAttempt], *, retried_after: int, memory_fallback: MemoryFallback
+) -> int:
+    """Return the number of the last attempt whose checkpoints the next one must not resume from; 0 if it may use all.
+
+    An attempt after `candidate retry` begins from scratch, and so does the first one with split batches, because it
+    computes other bits than those before it.
+    """
+    if memory_fallback != MemoryFallback.HALVED:
+        return retried_after
+    out_of_memory = (n for n, ended in enumerate(earlier, 1) if ended.failure == FailureKind.OUT_OF_MEMORY)
+    return max(retried_after, *out_of_memory)
 
 
 def has_progressed(connection: Connection, token: LeaseToken) -> bool:

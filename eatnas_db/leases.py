@@ -26,7 +26,10 @@ class LeaseToken:
 
 @dataclass(frozen=True, slots=True)
 class LeasedCandidate:
-    """A candidate leased for training; its earlier attempts took `spent_seconds` of a device."""
+    """A candidate leased for training; its earlier attempts took `spent_seconds` of a device.
+
+    It does not resume from checkpoints of the attempts up to `begins_after`.
+    """
 
     token: LeaseToken
     search_id: int
@@ -40,6 +43,7 @@ class LeasedCandidate:
     last_failure: str | None
     params: int = 0
     memory_fallback: MemoryFallback = MemoryFallback.NONE
+    begins_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)

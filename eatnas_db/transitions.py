@@ -12,8 +12,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Update, bindparam, update
 
 from eatnas_db.attempts import (
+    discard_progress,
     end_attempt,
     has_progressed,
+    last_attempt_to_ignore,
     list_earlier_attempts,
     record_attempt_event,
     start_attempt,
@@ -53,6 +55,7 @@ _LEASE_NEXT: Final = (
         candidate.c.origin,
         candidate.c.params,
         candidate.c.thrift,
+        candidate.c.retried_after,
     )
 )
 
@@ -72,6 +75,7 @@ def lease_next(
         return None
     token = LeaseToken(row.id, row.attempt)
     earlier = list_earlier_attempts(connection, token)
+    fallback = MemoryFallback(row.thrift)
     start_attempt(connection, token, host_id=host_id, worker_id=worker_id, now=now)
     record_attempt_event(connection, now, Transition.LEASE, search_id, token)
     return LeasedCandidate(
@@ -83,10 +87,11 @@ def lease_next(
         parent_id=row.parent_id,
         replica=row.replica,
         origin=row.origin,
-        spent_seconds=sum(ended.device_seconds for ended in earlier),
+        spent_seconds=sum(ended.device_seconds for ended in earlier[row.retried_after :]),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
-        memory_fallback=MemoryFallback(row.thrift),
+        memory_fallback=fallback,
+        begins_after=last_attempt_to_ignore(earlier, retried_after=row.retried_after, memory_fallback=fallback),
     )
 
 
@@ -184,6 +189,8 @@ def record_failure(
     if decision.memory_fallback != held.memory_fallback:
         event = _FALLBACK_EVENTS[decision.memory_fallback]
         record_attempt_event(connection, now, event, held.search_id, token)
+        if decision.memory_fallback == MemoryFallback.HALVED:
+            discard_progress(connection, token.candidate)
     return EDGES[edge][1]
 
 
@@ -223,12 +230,23 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
 
 
 def retry(connection: Connection, candidate_id: int, now: float) -> None:
-    """Return a failed candidate to pending, reset its counters and reopen its search. Raises `ConflictError`."""
+    """Return a failed candidate to pending, to be trained from scratch, and reopen its search.
+
+    Its counters are reset and its epochs and checkpoints deleted. Raises `ConflictError`.
+    """
     sources, target = EDGES[Transition.RETRY]
     row = connection.execute(
         update(candidate)
         .where(candidate.c.id == candidate_id, candidate.c.state.in_(sources))
-        .values(state=target, own_failures=0, losses=0, thrift=0, not_before=0, ended_at=None)
+        .values(
+            state=target,
+            own_failures=0,
+            losses=0,
+            thrift=0,
+            not_before=0,
+            retried_after=candidate.c.attempt,
+            ended_at=None,
+        )
         .returning(candidate.c.search_id)
     ).first()
     if row is None:
@@ -244,6 +262,7 @@ def retry(connection: Connection, candidate_id: int, now: float) -> None:
     ).first()
     if reopened is None:
         raise ConflictError(f"cannot retry candidate {candidate_id}: its search is cancelled, which cannot be undone")
+    discard_progress(connection, candidate_id)
     record_event(connection, now, Transition.RETRY, search_id=row.search_id, candidate_id=candidate_id)
 
 

@@ -19,6 +19,7 @@ class Assign:
     each, oldest first. If an ancestor's checkpoint cannot be used, the worker trains that ancestor again, from the
     weights of the one before it. The list is incomplete if its first entry itself has `inherits` set.
     `split_batches`: compute each batch as two micro-batches, because memory ran out.
+    `begins_after`: remove the checkpoints of the attempts up to this number instead of resuming from them.
     `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
     test images. No other training reads these.
     """
@@ -35,6 +36,7 @@ class Assign:
     log_file: str
     inherits: bool = False
     split_batches: bool = False
+    begins_after: int = 0
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     final_model: bool = False
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,11 +65,16 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     """Pass the candidate's checkpoints to `restore`, most advanced first, until it accepts one.
 
     `restore` raises `ValueError`, `KeyError` or `TypeError` to refuse the content. Other exceptions are passed on,
-    since they do not tell that the file is damaged. Return None if there are no checkpoints.
+    since they do not tell that the file is damaged. Return None if there are no checkpoints. Those of the attempts up
+    to `begins_after` are removed; if that fails, they are ignored.
     """
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}
     for name in list_checkpoint_names(folder, assign.candidate):
+        if name.attempt <= assign.begins_after:
+            with suppress(OSError):
+                (folder / str(name)).unlink()
+            continue
         try:
             content = read_checkpoint(folder / str(name))
             restore(content)

@@ -85,13 +85,14 @@ def identity_of(assign: Assign, recipe: TrainingSpec, data_digest: str) -> str:
     """Return, as JSON, all that decides the bits of a training; a checkpoint is used only where it is equal."""
     parent: list[Any] | bool = assign.inherits
     if assign.ancestors:
-        parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed")]
+        parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed", "split_batches")]
     identity = {
         "code": assign.code,
         "macro": assign.macro,
         "task": assign.task,
         "recipe": recipe.without_timing(),
         "seed": assign.seed,
+        "split_batches": assign.split_batches,
         "data_digest": data_digest,
         "parent": parent,
     }

@@ -200,6 +200,7 @@ def create_candidates() -> None:
         sa.Column("losses", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("thrift", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("not_before", sa.Float(), server_default=sa.text("0"), nullable=False),
+        sa.Column("retried_after", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("params", sa.BigInteger(), nullable=False),
         sa.Column("mult_adds", sa.BigInteger(), nullable=False),
         sa.Column("fitness", sa.Float(), nullable=True),

@@ -422,6 +422,8 @@ def test_out_of_memory_is_retried_alone_then_with_half_batches(tmp_path, home, s
     of_nine = select(attempt.c.outcome, attempt.c.failure).where(attempt.c.candidate_id == 9).order_by(attempt.c.number)
     failed = ("failed", "out_of_memory")
     assert [tuple(row) for row in fetch_rows(settings, of_nine)] == [failed, failed, ("scored", None)]
+    epochs = fetch_rows(settings, select(epoch.c.attempt).where(epoch.c.candidate_id == 9))
+    assert {row.attempt for row in epochs} == {3}
     assert set(company) == {1}
     with read_transaction(open_record(settings.database_url)) as connection:
         best = list_best(connection, 1, 24)

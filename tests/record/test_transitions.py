@@ -4,9 +4,10 @@ import sys
 from collections import Counter
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from eatnas_db import leases, training_record, transitions
+from eatnas_db.checkpoint_files import CheckpointName
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.memory_estimate import variable_bytes
 from eatnas_db.domain.states import CandidateState, FailureKind, MemoryFallback
@@ -15,7 +16,7 @@ from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import attempt, lease
+from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.searches.locking import lock_search
 
@@ -114,6 +115,56 @@ def test_out_of_memory_uses_up_the_fallbacks(engine, search_factory, lease_facto
         assert {"to_be_alone", "to_be_halved"} <= kinds
         transitions.retry(connection, leased.token.candidate, 3.0)
     assert lease_factory(search_id).memory_fallback == MemoryFallback.NONE
+
+
+def record_progress(engine, leased, number=0):
+    name = str(CheckpointName(leased.token.candidate, leased.token.attempt, number + 1, 0))
+    with transaction(engine) as connection:
+        epoch_record = training_record.EpochRecord(number, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
+        training_record.record_epochs(connection, leased.token, [epoch_record], 2.0)
+        checkpoint_record = training_record.CheckpointRecord(name, "digest", 1, number + 1, 0)
+        training_record.record_checkpoint(connection, leased.token, checkpoint_record, 2.0)
+
+
+def count_progress(engine, leased):
+    with read_transaction(engine) as connection:
+        return [
+            connection.execute(select(func.count()).where(table.c.candidate_id == leased.token.candidate)).scalar_one()
+            for table in (epoch, checkpoint)
+        ]
+
+
+def test_split_batches_begin_from_scratch_once(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    begins_after, progress = [], []
+    for kind in (FailureKind.LOST, FailureKind.OUT_OF_MEMORY, FailureKind.OUT_OF_MEMORY, FailureKind.LOST, None):
+        leased = lease_factory(search_id)
+        begins_after.append(leased.begins_after)
+        progress.append(count_progress(engine, leased))
+        if kind is not None:
+            record_progress(engine, leased, number=leased.token.attempt)
+            record_failure(engine, leased, kind)
+    assert begins_after == [0, 0, 0, 3, 3]
+    assert progress == [[0, 0], [1, 1], [2, 2], [0, 0], [1, 1]]
+
+
+def test_retry_begins_from_scratch_and_may_use_its_whole_time(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    leased = lease_factory(search_id)
+    record_progress(engine, leased)
+    with transaction(engine) as connection:
+        kind = FailureKind.TIME_LIMIT
+        transitions.record_failure(connection, leased.token, kind, "too slow", device_seconds=9.0, now=2.0)
+        transitions.retry(connection, leased.token.candidate, 3.0)
+    assert count_progress(engine, leased) == [0, 0]
+    for spent, kind in ((0.0, FailureKind.LOST), (2.0, FailureKind.DIVERGED)):
+        again = lease_factory(search_id)
+        assert (again.begins_after, again.spent_seconds) == (1, spent)
+        with transaction(engine) as connection:
+            transitions.record_failure(connection, again.token, kind, "reason", device_seconds=2.0, now=4.0)
+    with transaction(engine) as connection:
+        transitions.retry(connection, leased.token.candidate, 5.0)
+    assert (lease_factory(search_id).begins_after, fetch_one(engine, select(search.c.device_seconds))) == (3, (13.0,))
 
 
 def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, lease_factory):

@@ -142,6 +142,29 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(assignment: Ma
     assert_same_bits(uninterrupted, resumed)
 
 
+@pytest.mark.parametrize("split_first", [False, True])
+def test_checkpoint_with_other_micro_batches_is_refused(assignment: MakeAssignment, split_first: bool) -> None:
+    released = run_training(
+        replace(assignment(attempt=1), split_batches=split_first), after_calls(3, StopRequest.RELEASE)
+    )
+    again = assignment(attempt=2, checkpoint_folder=released.folder)
+    reports = run_training(replace(again, split_batches=not split_first))
+    assert reports.only(Resumed).path is None
+    assert_same_bits(reports, run_training(replace(assignment(), split_batches=not split_first)))
+
+
+def test_checkpoints_of_ignored_attempts_are_removed(assignment: MakeAssignment) -> None:
+    first = run_training(assignment(attempt=1), after_calls(3, StopRequest.RELEASE))
+    second = run_training(
+        replace(assignment(attempt=2, checkpoint_folder=first.folder), begins_after=1),
+        after_calls(2, StopRequest.RELEASE),
+    )
+    assert second.of(Resumed) == []
+    assert not first.last_checkpoint().exists()
+    third = run_training(replace(assignment(attempt=3, checkpoint_folder=first.folder), begins_after=1))
+    assert third.only(Resumed).path == second.last_checkpoint().name
+
+
 def test_training_starts_from_scratch_without_a_valid_checkpoint(assignment: MakeAssignment) -> None:
     released = run_training(assignment(), after_calls(3, StopRequest.RELEASE))
     released.last_checkpoint().write_bytes(b"rubbish")

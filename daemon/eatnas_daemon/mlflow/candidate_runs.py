@@ -154,7 +154,9 @@ class CandidateRuns:
         self, run: CandidateRun, candidate: AttemptedCandidate, recipe: dict[str, Any], status: str, *, has_files: bool
     ) -> None:
         with read_transaction(self._engine) as connection:
-            epochs = list_epochs(connection, candidate.id, first=run.epochs, end=candidate.epochs)
+            # Fewer epochs than the run has: the candidate has begun from scratch.
+            first = run.epochs if run.epochs <= candidate.epochs else 0
+            epochs = list_epochs(connection, candidate.id, first=first, end=candidate.epochs)
         log_in_batches(
             self._client,
             run.run_id,

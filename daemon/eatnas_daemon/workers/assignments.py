@@ -57,6 +57,7 @@ def create_assignment(
         seed=_seed(search, leased.replica, final=final),
         inherits=bool(ancestors),
         split_batches=leased.memory_fallback == MemoryFallback.HALVED,
+        begins_after=leased.begins_after,
         ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
         final_model=final,
     )
@@ -113,6 +114,7 @@ def _assign_message(
     seed: int,
     inherits: bool,
     split_batches: bool,
+    begins_after: int = 0,
     ancestors: list[dict[str, Any]] | None = None,
     final_model: bool = False,
 ) -> Assign:
@@ -132,6 +134,7 @@ def _assign_message(
         log_file=str(settings.logs / f"candidate-{candidate_id}.log"),
         inherits=inherits,
         split_batches=split_batches,
+        begins_after=begins_after,
         ancestors=ancestors or [],
         final_model=final_model,
     )
