@@ -70,9 +70,16 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, classes]`."""
-        # A mean instead of AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
+        """Return the logits `[N, classes]`. Pooling and classifier compute in float32, in every precision."""
         features: Tensor = self.features(images)
+        if features.dtype == torch.float32:
+            return self._classify(features)
+        # In bfloat16 the logits of several classes are often equal, and which one counts as the largest is arbitrary.
+        with torch.autocast(features.device.type, enabled=False):
+            return self._classify(features.float())
+
+    def _classify(self, features: Tensor) -> Tensor:
+        # A mean instead of AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
         logits: Tensor = self.classifier(features.mean((2, 3)))
         return logits
 

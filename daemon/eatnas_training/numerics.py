@@ -35,7 +35,7 @@ def resolve_precision(device: str, requested: str) -> str:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Compute a network in `precision`; weights, loss and sums stay in float32 or better."""
+    """Compute a network in `precision`; weights, logits, loss and sums stay in float32 or better."""
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -38,6 +38,19 @@ def test_micro_batches_train_the_same_images_with_other_statistics(assignment: M
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
+def test_logits_are_float32_in_every_precision(assignment: MakeAssignment) -> None:
+    runner = StepRunner(assignment(precision="bfloat16"))
+    runner.load()
+    runner.build()
+    images, _ = runner.data.held_out.between(0, 100)
+    with numerics.autocast("cpu", "bfloat16"):
+        assert runner.state.model.features(images).dtype == torch.bfloat16
+        logits = runner.state.model(images)
+    assert logits.dtype == torch.float32
+    best, second = logits.topk(2).values.unbind(1)
+    assert bool((best > second).all())
+
+
 def test_recipe_decides_the_precision(assignment: MakeAssignment) -> None:
     auto, plain = (run_training(assignment(precision=precision)) for precision in ("auto", "float32"))
     assert finished(auto).precision == finished(plain).precision == "float32"
