@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.macro import Task
@@ -19,6 +19,7 @@ from eatnas_training.data.batches import BatchKey, LoadedData
 from eatnas_training.data.loading import load_data
 from eatnas_training.failures import DivergedError
 from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
+from eatnas_training.micro_batches import one_statistics_update
 from eatnas_training.numerics import autocast, resolve_precision, use_deterministic_arithmetic
 from eatnas_training.optimizer import learning_rate
 from eatnas_training.state import TrainingState, build_network, initial_state
@@ -45,6 +46,7 @@ class StepRunner:
         self.recipe = TrainingSpec(**assign.training)
         self.device_seconds = 0.0
         self._precision: str
+        self._norms: list[nn.BatchNorm2d] = []
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
@@ -68,6 +70,7 @@ class StepRunner:
         model = build_network(self.assign)
         inherited = None if parent is None else inherit_from(parent, model, self.assign, self.data)
         self.state = initial_state(model, self.recipe, self.device, self._precision)
+        self._norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
         if inherited is not None:
             self.state.share_inherited, self.state.logit_distance = inherited
 
@@ -94,19 +97,23 @@ class StepRunner:
         )
         images, labels = self.data.train.batch(key)
         state.optimizer.zero_grad(set_to_none=True)
-        for micro_images, micro_labels in self._micro_batches(images, labels):
-            with autocast(self.device, self._precision):
-                logits = state.model(micro_images)
-                loss = cross_entropy(logits, micro_labels, label_smoothing=recipe.label_smoothing)
-            share = len(micro_labels) / len(labels)
-            (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-            _add(state.sums, loss.detach() * len(micro_labels), logits.detach(), micro_labels)
+        if self.assign.split_batches and len(labels) >= 4:  # a single image has no variance
+            halves = zip(images.tensor_split(2), labels.tensor_split(2), strict=True)
+            with one_statistics_update(self._norms):
+                for half_images, half_labels in halves:
+                    self._add_gradients(half_images, half_labels, share=len(half_labels) / len(labels))
+        else:
+            self._add_gradients(images, labels)
         state.optimizer.step()
 
-    def _micro_batches(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batch, or two halves of it whose gradients accumulate, each with its own batch-norm statistics."""
-        count = 2 if self.assign.split_batches and len(labels) >= 4 else 1  # a single image has no variance
-        return zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
+    def _add_gradients(self, images: Tensor, labels: Tensor, share: float = 1) -> None:
+        """Add the gradients of images that are a `share` of the batch, and their loss and predictions to the sums."""
+        state = self.state
+        with autocast(self.device, self._precision):
+            logits = state.model(images)
+            loss = cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
+        _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
 
     def validate_step(self, start: int, sums: Tensor) -> int:
         """Add loss, correct predictions and count of the held-out images from `start` on; return the next start."""

@@ -38,6 +38,26 @@ def test_micro_batches_train_the_same_images_with_other_statistics(assignment: M
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
+@pytest.mark.parametrize("batch_size", [64, 67])
+def test_split_batch_updates_statistics_once(assignment: MakeAssignment, batch_size: int) -> None:
+    states = []
+    for split_batches in (False, True):
+        runner = StepRunner(replace(assignment(batch_size=batch_size), split_batches=split_batches))
+        runner.load()
+        runner.build()
+        runner.train_step()
+        states.append(runner.state.model.state_dict())
+    whole, split = states
+    counts = [int(tensor) for name, tensor in split.items() if name.endswith("num_batches_tracked")]
+    assert counts
+    assert set(counts) == {1}
+    # Only the stem's norm gets the same inputs in both trainings.
+    for name in ("features.1.running_mean", "features.1.running_var"):
+        torch.testing.assert_close(split[name], whole[name], rtol=1e-5, atol=1e-6)
+    mean = next(name for name in reversed(split) if name.endswith("running_mean"))
+    torch.testing.assert_close(split[mean], whole[mean], rtol=0.5, atol=0.05)
+
+
 def test_logits_are_float32_in_every_precision(assignment: MakeAssignment) -> None:
     runner = StepRunner(assignment(precision="bfloat16"))
     runner.load()
