@@ -17,9 +17,9 @@ PASSWORD = "hush-hush"
 
 
 @pytest.fixture
-def on_server(postgres, eatnas, home):
+def on_server(postgres_url, eatnas, home):
     """Runs a command with the server's address, with a password in it, in the environment."""
-    url = postgres.new_database().replace("postgres:@", f"postgres:{PASSWORD}@")
+    url = postgres_url.replace("postgres:@", f"postgres:{PASSWORD}@")
     environment = {**os.environ, "EATNAS_DB_URL": url}
 
     def call(*arguments, **options):

@@ -93,8 +93,8 @@ def count_leases(engine, name):
 
 
 @pytest.fixture
-def url(postgres):
-    return postgres.new_database()
+def url(postgres_url):
+    return postgres_url
 
 
 @pytest.fixture

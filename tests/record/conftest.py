@@ -1,8 +1,9 @@
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine, insert, make_url
 
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import transaction
@@ -24,12 +25,26 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Return the URL of an empty database; every test runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'eatnas.db'}"
-    return str(request.getfixturevalue("postgres").new_database())
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of an empty record."""
+    file = tmp_path_factory.mktemp("migrated") / "eatnas.db"
+    engine = create_engine_for(f"sqlite:///{file}")
+    commands.upgrade(engine)
+    engine.dispose()
+    return file
 
 
 @pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    commands.upgrade(create_engine_for(url))
+def engine(url: str, migrated_file: Path) -> Iterator[Engine]:
+    """Return an engine for an empty record with a host, a device and a worker."""
+    if (database := make_url(url).database) and url.startswith("sqlite"):
+        shutil.copy(migrated_file, database)
+    else:
+        commands.upgrade(create_engine_for(url))
     engine = open_record(url)
     with transaction(engine) as connection:
         connection.execute(insert(host).values(id=1, name="here", seen_at=0))

@@ -23,10 +23,9 @@ pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def server(postgres):
-    url = postgres.new_database()
-    commands.upgrade(create_engine_for(url))
-    engine = open_record(url)
+def server(postgres_url):
+    commands.upgrade(create_engine_for(postgres_url))
+    engine = open_record(postgres_url)
     yield engine
     engine.dispose()
 

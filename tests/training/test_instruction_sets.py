@@ -89,6 +89,7 @@ def test_convolutions_are_exact_without_avx512(without_avx512):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the plain convolution crashes without AVX-512"
 )

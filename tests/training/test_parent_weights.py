@@ -57,6 +57,7 @@ def comparable(report: Finished) -> Finished:
     return replace(report, attempt=0, device_seconds=0)
 
 
+@pytest.mark.slow
 def test_child_starts_from_its_parents_weights(assignment: MakeAssignment) -> None:
     recipe = {"data": {"name": "digits"}, "batch_size": 32, "augment": "none"}
     parent = assignment(1, epochs=4, **recipe)

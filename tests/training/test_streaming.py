@@ -282,6 +282,7 @@ def test_training_resumes_within_an_epoch_with_the_same_metrics(
     assert len(epoch_metrics(resumed)) == 2
 
 
+@pytest.mark.slow
 def test_network_learns_streamed_images(folder: Path, tmp_path: Path) -> None:
     assert finished(run_training(assign(folder, tmp_path, epochs=4, batch_size=16))).accuracy > 0.9
 

@@ -113,6 +113,7 @@ def test_random_mutation_is_exact_only_if_logits_agree(macro, drawn, seed) -> No
         assert distance(before, after) < ROUNDING
 
 
+@pytest.mark.slow
 @fixed
 @given(macros, st.lists(blocks, min_size=7, max_size=7), st.integers(2, 5), seeds)
 def test_several_mutations_are_exact_only_if_logits_agree(macro, drawn, count, seed) -> None:
