@@ -25,6 +25,7 @@ from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.schema.trainings import lease
+from eatnas_db.urls import sqlite_url
 
 EXCLUSIVE_SECONDS: Final = 5.0
 """How long a restore waits for other programs to close the record."""
@@ -138,7 +139,7 @@ def _verify(copy: Path, source: Path) -> str:
 
 
 def _release_leases(copy: Path, backup: Path, now: float) -> None:
-    engine = create_engine_for(f"sqlite:///{copy}")
+    engine = create_engine_for(sqlite_url(copy))
     try:
         with transaction(engine) as connection:
             for host_id in connection.execute(select(lease.c.host_id).distinct()).scalars().all():

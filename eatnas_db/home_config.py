@@ -24,6 +24,7 @@ from pydantic import (
 
 from eatnas_db.domain.plain_scalars import plain_texts, plain_values
 from eatnas_db.errors import EatnasError
+from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 MAX_BYTES: Final = "EATNAS_MAX_BYTES"
@@ -44,9 +45,14 @@ def _require_size(value: object) -> object:
 
 def _split_command(value: object) -> object:
     if isinstance(value, str):
-        return shlex.split(value)
-    # The arguments of a command are texts: 8080 too.
-    return plain_texts(value) if isinstance(value, list) else plain_values(value)
+        parts: object = shlex.split(value)
+    else:
+        # The arguments of a command are texts: 8080 too.
+        parts = plain_texts(value) if isinstance(value, list) else plain_values(value)
+    if not isinstance(parts, list):
+        return parts
+    # As a shell does: the command is started without one.
+    return [str(expand_home(Path(part))) if isinstance(part, str) and part.startswith("~") else part for part in parts]
 
 
 Size = Annotated[ByteSize, BeforeValidator(_require_size), Field(gt=0)]

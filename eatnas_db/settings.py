@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from eatnas_db.errors import RecordError
+from eatnas_db.text_encoding import escape_unstorable, is_storable
+from eatnas_db.urls import (
+    SQLITE_PREFIX,
+    expand_home,
+    is_scheme,
+    mlflow_store_url,
+    printable_url,
+    require_parsable_url,
+    sqlite_file,
+    sqlite_url,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +49,12 @@ class Settings:
     @property
     def mlflow_uri(self) -> str:
         """The URI of the home's own MLflow store."""
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        return mlflow_store_url(self.home / "mlflow.db")
 
     @property
     def database_file(self) -> Path | None:
         """The SQLite file, or None for a server."""
-        prefix = "sqlite:///"
-        return Path(self.database_url[len(prefix) :]) if self.database_url.startswith(prefix) else None
+        return sqlite_file(self.database_url)
 
     @property
     def lock_file(self) -> Path:
@@ -59,9 +70,16 @@ class Settings:
     @property
     def printable_url(self) -> str:
         """The database URL without its password and its options, which may hold one too."""
-        if self.database_file is not None:
-            return self.database_url
-        return re.sub(r"//([^:@/]*)(:.*)?@", r"//\1@", self.database_url).partition("?")[0]
+        return printable_url(self.database_url)
+
+    def tracking_uri(self, environment: Mapping[str, str]) -> str:
+        """Return the URI of the MLflow store: `MLFLOW_TRACKING_URI`, else the store of the home."""
+        uri = environment.get("MLFLOW_TRACKING_URI")
+        if not uri:
+            return self.mlflow_uri
+        if (file := sqlite_file(uri)) is not None and "?" not in uri:
+            return mlflow_store_url(file.absolute())
+        return str(expand_home(Path(uri))) if uri.startswith("~") else uri
 
 
 def load_settings(environment: Mapping[str, str], home: str | None = None, db: str | None = None) -> Settings:
@@ -70,15 +88,49 @@ def load_settings(environment: Mapping[str, str], home: str | None = None, db: s
     `EATNAS_HOME` (default: `.eatnas` in the working folder), `EATNAS_DB_URL` (default: an SQLite file in the home)
     and `EATNAS_HOST` (default: the host name).
     """
-    folder = Path(home or environment.get("EATNAS_HOME") or ".eatnas").absolute()
-    url = db or environment.get("EATNAS_DB_URL") or f"sqlite:///{folder / 'eatnas.db'}"
-    if not url.startswith("sqlite:///"):
-        require_supported_database(url.partition(":")[0])
-    return Settings(folder, url, environment.get("EATNAS_HOST") or socket.gethostname())
+    folder = home or environment.get("EATNAS_HOME") or ".eatnas"
+    _require_text(folder, "the home (--home, EATNAS_HOME)")
+    path = expand_home(Path(folder)).absolute()
+    url = db or environment.get("EATNAS_DB_URL") or sqlite_url(path / "eatnas.db")
+    if url.startswith(SQLITE_PREFIX):
+        url = sqlite_url(_require_sqlite_file(url))
+    else:
+        require_supported_database(url)
+    host = environment.get("EATNAS_HOST") or socket.gethostname()
+    _require_text(host, "the host name (EATNAS_HOST)")
+    return Settings(path, url, host)
 
 
-def require_supported_database(scheme: str) -> None:
-    """Raise `RecordError` unless `scheme` is the scheme of a PostgreSQL URL for psycopg."""
+def _require_sqlite_file(url: str) -> Path:
+    """Return the absolute path of the file that a URL names. Raises `RecordError`."""
+    file = sqlite_file(url)
+    if "?" in url or file is None or not file.name:
+        problem = "has options" if "?" in url else "names no file"
+        raise RecordError(
+            f"the database URL {url} {problem}; expected sqlite:///FILE; write %3F for a question mark in the path"
+        )
+    _require_text(str(file), "the file of the database (--db, EATNAS_DB_URL)")
+    return file.absolute()
+
+
+def _require_text(value: str, name: str) -> None:
+    """Raise `RecordError` if a value has bytes that are no text in the encoding of this program, or a NUL."""
+    if is_storable(value):
+        return
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        raise RecordError(f"{name} {escape_unstorable(value)} is not valid UTF-8; rename it, or choose another one")
+    raise RecordError(
+        f"{name} {escape_unstorable(value)} cannot be read with this system's encoding ({encoding}); "
+        "set PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+    )
+
+
+def require_supported_database(url: str) -> None:
+    """Raise `RecordError` unless `url` has the scheme of a PostgreSQL URL for psycopg."""
+    scheme, separator, _ = url.partition("://")
+    if not separator or not is_scheme(scheme):
+        require_parsable_url("", "the database URL")
     if scheme not in ("postgresql", "postgresql+psycopg"):
         raise RecordError(
             f"databases of kind {scheme!r} are not supported; use PostgreSQL "

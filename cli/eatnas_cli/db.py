@@ -29,6 +29,7 @@ from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.schema.record import REVISION
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.urls import sqlite_url
 from eatnas_migrations import commands
 from eatnas_report.formats import format_size
 
@@ -156,7 +157,7 @@ def copy(
 ) -> None:
     """Copy an SQLite database into an empty PostgreSQL database and compare every row."""
 
-    old = replace(ctx.obj, database_url=f"sqlite:///{source.absolute()}")
+    old = replace(ctx.obj, database_url=sqlite_url(source.absolute()))
     new = ctx.obj if target is None else load_settings({}, str(ctx.obj.home), target)
     open_record(old.database_url).dispose()
     if new.database_file is not None:

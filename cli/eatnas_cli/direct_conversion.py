@@ -17,6 +17,8 @@ from typing import Any, Final, get_args, get_origin
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from eatnas_db.urls import expand_home
+
 _INTEGER: Final = re.compile(r"-?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?(e-?[0-9]{1,2})?")
 
@@ -33,7 +35,7 @@ class _DirectOption(TyperOption):
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
-            return super().process_value(ctx, value)
+            return _with_home(super().process_value(ctx, value))
         return converted if self.callback is None else self.callback(ctx, self, converted)
 
 
@@ -45,7 +47,7 @@ class _DirectArgument(TyperArgument):
         try:
             converted = _converted(self, value)
         except _NotSimpleError:
-            return super().process_value(ctx, value)
+            return _with_home(super().process_value(ctx, value))
         return converted if self.callback is None else self.callback(ctx, self, converted)
 
 
@@ -93,6 +95,11 @@ def _converted_single(parameter: TyperOption | TyperArgument, annotation: Any, v
     raise _NotSimpleError
 
 
+def _with_home(value: Any) -> Any:
+    """Return a converted value, with `~` expanded if it is a path."""
+    return expand_home(value) if isinstance(value, Path) else value
+
+
 def _number(parameter: TyperOption | TyperArgument, kind: type[int] | type[float], value: Any) -> int | float:
     if isinstance(value, str):
         if not (_INTEGER if kind is int else _FLOAT).fullmatch(value):
@@ -113,7 +120,7 @@ def _path(parameter: TyperOption | TyperArgument, value: Any) -> Path:
         raise _NotSimpleError
     if not isinstance(value, str):
         raise _NotSimpleError
-    path = Path(value)
+    path = expand_home(Path(value))
     if path.exists() and not os.access(path, os.R_OK):
         raise _NotSimpleError
     return path

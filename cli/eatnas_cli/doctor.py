@@ -36,6 +36,7 @@ from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings
+from eatnas_db.urls import hide_passwords, require_parsable_url
 from eatnas_report.formats import format_size
 
 app = new_app()
@@ -230,14 +231,19 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
 
 
 def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
-    uri = environment.get("MLFLOW_TRACKING_URI")
-    if not uri:
+    uri = settings.tracking_uri(environment)
+    if uri == settings.mlflow_uri:
         return Finding("MLflow", True, f"the store of the home, {settings.mlflow_uri}")
-
+    try:
+        if "://" in uri:
+            require_parsable_url(uri, "MLFLOW_TRACKING_URI")
+    except RecordError as error:
+        found, _, advice = str(error).partition("; ")
+        return Finding("MLflow", False, found, advice)
     address = urlsplit(uri)
-    shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
     if address.scheme not in ("http", "https"):
-        return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {shown if address.hostname else uri}")
+        return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {hide_passwords(uri)}")
+    shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
 
     try:
         port = address.port or (443 if address.scheme == "https" else 80)

@@ -32,6 +32,7 @@ def init(ctx: typer.Context) -> None:
 def make_home(settings: Settings) -> None:
     """Create the folders and the record that are missing. Raises `RecordError`."""
     file = settings.database_file
+    engine = create_engine_for(settings.database_url)
     folders = [settings.home, settings.logs, settings.artifacts, settings.data]
     if file is not None:
         refuse_network_file_system(file, Path("/proc/mounts"))
@@ -41,7 +42,6 @@ def make_home(settings: Settings) -> None:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be created: {error.strerror}; choose another --home") from None
-    engine = create_engine_for(settings.database_url)
     if (file is not None and not file.exists()) or current_revision(engine) is None:
         if file is not None:
             _require_room(file.parent)

@@ -13,6 +13,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.interpreter import python_command
 from eatnas_db.settings import Settings
+from eatnas_db.urls import hide_passwords, require_parsable_url
 
 app = new_app(no_args_is_help=True)
 
@@ -30,8 +31,6 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Sync, then start MLflow's user interface."""
-    from eatnas_daemon.mlflow.client import hide_passwords
-
     uri = _tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
@@ -42,7 +41,7 @@ def ui(
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
-        "MLFLOW_ARTIFACTS_DESTINATION": str(ctx.obj.home / "mlflow-artifacts"),
+        "MLFLOW_ARTIFACTS_DESTINATION": (ctx.obj.home / "mlflow-artifacts").as_uri(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # MLflow starts its server with options of its own.
         "PYTHONSAFEPATH": "1",
@@ -54,7 +53,10 @@ def ui(
 
 
 def _tracking_uri(settings: Settings) -> str:
-    return os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri
+    uri = settings.tracking_uri(os.environ)
+    if "://" in uri:
+        require_parsable_url(uri, "MLFLOW_TRACKING_URI")
+    return uri
 
 
 def _require_free(host: str, port: int) -> None:
@@ -66,7 +68,6 @@ def _require_free(host: str, port: int) -> None:
 
 
 def _sync(settings: Settings, uri: str) -> None:
-    from eatnas_daemon.mlflow.client import hide_passwords
     from eatnas_daemon.mlflow.sync import sync
     from eatnas_db.database.engine import open_record
 

@@ -19,6 +19,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
+from eatnas_db.urls import expand_home
 
 app = new_app(no_args_is_help=True)
 
@@ -88,7 +89,7 @@ def _lines(file: str) -> Iterator[bytes]:
         yield from sys.stdin.buffer
         return
     try:
-        with Path(file).open("rb") as lines:
+        with expand_home(Path(file)).open("rb") as lines:
             yield from lines
     except OSError as error:
         raise NotFoundError(f"{file} cannot be read: {error.strerror or error}") from None

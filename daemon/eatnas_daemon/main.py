@@ -214,7 +214,7 @@ def _followers(settings: Settings) -> list[Follower]:
         "EATNAS_DB_URL": settings.database_url,
         "EATNAS_HOME": str(settings.home),
         "EATNAS_HOST": settings.host,
-        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or settings.mlflow_uri,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri(os.environ),
     }
     followers = [Follower(("eatnas_daemon.mlflow",), environment, settings.logs / "mlflow.log")]
     if read_hooks(settings.home) is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Connection, Engine, Table, func, select
+
+from eatnas_db.urls import sqlite_url
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
@@ -19,6 +22,13 @@ def is_postgresql(bind: Engine | Connection) -> bool:
 def describe_location(engine: Engine) -> str:
     """Return the file, or the server and its database, without a password."""
     return _describe_url(engine.url)
+
+
+def url_of(engine: Engine) -> str:
+    """Return the URL from which another process can create the same engine; it may hold a password."""
+    if is_postgresql(engine):
+        return engine.url.render_as_string(hide_password=False)
+    return sqlite_url(Path(str(engine.url.database)))
 
 
 def insert_or_ignore(table: Table) -> Insert:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
 
 from eatnas_db.database.dialects import describe_location, is_postgresql
@@ -18,6 +18,7 @@ from eatnas_db.database.transactions import mark_write, read_transaction, transa
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.settings import require_supported_database
+from eatnas_db.urls import require_parsable_url, sqlite_file
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
@@ -43,9 +44,11 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     On SQLite the driver does not begin transactions: it would take the write lock too late, and commit a migration
     in parts.
     """
-    if not url.startswith("sqlite:"):
+    file = sqlite_file(url)
+    if file is None:
         return _create_postgresql_engine(url, busy_seconds)
-    engine = create_engine(url, connect_args={"timeout": busy_seconds})
+    # Not from the URL: the versions of SQLAlchemy differ in how they decode its path.
+    engine = create_engine(URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -56,8 +59,8 @@ def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: flo
 
     `busy_seconds`: how long a transaction waits for the locks of other programs.
     """
-    if url.startswith("sqlite:"):
-        file = Path(url.removeprefix("sqlite:///"))
+    file = sqlite_file(url)
+    if file is not None:
         refuse_network_file_system(file, mounts)
         if not file.exists():
             raise RecordError(f"no record at {file}; run `eatnas-db init` to create one")
@@ -124,11 +127,12 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
+    require_supported_database(url)
+    require_parsable_url(url, "the database URL")
     try:
         address = make_url(url)
-    except ArgumentError:
-        raise RecordError("the database URL is invalid; expected postgresql://USER@HOST/DATABASE") from None
-    require_supported_database(address.drivername)
+    except (ArgumentError, ValueError):
+        raise RecordError("the database URL is invalid; expected postgresql://USER@HOST:PORT/DATABASE") from None
     try:
         engine = create_engine(
             address.set(drivername="postgresql+psycopg"),

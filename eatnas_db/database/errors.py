@@ -13,6 +13,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import is_disk_full
 from eatnas_db.errors import RecordError, TransactionRollbackError
+from eatnas_db.urls import hide_passwords
 
 
 @contextmanager
@@ -54,6 +55,8 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
     for prefix, message in _MESSAGES_BY_STATE.items():
         if state.startswith(prefix):
             return RecordError(message.format(place=place, cause=lines[0]))
+    if not state and any(phrase in str(cause) for phrase in _INVALID_OPTION):
+        return RecordError(f"the URL of {place} has an invalid option ({hide_passwords(lines[0])}); correct --db")
     if is_connection_lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):
         for phrase, message in _MESSAGES_BY_TEXT.items():
             if phrase in str(cause):
@@ -61,6 +64,9 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
         return RecordError(_CONNECTION_FAILED.format(place=place, cause=lines[0]))
     return None
 
+
+_INVALID_OPTION: Final = ("invalid connection option", "bad value for", "invalid dsn", "invalid integer value")
+"""Phrases of the driver's errors before it connects."""
 
 _ROLLBACK_STATES: Final = ("40001", "40P01")
 """Serialization failure and deadlock."""

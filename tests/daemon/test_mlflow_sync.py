@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.daemon_lock import hold_daemon_lock
-from eatnas_daemon.mlflow.client import connect, hide_passwords
+from eatnas_daemon.mlflow.client import connect
 from eatnas_daemon.mlflow.search_runs import STEP_METRICS
 from eatnas_daemon.mlflow.sync import MlflowSync, sync
 from eatnas_db import transitions
@@ -261,16 +261,3 @@ def test_real_server_gets_each_run_once_over_http(engine, tmp_path):
         finish_fourth(engine, token)
         assert sync_runs(engine, uri) == 1
         assert_store_matches(engine, uri)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("http://me:secret@host:5000/x", "http://me:***@host:5000/x"),
-        ("failed at postgresql+psycopg://me:se/cr@et@host/db: no", "failed at postgresql+psycopg://me:***@host/db: no"),
-        ("http://host:5000", "http://host:5000"),
-        ("sqlite:////home/me/mlflow.db", "sqlite:////home/me/mlflow.db"),
-    ],
-)
-def test_passwords_in_urls_are_hidden(text, expected):
-    assert hide_passwords(text) == expected

@@ -291,9 +291,3 @@ def test_unsupported_database_is_refused(url):
     with pytest.raises(RecordError, match="not supported; use PostgreSQL") as raised:
         create_engine_for(url)
     assert "secret" not in str(raised.value)
-
-
-def test_printable_url_hides_secrets(tmp_path):
-    shown = load_settings({}, str(tmp_path), "postgresql://me:se:cr/et@h:5/d?sslpassword=secret").printable_url
-    assert shown == "postgresql://me@h:5/d"
-    assert load_settings({}, str(tmp_path)).printable_url == f"sqlite:///{tmp_path}/eatnas.db"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Engine
 
 from eatnas_db.database.locks import task_lock
+from eatnas_db.urls import hide_passwords, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -96,22 +96,20 @@ def to_milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def hide_passwords(text: str) -> str:
-    """Replace the password in every URL of a text by asterisks."""
-    return re.sub(r"(://[^\s:/@]*):\S*@", r"\1:***@", text)
-
-
 def describe_error(tracking_uri: str, error: Exception) -> str:
     """Return one line for a log: the store, the kind of error and the first line of its message."""
     first_line = (str(error).splitlines() or [""])[0]
     message = f"MLflow at {tracking_uri}: {type(error).__name__}: {first_line}"
-    return hide_passwords(message)[:MAX_ERROR_CHARACTERS]
+    return hide_passwords(message, tracking_uri)[:MAX_ERROR_CHARACTERS]
 
 
 def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:
     """Return the device and inode of an SQLite store's file; None if there is no such file."""
+    file = sqlite_file(tracking_uri)
+    if file is None:
+        return None
     try:
-        status = Path(tracking_uri.removeprefix("sqlite:///")).stat()
+        status = file.stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -119,6 +117,5 @@ def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:
 
 def find_artifact_folder(tracking_uri: str) -> Path | None:
     """Return the folder for the files of an SQLite store, next to it; None for a server, which has its own place."""
-    if not tracking_uri.startswith("sqlite:///"):
-        return None
-    return Path(tracking_uri.removeprefix("sqlite:///")).absolute().parent / "mlflow-artifacts"
+    file = sqlite_file(tracking_uri)
+    return None if file is None else file.absolute().parent / "mlflow-artifacts"

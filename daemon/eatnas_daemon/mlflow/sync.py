@@ -24,7 +24,7 @@ from eatnas_daemon.mlflow.client import (
 from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
-from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.dialects import is_postgresql, url_of
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import list_connected_hosts, task_lock
 from eatnas_db.database.transactions import read_transaction
@@ -33,6 +33,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.queries.attempted_candidates import list_attempted, list_attempted_ids
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.urls import hide_passwords
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -81,14 +82,18 @@ class MlflowSync:
         self._engine, self._client = engine, client
         with read_transaction(engine) as connection:
             self._record_uuid = get_record_uuid(connection)
+
+        def log_safely(message: str) -> None:
+            log(hide_passwords(message, client.tracking_uri))
+
         self._watermark = EventWatermark()
         self._synced_event: int | None = None
         self._experiments: dict[int, Experiment] = {}
         self._pictures: SearchPictures | None = None
         if pictures:
-            renderer = RenderProcess(engine.url.render_as_string(hide_password=False))
-            self._pictures = SearchPictures(client, renderer, log)
-        self._candidate_runs = CandidateRuns(engine, client, self._record_uuid, log)
+            renderer = RenderProcess(url_of(engine))
+            self._pictures = SearchPictures(client, renderer, log_safely)
+        self._candidate_runs = CandidateRuns(engine, client, self._record_uuid, log_safely)
         self._search_runs = SearchRuns(engine, client, self._record_uuid, self._pictures)
 
     def sync_changes(self, stopping_pid: int | None = None) -> int:

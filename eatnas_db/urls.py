@@ -1,0 +1,148 @@
+"""URLs of databases and of MLflow stores: paths in them, and their text without secrets. Standard library only.
+
+SQLAlchemy is not used: quick commands do not load it before they need it, and its versions differ in how they decode
+the path of a file.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+from eatnas_db.errors import RecordError
+
+SQLITE_PREFIX: Final = "sqlite:///"
+HIDDEN_URL: Final = "(a hidden URL)"
+"""The text for a URL that cannot be parsed: any part of it may be a part of a password."""
+MAX_PORT: Final = 65535
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_HOST: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5}))?")
+_URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
+_SECRET_OPTION: Final = re.compile(r"(?i)(\w*(?:password|passwd|pwd|secret|token)\w*\s*=\s*)('[^']*'|\"[^\"]*\"|\S+)")
+_AFTER_URL: Final = ".,:;!)]}>'\"`"
+"""Punctuation that ends a sentence or a quotation, not a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class UrlParts:
+    """The parts of a URL that are not secret; `has_password` is about the part before the host."""
+
+    scheme: str
+    user: str
+    has_password: bool
+    host: str
+    path: str
+    """The path, with its leading slash, without options and fragment."""
+
+    def render(self, password: str | None = None) -> str:
+        """Return the URL without its options, and with `password` in the place of the password if it has one."""
+        mark = f":{password}" if self.has_password and password is not None else ""
+        user = f"{self.user}{mark}@" if self.user or mark else ""
+        return f"{self.scheme}://{user}{self.host}{self.path}"
+
+
+def parse_url(url: str) -> UrlParts | None:
+    """Return the parts of a URL, or None if it is not clear where its password ends."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _SCHEME.fullmatch(scheme) or not rest.isprintable() or any(map(str.isspace, rest)):
+        return None
+    if scheme.startswith("sqlite"):
+        return None if "@" in rest and not rest.startswith("/") else UrlParts(scheme, "", False, "", rest)
+    head, _, _ = rest.partition("?")
+    if rest.count("@") > 1 or head.count("@") != rest.count("@"):
+        return None
+    login, has_login, location = head.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if has_login and ("#" in login or "/" in user):
+        return None
+    address, _, path = location.partition("/")
+    path = path.partition("#")[0]
+    if not all(map(_is_host, address.split(","))):
+        return None
+    return UrlParts(scheme, user, bool(colon), address, f"/{path}" if "/" in location else "")
+
+
+def _is_host(text: str) -> bool:
+    match = _HOST.fullmatch(text)
+    return match is not None and int(match["port"] or 0) <= MAX_PORT
+
+
+def is_scheme(text: str) -> bool:
+    """Return whether a text can be the part of a URL before its colon."""
+    return _SCHEME.fullmatch(text) is not None
+
+
+def printable_url(url: str) -> str:
+    """Return a URL without its password and its options, or `HIDDEN_URL` if it cannot be parsed."""
+    if url.startswith(SQLITE_PREFIX):
+        return url
+    parts = parse_url(url)
+    return HIDDEN_URL if parts is None else parts.render()
+
+
+def hide_passwords(text: str, *known: str) -> str:
+    """Return a text without the passwords and options of the URLs in it.
+
+    `known` are URLs that the text may contain. They are found as a whole, even if a space separates their parts.
+    """
+    for url in known:
+        text = text.replace(url, _mask(url)) if "://" in url else text
+    return _SECRET_OPTION.sub(r"\1***", _URL_IN_TEXT.sub(_mask_found, text))
+
+
+def _mask_found(found: re.Match[str]) -> str:
+    url = found[0].rstrip(_AFTER_URL)
+    return _mask(url) + found[0][len(url) :]
+
+
+def _mask(url: str) -> str:
+    if url.startswith(SQLITE_PREFIX):
+        return url
+    parts = parse_url(url)
+    return HIDDEN_URL if parts is None else parts.render("***")
+
+
+def require_parsable_url(url: str, name: str) -> None:
+    """Raise `RecordError` if it is not clear where the password of a URL ends. `name` says where it comes from."""
+    if parse_url(url) is None and not url.startswith(SQLITE_PREFIX):
+        raise RecordError(
+            f"{name} cannot be parsed and is not shown, because it may hold a password; expected "
+            "SCHEME://USER:PASSWORD@HOST:PORT/NAME; in a user name or a password, write %40 instead of @, %2F of /, "
+            "%3F of ?, %23 of #, %25 of %, and %20 of a space"
+        )
+
+
+def sqlite_url(file: Path) -> str:
+    """Return the URL of an SQLite file."""
+    path = str(file)
+    for sign in "%?#":
+        path = path.replace(sign, f"%{ord(sign):X}")
+    return SQLITE_PREFIX + path
+
+
+def mlflow_store_url(file: Path) -> str:
+    """Return the URL of an SQLite file for MLflow, which creates the folder of the URL's path without decoding it.
+
+    A path that has to be encoded gets no slash, so that MLflow finds no folder in it to create.
+    """
+    url = sqlite_url(file)
+    return url if url == SQLITE_PREFIX + str(file) else SQLITE_PREFIX + quote(str(file), safe=" ")
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file that the URL of an SQLite database names, without its options; None for another URL."""
+    if not url.startswith(SQLITE_PREFIX):
+        return None
+    return expand_home(Path(unquote(url[len(SQLITE_PREFIX) :].partition("?")[0])))
+
+
+def expand_home(path: Path) -> Path:
+    """Return a path with a leading `~` or `~USER` replaced; a path whose user does not exist stays as it is."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
