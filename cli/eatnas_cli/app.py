@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 
 import typer
 
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
-from eatnas_db.errors import EatnasError, describe_os_error
+from eatnas_db.errors import EatnasError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
 
+PACKAGE: Final = "eatnas-db"
 COMMANDS: Final = {
     "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
     "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
@@ -52,6 +54,16 @@ class RootGroup(LazyGroup):
 app = new_app(cls=RootGroup, no_args_is_help=True)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version(PACKAGE)
+        except PackageNotFoundError:
+            raise NotFoundError(f"{PACKAGE} is not installed; run `pip install .` in its source folder") from None
+        typer.echo(f"{PACKAGE} {number}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     ctx: typer.Context,
@@ -59,6 +71,9 @@ def root(
     db: Annotated[
         str | None, typer.Option(help="Database URL. Default: EATNAS_DB_URL, or an SQLite file in the home.")
     ] = None,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """A neural architecture search that lives in a database."""
     ctx.obj = load_settings(os.environ, home, db)

@@ -19,6 +19,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from eatnas_db.urls import expand_home
 
+HELP_OPTIONS: Final = ["-h", "--help"]
 _INTEGER: Final = re.compile(r"-?[0-9]{1,30}")
 _FLOAT: Final = re.compile(r"-?[0-9]{1,30}(\.[0-9]{1,30})?(e-?[0-9]{1,2})?")
 
@@ -52,8 +53,9 @@ class _DirectArgument(TyperArgument):
 
 
 def convert_directly(command: TyperCommand | TyperGroup) -> None:
-    """Change the parameters of a command, and of the commands that it holds, to the classes above."""
-    for parameter in (*command.params, command.get_help_option(typer.Context(command))):
+    """Change the parameters of a command, and of the commands that it holds, to the classes above; add `-h`."""
+    command.context_settings.setdefault("help_option_names", HELP_OPTIONS)
+    for parameter in (*command.params, command.get_help_option(typer.Context(command, **command.context_settings))):
         # Older versions of typer convert without pydantic anyway.
         if hasattr(parameter, "type_descriptor"):
             if type(parameter) is TyperOption:

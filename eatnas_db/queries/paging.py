@@ -48,8 +48,10 @@ _CONDITION: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>)(.*)", re.DOTALL)
 class Page:
     """The rows to show and their order.
 
-    `where` holds conditions such as `params<=100000`, and `sort` is a column, or `-column` for the largest first. Rows
-    without a value in that column come last. By default all rows are shown in the order of the query.
+    `where` holds conditions such as `params<=100000`. As in SQL, a row without a value in the column meets no
+    comparison with a value; `column=` selects these rows, and `column!=` all others. `sort` is a column, or `-column`
+    for the largest first; rows without a value in that column come last. By default all rows are shown in the order of
+    the query.
     """
 
     limit: int | None = None
@@ -93,8 +95,8 @@ class Condition:
 
     @property
     def matches_missing(self) -> bool:
-        """Whether rows without a value in the column meet the condition."""
-        return (self.value == "") == (self.sign == "=")
+        """Whether rows without a value in the column meet the condition: only `COLUMN=` asks for them."""
+        return self.value == "" and self.sign == "="
 
     def compare(self, value: Any) -> Any:
         """Compare text: a Python value or an SQL expression."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import pytest
@@ -27,6 +28,27 @@ def loaded_by(home, *arguments):
     command = [sys.executable, "-c", program, "--home", str(home), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        *([name] for name in COMMANDS),
+        ["query", "best"],
+        ["search", "list"],
+        ["mlflow", "ui"],
+        ["db", "copy"],
+    ],
+    ids=" ".join,
+)
+def test_short_help_option_works_for_every_command(eatnas_within, arguments):
+    assert eatnas_within(*arguments, "-h") == eatnas_within(*arguments, "--help")
+    assert "-h, --help" in eatnas_within(*arguments, "-h")
+
+
+def test_version_is_printed(eatnas_within):
+    assert eatnas_within("--version") == f"eatnas-db {version('eatnas-db')}\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["search"], ["query"]])

@@ -18,7 +18,8 @@ Conditions = Annotated[
     typer.Option(
         "--where",
         metavar="CONDITION",
-        help="Filter rows: COLUMN, an operator (=, !=, <, <=, >, >=) and a value. Repeatable.",
+        help="Filter rows: COLUMN, an operator (=, !=, <, <=, >, >=) and a value; `COLUMN=` selects the rows without a "
+        "value. Repeatable.",
     ),
 ]
 

@@ -124,6 +124,23 @@ def test_rows_without_a_value_come_last_and_can_be_selected() -> None:
     assert select_page(rows, Page(where=("message!=",))) == rows[1:]
     assert select_page(rows, Page(where=("birth >= 2", "message != a"))) == rows[1:2]
     assert select_page(rows, Page(where=("message=a=b",))) == []
+
+
+def test_rows_without_a_value_meet_no_comparison(engine: Engine) -> None:
+    rows = [PagedRow(1, None, None, None, None), PagedRow(2, "b", 2.0, 2, True)]
+    with transaction(engine) as connection:
+        PAGED.create(connection)
+        connection.execute(insert(PAGED), [row.__dict__ for row in rows])
+        for column, value in {"text": "b", "number": "2", "count": "2", "flag": "yes"}.items():
+            for sign in ("=", "!=", "<", "<=", ">", ">="):
+                page = Page(where=(f"{column}{sign}{value}",))
+                expected = rows[1:] if sign in ("=", "<=", ">=") else []
+                assert select_page(rows, page) == expected, page
+                assert fetch_page(connection, select(PAGED), page, row_type=PagedRow, order=("id",)) == expected, page
+
+
+def test_page_after_the_last_row_is_empty() -> None:
+    rows = [failure(1, None)]
     assert select_page(rows, Page(limit=1, offset=5)) == []
 
 
