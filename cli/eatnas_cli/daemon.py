@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import psutil
 import typer
 
 from eatnas_cli.device_view import describe_memory, describe_state
@@ -23,8 +22,9 @@ from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.resource_options import daemon_options
 from eatnas_cli.search.status import describe_lost_hosts, print_summaries
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import RecordUser, find_record_user
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
+from eatnas_daemon.lock_holder import LockHolder
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import open_record, read_connection
@@ -67,9 +67,9 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
 
         run_daemon(settings, options)
         return
-    holder = find_daemon_pid(settings.lock_file)
-    if holder is not None:
-        raise ConflictError(f"a daemon (pid {holder}) already uses this database; `eatnas-db daemon status` shows it")
+    user = find_record_user(settings.lock_file)
+    if user is not None:
+        raise ConflictError(f"{user} already uses this database; `eatnas-db daemon status` shows it")
     typer.echo(f"daemon started, pid {_detached(settings, options)}")
 
 
@@ -107,42 +107,46 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
     With --now it kills its workers immediately; the next daemon continues from the last checkpoints.
     """
     settings: Settings = ctx.obj
-    holder = find_daemon_pid(settings.lock_file)
-    if holder is None:
+    user = find_record_user(settings.lock_file)
+    if user is None:
         typer.echo("no daemon is running")
         return
-    if _is_suspended(holder):
-        raise ConflictError(f"the daemon (pid {holder}) is suspended; `kill -CONT {holder}` resumes it")
-    _signal(holder)
+    daemon = _require_own_daemon(user, settings.lock_file)
+    if daemon.is_suspended:
+        raise ConflictError(f"the daemon ({daemon}) is suspended; `kill -CONT {daemon.pid}` resumes it")
+    _signal(daemon)
     timeout = STOP_NOW_SECONDS if now else STOP_SECONDS
     deadline = time.monotonic() + timeout
-    while find_daemon_pid(settings.lock_file) == holder:
+    while find_record_user(settings.lock_file) == user:
         if time.monotonic() > deadline:
-            advice = f"`kill -KILL {holder}` kills it" if now else "`eatnas-db daemon stop --now` does not wait"
-            raise ConflictError(
-                f"the daemon (pid {holder}) did not stop within {timeout:g} s; {advice}; no data is lost"
-            )
+            advice = f"`kill -KILL {daemon.pid}` kills it" if now else "`eatnas-db daemon stop --now` does not wait"
+            raise ConflictError(f"the daemon ({daemon}) did not stop within {timeout:g} s; {advice}; no data is lost")
         time.sleep(POLL_SECONDS)
         if now:
             # Its second signal kills the workers. Two signals in a row may be delivered as one, so they are repeated.
-            _signal(holder)
+            _signal(daemon)
     typer.echo("daemon stopped")
 
 
-def _signal(pid: int) -> None:
+def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
+    """Return the daemon's process. Raises `ConflictError` unless it is proven to be the one that holds the lock."""
+    if user.process.is_identified and not user.is_daemon:
+        raise ConflictError(f"{user} uses this database and no daemon; wait until it has ended")
+    if user.process.is_identified and not user.process.is_visible:
+        raise ConflictError(f"the daemon has {user.process}; stop it there")
+    if not user.process.is_running and find_record_user(lock_file) == user:
+        raise ConflictError(
+            f"{lock_file} names {user.process}, which is not the process that holds the lock, so nothing was stopped; "
+            f"find the process with `fuser {lock_file}`"
+        )
+    return user.process
+
+
+def _signal(daemon: LockHolder) -> None:
     try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass
+        daemon.send_signal(signal.SIGTERM)
     except PermissionError:
-        raise ConflictError(f"the daemon (pid {pid}) belongs to another user; only that user can stop it") from None
-
-
-def _is_suspended(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    except psutil.Error:
-        return False
+        raise ConflictError(f"the daemon ({daemon}) belongs to another user; only that user can stop it") from None
 
 
 @app.command()
@@ -174,7 +178,8 @@ def status(
         return
 
     settings: Settings = ctx.obj
-    holder = find_daemon_pid(settings.lock_file)
+    user = find_record_user(settings.lock_file)
+    daemon = user.process if user is not None and user.is_daemon else None
     with read_connection(settings.database_url) as connection:
         supervised = is_supervised(settings, connection)
         # Leases that a killed daemon left behind are not in training.
@@ -184,17 +189,18 @@ def status(
         devices = list_devices(connection)
         searches = list_search_summaries(connection)
     # A daemon writes its pid into the lock file when it starts.
-    since = None if holder is None else settings.lock_file.stat().st_mtime
-    suspended = holder is not None and _is_suspended(holder)
+    since = None if daemon is None else settings.lock_file.stat().st_mtime
+    suspended = daemon is not None and daemon.is_suspended
     if format is not Format.TABLE:
         lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
         lists |= {"devices": devices, "work": work, "held_up": held_up}
         facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
         facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
-        daemon = {"running": holder is not None, "pid": holder, "since_at": since, "suspended": suspended}
-        show_one(daemon | facts, format)
+        pid = None if daemon is None else daemon.pid
+        state = {"running": daemon is not None, "pid": pid, "since_at": since, "suspended": suspended}
+        show_one(state | facts, format)
         return
-    _show_daemon(holder, since, suspended)
+    _show_daemon(daemon, since, suspended)
     named = ("host",) if hosts else ()
     if hosts:
         show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
@@ -212,12 +218,12 @@ def status(
         )
 
 
-def _show_daemon(holder: int | None, since: float | None, suspended: bool) -> None:
-    if holder is None or since is None:
+def _show_daemon(daemon: LockHolder | None, since: float | None, suspended: bool) -> None:
+    if daemon is None or since is None:
         typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
     else:
-        state = f"suspended (`kill -CONT {holder}` resumes it)" if suspended else "running"
-        typer.echo(f"daemon {state}, pid {holder}, since {format_time(since)}")
+        state = f"suspended (`kill -CONT {daemon.pid}` resumes it)" if suspended else "running"
+        typer.echo(f"daemon {state}, {daemon}, since {format_time(since)}")
 
 
 def _show_devices(

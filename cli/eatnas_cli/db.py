@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
-from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
+from eatnas_daemon.daemon_lock import find_record_user, hold_daemon_lock
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
@@ -206,10 +206,11 @@ def _unused_database(settings: Settings) -> Iterator[Engine]:
 @contextmanager
 def _without_daemon(settings: Settings) -> Iterator[None]:
     """Keep daemons of this host from starting. Raises `ConflictError` if one is running."""
-    holder = find_daemon_pid(settings.lock_file)
-    if holder is not None:
-        raise ConflictError(f"a daemon (pid {holder}) uses this database; run `eatnas-db daemon stop` first")
-    with hold_daemon_lock(settings.lock_file):
+    user = find_record_user(settings.lock_file)
+    if user is not None:
+        advice = "run `eatnas-db daemon stop` first" if user.is_daemon else "wait until it has ended"
+        raise ConflictError(f"{user} uses this database; {advice}")
+    with hold_daemon_lock(settings.lock_file, "a `db` command"):
         yield
 
 

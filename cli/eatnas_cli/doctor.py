@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.data_sets import data_with_root, describe_data_set
 from eatnas_daemon.devices.capacity import find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -179,10 +179,10 @@ def _record(settings: Settings) -> Finding:
 
 
 def _daemon(settings: Settings) -> Finding:
-    holder = find_daemon_pid(settings.lock_file)
-    if holder is None:
+    user = find_record_user(settings.lock_file)
+    if user is None:
         return Finding("daemon", True, "not running", "`eatnas-db daemon start` starts it")
-    return Finding("daemon", True, f"running, pid {holder}")
+    return Finding("daemon", True, f"running, {user.process}" if user.is_daemon else f"{user} uses the record")
 
 
 def _disk(home: Path) -> Finding:

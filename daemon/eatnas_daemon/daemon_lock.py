@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
+from eatnas_daemon.lock_holder import UNKNOWN_PROCESS, LockHolder, current_process, parse_holder
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import is_locked, try_lock
 
 MAX_ATTEMPTS: Final = 50
+READ_ATTEMPTS: Final = 5
 RETRY_SECONDS: Final = 0.02
+DAEMON: Final = "a daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUser:
+    """The process that has a record for itself, and `program`: what it is, for messages."""
+
+    process: LockHolder
+    program: str = DAEMON
+
+    @property
+    def is_daemon(self) -> bool:
+        """Return whether it is a daemon or `run`, and no command that changes the database."""
+        return self.program == DAEMON
+
+    def __str__(self) -> str:
+        return f"{self.program} ({self.process})"
 
 
 @contextmanager
-def hold_daemon_lock(lock_file: Path) -> Iterator[None]:
-    """Hold the lock for the length of a block, and write this process's pid into its file.
+def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
+    """Hold the lock for the length of a block, and write into its file which process this is.
 
     Raises `ConflictError` if another process holds it.
     """
@@ -26,8 +47,9 @@ def hold_daemon_lock(lock_file: Path) -> Iterator[None]:
     with lock_file.open("a+") as file:
         _acquire(file, lock_file)
         file.truncate(0)
+        content = {**current_process().to_json(), "program": program}
         try:
-            os.write(file.fileno(), str(os.getpid()).encode())
+            os.write(file.fileno(), json.dumps(content).encode())
         except OSError as error:
             raise ConflictError(
                 f"{lock_file} cannot be written ({error.strerror}); free some disk space, then try again"
@@ -35,27 +57,47 @@ def hold_daemon_lock(lock_file: Path) -> Iterator[None]:
         yield
 
 
+def find_record_user(lock_file: Path) -> RecordUser | None:
+    """Return the process that holds the lock, or None if no process does."""
+    for _ in range(READ_ATTEMPTS):
+        try:
+            with lock_file.open("r", errors="replace") as file:
+                if not is_locked(file):
+                    return None
+                user = _parse_user(file.read())
+        except FileNotFoundError:
+            return None
+        if user is not None:
+            return user
+        # The process has the lock, but has not written its name yet.
+        time.sleep(RETRY_SECONDS)
+    return RecordUser(UNKNOWN_PROCESS, "an unknown process")
+
+
 def find_daemon_pid(lock_file: Path) -> int | None:
     """Return the pid of the process that holds the lock, or None if no process does."""
+    user = find_record_user(lock_file)
+    return None if user is None else user.process.pid
+
+
+def _parse_user(text: str) -> RecordUser | None:
     try:
-        with lock_file.open("r") as file:
-            if is_locked(file):
-                text = file.read().strip()
-                return int(text) if text.isdigit() else None
-    except FileNotFoundError:
-        pass
-    return None
+        content = json.loads(text)
+    except ValueError:
+        return None
+    if type(content) is int:
+        content = {"pid": content}
+    process = parse_holder(content)
+    return None if process is None else RecordUser(process, str(content.get("program", DAEMON))[:64])
 
 
 def _acquire(file: TextIO, lock_file: Path) -> None:
     for _ in range(MAX_ATTEMPTS):
         if try_lock(file):
             return
-        pid = find_daemon_pid(lock_file)
-        if pid is not None:
-            raise ConflictError(f"a daemon (pid {pid}) works on this record already")
+        user = find_record_user(lock_file)
+        if user is not None:
+            raise ConflictError(f"{user} works on this record already; `fuser {lock_file}` finds the process")
         # Another process holds the lock for a moment only, to read the pid.
         time.sleep(RETRY_SECONDS)
-    raise ConflictError(
-        f"{lock_file} is locked by an unknown process; try again, or find the process with `fuser {lock_file}`"
-    )
+    raise ConflictError(f"{lock_file} is locked again and again; try again")

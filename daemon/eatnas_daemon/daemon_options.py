@@ -42,6 +42,11 @@ class DaemonOptions:
         return [part for option, value in pairs for part in (option, str(value))]
 
 
+def describe_options(options: DaemonOptions) -> str:
+    """Return the options that were given, as they are written on the command line."""
+    return " ".join(options.arguments())
+
+
 def save_options(settings: Settings, options: DaemonOptions) -> None:
     """Write the options to the file that `daemon restart` reads. Raises `OSError`."""
     _options_file(settings).write_text(json.dumps(asdict(options)), encoding="utf-8")

@@ -17,8 +17,8 @@ from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
-from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
-from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, save_options
+from eatnas_daemon.daemon_lock import RecordUser, find_record_user, hold_daemon_lock
+from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, describe_options, save_options
 from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.capacity import count_usable_gpus
 from eatnas_daemon.devices.model import CPU
@@ -67,16 +67,16 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
     # Until the supervisor handles signals, no training has to be checkpointed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     engine = open_record(settings.database_url)
-    reported: int | None = None
+    reported: RecordUser | None = None
     while _is_unfinished(engine, name):
         with ExitStack() as held:
             try:
                 held.enter_context(hold_daemon_lock(settings.lock_file))
             except ConflictError:
-                holder = find_daemon_pid(settings.lock_file)
-                if holder not in (None, reported):
-                    print(f"a daemon (pid {holder}) works on this record; watching its progress", file=sys.stderr)
-                    reported = holder
+                user = find_record_user(settings.lock_file)
+                if user not in (None, reported):
+                    _report_other_user(user, options)
+                    reported = user
                 display.refresh()
                 time.sleep(WATCH_SECONDS)
                 continue
@@ -221,6 +221,13 @@ def _followers(settings: Settings) -> list[Follower]:
         program = ("eatnas_daemon.hooks", "--since", str(time.time()))
         followers.append(Follower(program, environment, settings.logs / "hooks.log"))
     return followers
+
+
+def _report_other_user(user: RecordUser | None, options: DaemonOptions) -> None:
+    """Print which process works on the record, and that it does not use the options of this one."""
+    given = describe_options(options)
+    unused = f"; {given} has no effect while it runs" if given else ""
+    print(f"{user} works on this record; watching its progress{unused}", file=sys.stderr)
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Engine
 
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import read_transaction
@@ -24,7 +24,8 @@ def is_supervised(settings: Settings, connection: Connection) -> bool:
     """Return whether a daemon or `run` works on this database: on this host, or on a server on any host."""
     if is_postgresql(connection):
         return bool(list_connected_hosts(connection))
-    return find_daemon_pid(settings.lock_file) is not None
+    user = find_record_user(settings.lock_file)
+    return user is not None and user.is_daemon
 
 
 def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:

@@ -3,16 +3,19 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from eatnas_daemon.daemon_lock import hold_daemon_lock
 from eatnas_daemon.event_log import MAX_BYTES, open_log
+from eatnas_daemon.lock_holder import current_process
 from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
@@ -89,6 +92,61 @@ def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings)
         for command in (["upgrade"], ["downgrade", "base", "--yes"]):
             assert f"a daemon (pid {os.getpid()}) uses" in eatnas("db", *command, expect=1)
     assert "intact" in eatnas("db", "check")
+
+
+@pytest.fixture
+def stranger():
+    """A process that has nothing to do with the record."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+def holder_of(pid, **changes):
+    """The content of a lock file that names a process of this machine, with some fields changed."""
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return json.dumps({**current_process().to_json(), "pid": pid, "started": started, "program": "a daemon", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"namespace": "pid:[1]", "host": "box"}, "on box, another machine or container; stop it there"),
+        ({"boot": "another", "host": "box"}, "on box, another machine or container; stop it there"),
+        ({"started": "1"}, "which is not the process that holds the lock"),
+        ({"program": "a `db` command"}, "uses this database and no daemon"),
+        (None, "which is not the process that holds the lock"),
+    ],
+)
+def test_stop_signals_no_process_but_the_daemon(record, eatnas_within, settings, stranger, changes, words):
+    with hold_daemon_lock(settings.lock_file):
+        bare = str(stranger.pid)
+        settings.lock_file.write_text(bare if changes is None else holder_of(stranger.pid, **changes))
+        for now in ((), ("--now",)):
+            message = eatnas_within("daemon", "stop", *now, expect=1)
+            assert words in message
+            assert f"pid {stranger.pid}" in message
+    assert stranger.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None or os.getuid() != 0, reason="needs a new pid namespace")
+def test_daemon_in_another_namespace_is_not_signalled(record, eatnas, settings):
+    code = "import sys, time; from pathlib import Path; from eatnas_daemon.daemon_lock import hold_daemon_lock\n"
+    code += "with hold_daemon_lock(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, str(settings.lock_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as holder:
+        try:
+            if not holder.stdout.readline():
+                pytest.skip("no new pid namespace is allowed here")
+            assert "another machine or container" in eatnas("daemon", "status")
+            assert "pid 1 on " in eatnas("daemon", "stop", expect=1)
+            assert "already uses this database" in eatnas("daemon", "start", expect=1)
+            assert holder.poll() is None
+        finally:
+            for child in psutil.Process(holder.pid).children(recursive=True):
+                child.kill()
+            holder.kill()
 
 
 @pytest.mark.slow

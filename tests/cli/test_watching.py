@@ -47,6 +47,13 @@ def watching(process):
     return process.stderr.readline(), process.stdout.readline()
 
 
+@pytest.mark.parametrize("options", [["--devices", "cpu"], ["--slots", "3", "--policy", "stay"]])
+def test_run_beside_a_daemon_names_its_unused_options(settings, tiny, eatnas_started, options):
+    with hold_daemon_lock(settings.lock_file):
+        process = eatnas_started("run", "tiny", *options)
+        assert f"; {' '.join(options)} has no effect while it runs\n" in process.stderr.readline()
+
+
 def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas_started, change):
     _, update = change
     with hold_daemon_lock(settings.lock_file):

@@ -10,6 +10,7 @@ import pytest
 from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.locks import acquire_lock, find_lock_owner, lock_path
 from eatnas_daemon.devices.options import DeviceOptions
+from eatnas_daemon.lock_holder import current_process
 from eatnas_db.errors import ConflictError
 from support.devices import UUID
 from support.fake_nvml import FakeGpu
@@ -84,7 +85,7 @@ def test_removed_lock_file_is_created_again(tmp_path):
     lock_path(UUID, tmp_path).unlink()
     assert acquire_lock(UUID, tmp_path) is not None
     first.release()
-    assert find_lock_owner(UUID, tmp_path).pid == os.getpid()
+    assert find_lock_owner(UUID, tmp_path).process == current_process()
 
 
 def test_symlink_or_fifo_as_lock_file_is_refused(tmp_path):

@@ -1,7 +1,5 @@
 """Yielding a GPU to other processes, and returning to it."""
 
-import os
-
 import pytest
 
 from eatnas_daemon.devices.availability import Cause, check_availability
@@ -18,6 +16,7 @@ from eatnas_daemon.devices.sharing import (
     next_backoff,
     should_yield,
 )
+from eatnas_daemon.lock_holder import current_process
 from eatnas_db.domain.rng import KeyedRng
 from support.devices import UUID, FakeClock, gpu, gpu_process, machine
 from support.fake_nvml import GIB, FakeGpu, FakeNvml
@@ -112,7 +111,7 @@ def test_device_is_locked_until_its_last_worker_leaves(new_sharing, tmp_path, st
     worker = start_process().pid
     (own,) = sharing.statuses({UUID: [worker]})
     assert own.availability.free
-    assert find_lock_owner(UUID, tmp_path).pid == os.getpid()
+    assert find_lock_owner(UUID, tmp_path).process == current_process()
     sharing.statuses({})
     assert find_lock_owner(UUID, tmp_path) is None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.devices.availability import Availability, check_availability
 from eatnas_daemon.devices.capacity import count_cpu_slots
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -16,6 +16,7 @@ from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
 from eatnas_daemon.devices.probe import identify_process
+from eatnas_daemon.lock_holder import LockHolder
 from eatnas_db.errors import NotFoundError
 
 
@@ -67,11 +68,12 @@ def take_inventory(
         )
     except NotFoundError as error:
         raise with_driver_error(error, nvml) from None
-    daemon_pid, worker_pids = _find_processes(lock_file)
+    daemon, worker_pids = _find_processes(lock_file)
     entries = []
     for snapshot in snapshots:
         owner = snapshot.locked_by
-        device = replace(snapshot, locked_by=None) if owner is not None and owner.pid == daemon_pid else snapshot
+        is_own = owner is not None and daemon is not None and owner.process == daemon
+        device = replace(snapshot, locked_by=None) if is_own else snapshot
         entries.append(_check(device, options, worker_pids, needed_bytes, has_gpus=nvml.error is None))
     return Inventory(tuple(entries), nvml.error)
 
@@ -95,13 +97,14 @@ def _check(
     )
 
 
-def _find_processes(lock_file: Path) -> tuple[int | None, list[int]]:
-    """Return the process ids of the home's daemon and of its workers."""
-    daemon = find_daemon_pid(lock_file)
-    if daemon is None:
+def _find_processes(lock_file: Path) -> tuple[LockHolder | None, list[int]]:
+    """Return the home's daemon, if it runs on this machine, and the process ids of its workers."""
+    user = find_record_user(lock_file)
+    if user is None or not user.process.is_running:
         return None, []
+    daemon = user.process
     try:
-        children = [process.pid for process in psutil.Process(daemon).children(recursive=True)]
+        children = [process.pid for process in psutil.Process(daemon.pid).children(recursive=True)]
     except psutil.Error:
         return daemon, []
     identities = {pid: identify_process(pid) for pid in children}

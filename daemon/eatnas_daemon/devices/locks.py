@@ -15,6 +15,7 @@ from typing import Any, Final
 import psutil
 
 from eatnas_daemon.devices.model import LockOwner, printable
+from eatnas_daemon.lock_holder import current_process, parse_holder
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import is_locked, try_lock
 
@@ -146,7 +147,7 @@ def _open(path: Path) -> int:
 
 
 def _write_owner(descriptor: int) -> None:
-    text = json.dumps({"user": psutil.Process().username(), "pid": os.getpid()})
+    text = json.dumps({"user": psutil.Process().username(), **current_process().to_json()})
     with suppress(OSError):  # on a full disk the lock holds without the owner's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
@@ -155,6 +156,7 @@ def _write_owner(descriptor: int) -> None:
 def _parse_owner(content: bytes) -> LockOwner:
     with suppress(ValueError):
         owner: Any = json.loads(content)
-        if isinstance(owner, dict) and isinstance(owner.get("pid"), int):
-            return LockOwner(printable(str(owner.get("user")))[:64], owner["pid"])
+        process = parse_holder(owner)
+        if process is not None:
+            return LockOwner(printable(str(owner.get("user")))[:64], process)
     return LockOwner()

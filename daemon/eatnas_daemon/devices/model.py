@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from eatnas_daemon.lock_holder import LockHolder
+
 CPU: Final = "cpu"
 """The kind and the UUID of the CPU as a device."""
 CUDA: Final = "cuda"
@@ -53,12 +55,12 @@ class LockOwner:
     """The eatnas-db daemon that holds the lock of a device, as its lock file names it."""
 
     user: str | None = None
-    pid: int | None = None
+    process: LockHolder | None = None
     error: str | None = None
     """Why the lock file cannot be read."""
 
     def __str__(self) -> str:
-        return self.error or f"{self.user or 'owner unknown'}, pid {self.pid or 'unknown'}"
+        return self.error or f"{self.user or 'owner unknown'}, {self.process or 'pid unknown'}"
 
 
 @dataclass(frozen=True, slots=True)

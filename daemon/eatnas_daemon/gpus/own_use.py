@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
 from eatnas_daemon.devices.model import DeviceSnapshot
 from eatnas_daemon.devices.monitor import DeviceMonitor
+from eatnas_daemon.lock_holder import current_process
 
 ENDED_SECONDS: Final = 10.0
 """The driver may still report a worker this long after its end."""
@@ -62,4 +62,4 @@ class OwnUseFilter:
         if owner is None or owner.error is not None:
             return False
         recent = self._monitor.probe_started_at <= self._locked_at.get(device.uuid, -math.inf) + LOCK_SECONDS
-        return owner.pid == os.getpid() or (owner.pid is None and recent)
+        return owner.process == current_process() or (owner.process is None and recent)

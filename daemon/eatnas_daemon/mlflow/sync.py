@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, Engine
 
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.mlflow.candidate_runs import CandidateRuns, Experiment
 from eatnas_daemon.mlflow.client import (
     CANDIDATE_TAG,
@@ -189,5 +189,7 @@ def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozen
     """
     if is_postgresql(connection):
         return list_connected_hosts(connection)
-    supervisor_pid = find_daemon_pid(Path(f"{connection.engine.url.database}.lock"))
-    return frozenset() if supervisor_pid in (None, stopping_pid) else None
+    user = find_record_user(Path(f"{connection.engine.url.database}.lock"))
+    if user is None or not user.is_daemon or (user.process.is_visible and user.process.pid == stopping_pid):
+        return frozenset()
+    return None
