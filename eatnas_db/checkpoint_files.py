@@ -49,8 +49,12 @@ class CheckpointName:
 
 
 def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
-    """List a candidate's whole checkpoint files in `folder`, most advanced first, the later attempt first on ties."""
-    names = (CheckpointName.parse(path.name) for path in folder.glob(f"c{candidate_id}-a*.ckpt"))
+    """List a candidate's whole checkpoint files in `folder`, most advanced first, the later attempt first on ties.
+
+    Symbolic links are no checkpoints: they could lead out of the folder.
+    """
+    files = (path for path in folder.glob(f"c{candidate_id}-a*.ckpt") if not path.is_symlink())
+    names = (CheckpointName.parse(path.name) for path in files)
     return sorted(
         (name for name in names if name is not None),
         key=lambda name: (name.epoch, name.batch, name.attempt),

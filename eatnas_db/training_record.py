@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
+from eatnas_db.artifact_paths import is_artifact_path
 from eatnas_db.attempts import record_attempt_event
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.leases import LeaseToken, require_lease
@@ -45,6 +46,7 @@ class CheckpointRecord:
     """A whole checkpoint file: training continues at (`epoch`, `batch`), both counted from 0.
 
     `path` is relative to the artifacts folder; `digest` is the SHA-256 of the content, `bytes` the size of the file.
+    Raises `ValueError` if the path leads out of the folder.
     """
 
     path: str
@@ -52,6 +54,10 @@ class CheckpointRecord:
     bytes: int
     epoch: int
     batch: int
+
+    def __post_init__(self) -> None:
+        if not is_artifact_path(self.path):
+            raise ValueError(f"the checkpoint path {self.path!r} leads out of the artifacts folder")
 
 
 @dataclass(frozen=True, slots=True)

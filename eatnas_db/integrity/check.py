@@ -15,6 +15,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.integrity.checkpoint_files import check_checkpoint_files
 from eatnas_db.integrity.database_file import check_database_file, check_foreign_keys
 from eatnas_db.integrity.epochs import check_epochs
+from eatnas_db.integrity.escaping_paths import check_escaping_paths
 from eatnas_db.integrity.genotypes import check_genotypes
 from eatnas_db.integrity.invariants import check_invariants
 from eatnas_db.integrity.violations import Violation
@@ -35,6 +36,7 @@ def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = Fals
         yield from check_invariants(engine)
         yield from check_epochs(engine)
         yield from check_genotypes(engine)
+        yield from check_escaping_paths(engine, artifacts)
         yield from check_checkpoint_files(engine, artifacts, whole_files=whole_files)
     except RecordError:
         if not damage:  # otherwise the damage explains the error and is already reported

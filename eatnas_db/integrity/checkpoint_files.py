@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select
 
+from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import has_digest
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.transactions import read_transaction
@@ -20,7 +21,9 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
         rows = connection.execute(select(*columns).order_by(*columns)).all()
     missing, different = [], []
     for row in rows:
-        file = artifacts / row.path
+        file = find_artifact(artifacts, row.path)
+        if file is None:  # `escaping_paths` reports it
+            continue
         try:
             if file.stat().st_size != row.bytes or (whole_files and not has_digest(file, row.digest)):
                 different.append(row.path)

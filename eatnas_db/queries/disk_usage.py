@@ -74,7 +74,7 @@ class DiskUsage:
         return self.database + self.write_ahead_log + checkpoints + self.logs + self.mlflow + self.other
 
 
-class _File(NamedTuple):
+class FoundFile(NamedTuple):
     """A file whose path is text: a home may have a hundred thousand logs, and a `Path` costs more."""
 
     path: str
@@ -102,11 +102,11 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
         recorded = _read_recorded_files(connection)
     checkpoints: Counter[str] = Counter()
     removable: list[RemovableFile] = []
-    for file in _list_files(settings.artifacts):
+    for file in list_files(settings.artifacts):
         checkpoints[recorded.searches.get(Path(file.path).parent.name, UNKNOWN_SEARCH)] += file.bytes
         removable += _removable_checkpoint(recorded, settings.artifacts, file, now)
     logs = 0
-    for file in _list_files(settings.logs):
+    for file in list_files(settings.logs):
         logs += file.bytes
         removable += _removable_log(recorded, file)
     database_files = _database_files(settings.database_file)
@@ -114,7 +114,7 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
     measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *database_files)))
     mlflow = other = 0
     mlflow_prefix = str(settings.home / "mlflow")
-    for file in _list_files(settings.home, excluded=measured):
+    for file in list_files(settings.home, excluded=measured):
         if file.path.startswith(mlflow_prefix):
             mlflow += file.bytes
         else:
@@ -145,15 +145,9 @@ def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
     return selected
 
 
-def list_orphaned_checkpoints(engine: Engine, artifacts: Path, now: float) -> list[Path]:
-    """Return the checkpoint files that no row names and no training may continue from, as a crash leaves them."""
-    with read_transaction(engine) as connection:
-        recorded = _read_recorded_files(connection)
-    removable = (_removable_checkpoint(recorded, artifacts, file, now) for file in _list_files(artifacts))
-    return [file.path for files in removable for file in files if file.order is RemovalOrder.LEFTOVER]
-
-
-def _removable_checkpoint(recorded: _RecordedFiles, artifacts: Path, file: _File, now: float) -> list[RemovableFile]:
+def _removable_checkpoint(
+    recorded: _RecordedFiles, artifacts: Path, file: FoundFile, now: float
+) -> list[RemovableFile]:
     """Return a file below `artifacts` in a list, which is empty if the file must stay."""
     path = Path(file.path)
     row = path.relative_to(artifacts).as_posix()
@@ -169,7 +163,7 @@ def _removable_checkpoint(recorded: _RecordedFiles, artifacts: Path, file: _File
     return [RemovableFile(path, file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
 
 
-def _removable_log(recorded: _RecordedFiles, file: _File) -> list[RemovableFile]:
+def _removable_log(recorded: _RecordedFiles, file: FoundFile) -> list[RemovableFile]:
     match = _LOG.fullmatch(file.name)
     if match is None or int(match[1]) in recorded.unfinished:
         return []
@@ -236,7 +230,7 @@ def _size_of(file: Path) -> int:
         return 0
 
 
-def _list_files(folder: Path | str, excluded: frozenset[str] = frozenset()) -> Iterator[_File]:
+def list_files(folder: Path | str, excluded: frozenset[str] = frozenset()) -> Iterator[FoundFile]:
     """Yield the files below a folder, without following links and without the excluded files and folders."""
     try:
         entries = list(os.scandir(folder))
@@ -247,7 +241,7 @@ def _list_files(folder: Path | str, excluded: frozenset[str] = frozenset()) -> I
             continue
         with suppress(FileNotFoundError):  # the entry may be deleted in the meantime
             if entry.is_dir(follow_symlinks=False):
-                yield from _list_files(entry.path, excluded)
+                yield from list_files(entry.path, excluded)
             elif entry.is_file(follow_symlinks=False):
                 status = entry.stat(follow_symlinks=False)
-                yield _File(entry.path, entry.name, status.st_size, status.st_mtime)
+                yield FoundFile(entry.path, entry.name, status.st_size, status.st_mtime)

@@ -128,4 +128,7 @@ checkpoint = define_table(
     Column("created_at", Float, nullable=False),
     rowid=False,
 )
-"""A file that a training can resume from. `path` is relative to the home's artifacts."""
+"""A file that a training can resume from. `path` is relative to the home's artifacts.
+
+`artifact_paths.find_artifact` checks a path before the file is read or deleted.
+"""

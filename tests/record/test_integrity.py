@@ -241,3 +241,17 @@ def test_a_checkpoint_with_other_content_is_reported(find_violations, checkpoint
     file.write_bytes(content + hashlib.sha256(content).digest())
     (violation,) = find_violations(whole_files=True).values()
     assert violation.examples == (path,)
+
+
+@pytest.mark.parametrize(
+    "path", ["../../precious", "/etc/hostname", "checkpoints/../../precious", "link/precious", "."]
+)
+def test_paths_that_leave_the_artifacts_are_reported(settings, find_violations, path):
+    settings.artifacts.joinpath("link").symlink_to(settings.home.parent)
+    settings.home.parent.joinpath("precious").write_text("keep me")
+    found = find_violations(
+        f"INSERT INTO eatnas_checkpoint SELECT candidate_id, '{path}', attempt, epoch, batch, digest, bytes, "
+        "created_at FROM eatnas_checkpoint LIMIT 1"
+    )
+    assert found["every checkpoint path stays in the artifacts folder"].examples == (path,)
+    assert len(found) == 1

@@ -174,6 +174,6 @@ def test_a_backup_of_a_hostile_home_is_the_record(tmp_path):
 @pytest.mark.parametrize("option", ["nosuch=1", "connect_timeout=soon"])
 def test_an_invalid_option_of_a_server_is_explained(option):
     pytest.importorskip("psycopg")
-    with pytest.raises(RecordError, match="database d on 127.0.0.1:1 has an invalid option") as raised:
+    with pytest.raises(RecordError, match=r"database d on 127\.0\.0\.1:1 has an invalid option") as raised:
         open_record(f"postgresql://me:secret@127.0.0.1:1/d?{option}&password=secret")
     assert "secret" not in str(raised.value)

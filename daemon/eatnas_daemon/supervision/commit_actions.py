@@ -11,6 +11,7 @@ from eatnas_daemon.workers.assignments import Assignment
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_state import WorkerState
+from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import list_partial_files
 from eatnas_protocol.messages import Cancel, Failed, Finished
 
@@ -43,8 +44,10 @@ def run_commit_actions(
         if slot.worker is not None:
             slot.worker.assign(assignment, now)
     for path in actions.obsolete_files:
-        with suppress(OSError):  # The next start removes it as an orphan.
-            (artifacts / path).unlink()
+        file = find_artifact(artifacts, path)
+        if file is not None:
+            with suppress(OSError):  # The next collection removes it.
+                file.unlink()
 
 
 def record_gpu_results(slots: list[Slot], gpu_scheduler: WorkerScheduler) -> None:

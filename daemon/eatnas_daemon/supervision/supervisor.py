@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
 from eatnas_daemon.supervision.change_listener import ChangeListener
+from eatnas_daemon.supervision.checkpoint_collector import CheckpointCollector
 from eatnas_daemon.supervision.commit_actions import record_gpu_results, run_commit_actions
 from eatnas_daemon.supervision.device_reporter import DeviceReporter
 from eatnas_daemon.supervision.disk_limit import DiskLimit
@@ -28,7 +29,6 @@ from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import RecordError, TransactionRollbackError
-from eatnas_db.queries.disk_usage import list_orphaned_checkpoints
 from eatnas_db.settings import Settings
 
 
@@ -67,12 +67,11 @@ class Supervisor:
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
         self._recorder = self._new_recorder(only, launcher)
         self._disk_limit = DiskLimit(engine, settings, max_bytes, timeouts.disk_check, wall)
+        self._collector = CheckpointCollector(engine, settings.artifacts, timeouts.checkpoint_collection, wall)
         self._draining = self._killing = False
         self._write_at = self._retry_at = 0.0
         self.finished = False
         self.trouble: str | None = None
-        for path in list_orphaned_checkpoints(engine, settings.artifacts, wall()):
-            path.unlink(missing_ok=True)
 
     def _new_recorder(self, only: str | None, launcher: Launcher) -> Recorder:
         host, slots, gpus, timeouts = self._host, self.slots, self._gpu_scheduler, self._timeouts
@@ -107,6 +106,8 @@ class Supervisor:
             self._close()
             with suppress(RecordError):
                 end_host_session(self._engine, self._host, self._wall())
+            if not self._killing:
+                self._collector.collect_at_once()
 
     def stop(self) -> None:
         """Drain: workers checkpoint and exit. The second call kills them. Safe in a signal handler."""
@@ -160,6 +161,7 @@ class Supervisor:
         self.finished = actions.finished and all(slot.training is None for slot in self.slots)
         if not self.finished:
             self._pool.launch(now)
+        self._collector.collect(now)
         self._disk_limit.enforce(now)
 
     def _is_over(self) -> bool:

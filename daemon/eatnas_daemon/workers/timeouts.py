@@ -28,6 +28,8 @@ class Timeouts:
     """Longest such delay."""
     checkpoint_cleanup: float = 10.0
     """Time between two searches for checkpoints that no training needs."""
+    checkpoint_collection: float = 60.0
+    """Time between two searches for checkpoint files that another host's transaction has made obsolete."""
     disk_check: float = 300.0
     """Time between two measurements of the home folder, if its size is limited."""
     device_check: float = 2.0

@@ -1,0 +1,31 @@
+"""The one door to files that the record names: their paths are relative to the artifacts folder and stay below it.
+
+Other programs can write to a database on a server, and a backup may come from elsewhere. No file is read or deleted
+before its path has passed here. Standard library only.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+
+def is_artifact_path(stored: str) -> bool:
+    """Return whether the text of a path names something below the folder that it is relative to."""
+    parts = PurePosixPath(stored).parts
+    return bool(parts) and not stored.startswith("/") and ".." not in parts and "\0" not in stored
+
+
+def find_artifact(artifacts: Path, stored: str) -> Path | None:
+    """Return the file that the record names by a path relative to `artifacts`; it need not exist.
+
+    Return None if the path leads out of the folder, by its text or through a symbolic link. `artifacts` itself may be a
+    link.
+    """
+    if not is_artifact_path(stored):
+        return None
+    try:
+        root = artifacts.resolve()
+        target = (root / stored).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have
+        return None
+    return artifacts / stored if target != root and target.is_relative_to(root) else None

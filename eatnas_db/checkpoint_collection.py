@@ -1,0 +1,105 @@
+"""Remove the checkpoint files of one host that the record no longer names.
+
+Each host collects its own artifacts folder: without shared artifacts, the host that deletes a row cannot delete the
+file, and the host that has the file may never hear of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, Engine, select
+
+from eatnas_db.checkpoint_files import CheckpointName, owner_of_file
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.domain.states import SETTLED, UNSETTLED
+from eatnas_db.queries.disk_usage import GRACE_SECONDS, list_files
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.trainings import checkpoint
+
+_IDS_PER_QUERY: Final = 500
+ANCESTOR_ATTEMPT: Final = 0
+"""The number in the names of checkpoints that a worker writes while it trains an ancestor again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CheckpointFile:
+    """A file of a candidate; `row` is the path that the record would name it by, `attempt` None if it is partial."""
+
+    path: Path
+    row: str
+    candidate_id: int
+    attempt: int | None
+    changed_at: float
+
+
+def collect_checkpoints(engine: Engine, artifacts: Path, now: float) -> int:
+    """Delete the checkpoint files below `artifacts` that no row names and no training needs; return their number."""
+    deleted = 0
+    for file in _list_unneeded(engine, artifacts, now):
+        with suppress(OSError):  # the next call tries again
+            file.unlink()
+            deleted += 1
+    return deleted
+
+
+def _list_unneeded(engine: Engine, artifacts: Path, now: float) -> list[Path]:
+    # The files first: what is written afterwards is not in the list, and its row is not missed.
+    files = list(_list_checkpoint_files(artifacts))
+    if not files:
+        return []
+    with read_transaction(engine) as connection:
+        states, rows = _read_record(connection, sorted({file.candidate_id for file in files}))
+        unneeded = [file for file in files if file.row not in rows and _has_ended(file, states, now)]
+        if any(file.attempt == ANCESTOR_ATTEMPT for file in unneeded):
+            needed = _list_ancestors_of_unsettled(connection)
+            unneeded = [
+                file for file in unneeded if file.attempt != ANCESTOR_ATTEMPT or file.candidate_id not in needed
+            ]
+    return [file.path for file in unneeded]
+
+
+def _list_checkpoint_files(artifacts: Path) -> Iterator[_CheckpointFile]:
+    for file in list_files(artifacts):
+        owner = owner_of_file(file.name)
+        if owner is not None:
+            name = CheckpointName.parse(file.name)
+            path = Path(file.path)
+            row = path.relative_to(artifacts).as_posix()
+            yield _CheckpointFile(path, row, owner[0], None if name is None else name.attempt, file.changed_at)
+
+
+def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, str], set[str]]:
+    """Return the states of candidates, and the paths of their checkpoints."""
+    states: dict[int, str] = {}
+    rows: set[str] = set()
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        some = ids[start : start + _IDS_PER_QUERY]
+        of_candidates = select(candidate.c.id, candidate.c.state).where(candidate.c.id.in_(some))
+        states |= {row.id: row.state for row in connection.execute(of_candidates)}
+        rows |= set(connection.execute(select(checkpoint.c.path).where(checkpoint.c.candidate_id.in_(some))).scalars())
+    return states, rows
+
+
+def _has_ended(file: _CheckpointFile, states: dict[int, str], now: float) -> bool:
+    """Return whether no worker writes a file, and no training of its candidate continues from it."""
+    state = states.get(file.candidate_id)
+    if state is None or file.attempt is None:
+        # Another record may share the folder, and a worker may write the partial file of an ancestor.
+        return now - file.changed_at > GRACE_SECONDS
+    return state in SETTLED
+
+
+def _list_ancestors_of_unsettled(connection: Connection) -> set[int]:
+    has_parent = candidate.c.parent_id.is_not(None)
+    ancestors = (
+        select(candidate.c.parent_id.label("id"))
+        .where(candidate.c.state.in_(UNSETTLED), has_parent)
+        .cte("ancestors", recursive=True)
+    )
+    earlier = select(candidate.c.parent_id).join(ancestors, candidate.c.id == ancestors.c.id).where(has_parent)
+    return set(connection.execute(select(ancestors.union(earlier).c.id)).scalars())
