@@ -84,11 +84,13 @@ def end_attempt(
     search_id: int,
     outcome: str,
     device_seconds: float,
+    step_seconds: float | None = None,
     now: float,
     **details: Any,
 ) -> None:
     """End an attempt, delete its lease and update the counters of its search; `details` are further columns."""
-    columns = {"outcome": outcome, "ended_at": now, "device_seconds": device_seconds, **details}
+    times = {"ended_at": now, "device_seconds": device_seconds, "step_seconds": step_seconds}
+    columns = {"outcome": outcome, **times, **details}
     values = {f"new_{column}": value for column, value in columns.items()}
     parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
     connection.execute(_closing_update(*columns), parameters)

@@ -142,16 +142,31 @@ def count_leased(connection: Connection, search_id: int) -> int:
     return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
 
 
-_SET_RATE: Final = (
+def get_device_share(connection: Connection, candidate_id: int) -> float | None:
+    """Return a training's share of its device so far, or None if the candidate has no lease."""
+    query = select(lease.c.device_share).where(lease.c.candidate_id == candidate_id)
+    return connection.execute(query).scalar()
+
+
+class LeaseProgress(NamedTuple):
+    """How fast a training is, and its share of the device's time so far."""
+
+    images_per_second: float
+    device_share: float
+
+
+_SET_PROGRESS: Final = (
     update(lease)
     .where(lease.c.candidate_id == bindparam("token_candidate"), lease.c.attempt == bindparam("token_attempt"))
-    .values(images_per_second=bindparam("rate"))
+    .values(images_per_second=bindparam("new_rate"), device_share=bindparam("new_share"))
 )
 
 
-def record_heartbeat(connection: Connection, host_id: int, rates: Mapping[LeaseToken, float] | None = None) -> None:
-    """Increment the counter of every lease of a host, and record training rates in images per second."""
+def record_heartbeat(
+    connection: Connection, host_id: int, progress: Mapping[LeaseToken, LeaseProgress] | None = None
+) -> None:
+    """Increment the counter of every lease of a host, and record the progress of its trainings."""
     connection.execute(update(lease).where(lease.c.host_id == host_id).values(counter=lease.c.counter + 1))
-    for token, rate in (rates or {}).items():
-        parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, "rate": rate}
-        connection.execute(_SET_RATE, parameters)
+    for token, (rate, share) in (progress or {}).items():
+        parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}
+        connection.execute(_SET_PROGRESS, {**parameters, "new_rate": rate, "new_share": share})

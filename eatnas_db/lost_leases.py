@@ -14,10 +14,13 @@ from eatnas_db.transitions import record_failure
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
     """End every lease of a host whose daemon was restarted, and return their number."""
     rows = connection.execute(
-        delete(lease).where(lease.c.host_id == host_id).returning(lease.c.candidate_id, lease.c.attempt)
+        delete(lease)
+        .where(lease.c.host_id == host_id)
+        .returning(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)
     ).all()
     for row in rows:
-        _record_lost(connection, LeaseToken(*row), "the daemon was restarted", now)
+        token = LeaseToken(row.candidate_id, row.attempt)
+        _record_lost(connection, token, row.device_share, "the daemon was restarted", now)
     return len(rows)
 
 
@@ -26,12 +29,21 @@ def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, rea
     unchanged = delete(lease).where(
         lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
     )
-    if connection.execute(unchanged.returning(lease.c.candidate_id)).first() is None:
+    share = connection.execute(unchanged.returning(lease.c.device_share)).scalar()
+    if share is None:
         return False
-    _record_lost(connection, token, reason, now)
+    _record_lost(connection, token, share, reason, now)
     return True
 
 
-def _record_lost(connection: Connection, token: LeaseToken, reason: str, now: float) -> None:
+def _record_lost(connection: Connection, token: LeaseToken, device_share: float, reason: str, now: float) -> None:
     seconds = sum_epoch_seconds(connection, token)
-    record_failure(connection, token, FailureKind.LOST, reason, device_seconds=seconds, now=now)
+    record_failure(
+        connection,
+        token,
+        FailureKind.LOST,
+        reason,
+        device_seconds=seconds * device_share,
+        step_seconds=seconds,
+        now=now,
+    )

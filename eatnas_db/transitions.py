@@ -19,6 +19,7 @@ from eatnas_db.attempts import (
     list_earlier_attempts,
     record_attempt_event,
     start_attempt,
+    sum_epoch_seconds,
 )
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
@@ -31,6 +32,7 @@ from eatnas_db.leases import (
     LeasedCandidate,
     LeaseFilter,
     LeaseToken,
+    get_device_share,
     next_pending_parameters,
     require_lease,
     stale_lease,
@@ -104,6 +106,7 @@ def record_score(
     seed: int,
     provenance: Provenance,
     device_seconds: float,
+    step_seconds: float | None = None,
     now: float,
     lineage_epochs: int | None = None,
     share_inherited: float | None = None,
@@ -134,6 +137,7 @@ def record_score(
         search_id=search_id,
         outcome="scored",
         device_seconds=device_seconds,
+        step_seconds=step_seconds,
         now=now,
         peak_bytes=peak_bytes,
     )
@@ -156,6 +160,7 @@ def record_failure(
     *,
     traceback: str = "",
     device_seconds: float = 0.0,
+    step_seconds: float | None = None,
     now: float,
 ) -> CandidateState:
     """End an attempt without a score and return the candidate's new state, which `domain.failure_policy` decides.
@@ -180,6 +185,7 @@ def record_failure(
         search_id=held.search_id,
         outcome="lost" if kind in NOT_ITS_OWN else "failed",
         device_seconds=device_seconds,
+        step_seconds=step_seconds,
         now=now,
         failure=kind,
         message=message,
@@ -207,10 +213,25 @@ def _columns_after(decision: FailureDecision, now: float) -> dict[str, Any]:
     return columns
 
 
-def release(connection: Connection, token: LeaseToken, device_seconds: float, now: float) -> None:
+def release(
+    connection: Connection,
+    token: LeaseToken,
+    device_seconds: float,
+    now: float,
+    *,
+    step_seconds: float | None = None,
+) -> None:
     """Return an unfinished candidate to pending; its checkpoints are kept. Raises `StaleLeaseError`."""
     search_id = _move(connection, Transition.RELEASE, token, now)
-    end_attempt(connection, token, search_id=search_id, outcome="released", device_seconds=device_seconds, now=now)
+    end_attempt(
+        connection,
+        token,
+        search_id=search_id,
+        outcome="released",
+        device_seconds=device_seconds,
+        step_seconds=step_seconds,
+        now=now,
+    )
 
 
 def cancel(connection: Connection, candidate_id: int, now: float) -> None:
@@ -225,7 +246,17 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
     if row is None:
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
     token = LeaseToken(candidate_id, row.attempt)
-    end_attempt(connection, token, search_id=row.search_id, outcome="cancelled", device_seconds=0.0, now=now)
+    share = get_device_share(connection, candidate_id)
+    seconds = 0.0 if share is None else sum_epoch_seconds(connection, token)
+    end_attempt(
+        connection,
+        token,
+        search_id=row.search_id,
+        outcome="cancelled",
+        device_seconds=seconds * (share or 0.0),
+        step_seconds=seconds,
+        now=now,
+    )
     record_event(connection, now, Transition.CANCEL, search_id=row.search_id, candidate_id=candidate_id)
 
 

@@ -30,7 +30,8 @@ class SlotUtilisation:
     """The use that a search made of one slot.
 
     Shares are of the search's wall time: `busy` is the share in which a worker of the slot had a candidate, `training`
-    the share in which it was inside training and validation steps.
+    the share in which it was inside training and validation steps. `device_seconds` are fewer where several slots
+    shared a device.
     """
 
     host: str
@@ -94,6 +95,7 @@ class _WorkerTimes(NamedTuple):
     worker_id: int
     attempts: int
     device_seconds: float
+    step_seconds: float
     busy: float
     started_at: float
     ended_at: float
@@ -108,6 +110,7 @@ class _WorkerUse:
     ending: str | None
     attempts: int = 0
     device_seconds: float = 0.0
+    step_seconds: float = 0.0
     busy: float = 0.0
     others: float = 0.0
 
@@ -150,15 +153,15 @@ def get_utilisation(connection: Connection, search_id: int, now: float) -> Utili
 
 def _slot_utilisation(slot: _SlotKey, workers: Sequence[_WorkerUse], wall_seconds: float) -> SlotUtilisation:
     busy = sum(use.busy for use in workers)
-    trained = sum(use.device_seconds for use in workers)
+    in_steps = sum(use.step_seconds for use in workers)
     return SlotUtilisation(
         *slot,
         attempts=sum(use.attempts for use in workers),
-        device_seconds=trained,
+        device_seconds=sum(use.device_seconds for use in workers),
         busy_seconds=busy,
         # A clock that is set back makes attempts longer than the wall time.
         busy=min(1.0, busy / wall_seconds) if wall_seconds > 0 else 0.0,
-        training=min(1.0, trained / wall_seconds) if wall_seconds > 0 else 0.0,
+        training=min(1.0, in_steps / wall_seconds) if wall_seconds > 0 else 0.0,
     )
 
 
@@ -170,7 +173,7 @@ def _list_idle_causes(workers: Sequence[_WorkerUse], whole: _Span, pauses: Seque
         causes[cause] += whole.overlap(idle_since, use.lifetime.start)
         free = max(0.0, use.lifetime.overlap(*whole) - use.busy - use.others)
         paused = min(free, sum(use.lifetime.overlap(*pause) for pause in pauses))
-        causes[OUTSIDE_STEPS] += max(0.0, use.busy - use.device_seconds)
+        causes[OUTSIDE_STEPS] += max(0.0, use.busy - use.step_seconds)
         causes[OTHER_SEARCHES] += use.others
         causes[PAUSED] += paused
         causes[WAITED] += free - paused
@@ -193,6 +196,7 @@ def _list_worker_times(
             attempt.c.worker_id,
             func.count(),
             func.sum(attempt.c.device_seconds),
+            func.sum(func.coalesce(attempt.c.step_seconds, attempt.c.device_seconds)),
             func.sum(ended_at - started_at),
             func.min(started_at),
             func.max(ended_at),
@@ -216,7 +220,8 @@ def _list_workers(
     workers = _find_workers(connection, [times.worker_id for times in own_times], now)
     for times in own_times:
         use = workers[times.worker_id]
-        use.attempts, use.device_seconds, use.busy = times.attempts, times.device_seconds, times.busy
+        use.attempts, use.busy = times.attempts, times.busy
+        use.device_seconds, use.step_seconds = times.device_seconds, times.step_seconds
     for other_id in _list_searches_during(connection, search_id, whole):
         for times in _list_worker_times(connection, other_id, now, whole):
             if times.worker_id in workers:

@@ -47,6 +47,7 @@ attempt = define_table(
     Column("message", Text),
     Column("traceback", Text),
     Column("device_seconds", Float, nullable=False, server_default=text("0")),
+    Column("step_seconds", Float),
     Column("progressed", Boolean(name="progressed"), nullable=False, server_default=false()),
     Column("peak_bytes", BigInteger),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_has_outcome"),
@@ -54,7 +55,9 @@ attempt = define_table(
 )
 """An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
-`peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
+`step_seconds` is the time in training and validation steps, null if the device seconds are the same. `device_seconds`
+is the attempt's share of it where several trainings used the device at once: on a GPU the device seconds of all attempts
+sum to wall time. `peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
 """
 
 
@@ -74,8 +77,12 @@ lease = define_table(
     Column("host_id", Id, ForeignKey(host.c.id), nullable=False),
     Column("counter", BigInteger, nullable=False, server_default=text("0")),
     Column("images_per_second", Float),
+    Column("device_share", Float, nullable=False, server_default=text("1")),
 )
-"""The present holder of a candidate. A separate, narrow table: heartbeats change no index of candidates."""
+"""The present holder of a candidate. A separate, narrow table: heartbeats change no index of candidates.
+
+`device_share` is the training's share of its device so far: its device seconds relative to its seconds in steps.
+"""
 
 
 epoch = define_table(

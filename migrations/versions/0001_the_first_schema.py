@@ -16,6 +16,7 @@ TABLES = (
     *("provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event"),
 )
 
+MEASURED = ("fitness", "accuracy", "share_inherited", "logit_distance")
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -201,12 +202,8 @@ def create_candidates() -> None:
         sa.Column("thrift", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("not_before", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("retried_after", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.Column("params", sa.BigInteger(), nullable=False),
-        sa.Column("mult_adds", sa.BigInteger(), nullable=False),
-        sa.Column("fitness", sa.Float(), nullable=True),
-        sa.Column("accuracy", sa.Float(), nullable=True),
-        sa.Column("share_inherited", sa.Float(), nullable=True),
-        sa.Column("logit_distance", sa.Float(), nullable=True),
+        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("params", "mult_adds")),
+        *(sa.Column(name, sa.Float(), nullable=True) for name in MEASURED),
         sa.Column("lineage_epochs", sa.Integer(), nullable=True),
         sa.Column("joined", sa.BigInteger(), nullable=True),
         sa.Column("left", sa.BigInteger(), nullable=True),
@@ -291,6 +288,7 @@ def create_attempts() -> None:
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("traceback", sa.Text(), nullable=True),
         sa.Column("device_seconds", sa.Float(), server_default=sa.text("0"), nullable=False),
+        sa.Column("step_seconds", sa.Float(), nullable=True),
         sa.Column("progressed", sa.Boolean(name="progressed"), server_default=sa.false(), nullable=False),
         sa.Column("peak_bytes", sa.BigInteger(), nullable=True),
         check("attempt_ended_has_outcome", "(ended_at IS NULL) = (outcome IS NULL)"),
@@ -307,6 +305,7 @@ def create_attempts() -> None:
         sa.Column("host_id", ID, nullable=False),
         sa.Column("counter", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("images_per_second", sa.Float(), nullable=True),
+        sa.Column("device_share", sa.Float(), server_default=sa.text("1"), nullable=False),
         sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_lease_candidate_id")),
         sa.ForeignKeyConstraint(["host_id"], ["eatnas_host.id"], name=op.f("fk_eatnas_lease_host_id")),
         sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_lease")),

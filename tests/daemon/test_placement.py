@@ -9,7 +9,7 @@ from dataclasses import replace
 import psutil
 import pynvml
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from eatnas_daemon.devices.availability import Cause
 from eatnas_daemon.devices.locks import find_lock_owner
@@ -25,9 +25,10 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.utilisation import get_utilisation
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import device, host, worker
-from eatnas_db.schema.searches import search
+from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt, epoch, lease, provenance, score
 from support.fake_nvml import GIB, FakeGpu, FakeNvml, workers_on
 from support.searches import fetch_rows
@@ -381,6 +382,29 @@ def test_workers_share_a_gpu_until_its_memory_is_used(tmp_path, home, supervise,
 
     supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=observe)
     assert most == [3]
+
+
+def test_device_seconds_of_a_shared_gpu_sum_to_wall_time(tmp_path, home, supervise, gpus):
+    settings = home(tmp_path / "shared")
+    _, scheduler = gpus(FakeGpu(GPUS[0]), workers_per_device=4)
+    supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK)
+    rows = fetch_rows(
+        settings, select(attempt.c.started_at, attempt.c.ended_at, attempt.c.device_seconds, attempt.c.step_seconds)
+    )
+    wall = max(row.ended_at for row in rows) - min(row.started_at for row in rows)
+    shared, in_steps = (sum(row[number] for row in rows) for number in (2, 3))
+    assert in_steps > 1.3 * wall  # several workers trained at once
+    assert 0.5 * wall < shared <= 1.02 * wall
+    (row,) = fetch_rows(settings, select(search.c.device_seconds))
+    assert row.device_seconds == pytest.approx(shared)
+    engine = open_record(settings.database_url)
+    with read_transaction(engine) as connection:
+        use = get_utilisation(connection, 1, time.time())
+        last_step = connection.execute(select(func.max(step.c.device_seconds))).scalar_one()
+    assert use.device_seconds == pytest.approx(shared)
+    assert last_step == pytest.approx(shared)
+    assert sum(slot.device_seconds for slot in use.slots) == pytest.approx(shared)
+    assert sum(slot.training for slot in use.slots) == pytest.approx(in_steps / use.wall_seconds)
 
 
 @pytest.mark.slow

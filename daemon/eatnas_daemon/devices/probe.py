@@ -35,19 +35,24 @@ def probe_devices(nvml: Nvml, folder: Path = LOCK_FOLDER) -> list[DeviceSnapshot
 def probe_cpu(quota: Path = CGROUP_CPU_QUOTA) -> DeviceSnapshot:
     """Return a snapshot of the CPU, with the cores that this process or its container may use."""
     memory = psutil.virtual_memory()
+    return replace(
+        CPU_DEVICE,
+        total_bytes=memory.total,
+        free_bytes=memory.available,
+        cores=count_cores(quota),
+        load_average=psutil.getloadavg()[0],
+    )
+
+
+def count_cores(quota: Path = CGROUP_CPU_QUOTA) -> int:
+    """Return the number of physical cores that this process or its container may use."""
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
     with suppress(OSError, ValueError):  # the file may be missing or contain "max"
         allowed, period = map(int, quota.read_text().split())
         cores = max(1, min(cores, allowed // period))
-    return replace(
-        CPU_DEVICE,
-        total_bytes=memory.total,
-        free_bytes=memory.available,
-        cores=cores,
-        load_average=psutil.getloadavg()[0],
-    )
+    return cores
 
 
 def identify_process(pid: int) -> ProcessIdentity | None:

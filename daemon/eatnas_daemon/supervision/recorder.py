@@ -17,7 +17,7 @@ from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db import hosts, leases
 from eatnas_db.errors import RecordError, StaleLeaseError
-from eatnas_db.leases import LeaseToken
+from eatnas_db.leases import LeaseProgress, LeaseToken
 from eatnas_db.searches.control import set_waiting_reason
 from eatnas_protocol.messages import Ready
 
@@ -56,7 +56,7 @@ class Recorder:
         wall = self._wall()
         heartbeat = now >= self._heartbeat_at
         if heartbeat:
-            leases.record_heartbeat(connection, self._host.id, self._image_rates())
+            leases.record_heartbeat(connection, self._host.id, self._lease_progress())
             hosts.touch_host(connection, self._host.id, wall)
         if changed or heartbeat:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
@@ -106,10 +106,10 @@ class Recorder:
                 worker.worker_id = None
         self._waiting_reason.text = str(error)
 
-    def _image_rates(self) -> dict[LeaseToken, float]:
-        rates: dict[LeaseToken, float] = {}
+    def _lease_progress(self) -> dict[LeaseToken, LeaseProgress]:
+        progress: dict[LeaseToken, LeaseProgress] = {}
         for slot in self._slots:
             training = slot.training
             if training is not None and training.images_per_second is not None:
-                rates[training.token] = training.images_per_second
-        return rates
+                progress[training.token] = LeaseProgress(training.images_per_second, training.time.share)
+        return progress

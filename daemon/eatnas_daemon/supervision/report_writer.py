@@ -62,9 +62,10 @@ class ReportWriter:
                 case AncestorRetrained():
                     training_record.record_restoration(connection, token, report.ancestor, now)
                 case Finished():
-                    record_result(connection, worker, training.assignment, report, now)
+                    record_result(connection, worker, training, report, now)
                 case Released():
-                    transitions.release(connection, token, report.device_seconds, now)
+                    time = training.time
+                    transitions.release(connection, token, time.device_seconds, now, step_seconds=time.step_seconds)
                 case Failed():
                     self._write_failure(connection, worker, training, report, now)
         return obsolete_files
@@ -80,7 +81,8 @@ class ReportWriter:
             FailureKind.LOST if lost else FailureKind(report.kind),
             report.message,
             traceback=report.traceback,
-            device_seconds=report.device_seconds,
+            device_seconds=training.time.device_seconds,
+            step_seconds=training.time.step_seconds,
             now=now,
         )
 
@@ -98,7 +100,8 @@ class ReportWriter:
                     training.token,
                     failure.kind,
                     failure.message,
-                    device_seconds=0.0 if training.progress is None else training.progress.device_seconds,
+                    device_seconds=training.time.device_seconds,
+                    step_seconds=training.time.step_seconds,
                     now=now,
                 )
 

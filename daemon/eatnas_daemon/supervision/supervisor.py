@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import Engine
 
+from eatnas_daemon.devices.probe import count_cores
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_daemon.supervision.checkpoint_collector import CheckpointCollector
@@ -36,8 +37,8 @@ class Supervisor:
     """Keeps every slot training until `stop()` is called, or until the search `only` is finished.
 
     `engine` should wait only briefly for a locked database, since no worker is served meanwhile. `slots`: their
-    number on the processor; the GPU scheduler adds and removes those on GPUs. `max_bytes`: limit of the home
-    folder's size.
+    number on the processor; the GPU scheduler adds and removes those on GPUs. `cores`: those of the processor, by
+    default all that this process may use. `max_bytes`: limit of the home folder's size.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Supervisor:
         *,
         slots: int,
         host_name: str,
+        cores: int | None = None,
         only: str | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
         max_bytes: int | None = None,
@@ -62,7 +64,13 @@ class Supervisor:
         self._changes = ChangeListener(engine, self._selector)
         self._host = start_host_session(engine, self._changes, host_name, wall(), with_processor=slots > 0)
         self._pool = WorkerPool(
-            launcher, self._gpu_scheduler, self._selector, timeouts, cpu_slots=slots, now=monotonic()
+            launcher,
+            self._gpu_scheduler,
+            self._selector,
+            timeouts,
+            cpu_slots=slots,
+            now=monotonic(),
+            cores=cores or count_cores(),
         )
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
         self._recorder = self._new_recorder(only, launcher)

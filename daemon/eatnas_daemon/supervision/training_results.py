@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
 from eatnas_db.domain.memory_estimate import measured_share_of_estimate
@@ -19,9 +20,10 @@ from eatnas_protocol.messages import Finished
 
 
 def record_result(
-    connection: Connection, worker: WorkerState, assignment: Assignment, report: Finished, now: float
+    connection: Connection, worker: WorkerState, training: RunningTraining, report: Finished, now: float
 ) -> None:
     """Record the score of a training. Raises `StaleLeaseError`."""
+    assignment = training.assignment
     recipe = {**without_timing(assignment.message.training), "precision": report.precision}
     batch_size = recipe["batch_size"]
     if assignment.message.split_batches:  # a deviation from the recipe, recorded with the score
@@ -40,7 +42,8 @@ def record_result(
         metrics=metrics,
         seed=assignment.message.seed,
         provenance=_provenance(recipe, report.data_digest, worker),
-        device_seconds=report.device_seconds,
+        device_seconds=training.time.device_seconds,
+        step_seconds=training.time.step_seconds,
         now=now,
         lineage_epochs=assignment.lineage_epochs,
         share_inherited=report.share_inherited,

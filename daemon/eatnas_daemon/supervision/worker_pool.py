@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.workers.device_time import share_device_time
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
@@ -18,6 +19,7 @@ class WorkerPool:
     """The slots of a supervisor and the processes in them.
 
     `slots` holds those on the processor from the start; the GPU scheduler adds and removes those on GPUs.
+    `cores`: those of the processor.
     `accepts_starts`: False while the supervisor drains; a signal handler may change it at any moment.
     """
 
@@ -30,12 +32,15 @@ class WorkerPool:
         *,
         cpu_slots: int,
         now: float,
+        cores: int,
     ) -> None:
         self._launcher, self._gpu_scheduler = launcher, gpu_scheduler
         self._selector, self._timeouts = selector, timeouts
         self.slots = [Slot(number) for number in range(cpu_slots)]
         self.accepts_starts = True
         self._ticked_at, self._heartbeat_at = now, 0.0
+        self._cores = cores
+        self._received_at = now
 
     @property
     def workers(self) -> list[WorkerState]:
@@ -53,6 +58,8 @@ class WorkerPool:
 
     def receive(self, now: float) -> None:
         """Read the messages that arrived, and reap the workers that ended."""
+        share_device_time(self.slots, now - self._received_at, self._cores)
+        self._received_at = now
         for slot in self.slots:
             worker = slot.worker
             if worker is None or worker.ended:

@@ -41,11 +41,44 @@ class GpuMemory:
 
 
 @dataclass(slots=True)
+class TrainingTime:
+    """The time of a training: seconds in its steps, and its share of them where others used the device too.
+
+    Seconds in steps are known when the worker reports them, shares all the time; `observe` collects these until then.
+    """
+
+    step_seconds: float = 0.0
+    device_seconds: float = 0.0
+    _observed_seconds: float = 0.0
+    _shared_seconds: float = 0.0
+    _last_share: float = 1.0
+
+    def observe(self, seconds: float, share: float) -> None:
+        """Note that the training had this share of its device during the last `seconds`."""
+        self._observed_seconds += seconds
+        self._shared_seconds += seconds * share
+        self._last_share = share
+
+    def report(self, step_seconds: float) -> None:
+        """Take over the seconds in steps since the assignment, as the worker reports them."""
+        share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
+        self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
+        self.step_seconds = max(self.step_seconds, step_seconds)
+        self._observed_seconds = self._shared_seconds = 0.0
+
+    @property
+    def share(self) -> float:
+        """Return the share of the device that the training has had so far."""
+        return self.device_seconds / self.step_seconds if self.step_seconds > 0 else self._last_share
+
+
+@dataclass(slots=True)
 class RunningTraining:
     """A training in a worker, from its assignment until its last report is recorded."""
 
     assignment: Assignment
     cpu: CpuMeter
+    time: TrainingTime = field(default_factory=TrainingTime)
     phase: str = "loading"
     progress: Progress | None = None
     longest_silence: float = 0.0

@@ -122,6 +122,8 @@ class WorkerState:
         training = self.training
         if training is None or not training.is_subject_of(message):
             return False
+        if isinstance(message, Progress | Finished | Released | Failed):
+            training.time.report(message.device_seconds)
         match message:
             case Progress():
                 training.update(message, silence)
@@ -219,8 +221,8 @@ class WorkerState:
 
 
 def _overdue_training(training: RunningTraining, silence: float, timeouts: Timeouts) -> WorkerFailure | None:
-    limit, progress = training.assignment.remaining_device_seconds, training.progress
-    if limit is not None and progress is not None and progress.device_seconds > limit:
+    limit = training.assignment.remaining_device_seconds
+    if limit is not None and training.time.device_seconds > limit:
         total = limit + training.assignment.leased.spent_seconds
         message = f"trained for more than budget.candidate_seconds ({total:g} s)"
         return WorkerFailure(FailureKind.TIME_LIMIT, message)

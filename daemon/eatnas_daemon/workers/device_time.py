@@ -1,0 +1,51 @@
+"""Share out a device's time among the trainings that use it at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from eatnas_daemon.workers.running_training import RunningTraining
+from eatnas_daemon.workers.slots import Slot
+
+STEP_PHASES: Final = frozenset({"training", "validating", "testing", "restoring"})
+"""The phases in which a worker computes on its device."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """A training, and how much of the device's capacity it can use alone: a GPU, or the threads of its recipe."""
+
+    training: RunningTraining
+    units: int
+
+    @property
+    def in_steps(self) -> bool:
+        return self.training.phase in STEP_PHASES
+
+
+def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None:
+    """Give each training its share of the last `seconds` of its device.
+
+    A GPU is shared equally by the trainings in steps, so that their device seconds sum to wall time. A processor has
+    `cores` for its trainings, each of which uses as many as it has threads; only what exceeds the cores is shared.
+    """
+    by_device: defaultdict[str, list[_Demand]] = defaultdict(list)
+    capacity: dict[str, int] = {}
+    for slot in slots:
+        training = slot.training
+        if training is None or not slot.busy:
+            continue
+        units = 1 if slot.on_gpu else cores
+        threads = int(training.assignment.message.training.get("threads", 1))
+        by_device[slot.device.uuid].append(_Demand(training, min(threads, units)))
+        capacity[slot.device.uuid] = units
+    for uuid, demands in by_device.items():
+        used = sum(demand.units for demand in demands if demand.in_steps)
+        for demand in demands:
+            # A training outside its steps learns its share too: it may do all of its steps before the next call.
+            total = used if demand.in_steps else used + demand.units
+            share = min(1.0, capacity[uuid] / total)
+            demand.training.time.observe(seconds if demand.in_steps else 0.0, share)
