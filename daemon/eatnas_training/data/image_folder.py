@@ -11,6 +11,7 @@ import numpy as np
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Integers
+from eatnas_training.data.image_modes import UnsupportedModeError, convert_to_rgb
 from eatnas_training.error_messages import first_line, unreadable
 
 if TYPE_CHECKING:
@@ -103,8 +104,10 @@ def open_image(path: str) -> Image:
         raise DataError(f"image folders need Pillow: {first_line(error)}; pip install pillow") from error
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return convert_to_rgb(image)
     except MemoryError:
         raise
+    except UnsupportedModeError as error:
+        raise DataError(f"{path} cannot be used: {error}") from error
     except Exception as error:  # each format has its own reader, which can raise any exception
         raise DataError(f"{path} is not a readable image ({first_line(error)}); replace or delete it") from error
