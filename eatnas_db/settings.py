@@ -47,6 +47,11 @@ class Settings:
         return self.home / "data"
 
     @property
+    def cache(self) -> Path:
+        """The folder of what can be computed again: decoded image folders."""
+        return self.home / "cache"
+
+    @property
     def mlflow_uri(self) -> str:
         """The URI of the home's own MLflow store."""
         return mlflow_store_url(self.home / "mlflow.db")

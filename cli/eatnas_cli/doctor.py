@@ -210,6 +210,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
     yield Finding("checkpoints", True, ", ".join(of_searches) or "none")
     yield Finding("logs", True, format_size(usage.logs))
     yield Finding("MLflow store", True, format_size(usage.mlflow))
+    yield Finding("image cache", True, format_size(usage.cache))
     try:
         limit = read_max_bytes(settings.home, environment)
     except EatnasError as error:

@@ -14,7 +14,12 @@ PROGRAM: Final = "eatnas_training.prepare"
 
 @dataclass(frozen=True, slots=True)
 class DataDescription:
-    """The shape of a data set after its transformations, the size of each part, and the digest of its content."""
+    """The shape of a data set after its transformations, the size of each part, and the digests.
+
+    `data_digest` covers the content; if the images are streamed, only names, sizes and classes. Only streamed images
+    have the other digests: `files_digest` also covers modification times, and `content_digest` the bytes, if they have
+    been read.
+    """
 
     resolution: int
     channels: int
@@ -23,6 +28,28 @@ class DataDescription:
     validation_images: int
     test_images: int
     data_digest: str
+    files_digest: str | None = None
+    content_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """A data set whose files have all been read.
+
+    `folder` describes an image folder: its classes, and what is skipped or cannot be read. For a folder without a
+    resolution, or with images that cannot be read, the fields are None that depend on these.
+    """
+
+    resolution: int | None
+    channels: int
+    classes: int
+    train_images: int | None
+    validation_images: int | None
+    test_images: int
+    data_digest: str | None
+    files_digest: str | None = None
+    content_digest: str | None = None
+    folder: dict[str, list[dict[str, Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +61,9 @@ class FinalDataDescription:
 
 
 def data_with_root(settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `data` section of a spec with the home's data folder as the default root."""
-    return {**data, "root": data.get("root") or str(settings.data)}
+    """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache."""
+    cache = str(settings.cache) if settings.home.is_dir() else None
+    return {**data, "root": data.get("root") or str(settings.data), "cache": cache}
 
 
 def list_data_sets() -> list[dict[str, Any]]:
@@ -46,14 +74,19 @@ def list_data_sets() -> list[dict[str, Any]]:
 
 def describe_data_set(data: Mapping[str, Any]) -> DataDescription:
     """Read a data set and describe its training and validation parts. Raises `DataError`."""
-    return DataDescription(**run_training_program(PROGRAM, "describe", request=data))
+    return DataDescription(**run_training_program(PROGRAM, "describe", request=data, show_progress=True))
+
+
+def verify_data_set(data: Mapping[str, Any]) -> DataDescription:
+    """Read all files of a data set again, without the cache, and describe it. Raises `DataError`."""
+    return DataDescription(**run_training_program(PROGRAM, "verify", request=data, show_progress=True))
 
 
 def describe_final_data(data: Mapping[str, Any]) -> FinalDataDescription:
     """Read a data set and describe the parts that final models use. Raises `DataError` if it has no test part."""
-    return FinalDataDescription(**run_training_program(PROGRAM, "final", request=data))
+    return FinalDataDescription(**run_training_program(PROGRAM, "final", request=data, show_progress=True))
 
 
-def download_data_set(name: str, root: str) -> DataDescription:
-    """Download the missing files of a data set into `root` and verify all of them. Raises `DataError`."""
-    return DataDescription(**run_training_program(PROGRAM, "download", request={"name": name, "root": root}))
+def prepare_data_set(data: Mapping[str, Any]) -> PreparedData:
+    """Download the missing files of a data set into its root and read all of them. Raises `DataError`."""
+    return PreparedData(**run_training_program(PROGRAM, "download", request=data, show_progress=True))

@@ -18,25 +18,34 @@ def run_training_program(
     request: Mapping[str, Any],
     environment: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    show_progress: bool = False,
 ) -> Any:
     """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
 
-    `environment` is added to this process's own; `timeout` is in seconds. Raises `DataError` with the last line that
-    the program printed on stderr, or if the program does not answer within `timeout`.
+    `environment` is added to this process's own; `timeout` is in seconds. `show_progress`: if stderr is a terminal, let
+    the program write its progress to it; the program must have the option `--progress-fd`. Raises `DataError` with the
+    last line that the program printed on stderr, or if the program does not answer within `timeout`.
     """
     program = " ".join([module, *arguments])
+    # The program's own stderr is captured, because its last line is the error.
+    progress_fd = os.dup(2) if show_progress and os.isatty(2) else None
+    options = [] if progress_fd is None else ["--progress-fd", str(progress_fd)]
     try:
         completed = subprocess.run(
-            python_command("-m", module, *arguments),
+            python_command("-m", module, *arguments, *options),
             input=json.dumps(request),
             env={**os.environ, **(environment or {})},
             capture_output=True,
             text=True,
             check=False,
             timeout=timeout,
+            pass_fds=() if progress_fd is None else (progress_fd,),
         )
     except subprocess.TimeoutExpired:
         raise DataError(f"{program} did not answer within {timeout:g} s; try again") from None
+    finally:
+        if progress_fd is not None:
+            os.close(progress_fd)
     if completed.returncode != 0:
         lines = completed.stderr.strip().splitlines()
         raise DataError(

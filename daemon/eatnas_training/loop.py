@@ -30,6 +30,8 @@ from eatnas_training.steps import Clock, StepRunner, require_finite
 from eatnas_training.worker_protocol import StopRequest
 
 PROGRESS_SECONDS: Final = 0.5
+LOG_SECONDS: Final = 10.0
+"""Time between two lines of the log while images are decoded."""
 
 
 def train(
@@ -85,7 +87,8 @@ class Training:
         """Train to the end or to a stop request. Exceptions are not caught here; `train` reports them."""
         runner, recipe = self.runner, self.runner.recipe
         yield Phase(*self._token, "loading")
-        runner.load()
+        if not (yield from self._load()):
+            return
         yield Phase(*self._token, "building")
         runner.build()
         resumed = yield from self._resume()
@@ -127,6 +130,19 @@ class Training:
         assert accuracy is not None
         yield self._finished(loss, accuracy)
 
+    def _load(self) -> Generator[Report, None, bool]:
+        """Load the images; return False if stopped. Decoding a large folder takes minutes."""
+        logged_at = self.monotonic()
+        for progress in self.runner.load_steps():
+            if self.stop_request() is not StopRequest.NONE:
+                yield Released(*self._token, self.device_seconds)
+                return False
+            if self.monotonic() - logged_at >= LOG_SECONDS:
+                logged_at = self.monotonic()
+                print(progress.describe(), flush=True)
+            yield Phase(*self._token, "loading")
+        return True
+
     def _resume(self) -> Generator[Report, None, bool]:
         """Restore the newest valid checkpoint; return whether there is one."""
         resumed = checkpoint.resume(self.assign, self._restore)
@@ -159,6 +175,8 @@ class Training:
             for report in retraining.run():
                 if isinstance(report, Progress):
                     yield replace(report, candidate=self.assign.candidate, attempt=self.assign.attempt)
+                elif isinstance(report, Phase):
+                    yield Phase(*self._token, "restoring")
                 elif isinstance(report, Released):
                     yield Released(*self._token, self.device_seconds + retraining.device_seconds)
                     return False

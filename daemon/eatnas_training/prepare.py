@@ -1,13 +1,15 @@
-"""`python -m eatnas_training.prepare list|describe|final|download`: list, describe and download data sets.
+"""`python -m eatnas_training.prepare list|describe|final|download|verify`: list, describe, download, verify data sets.
 
-`describe`, `final` and `download` read a `DataSpec` as JSON from stdin. Every command prints JSON. An error is one line
-on stderr, and the exit status is 1.
+All but `list` read a `DataSpec` as JSON from stdin. Every command prints JSON. An error is one line on stderr, and the
+exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -15,9 +17,22 @@ from typing import Any, Final
 
 from eatnas_db.errors import DataError, describe_os_error
 from eatnas_training.data import datasets
-from eatnas_training.data.catalog import DATA_SETS, get_data_set
+from eatnas_training.data.catalog import DATA_SETS, FOLDER_SETS, get_data_set
 from eatnas_training.data.download import SOURCES, Source, download_missing
-from eatnas_training.data.streamed_files import list_streamed_files
+from eatnas_training.data.folder_content import LoadProgress, Reporter, finish, ignore_progress
+from eatnas_training.data.folder_report import read_image_folder
+from eatnas_training.data.streamed_files import listing_steps
+
+NOT_DESCRIBED: Final = {
+    "resolution": None,
+    "channels": 3,
+    "train_images": None,
+    "validation_images": None,
+    "data_digest": None,
+    "files_digest": None,
+    "content_digest": None,
+}
+"""What depends on a resolution, or on files that cannot be read."""
 
 
 def list_data_sets() -> list[dict[str, Any]]:
@@ -25,14 +40,14 @@ def list_data_sets() -> list[dict[str, Any]]:
     return [{"name": name, **asdict(info)} for name, info in DATA_SETS.items()]
 
 
-def describe(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the shape of the images, the size of each part and the digest. Raises `DataError`."""
-    files = list_streamed_files(data)
+def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
+    """Return the shape of the images, the size of each part and the digests. Raises `DataError`."""
+    files = finish(listing_steps(data), report)
     if files is not None:
         train, validation, digest = files.train.labels, files.held_out.labels, files.digest
         channels, side, classes = 3, files.side, files.classes
     else:
-        loaded = datasets.load_training(data)
+        loaded = finish(datasets.training_steps(data), report)
         train, validation, digest = loaded.train.labels, loaded.validation.labels, loaded.digest
         _, channels, side, _ = loaded.train.images.shape
         classes = loaded.train.classes
@@ -44,23 +59,31 @@ def describe(data: Mapping[str, Any]) -> dict[str, Any]:
         "validation_images": len(validation),
         "test_images": get_data_set(data["name"]).test_images,
         "data_digest": digest,
+        "files_digest": None if files is None else files.files_digest,
+        "content_digest": None if files is None else files.content_digest,
     }
 
 
-def describe_final(data: Mapping[str, Any]) -> dict[str, Any]:
+def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
     """Return the number of images that final models are trained and tested on.
 
     Raises `DataError`, also if there is no test part.
     """
-    files = list_streamed_files(data, final_model=True)
+    files = finish(listing_steps(data, final_model=True), report)
     if files is not None:
         return {"train_images": len(files.train.labels), "test_images": len(files.held_out.labels)}
-    loaded = datasets.load_final(data)
+    loaded = finish(datasets.final_steps(data), report)
     return {"train_images": len(loaded.train.labels), "test_images": len(loaded.test.labels)}
 
 
-def download(data: Mapping[str, Any], sources: Mapping[str, Source] = SOURCES) -> dict[str, Any]:
-    """Download missing or damaged files, read both parts, and describe the data set. Raises `DataError`."""
+def download(
+    data: Mapping[str, Any], sources: Mapping[str, Source] = SOURCES, report: Reporter = ignore_progress
+) -> dict[str, Any]:
+    """Download missing or damaged files, read both parts, and describe the data set. Raises `DataError`.
+
+    Every file of an image folder is read. If some cannot be read, the answer names them and has no digest, unless the
+    spec skips them.
+    """
     name = str(data["name"])
     if get_data_set(name).needs_download:
         root = datasets.data_root(data)
@@ -69,23 +92,54 @@ def download(data: Mapping[str, Any], sources: Mapping[str, Source] = SOURCES) -
         except OSError as error:
             raise DataError(f"{name}: {error.filename or root} cannot be written: {error.strerror}") from error
         datasets.load_test(data)
-    return describe(data)
+    if name not in FOLDER_SETS:
+        return describe(data, report)
+    folder = read_image_folder(data, report)
+    complete = not folder.unreadable or data.get("on_unreadable") == datasets.SKIP
+    if complete and (data.get("resolution") or DATA_SETS[name].side):
+        described = describe(data, report)
+    else:
+        described = {**NOT_DESCRIBED, "classes": len(folder.images_by_class)}
+    described["test_images"] = sum(row["test_images"] or 0 for row in folder.images_by_class)
+    return {**described, "folder": asdict(folder)}
 
 
-COMMANDS: Final[dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+def verify(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
+    """Read all files again, whatever the cache holds, and describe the data set. Raises `DataError`."""
+    if data["name"] in FOLDER_SETS:
+        read_image_folder(data, report, test=False)
+    return describe(data, report)
+
+
+COMMANDS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "describe": describe,
     "final": describe_final,
     "download": download,
+    "verify": verify,
 }
+
+
+def terminal_reporter(fd: int) -> Reporter:
+    """Return a function that writes the progress over the last line of a terminal."""
+
+    def report(progress: LoadProgress) -> None:
+        end = "\n" if progress.done == progress.total else ""
+        with contextlib.suppress(OSError):
+            os.write(fd, f"\r{progress.describe()}\033[K{end}".encode())
+
+    return report
 
 
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
     parser.add_argument("command", choices=["list", *COMMANDS])
-    command = parser.parse_args().command
+    parser.add_argument("--progress-fd", type=int, help="a descriptor of a terminal that shows the progress")
+    options = parser.parse_args()
+    command = options.command
+    report = ignore_progress if options.progress_fd is None else terminal_reporter(options.progress_fd)
     try:
-        answer = list_data_sets() if command == "list" else COMMANDS[command](json.load(sys.stdin))
+        answer = list_data_sets() if command == "list" else COMMANDS[command](json.load(sys.stdin), report=report)
     except DataError as error:
         sys.exit(str(error))
     except OSError as error:

@@ -16,7 +16,8 @@ from eatnas_db.domain.spec import TrainingSpec
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
 from eatnas_training.data.batches import BatchKey, LoadedData
-from eatnas_training.data.loading import load_data
+from eatnas_training.data.folder_content import Steps, finish
+from eatnas_training.data.loading import loading_steps
 from eatnas_training.failures import DivergedError
 from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
 from eatnas_training.micro_batches import one_statistics_update
@@ -50,7 +51,11 @@ class StepRunner:
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
-        self.data = load_data(self.assign.data, self.device, final_model=self.assign.final_model)
+        finish(self.load_steps())
+
+    def load_steps(self) -> Steps[None]:
+        """Load the images, and yield the progress. Raises `DataError` if they do not match the task."""
+        self.data = yield from loading_steps(self.assign.data, self.device, final_model=self.assign.final_model)
         task = Task(**self.assign.task)
         if self.data.task != task:
             raise DataError(

@@ -80,6 +80,7 @@ class DataSpec(_Section):
     train_images: int | None = Field(None, ge=1, description="default: all images that are not validation images")
     validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
     split_seed: int = Field(0, ge=0, le=MAX_BIGINT)
+    on_unreadable: Literal["fail", "skip"] = Field("fail", description="what to do if an image cannot be read")
 
 
 class TrainingSpec(_Section):

@@ -36,7 +36,9 @@ class RemovalOrder(IntEnum):
     """Checkpoint files without a row, and logs of candidates that have ended."""
     OLDER = 2
     """Checkpoints of candidates that have ended, except the newest of each."""
-    NEWEST = 3
+    CACHE = 3
+    """Decoded image folders: the next worker decodes them again."""
+    NEWEST = 4
     """The newest ones, in finished searches: a candidate whose weights are needed again is trained again."""
 
 
@@ -64,6 +66,7 @@ class DiskUsage:
     checkpoints: Mapping[str, int] = field(default_factory=dict)
     logs: int = 0
     mlflow: int = 0
+    cache: int = 0
     other: int = 0
     removable: Sequence[RemovableFile] = ()
 
@@ -71,7 +74,8 @@ class DiskUsage:
     def bytes(self) -> int:
         """The sum of all parts."""
         checkpoints = sum(self.checkpoints.values())
-        return self.database + self.write_ahead_log + checkpoints + self.logs + self.mlflow + self.other
+        files = self.logs + self.mlflow + self.cache + self.other
+        return self.database + self.write_ahead_log + checkpoints + files
 
 
 class FoundFile(NamedTuple):
@@ -109,9 +113,11 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
     for file in list_files(settings.logs):
         logs += file.bytes
         removable += _removable_log(recorded, file)
+    cached = list(list_files(settings.cache))
+    removable += filter(None, map(_removable_cache, cached))
     database_files = _database_files(settings.database_file)
     database_sizes = [_size_of(file) for file in database_files]
-    measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, *database_files)))
+    measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, settings.cache, *database_files)))
     mlflow = other = 0
     mlflow_prefix = str(settings.home / "mlflow")
     for file in list_files(settings.home, excluded=measured):
@@ -125,6 +131,7 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
         checkpoints=dict(checkpoints.most_common()),
         logs=logs,
         mlflow=mlflow,
+        cache=sum(file.bytes for file in cached),
         other=other,
         removable=removable,
     )
@@ -168,6 +175,12 @@ def _removable_log(recorded: _RecordedFiles, file: FoundFile) -> list[RemovableF
     if match is None or int(match[1]) in recorded.unfinished:
         return []
     return [RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
+
+
+def _removable_cache(file: FoundFile) -> RemovableFile | None:
+    if Path(file.name).suffix not in (".npy", ".json"):  # a process is writing it, or holds its lock
+        return None
+    return RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.CACHE)
 
 
 def _read_recorded_files(connection: Connection) -> _RecordedFiles:

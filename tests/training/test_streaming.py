@@ -48,6 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def make_classes(root: Path) -> None:
+    for name in "ab":
+        (root / "train" / name).mkdir(parents=True)
+
+
 def spec(root: Path, **changes: Any) -> dict[str, Any]:
     return {"name": "ImageNet", "root": str(root), "resolution": SIDE, **changes}
 
@@ -77,9 +82,9 @@ def test_streamed_data_are_described_without_decoding(folder: Path, tmp_path: Pa
     described = prepare.describe(spec(folder))
     assert (described["train_images"], described["validation_images"]) == (192, 48)
     assert (described["resolution"], described["channels"], described["classes"]) == (SIDE, 3, CLASSES)
-    (tmp_path / "train" / "a").mkdir(parents=True)
+    make_classes(tmp_path)
     for number in range(10):
-        (tmp_path / "train" / "a" / f"{number}.JPEG").write_bytes(b"no image")
+        (tmp_path / "train" / "ab"[number % 2] / f"{number}.JPEG").write_bytes(b"no image")
     assert prepare.describe(spec(tmp_path, resolution=None))["resolution"] == 224
 
 
@@ -144,9 +149,9 @@ def test_each_epoch_has_every_image_once(folder: Path, load: Callable[..., Any])
 
 
 def test_batches_are_normalized_with_the_statistics_of_imagenet(tmp_path: Path) -> None:
-    (tmp_path / "train" / "a").mkdir(parents=True)
+    make_classes(tmp_path)
     for number in range(10):
-        PIL.Image.new("RGB", (30, 40), (0, 128, 255)).save(tmp_path / "train" / "a" / f"{number}.png")
+        PIL.Image.new("RGB", (30, 40), (0, 128, 255)).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
     data = load_data(spec(tmp_path), "cpu")
     expected = (torch.tensor([0, 128, 255]) / 255 - torch.tensor(streaming.MEAN)) / torch.tensor(streaming.DEVIATION)
     for images, labels in (data.held_out.between(0, 2), batches(data.train, 4)[0]):
@@ -158,12 +163,12 @@ def test_batches_are_normalized_with_the_statistics_of_imagenet(tmp_path: Path) 
 
 def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) -> None:
     # Red increases from left to right and green from top to bottom, so a pixel's color is its original position.
-    (tmp_path / "train" / "a").mkdir(parents=True)
+    make_classes(tmp_path)
     grid = np.zeros((256, 256, 3), np.uint8)
     grid[:, :, 0], grid[:, :, 1] = np.arange(256), np.arange(256)[:, None]
     wide = np.pad(grid, ((0, 0), (100, 100), (0, 0)), mode="edge")
     for number in range(250):
-        PIL.Image.fromarray(wide if number % 2 else grid).save(tmp_path / "train" / "a" / f"{number}.png")
+        PIL.Image.fromarray(wide if number % 2 else grid).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
     data = load_data(spec(tmp_path, resolution=56), "cpu")
     scale, mean = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in (streaming.DEVIATION, streaming.MEAN))
 
@@ -190,9 +195,9 @@ def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3)])
 def test_smallest_and_narrowest_images_can_be_cropped(tmp_path: Path, size: tuple[int, int]) -> None:
-    (tmp_path / "train" / "a").mkdir(parents=True)
+    make_classes(tmp_path)
     for number in range(10):
-        PIL.Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "train" / "a" / f"{number}.png")
+        PIL.Image.new("RGB", size, (9, 9, 9)).save(tmp_path / "train" / "ab"[number % 2] / f"{number}.png")
     data = load_data(spec(tmp_path), "cpu")
     for images, _ in (data.held_out.between(0, 2), batches(data.train, 8)[0]):
         assert bool((images == images[:1, :, :1, :1]).all())
@@ -226,10 +231,12 @@ def test_invalid_number_of_threads_is_reported(monkeypatch: pytest.MonkeyPatch, 
 
 
 TAKE_ONE_BATCH = """
-import json, sys
+import json, os, sys
 from eatnas_training.data.batches import BatchKey
 from eatnas_training.data.loading import load_data
 data = load_data(json.loads(sys.argv[1]), "cpu")
+os.unlink(sys.argv[2])
+os.mkfifo(sys.argv[2])  # reading it blocks, since nothing writes to it
 data.train.batch(BatchKey("crop_flip", 7, 32, 0, 0))
 """
 
@@ -237,10 +244,7 @@ data.train.batch(BatchKey("crop_flip", 7, 32, 0, 0))
 @pytest.mark.slow
 def test_interpreter_exits_while_an_image_is_being_read(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
-    path = image_in_batch(copied, 1)
-    path.unlink()
-    os.mkfifo(path)  # reading it blocks, since nothing writes to it
-    command = [sys.executable, "-c", TAKE_ONE_BATCH, json.dumps(spec(copied))]
+    command = [sys.executable, "-c", TAKE_ONE_BATCH, json.dumps(spec(copied)), str(image_in_batch(copied, 1))]
     subprocess.run(command, check=True, timeout=60)
 
 

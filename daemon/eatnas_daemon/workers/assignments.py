@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from eatnas_daemon.data_sets import data_with_root
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
@@ -119,8 +120,7 @@ def _assign_message(
     final_model: bool = False,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
-    data = dict(source.spec["data"])
-    data["root"] = data["root"] or str(settings.data)
+    data = data_with_root(settings, source.spec["data"])
     return Assign(
         candidate=candidate_id,
         attempt=attempt,

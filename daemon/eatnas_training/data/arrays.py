@@ -17,11 +17,15 @@ _RESIZE_CHUNK: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`."""
+    """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
+
+    `skipped`: the names of files that cannot be read and are left out.
+    """
 
     images: Bytes
     labels: Integers
     classes: int
+    skipped: tuple[str, ...] = ()
 
 
 def resize_images(images: Bytes, side: int | None) -> Bytes:

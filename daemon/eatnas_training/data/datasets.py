@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,10 +16,21 @@ from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Bytes, Images, Integers, resize_images
 from eatnas_training.data.catalog import CIFAR_SETS, DATA_SETS, IDX_SETS, get_data_set
 from eatnas_training.data.dataset_files import read_cifar, read_digits, read_idx_set, read_svhn
-from eatnas_training.data.image_folder import ImageFolder, list_classes, list_image_folder, open_image
+from eatnas_training.data.folder_cache import read_folder
+from eatnas_training.data.folder_content import (
+    FolderContent,
+    Steps,
+    files_digest,
+    finish,
+    read_file_times,
+    unreadable_error,
+)
+from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
 
 RESIDENT_BYTES: Final = 2**30
 """An image folder that would take more memory than this at its resolution is streamed."""
+SKIP: Final = "skip"
+"""The value of `data.on_unreadable` that leaves out files that cannot be read."""
 VALIDATION_SHARE: Final = 5
 """By default one image in this many is for validation."""
 
@@ -49,13 +61,14 @@ def load_training(data: Mapping[str, Any]) -> TrainingData:
 
     Raises `DataError` if the data set is unknown, missing, damaged, too small or too large for memory.
     """
-    images = _load(data, train=True)
-    resolution = data.get("resolution")
+    return finish(training_steps(data))
+
+
+def training_steps(data: Mapping[str, Any]) -> Steps[TrainingData]:
+    """Do the same as `load_training`, and yield the progress."""
+    images = yield from _load(data, train=True)
     train_indices, validation_indices = split(len(images.labels), data)
-    train, validation = (
-        Images(resize_images(images.images[indices], resolution), images.labels[indices], images.classes)
-        for indices in (train_indices, validation_indices)
-    )
+    train, validation = (_select(images, indices, data) for indices in (train_indices, validation_indices))
     return TrainingData(train, validation, _digest([train, validation], [train_indices, validation_indices]))
 
 
@@ -64,21 +77,32 @@ def load_final(data: Mapping[str, Any]) -> FinalData:
 
     Raises `DataError` like `load_training`, and if there is no test part.
     """
-    images = _load(data, train=True)
+    return finish(final_steps(data))
+
+
+def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
+    """Do the same as `load_final`, and yield the progress."""
+    images = yield from _load(data, train=True)
     indices = np.concatenate(split(len(images.labels), data))
-    train = Images(
-        resize_images(images.images[indices], data.get("resolution")), images.labels[indices], images.classes
-    )
-    if data["name"] == "ImageFolder":
-        list_test_folder(data, list_image_folder(data_root(data), data["name"], train=True))
-    test = load_test(data)
+    train = _select(images, indices, data)
+    test = yield from testing_steps(data)
     return FinalData(train, test, _digest([train, test], [indices, np.arange(len(test.labels))]))
 
 
 def load_test(data: Mapping[str, Any]) -> Images:
     """Load the test images of a `DataSpec`: for final models, never for a search. Raises `DataError`."""
-    images = _load(data, train=False)
-    return Images(resize_images(images.images, data.get("resolution")), images.labels, images.classes)
+    return finish(testing_steps(data))
+
+
+def testing_steps(data: Mapping[str, Any]) -> Steps[Images]:
+    """Do the same as `load_test`, and yield the progress."""
+    images = yield from _load(data, train=False)
+    return _select(images, np.arange(len(images.labels)), data)
+
+
+def _select(images: Images, indices: Integers, data: Mapping[str, Any]) -> Images:
+    selected: Bytes = np.asarray(images.images[indices])
+    return replace(images, images=resize_images(selected, data.get("resolution")), labels=images.labels[indices])
 
 
 def split(count: int, data: Mapping[str, Any]) -> tuple[Integers, Integers]:
@@ -115,17 +139,12 @@ def image_side(data: Mapping[str, Any]) -> int:
     return int(side)
 
 
-def list_test_folder(data: Mapping[str, Any], train: ImageFolder) -> ImageFolder:
-    """List the test part of a folder data set. Raises `DataError` if it is missing or has other classes."""
-    test = list_image_folder(data_root(data), str(data["name"]), train=False)
-    if differing := sorted(set(list_classes(train.top)) ^ set(list_classes(test.top))):
-        raise DataError(
-            f"{data['name']}: {train.top} and {test.top} must have the same classes; only one has {differing[0]!r}"
-        )
-    return test
+def data_cache(data: Mapping[str, Any]) -> Path | None:
+    """Return the folder of decoded images; None if the caller keeps no cache."""
+    return Path(str(data["cache"])) / "images" if data.get("cache") else None
 
 
-def _load(data: Mapping[str, Any], *, train: bool) -> Images:
+def _load(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     name = str(data["name"])
     classes = get_data_set(name).classes
     if name == "digits":
@@ -137,31 +156,56 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Images:
         return read_cifar(root, name, classes, train=train)
     if name == "SVHN":
         return read_svhn(root, classes, train=train)
-    return _read_image_folder(list_image_folder(root, name, train=train), name, image_side(data))
+    folder = list_training_folder(root, name)
+    if not train:
+        folder = list_test_folder(root, name, folder)
+    return (yield from _read_image_folder(folder, data))
 
 
-def _read_image_folder(folder: ImageFolder, name: str, side: int) -> Images:
+def _read_image_folder(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[Images]:
     """Return the center square of each file, resized."""
+    side = image_side(data)
     if folder.resident_bytes(side) > RESIDENT_BYTES:
         raise DataError(
-            f"{name}: the {len(folder.names)} images in {folder.top} do not fit into {RESIDENT_BYTES >> 20} MiB "
-            f"at {side} × {side} pixels; lower data.resolution"
+            f"{data['name']}: the {len(folder.names)} images in {folder.top} do not fit into {RESIDENT_BYTES >> 20} "
+            f"MiB at {side} × {side} pixels; lower data.resolution"
         )
-    images = np.empty((len(folder.names), 3, side, side), np.uint8)
-    for number in range(len(folder.names)):
-        pixels: Bytes = np.asarray(open_image(folder.path(number)))
-        height, width = pixels.shape[:2]
-        square = min(height, width)
-        top, left = (height - square) // 2, (width - square) // 2
-        center = pixels[top : top + square, left : left + square].transpose(2, 0, 1)
-        images[number] = resize_images(center[None], side)[0]
-    return Images(images, folder.labels, folder.classes)
+    digest = files_digest(folder, read_file_times(folder))
+    content = yield from read_folder(data_cache(data), folder, digest, side)
+    assert content.images is not None
+    readable = readable_files(folder, content, data)
+    if len(readable) == len(folder.names):
+        return Images(content.images, folder.labels, folder.classes)
+    skipped = tuple(folder.names[index] for index in sorted(content.unreadable))
+    return Images(content.images[readable], folder.labels[readable], folder.classes, skipped)
+
+
+def readable_files(folder: ImageFolder, content: FolderContent, data: Mapping[str, Any]) -> Integers:
+    """Return the indices of the files that can be read.
+
+    Raises `DataError` if there are others, unless the spec skips them.
+    """
+    if content.unreadable and data.get("on_unreadable") != SKIP:
+        raise unreadable_error(folder, content.unreadable)
+    readable = np.setdiff1d(np.arange(len(folder.names)), np.array(sorted(content.unreadable), np.int64))
+    left = set(folder.labels[readable].tolist())
+    for label in set(folder.labels.tolist()) - left:
+        empty = folder.top / folder.class_names[label]
+        raise DataError(f"{data['name']}: no image in {empty} is readable; replace or delete this class")
+    return readable
 
 
 def _digest(parts: list[Images], indices: list[Integers]) -> str:
     sha = hashlib.sha256()
+    for part in parts:
+        sha.update(skipped_bytes(part.skipped))
     for part, part_indices in zip(parts, indices, strict=True):
         for array in (part.images, part.labels, part_indices):
             sha.update(f"{array.dtype.str}{array.shape}".encode())
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()
+
+
+def skipped_bytes(skipped: Sequence[str]) -> bytes:
+    """Return what skipped files add to a digest: nothing if there are none."""
+    return b"".join(b"skipped " + os.fsencode(name) + b"\n" for name in skipped)

@@ -17,7 +17,7 @@ from PIL import Image
 from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey
-from eatnas_training.data.image_folder import open_image
+from eatnas_training.data.image_files import open_image
 
 CENTER_SHARE: Final = 224 / 256
 """The side of the center crop as a share of the image's shorter side."""

@@ -1,21 +1,36 @@
-"""Folders of images with one folder for each class, and the decoding of one image (Pillow)."""
+"""Folders of images with one folder for each class."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
 
 import numpy as np
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Integers
-from eatnas_training.data.image_modes import UnsupportedModeError, convert_to_rgb
-from eatnas_training.error_messages import first_line, unreadable
+from eatnas_training.data.folder_walk import (
+    CYCLE,
+    FolderWalk,
+    Skipped,
+    identify_ancestors,
+    skip_reason,
+)
+from eatnas_training.error_messages import unreadable
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+TRAIN: Final = "train"
+TEST: Final = "val"
+_MISSPELLED_PARTS: Final = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
+}
+"""Names of folders in small letters that people give to a part, and the right name of that part."""
+NO_IMAGES: Final = "holds no files, so it is no class"
+OPTION: Final = " (--root of `data prepare`)"
+OUTSIDE: Final = "not in the folder of a class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +43,13 @@ class ImageFolder:
     top: Path
     names: list[str]
     labels: Integers
-    classes: int
+    class_names: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
 
     def path(self, index: int) -> str:
         """Return the path of a file."""
@@ -38,76 +59,119 @@ class ImageFolder:
         """Return the size of all images in memory, as RGB of `side` × `side` pixels."""
         return len(self.names) * 3 * side * side
 
+    def count_images(self) -> dict[str, int]:
+        """Return the number of images of each class."""
+        counts = np.bincount(self.labels, minlength=self.classes)
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
 
-def list_image_folder(root: Path, name: str, *, train: bool) -> ImageFolder:
-    """List the training or the test part of a folder data set. Raises `DataError` if it has no files."""
-    part = root / ("train" if train else "val")
-    # If there is a test part, the images are not directly in `root`, where `val` would count as a class.
-    has_parts = not train or name == "ImageNet" or part.is_dir() or (root / "val").is_dir()
-    top = part if has_parts else root
-    classes = list_classes(top)
-    if not classes:
-        raise DataError(f"{name}: {top} has no class folders; put images into {top}/CLASS/, or set data.root")
-    names: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        files = _list_files(top, folder)
-        names += files
-        labels += [label] * len(files)
-    if not names:
+
+def list_training_folder(root: Path, name: str) -> ImageFolder:
+    """List the training part of a folder data set: its classes are the folders with files.
+
+    Raises `DataError` if it has fewer than two classes.
+    """
+    has_parts = name == "ImageNet" or (root / TRAIN).is_dir() or (root / TEST).is_dir()
+    top = root / TRAIN if has_parts else root
+    skipped: list[Skipped] = []
+    if not (root / TRAIN).is_dir():
+        _refuse_misspelled_parts(root, name)
+    elif has_parts:
+        skipped += [
+            Skipped(f"../{folder}", f"not used; the parts are {TRAIN} and {TEST}")
+            for folder in _list_folders(root)[0]
+            if folder not in (TRAIN, TEST)
+        ]
+    folders, skipped_here = _list_folders(top)
+    if not folders:
+        raise DataError(f"{name}: {top} has no class folders; put images into {top}/CLASS/, or set data.root{OPTION}")
+    files, skipped_below = _list_classes(top, folders)
+    skipped += [*skipped_here, *skipped_below]
+    class_names = tuple(folder for folder, names in files.items() if names)
+    if not class_names:
         raise DataError(f"{name}: the class folders in {top} hold no files; put images into {top}/CLASS/")
-    return ImageFolder(top, names, np.array(labels, np.int64), len(classes))
+    if len(class_names) == 1:
+        _refuse_one_class(top, name, class_names[0], files)
+    return _with_labels(top, files, class_names, skipped)
 
 
-def list_classes(top: Path) -> list[str]:
-    """Return the sorted names of the class folders, none if `top` does not exist. Raises `DataError`."""
+def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
+    """List the test part of a folder data set. Raises `DataError` if it is missing or has other classes."""
+    top = root / TEST
+    folders, skipped_here = _list_folders(top)
+    if not folders:
+        _refuse_misspelled_parts(root, name)
+        raise DataError(f"{name}: {top} has no class folders; put images into {top}/CLASS/, or set data.root{OPTION}")
+    files, skipped_below = _list_classes(top, folders)
+    missing = [folder for folder in train.class_names if folder not in folders]
+    unknown = [folder for folder, names in files.items() if names and folder not in train.class_names]
+    if differing := sorted([*missing, *unknown]):
+        raise DataError(f"{name}: {train.top} and {top} must have the same classes; only one has {differing[0]!r}")
+    return _with_labels(top, files, train.class_names, [*skipped_here, *skipped_below])
+
+
+def _with_labels(
+    top: Path, files: dict[str, list[str]], class_names: tuple[str, ...], skipped: Sequence[Skipped]
+) -> ImageFolder:
+    names = [file for folder in class_names for file in files.get(folder, ())]
+    labels = np.repeat(np.arange(len(class_names)), [len(files.get(folder, ())) for folder in class_names])
+    return ImageFolder(top, names, labels.astype(np.int64), class_names, tuple(skipped))
+
+
+def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
+    """Return the sorted names of the folders in `top`, none if it does not exist, and what else lies there."""
+    folders: list[str] = []
+    skipped: list[Skipped] = []
     try:
         with os.scandir(top) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir() and not _is_hidden(entry.name))
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if (reason := skip_reason(entry.name)) is not None:
+                    skipped.append(Skipped(entry.name, reason))
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    skipped.append(Skipped(entry.name, OUTSIDE))
     except FileNotFoundError:
-        return []
+        return [], []
     except OSError as error:
         raise unreadable(error) from error
+    return folders, skipped
 
 
-def _list_files(top: Path, folder: str) -> list[str]:
-    """Return the sorted names of all files below a folder, relative to `top`, without hidden ones."""
-
-    def fail(error: OSError) -> None:
-        raise unreadable(error) from error
-
-    names: list[str] = []
-    for current, folders, files in os.walk(f"{top}{os.sep}{folder}", onerror=fail):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        relative = current[len(str(top)) + 1 :]
-        names += [f"{relative}/{file}" for file in files if not _is_hidden(file)]
-    return sorted(names)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".")
+def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str]], list[Skipped]]:
+    """Return the sorted files of each folder, and what is skipped: links in cycles, hidden files, empty folders."""
+    ancestors = identify_ancestors(top)
+    files: dict[str, list[str]] = {}
+    skipped: list[Skipped] = []
+    for folder in folders:
+        walk = FolderWalk(str(top), set(ancestors))
+        walk.list_files(folder)
+        files[folder] = walk.files
+        skipped += walk.skipped
+        if not walk.files and Skipped(folder, CYCLE) not in walk.skipped:
+            skipped.append(Skipped(folder, NO_IMAGES))
+    return files, skipped
 
 
-def file_size(path: str) -> int:
-    """Return the size of a file in bytes. Raises `DataError`."""
-    try:
-        return os.stat(path).st_size  # noqa: PTH116
-    except OSError as error:
-        raise unreadable(error) from error
+def _refuse_misspelled_parts(root: Path, name: str) -> None:
+    """Raise `DataError` if a folder looks like a part with another name: it holds folders and no files."""
+    for folder in _list_folders(root)[0]:
+        part = _MISSPELLED_PARTS.get(folder.lower())
+        if part is None or part == folder:
+            continue
+        folders, others = _list_folders(root / folder)
+        if folders and not any(skipped.reason == OUTSIDE for skipped in others):
+            raise DataError(
+                f"{name}: {root} has a folder {folder!r}, which would be a class; the training images must be in "
+                f"{TRAIN!r} and the test images in {TEST!r}; rename it to {part!r}"
+            )
 
 
-def open_image(path: str) -> Image:
-    """Decode an image file to RGB. Raises `DataError` with its path."""
-    try:
-        from PIL import Image  # other data sets do without Pillow
-    except ImportError as error:
-        raise DataError(f"image folders need Pillow: {first_line(error)}; pip install pillow") from error
-    try:
-        with Image.open(path) as image:
-            return convert_to_rgb(image)
-    except MemoryError:
-        raise
-    except UnsupportedModeError as error:
-        raise DataError(f"{path} cannot be used: {error}") from error
-    except Exception as error:  # each format has its own reader, which can raise any exception
-        raise DataError(f"{path} is not a readable image ({first_line(error)}); replace or delete it") from error
+def _refuse_one_class(top: Path, name: str, only: str, files: dict[str, list[str]]) -> None:
+    inside = _list_folders(top / only)[0]
+    others = [folder for folder in files if folder != only]
+    advice = f"put the images of each class into a folder {top}/CLASS/"
+    if len(inside) > 1:
+        advice = f"if {inside[0]!r} and {inside[1]!r} are classes, set data.root{OPTION} to {top / only}"
+    elif others:
+        advice = f"the folder {others[0]!r} holds no files; {advice}"
+    raise DataError(f"{name}: {top} has only one class with files, {only!r}, and a search needs two; {advice}")

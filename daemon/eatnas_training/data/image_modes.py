@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONVERTED: Final = frozenset(
-    {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"}
-)
+CONVERTED: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 """Modes of 8 bits or less, which Pillow converts itself. Transparency is dropped."""
 SIXTEEN_BITS: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _BITS_PER_SAMPLE: Final = 258
@@ -55,13 +53,14 @@ def _scale_integers(image: Image) -> NDArray[np.uint8]:
             f"its pixels have values from {values.min()} to {values.max()}, but its white is {white}; save it as PNG"
         )
     scaled = (2 * 255 * values + white) // (2 * white)
-    return (255 - scaled if _is_white_zero(image) else scaled).astype(np.uint8)
+    grey: NDArray[np.uint8] = (255 - scaled if _is_white_zero(image) else scaled).astype(np.uint8)
+    return grey
 
 
 def _scale_floats(image: Image) -> NDArray[np.uint8]:
     """Return values from 0 to 1 as 0 to 255, rounded."""
     values = np.asarray(image, np.float64)
-    if values.size and not (0 <= values.min() and values.max() <= 1):  # also true for NaN
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # also true for NaN
         raise UnsupportedModeError(
             f"its pixels are floats from {values.min():g} to {values.max():g}; floats must lie between 0 (black) and "
             "1 (white); save it with 8 or 16 bits"

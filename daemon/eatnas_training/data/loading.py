@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, Final
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.batches import LoadedData
+from eatnas_training.data.folder_content import Steps, count_cores, finish
 from eatnas_training.data.resident import load_resident
-from eatnas_training.data.streamed_files import list_streamed_files
+from eatnas_training.data.streamed_files import listing_steps
 from eatnas_training.data.streaming import open_streamed
 
 THREADS_VARIABLE: Final = "EATNAS_DECODE_THREADS"
@@ -23,20 +23,30 @@ def load_data(data: Mapping[str, Any], device: str, *, final_model: bool = False
 
     The test images are read for a final model only. The data loaded last stay in memory for the next call.
     """
-    return _load(json.dumps(dict(data), sort_keys=True), device, _decode_threads(), final_model)
+    return finish(loading_steps(data, device, final_model=final_model))
 
 
-@lru_cache(maxsize=1)
-def _load(data_json: str, device: str, threads: int, final_model: bool) -> LoadedData:
-    data = json.loads(data_json)
-    files = list_streamed_files(data, final_model=final_model)
+def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> Steps[LoadedData]:
+    """Do the same as `load_data`, and yield the progress."""
+    request = json.dumps(dict(data), sort_keys=True), device, _decode_threads(), final_model
+    if request not in _loaded_last:
+        _loaded_last.clear()  # before the next data set needs the memory
+        _loaded_last[request] = yield from _load(data, device, final_model)
+    return _loaded_last[request]
+
+
+_loaded_last: dict[tuple[str, str, int, bool], LoadedData] = {}
+
+
+def _load(data: Mapping[str, Any], device: str, final_model: bool) -> Steps[LoadedData]:
+    files = yield from listing_steps(data, final_model=final_model)
     if files is None:
-        return load_resident(data, device, final_model=final_model)
-    return open_streamed(files, device, threads)
+        return (yield from load_resident(data, device, final_model=final_model))
+    return open_streamed(files, device, _decode_threads())
 
 
 def _decode_threads() -> int:
-    text = os.environ.get(THREADS_VARIABLE) or str(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    text = os.environ.get(THREADS_VARIABLE) or str(max(1, count_cores() // 2))
     if not text.isdecimal() or int(text) < 1:
         raise DataError(f"{THREADS_VARIABLE} is {text!r}; set it to a number of threads, at least 1")
     return int(text)

@@ -15,6 +15,7 @@ from eatnas_training.data import datasets
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.augment import augment_batch
 from eatnas_training.data.batches import BatchKey, LoadedData, normalize, to_device
+from eatnas_training.data.folder_content import Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,16 @@ class ResidentPart:
         return normalize(self.images[start:stop], self.mean, self.scale), self.labels[start:stop]
 
 
-def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> LoadedData:
+def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> Steps[LoadedData]:
     """Load a `DataSpec`'s images onto a device; the test images are read for a final model only. Raises `DataError`.
 
     The training images are normalized to mean 0 and deviation 1 in each channel.
     """
     if final_model:
-        final = datasets.load_final(data)
+        final = yield from datasets.final_steps(data)
         train, held_out, digest = final.train, final.test, final.digest
     else:
-        loaded = datasets.load_training(data)
+        loaded = yield from datasets.training_steps(data)
         train, held_out, digest = loaded.train, loaded.validation, loaded.digest
     mean, scale = (torch.from_numpy(array).to(device) for array in _statistics(train.images))
     train_part, held_out_part = (

@@ -10,18 +10,34 @@ from typing import Any
 
 import numpy as np
 
+from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Integers
 from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
-from eatnas_training.data.datasets import RESIDENT_BYTES, data_root, image_side, list_test_folder, split
-from eatnas_training.data.image_folder import file_size, list_image_folder
+from eatnas_training.data.datasets import (
+    RESIDENT_BYTES,
+    SKIP,
+    data_cache,
+    data_root,
+    image_side,
+    readable_files,
+    skipped_bytes,
+    split,
+)
+from eatnas_training.data.folder_cache import cache_entry, read_folder
+from eatnas_training.data.folder_content import UNKNOWN_SIZE, FileTimes, Steps, files_digest, finish, read_file_times
+from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
+
+DIGEST_LINES = 10_000
+"""Files that are added to a digest at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """The image files of one part; `labels` int64 `[N]`."""
+    """The image files of one part; `labels` int64 `[N]`, and the state of each file when it was listed."""
 
     paths: list[str]
     labels: Integers
+    times: FileTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +45,8 @@ class StreamedFiles:
     """The files of a streamed data set. `digest` covers their names and sizes, not their content.
 
     `held_out` is the validation images; for a final model it is the test images, and `train` is all others.
+    `files_digest` covers the modification times, too, of the whole training folder. `content_digest` covers the bytes;
+    it is None if this home has never read all of them.
     """
 
     train: ImageFiles
@@ -36,6 +54,24 @@ class StreamedFiles:
     side: int
     classes: int
     digest: str
+    files_digest: str
+    content_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A folder, the state of its files, and those that a spec uses if it skips unreadable ones."""
+
+    folder: ImageFolder
+    times: FileTimes
+    readable: Integers
+    skipped: tuple[str, ...]
+    digest: str
+
+    def select(self, positions: Integers) -> Integers:
+        """Return the indices of files from their positions among the readable ones."""
+        selected: Integers = self.readable[positions]
+        return selected
 
 
 def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -> StreamedFiles | None:
@@ -44,31 +80,66 @@ def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -
     ImageNet is always streamed; another folder is if its training images exceed `RESIDENT_BYTES`. `final_model`: list
     the parts that a final model uses. Raises `DataError`.
     """
+    return finish(listing_steps(data, final_model=final_model))
+
+
+def listing_steps(data: Mapping[str, Any], *, final_model: bool = False) -> Steps[StreamedFiles | None]:
+    """Do the same as `list_streamed_files`, and yield the progress: to skip files, all must have been read once."""
     name = str(data["name"])
     get_data_set(name)
     if name not in FOLDER_SETS:
         return None
-    folder = list_image_folder(data_root(data), name, train=True)
+    folder = list_training_folder(data_root(data), name)
     side = image_side(data)
     if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
         return None
-    sha = hashlib.sha256(f"streamed, side {side}, {folder.classes} classes\n".encode())
-    train, validation = split(len(folder.names), data)
-    parts = [("train", folder, train), ("validation", folder, validation)]
+    whole = yield from _read_part(folder, data)
+    train, validation = (whole.select(positions) for positions in split(len(whole.readable), data))
+    parts = [("train", whole, train), ("validation", whole, validation)]
     if final_model:
-        test = list_test_folder(data, folder)
-        parts = [("train", folder, np.concatenate((train, validation))), ("test", test, np.arange(len(test.names)))]
-    part_files = []
-    for part, source, indices in parts:
-        paths = [source.path(index) for index in indices.tolist()]
-        sha.update(f"{part} {len(paths)}\n".encode())
-        for index, path in zip(indices.tolist(), paths, strict=True):
-            sha.update(f"{source.labels[index]} {file_size(path)} ".encode() + os.fsencode(source.names[index]) + b"\n")
-        part_files.append(ImageFiles(paths, source.labels[indices]))
+        test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
+        parts = [("train", whole, np.concatenate((train, validation))), ("test", test, test.readable)]
+    sha = hashlib.sha256(f"streamed, side {side}, {folder.classes} classes\n".encode())
+    part_files = [_add_part(sha, title, part, indices) for title, part, indices in parts]
+    for part in {id(part): part for _, part, _ in parts}.values():
+        sha.update(skipped_bytes(part.skipped))
     return StreamedFiles(
         train=part_files[0],
         held_out=part_files[1],
         side=side,
         classes=folder.classes,
         digest=sha.hexdigest(),
+        files_digest=whole.digest,
+        content_digest=_known_content(data, whole),
     )
+
+
+def _read_part(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[_Part]:
+    times = read_file_times(folder)
+    digest = files_digest(folder, times)
+    if data.get("on_unreadable") != SKIP:
+        return _Part(folder, times, np.arange(len(folder.names)), (), digest)
+    content = yield from read_folder(data_cache(data), folder, digest, None)
+    readable = readable_files(folder, content, data)
+    return _Part(folder, times, readable, tuple(folder.names[index] for index in sorted(content.unreadable)), digest)
+
+
+def _known_content(data: Mapping[str, Any], whole: _Part) -> str | None:
+    cache = data_cache(data)
+    content = None if cache is None else cache_entry(cache, whole.folder, whole.digest, None).load()
+    return None if content is None else content.digest
+
+
+def _add_part(sha: Any, title: str, part: _Part, indices: Integers) -> ImageFiles:
+    """Add a part to the digest and return its files. Raises `DataError` if one of them is away."""
+    folder, sizes = part.folder, part.times.sizes[indices]
+    if (away := np.flatnonzero(sizes == UNKNOWN_SIZE)).size:
+        raise DataError(f"{folder.path(int(indices[away[0]]))} cannot be read: it is missing or a broken link")
+    sha.update(f"{title} {len(indices)}\n".encode())
+    rows = list(zip(folder.labels[indices].tolist(), sizes.tolist(), indices.tolist(), strict=True))
+    for start in range(0, len(rows), DIGEST_LINES):
+        lines = [f"{label} {size} {folder.names[index]}\n" for label, size, index in rows[start : start + DIGEST_LINES]]
+        sha.update(os.fsencode("".join(lines)))
+    paths = [folder.path(index) for _, _, index in rows]
+    times = FileTimes(sizes, part.times.modified[indices])
+    return ImageFiles(paths, folder.labels[indices], times)

@@ -1,0 +1,144 @@
+"""A cache of decoded image folders, shared by all processes of a home.
+
+An entry is two files: `KEY.npy` holds the decoded images, and `KEY.json`, written last, says that they are complete.
+The key is a digest of the folder's names, sizes, classes and modification times, so that a changed folder is read
+again. A lock file keeps two processes from decoding the same folder. All files may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from eatnas_db.atomic_files import atomic_write, sync_and_replace
+from eatnas_db.file_lock import try_lock
+from eatnas_training.data.arrays import Bytes
+from eatnas_training.data.folder_content import FolderContent, LoadProgress, Steps, read_content
+from eatnas_training.data.image_folder import ImageFolder
+
+FORMAT: Final = 1
+"""Part of the key; another decoding of the same files needs another number."""
+POLL_SECONDS: Final = 0.25
+"""Time between two looks at a lock that another process holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """The files of a folder in the cache: `key` names them. With `side` None there are no images."""
+
+    cache: Path
+    key: str
+    shape: tuple[int, ...] | None
+
+    @property
+    def images_file(self) -> Path:
+        """The decoded images."""
+        return self.cache / f"{self.key}.npy"
+
+    @property
+    def content_file(self) -> Path:
+        """The digest of the files and the unreadable ones."""
+        return self.cache / f"{self.key}.json"
+
+    def load(self) -> FolderContent | None:
+        """Return the content with its images mapped from the file; None if the entry is missing or damaged."""
+        try:
+            stored = json.loads(self.content_file.read_bytes())
+            unreadable = {int(index): str(reason) for index, reason in stored["unreadable"].items()}
+            images = None
+            if self.shape is not None:
+                images = np.load(self.images_file, mmap_mode="r")
+                if images.shape != self.shape or images.dtype != np.uint8:
+                    return None
+            return FolderContent(images, str(stored["digest"]), unreadable)
+        except (OSError, ValueError, KeyError, AttributeError):
+            return None
+
+    def store(self, folder: ImageFolder, side: int | None) -> Steps[FolderContent]:
+        """Read the folder into the entry; call it only while holding the lock. Raises `OSError`."""
+        for leftover in self.cache.glob(f"{self.key}.*.partial"):  # of processes that were killed
+            leftover.unlink(missing_ok=True)
+        target, temporary = None, self.cache / f"{self.key}.{os.getpid()}.partial"
+        try:
+            if self.shape is not None:
+                target = _create_array(temporary, self.shape)
+            content = yield from read_content(folder, side, target)
+            if target is not None:
+                target.flush()
+                sync_and_replace(temporary, self.images_file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        stored = {
+            "folder": str(folder.top),
+            "files": len(folder.names),
+            "side": side,
+            "digest": content.digest,
+            "unreadable": content.unreadable,
+        }
+        with atomic_write(self.content_file) as file:
+            file.write(json.dumps(stored).encode())
+        return content
+
+
+def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int | None) -> CacheEntry:
+    """Return the entry of a folder whose center squares have this side."""
+    pillow = importlib.metadata.version("pillow") if side is not None else None
+    key = hashlib.sha256(f"{FORMAT} {files_digest} {side} {pillow}".encode()).hexdigest()
+    return CacheEntry(cache, key, None if side is None else (len(folder.names), 3, side, side))
+
+
+def read_folder(
+    cache: Path | None, folder: ImageFolder, files_digest: str, side: int | None, *, again: bool = False
+) -> Steps[FolderContent]:
+    """Return the content of a folder, from the cache if it is there, else from its files.
+
+    `again`: read the files even if they are in the cache. A cache that cannot be written is no error.
+    """
+    if cache is None:
+        return (yield from read_content(folder, side))
+    entry = cache_entry(cache, folder, files_digest, side)
+    if not again and (content := entry.load()) is not None:
+        return content
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = (cache / f"{entry.key}.lock").open("a")
+    except OSError:
+        return (yield from read_content(folder, side))
+    with lock:
+        waited = False
+        while not try_lock(lock):
+            waited = True
+            yield LoadProgress(0, len(folder.names), waiting=True)
+            time.sleep(POLL_SECONDS)
+        if (waited or not again) and (content := entry.load()) is not None:
+            return content
+        try:
+            content = yield from entry.store(folder, side)
+        except OSError:
+            return (yield from read_content(folder, side))
+    return entry.load() or content
+
+
+def _create_array(path: Path, shape: tuple[int, ...]) -> Any:
+    """Create a file for an array and map it. Raises `OSError` if the disk is too full.
+
+    Without the reservation, a full disk would kill the process when it writes to the array.
+    """
+    array: Bytes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+    return array

@@ -1,0 +1,182 @@
+"""Reading of all files of an image folder: their pixels, the digest of their bytes, and which cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+import numpy as np
+
+from eatnas_db.errors import DataError
+from eatnas_training.data.arrays import Bytes, Integers, resize_images
+from eatnas_training.data.image_files import REMEDY, read_image
+from eatnas_training.data.image_folder import ImageFolder
+
+CHUNK: Final = 32
+"""Files that a thread gets between two reports of progress."""
+REPORT_SECONDS: Final = 0.5
+"""Time between two reports of progress."""
+UNKNOWN_SIZE: Final = -1
+NAMED: Final = 3
+"""Unreadable files that an error names."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """`done` of `total` images are read. `waiting`: another process reads them."""
+
+    done: int
+    total: int
+    waiting: bool = False
+
+    def describe(self) -> str:
+        """Return a line for people."""
+        if self.waiting:
+            return f"another process reads the {self.total:,} images"
+        return f"read {self.done:,} of {self.total:,} images"
+
+
+Steps = Generator[LoadProgress, None, T]
+"""A calculation that yields its progress at least once a second, as far as the files allow, and returns a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileTimes:
+    """The sizes in bytes and the modification times in nanoseconds of the files of a folder, both int64 `[N]`.
+
+    `UNKNOWN_SIZE`: the file is away.
+    """
+
+    sizes: Integers
+    modified: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class FolderContent:
+    """The content of an image folder.
+
+    `images`: uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was asked for. `digest`: SHA-256
+    over names, classes and bytes of all files. `unreadable`: the reason for each index.
+    """
+
+    images: Bytes | None
+    digest: str
+    unreadable: dict[int, str]
+
+
+Reporter = Callable[[LoadProgress], None]
+
+
+def ignore_progress(_progress: LoadProgress) -> None:
+    """Do nothing: the reporter of calls that show no progress."""
+
+
+def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
+    """Run a calculation to its end and return its result."""
+    while True:
+        try:
+            report(next(steps))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def read_file_times(folder: ImageFolder) -> FileTimes:
+    """Return the sizes and modification times of all files; a file that is away does not raise."""
+    times = np.empty((2, len(folder.names)), np.int64)
+    for index, name in enumerate(folder.names):
+        try:
+            status = os.stat(f"{folder.top}/{name}")  # noqa: PTH116 - a `Path` for each takes as long as the call
+        except OSError:
+            times[:, index] = UNKNOWN_SIZE, 0
+        else:
+            times[:, index] = status.st_size, status.st_mtime_ns
+    return FileTimes(*times)
+
+
+def files_digest(folder: ImageFolder, times: FileTimes) -> str:
+    """Return the digest of names, sizes, classes and modification times: a change of the folder changes it."""
+    sha = hashlib.sha256("\n".join(["files", *folder.class_names, ""]).encode(errors="surrogateescape"))
+    rows = zip(folder.labels.tolist(), times.sizes.tolist(), times.modified.tolist(), folder.names, strict=True)
+    while lines := [f"{label} {size} {modified} {name}\n" for label, size, modified, name in islice(rows, 10_000)]:
+        sha.update("".join(lines).encode(errors="surrogateescape"))
+    return sha.hexdigest()
+
+
+def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = None) -> Steps[FolderContent]:
+    """Read and decode all files by all cores; write the center squares, resized to `side`, into `target`."""
+    if side is not None and target is None:
+        target = np.zeros((len(folder.names), 3, side, side), np.uint8)
+    sha = hashlib.sha256()
+    unreadable: dict[int, str] = {}
+    read = partial(_read_file, folder, side, target)
+    threads = count_cores()
+    size, count = CHUNK * threads, len(folder.names)
+    yield LoadProgress(0, count)
+    reported = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        # A chunk at a time, so that an interrupted process does not first decode all that is queued.
+        for start in range(0, count, size):
+            indices = range(start, min(start + size, count))
+            for index, (digest, reason) in zip(indices, pool.map(read, indices), strict=True):
+                sha.update(f"{folder.labels[index]} {digest} ".encode() + os.fsencode(folder.names[index]) + b"\n")
+                if reason is not None:
+                    unreadable[index] = reason
+            if time.monotonic() - reported > REPORT_SECONDS:
+                reported = time.monotonic()
+                yield LoadProgress(indices.stop, count)
+    yield LoadProgress(count, count)
+    return FolderContent(target, sha.hexdigest(), unreadable)
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None]:
+    """Decode a file into its place in `target`; return the digest of its bytes, and why it cannot be read."""
+    path = folder.path(index)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            content = file.read()
+    except OSError as error:
+        return "", f"{path} cannot be read: {error.strerror}"
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        pixels: Bytes = np.asarray(read_image(path, content))
+    except DataError as error:
+        return digest, str(error)
+    if side is not None and target is not None:
+        target[index] = resize_images(_center_square(pixels)[None], side)[0]
+    return digest, None
+
+
+def _center_square(pixels: Bytes) -> Bytes:
+    """Return the center square of `[height, width, channels]` as `[channels, side, side]`."""
+    height, width = pixels.shape[:2]
+    square = min(height, width)
+    top, left = (height - square) // 2, (width - square) // 2
+    return pixels[top : top + square, left : left + square].transpose(2, 0, 1)
+
+
+def unreadable_error(folder: ImageFolder, unreadable: dict[int, str]) -> DataError:
+    """Return the error that names the first unreadable files and the number of the others."""
+    reasons = [unreadable[index] for index in sorted(unreadable)]
+    if len(reasons) == 1:
+        return DataError(reasons[0])
+    named = " | ".join(reason.removesuffix(REMEDY) for reason in reasons[:NAMED])
+    more = f" | and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
+    return DataError(
+        f"{len(reasons)} of {len(folder.names)} images in {folder.top} cannot be read: {named}{more}; replace or "
+        "delete them, or set data.on_unreadable to skip"
+    )

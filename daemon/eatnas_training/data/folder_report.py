@@ -1,0 +1,62 @@
+"""What an image folder holds, for its owner: its classes, what is skipped, and what cannot be read."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from eatnas_training.data.catalog import DATA_SETS
+from eatnas_training.data.datasets import RESIDENT_BYTES, data_cache, data_root
+from eatnas_training.data.folder_cache import read_folder
+from eatnas_training.data.folder_content import Reporter, files_digest, finish, read_file_times
+from eatnas_training.data.image_folder import TEST, ImageFolder, list_test_folder, list_training_folder
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReport:
+    """The content of an image folder.
+
+    `images_by_class`: a row for each class, with its images in both parts. `skipped`: the files and folders that
+    are left out, with the reason. `unreadable`: a row for each image that cannot be read.
+    """
+
+    images_by_class: list[dict[str, Any]]
+    skipped: list[dict[str, Any]]
+    unreadable: list[dict[str, str]]
+
+
+def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool = True) -> FolderReport:
+    """Read every file of a folder data set, whatever the cache holds. `test`: also of the test part, if there is one.
+
+    Raises `DataError`.
+    """
+    root, name = data_root(data), str(data["name"])
+    train = list_training_folder(root, name)
+    parts = [train]
+    if test and (root / TEST).is_dir():
+        parts.append(list_test_folder(root, name, train))
+    skipped, unreadable = [], []
+    for part in parts:
+        prefix = "" if part.top == root else f"{part.top.name}/"
+        skipped += [asdict(replace(item, path=posixpath.normpath(prefix + item.path))) for item in part.skipped]
+        unreadable += _read(part, data, prefix, report)
+    counts = [part.count_images() for part in parts]
+    classes = [
+        {"class": label, "images": counts[0][label], "test_images": counts[1][label] if len(counts) > 1 else None}
+        for label in train.class_names
+    ]
+    return FolderReport(classes, skipped, unreadable)
+
+
+def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Reporter) -> list[dict[str, str]]:
+    side = data.get("resolution") or DATA_SETS[str(data["name"])].side
+    if data["name"] != "ImageFolder" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
+        side = None  # streamed
+    digest = files_digest(part, read_file_times(part))
+    content = finish(read_folder(data_cache(data), part, digest, side, again=True), report)
+    return [
+        {"path": prefix + part.names[index], "reason": content.unreadable[index].removeprefix(part.path(index)).strip()}
+        for index in sorted(content.unreadable)
+    ]

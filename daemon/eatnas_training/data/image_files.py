@@ -1,0 +1,47 @@
+"""Decoding of one image file (Pillow)."""
+
+from __future__ import annotations
+
+import io
+from typing import IO, TYPE_CHECKING, Final
+
+from eatnas_db.errors import DataError
+from eatnas_training.data.image_modes import UnsupportedModeError, convert_to_rgb
+from eatnas_training.error_messages import first_line, unreadable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+REMEDY: Final = "; replace or delete it"
+
+
+def open_image(path: str) -> Image:
+    """Decode an image file to RGB. Raises `DataError` with its path."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            return _decode(path, file)
+    except OSError as error:
+        raise unreadable(error) from error
+
+
+def read_image(path: str, content: bytes) -> Image:
+    """Decode the content of an image file to RGB. Raises `DataError` with its path."""
+    return _decode(path, io.BytesIO(content))
+
+
+def _decode(path: str, file: IO[bytes]) -> Image:
+    try:
+        from PIL import Image, UnidentifiedImageError  # other data sets do without Pillow
+    except ImportError as error:
+        raise DataError(f"image folders need Pillow: {first_line(error)}; pip install pillow") from error
+    try:
+        with Image.open(file) as image:
+            return convert_to_rgb(image)
+    except MemoryError:
+        raise
+    except UnsupportedModeError as error:
+        raise DataError(f"{path} cannot be used: {error}") from error
+    except UnidentifiedImageError as error:  # its message names the object in memory
+        raise DataError(f"{path} is not a readable image (no known format){REMEDY}") from error
+    except Exception as error:  # each format has its own reader, which can raise any exception
+        raise DataError(f"{path} is not a readable image ({first_line(error)}){REMEDY}") from error

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import pytest
+
+from eatnas_cli import data
+from eatnas_db.errors import DataError
+from eatnas_db.settings import Settings
+from support.commands import run_command
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "home").mkdir()
+    return Settings(tmp_path / "home", f"sqlite:///{tmp_path}/home/eatnas.db")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for label in ("cat", "dog", "__MACOSX", "empty"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+    for number in range(10):
+        for label in ("cat", "dog"):
+            PIL.Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "pets" / label / f"{number}.png")
+    return tmp_path / "pets"
+
+
+def prepare(settings: Settings, root: Path, *options: object) -> dict[str, Any]:
+    arguments = ("prepare", "ImageFolder", "--root", root, "--format", "json", *options)
+    answer: dict[str, Any] = json.loads(run_command(data.app, settings, *arguments))
+    return answer
+
+
+@pytest.mark.slow
+def test_image_folder_is_prepared_with_and_without_a_resolution(settings: Settings, root: Path) -> None:
+    answer = prepare(settings, root)
+    assert (answer["classes"], answer["data_digest"]) == (2, None)
+    assert [row["images"] for row in answer["images_by_class"]] == [10, 10]
+    assert {row["path"] for row in answer["skipped"]} == {"__MACOSX", "empty"}
+    assert not list((settings.cache / "images").glob("*.npy"))
+    answer = prepare(settings, root, "--resolution", 8)
+    assert (answer["train_images"], answer["validation_images"], len(answer["data_digest"])) == (16, 4, 64)
+    assert len(list((settings.cache / "images").glob("*.npy"))) == 1
+    table = run_command(data.app, settings, "prepare", "ImageFolder", "--root", root)
+    assert "__MACOSX" in table
+    assert "holds no files, so it is no class" in table
+
+
+def test_unreadable_images_are_listed_and_refused_or_skipped(settings: Settings, root: Path) -> None:
+    (root / "dog" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1 of the images cannot be read, listed above .*--on-unreadable skip"):
+        prepare(settings, root, "--resolution", 8)
+    answer = prepare(settings, root, "--resolution", 8, "--on-unreadable", "skip")
+    assert answer["unreadable"][0]["path"] == "dog/bad.png"
+    assert answer["train_images"] == 16
