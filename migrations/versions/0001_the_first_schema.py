@@ -1,10 +1,9 @@
 """Create the first schema."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
+
+from eatnas_migrations.operations import check, index
 
 revision = "0001"
 down_revision = None
@@ -389,12 +388,3 @@ def create_events() -> None:
     )
     index("ix_eatnas_event_candidate", "event", ["candidate_id", "id"])
     index("ix_eatnas_event_search", "event", ["search_id", "id"])
-
-
-def check(name: str, condition: str) -> sa.CheckConstraint:
-    return sa.CheckConstraint(condition, name=op.f(f"ck_eatnas_{name}"))
-
-
-def index(name: str, table: str, columns: Sequence[Any], where: str | None = None, unique: bool = False) -> None:
-    condition = None if where is None else sa.text(where)
-    op.create_index(name, f"eatnas_{table}", columns, unique=unique, sqlite_where=condition, postgresql_where=condition)

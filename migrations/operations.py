@@ -1,0 +1,20 @@
+"""Constraints and indexes with the names of this schema, for the scripts of the migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def check(name: str, condition: str) -> sa.CheckConstraint:
+    """Return a check constraint of a table."""
+    return sa.CheckConstraint(condition, name=op.f(f"ck_eatnas_{name}"))
+
+
+def index(name: str, table: str, columns: Sequence[Any], where: str | None = None, unique: bool = False) -> None:
+    """Create an index; `where`: only of the rows that fulfil this condition."""
+    condition = None if where is None else sa.text(where)
+    op.create_index(name, f"eatnas_{table}", columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
