@@ -41,6 +41,7 @@ from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.scores import insert_scores, raise_memory_share
+from eatnas_db.text_encoding import to_storable
 
 _LEASE_NEXT: Final = (
     update(candidate)
@@ -168,7 +169,7 @@ def record_failure(
     Raises `StaleLeaseError`.
     """
     held = require_lease(connection, token)
-    message, traceback = _without_nul(message), _without_nul(traceback)
+    message, traceback = to_storable(message), to_storable(traceback)
     progressed = has_progressed(connection, token)
     decision = decide_after_failure(
         kind,
@@ -328,8 +329,3 @@ def _move(
         raise stale_lease(token)
     record_attempt_event(connection, now, edge, search_id, token, detail)
     return int(search_id)
-
-
-def _without_nul(text: str) -> str:
-    """Replace NUL characters, which PostgreSQL cannot store."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

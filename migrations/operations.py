@@ -14,6 +14,11 @@ def check(name: str, condition: str) -> sa.CheckConstraint:
     return sa.CheckConstraint(condition, name=op.f(f"ck_eatnas_{name}"))
 
 
+def foreign_key(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
+    """Return the constraint that a column holds ids of another table."""
+    return sa.ForeignKeyConstraint([column], [f"eatnas_{target}.id"], name=op.f(f"fk_eatnas_{table}_{column}"))
+
+
 def index(name: str, table: str, columns: Sequence[Any], where: str | None = None, unique: bool = False) -> None:
     """Create an index; `where`: only of the rows that fulfil this condition."""
     condition = None if where is None else sa.text(where)

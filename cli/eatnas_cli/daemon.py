@@ -21,7 +21,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, show, show_one
 from eatnas_cli.resource_options import daemon_options
-from eatnas_cli.search.status import describe_lost_hosts, print_summaries
+from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_daemon.lock_holder import LockHolder
@@ -30,6 +30,7 @@ from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.interpreter import python_command
+from eatnas_db.queries.holds import list_holds
 from eatnas_db.queries.hosts import RecordedDevice, list_devices, list_hosts
 from eatnas_db.queries.searches import list_search_summaries
 from eatnas_db.queries.training_activity import TrainingActivity, list_blocked_searches, list_training_activity
@@ -186,6 +187,7 @@ def status(
         work = list_training_activity(connection) if supervised else ()
         hosts = list_hosts(connection) if is_postgresql(connection) else ()
         held_up = list_blocked_searches(connection) if supervised else ()
+        holds = list_holds(connection) if supervised else ()
         devices = list_devices(connection)
         searches = list_search_summaries(connection)
     # A daemon writes its pid into the lock file when it starts.
@@ -193,7 +195,7 @@ def status(
     suspended = daemon is not None and daemon.is_suspended
     if format is not Format.TABLE:
         lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
-        lists |= {"devices": devices, "work": work, "held_up": held_up}
+        lists |= {"devices": devices, "work": work, "held_up": held_up, "holds": holds}
         facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
         facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
         pid = None if daemon is None else daemon.pid
@@ -210,6 +212,8 @@ def status(
     if supervised:
         _show_work(work, named)
     print_summaries(searches, supervised, format)
+    for hold in holds:
+        typer.echo(describe_hold(hold))
     for search in held_up:
         typer.echo(
             f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "

@@ -20,6 +20,8 @@ from eatnas_db.queries.events import RecordedEvent, list_events
 MAX_BYTES: Final = 10_000_000
 BACKUP_COUNT: Final = 3
 INTERVAL_SECONDS: Final = 1.0
+RETRY_SECONDS: Final = 60.0
+"""Delay after an unexpected exception."""
 MAX_EVENTS: Final = 1000
 """Number of events that are read at a time."""
 ROUTINE_KINDS: Final = frozenset(
@@ -67,10 +69,17 @@ class EventLog:
         """Log workers that ended and problems; once a second, or `at_once`, also the events of the record."""
         self._log_workers(supervisor)
         self._log_trouble(supervisor.trouble)
+        for error in supervisor.errors:
+            self._log.error("unexpected error; all that does not depend on it goes on\n%s", error)
+        supervisor.errors.clear()
         now = time.monotonic()
         if now >= self._read_at or at_once:
             self._read_at = now + INTERVAL_SECONDS
-            self._log_events()
+            try:
+                self._log_events()
+            except Exception:
+                self._read_at = now + RETRY_SECONDS
+                self._log.exception("the events cannot be logged")
 
     def _log_workers(self, supervisor: Supervisor) -> None:
         workers = {

@@ -247,4 +247,6 @@ Report = (
     | Released
     | Failed
 )
+FinalReport = Finished | Released | Failed
+"""The last report of a training."""
 Message = Command | Report

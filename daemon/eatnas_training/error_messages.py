@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from eatnas_db.errors import DataError
 
 
@@ -10,6 +12,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def unreadable(error: OSError) -> DataError:
-    """Return the error for a file or folder that the system cannot read."""
-    return DataError(f"{error.filename} cannot be read: {error.strerror}")
+def unreadable(error: OSError, path: str | Path | None = None) -> DataError:
+    """Return the error for a file or folder that the system cannot read; `path` if the error does not name it."""
+    return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}")

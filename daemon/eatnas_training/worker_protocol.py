@@ -24,11 +24,10 @@ from eatnas_protocol.messages import (
     EpochDone,
     Exit,
     Failed,
-    Finished,
+    FinalReport,
     Heartbeat,
     Ready,
     Release,
-    Released,
     Report,
     Unavailable,
 )
@@ -93,7 +92,7 @@ class WorkerProtocol:
                 for report in trainer(assign, self.stop_request):
                     _log(report)
                     self._send(report)
-                    ended = isinstance(report, Finished | Released | Failed)
+                    ended = isinstance(report, FinalReport)
                     if isinstance(report, Failed) and report.fatal:
                         self.exit()
         except Exception as error:
@@ -202,7 +201,8 @@ def _log(report: Report) -> None:
             return
     # Unbuffered, so that a full disk costs a line of the log and never the training.
     with contextlib.suppress(OSError):
-        os.write(1, f"{line}\n".encode())
+        # A file name in a message need not be UTF-8.
+        os.write(1, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def _failure(assign: Assign, error: Exception) -> Failed:

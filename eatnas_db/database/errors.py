@@ -21,17 +21,19 @@ def translated_errors(engine: Engine) -> Iterator[None]:
     """Raise `RecordError` instead of the driver's errors that a user can fix; the others pass through."""
     try:
         yield
-    except DBAPIError as error:
-        translated = _translate(engine, error, error.orig)
-        if translated is None:
-            raise
-        raise translated from error
     except Exception as error:
-        # A psycopg error from a connection that SQLAlchemy does not manage.
-        translated = _translate(engine, error, error) if hasattr(error, "sqlstate") else None
+        translated = translate_error(engine, error)
         if translated is None:
             raise
         raise translated from error
+
+
+def translate_error(engine: Engine, error: Exception) -> RecordError | None:
+    """Return the `RecordError` for an error of the driver that a user can fix or that may pass; None for others."""
+    if isinstance(error, DBAPIError):
+        return _translate(engine, error, error.orig)
+    # A psycopg error from a connection that SQLAlchemy does not manage.
+    return _translate(engine, error, error) if hasattr(error, "sqlstate") else None
 
 
 def _translate(engine: Engine, error: Exception, cause: BaseException | None) -> RecordError | None:
@@ -85,6 +87,7 @@ _MESSAGES_BY_STATE: Final = {
     "53100": "the disk of {place} is full; free some space, then try again: no data is lost",
     "25006": "{place} is read-only ({cause}); if it is a standby, connect to the primary server",
     "42501": "{place} denies access to this user ({cause}); grant the privileges, or connect as another user",
+    "57014": "{place} cancelled a statement ({cause}); it is repeated, or raise the role's statement_timeout",
     "55P03": "{place} is locked by another program's open transaction; end that program, or try again",
     "28": _REJECTED,
     "3D000": _DATABASE_MISSING,

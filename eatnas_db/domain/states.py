@@ -108,3 +108,12 @@ class FailureKind(StrEnum):
     """The weights to inherit are missing or damaged: the next attempt trains the parent again."""
     LOST = "lost"
     """The worker was killed, or its machine rebooted or disconnected: it never counts against the candidate."""
+
+
+class HoldCause(StrEnum):
+    """The reason for which a host has set a search aside."""
+
+    ERROR = "error"
+    """Deciding or storing the next step of the search failed; the host leaves the whole search alone."""
+    DATA = "data"
+    """The host cannot read the search's images; it trains no candidate of the search."""

@@ -33,6 +33,9 @@ _MESSAGES: Final = {
     "space_exhausted": "the search space is exhausted: {message}",
     "created": "the search was created",
     "paused": "the search was paused",
+    "paused_after_failures": "the search was paused: {reason}",
+    "held": "host {host} has set the search aside and tries again by itself: {reason}",
+    "hold_lifted": "host {host} works on the search again",
 }
 _CANDIDATE_MESSAGES: Final = {
     "cancelled": "the candidate was cancelled",

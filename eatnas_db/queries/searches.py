@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, func, select
 
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.holds import hold_reason
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
-    """A row of the table of searches, and its status: running, waiting, paused, finished or cancelled."""
+    """A row of the table of searches, and its status: running, waiting, paused, finished or cancelled.
+
+    `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it.
+    """
 
     id: int
     name: str
@@ -44,6 +48,7 @@ class SearchRecord:
     flat_since: int | None
     ends_at: int | None
     waiting: str | None
+    pause_reason: str | None
     memory_share: float | None
     created_at: float
     finished_at: float | None
@@ -92,9 +97,17 @@ class SearchSummary:
     created_at: float
 
 
+_SELECT_WITH_HOLD: Final[Select[Any]] = select(
+    *(column for column in search.c if column is not search.c.waiting),
+    # What every host waits for comes first, for example a full disk.
+    func.coalesce(search.c.waiting, hold_reason()).label("waiting"),
+)
+"""Searches with the reason for which they wait, even if it concerns one search only."""
+
+
 def get_search(connection: Connection, name: str) -> SearchRecord:
     """Return the search with this name. Raises `NotFoundError`, which names the newest searches."""
-    row = connection.execute(select(search).where(search.c.name == name)).first()
+    row = connection.execute(_SELECT_WITH_HOLD.where(search.c.name == name)).first()
     if row is None:
         names = connection.execute(select(search.c.name).order_by(search.c.id.desc()).limit(5)).scalars().all()
         newest = f"the newest searches are: {', '.join(names)}" if names else "the record has no searches"
@@ -104,12 +117,12 @@ def get_search(connection: Connection, name: str) -> SearchRecord:
 
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     """Return every search, the newest last."""
-    return fetch_searches(connection, select(search).order_by(search.c.id))
+    return fetch_searches(connection, _SELECT_WITH_HOLD.order_by(search.c.id))
 
 
 def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecord | None:
     """Return the unfinished re-evaluation of a search, or None."""
-    query = select(search).where(
+    query = _SELECT_WITH_HOLD.where(
         search.c.source_id == search_id, search.c.kind == SearchKind.REEVALUATION, search.c.finished_at.is_(None)
     )
     row = connection.execute(query.order_by(search.c.id).limit(1)).first()
@@ -128,7 +141,7 @@ def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
             best=row.best,
             created_at=row.created_at,
         )
-        for row in connection.execute(select(search, best.label("best")).order_by(search.c.id))
+        for row in connection.execute(_SELECT_WITH_HOLD.add_columns(best.label("best")).order_by(search.c.id))
     )
 
 
@@ -147,5 +160,5 @@ def _status(row: Row[Any]) -> str:
     if row.finished_at is not None:
         return "finished"
     if row.wish == DesiredState.PAUSED:
-        return "paused"
+        return f"paused: {row.pause_reason}" if row.pause_reason else "paused"
     return f"waiting: {row.waiting}" if row.waiting else "running"

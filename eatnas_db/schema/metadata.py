@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import MetaData
 
 # Importing a module adds its tables to the metadata.
-from eatnas_db.schema import candidates, events, hosts, searches, trainings  # noqa: F401
+from eatnas_db.schema import candidates, events, holds, hosts, searches, trainings  # noqa: F401
 from eatnas_db.schema.record import record
 
 metadata: Final[MetaData] = record.metadata

@@ -53,6 +53,7 @@ search = define_table(
     Column("flat_since", BigInteger),
     Column("ends_at", BigInteger),
     Column("waiting", Text),
+    Column("pause_reason", Text),
     Column("memory_share", Float),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
@@ -68,8 +69,9 @@ search = define_table(
 the architecture that the search starts with; a transferred search also names the candidate of the source that it
 comes from, `basic_id`.
 With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
-`ends_at` is the number of births after which the search ends. `memory_share` is the largest ratio of used to estimated
-memory among its trainings.
+`ends_at` is the number of births after which the search ends. `pause_reason` is the reason for which a daemon has
+paused the search; null if a user has. `memory_share` is the largest ratio of used to estimated memory among its
+trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

@@ -9,6 +9,7 @@ from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import UNSETTLED, DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
+from eatnas_db.holds import remove_holds_of_search
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -31,7 +32,9 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
     record = _lock_changeable(connection, name)
     if record.finished_at is not None:
         raise ConflictError(f"search {name!r} is finished; add to its budget with `eatnas-db search extend {name}`")
-    connection.execute(update(search).where(search.c.id == record.id).values(wish=desired))
+    connection.execute(update(search).where(search.c.id == record.id).values(wish=desired, pause_reason=None))
+    if desired == DesiredState.RUN:
+        remove_holds_of_search(connection, record.id)  # The user may have removed the cause.
     record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id)
     if desired == DesiredState.CANCELLED:
         unsettled = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.state.in_(UNSETTLED))

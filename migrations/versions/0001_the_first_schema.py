@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from eatnas_migrations.operations import check, index
+from eatnas_migrations.operations import check, foreign_key, index
 
 revision = "0001"
 down_revision = None
@@ -12,7 +12,7 @@ depends_on = None
 
 TABLES = (
     *("host", "device", "worker", "record", "search", "step", "architecture", "block", "candidate", "mutation"),
-    *("provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event"),
+    *("provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event", "hold"),
 )
 
 MEASURED = ("fitness", "accuracy", "share_inherited", "logit_distance")
@@ -32,6 +32,7 @@ def upgrade() -> None:
     create_results()
     create_checkpoints()
     create_events()
+    create_holds()
 
 
 def downgrade() -> None:
@@ -61,7 +62,7 @@ def create_hosts() -> None:
         sa.Column("used_bytes", sa.BigInteger(), nullable=True),
         sa.Column("total_bytes", sa.BigInteger(), nullable=True),
         sa.Column("seen_at", sa.Float(), nullable=True),
-        sa.ForeignKeyConstraint(["host_id"], ["eatnas_host.id"], name=op.f("fk_eatnas_device_host_id")),
+        foreign_key("device", "host_id", "host"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_device")),
         sa.UniqueConstraint("uuid", name=op.f("uq_eatnas_device_uuid")),
         sqlite_with_rowid=True,
@@ -75,7 +76,7 @@ def create_hosts() -> None:
         sa.Column("started_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.Column("ending", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(["device_id"], ["eatnas_device.id"], name=op.f("fk_eatnas_worker_device_id")),
+        foreign_key("worker", "device_id", "device"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_worker")),
         sqlite_with_rowid=True,
     )
@@ -122,6 +123,7 @@ def create_searches() -> None:
         sa.Column("flat_since", sa.BigInteger(), nullable=True),
         sa.Column("ends_at", sa.BigInteger(), nullable=True),
         sa.Column("waiting", sa.Text(), nullable=True),
+        sa.Column("pause_reason", sa.Text(), nullable=True),
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
@@ -130,7 +132,7 @@ def create_searches() -> None:
         check("search_basic_has_code", "basic_id IS NULL OR basic_code IS NOT NULL"),
         check("search_lag", "lag >= 1"),
         check("search_settled_births_exist", "settled <= born"),
-        sa.ForeignKeyConstraint(["source_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_search_source_id")),
+        foreign_key("search", "source_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_search")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_search_name")),
         sqlite_with_rowid=True,
@@ -150,7 +152,7 @@ def create_steps() -> None:
         sa.Column("quality", sa.Float(), nullable=True),
         sa.Column("device_seconds", sa.Float(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(["search_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_step_search_id")),
+        foreign_key("step", "search_id", "search"),
         sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_eatnas_step")),
         sqlite_with_rowid=False,
     )
@@ -175,9 +177,7 @@ def create_architectures() -> None:
         sa.Column("skip", sa.Boolean(name="skip"), nullable=False),
         sa.Column("depth", sa.Integer(), nullable=False),
         sa.Column("width", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["architecture_id"], ["eatnas_architecture.id"], name=op.f("fk_eatnas_block_architecture_id")
-        ),
+        foreign_key("block", "architecture_id", "architecture"),
         sa.PrimaryKeyConstraint("architecture_id", "position", name=op.f("pk_eatnas_block")),
         sqlite_with_rowid=False,
     )
@@ -218,11 +218,9 @@ def create_candidates() -> None:
         check("candidate_left_after_joined", '"left" IS NULL OR "left" >= joined'),
         check("candidate_birth", "birth >= 0"),
         check("candidate_members_are_scored", "joined IS NULL OR fitness IS NOT NULL"),
-        sa.ForeignKeyConstraint(
-            ["architecture_id"], ["eatnas_architecture.id"], name=op.f("fk_eatnas_candidate_architecture_id")
-        ),
-        sa.ForeignKeyConstraint(["parent_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_candidate_parent_id")),
-        sa.ForeignKeyConstraint(["search_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_candidate_search_id")),
+        foreign_key("candidate", "architecture_id", "architecture"),
+        foreign_key("candidate", "parent_id", "candidate"),
+        foreign_key("candidate", "search_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_candidate")),
         sqlite_with_rowid=True,
     )
@@ -253,9 +251,7 @@ def create_mutations() -> None:
         sa.Column("primitive", sa.String(length=8), nullable=False),
         sa.Column("before", sa.String(length=8), nullable=False),
         sa.Column("after", sa.String(length=8), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_mutation_candidate_id")
-        ),
+        foreign_key("mutation", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "ordinal", name=op.f("pk_eatnas_mutation")),
         sqlite_with_rowid=False,
     )
@@ -291,8 +287,8 @@ def create_attempts() -> None:
         sa.Column("progressed", sa.Boolean(name="progressed"), server_default=sa.false(), nullable=False),
         sa.Column("peak_bytes", sa.BigInteger(), nullable=True),
         check("attempt_ended_has_outcome", "(ended_at IS NULL) = (outcome IS NULL)"),
-        sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_attempt_candidate_id")),
-        sa.ForeignKeyConstraint(["worker_id"], ["eatnas_worker.id"], name=op.f("fk_eatnas_attempt_worker_id")),
+        foreign_key("attempt", "candidate_id", "candidate"),
+        foreign_key("attempt", "worker_id", "worker"),
         sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_attempt")),
         sqlite_with_rowid=False,
     )
@@ -305,8 +301,8 @@ def create_attempts() -> None:
         sa.Column("counter", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("images_per_second", sa.Float(), nullable=True),
         sa.Column("device_share", sa.Float(), server_default=sa.text("1"), nullable=False),
-        sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_lease_candidate_id")),
-        sa.ForeignKeyConstraint(["host_id"], ["eatnas_host.id"], name=op.f("fk_eatnas_lease_host_id")),
+        foreign_key("lease", "candidate_id", "candidate"),
+        foreign_key("lease", "host_id", "host"),
         sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_lease")),
         sqlite_with_rowid=True,
     )
@@ -327,7 +323,7 @@ def create_results() -> None:
         sa.Column("ended_at", sa.Float(), nullable=False),
         sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("load", sa.Float(), nullable=True),
-        sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_epoch_candidate_id")),
+        foreign_key("epoch", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_epoch")),
         sqlite_with_rowid=False,
     )
@@ -344,9 +340,7 @@ def create_results() -> None:
             ["eatnas_attempt.candidate_id", "eatnas_attempt.number"],
             name=op.f("fk_eatnas_score_candidate_id_attempt"),
         ),
-        sa.ForeignKeyConstraint(
-            ["provenance_id"], ["eatnas_provenance.id"], name=op.f("fk_eatnas_score_provenance_id")
-        ),
+        foreign_key("score", "provenance_id", "provenance"),
         sa.PrimaryKeyConstraint("candidate_id", "metric", "seed", name=op.f("pk_eatnas_score")),
         sqlite_with_rowid=False,
     )
@@ -363,9 +357,7 @@ def create_checkpoints() -> None:
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_checkpoint_candidate_id")
-        ),
+        foreign_key("checkpoint", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "path", name=op.f("pk_eatnas_checkpoint")),
         sqlite_with_rowid=False,
     )
@@ -381,10 +373,28 @@ def create_events() -> None:
         sa.Column("attempt", sa.Integer(), nullable=True),
         sa.Column("kind", sa.String(length=32), nullable=False),
         sa.Column("detail", sa.Text(), nullable=True),
-        sa.ForeignKeyConstraint(["candidate_id"], ["eatnas_candidate.id"], name=op.f("fk_eatnas_event_candidate_id")),
-        sa.ForeignKeyConstraint(["search_id"], ["eatnas_search.id"], name=op.f("fk_eatnas_event_search_id")),
+        foreign_key("event", "candidate_id", "candidate"),
+        foreign_key("event", "search_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_event")),
         sqlite_with_rowid=True,
     )
     index("ix_eatnas_event_candidate", "event", ["candidate_id", "id"])
     index("ix_eatnas_event_search", "event", ["search_id", "id"])
+
+
+def create_holds() -> None:
+    op.create_table(
+        "eatnas_hold",
+        sa.Column("search_id", ID, nullable=False),
+        sa.Column("host_id", ID, nullable=False),
+        sa.Column("cause", sa.String(length=16), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("since", sa.Float(), nullable=False),
+        sa.Column("retry_at", sa.Float(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        check("hold_cause", "cause IN ('error', 'data')"),
+        foreign_key("hold", "host_id", "host"),
+        foreign_key("hold", "search_id", "search"),
+        sa.PrimaryKeyConstraint("search_id", "host_id", name=op.f("pk_eatnas_hold")),
+        sqlite_with_rowid=False,
+    )

@@ -58,7 +58,7 @@ def supervise_search(
     program: Sequence[str] = FAST_WORKER,
     on_tick: Callable[[Supervisor], None] = lambda _: None,
     busy_seconds: float = 30,
-    only: str = "s",
+    only: str | None = "s",
     **options: Any,
 ) -> str:
     """Supervise the search until it ends or the supervisor is stopped, and return its fingerprint."""
@@ -68,10 +68,10 @@ def supervise_search(
     return fingerprint_of(engine)
 
 
-def fingerprint_of(engine: Engine) -> str:
-    """Return the fingerprint of the search."""
+def fingerprint_of(engine: Engine, name: str = "s") -> str:
+    """Return the fingerprint of a search."""
     with read_transaction(engine) as connection:
-        return get_fingerprint(connection, get_search(connection, "s").id).sha256
+        return get_fingerprint(connection, get_search(connection, name).id).sha256
 
 
 def fetch_rows(settings: Settings, query: Select[Any]) -> Sequence[Row[Any]]:

@@ -15,9 +15,11 @@ from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.final_models import count_test_evaluations
+from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.hosts import RecordedHost, list_hosts
 from eatnas_db.queries.progress import get_progress
 from eatnas_db.queries.searches import SearchSummary, get_search, list_search_summaries
+from eatnas_report.formats import format_time
 
 app = new_app()
 
@@ -54,6 +56,12 @@ def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None)
     return sentences
 
 
+def describe_hold(hold: RecordedHold) -> str:
+    """Return which host has set a search aside, since when, why, and when it tries again."""
+    since, retry = format_time(hold.since_at), format_time(hold.retry_at)
+    return f"host {hold.host} has set {hold.search} aside since {since} and tries again at {retry}: {hold.reason}"
+
+
 @app.command("show")
 def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
     """Show the status, the counters and the spec of a search."""
@@ -65,7 +73,12 @@ def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = For
         lost = (
             describe_lost_hosts(list_hosts(connection)) if row.finished_at is None and is_postgresql(connection) else []
         )
+        holds = list_holds(connection, row.id)
     if lost:
         status = "; ".join([status, *lost])
     facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
+    if format is not Format.TABLE:
+        facts["holds"] = [asdict(hold) for hold in holds]
+    elif holds:
+        facts = {"set_aside": "; ".join(describe_hold(hold) for hold in holds), **facts}
     show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)

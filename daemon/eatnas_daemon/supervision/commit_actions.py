@@ -75,4 +75,5 @@ def _remove_partial_files(worker: WorkerState) -> None:
     if worker.training is not None:
         assign = worker.training.assignment.message
         for file in list_partial_files(Path(assign.checkpoint_folder), assign.candidate, assign.attempt):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # The next start removes it as an orphan.
+                file.unlink()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.supervision.faults import faults_of_search
+from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.workers.assignments import Assignment, create_assignment
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
@@ -51,8 +53,9 @@ class Dispatcher:
         gpu_scheduler: WorkerScheduler,
         timeouts: Timeouts,
         only: str | None,
+        holds: SearchHolds,
     ) -> None:
-        self._settings, self._host_id, self._slots = settings, host_id, slots
+        self._settings, self._host_id, self._slots, self._holds = settings, host_id, slots, holds
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
         self._cleanup_at = 0.0
 
@@ -69,17 +72,37 @@ class Dispatcher:
             if row.wish != DesiredState.RUN:
                 self._request_stops(row, now)
                 continue
-            finished = advance_search(connection, row, wall)
-            if cleanup_due or finished:
-                current = lock_search(connection, row.id)
-                dispatch.obsolete_files += drop_unneeded_checkpoints(connection, current)
-            # The end of a search may have begun its re-evaluation.
-            dispatch.finished = False
-            if idle and not finished and not draining and not row.over_budget:
-                idle = self._lease(connection, row, idle, dispatch, wall)
+            if not self._holds.allows_advance(row.id, wall):
+                dispatch.finished = False
+                continue
+            with faults_of_search(connection, row.id):
+                idle = self._advance(connection, row, idle, dispatch, wall, cleanup_due=cleanup_due, draining=draining)
         if cleanup_due:
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
+
+    def _advance(
+        self,
+        connection: Connection,
+        row: SearchRecord,
+        idle: list[Slot],
+        dispatch: Dispatch,
+        wall: float,
+        *,
+        cleanup_due: bool,
+        draining: bool,
+    ) -> list[Slot]:
+        """Advance a search and lease its candidates; return the slots that stay idle."""
+        finished = advance_search(connection, row, wall)
+        if cleanup_due or finished:
+            current = lock_search(connection, row.id)
+            dispatch.obsolete_files += drop_unneeded_checkpoints(connection, current)
+        # The end of a search may have begun its re-evaluation.
+        dispatch.finished = False
+        if idle and not finished and not draining and not row.over_budget:
+            idle = self._lease(connection, row, idle, dispatch, wall)
+        self._holds.record_advance(connection, row.id, wall)
+        return idle
 
     def _searches_in_training(self) -> list[int]:
         return [slot.training.assignment.leased.search_id for slot in self._slots if slot.training is not None]
@@ -98,6 +121,9 @@ class Dispatcher:
         """Lease candidates of a search for idle slots; return the slots that stay idle."""
         limit = row.spec["budget"].get("slots")
         allowed = len(idle) if limit is None else limit - leases.count_leased(connection, row.id)
+        max_leases = self._holds.max_leases(row.id, wall)
+        if max_leases is not None:
+            allowed = min(allowed, max_leases)
         still_idle: list[Slot] = []
         for number, slot in enumerate(idle):
             if allowed <= 0:
@@ -114,6 +140,7 @@ class Dispatcher:
                 lease_filter=lease_filter,
             )
             if leased:
+                self._holds.record_lease(row.id, leased.token)
                 dispatch.assigned.append((slot, create_assignment(connection, self._settings, row, leased)))
                 allowed -= 1
             elif lease_filter == ANY_CANDIDATE:

@@ -11,6 +11,7 @@ from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_db import hosts
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import transaction
+from eatnas_db.holds import remove_holds_of_other_sessions
 from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.control import set_waiting_reason
 
@@ -43,7 +44,10 @@ def start_host_session(
     with transaction(engine) as connection:
         reclaim_leases(connection, host_id, now)
         hosts.record_lost_workers(connection, host_id, "the daemon was restarted", now)
-        if list_connected_hosts(connection) <= {host_id}:
+        connected = list_connected_hosts(connection)
+        # A new daemon tries everything at once.
+        remove_holds_of_other_sessions(connection, connected - {host_id})
+        if connected <= {host_id}:
             # A reason that an earlier daemon has left.
             set_waiting_reason(connection, None)
     return SupervisedHost(host_id, processor, paused)

@@ -9,14 +9,17 @@ from sqlalchemy import Connection
 from eatnas_daemon.supervision.commit_actions import CommitActions
 from eatnas_daemon.supervision.device_reporter import DeviceReporter
 from eatnas_daemon.supervision.dispatcher import Dispatcher
+from eatnas_daemon.supervision.faults import SearchError, faults_of_worker
 from eatnas_daemon.supervision.fencing import LeaseFencing
 from eatnas_daemon.supervision.host_session import SupervisedHost
 from eatnas_daemon.supervision.report_writer import ReportWriter
+from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db import hosts, leases
-from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.domain.states import HoldCause
+from eatnas_db.errors import StaleLeaseError
 from eatnas_db.leases import LeaseProgress, LeaseToken
 from eatnas_db.searches.control import set_waiting_reason
 from eatnas_protocol.messages import Ready
@@ -39,19 +42,21 @@ class Recorder:
         fencing: LeaseFencing,
         dispatcher: Dispatcher,
         waiting_reason: WaitingReason,
+        holds: SearchHolds,
         heartbeat_seconds: float,
         wall: Callable[[], float],
     ) -> None:
         self._host, self._slots, self._placement = host, slots, placement
         self._device_reporter, self._report_writer = device_reporter, report_writer
         self._fencing, self._dispatcher, self._waiting_reason = fencing, dispatcher, waiting_reason
+        self._holds = holds
         self._heartbeat_seconds, self._heartbeat_at = heartbeat_seconds, 0.0
         self._wall = wall
 
     def write(self, connection: Connection, now: float, *, changed: bool, draining: bool) -> CommitActions:
         """Write everything that is due. `changed`: other programs may have changed the database.
 
-        Raises `RecordError`.
+        Raises `RecordError`, and `SearchError` or `WorkerError` if only one search or worker is the cause.
         """
         wall = self._wall()
         heartbeat = now >= self._heartbeat_at
@@ -66,6 +71,7 @@ class Recorder:
         if heartbeat and self._fencing.expire_dead_hosts(connection, now, wall):
             # Replaces the reason that a dead host has left by this host's own.
             set_waiting_reason(connection, self._waiting_reason.text)
+        self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
         self._waiting_reason.update(connection, draining=draining)
         dispatch = self._dispatcher.dispatch(connection, now, wall, draining=draining)
@@ -80,12 +86,13 @@ class Recorder:
         """Write the reports and ends of all workers; add slots that lost their leases to `stale`."""
         obsolete_files: list[str] = []
         for slot in self._slots:
-            try:
-                obsolete_files += self._report_writer.write_reports(connection, slot, wall)
-            except StaleLeaseError:
-                stale.append(slot)
-            if slot.worker is not None and slot.worker.ended:
-                self._report_writer.write_end(connection, slot.worker, wall, draining=draining)
+            with faults_of_worker(connection, slot):
+                try:
+                    obsolete_files += self._report_writer.write_reports(connection, slot, wall)
+                except StaleLeaseError:
+                    stale.append(slot)
+                if slot.worker is not None and slot.worker.ended:
+                    self._report_writer.write_end(connection, slot.worker, wall, draining=draining)
         return obsolete_files
 
     @property
@@ -97,14 +104,23 @@ class Recorder:
         """Schedule the next heartbeat after one was committed."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._heartbeat_seconds
+        self._holds.after_commit()
 
-    def after_failure(self, error: RecordError) -> None:
+    def set_aside(self, fault: SearchError) -> None:
+        """Leave a search alone for a while; the next transaction records it."""
+        self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
+
+    def after_failure(self, reason: str) -> None:
         """Prepare to write again what a failed transaction has written; reports stay with their workers."""
+        self.before_repetition()
+        self._waiting_reason.text = reason
+
+    def before_repetition(self) -> None:
+        """Forget which workers a transaction that was rolled back has registered."""
         for slot in self._slots:
             worker = slot.worker
             if worker is not None and any(isinstance(report, Ready) for report in worker.reports):
                 worker.worker_id = None
-        self._waiting_reason.text = str(error)
 
     def _lease_progress(self) -> dict[LeaseToken, LeaseProgress]:
         progress: dict[LeaseToken, LeaseProgress] = {}

@@ -73,6 +73,10 @@ class ReportWriter:
     def _write_failure(
         self, connection: Connection, worker: WorkerState, training: RunningTraining, report: Failed, now: float
     ) -> None:
+        if report.kind == FailureKind.UNREADABLE_DATA:
+            # The state of this machine or of the images, and no fault of the candidate: `SearchHolds` waits for them.
+            transitions.release(connection, training.token, report.device_seconds, now)
+            return
         # A failure on a broken GPU is not the candidate's fault.
         lost = report.fatal and self._gpu_scheduler.is_broken(worker.device.uuid)
         transitions.record_failure(
@@ -108,10 +112,16 @@ class ReportWriter:
 
 def _cause_of_death(exit_status: int | None) -> WorkerFailure:
     if exit_status is not None and exit_status < 0:
-        number = signal.Signals(-exit_status)
-        kind = FailureKind.LOST if number in (signal.SIGKILL, signal.SIGTERM) else FailureKind.SIGNAL
-        return WorkerFailure(kind, f"the worker was ended by {number.name}")
+        kind = FailureKind.LOST if -exit_status in (signal.SIGKILL, signal.SIGTERM) else FailureKind.SIGNAL
+        return WorkerFailure(kind, f"the worker was ended by {_signal_name(-exit_status)}")
     return WorkerFailure(FailureKind.LOST, f"the worker left with status {exit_status}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def _epoch_record(report: EpochDone, use: ResourceUse | None) -> EpochRecord:

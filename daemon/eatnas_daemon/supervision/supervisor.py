@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -14,14 +15,16 @@ from eatnas_daemon.devices.probe import count_cores
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_daemon.supervision.checkpoint_collector import CheckpointCollector
-from eatnas_daemon.supervision.commit_actions import record_gpu_results, run_commit_actions
+from eatnas_daemon.supervision.commit_actions import CommitActions, record_gpu_results, run_commit_actions
 from eatnas_daemon.supervision.device_reporter import DeviceReporter
 from eatnas_daemon.supervision.disk_limit import DiskLimit
 from eatnas_daemon.supervision.dispatcher import Dispatcher
+from eatnas_daemon.supervision.faults import SearchError, WorkerError, describe_fault, format_fault
 from eatnas_daemon.supervision.fencing import LeaseFencing
 from eatnas_daemon.supervision.host_session import end_host_session, start_host_session
 from eatnas_daemon.supervision.recorder import Recorder
 from eatnas_daemon.supervision.report_writer import ReportWriter
+from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.supervision.worker_pool import WorkerPool
@@ -29,8 +32,12 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import transaction
-from eatnas_db.errors import RecordError, TransactionRollbackError
+from eatnas_db.errors import EatnasError, RecordError, TransactionRollbackError
 from eatnas_db.settings import Settings
+
+MAX_FAULTS: Final = 20
+"""Transactions that one tick tries, each without the searches and workers at which the ones before have failed."""
+MAX_ERRORS: Final = 20
 
 
 class Supervisor:
@@ -80,10 +87,13 @@ class Supervisor:
         self._write_at = self._retry_at = 0.0
         self.finished = False
         self.trouble: str | None = None
+        self.errors: list[str] = []
+        """Tracebacks of unexpected exceptions, for a log; the reader empties the list."""
 
     def _new_recorder(self, only: str | None, launcher: Launcher) -> Recorder:
         host, slots, gpus, timeouts = self._host, self.slots, self._gpu_scheduler, self._timeouts
         artifacts, log_file = self._settings.artifacts, launcher.log_file
+        holds = SearchHolds(host.id, slots)
         return Recorder(
             host,
             slots,
@@ -91,8 +101,9 @@ class Supervisor:
             device_reporter=DeviceReporter(host.id, gpus),
             report_writer=ReportWriter(host, gpus),
             fencing=LeaseFencing(host.id, slots, timeouts.lease, self._monotonic()),
-            dispatcher=Dispatcher(self._settings, host.id, slots, gpus, timeouts, only),
+            dispatcher=Dispatcher(self._settings, host.id, slots, gpus, timeouts, only, holds),
             waiting_reason=WaitingReason(slots, self._placement, gpus, artifacts=artifacts, log_file=log_file),
+            holds=holds,
             heartbeat_seconds=timeouts.lease / 3,
             wall=self._wall,
         )
@@ -124,8 +135,21 @@ class Supervisor:
         self._pool.accepts_starts = False
 
     def tick(self) -> None:
-        """Serve the workers once, and write what is due to the database in one transaction."""
+        """Serve the workers once, and write what is due to the database in one transaction.
+
+        An unexpected exception is kept in `errors`; the next tick begins from the start. Raises `EatnasError`.
+        """
         now = self._monotonic()
+        try:
+            self._tick(now)
+        except EatnasError:
+            raise
+        except Exception as error:
+            self.trouble = f"unexpected error: {describe_fault(error)}"
+            self._retry_at = now + self._timeouts.database
+            self._log_error(error)
+
+    def _tick(self, now: float) -> None:
         self._pool.excuse_suspension(now)
         self._pool.receive(now)
         self._pool.kill_overdue(now)
@@ -151,14 +175,17 @@ class Supervisor:
     def _write(self, now: float) -> None:
         self._write_at = now + self._timeouts.database
         try:
-            with transaction(self._engine) as connection:
-                actions = self._recorder.write(connection, now, changed=self._changes.changed, draining=self._draining)
-        except RecordError as error:
+            actions = self._commit(now)
+        except Exception as error:
             # The transaction may have been committed if only the answer was lost: compare again.
             self._changes.changed = True
-            self._recorder.after_failure(error)
+            is_expected = isinstance(error, RecordError)
+            reason = str(error) if is_expected else f"unexpected error: {describe_fault(error)}"
+            self._recorder.after_failure(reason)
+            if not is_expected:
+                self._log_error(error)
             if not isinstance(error, TransactionRollbackError):
-                self.trouble = str(error)
+                self.trouble = reason
                 self._retry_at = self._write_at = self._monotonic() + self._timeouts.database
             return
         self._changes.changed = False
@@ -171,6 +198,28 @@ class Supervisor:
             self._pool.launch(now)
         self._collector.collect(now)
         self._disk_limit.enforce(now)
+
+    def _commit(self, now: float) -> CommitActions:
+        """Write in one transaction; repeat it without the search or the worker at which it fails."""
+        for _ in range(MAX_FAULTS):
+            try:
+                with transaction(self._engine) as connection:
+                    return self._recorder.write(connection, now, changed=self._changes.changed, draining=self._draining)
+            except SearchError as fault:
+                self._recorder.set_aside(fault)
+                self._log_error(fault)
+            except WorkerError as fault:
+                worker = fault.slot.worker
+                if worker is None or worker.rejected:
+                    raise
+                worker.reject(f"a report of the worker cannot be recorded ({fault})")
+                self._log_error(fault)
+            self._changes.changed = True
+            self._recorder.before_repetition()
+        raise TransactionRollbackError("several searches or workers failed at once; try again")
+
+    def _log_error(self, error: Exception) -> None:
+        self.errors = [*self.errors, format_fault(error)][-MAX_ERRORS:]
 
     def _is_over(self) -> bool:
         if self._killing:  # The next daemon takes back the leases that the database still has.

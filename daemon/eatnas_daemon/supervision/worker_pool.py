@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.supervision.faults import describe_fault
 from eatnas_daemon.workers.device_time import share_device_time
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
@@ -12,7 +13,8 @@ from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_state import WorkerFailure, WorkerState
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import describe_os_error
-from eatnas_protocol.messages import EpochDone, Failed, Finished, Heartbeat, Message, Released
+from eatnas_protocol.checks import check_report
+from eatnas_protocol.messages import EpochDone, Failed, FinalReport, Heartbeat, Message
 
 
 class WorkerPool:
@@ -64,18 +66,30 @@ class WorkerPool:
             worker = slot.worker
             if worker is None or worker.ended:
                 continue
-            messages, ended = worker.process.receive()
-            for message in messages:
-                if slot.receive(message, now):
-                    self._process(message, slot, worker, now)
-            if ended:
+            if self._receive(slot, worker, now):
                 self._selector.unregister(worker.process.report_fd)
                 worker.exit_status = worker.process.close()
+
+    def _receive(self, slot: Slot, worker: WorkerState, now: float) -> bool:
+        """Process the messages of one worker; return whether it has closed its pipe."""
+        if worker.rejected:
+            return worker.process.discard()
+        try:
+            messages, ended = worker.process.receive()
+            for message in messages:
+                check_report(message)
+                if slot.receive(message, now):
+                    self._process(message, slot, worker, now)
+        except Exception as error:
+            # Not only `ValueError`: whatever a worker sends ends that worker alone.
+            worker.reject(f"the worker sent an unusable message ({describe_fault(error)})")
+            return False
+        return ended
 
     def _process(self, message: Message, slot: Slot, worker: WorkerState, now: float) -> None:
         if isinstance(message, EpochDone):
             worker.measure_epoch(message.epoch, now, self._gpu_scheduler.load(slot.device.uuid))
-        if isinstance(message, Finished | Released | Failed):
+        if isinstance(message, FinalReport):
             reason = worker.count_training(self._timeouts)
             if reason is not None:
                 slot.replace_worker(reason, now, self._timeouts)
@@ -116,8 +130,10 @@ class WorkerPool:
             slot.may_start = not slot.on_gpu
             try:
                 process = self._launcher.launch(slot.number, slot.device)
-            except OSError as error:
-                slot.record_failed_start(now, self._timeouts, describe_os_error(error))
+            except Exception as error:
+                # Not only `OSError`: what prevents one start must not keep the other slots from training.
+                text = describe_os_error(error) if isinstance(error, OSError) else describe_fault(error)
+                slot.record_failed_start(now, self._timeouts, text)
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)

@@ -92,6 +92,11 @@ class RunningTraining:
         """Return the token of the training's lease."""
         return self.assignment.leased.token
 
+    @property
+    def has_data(self) -> bool:
+        """Return whether the worker has loaded the images."""
+        return self.phase != "loading"
+
     def is_subject_of(self, message: Message) -> bool:
         """Return whether a message is about this attempt, and not about an earlier one."""
         subject = getattr(message, "candidate", None), getattr(message, "attempt", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from eatnas_daemon.devices.model import CPU, CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.workers.running_training import RunningTraining
@@ -10,6 +11,9 @@ from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
 from eatnas_protocol.messages import Message, Ready
+
+MAX_DOUBLINGS: Final = 60
+"""The delay has reached every limit by then, and larger powers would overflow."""
 
 
 @dataclass(slots=True)
@@ -78,5 +82,5 @@ class Slot:
     def record_failed_start(self, now: float, timeouts: Timeouts, error: str | None) -> None:
         """Count a worker that ended before it was ready, or did not start; the delay doubles with each failure."""
         self.failed_starts, self.start_error = self.failed_starts + 1, error
-        delay = timeouts.restart * 2 ** (self.failed_starts - 1)
+        delay = timeouts.restart * 2.0 ** min(self.failed_starts - 1, MAX_DOUBLINGS)
         self.start_after = now + min(delay, timeouts.max_restart)

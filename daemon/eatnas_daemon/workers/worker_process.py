@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from typing import Final
 
 import psutil
@@ -15,6 +16,7 @@ from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import Command, Message
 
 READ_BYTES: Final = 1 << 16
+MAX_CHUNKS: Final = 64
 EXIT_SECONDS: Final = 5.0
 """Time for a worker to exit after it has closed its pipe."""
 KILL_SECONDS: Final = 1.0
@@ -69,16 +71,31 @@ class WorkerProcess:
                 content = content[os.write(self._command_fd, content) :]
 
     def receive(self) -> tuple[list[Message], bool]:
-        """Return the messages that arrived, without waiting, and whether the worker has closed its pipe."""
+        """Return the messages that arrived, without waiting, and whether the worker has closed its pipe.
+
+        Raises `ValueError` for bytes that are no message; call `discard` afterwards.
+        """
         messages: list[Message] = []
-        while True:
-            try:
-                chunk = os.read(self.report_fd, READ_BYTES)
-            except BlockingIOError:
-                return messages, False
+        for chunk in self._read_chunks():
             if not chunk:
                 return messages, True
             messages += self._decoder.feed(chunk)
+        return messages, False
+
+    def discard(self) -> bool:
+        """Ignore what arrived, without waiting; return whether the worker has closed its pipe."""
+        return any(not chunk for chunk in self._read_chunks())
+
+    def _read_chunks(self) -> Iterator[bytes]:
+        """Yield what arrived, at most `MAX_CHUNKS`: a worker that floods its pipe must not keep the others waiting."""
+        for _ in range(MAX_CHUNKS):
+            try:
+                chunk = os.read(self.report_fd, READ_BYTES)
+            except BlockingIOError:
+                return
+            yield chunk
+            if not chunk:
+                return
 
     def kill(self) -> None:
         """Kill the process and its descendants."""

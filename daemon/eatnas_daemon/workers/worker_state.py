@@ -17,13 +17,12 @@ from eatnas_protocol.messages import (
     Checkpointed,
     Exit,
     Failed,
-    Finished,
+    FinalReport,
     Message,
     Phase,
     Progress,
     Ready,
     Release,
-    Released,
     Unavailable,
 )
 
@@ -80,6 +79,8 @@ class WorkerState:
     unavailable_reason: str | None = None
     """Reported by a worker that cannot train on its device."""
     exit_status: int | None = None
+    rejected: bool = False
+    """Whether the worker sent something that cannot be used; whatever it sends afterwards is ignored."""
 
     @property
     def on_gpu(self) -> bool:
@@ -94,7 +95,7 @@ class WorkerState:
     @property
     def has_final_report(self) -> bool:
         """Return whether the last report on the training arrived."""
-        return any(isinstance(report, Finished | Released | Failed) for report in self.reports)
+        return any(isinstance(report, FinalReport) for report in self.reports)
 
     @property
     def busy(self) -> bool:
@@ -108,7 +109,10 @@ class WorkerState:
         return available and not self.busy
 
     def receive(self, message: Message, now: float) -> bool:
-        """Process a message; return False if it is about an earlier training and therefore ignored."""
+        """Process a message; return False if it is about an earlier training and therefore ignored.
+
+        Raises `ValueError` for a message that no worker of this version sends.
+        """
         silence, self.last_message_at = now - self.last_message_at, now
         match message:
             case Ready():
@@ -122,7 +126,7 @@ class WorkerState:
         training = self.training
         if training is None or not training.is_subject_of(message):
             return False
-        if isinstance(message, Progress | Finished | Released | Failed):
+        if isinstance(message, Progress | FinalReport):
             training.time.report(message.device_seconds)
         match message:
             case Progress():
@@ -133,9 +137,24 @@ class WorkerState:
             case Checkpointed():
                 training.phase = "training"
                 self.reports.append(message)
+            case Failed():
+                FailureKind(message.kind)
+                self.reports.append(message)
             case _:
                 self.reports.append(message)
         return True
+
+    def reject(self, reason: str) -> None:
+        """Kill the worker because of what it sent, and forget the reports that the database does not have."""
+        self.rejected = True
+        if self.worker_id is None:
+            self.ready = None
+        if self.ready is None:
+            self.unavailable_reason = reason
+        self.reports.clear()
+        self.kill_reason = WorkerFailure(FailureKind.LOST, reason)
+        self.exit_reason = reason
+        self.process.kill()
 
     def assign(self, assignment: Assignment, now: float) -> None:
         """Send an assignment."""

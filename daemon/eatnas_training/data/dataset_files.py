@@ -159,6 +159,8 @@ def read_cifar(root: Path, name: str, classes: int, *, train: bool) -> Images:
             batch_labels = batch["labels" if "labels" in batch else "fine_labels"]
             if pixels.dtype != np.uint8 or pixels.shape[1:] != (3 * 32 * 32,):
                 raise ValueError(f"it holds {pixels.dtype} {pixels.shape}")
+        except OSError as error:
+            raise unreadable(error, path) from error
         except Exception as error:  # a damaged pickle can raise any exception
             raise DataError(
                 f"{path} is not a batch of {name} ({first_line(error)}); {_download_again(name)}"
@@ -179,6 +181,8 @@ def read_svhn(root: Path, classes: int, *, train: bool) -> Images:
         labels = np.asarray(content["y"]).reshape(-1)
         if images.dtype != np.uint8 or images.shape[:3] != (32, 32, 3):
             raise ValueError(f"it holds {images.dtype} {images.shape}")
+    except OSError as error:
+        raise unreadable(error, path) from error
     except Exception as error:  # SciPy's reader can raise any exception on a damaged file
         raise DataError(f"{path} is not a file of SVHN ({first_line(error)}); {_download_again('SVHN')}") from error
     images = np.ascontiguousarray(images.reshape(32, 32, 3, -1).transpose(3, 2, 0, 1))

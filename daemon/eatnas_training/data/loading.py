@@ -13,6 +13,7 @@ from eatnas_training.data.folder_content import Steps, count_cores, finish
 from eatnas_training.data.resident import load_resident
 from eatnas_training.data.streamed_files import listing_steps
 from eatnas_training.data.streaming import open_streamed
+from eatnas_training.error_messages import unreadable
 
 THREADS_VARIABLE: Final = "EATNAS_DECODE_THREADS"
 """The environment variable for the number of decoding threads in each worker. It does not change results."""
@@ -39,10 +40,13 @@ _loaded_last: dict[tuple[str, str, int, bool], LoadedData] = {}
 
 
 def _load(data: Mapping[str, Any], device: str, final_model: bool) -> Steps[LoadedData]:
-    files = yield from listing_steps(data, final_model=final_model)
-    if files is None:
-        return (yield from load_resident(data, device, final_model=final_model))
-    return open_streamed(files, device, _decode_threads())
+    try:
+        files = yield from listing_steps(data, final_model=final_model)
+        if files is None:
+            return (yield from load_resident(data, device, final_model=final_model))
+        return open_streamed(files, device, _decode_threads())
+    except OSError as error:  # for example, no access to the folder above the images
+        raise unreadable(error, data.get("root")) from error
 
 
 def _decode_threads() -> int:

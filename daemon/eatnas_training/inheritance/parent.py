@@ -61,7 +61,8 @@ def inherit_from(
     """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
 
     The distance is the root mean square difference of the logits of child and parent, in standard deviations of the
-    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ.
+    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ, or
+    if it is not finite.
     """
     child = spec_of(assign)
     # Weights from a file and from a training in this process differ in memory layout. Sums in another order would give
@@ -75,7 +76,7 @@ def inherit_from(
     images, _ = data.held_out.between(0, min(COMPARED_IMAGES, len(data.held_out.labels)))
     before, after = (_logits(net, images.cpu()) for net in (source, model))
     distance = (after - before).square().mean().sqrt() / before.std().clamp(min=1e-12)
-    return inheritance.share, float(distance)
+    return inheritance.share, float(distance) if distance.isfinite() else None
 
 
 def _logits(model: nn.Module, images: Tensor) -> Tensor:

@@ -1,0 +1,70 @@
+"""Find out which search or which worker an unexpected exception belongs to, so that all others go on."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from eatnas_daemon.workers.slots import Slot
+from eatnas_db.database.errors import translate_error
+from eatnas_db.errors import RecordError, StaleLeaseError
+
+
+class SearchError(Exception):
+    """The transaction failed at one search; without that search it may succeed."""
+
+    def __init__(self, search_id: int, error: Exception) -> None:
+        super().__init__(describe_fault(error))
+        self.search_id = search_id
+
+
+class WorkerError(Exception):
+    """The transaction failed at the reports of one worker; without them it may succeed."""
+
+    def __init__(self, slot: Slot, error: Exception) -> None:
+        super().__init__(describe_fault(error))
+        self.slot = slot
+
+
+@contextmanager
+def faults_of_search(connection: Connection, search_id: int) -> Iterator[None]:
+    """Raise `SearchError` for an exception in this block, unless it concerns the database as a whole."""
+    try:
+        yield
+    except Exception as error:
+        if _concerns_database(connection, error):
+            raise
+        raise SearchError(search_id, error) from error
+
+
+@contextmanager
+def faults_of_worker(connection: Connection, slot: Slot) -> Iterator[None]:
+    """Raise `WorkerError` for an exception in this block, unless it concerns the database or an outdated lease."""
+    try:
+        yield
+    except StaleLeaseError:
+        raise
+    except Exception as error:
+        if _concerns_database(connection, error):
+            raise
+        raise WorkerError(slot, error) from error
+
+
+def describe_fault(error: BaseException) -> str:
+    """Return an exception as one line: its class and the first line of its message."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {lines[0].strip()}" if lines else type(cause).__name__
+
+
+def format_fault(error: BaseException) -> str:
+    """Return the traceback of an exception, for the log."""
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _concerns_database(connection: Connection, error: Exception) -> bool:
+    return isinstance(error, RecordError) or translate_error(connection.engine, error) is not None

@@ -1,0 +1,116 @@
+"""The searches that a supervisor has set aside on its host: why, and when it tries them again."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.workers.slots import Slot
+from eatnas_db.domain.states import FailureKind, HoldCause
+from eatnas_db.holds import SearchHold, lift_hold, list_holds_of_host, place_hold
+from eatnas_db.leases import LeaseToken
+from eatnas_protocol.messages import Failed
+
+MEMORY_SECONDS: Final = 600.0
+"""A search that fails again within this time continues with the delay that it had before."""
+
+
+class _Failure(NamedTuple):
+    cause: HoldCause
+    reason: str
+
+
+class _Lifted(NamedTuple):
+    tries: int
+    at: float
+
+
+class SearchHolds:
+    """Keeps a copy of the holds of one host in memory, so that a transaction without news reads none."""
+
+    def __init__(self, host_id: int, slots: list[Slot]) -> None:
+        self._host_id, self._slots = host_id, slots
+        self._holds: dict[int, SearchHold] = {}
+        self._failures: dict[int, _Failure] = {}
+        """Failures that the database does not have yet, by search."""
+        self._lifted: dict[int, _Lifted] = {}
+        self._tries: dict[int, LeaseToken] = {}
+        """The training that finds out whether the data of a search can be read again, by search."""
+
+    def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
+        """Set a search aside with the next transaction that commits."""
+        self._failures[search_id] = _Failure(cause, reason)
+
+    def write(self, connection: Connection, now: float, *, changed: bool) -> None:
+        """Write what is new. `changed`: other programs may have changed the holds, or a transaction was lost."""
+        if changed:
+            self._holds = list_holds_of_host(connection, self._host_id)
+        for slot in self._slots:
+            self._read_reports(slot)
+        for search_id, failure in self._failures.items():
+            self._place(connection, search_id, failure, now)
+        for slot in self._slots:
+            training = slot.training
+            if training is not None and training.has_data:
+                search_id = training.assignment.leased.search_id
+                if self._tries.get(search_id) == training.token:
+                    self._lift(connection, search_id, HoldCause.DATA, now)
+
+    def _read_reports(self, slot: Slot) -> None:
+        if slot.worker is None or slot.training is None:
+            return
+        for report in slot.worker.reports:
+            if isinstance(report, Failed) and report.kind == FailureKind.UNREADABLE_DATA:
+                self.add_failure(slot.training.assignment.leased.search_id, HoldCause.DATA, report.message)
+
+    def allows_advance(self, search_id: int, now: float) -> bool:
+        """Return whether the search may be advanced now."""
+        held = self._holds.get(search_id)
+        return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
+
+    def max_leases(self, search_id: int, now: float) -> int | None:
+        """Return how many candidates of the search may be leased now: one for a try; None means no limit."""
+        held = self._holds.get(search_id)
+        if held is None:
+            return None
+        if held.cause != HoldCause.DATA or not held.is_due(now):
+            return 0
+        trains = any(
+            slot.training is not None and slot.training.token == self._tries.get(search_id) for slot in self._slots
+        )
+        return 0 if trains else 1
+
+    def record_lease(self, search_id: int, token: LeaseToken) -> None:
+        """Take the training as a try if the search is set aside."""
+        if search_id in self._holds:
+            self._tries[search_id] = token
+
+    def record_advance(self, connection: Connection, search_id: int, now: float) -> None:
+        """Take up a search that could be advanced."""
+        self._lift(connection, search_id, HoldCause.ERROR, now)
+
+    def after_commit(self) -> None:
+        """Forget the failures that the database has by now."""
+        self._failures.clear()
+
+    def _place(self, connection: Connection, search_id: int, failure: _Failure, now: float) -> None:
+        lifted = self._lifted.get(search_id)
+        recent = lifted is not None and abs(now - lifted.at) < MEMORY_SECONDS
+        self._holds[search_id] = place_hold(
+            connection,
+            self._host_id,
+            search_id,
+            cause=failure.cause,
+            reason=failure.reason,
+            now=now,
+            earlier_tries=lifted.tries if lifted is not None and recent else 0,
+        )
+
+    def _lift(self, connection: Connection, search_id: int, cause: HoldCause, now: float) -> None:
+        held = self._holds.get(search_id)
+        if held is None or held.cause != cause or search_id in self._failures:
+            return
+        del self._holds[search_id]
+        self._lifted[search_id] = _Lifted(held.tries, now)
+        lift_hold(connection, self._host_id, search_id, now)
