@@ -8,9 +8,11 @@ from collections.abc import Callable
 import typer
 from sqlalchemy import Connection
 
+from eatnas_cli.layout_options import width_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption
-from eatnas_cli.printing import Format, show_one
+from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_db import transitions
 from eatnas_db.database.engine import read_connection, write_connection
 from eatnas_db.errors import NotFoundError
@@ -21,11 +23,17 @@ app = new_app(no_args_is_help=True)
 
 
 @app.command("show")
-def show_candidate(ctx: typer.Context, candidate: CandidateId, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(layout=width_options)
+def show_candidate(
+    ctx: typer.Context,
+    candidate: CandidateId,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """Show all data about a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         row = get_candidate(connection, candidate)
-    show_one(row, format)
+    show_one(row, format, layout=layout)
 
 
 @app.command()

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.layout_options import width_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_cli.resource_options import daemon_options
 from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
@@ -166,10 +167,12 @@ def restart(
 
 
 @app.command()
+@takes_options(layout=width_options)
 def status(
     ctx: typer.Context,
     watch: Annotated[bool, typer.Option("--watch", help="Show a live table of all devices until Ctrl-C.")] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Show the daemon, the trainings in its slots and the progress of the searches; with PostgreSQL, of all hosts."""
     if watch:
@@ -200,18 +203,18 @@ def status(
         facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
         pid = None if daemon is None else daemon.pid
         state = {"running": daemon is not None, "pid": pid, "since_at": since, "suspended": suspended}
-        show_one(state | facts, format)
+        show_one(state | facts, format, layout=layout)
         return
     _show_daemon(daemon, since, suspended)
     named = ("host",) if hosts else ()
     if hosts:
-        show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format)
+        show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format, layout=layout)
         for line in describe_lost_hosts(hosts):
             typer.echo(line)
-    _show_devices(devices, work, named, supervised)
+    _show_devices(devices, work, named, supervised, layout)
     if supervised:
-        _show_work(work, named)
-    print_summaries(searches, supervised, format)
+        _show_work(work, named, layout)
+    print_summaries(searches, supervised, format, layout)
     for hold in holds:
         typer.echo(describe_hold(hold))
     for search in held_up:
@@ -231,7 +234,11 @@ def _show_daemon(daemon: LockHolder | None, since: float | None, suspended: bool
 
 
 def _show_devices(
-    devices: Sequence[RecordedDevice], work: Sequence[TrainingActivity], named: tuple[str, ...], supervised: bool
+    devices: Sequence[RecordedDevice],
+    work: Sequence[TrainingActivity],
+    named: tuple[str, ...],
+    supervised: bool,
+    layout: Layout,
 ) -> None:
     """Print the GPUs, and paused CPUs, with their state."""
 
@@ -245,13 +252,13 @@ def _show_devices(
             }
             for row in devices
         ]
-        show(records, (*named, "uuid", "name", "memory", "state"))
+        show(records, (*named, "uuid", "name", "memory", "state"), layout=layout)
 
 
-def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...]) -> None:
+def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...], layout: Layout) -> None:
     rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
     columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
-    show(rows, columns) if rows else typer.echo("nothing is in training")
+    show(rows, columns, layout=layout) if rows else typer.echo("nothing is in training")
 
 
 @app.command()

@@ -14,9 +14,11 @@ import typer
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine
 
+from eatnas_cli.layout_options import layout_options, width_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.daemon_lock import find_record_user, hold_daemon_lock
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
@@ -84,20 +86,29 @@ def downgrade(
 
 
 @app.command()
-def current(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(layout=width_options)
+def current(
+    ctx: typer.Context,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """Show the schema versions of the database and of this program."""
     found = current_revision(_existing_database(ctx.obj))
     agree = found == REVISION
-    show_one({"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format)
+    show_one(
+        {"database": ctx.obj.printable_url, "record": found, "program": REVISION, "agree": agree}, format, layout=layout
+    )
 
 
 @app.command()
+@takes_options(layout=layout_options)
 def check(
     ctx: typer.Context,
     files: Annotated[
         bool, typer.Option("--files", help="Read the content of checkpoint files too, not only their sizes.")
     ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Check the tables and the consistency of their rows; exit 1 if a check fails."""
     engine = open_record(ctx.obj.database_url)
@@ -109,7 +120,7 @@ def check(
         if format is Format.TABLE:
             typer.echo(violation)
     if format is not Format.TABLE:
-        show(violations, ("invariant", "what", "count", "examples"), format)
+        show(violations, ("invariant", "what", "count", "examples"), format, layout=layout)
     if violations:
         raise typer.Exit(1)
     if format is Format.TABLE:
@@ -143,6 +154,7 @@ def restore(
 
 
 @app.command()
+@takes_options(layout=layout_options)
 def copy(
     ctx: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="SQLITE", help="The SQLite file to copy.")],
@@ -154,6 +166,7 @@ def copy(
         ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Copy an SQLite database into an empty PostgreSQL database and compare every row."""
 
@@ -168,7 +181,7 @@ def copy(
     server = open_record(new.database_url)
     with _unused_database(old) as engine:
         copied = copy_record(engine, server, _print_progress if sys.stderr.isatty() else lambda *_: None)
-    show(copied, ("table", "rows", "sha256"), format)
+    show(copied, ("table", "rows", "sha256"), format, layout=layout)
     if format is Format.TABLE:
         typer.echo(f"copied {source} to {new.printable_url} and compared every row; checkpoints stay where they are")
 

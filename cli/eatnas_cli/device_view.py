@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection
 
 from eatnas_cli.printing import show
-from eatnas_cli.tables import rich_table
+from eatnas_cli.tables import lay_out
 from eatnas_daemon.devices.model import GIB, format_gib
 from eatnas_daemon.search_progress import is_supervised
 from eatnas_db.database.engine import read_connection
@@ -97,7 +97,8 @@ def draw(rows: Sequence[DeviceRow], now: float, width: int) -> Group:
         }
         for row in training
     ]
-    return Group(rich_table(records, columns), *lines)
+    table = Text("\n".join(lay_out(records, columns, width).lines), no_wrap=True)
+    return Group(table, *lines)
 
 
 def describe_memory(device: RecordedDevice) -> str:

@@ -9,9 +9,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import Format, print_json, show
+from eatnas_cli.printing import FITTING, Format, Layout, print_json, show
 from eatnas_cli.resource_options import AllowedHolders, DeviceNames, ExcludedDevices, MaxPerDevice
 from eatnas_daemon.devices import pausing
 from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
@@ -27,6 +29,7 @@ app = new_app()
 
 
 @app.callback(invoke_without_command=True)
+@takes_options(layout=layout_options)
 def devices(
     ctx: typer.Context,
     explain: Annotated[bool, typer.Option("--explain", help="Explain why each device is or is not used.")] = False,
@@ -36,6 +39,7 @@ def devices(
     allow: AllowedHolders = None,
     memory: Annotated[float, typer.Option("--memory", min=0, help="Memory that a candidate needs, in GiB.")] = 0.0,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """List the GPUs and the CPU, and whether each is free for one more worker now.
 
@@ -56,11 +60,14 @@ def devices(
     if format is Format.JSON:
         print_json({"nvidia": inventory.driver_error or "works", "devices": rows})
     elif format is Format.CSV:
-        show(rows, [column for column in rows[0] if column != "processes"], format)
+        show(rows, [column for column in rows[0] if column != "processes"], format, layout=layout)
     else:
         if inventory.driver_error:
             typer.echo(f"no GPU: {inventory.driver_error}")
-        _print_explanations(inventory.entries) if explain else show([_with_units(row) for row in rows], COLUMNS)
+        if explain:
+            _print_explanations(inventory.entries)
+        else:
+            show([_with_units(row) for row in rows], COLUMNS, layout=layout)
 
 
 @app.command()

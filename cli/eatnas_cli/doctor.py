@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 import typer
 from packaging.requirements import Requirement
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.data_sets import data_with_root, describe_data_set
 from eatnas_daemon.devices.capacity import find_free_device
@@ -59,13 +61,18 @@ class Finding:
 
 
 @app.command()
-def doctor(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(layout=layout_options)
+def doctor(
+    ctx: typer.Context,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """Check whether searches can run on this machine and say what to fix; exit 1 if they cannot."""
     rows = list(_examine(ctx.obj, os.environ))
     columns = ["what", "ok", "found"]
     if format is not Format.TABLE or any(row.advice for row in rows):
         columns.append("advice")
-    show(rows, columns, format)
+    show(rows, columns, format, layout=layout)
     if not all(row.ok for row in rows):
         raise typer.Exit(1)
 

@@ -6,12 +6,14 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from eatnas_cli.tables import cell_text, print_table
+from eatnas_cli.tables import cell_text, print_table, terminal_width
 from eatnas_cli.values import as_text, to_json
+from eatnas_db.domain.suggestions import did_you_mean
+from eatnas_db.errors import ConflictError
 from eatnas_report.formats import flatten
 
 
@@ -23,20 +25,67 @@ class Format(StrEnum):
     CSV = "csv"
 
 
-def show(rows: Sequence[Any], columns: Sequence[str], format: Format = Format.TABLE) -> None:  # noqa: A002
-    """Print dataclasses or mappings: a table of `columns`, a CSV of `columns`, or a JSON list of all there is."""
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The columns to show (empty: those that a command shows by default), and whether all are shown in full."""
+
+    columns: tuple[str, ...] = ()
+    wide: bool = False
+
+    @property
+    def width(self) -> int | None:
+        """The width that a table has to fit; None if there is none."""
+        return None if self.wide else terminal_width()
+
+
+TRACEBACK: Final = "traceback"
+"""A text of many lines, which is printed below its table."""
+FITTING: Final = Layout()
+"""The default columns, fitted to the terminal."""
+
+
+def show(
+    rows: Sequence[Any],
+    columns: Sequence[str],
+    format: Format = Format.TABLE,  # noqa: A002
+    *,
+    layout: Layout = FITTING,
+    default: Sequence[str] = (),
+) -> None:
+    """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list of all there is.
+
+    On a terminal a table shows the columns `default`, if there are any; elsewhere all `columns`. Raises
+    `ConflictError` for a column of the layout that does not exist.
+    """
     records = [_record(row) for row in rows]
+    _require_columns(layout.columns, [*columns, *(records[0] if records else ())])
     if format is Format.JSON:
-        print_json(records)
+        names = layout.columns
+        print_json([{name: record[name] for name in names} for record in records] if names else records)
     elif format is Format.CSV:
+        shown = layout.columns or columns
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([as_text(record[column]) for column in columns] for record in records)
+        writer.writerow(shown)
+        writer.writerows([as_text(record[column]) for column in shown] for record in records)
     else:
-        print_table(records, columns)
+        width = layout.width
+        shown = layout.columns or (() if width is None else default) or columns
+        left_out = print_table(records, shown, width, keep_all=bool(layout.columns))
+        if left_out:
+            sys.stdout.flush()
+            print(
+                f"note: the terminal is too narrow for {', '.join(left_out)}; --wide shows all columns", file=sys.stderr
+            )
 
 
-def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
+def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            known = list(dict.fromkeys(known))
+            raise ConflictError(f"no column {name!r}{did_you_mean(name, known)}; the columns are: {', '.join(known)}")
+
+
+def show_one(row: Any, format: Format = Format.TABLE, *, layout: Layout = FITTING) -> None:  # noqa: A002
     """Print a dataclass or mapping: a name and a value a line, one JSON object, or a CSV of fields.
 
     On the terminal lists come below, as tables; what is nested has its path as its name.
@@ -53,10 +102,13 @@ def show_one(row: Any, format: Format = Format.TABLE) -> None:  # noqa: A002
         return
     for field in fields:
         field["value"] = cell_text(field["field"], field["value"])
-    print_table(fields, ("field", "value"))
+    show(fields, ("field", "value"), layout=layout)
     for name, listing in parts.items():
         sys.stdout.write(f"{name}\n")
-        print_table(listing, list(listing[0]))
+        show(listing, [column for column in listing[0] if column != TRACEBACK], layout=layout)
+        for entry in listing:
+            if text := entry.get(TRACEBACK):
+                sys.stdout.write(f"{text.rstrip()}\n\n")
 
 
 def _record(row: Any) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
-from eatnas_cli.printing import Format, print_json_lines, show
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.printing import FITTING, Format, Layout, print_json_lines, show
 from eatnas_db.domain.architecture import WIDTHS, Architecture
 from eatnas_db.domain.cost import compute_cost
 from eatnas_db.domain.macro import PRESETS, Macro, Task
@@ -34,16 +36,19 @@ FormatOption = Annotated[Format, typer.Option("--format", help="Output format; j
 
 
 @app.command("show")
+@takes_options(layout=layout_options)
 def show_spaces(
     name: Annotated[str | None, typer.Argument(help="Name of a search space. Default: all spaces.")] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Show all search spaces, or the blocks of one."""
     rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
-    _write(rows, list(rows[0]), format)
+    _write(rows, list(rows[0]), format, layout)
 
 
 @app.command()
+@takes_options(layout=layout_options)
 def sample(
     space: SpaceName = DEFAULT_SPACE,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")] = 0,
@@ -52,6 +57,7 @@ def sample(
     channels: Annotated[int, typer.Option(min=1, max=MAX_VALUES["channels"])] = DEFAULT_TASK["channels"],
     classes: Annotated[int, typer.Option(min=1, max=MAX_VALUES["classes"])] = DEFAULT_TASK["classes"],
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Sample random architectures; `space cost` reads the JSON output."""
     search_space = Space(_macro(space), Task(resolution, channels, classes))
@@ -63,16 +69,18 @@ def sample(
         task = {"resolution": resolution, "channels": channels, "classes": classes}
         costs = {"params": proposal.cost.params, "mult_adds": proposal.cost.mult_adds}
         rows.append({"code": str(proposal.architecture), **task, **costs})
-    _write(rows, COST_COLUMNS, format)
+    _write(rows, COST_COLUMNS, format, layout)
 
 
 @app.command("cost")
+@takes_options(layout=layout_options)
 def compute_costs(
     file: Annotated[
         str, typer.Argument(help="File of JSON lines with code, resolution and classes; `-` reads stdin.")
     ] = "-",
     space: SpaceName = DEFAULT_SPACE,
     format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
 
@@ -81,7 +89,7 @@ def compute_costs(
     """
     macro = _macro(space)
     rows = [_compute_row(number, line, macro) for number, line in enumerate(_lines(file), 1) if line.strip()]
-    _write(rows, COST_COLUMNS, format)
+    _write(rows, COST_COLUMNS, format, layout)
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -154,8 +162,13 @@ def _blocks(macro: Macro) -> Iterator[dict[str, Any]]:
         yield {"block": position + 1, "stride": stride, "base": base, **widths}
 
 
-def _write(rows: list[dict[str, Any]], columns: Any, format: Format) -> None:  # noqa: A002
+def _write(
+    rows: list[dict[str, Any]],
+    columns: Any,
+    format: Format,  # noqa: A002
+    layout: Layout,
+) -> None:
     if format is Format.JSON:
         print_json_lines(rows)
     else:
-        show(rows, columns, format)
+        show(rows, columns, format, layout=layout)

@@ -1,85 +1,201 @@
-"""Tables on the terminal."""
+"""Tables on the terminal: they fit its width, and neither break a word nor a number.
+
+A table that is too wide becomes narrower step by step: its widest texts are folded between words, words that are longer
+than their column are shortened in the middle, and at last columns are left out. Output that is not a terminal has no
+width: a program that reads it expects each row on one line.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final
 from unicodedata import combining, east_asian_width
 
 from eatnas_cli.values import as_text, is_number
 from eatnas_report.formats import format_time
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
 """Columns whose figures are printed as they were given; so are those of a spec, whose names have dots."""
+SHORTENED: Final = ("code", "digest", "sha256", "uuid")
+"""Columns that stay on one line: a folded code cannot be read."""
 LONG: Final = 500
-"""The number of rows from which on rich takes seconds."""
+"""The number of rows from which on a family is a table instead of a tree."""
+SHORTEST_WORD: Final = 16
+"""Characters that stay of a shortened word."""
+FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")
+LAST_LEFT_OUT: Final = ("message", "what happened", "words", "cause", "found", "advice")
+"""Columns that say the most, wherever they stand."""
+GAP, SMALLEST_GAP = 3, 2
+MARGIN: Final = 2
+ELLIPSIS: Final = "…"
 
 
-def print_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Print records as a table of `columns`; on a terminal one that folds its cells to fit."""
-    if sys.stdout.isatty() and len(records) < LONG:
-        from rich.console import Console
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The lines of a table, and the columns that did not fit."""
 
-        Console(highlight=False).print(rich_table(records, columns))
+    lines: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class _Column:
+    """A column: the texts of its cells, its width, and the smallest width that it can take."""
+
+    name: str
+    head: str
+    texts: list[str]
+    align_right: bool
+    width: int
+    smallest: int
+
+    def leave_out_rank(self, position: int) -> tuple[int, int]:
+        """Return the order in which columns are left out: empty ones first, then from the right."""
+        if not any(self.texts):
+            return 0, -position
+        if self.name in FIRST_LEFT_OUT:
+            return 1, -position
+        return (3 if self.name in LAST_LEFT_OUT else 2), -position
+
+    def cell(self, text: str) -> list[str]:
+        """Return the lines of a cell, none wider than the column."""
+        if text_width(text) <= self.width and "\n" not in text:
+            return [text]
+        if self.name in SHORTENED:
+            return [shorten(" ".join(text.split()), self.width)]
+        return [line for part in text.split("\n") for line in fold(part, self.width)]
+
+
+def print_table(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int | None, *, keep_all: bool = False
+) -> tuple[str, ...]:
+    """Print records as a table of `columns` and return the columns that did not fit; `keep_all`: leave out none."""
+    table = lay_out(records, columns, width, keep_all=keep_all)
+    sys.stdout.writelines(f"{line}\n" for line in table.lines)
+    return table.left_out
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal, which `COLUMNS` overrides; None if the output is not a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def lay_out(
+    records: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int | None, *, keep_all: bool = False
+) -> Table:
+    """Return records as a table that fits `width`; None: as wide as it has to be."""
+    shown = [_make_column(records, name) for name in columns]
+    gap = GAP
+    if width is not None:
+        if _total([column.width for column in shown], gap) > width:
+            gap = SMALLEST_GAP
+        if not keep_all:
+            shown = _leave_out(shown, width, gap)
+        _narrow(shown, width, gap)
+    lines = [""]
+    for number in range(-1, len(records)):
+        cells = [column.cell(column.head if number < 0 else column.texts[number]) for column in shown]
+        lines += (_line(part, shown, gap) for part in zip_longest(*cells, fillvalue=""))
+        if number < 0:
+            lines.append(" " + "─" * (_total([column.width for column in shown], gap) - 1))
+    fitting = {column.name for column in shown}
+    return Table((*lines, ""), tuple(name for name in columns if name not in fitting))
+
+
+def _leave_out(columns: Sequence[_Column], width: int, gap: int) -> list[_Column]:
+    """Return the columns that fit; the first column always stays."""
+    order = sorted(range(1, len(columns)), key=lambda at: columns[at].leave_out_rank(at))
+    kept = list(columns)
+    for at in order:
+        if _total([column.smallest for column in kept], gap) <= width:
+            break
+        kept.remove(columns[at])
+    return kept
+
+
+def _make_column(records: Sequence[Mapping[str, Any]], name: str) -> _Column:
+    head = name.replace("_", " ")
+    texts = [cell_text(name, record[name]) for record in records]
+    is_numeric = any(is_number(record[name]) for record in records)
+    width = max([text_width(line) for text in (head, *texts) for line in text.split("\n")])
+    words = max(text_width(word) for word in head.split() or [""])
+    if is_numeric or name == "at" or name.endswith("_at"):
+        smallest = max([words, *map(text_width, texts)])
     else:
-        sys.stdout.writelines(f"{line.rstrip()}\n" for line in _plain_lines(records, columns))
+        longest = max([text_width(word) for text in texts for word in text.split()], default=0)
+        smallest = max(words, min(longest, SHORTEST_WORD), min(width, SHORTEST_WORD) if name in SHORTENED else 0)
+    return _Column(name, head, texts, is_numeric, width, smallest)
 
 
-def rich_table(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Table:
-    """Return records as a table that rich can draw."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        align: Literal["right", "left"] = "right" if _is_numeric(records, column) else "left"
-        table.add_column(_head(column), justify=align, overflow="fold")
-    for record in records:
-        table.add_row(*(Text(cell_text(column, record[column])) for column in columns))
-    return table
+def _total(widths: Sequence[int], gap: int) -> int:
+    return MARGIN + sum(widths) + gap * (len(widths) - 1)
 
 
-def _plain_lines(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of the same table, as wide as it has to be: what reads a pipe wants a row on one line."""
-    rows = [[cell_text(column, record[column]).split("\n") for column in columns] for record in records]
-    rows.insert(0, [[_head(column)] for column in columns])
-    widths = [max(_width(line) for row in rows for line in row[at]) for at in range(len(columns))]
-    numeric = [_is_numeric(records, column) for column in columns]
-    yield ""
-    for number, row in enumerate(rows):
-        for line in zip_longest(*row, fillvalue=""):
-            cells = zip(line, widths, numeric, strict=True)
-            yield "  " + "   ".join(_padded(text, width, align_right=right) for text, width, right in cells)
-        if number == 0:
-            yield " " + "─" * (sum(widths) + 3 * len(widths) - 1)
-    yield ""
+def _narrow(columns: Sequence[_Column], width: int, gap: int) -> None:
+    """Take characters from the widest columns until the table fits."""
+    excess = _total([column.width for column in columns], gap) - width
+    while excess > 0:
+        wide = [column for column in columns if column.width > column.smallest]
+        if not wide:
+            return
+        widest = max(wide, key=lambda column: column.width)
+        others = [column.width for column in wide if column is not widest]
+        step = max(1, min(excess, widest.width - max([*others, widest.smallest])))
+        widest.width -= step
+        excess -= step
 
 
-def _padded(text: str, width: int, *, align_right: bool) -> str:
-    padding = " " * (width - _width(text))
-    return padding + text if align_right else text + padding
+def _line(cells: Sequence[str], columns: Sequence[_Column], gap: int) -> str:
+    padded = (_pad(text, column) for text, column in zip(cells, columns, strict=True))
+    return (" " * MARGIN + (" " * gap).join(padded)).rstrip()
 
 
-def _width(text: str) -> int:
+def _pad(text: str, column: _Column) -> str:
+    padding = " " * (column.width - text_width(text))
+    return padding + text if column.align_right else text + padding
+
+
+def fold(text: str, width: int) -> list[str]:
+    """Return the lines of a text, folded between words; a word that is wider than `width` is shortened."""
+    lines: list[str] = []
+    for word in text.split():
+        short = shorten(word, width)
+        if lines and text_width(lines[-1]) + 1 + text_width(short) <= width:
+            lines[-1] += f" {short}"
+        else:
+            lines.append(short)
+    return lines or [""]
+
+
+def shorten(text: str, width: int) -> str:
+    """Return a text of at most `width` terminal columns: its beginning and its end if it is too wide."""
+    if text_width(text) <= width:
+        return text
+    if width < 3:
+        return ELLIPSIS[:width]
+    room = width - 1
+    head = _take(text, (room + 1) // 2)
+    return head + ELLIPSIS + _take(text[::-1], room - text_width(head))[::-1]
+
+
+def _take(text: str, width: int) -> str:
+    """Return the longest beginning of a text that takes at most `width` terminal columns."""
+    end = min(len(text), width)
+    while text_width(text[:end]) > width:
+        end -= 1
+    return text[:end]
+
+
+def text_width(text: str) -> int:
     """Return the number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     wide = sum(east_asian_width(sign) in "WF" for sign in text)
     return len(text) + wide - sum(combining(sign) != 0 for sign in text)
-
-
-def _head(column: str) -> str:
-    return column.replace("_", " ")
-
-
-def _is_numeric(records: Sequence[dict[str, Any]], column: str) -> bool:
-    return any(is_number(record[column]) for record in records)
 
 
 def cell_text(column: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -42,6 +43,16 @@ def list_changes(connection: Connection, candidate_id: int) -> tuple[str, ...]:
         .order_by(mutation.c.ordinal)
     )
     return tuple(describe_change(*row) for row in connection.execute(query))
+
+
+def list_changes_by_candidate(connection: Connection, candidate_ids: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """Return the mutations of several candidates as text; candidates without any are left out."""
+    query = select(mutation).where(mutation.c.candidate_id.in_(candidate_ids)).order_by(mutation.c.ordinal)
+    changes: dict[int, tuple[str, ...]] = {}
+    for row in connection.execute(query):
+        change = describe_change(row.block, row.primitive, row.before, row.after)
+        changes[row.candidate_id] = (*changes.get(row.candidate_id, ()), change)
+    return changes
 
 
 @cache  # a space has a few hundred different changes

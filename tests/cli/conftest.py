@@ -4,8 +4,20 @@ import sys
 import time
 
 import pytest
+from sqlalchemy import insert
 
 from eatnas_cli.app import main
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.retrain import create_reevaluation
+from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.settings import load_settings
+from support.arithmetic_searches import SIZES, train, tree
 
 SPEC = """
 name: tiny
@@ -129,3 +141,31 @@ def until():
         return found
 
     return wait
+
+
+@pytest.fixture
+def engine(record, home):
+    engine = open_record(load_settings({}, str(home)).database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def small(engine):
+    with transaction(engine) as connection:
+        connection.execute(insert(host).values(id=1, name="h", seen_at=0))
+        connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
+        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
+        spec = parse_spec(tree("small"), SIZES)
+        search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
+        train(connection, search_id)
+
+
+@pytest.fixture
+def large(engine, small):
+    with transaction(engine) as connection:
+        create_reevaluation(connection, "small", top=1, seeds=2, now=4.0)
+        train(connection, get_search(connection, "small.reevaluation").id)
+        spec = parse_spec(tree("large", "eatnas-small"), SIZES)
+        found = create_transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
+        train(connection, found)

@@ -7,75 +7,13 @@ import statistics
 import time
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import update
 
-from eatnas_db import provenance, transitions
-from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
-from eatnas_db.domain.macro import Task
-from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
-from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
-from eatnas_db.searches.advance import advance_search
-from eatnas_db.searches.create import create_search
-from eatnas_db.searches.locking import lock_search
-from eatnas_db.searches.retrain import create_reevaluation
-from eatnas_db.searches.transfer import create_transfer
-from eatnas_db.settings import load_settings
-
-SIZES = {"evolution.population": 4, "evolution.tournament": 2, "evolution.lag": 3, "budget.candidates": 10}
-UNDER = provenance.Provenance("p", {}, "data", {}, "cpu", "none")
-
-
-def tree(name, space="eatnas-tiny"):
-    return {"name": name, "space": space, "data": {"name": "digits"}, "reevaluation": {"top": 0}}
-
-
-def train(connection, search_id, metric="val_accuracy"):
-    """To its end, by arithmetic: a candidate's score is its id in per cent."""
-    while leased := transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0):
-        fitness = leased.token.candidate / 100
-        transitions.record_score(
-            connection,
-            leased.token,
-            fitness=fitness,
-            metrics={metric: fitness},
-            seed=1,
-            provenance=UNDER,
-            device_seconds=1.0,
-            now=2.0,
-        )
-        advance_search(connection, lock_search(connection, search_id), 3.0)
-
-
-@pytest.fixture
-def engine(record, home):
-    engine = open_record(load_settings({}, str(home)).database_url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def small(engine):
-    with transaction(engine) as connection:
-        connection.execute(insert(host).values(id=1, name="h", seen_at=0))
-        connection.execute(insert(device).values(id=1, host_id=1, uuid="u", kind="cpu", name="d"))
-        connection.execute(insert(worker).values(id=1, device_id=1, slot=0, pid=1, started_at=0))
-        spec = parse_spec(tree("small"), SIZES)
-        search_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="d", slots=1, now=0.0)
-        train(connection, search_id)
-
-
-@pytest.fixture
-def large(engine, small):
-    with transaction(engine) as connection:
-        create_reevaluation(connection, "small", top=1, seeds=2, now=4.0)
-        train(connection, get_search(connection, "small.reevaluation").id)
-        spec = parse_spec(tree("large", "eatnas-small"), SIZES)
-        found = create_transfer(connection, "small", spec, task=Task(28, 1, 10), data_digest="e", slots=1, now=9.0)
-        train(connection, found)
+from support.arithmetic_searches import train
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from sqlalchemy import Connection
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.lineage_tree import print_lineage_tree
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption, PlotFile
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.tables import LONG
@@ -29,7 +30,7 @@ app = new_app()
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def lineage(
     ctx: typer.Context,
     name_or_id: Annotated[
@@ -38,26 +39,28 @@ def lineage(
     *,
     picture: PlotFile = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show the ancestors of a candidate and every mutation since the first one."""
-    _print_family(ctx.obj, read_lineage(ctx.obj, name_or_id), format, picture, page)
+    _print_family(ctx.obj, read_lineage(ctx.obj, name_or_id), format, picture, page, layout)
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def descendants(
     ctx: typer.Context,
     candidate: CandidateId,
     *,
     picture: PlotFile = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show the descendants of a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_descendants(connection, candidate)
-    _print_family(ctx.obj, rows, format, picture, page)
+    _print_family(ctx.obj, rows, format, picture, page, layout)
 
 
 def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
@@ -84,6 +87,7 @@ def _print_family(
     format: Format,  # noqa: A002
     picture: Path | None,
     page: Page,
+    layout: Layout,
 ) -> None:
     """Print a tree of all rows, or a table if rows are selected or too many for a tree."""
     if picture is not None:
@@ -94,9 +98,10 @@ def _print_family(
         draw_lineage(picture, rows, births)
         typer.echo(f"wrote {picture}")
         return
-    if format is Format.TABLE and page == EVERYTHING and len(rows) < LONG:
+    if format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < LONG:
         print_lineage_tree(rows)
         return
     inherited = inheritance_columns(rows, format)
     columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
-    show(select_page(rows, page), (*columns, *inherited, "code"), format)
+    default = ("id", "search", "generation", "birth", "origin", "fitness", "gain", "changes")
+    show(select_page(rows, page), (*columns, *inherited, "code"), format, layout=layout, default=default)

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.layout_options import layout_options, width_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
-from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.printing import Format, Layout, show, show_one
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.candidates import require_candidate
@@ -27,6 +28,7 @@ app = new_app()
 
 
 @app.command()
+@takes_options(layout=layout_options)
 def events(
     ctx: typer.Context,
     name: Annotated[
@@ -38,6 +40,8 @@ def events(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="Number of newest events to skip.")] = 0,
+    *,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the latest events, the newest last."""
@@ -48,33 +52,37 @@ def events(
         rows = list_events(connection, search_id, limit=limit, candidate_id=candidate, kind=kind, offset=offset)
     if format is Format.TABLE:
         lines = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
-        show(lines, ("at", *(() if name else ("search",)), "candidate", "birth", "what happened"))
+        default = ("at", *(() if name else ("search",)), "candidate", "birth", "what happened")
+        show(lines, (*default, "id", "kind", "attempt"), layout=layout, default=default)
     else:
-        show(rows, ("id", "at", "kind", "search", "candidate_id", "birth", "attempt", "words"), format)
+        show(rows, ("id", "at", "kind", "search", "candidate_id", "birth", "attempt", "words"), format, layout=layout)
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def failures(
     ctx: typer.Context,
     name: SearchName,
     *,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List failed and lost attempts with their reasons."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_failures(connection, get_search(connection, name).id, page)
-    show(rows, ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at"), format)
+    columns = ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at")
+    show(rows, columns, format, layout=layout)
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=width_options)
 def utilisation(
     ctx: typer.Context,
     name: SearchName,
     *,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show the device seconds of a search, the utilisation of its slots, and why slots were idle.
@@ -85,9 +93,9 @@ def utilisation(
         row = get_utilisation(connection, get_search(connection, name).id, time.time())
     idle = select_page(row.idle, page)
     if format is Format.CSV:
-        show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format)
+        show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format, layout=layout)
     else:
-        show_one(replace(row, idle=tuple(idle)), format)
+        show_one(replace(row, idle=tuple(idle)), format, layout=layout)
 
 
 @app.command()

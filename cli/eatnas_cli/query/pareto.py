@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.paging import Page, select_page
@@ -28,7 +29,7 @@ class CostMetric(StrEnum):
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def pareto(
     ctx: typer.Context,
     name: SearchName,
@@ -36,6 +37,7 @@ def pareto(
     cost: Annotated[CostMetric, typer.Option(help="Cost to trade off against accuracy.")] = CostMetric.MULT_ADDS,
     picture: PlotFile = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the Pareto front: the candidates that no other beats in both accuracy and cost."""
@@ -50,4 +52,5 @@ def pareto(
         typer.echo(f"wrote {picture}")
         return
     columns = ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code")
-    show(select_page(front, page), columns, format)
+    default = ("id", "birth", "accuracy", cost.value, "origin", "code")
+    show(select_page(front, page), columns, format, layout=layout, default=default)

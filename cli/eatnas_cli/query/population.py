@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import BlockNumber, FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
@@ -24,13 +25,14 @@ app = new_app()
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def population(
     ctx: typer.Context,
     name: SearchName,
     *,
     at: Annotated[int | None, typer.Option(min=0, help="Step of the search. Default: the latest.")] = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the members of the population, now or after a step."""
@@ -38,11 +40,12 @@ def population(
         rows = list_population(connection, get_search(connection, name).id, at)
     inherited = inheritance_columns(rows, format)
     columns = ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", *inherited, "code")
-    show(select_page(rows, page), columns, format)
+    default = [column for column in columns if column not in ("left", "params")]
+    show(select_page(rows, page), columns, format, layout=layout, default=default)
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def primitives(
     ctx: typer.Context,
     name: SearchName,
@@ -51,6 +54,7 @@ def primitives(
     points: Annotated[int, typer.Option(min=1, max=100, help="Number of evenly spaced steps to show.")] = 5,
     picture: PlotFile = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show which values of the blocks survive: their share of the population over time and their fitness.
@@ -66,10 +70,10 @@ def primitives(
         typer.echo(f"wrote {picture}")
     elif format is Format.TABLE and page == Page(where=page.where):
         lines, columns = _over_time(select_page(rows, page))
-        show(lines, columns)
+        show(lines, columns, layout=layout)
     else:
         columns = ["step", "block", "primitive", "value", "members", "share", "mean_fitness"]
-        show(select_page(rows, page), columns, format)
+        show(select_page(rows, page), columns, format, layout=layout)
 
 
 def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -88,17 +92,18 @@ def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], li
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def mutations(
     ctx: typer.Context,
     name: SearchName,
     *,
     block: BlockNumber = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show how often each kind of mutation happened and how it changed the fitness."""
     with read_connection(ctx.obj.database_url) as connection:
         rows = list_mutation_statistics(connection, get_search(connection, name).id, block)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
-    show(select_page(rows, page), columns, format)
+    show(select_page(rows, page), columns, format, layout=layout)

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.domain.recipe import INHERITED
@@ -38,7 +39,7 @@ class Measure(StrEnum):
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def quality(
     ctx: typer.Context,
     name: SearchName,
@@ -47,6 +48,7 @@ def quality(
     curve: Annotated[bool, typer.Option("--curve", help="Plot the mean and the best on the terminal.")] = False,
     over: Annotated[Over, typer.Option(help="Horizontal axis of the plot.")] = Over.BIRTHS,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Show the quality of the population after each step."""
@@ -68,13 +70,18 @@ def quality(
 
         typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
     else:
-        show(steps, ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"), format)
+        show(
+            steps,
+            ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"),
+            format,
+            layout=layout,
+        )
     if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
         typer.echo(f"ended: {search.ended}")
 
 
 @app.command()
-@takes_options(page=page_options)
+@takes_options(page=page_options, layout=layout_options)
 def compare(
     ctx: typer.Context,
     names: Annotated[
@@ -88,6 +95,7 @@ def compare(
     ] = False,
     picture: PlotFile = None,
     page: Page,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Compare the device seconds that searches needed to reach the same quality."""
@@ -112,4 +120,4 @@ def compare(
         typer.echo(f"wrote {picture}")
         return
     rows = select_page(list_levels_reached(courses, level or ()), page)
-    show(rows, ("level", "search", "device_seconds", "ratio"), format)
+    show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout)

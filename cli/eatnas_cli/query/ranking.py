@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.mutations import list_changes_by_candidate
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
 from eatnas_db.queries.searches import get_search
@@ -31,21 +34,39 @@ def _best_options(
 
 
 @app.command()
-@takes_options(page=_best_options)
-def best(ctx: typer.Context, name: SearchName, *, page: Page, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(page=_best_options, layout=layout_options)
+def best(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    page: Page,
+    layout: Layout,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
     """List the best candidates of a search, with the results of re-evaluation and test."""
-    print_best(ctx.obj, name, page, format)
+    print_best(ctx.obj, name, page, format, layout)
 
 
-def print_best(settings: Settings, name: str, page: Page, format: Format = Format.TABLE) -> None:  # noqa: A002
-    """Print the fittest candidates of a search. Raises `NotFoundError`."""
+def print_best(
+    settings: Settings,
+    name: str,
+    page: Page,
+    format: Format = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
+    """Print the best candidates of a search. Raises `NotFoundError`."""
     with read_connection(settings.database_url) as connection:
         rows = rank_candidates(connection, get_search(connection, name).id, page)
-    measured: tuple[str, ...] = ()
-    for measure in ("reevaluation", "test"):
-        if format is not Format.TABLE or any(getattr(row, f"{measure}_seeds") for row in rows):
-            measured += (measure, f"{measure}_spread", f"{measure}_seeds")
+        changed = list_changes_by_candidate(connection, [row.id for row in rows])
+    for_table = format is Format.TABLE
+    measures = [m for m in ("reevaluation", "test") if not for_table or any(getattr(row, f"{m}_seeds") for row in rows)]
+    measured = tuple(f"{measure}{part}" for measure in measures for part in ("", "_spread", "_seeds"))
     inherited = inheritance_columns(rows, format)
-    deviating = ("deviation",) if format is not Format.TABLE or any(row.deviation for row in rows) else ()
+    deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
     columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
-    show(rows, (*columns, *deviating, "code"), format)
+    if not for_table and not layout.columns:
+        show(rows, (*columns, *deviating, "code"), format)
+        return
+    records = [{**asdict(row), "changed": changed.get(row.id, ())} for row in rows]
+    default = ("id", "birth", "fitness", *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
+    show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default)

@@ -6,15 +6,18 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import Format, show
+from eatnas_cli.printing import Format, Layout, show
 from eatnas_db.adhoc_sql import run_query
 
 app = new_app()
 
 
 @app.command()
+@takes_options(layout=layout_options)
 def sql(
     ctx: typer.Context,
     question: Annotated[
@@ -22,12 +25,14 @@ def sql(
     ],
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of rows.")] = 1000,
     timeout: Annotated[float, typer.Option(min=0.001, max=86400, help="Time limit in seconds.")] = 30.0,
+    *,
+    layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Run a SELECT statement; it cannot change anything."""
     answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
     # Columns of the same name get a number, because JSON objects have unique keys.
     columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
-    show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format)
+    show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format, layout=layout)
     if answer.truncated:
         typer.echo(f"showing the first {limit} rows; use --limit to show more", err=True)

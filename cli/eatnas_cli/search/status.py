@@ -8,9 +8,11 @@ from dataclasses import asdict
 
 import typer
 
+from eatnas_cli.layout_options import layout_options, width_options
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
-from eatnas_cli.printing import Format, show, show_one
+from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
@@ -25,24 +27,34 @@ app = new_app()
 
 
 @app.command("list")
-def list_searches(ctx: typer.Context, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(layout=layout_options)
+def list_searches(
+    ctx: typer.Context,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """List all searches, the newest last."""
     with read_connection(ctx.obj.database_url) as connection:
         rows, supervised = list_search_summaries(connection), is_supervised(ctx.obj, connection)
-    print_summaries(rows, supervised, format)
+    print_summaries(rows, supervised, format, layout)
 
 
-def print_summaries(rows: Sequence[SearchSummary], supervised: bool, format: Format) -> None:  # noqa: A002
+def print_summaries(
+    rows: Sequence[SearchSummary],
+    supervised: bool,
+    format: Format,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """Print a line for each search: its status, how many of its candidates are settled, its best fitness."""
     lines = [{**asdict(row), "status": current_status(row, supervised)} for row in rows]
     if format is not Format.TABLE:
-        show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format)
+        show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format, layout=layout)
     elif not rows:
         typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` creates one")
     else:
         for line in lines:
             line["settled"] = f"{line['settled']}/{line['budget']}"
-        show(lines, ("name", "status", "settled", "best", "created_at"))
+        show(lines, ("name", "status", "settled", "best", "created_at"), layout=layout)
 
 
 def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None) -> list[str]:
@@ -63,7 +75,13 @@ def describe_hold(hold: RecordedHold) -> str:
 
 
 @app.command("show")
-def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = Format.TABLE) -> None:  # noqa: A002
+@takes_options(layout=width_options)
+def show_search(
+    ctx: typer.Context,
+    name: SearchName,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
     """Show the status, the counters and the spec of a search."""
     with read_connection(ctx.obj.database_url) as connection:
         row = get_search(connection, name)
@@ -81,4 +99,4 @@ def show_search(ctx: typer.Context, name: SearchName, format: FormatOption = For
         facts["holds"] = [asdict(hold) for hold in holds]
     elif holds:
         facts = {"set_aside": "; ".join(describe_hold(hold) for hold in holds), **facts}
-    show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format)
+    show_one({"name": row.name, "status": status, "ended": row.ended, **progress, **facts}, format, layout=layout)

@@ -1,0 +1,25 @@
+"""The options that lay out a table."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eatnas_cli.printing import Layout
+
+Columns = Annotated[
+    str | None, typer.Option("--columns", metavar="A,B,…", help="Columns to show, separated by commas, in this order.")
+]
+Wide = Annotated[bool, typer.Option("--wide", help="Show all columns in full, even if they do not fit the terminal.")]
+
+
+def layout_options(columns: Columns = None, wide: Wide = False) -> Layout:
+    """Return how a table is laid out."""
+    names = (name.strip() for name in (columns or "").split(","))
+    return Layout(tuple(dict.fromkeys(name for name in names if name)), wide)
+
+
+def width_options(wide: Wide = False) -> Layout:
+    """Return how an answer about one thing is laid out."""
+    return Layout(wide=wide)

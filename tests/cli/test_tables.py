@@ -1,0 +1,123 @@
+"""Tables on terminals of 80 and 120 columns. Delete a file of the drawn tables to draw it again."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eatnas_cli.app import main
+from eatnas_cli.tables import fold, lay_out, shorten, text_width
+
+DRAWN = Path(__file__).parents[1] / "data"
+SAME_EVERYWHERE = [
+    "query best small",
+    "query best large --where birth>6 --columns id,code,fitness",
+    "query population large",
+    "query quality small --limit 3",
+    "query compare small large",
+    "query primitives small --block 1",
+    "query mutations large --limit 4",
+    "query pareto small",
+    "query utilisation large",
+    "query lineage large --limit 3",
+    "query descendants 10 --limit 3",
+    "query events large --limit 6",
+    "query sql SELECT~id,code,origin~FROM~candidates~LIMIT~2",
+    "candidate show 12",
+    "search list",
+    "space show",
+    "space show eatnas-tiny",
+    "space sample --count 2",
+]
+CHANGING = [
+    "search show large",
+    "data list",
+    "devices",
+    "daemon status",
+    "db current",
+    pytest.param("doctor", marks=pytest.mark.slow),
+]
+
+
+class Terminal(io.StringIO):
+    """A standard output that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def typed(home, monkeypatch):
+    """Run a command at a terminal of some width and return what it shows."""
+
+    def run(command, width):
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal = Terminal()
+        arguments = [part.replace("~", " ") for part in command.split()]
+        with contextlib.redirect_stdout(terminal), pytest.raises(SystemExit) as left:
+            main(["--home", str(home), *arguments])
+        assert not left.value.code
+        return terminal.getvalue()
+
+    return run
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_look_as_drawn(large, typed, width):
+    shown = "".join(f"$ {command.replace('~', ' ')}\n{typed(command, width)}\n" for command in SAME_EVERYWHERE)
+    file = DRAWN / f"tables-{width}.txt"
+    if not file.exists():
+        file.write_text(shown)
+        pytest.fail(f"drew {file}")
+    assert shown == file.read_text()
+
+
+@pytest.mark.parametrize("command", [*SAME_EVERYWHERE, *CHANGING])
+def test_table_fits_and_breaks_no_word(large, typed, command):
+    wide = set((typed(command, 4000) + typed(f"{command} --wide", 80)).split())
+    for width in (60, 80, 120):
+        shown = typed(command, width)
+        assert max(map(text_width, shown.splitlines())) <= width, shown
+        assert {word for word in shown.split() if "…" not in word and "─" not in word} <= wide
+
+
+def test_columns_are_chosen_by_name(large, typed, eatnas_within):
+    shown = typed("query best small --columns fitness,id --limit 1", 80).split()
+    assert [word for word in shown if "─" not in word] == ["fitness", "id", "0.1000", "10"]
+    assert eatnas_within("query", "best", "small", "--columns", "id", "--limit", "1", "--format", "csv") == "id\n10\n"
+    assert eatnas_within("query", "best", "small", "--columns", "id", "--limit", "1", "--format", "json").split() == [
+        *("[", "{", '"id":', "10", "}", "]")
+    ]
+    message = eatnas_within("query", "best", "small", "--columns", "fitnes", expect=1)
+    assert "no column 'fitnes'; did you mean fitness?; the columns are: id, birth, fitness" in message
+
+
+def test_wide_table_shows_codes_in_full(large, typed):
+    assert "…" not in typed("query best small --wide", 80)
+    assert "…" in typed("query pareto small", 80)
+
+
+def test_columns_that_do_not_fit_are_named(large, typed, capsys):
+    assert "source" not in typed("data list", 80)
+    assert capsys.readouterr().err == "note: the terminal is too narrow for source; --wide shows all columns\n"
+
+
+TEXT = st.text(st.sampled_from("ab ä漢́/_"), max_size=60)
+
+
+@given(st.lists(st.tuples(TEXT, TEXT, st.integers()), max_size=4), st.integers(40, 100))
+def test_any_table_fits(rows, width):
+    records = [{"name": name, "code": code, "n": number} for name, code, number in rows]
+    table = lay_out(records, ("name", "code", "n"), width)
+    assert all(text_width(line) <= width for line in table.lines)
+
+
+@given(TEXT, st.integers(3, 40))
+def test_shortened_text_keeps_both_ends(text, width):
+    short = shorten(text, width)
+    assert text_width(short) <= width
+    assert short == text or (short.count("…") == 1 and text.startswith(short.split("…")[0]))
+    assert all(text_width(line) <= width for line in fold(text, width))
