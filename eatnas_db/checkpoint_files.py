@@ -87,7 +87,9 @@ def write_checkpoint(path: Path, content: bytes) -> WrittenCheckpoint:
 
     Raises `OSError`, for example when the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the home itself: if it was deleted, a file in a new one would belong to no record.
+    for folder in (path.parents[2], path.parents[1], path.parent):
+        folder.mkdir(exist_ok=True)
     digest = hashlib.sha256(content)
     with atomic_write(path, mode=0o600) as file:
         file.write(content)

@@ -38,5 +38,10 @@ def is_locked(file: File) -> bool:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    fcntl.flock(file, fcntl.LOCK_UN)
+    unlock(file)
     return False
+
+
+def unlock(file: File) -> None:
+    """Release the lock of a file, which stays open."""
+    fcntl.flock(file, fcntl.LOCK_UN)

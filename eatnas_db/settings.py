@@ -69,7 +69,7 @@ class Settings:
         """
         file = self.database_file
         if file is not None:
-            return file.with_name(file.name + ".lock")
+            return lock_next_to(file)
         return self.home / f"daemon-{re.sub('[^A-Za-z0-9.-]', '_', self.host)}.lock"
 
     @property
@@ -85,6 +85,12 @@ class Settings:
         if (file := sqlite_file(uri)) is not None and "?" not in uri:
             return mlflow_store_url(file.absolute())
         return str(expand_home(Path(uri))) if uri.startswith("~") else uri
+
+
+def lock_next_to(database: Path) -> Path:
+    """Return the daemon's lock file for an SQLite file; links to the file share it."""
+    file = database.resolve()
+    return file.with_name(f"{file.name}.lock")
 
 
 def load_settings(environment: Mapping[str, str], home: str | None = None, db: str | None = None) -> Settings:

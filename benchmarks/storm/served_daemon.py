@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import replace
 
-from eatnas_daemon.daemon_lock import hold_daemon_lock
+from eatnas_daemon.daemon_lock import hold_record
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
@@ -39,7 +39,7 @@ def serve(home: str, program: list[str]) -> None:
             last = state
             print(replace(state, at=time.monotonic()).to_json(), flush=True)
 
-    with hold_daemon_lock(settings.lock_file):
+    with hold_record(settings):
         supervisor = Supervisor(
             open_record(settings.database_url, busy_seconds=DATABASE_BUSY_SECONDS),
             settings,

@@ -19,7 +19,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
-from eatnas_daemon.daemon_lock import find_record_user, hold_daemon_lock
+from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
@@ -193,7 +193,8 @@ def _print_progress(table: str, done: int, rows: int) -> None:
 def _database_file(settings: Settings) -> Path:
     if settings.database_file is None:
         raise ConflictError("the database is on a server; back it up and restore it with pg_dump and pg_restore")
-    return settings.database_file
+    # A link to the file stays one.
+    return settings.database_file.resolve()
 
 
 def _existing_database(settings: Settings) -> Engine:
@@ -223,7 +224,7 @@ def _without_daemon(settings: Settings) -> Iterator[None]:
     if user is not None:
         advice = "run `eatnas-db daemon stop` first" if user.is_daemon else "wait until it has ended"
         raise ConflictError(f"{user} uses this database; {advice}")
-    with hold_daemon_lock(settings.lock_file, "a `db` command"):
+    with hold_record(settings, "a `db` command"):
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,17 @@ from typing import Final, TextIO
 
 from eatnas_daemon.lock_holder import UNKNOWN_PROCESS, LockHolder, current_process, parse_holder
 from eatnas_db.errors import ConflictError
-from eatnas_db.file_lock import is_locked, try_lock
+from eatnas_db.file_lock import is_locked, try_lock, unlock
+from eatnas_db.settings import Settings
 
 MAX_ATTEMPTS: Final = 50
 READ_ATTEMPTS: Final = 5
 RETRY_SECONDS: Final = 0.02
 DAEMON: Final = "a daemon"
+
+
+class LinkedRecordError(ConflictError):
+    """A daemon works on the same database file under another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,26 @@ def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def hold_record(settings: Settings, program: str = DAEMON) -> Iterator[None]:
+    """Hold a record for the length of a block: the daemon's lock, and on SQLite the database file itself.
+
+    Raises `ConflictError` if another process holds either.
+    """
+    with hold_daemon_lock(settings.lock_file, program):
+        descriptor = None if settings.database_file is None else _open_for_lock(settings.database_file)
+        if descriptor is not None and not try_lock(descriptor):
+            raise LinkedRecordError(
+                f"{settings.database_file} is in use by a daemon that reaches it under another name (a link or a "
+                "mount); stop that daemon first"
+            )
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                unlock(descriptor)
+
+
 def find_record_user(lock_file: Path) -> RecordUser | None:
     """Return the process that holds the lock, or None if no process does."""
     for _ in range(READ_ATTEMPTS):
@@ -78,6 +104,25 @@ def find_daemon_pid(lock_file: Path) -> int | None:
     """Return the pid of the process that holds the lock, or None if no process does."""
     user = find_record_user(lock_file)
     return None if user is None else user.process.pid
+
+
+_opened: Final[dict[tuple[int, int], int]] = {}
+"""The database files that this process has opened for a lock, by device and inode; never closed, see below."""
+
+
+def _open_for_lock(database: Path) -> int | None:
+    """Return a descriptor whose lock follows the file under each of its names; None where that is not possible.
+
+    To close it would release SQLite's own locks on the file: they belong to the process, not to a descriptor.
+    """
+    # On other systems this lock would exclude SQLite's own.
+    if sys.platform != "linux" or not database.exists():
+        return None
+    status = database.stat()
+    key = status.st_dev, status.st_ino
+    if key not in _opened:
+        _opened[key] = os.open(database, os.O_RDONLY | os.O_CLOEXEC)
+    return _opened[key]
 
 
 def _parse_user(text: str) -> RecordUser | None:

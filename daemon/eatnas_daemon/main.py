@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from sqlalchemy import Engine
 
-from eatnas_daemon.daemon_lock import RecordUser, find_record_user, hold_daemon_lock
+from eatnas_daemon.daemon_lock import LinkedRecordError, RecordUser, find_record_user, hold_record
 from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, describe_options, save_options
 from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.capacity import count_usable_gpus
@@ -67,16 +67,16 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
     # Until the supervisor handles signals, no training has to be checkpointed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     engine = open_record(settings.database_url)
-    reported: RecordUser | None = None
+    reported: str | None = None
     while _is_unfinished(engine, name):
         with ExitStack() as held:
             try:
-                held.enter_context(hold_daemon_lock(settings.lock_file))
-            except ConflictError:
-                user = find_record_user(settings.lock_file)
-                if user not in (None, reported):
-                    _report_other_user(user, options)
-                    reported = user
+                held.enter_context(hold_record(settings))
+            except ConflictError as error:
+                user = error if isinstance(error, LinkedRecordError) else find_record_user(settings.lock_file)
+                if user is not None and str(user) != reported:
+                    print(_describe_other_user(user, options), file=sys.stderr)
+                    reported = str(user)
                 display.refresh()
                 time.sleep(WATCH_SECONDS)
                 continue
@@ -95,7 +95,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
 def run_daemon(settings: Settings, options: DaemonOptions) -> None:
     """Supervise every search of a home until a signal arrives. Raises `EatnasError`."""
     ready = f"{READY_PREFIX}, pid {os.getpid()}; log file {settings.logs / 'daemon.log'}; press Ctrl-C to drain it"
-    with hold_daemon_lock(settings.lock_file):
+    with hold_record(settings):
         save_options(settings, options)
         supervise(settings, options, on_ready=lambda: print(ready, flush=True))
 
@@ -142,6 +142,9 @@ def supervise(
         on_ready()
         supervisor.run(after_tick)
         event_log.update(supervisor, at_once=True)
+    except EatnasError as error:
+        log.error("daemon stopped (pid %d): %s", os.getpid(), error)
+        raise
     except Exception:
         log.exception("daemon stopped by an error (pid %d)", os.getpid())
         raise
@@ -223,11 +226,12 @@ def _followers(settings: Settings) -> list[Follower]:
     return followers
 
 
-def _report_other_user(user: RecordUser | None, options: DaemonOptions) -> None:
-    """Print which process works on the record, and that it does not use the options of this one."""
+def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOptions) -> str:
+    """Return why this process only watches, and which of its options the other process does not use."""
     given = describe_options(options)
     unused = f"; {given} has no effect while it runs" if given else ""
-    print(f"{user} works on this record; watching its progress{unused}", file=sys.stderr)
+    cause = f"{user} works on this record" if isinstance(user, RecordUser) else str(user)
+    return f"{cause}; watching its progress{unused}"
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:

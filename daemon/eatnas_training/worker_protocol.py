@@ -168,7 +168,7 @@ def handle_signals(protocol: WorkerProtocol) -> None:
 @contextlib.contextmanager
 def _output_to(log_file: Path) -> Iterator[None]:
     try:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log_file.parent.mkdir(exist_ok=True)
         log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     except OSError:  # on a full disk the log is lost, but the training goes on
         yield

@@ -16,6 +16,7 @@ from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import mark_write, read_transaction, transaction
 from eatnas_db.errors import RecordError
+from eatnas_db.file_identity import require_single_name
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.settings import require_supported_database
 from eatnas_db.urls import require_parsable_url, sqlite_file
@@ -39,7 +40,7 @@ _SERVER_SETTINGS: Final = {
 
 
 def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """Create an engine; the database need not hold a record. Raises `RecordError` for an unsupported database.
+    """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
     On SQLite the driver does not begin transactions: it would take the write lock too late, and commit a migration
     in parts.
@@ -47,6 +48,7 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     file = sqlite_file(url)
     if file is None:
         return _create_postgresql_engine(url, busy_seconds)
+    require_single_name(file)
     # Not from the URL: the versions of SQLAlchemy differ in how they decode its path.
     engine = create_engine(URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)

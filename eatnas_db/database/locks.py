@@ -39,7 +39,8 @@ def lock_schema(connection: Connection) -> None:
 def task_lock(engine: Engine, task: str) -> Iterator[None]:
     """Let one program at a time, on any host, run the task with this name."""
     if not is_postgresql(engine):
-        with exclusive_lock(Path(f"{engine.url.database}.{task}.lock")):
+        # Links to the file share its locks.
+        with exclusive_lock(Path(f"{Path(str(engine.url.database)).resolve()}.{task}.lock")):
             yield
         return
     with translated_errors(engine), closing(detached_connection(engine)) as connection:

@@ -239,6 +239,25 @@ def processor_seconds(run):
 
 
 @pytest.mark.slow
+def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_started, home, until):
+    process = eatnas_started("daemon", "start", "--foreground", "--slots", "1")
+    assert "daemon is running" in process.stdout.readline()
+    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+    family = psutil.Process(process.pid).children(recursive=True)
+    shutil.rmtree(home)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.splitlines() == [
+        f"eatnas-db: the home {home} was deleted or moved while it was in use; start again to work on what is there now"
+    ]
+    until(lambda: not any(member.is_running() for member in family))
+    assert not home.exists()
+    eatnas("init")
+    assert "daemon started" in eatnas("daemon", "start", "--slots", "1")
+    assert "daemon stopped" in eatnas("daemon", "stop")
+
+
+@pytest.mark.slow
 def test_a_stopped_daemon_has_released_what_was_in_training(daemon, eatnas, in_training, until):
     in_training()
     family = daemon.children(recursive=True)

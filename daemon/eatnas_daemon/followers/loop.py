@@ -7,10 +7,13 @@ import select
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from sqlalchemy import Engine
 
 from eatnas_db.database.changes import watch_changes
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.file_identity import FileIdentity
 
 
 def follow(
@@ -22,15 +25,21 @@ def follow(
 ) -> None:
     """Call `update(changed, last)` at each interval until the parent process ends, and once more after its end.
 
+    Return early if the database file is deleted or replaced.
+
     `changed`: another program has committed since the last call that succeeded. Exceptions of type `errors` are
     logged, of several in a row the first one only.
     """
     parent = os.getppid()
+    database = None if is_postgresql(engine) else FileIdentity(Path(str(engine.url.database)), "the database")
     watch = watch_changes(engine)
     changed = failing = ended = False
     while True:
         # The last call comes after the parent's end, and so sees what the parent wrote last.
         ended = ended or os.getppid() != parent
+        if database is not None and not database.is_unchanged:
+            # A new record in its place is the business of another daemon's follower.
+            break
         changed = watch.changed() or changed or ended
         try:
             update(changed, ended)

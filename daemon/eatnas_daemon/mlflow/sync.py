@@ -33,6 +33,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.queries.attempted_candidates import list_attempted, list_attempted_ids
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.settings import lock_next_to
 from eatnas_db.urls import hide_passwords
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozen
     """
     if is_postgresql(connection):
         return list_connected_hosts(connection)
-    user = find_record_user(Path(f"{connection.engine.url.database}.lock"))
+    user = find_record_user(lock_next_to(Path(str(connection.engine.url.database))))
     if user is None or not user.is_daemon or (user.process.is_visible and user.process.pid == stopping_pid):
         return frozenset()
     return None

@@ -22,6 +22,7 @@ from eatnas_daemon.supervision.dispatcher import Dispatcher
 from eatnas_daemon.supervision.faults import SearchError, WorkerError, describe_fault, format_fault
 from eatnas_daemon.supervision.fencing import LeaseFencing
 from eatnas_daemon.supervision.host_session import end_host_session, start_host_session
+from eatnas_daemon.supervision.ownership import Ownership
 from eatnas_daemon.supervision.recorder import Recorder
 from eatnas_daemon.supervision.report_writer import ReportWriter
 from eatnas_daemon.supervision.search_holds import SearchHolds
@@ -32,7 +33,7 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import transaction
-from eatnas_db.errors import EatnasError, RecordError, TransactionRollbackError
+from eatnas_db.errors import ConflictError, EatnasError, RecordError, TransactionRollbackError
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
@@ -79,6 +80,7 @@ class Supervisor:
             now=monotonic(),
             cores=cores or count_cores(),
         )
+        self._ownership = Ownership(settings)
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
         self._recorder = self._new_recorder(only, launcher)
         self._disk_limit = DiskLimit(engine, settings, max_bytes, timeouts.disk_check, wall)
@@ -123,10 +125,12 @@ class Supervisor:
                     self._selector.select(self._timeouts.tick)
         finally:
             self._close()
-            with suppress(RecordError):
+            # Where the files are no longer this supervisor's own, everything is left to the next one.
+            with suppress(RecordError, ConflictError):
+                self._ownership.require_files()
                 end_host_session(self._engine, self._host, self._wall())
-            if not self._killing:
-                self._collector.collect_at_once()
+                if not self._killing:
+                    self._collector.collect_at_once()
 
     def stop(self) -> None:
         """Drain: workers checkpoint and exit. The second call kills them. Safe in a signal handler."""
@@ -137,9 +141,11 @@ class Supervisor:
     def tick(self) -> None:
         """Serve the workers once, and write what is due to the database in one transaction.
 
-        An unexpected exception is kept in `errors`; the next tick begins from the start. Raises `EatnasError`.
+        An unexpected exception is kept in `errors`; the next tick begins from the start. Raises `EatnasError`, among
+        others if the home or the database is no longer the supervisor's own.
         """
         now = self._monotonic()
+        self._ownership.require_files()
         try:
             self._tick(now)
         except EatnasError:

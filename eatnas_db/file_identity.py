@@ -1,0 +1,64 @@
+"""Notice that a file or folder was deleted or replaced while a program uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eatnas_db.errors import ConflictError, RecordError
+
+
+class FileIdentity:
+    """The file or folder that a path names now, by device and inode. Links are followed.
+
+    A path that names nothing now is not watched.
+    """
+
+    def __init__(self, path: Path, description: str) -> None:
+        self._path, self._description = path, description
+        self._identity = _identify(path)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Return whether the path still names the same file or folder."""
+        return self._find_change() is None
+
+    def require_unchanged(self) -> None:
+        """Raise `ConflictError` if the path does not name the same file or folder any more."""
+        change = self._find_change()
+        if change is not None:
+            raise ConflictError(
+                f"{self._description} {self._path} was {change} while it was in use; "
+                "start again to work on what is there now"
+            )
+
+    def _find_change(self) -> str | None:
+        if self._identity is None:
+            return None
+        try:
+            found = _identify(self._path)
+        except OSError:  # The disk does not answer; that says nothing about the file.
+            return None
+        if found == self._identity:
+            return None
+        return "deleted or moved" if found is None else "replaced"
+
+
+def _identify(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def require_single_name(file: Path) -> None:
+    """Raise `RecordError` if a database file has several names: each would get a write-ahead log of its own."""
+    try:
+        names = file.stat().st_nlink
+    except OSError:
+        return
+    if names > 1:
+        raise RecordError(
+            f"{file} has {names} names (hard links), with which SQLite loses data; find them with "
+            f"`find / -xdev -samefile {file}`, and remove all but the one next to its -wal file"
+        )
