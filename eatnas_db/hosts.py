@@ -88,6 +88,11 @@ def record_device_reports(connection: Connection, host_id: int, reports: Iterabl
         connection.execute(reported.where(device.c.id == device_id))
 
 
+def list_host_ids(connection: Connection) -> tuple[int, ...]:
+    """Return the ids of all hosts."""
+    return tuple(connection.execute(select(host.c.id).order_by(host.c.id)).scalars())
+
+
 def list_device_uuids(connection: Connection) -> tuple[str, ...]:
     """Return the UUIDs of the devices of all hosts."""
     return tuple(connection.execute(select(device.c.uuid).order_by(device.c.id)).scalars())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete
 
 from eatnas_db.attempts import sum_epoch_seconds
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.leases import LeaseToken
 from eatnas_db.schema.trainings import lease
@@ -12,12 +13,13 @@ from eatnas_db.transitions import record_failure
 
 
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
-    """End every lease of a host whose daemon was restarted, and return their number."""
-    rows = connection.execute(
-        delete(lease)
-        .where(lease.c.host_id == host_id)
-        .returning(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)
-    ).all()
+    """End the leases that a daemon of this host has left, and return their number.
+
+    On SQLite these are all leases: the caller is the only daemon, and the previous one may have had another host
+    name, as in a container.
+    """
+    left = delete(lease).where(lease.c.host_id == host_id) if is_postgresql(connection) else delete(lease)
+    rows = connection.execute(left.returning(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)).all()
     for row in rows:
         token = LeaseToken(row.candidate_id, row.attempt)
         _record_lost(connection, token, row.device_share, "the daemon was restarted", now)

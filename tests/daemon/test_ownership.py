@@ -9,11 +9,16 @@ import pytest
 from sqlalchemy import select
 
 from eatnas_daemon.daemon_lock import LinkedRecordError, find_record_user, hold_record
+from eatnas_db import hosts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.locks import task_lock
+from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import worker
+from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.settings import load_settings
+from eatnas_db.transitions import lease_next
 from eatnas_db.urls import sqlite_url
 from support.searches import fetch_rows
 from support.simulated_worker import SIMULATED_WORKER
@@ -154,3 +159,20 @@ def test_daemon_ends_when_its_record_is_taken_away(tmp_path, home, supervise, ch
     assert settings.home.exists() == (change is not delete_home)
     if change is replace_home:
         assert not fetch_rows(settings, select(worker).where(worker.c.ended_at.is_not(None)))
+
+
+def test_leases_left_under_another_host_name_are_taken_back(tmp_path, home, supervise, fast):
+    settings = home(tmp_path / "home")
+    engine = open_record(settings.database_url)
+    with transaction(engine) as connection:
+        host_id = hosts.register_host(connection, "container 1", 0.0)
+        device_id = hosts.register_device(connection, host_id, hosts.cpu_uuid("container 1"), "cpu", "CPU")
+        worker_id = hosts.record_worker_start(connection, device_id, 0, 7, 0.0)
+        assert lease_next(connection, 1, host_id=host_id, worker_id=worker_id, now=0.0)
+    supervise(settings, program=fast)
+    assert {row.state for row in fetch_rows(settings, select(candidate.c.state))} == {"scored"}
+    assert fetch_rows(settings, select(lease)) == []
+    (left,) = fetch_rows(settings, select(worker.c.ending).where(worker.c.id == worker_id))
+    assert left.ending == "the daemon was restarted"
+    (lost,) = fetch_rows(settings, select(attempt.c.failure).where(attempt.c.worker_id == worker_id))
+    assert lost.failure == "lost"

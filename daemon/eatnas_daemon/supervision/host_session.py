@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from eatnas_daemon.devices.model import CPU, CPU_DEVICE
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_db import hosts
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import transaction
 from eatnas_db.holds import remove_holds_of_other_sessions
@@ -43,7 +44,8 @@ def start_host_session(
     changes.lock_host(host_id, name)
     with transaction(engine) as connection:
         reclaim_leases(connection, host_id, now)
-        hosts.record_lost_workers(connection, host_id, "the daemon was restarted", now)
+        for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):
+            hosts.record_lost_workers(connection, left_id, "the daemon was restarted", now)
         connected = list_connected_hosts(connection)
         # A new daemon tries everything at once.
         remove_holds_of_other_sessions(connection, connected - {host_id})
