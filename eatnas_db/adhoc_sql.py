@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
+from eatnas_db.reader_role import READER_ROLE, is_superuser, try_become_reader, view_name
 from eatnas_db.settings import Settings
+from eatnas_db.sql_guard import REFUSED, Dialect, check_query, to_sql
 
 DEFAULT_LIMIT: Final = 10_000
 DEFAULT_SECONDS: Final = 30.0
@@ -24,15 +26,13 @@ MAX_VALUE_BYTES: Final = 10_000_000
 """The largest string or blob on SQLite; a larger one could exhaust the memory."""
 
 _TIMED_OUT: Final = "the query took longer than {:g} seconds; narrow it down, or raise --timeout"
-_NOT_A_SELECT: Final = "only a single SELECT statement is allowed: {}"
 _UNKNOWN_TABLE: Final = f"{{}}; the views are {', '.join(VIEWS)}"
 _OPERATIONS_PER_CHECK: Final = 10_000
 """SQLite checks the deadline after this many operations of its virtual machine."""
-_ALLOWED_ACTIONS: Final = frozenset(
-    [sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE]
-)
-_FORBIDDEN_FUNCTIONS: Final = ("load_extension", "fts3_tokenizer")
-"""They load code into the process."""
+_ALLOWED_ACTIONS: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE])
+_FORBIDDEN_FUNCTIONS: Final = frozenset(["load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"])
+"""They load code into the process or touch files. `sql_guard` allows none of them; this is a second lock."""
+_FORBIDDEN_TABLES: Final = ("sqlite_", "pragma_", "dbstat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,17 @@ class QueryResult:
 def run_query(
     settings: Settings, query: str, *, limit: int = DEFAULT_LIMIT, seconds: float = DEFAULT_SECONDS
 ) -> QueryResult:
-    """Return at most `limit` rows of one SELECT over the tables and the views of `queries.views`.
+    """Return at most `limit` rows of one SELECT over the views of `queries.views`.
 
-    Raises `RecordError`, and `ConflictError` if `query` is not a valid SELECT or takes longer than `seconds`.
+    Raises `RecordError`, and `ConflictError` if `query` is not such a SELECT, calls a function that is not allowed, or
+    takes longer than `seconds`.
     """
+    dialect: Dialect = "postgres" if settings.database_file is None else "sqlite"
+    statement = check_query(query, dialect)
     engine = open_record(settings.database_url)
     try:
         if settings.database_file is None:
-            return _run_on_postgresql(engine, query, limit, seconds)
+            return _run_on_postgresql(engine, to_sql(statement, dialect), limit, seconds)
     finally:
         engine.dispose()
     return _run_on_sqlite(settings.database_file, query, limit, seconds)
@@ -86,16 +89,21 @@ def _guarded_connection(file: Path, deadline: float) -> Iterator[sqlite3.Connect
         yield connection
 
 
-def _authorize(action: int, _first: str | None, second: str | None, _database: str | None, _trigger: str | None) -> int:
-    loads_code = action == sqlite3.SQLITE_FUNCTION and second in _FORBIDDEN_FUNCTIONS
-    return sqlite3.SQLITE_OK if action in _ALLOWED_ACTIONS and not loads_code else sqlite3.SQLITE_DENY
+def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _through: str | None) -> int:
+    if action == sqlite3.SQLITE_FUNCTION:
+        allowed = (second or "").lower() not in _FORBIDDEN_FUNCTIONS
+    elif action == sqlite3.SQLITE_READ:
+        allowed = not (first or "").lower().startswith(_FORBIDDEN_TABLES)
+    else:
+        allowed = action in _ALLOWED_ACTIONS
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _describe_sqlite_error(cause: str, seconds: float) -> str:
     if cause == "interrupted":
         return _TIMED_OUT.format(seconds)
     if any(phrase in cause for phrase in ("not authorized", "authorization denied", "one statement")):
-        return _NOT_A_SELECT.format(cause)
+        return REFUSED.format(cause)
     if "too big" in cause:
         return f"the query uses a value of more than {MAX_VALUE_BYTES:,} bytes; select a part of it with substr()"
     if "no such table" in cause:
@@ -106,13 +114,9 @@ def _describe_sqlite_error(cause: str, seconds: float) -> str:
 def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -> QueryResult:
     from psycopg import Error
 
-    views = ", ".join(f"{name} AS ({view})" for name, view in VIEWS.items())
-    # As a subquery, the user's statement can only be a SELECT.
-    subquery = query.strip().rstrip(";")
-    statement = f"WITH {views} SELECT * FROM (\n{subquery}\n) AS user_query LIMIT {limit + 1}"  # noqa: S608
     with read_transaction(engine) as connection:
-        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, round(1000 * seconds))}")
+        statement = f"WITH {_view_queries(connection)} SELECT * FROM (\n{query}\n) AS user_query LIMIT {limit + 1}"  # noqa: S608
         driver: Any = connection.connection.driver_connection
         try:
             # The server refuses several statements only if they are prepared; a COMMIT would end READ ONLY.
@@ -123,6 +127,18 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
         return _build_result([column.name for column in cursor.description], rows, limit)
 
 
+def _view_queries(connection: Connection) -> str:
+    """Return the definitions of the views for a WITH clause. Raises `ConflictError` if the user has too many rights."""
+    if try_become_reader(connection):
+        return ", ".join(f"{name} AS (SELECT * FROM {view_name(name)})" for name in VIEWS)  # noqa: S608
+    if is_superuser(connection):
+        raise ConflictError(
+            f"`query sql` does not run as a superuser of the server; run `eatnas-db db upgrade`, which creates the "
+            f"role {READER_ROLE}, or connect as a user who only has SELECT on the tables"
+        )
+    return ", ".join(f"{name} AS ({view})" for name, view in VIEWS.items())
+
+
 def _describe_postgresql_error(error: Exception, seconds: float) -> str:
     cause = (str(error).splitlines() or ["no error message"])[0]
     state = getattr(error, "sqlstate", None)
@@ -130,7 +146,9 @@ def _describe_postgresql_error(error: Exception, seconds: float) -> str:
         return _TIMED_OUT.format(seconds)
     if state == "42P01":
         return _UNKNOWN_TABLE.format(cause)
-    return _NOT_A_SELECT.format(cause)
+    if state in ("25006", "42501", "42601"):
+        return REFUSED.format(cause)
+    return f"the query is invalid: {cause}"
 
 
 def _build_result(columns: list[str], rows: list[tuple[Any, ...]], limit: int) -> QueryResult:

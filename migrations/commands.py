@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, insert, select
 
 from eatnas_db.database.locks import lock_schema
 from eatnas_db.database.transactions import transaction
+from eatnas_db.reader_role import create_views, drop_views, revoke_rights
 from eatnas_db.schema.record import record
 
 
@@ -21,15 +22,19 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """Migrate to a newer revision, and give a new record its UUID. Killed midway, it leaves the record unchanged."""
     with transaction(engine) as connection:
         lock_schema(connection)
+        drop_views(connection)
         command.upgrade(_config(connection), revision)
         if connection.execute(select(record.c.id)).first() is None:
             connection.execute(insert(record).values(id=1, uuid=uuid.uuid4().hex, created_at=time.time()))
+        create_views(connection)
 
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Migrate to an older revision; `base` drops every table of eatnas-db."""
     with transaction(engine) as connection:
         lock_schema(connection)
+        drop_views(connection)
+        revoke_rights(connection)
         command.downgrade(_config(connection), revision)
 
 

@@ -45,7 +45,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open."""
+    """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open.
+
+    It is always rolled back, so nothing that a query does becomes visible.
+    """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
         options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -53,11 +56,12 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
         _GC_PAUSED,
         translated_errors(engine),
         engine.connect().execution_options(**options) as connection,
-        connection.begin(),
+        connection.begin() as snapshot,
     ):
         if is_postgresql(engine):
             connection.execute(_READER_IDLE_TIMEOUT)
         yield connection
+        snapshot.rollback()
 
 
 class _GcPaused:

@@ -62,6 +62,12 @@ def test_bytes_are_shown_as_hexadecimal_digits(settings, small):
         "SELECT * FROM pragma_journal_mode('delete')",
         "SELECT load_extension('{file}')",
         "SELECT fts3_tokenizer('simple')",
+        "SELECT writefile('{file}', 'x')",
+        "SELECT readfile('/etc/passwd')",
+        "SELECT edit('x')",
+        "SELECT \"load_extension\"('{file}')",
+        "SELECT * FROM main.eatnas_event",
+        "WITH sqlite_master AS (SELECT 1) SELECT * FROM sqlite_master",
         "INSERT INTO eatnas_record VALUES (2, 'x', 0) RETURNING id",
         "UPDATE eatnas_candidate SET fitness = 1 RETURNING id",
         "WITH a AS (SELECT 1) DELETE FROM eatnas_event RETURNING id",
@@ -102,6 +108,10 @@ def test_sql_can_change_nothing_on_sqlite(settings, small, tmp_path, statement):
         ("SELECT \0", "the query is invalid"),
         ("SELECT nought FROM candidates", "no such column: nought"),
         ("SELECT * FROM candidate", "the views are searches, candidates"),
+        ("SELECT * FROM eatnas_event", "the views are searches, candidates"),
+        ("SELECT last_insert_rowid()", "function last_insert_rowid is not one of the allowed functions"),
+        ("SELECT '\udce9'", "characters that are no text"),
+        ("SELECT " + "(" * 9999 + "1" + ")" * 9999, "nested too deeply"),
         ("SELECT randomblob(1000000000)", "select a part of it"),
     ],
 )
@@ -131,25 +141,3 @@ def test_a_query_neither_waits_for_a_writer_nor_blocks_one(settings, small, engi
     with sqlite3.connect(settings.database_file, timeout=0) as other:
         assert other.execute("SELECT priority FROM eatnas_search").fetchone() == (7,)
     other.close()
-
-
-@pytest.mark.parametrize(
-    ("query", "message"),
-    [
-        ("DELETE FROM eatnas_event", "only a single SELECT"),
-        ("WITH gone AS (DELETE FROM eatnas_event RETURNING id) SELECT * FROM gone", "only a single SELECT"),
-        ("SELECT 1) AS a; COMMIT; DELETE FROM eatnas_event; SELECT * FROM (SELECT 1", "multiple commands"),
-        ("SELECT set_config('transaction_read_only', 'off', true)", "read-write mode"),
-        ("SELECT lo_create(0)", "read-only transaction"),
-        ("SELECT 1; SELECT 2", "only a single SELECT"),
-        ("", "only a single SELECT"),
-        ("SELECT nought FROM candidates", "nought"),
-        ("SELECT * FROM candidate", "the views are searches, candidates"),
-    ],
-)
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_sql_can_change_nothing_on_postgresql(settings, small, query, message):
-    before = adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows
-    with pytest.raises(ConflictError, match=message):
-        adhoc_sql.run_query(settings, query)
-    assert adhoc_sql.run_query(settings, "SELECT count(*) FROM eatnas_event").rows == before
