@@ -110,18 +110,14 @@ def discard_progress(connection: Connection, candidate_id: int) -> None:
         connection.execute(delete(table).where(table.c.candidate_id == candidate_id))
 
 
-def last_attempt_to_ignore(
-    earlier: Sequence[EndedAttempt], *, retried_after: int, memory_fallback: MemoryFallback
-) -> int:
+def last_attempt_to_ignore(earlier: Sequence[EndedAttempt], memory_fallback: MemoryFallback) -> int:
     """Return the number of the last attempt whose checkpoints the next one must not resume from; 0 if it may use all.
 
-    An attempt after `candidate retry` begins from scratch, and so does the first one with split batches, because it
-    computes other bits than those before it.
+    The first attempt with split batches begins from scratch, because it computes other bits than those before it.
     """
     if memory_fallback != MemoryFallback.HALVED:
-        return retried_after
-    out_of_memory = (n for n, ended in enumerate(earlier, 1) if ended.failure == FailureKind.OUT_OF_MEMORY)
-    return max(retried_after, *out_of_memory)
+        return 0
+    return max(n for n, ended in enumerate(earlier, 1) if ended.failure == FailureKind.OUT_OF_MEMORY)
 
 
 def has_progressed(connection: Connection, token: LeaseToken) -> bool:

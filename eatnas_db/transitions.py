@@ -23,7 +23,7 @@ from eatnas_db.attempts import (
 )
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
-from eatnas_db.domain.states import EDGES, CandidateState, DesiredState, FailureKind, MemoryFallback, Transition
+from eatnas_db.domain.states import EDGES, CandidateState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.leases import (
@@ -39,7 +39,6 @@ from eatnas_db.leases import (
 )
 from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema.candidates import PENDING, candidate
-from eatnas_db.schema.searches import search
 from eatnas_db.scores import insert_scores, raise_memory_share
 from eatnas_db.text_encoding import to_storable
 
@@ -58,7 +57,6 @@ _LEASE_NEXT: Final = (
         candidate.c.origin,
         candidate.c.params,
         candidate.c.thrift,
-        candidate.c.retried_after,
     )
 )
 
@@ -90,11 +88,11 @@ def lease_next(
         parent_id=row.parent_id,
         replica=row.replica,
         origin=row.origin,
-        spent_seconds=sum(ended.device_seconds for ended in earlier[row.retried_after :]),
+        spent_seconds=sum(ended.device_seconds for ended in earlier),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
         memory_fallback=fallback,
-        begins_after=last_attempt_to_ignore(earlier, retried_after=row.retried_after, memory_fallback=fallback),
+        begins_after=last_attempt_to_ignore(earlier, fallback),
     )
 
 
@@ -242,7 +240,7 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         update(candidate)
         .where(candidate.c.id == candidate_id, candidate.c.state.in_(sources))
         .values(state=target, ended_at=now)
-        .returning(candidate.c.search_id, candidate.c.attempt)
+        .returning(candidate.c.search_id, candidate.c.attempt, candidate.c.birth)
     ).first()
     if row is None:
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
@@ -258,44 +256,8 @@ def cancel(connection: Connection, candidate_id: int, now: float) -> None:
         step_seconds=seconds,
         now=now,
     )
-    record_event(connection, now, Transition.CANCEL, search_id=row.search_id, candidate_id=candidate_id)
-
-
-def retry(connection: Connection, candidate_id: int, now: float) -> None:
-    """Return a failed candidate to pending, to be trained from scratch, and reopen its search.
-
-    Its counters are reset and its epochs and checkpoints deleted. Raises `ConflictError`.
-    """
-    sources, target = EDGES[Transition.RETRY]
-    row = connection.execute(
-        update(candidate)
-        .where(candidate.c.id == candidate_id, candidate.c.state.in_(sources))
-        .values(
-            state=target,
-            own_failures=0,
-            losses=0,
-            thrift=0,
-            not_before=0,
-            retried_after=candidate.c.attempt,
-            ended_at=None,
-        )
-        .returning(candidate.c.search_id)
-    ).first()
-    if row is None:
-        raise ConflictError(
-            f"cannot retry candidate {candidate_id}: it has not failed; "
-            "list failed candidates with `eatnas-db query failures NAME`"
-        )
-    reopened = connection.execute(
-        update(search)
-        .where(search.c.id == row.search_id, search.c.wish != DesiredState.CANCELLED)
-        .values(finished_at=None)
-        .returning(search.c.id)
-    ).first()
-    if reopened is None:
-        raise ConflictError(f"cannot retry candidate {candidate_id}: its search is cancelled, which cannot be undone")
-    discard_progress(connection, candidate_id)
-    record_event(connection, now, Transition.RETRY, search_id=row.search_id, candidate_id=candidate_id)
+    detail = {"birth": row.birth}
+    record_event(connection, now, Transition.CANCEL, search_id=row.search_id, candidate_id=candidate_id, detail=detail)
 
 
 @cache

@@ -17,6 +17,7 @@ from eatnas_db import transitions
 from eatnas_db.database.engine import read_connection, write_connection
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate, require_candidate
+from eatnas_db.searches.retry import retry_candidates
 from eatnas_db.settings import Settings
 
 app = new_app(no_args_is_help=True)
@@ -51,9 +52,11 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 
 @app.command()
 def retry(ctx: typer.Context, candidate: CandidateId) -> None:
-    """Train a failed candidate again and reset its failure count."""
-    _change(ctx.obj, candidate, transitions.retry)
-    typer.echo(f"candidate {candidate} is pending again")
+    """Train a failed candidate again from scratch, outside the population; it stays failed itself."""
+    with write_connection(ctx.obj.database_url) as connection:
+        require_candidate(connection, candidate)
+        (retry,) = retry_candidates(connection, (candidate,), time.time())
+    typer.echo(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
 
 
 @app.command()

@@ -40,7 +40,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
 from eatnas_db.home_config import read_hooks, read_max_bytes
-from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
+from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings, load_settings
 
 FINISHED, STOPPED, PREEMPTED = 0, 3, 75
@@ -62,7 +62,8 @@ class ProgressDisplay(Protocol):
 def run_search(settings: Settings, name: str, options: DaemonOptions, display: ProgressDisplay) -> int:
     """Supervise one search until it ends and return the exit code.
 
-    While another daemon works on the database, only show the progress. Raises `EatnasError`.
+    While another daemon works on the database, only show the progress. Raises `EatnasError`, also if the search ends
+    without a scored candidate.
     """
     # Until the supervisor handles signals, no training has to be checkpointed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -89,7 +90,12 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
         break
     display.refresh(at_once=True)
     with read_transaction(engine) as connection:
-        return _exit_code(get_search(connection, name))
+        row = get_search(connection, name)
+    if row.status == "failed":
+        raise ConflictError(
+            f"search {name!r} has failed: {row.ended}; `eatnas-db query failures {name}` lists the reasons"
+        )
+    return _exit_code(row)
 
 
 def run_daemon(settings: Settings, options: DaemonOptions) -> None:
@@ -235,11 +241,11 @@ def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOp
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:
-    """Return whether the search, or its re-evaluation, still has to run. Raises `NotFoundError`."""
+    """Return whether the search, its re-evaluation or its retries still have to run. Raises `NotFoundError`."""
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
-        reevaluation = get_open_reevaluation(connection, row.id)
-    return _should_run(row) or (reevaluation is not None and _should_run(reevaluation))
+        retrainings = list_open_retrainings(connection, row.id)
+    return any(_should_run(unfinished) for unfinished in (row, *retrainings))
 
 
 def _should_run(row: SearchRecord) -> bool:

@@ -14,7 +14,7 @@ from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.queries.ranking import list_fittest
-from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_open_reevaluation, get_search
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_open_retrainings
 from eatnas_db.settings import Settings
 
 REFRESH_SECONDS: Final = 0.5
@@ -35,9 +35,10 @@ def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
 
 
 def describe_status(row: SearchRecord, supervised: bool) -> str:
-    """Return the status of a search, with the reason if it ended before its candidate budget."""
+    """Return the status of a search, with the reason if it failed or ended before its candidate budget."""
     status = current_status(row, supervised)
     early = status == "finished" and row.settled < row.budget_candidates and row.ended is not None
+    early = early or status == "failed"
     return f"{status}: {row.ended}" if early else status
 
 
@@ -61,7 +62,7 @@ def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: s
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
         if row.finished_at is not None:
-            row = get_open_reevaluation(connection, row.id) or row
+            row = next(iter(list_open_retrainings(connection, row.id)), row)
         fittest = list_fittest(connection, row.id, 1)
         status = trouble or describe_status(row, is_supervised(settings, connection))
     return ProgressLine(

@@ -25,7 +25,6 @@ class Transition(StrEnum):
     RELEASE = "released"
     RECLAIM = "taken_back"
     CANCEL = "cancelled"
-    RETRY = "retried"
 
 
 EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
@@ -35,9 +34,8 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.RELEASE: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
     Transition.RECLAIM: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
     Transition.CANCEL: (frozenset({CandidateState.PENDING, CandidateState.LEASED}), CandidateState.CANCELLED),
-    Transition.RETRY: (frozenset({CandidateState.FAILED}), CandidateState.PENDING),
 }
-"""The states that each transition starts from, and the state that it ends in."""
+"""The states that each transition starts from, and the state that it ends in. No edge leaves a settled state."""
 
 UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED})
 """States in which a candidate is still to be trained."""
@@ -59,10 +57,12 @@ class Origin(StrEnum):
     """A candidate of another search, trained again from scratch with another seed."""
     FINAL = "final"
     """A candidate of another search, trained from scratch on training and validation images, and tested."""
+    RETRY = "retry"
+    """A failed candidate of another search, trained again from scratch with another seed."""
 
 
-RETRAINED: Final = (Origin.REEVALUATION, Origin.FINAL)
-"""Origins of candidates that measure another candidate: they never inherit weights and have no children."""
+RETRAINED: Final = (Origin.REEVALUATION, Origin.FINAL, Origin.RETRY)
+"""Origins of candidates that train another candidate again: they never inherit weights and have no children."""
 
 
 class SearchKind(StrEnum):
@@ -74,6 +74,8 @@ class SearchKind(StrEnum):
     FINAL = "final"
     """Trains the winners of another search with a longer recipe on training and validation images, and evaluates each
     once on the test part; it has no further births."""
+    RETRY = "retry"
+    """Trains failed candidates of another search from scratch, outside its population; it has no further births."""
 
 
 class DesiredState(StrEnum):

@@ -125,13 +125,12 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="settled births have ended or were retried since",
+        description="settled births have ended",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_search AS s
         JOIN eatnas_candidate AS c ON c.search_id = s.id AND c.birth < s.settled
-        WHERE c.state IN ('pending', 'leased') AND NOT EXISTS (
-            SELECT 1 FROM eatnas_event AS e WHERE e.candidate_id = c.id AND e.kind = 'retried')
+        WHERE c.state IN ('pending', 'leased')
         ORDER BY c.id
         """,
     ),
@@ -142,8 +141,7 @@ INVARIANTS: Final = (
         SELECT c.id FROM eatnas_search AS s JOIN eatnas_candidate AS c ON c.search_id = s.id
         WHERE c.joined <> c.birth + 1 OR c.joined > s.settled OR c."left" > s.settled OR c."left" < c.joined
             OR (c.joined IS NULL AND c."left" IS NOT NULL)
-            OR (c.joined IS NULL AND c.state = 'scored' AND c.birth < s.settled AND NOT EXISTS (
-                SELECT 1 FROM eatnas_event AS e WHERE e.candidate_id = c.id AND e.kind = 'retried'))
+            OR (c.joined IS NULL AND c.state = 'scored' AND c.birth < s.settled)
         ORDER BY c.id
         """,
     ),

@@ -24,7 +24,7 @@ _MESSAGES: Final = {
     "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
     "survivors_taken": "{taken} members of {source} were taken over unchanged; {over_limits} exceeded the limits and "
     "{same_network} built the same network as another; perturbations of the best fill the population",
-    "retried": "the failures were reset; the candidate waits for another attempt",
+    "retried": "the failed candidate will be trained again as candidate {retry}, outside the population",
     "replay_differs": "attempt {attempt}: epoch {epoch} had different results when it was repeated",
     "extended": "the budget was extended to {candidates} candidates",
     "finished": "the search finished: {why}",
@@ -49,6 +49,7 @@ _BIRTH_MESSAGES: Final = {
     "survivor": "born as an unchanged copy of candidate {parent_id}",
     "perturbation": "born as a perturbation of candidate {parent_id}",
     "reevaluation": "candidate {parent_id} will be trained from scratch to re-evaluate it",
+    "retry": "failed candidate {parent_id} will be trained again from scratch",
     "final": "candidate {parent_id} will be trained from scratch on training and validation images, then tested",
 }
 

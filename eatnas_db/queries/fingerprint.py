@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
+from eatnas_db.domain.states import CandidateState
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import epoch, provenance, score
@@ -98,7 +99,9 @@ def _select_epochs(search_id: int) -> Select[Any]:
         epoch.c.val_accuracy,
         epoch.c.learning_rate,
     )
-    return _select_by_birth(search_id, epoch, *columns).order_by(candidate.c.birth, epoch.c.number)
+    # How far a candidate was trained before it was cancelled depends on the time of the command.
+    kept = _select_by_birth(search_id, epoch, *columns).where(candidate.c.state != CandidateState.CANCELLED)
+    return kept.order_by(candidate.c.birth, epoch.c.number)
 
 
 def _select_scores(search_id: int) -> Select[Any]:

@@ -13,12 +13,16 @@ from eatnas_db.queries.holds import hold_reason
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
+RUN_WITH_SOURCE: Final = (SearchKind.REEVALUATION, SearchKind.RETRY)
+"""The kinds of searches that `run` trains together with their source."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
-    """A row of the table of searches, and its status: running, waiting, paused, finished or cancelled.
+    """A row of the table of searches, and its status: running, waiting, paused, finished, failed or cancelled.
 
-    `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it.
+    `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it. A search
+    that ends without a scored candidate has failed.
     """
 
     id: int
@@ -44,6 +48,7 @@ class SearchRecord:
     scored: int
     device_seconds: float
     exhausted: bool
+    failed: bool
     quality_mark: float | None
     flat_since: int | None
     ends_at: int | None
@@ -70,6 +75,8 @@ class SearchRecord:
             return "cancelled"
         if self.finished_at is None:
             return None
+        if self.failed:
+            return f"none of its {self.born} candidates has a score"
         if self.exhausted:
             return "the search space is exhausted"
         if self.settled >= self.budget_candidates:
@@ -129,6 +136,14 @@ def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecor
     return None if row is None else _record(row)
 
 
+def list_open_retrainings(connection: Connection, search_id: int) -> tuple[SearchRecord, ...]:
+    """Return the unfinished re-evaluations and retries of a search, the oldest first."""
+    query = select(search).where(
+        search.c.source_id == search_id, search.c.kind.in_(RUN_WITH_SOURCE), search.c.finished_at.is_(None)
+    )
+    return fetch_searches(connection, query.order_by(search.c.id))
+
+
 def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
     """Return a summary of every search, the newest last."""
     best = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
@@ -158,7 +173,7 @@ def _status(row: Row[Any]) -> str:
     if row.wish == DesiredState.CANCELLED:
         return "cancelled"
     if row.finished_at is not None:
-        return "finished"
+        return "failed" if row.failed else "finished"
     if row.wish == DesiredState.PAUSED:
         return f"paused: {row.pause_reason}" if row.pause_reason else "paused"
     return f"waiting: {row.waiting}" if row.waiting else "running"

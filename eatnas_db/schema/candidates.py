@@ -59,7 +59,6 @@ candidate = define_table(
     Column("losses", Integer, nullable=False, server_default=text("0")),
     Column("thrift", Integer, nullable=False, server_default=text("0")),
     Column("not_before", Float, nullable=False, server_default=text("0")),
-    Column("retried_after", Integer, nullable=False, server_default=text("0")),
     Column("params", BigInteger, nullable=False),
     Column("mult_adds", BigInteger, nullable=False),
     Column("fitness", Float),
@@ -83,8 +82,7 @@ candidate = define_table(
 `accuracy` repeats the score on the validation images, for the Pareto front. `left` equals `joined` if the candidate was
 removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a re-evaluation and
 among final models; elsewhere it is 0. `thrift` is how the candidate is trained after it ran out of memory
-(`states.MemoryFallback`). `retried_after` is the number of its last attempt before `candidate retry`; the attempts
-after it begin from scratch.
+(`states.MemoryFallback`).
 `share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
 outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.
 """

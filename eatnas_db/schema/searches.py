@@ -49,6 +49,7 @@ search = define_table(
     Column("scored", BigInteger, nullable=False, server_default=text("0")),
     Column("device_seconds", Float, nullable=False, server_default=text("0")),
     Column("exhausted", Boolean(name="exhausted"), nullable=False, server_default=false()),
+    Column("failed", Boolean(name="failed"), nullable=False, server_default=false()),
     Column("quality_mark", Float),
     Column("flat_since", BigInteger),
     Column("ends_at", BigInteger),
@@ -69,9 +70,9 @@ search = define_table(
 the architecture that the search starts with; a transferred search also names the candidate of the source that it
 comes from, `basic_id`.
 With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
-`ends_at` is the number of births after which the search ends. `pause_reason` is the reason for which a daemon has
-paused the search; null if a user has. `memory_share` is the largest ratio of used to estimated memory among its
-trainings.
+`ends_at` is the number of births after which the search ends. A search has `failed` if it ended without a scored
+candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has. `memory_share` is
+the largest ratio of used to estimated memory among its trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

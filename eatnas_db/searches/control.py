@@ -35,7 +35,8 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
     connection.execute(update(search).where(search.c.id == record.id).values(wish=desired, pause_reason=None))
     if desired == DesiredState.RUN:
         remove_holds_of_search(connection, record.id)  # The user may have removed the cause.
-    record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id)
+    detail = {"birth": record.born, "step": record.settled}
+    record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id, detail=detail)
     if desired == DesiredState.CANCELLED:
         unsettled = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.state.in_(UNSETTLED))
         for candidate_id in connection.execute(unsettled).scalars().all():
@@ -66,6 +67,11 @@ def extend_search(
         )
     budget = record.budget_candidates + candidates
     seconds = record.budget_device_seconds and record.budget_device_seconds + device_hours * 3600
+    if seconds is not None and record.device_seconds >= seconds:
+        raise ConflictError(
+            f"search {name!r} has used {record.device_seconds / 3600:.3g} device hours, and its budget would be "
+            f"{seconds / 3600:.3g}; add more with --device-hours"
+        )
     connection.execute(
         update(search)
         .where(search.c.id == record.id)
@@ -73,12 +79,14 @@ def extend_search(
             budget_candidates=budget,
             budget_device_seconds=seconds,
             finished_at=None,
+            failed=False,
             # Quality gets the full number of steps again in which it may rise.
             ends_at=None,
             flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )
     )
-    detail = {"candidates": budget, "device_seconds": seconds}
+    first_birth = record.born if record.over_budget else record.births_allowed
+    detail = {"candidates": budget, "device_seconds": seconds, "birth": first_birth, "step": record.settled}
     record_event(connection, now, "extended", search_id=record.id, detail=detail)
     breed_births(connection, record.id, now)
     return budget, seconds

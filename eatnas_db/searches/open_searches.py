@@ -7,8 +7,7 @@ from collections.abc import Collection
 from sqlalchemy import ColumnElement, Connection, select
 
 from eatnas_db.database.locks import lock_searches
-from eatnas_db.domain.states import SearchKind
-from eatnas_db.queries.searches import SearchRecord, fetch_searches
+from eatnas_db.queries.searches import RUN_WITH_SOURCE, SearchRecord, fetch_searches
 from eatnas_db.schema.searches import search
 
 
@@ -22,8 +21,8 @@ def list_open_searches(
 ) -> tuple[SearchRecord, ...]:
     """Return the open searches by priority.
 
-    `only`: the name of a search; its re-evaluations are included. `in_training`: ids of searches whose candidates
-    this supervisor trains; a cancelled search counts as finished, but its workers have yet to be stopped.
+    `only`: the name of a search; its re-evaluations and retries are included. `in_training`: ids of searches whose
+    candidates this supervisor trains; a cancelled search counts as finished, but its workers have yet to be stopped.
     """
     query = select(search).where(*_is_open(only, in_training)).order_by(search.c.priority.desc(), search.c.id)
     return fetch_searches(connection, query)
@@ -33,6 +32,6 @@ def _is_open(only: str | None, in_training: Collection[int]) -> list[ColumnEleme
     conditions: list[ColumnElement[bool]] = [search.c.finished_at.is_(None) | search.c.id.in_(in_training)]
     if only is not None:
         named = select(search.c.id).where(search.c.name == only).scalar_subquery()
-        measures_it = (search.c.kind == SearchKind.REEVALUATION) & (search.c.source_id == named)
-        conditions.append((search.c.id == named) | measures_it)
+        serves_it = search.c.kind.in_(RUN_WITH_SOURCE) & (search.c.source_id == named)
+        conditions.append((search.c.id == named) | serves_it)
     return conditions

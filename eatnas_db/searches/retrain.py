@@ -1,13 +1,13 @@
-"""Train candidates of a search again: re-evaluations and final models."""
+"""Train candidates of a search again: re-evaluations, final models and retries of failed candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from eatnas_db.candidates import insert_candidate
 from eatnas_db.database.dialects import insert_or_ignore
@@ -24,6 +24,7 @@ from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
+from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import space_of
 
 
@@ -85,12 +86,11 @@ def create_final_training(
         for candidate_id, code in codes
         for replica in _unused_replicas(connection, candidate_id, training, seeds=seeds, again=again)
     ]
-    return _insert_retrainings(
+    return insert_retrainings(
         connection,
         record,
         retrainings,
         kind=SearchKind.FINAL,
-        origin=Origin.FINAL,
         training=training,
         now=now,
     )
@@ -130,38 +130,36 @@ def insert_reevaluation(
     The seeds are distinct from those of all earlier re-evaluations of a candidate.
     """
     training = {**source.spec["training"], "epochs": epochs or source.spec["training"]["epochs"]}
-    used = _used_replicas(connection, [candidate_id for candidate_id, _ in codes])
+    used = largest_replicas(connection, [candidate_id for candidate_id, _ in codes], Origin.REEVALUATION)
     retrainings = [
         Retraining(candidate_id, code, used.get(candidate_id, 0) + number)
         for candidate_id, code in codes
         for number in range(1, seeds + 1)
     ]
-    return _insert_retrainings(
+    return insert_retrainings(
         connection,
         source,
         retrainings,
         kind=SearchKind.REEVALUATION,
-        origin=Origin.REEVALUATION,
         training=training,
         now=now,
     )
 
 
-def _used_replicas(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, int]:
-    """Return the largest replica among the re-evaluations of each candidate that has one."""
+def largest_replicas(connection: Connection, candidate_ids: Sequence[int], origin: Origin) -> dict[int, int]:
+    """Return the largest replica among the trainings of this origin of each candidate that has one."""
     query = select(candidate.c.parent_id, func.max(candidate.c.replica)).where(
-        candidate.c.parent_id.in_(candidate_ids), candidate.c.origin == Origin.REEVALUATION
+        candidate.c.parent_id.in_(candidate_ids), candidate.c.origin == origin
     )
     return {row[0]: row[1] for row in connection.execute(query.group_by(candidate.c.parent_id))}
 
 
-def _insert_retrainings(
+def insert_retrainings(
     connection: Connection,
     source: SearchRecord,
     retrainings: Sequence[Retraining],
     *,
     kind: SearchKind,
-    origin: Origin,
     training: dict[str, Any],
     now: float,
 ) -> str:
@@ -193,12 +191,39 @@ def _insert_retrainings(
     }
     search_id, name = _insert_with_unused_name(connection, values, spec, prefix=source.name, suffix=kind)
     record_event(connection, now, "created", search_id=search_id, detail={"source": source.name})
-    space = space_of(source)
-    for number, retraining in enumerate(retrainings):
+    _insert_births(connection, lock_search(connection, search_id), retrainings, now)
+    return name
+
+
+def append_retrainings(
+    connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float
+) -> None:
+    """Add births to a search whose births are all given; if it is finished, it continues."""
+    total = record.born + len(retrainings)
+    connection.execute(
+        update(search)
+        .where(search.c.id == record.id)
+        .values(population=total, lag=total, budget_candidates=total, finished_at=None, failed=False)
+    )
+    detail = {"candidates": total, "birth": record.born, "step": record.settled}
+    record_event(connection, now, "extended", search_id=record.id, detail=detail)
+    _insert_births(connection, record, retrainings, now)
+
+
+_ORIGINS: Final = {
+    SearchKind.REEVALUATION: Origin.REEVALUATION,
+    SearchKind.FINAL: Origin.FINAL,
+    SearchKind.RETRY: Origin.RETRY,
+}
+"""The origin of the candidates of a search whose births are all given."""
+
+
+def _insert_births(connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float) -> None:
+    space, origin = space_of(record), _ORIGINS[SearchKind(record.kind)]
+    for number, retraining in enumerate(retrainings, record.born):
         proposal = space.propose(Architecture.parse(retraining.code))
         birth = Birth(number, origin, proposal, parent_id=retraining.candidate_id)
-        insert_candidate(connection, search_id, birth, now, replica=retraining.replica)
-    return name
+        insert_candidate(connection, record.id, birth, now, replica=retraining.replica)
 
 
 def _insert_with_unused_name(

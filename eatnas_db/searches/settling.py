@@ -99,6 +99,8 @@ def _check_plateau(connection: Connection, state: AdvanceState, quality: float |
     record, number = state.search, state.settled
     if number < record.population or state.ends_at is not None:
         return
+    if state.plateau is not None and number <= state.plateau.since:
+        return  # It was extended before its last births were settled, which do not count then or later.
     evolution = record.spec["evolution"]
     plateau = update_plateau(state.plateau, number, quality, evolution["flat_by"])
     flat_steps = evolution["flat_steps"] or DEFAULT_FLAT_POPULATIONS * record.population

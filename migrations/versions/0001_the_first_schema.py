@@ -119,6 +119,7 @@ def create_searches() -> None:
         sa.Column("scored", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("device_seconds", sa.Float(), server_default=sa.text("0"), nullable=False),
         sa.Column("exhausted", sa.Boolean(name="exhausted"), server_default=sa.false(), nullable=False),
+        sa.Column("failed", sa.Boolean(name="failed"), server_default=sa.false(), nullable=False),
         sa.Column("quality_mark", sa.Float(), nullable=True),
         sa.Column("flat_since", sa.BigInteger(), nullable=True),
         sa.Column("ends_at", sa.BigInteger(), nullable=True),
@@ -127,7 +128,7 @@ def create_searches() -> None:
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
-        check("search_kind", "kind IN ('evolution', 'reevaluation', 'final')"),
+        check("search_kind", "kind IN ('evolution', 'reevaluation', 'final', 'retry')"),
         check("search_wish", "wish IN ('run', 'paused', 'cancelled')"),
         check("search_basic_has_code", "basic_id IS NULL OR basic_code IS NOT NULL"),
         check("search_lag", "lag >= 1"),
@@ -200,7 +201,6 @@ def create_candidates() -> None:
         sa.Column("losses", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("thrift", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("not_before", sa.Float(), server_default=sa.text("0"), nullable=False),
-        sa.Column("retried_after", sa.Integer(), server_default=sa.text("0"), nullable=False),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("params", "mult_adds")),
         *(sa.Column(name, sa.Float(), nullable=True) for name in MEASURED),
         sa.Column("lineage_epochs", sa.Integer(), nullable=True),
@@ -212,7 +212,7 @@ def create_candidates() -> None:
         check(
             "candidate_origin",
             "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'reevaluation', "
-            "'final')",
+            "'final', 'retry')",
         ),
         check("candidate_state", "state IN ('pending', 'leased', 'scored', 'failed', 'cancelled')"),
         check("candidate_left_after_joined", '"left" IS NULL OR "left" >= joined'),

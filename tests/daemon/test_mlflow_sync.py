@@ -13,13 +13,13 @@ from eatnas_daemon.daemon_lock import hold_daemon_lock
 from eatnas_daemon.mlflow.client import connect
 from eatnas_daemon.mlflow.search_runs import STEP_METRICS
 from eatnas_daemon.mlflow.sync import MlflowSync, sync
-from eatnas_db import transitions
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import CandidateState, DesiredState
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import step
 from eatnas_db.searches.control import set_desired_state
+from eatnas_db.searches.retry import retry_candidates
 from support.mlflow_stores import (
     assert_store_matches,
     finish_fourth,
@@ -116,9 +116,9 @@ def test_each_change_costs_only_its_own_requests(engine, uri, tmp_path):
         assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])
         with transaction(engine) as connection:
             failed = select(candidate.c.id).where(candidate.c.state == CandidateState.FAILED)
-            transitions.retry(connection, connection.execute(failed).scalar_one(), 5000.0)
-        assert (mlflow_sync.sync_changes(), client.take_calls()) == (1, ["log_batch", "update_run"])
-        assert statuses_by_birth(client.client)[2] == "SCHEDULED"
+            retry_candidates(connection, [connection.execute(failed).scalar_one()], 5000.0)
+        assert (mlflow_sync.sync_changes(), client.take_calls()) == (0, [])
+        assert statuses_by_birth(client.client)[2] == "FAILED"
 
 
 @pytest.mark.slow

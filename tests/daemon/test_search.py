@@ -14,12 +14,14 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
+from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease
 from eatnas_db.searches.control import extend_search, set_desired_state
+from eatnas_db.searches.retry import retry_candidates
 from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
@@ -177,3 +179,22 @@ def test_second_daemon_is_refused_with_the_first_pid(tmp_path):
         with pytest.raises(ConflictError, match=f"pid {os.getpid()}"), hold_daemon_lock(file):
             pass
     assert find_daemon_pid(file) is None
+
+
+@pytest.mark.parametrize("slots", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+def test_retries_at_any_time_change_nothing(tmp_path, home, supervise, fast, slots):
+    failing = (*fast, "--out-of-memory-on", "9", "--out-of-memory-attempts", "3")
+    settings = home(tmp_path / "retried")
+    engine = open_record(settings.database_url)
+
+    def retry_at_once(_supervisor):
+        with transaction(engine) as connection:
+            query = select(candidate.c.id).where(candidate.c.state == "failed", candidate.c.id == 9)
+            if connection.execute(query).first() and not list_events(connection, kind="retried"):
+                retry_candidates(connection, [9], time.time())
+
+    expected = supervise(home(tmp_path / "calm"), 2, failing)
+    assert supervise(settings, slots, failing, on_tick=retry_at_once) == expected
+    with read_transaction(engine) as connection:
+        assert get_search(connection, "s.retry").status == "finished"
+        assert get_search(connection, "s.retry").scored == 1

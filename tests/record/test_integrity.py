@@ -23,8 +23,9 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retry import retry_candidates
 from eatnas_db.settings import Settings, load_settings
-from eatnas_db.transitions import record_failure, retry
+from eatnas_db.transitions import record_failure
 from eatnas_migrations import commands
 from support.simulated_worker import SIMULATED_WORKER
 
@@ -113,7 +114,7 @@ def test_an_unfinished_search_violates_nothing(engine: Engine, search_factory, l
         advance_search(connection, lock_search(connection, search_id), 2.0)
     assert list(list_violations(engine, tmp_path)) == []
     with transaction(engine) as connection:
-        retry(connection, leased[0].token.candidate, 3.0)
+        retry_candidates(connection, [leased[0].token.candidate], 3.0)
     assert list(list_violations(engine, tmp_path)) == []
 
 
@@ -159,7 +160,7 @@ def test_an_unfinished_search_violates_nothing(engine: Engine, search_factory, l
         ("UPDATE eatnas_search SET born = born + 1 WHERE id = 1", "counts of born and scored", "s"),
         ("DELETE FROM eatnas_step WHERE search_id = 1 AND number = 3", "steps are numbered without gaps", "s"),
         ("UPDATE eatnas_search SET settled = settled - 1 WHERE id = 1", "steps are numbered without gaps", "s"),
-        ("UPDATE eatnas_candidate SET state = 'pending' WHERE id = 6", "have ended or were retried", 6),
+        ("UPDATE eatnas_candidate SET state = 'pending' WHERE id = 6", "settled births have ended", 6),
         ("UPDATE eatnas_candidate SET joined = joined - 1 WHERE id = 3", "joined the population at its own step", 3),
         ("UPDATE eatnas_candidate SET joined = NULL, left = NULL WHERE id = 3", "joined the population", 3),
         ("UPDATE eatnas_candidate SET left = 99 WHERE id = 3", "joined the population at its own step", 3),

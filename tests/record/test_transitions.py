@@ -113,8 +113,6 @@ def test_out_of_memory_uses_up_the_fallbacks(engine, search_factory, lease_facto
     with transaction(engine) as connection:
         kinds = {row.kind for row in connection.execute(select(event.c.kind))}
         assert {"to_be_alone", "to_be_halved"} <= kinds
-        transitions.retry(connection, leased.token.candidate, 3.0)
-    assert lease_factory(search_id).memory_fallback == MemoryFallback.NONE
 
 
 def record_progress(engine, leased, number=0):
@@ -148,25 +146,6 @@ def test_split_batches_begin_from_scratch_once(engine, search_factory, lease_fac
     assert progress == [[0, 0], [1, 1], [2, 2], [0, 0], [1, 1]]
 
 
-def test_retry_begins_from_scratch_and_may_use_its_whole_time(engine, search_factory, lease_factory):
-    search_id = search_factory()
-    leased = lease_factory(search_id)
-    record_progress(engine, leased)
-    with transaction(engine) as connection:
-        kind = FailureKind.TIME_LIMIT
-        transitions.record_failure(connection, leased.token, kind, "too slow", device_seconds=9.0, now=2.0)
-        transitions.retry(connection, leased.token.candidate, 3.0)
-    assert count_progress(engine, leased) == [0, 0]
-    for spent, kind in ((0.0, FailureKind.LOST), (2.0, FailureKind.DIVERGED)):
-        again = lease_factory(search_id)
-        assert (again.begins_after, again.spent_seconds) == (1, spent)
-        with transaction(engine) as connection:
-            transitions.record_failure(connection, again.token, kind, "reason", device_seconds=2.0, now=4.0)
-    with transaction(engine) as connection:
-        transitions.retry(connection, leased.token.candidate, 5.0)
-    assert (lease_factory(search_id).begins_after, fetch_one(engine, select(search.c.device_seconds))) == (3, (13.0,))
-
-
 def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, lease_factory):
     search_id = search_factory()
     record_failure(engine, lease_factory(search_id), FailureKind.OUT_OF_MEMORY)
@@ -194,15 +173,9 @@ def test_only_twenty_kills_in_a_row_count(engine, search_factory, lease_factory)
     assert states == [CandidateState.PENDING] * 19 + [CandidateState.FAILED]
 
 
-def test_divergence_fails_at_once_and_can_be_retried(engine, search_factory, lease_factory):
+def test_divergence_fails_at_once(engine, search_factory, lease_factory):
     search_id = search_factory()
-    leased = lease_factory(search_id)
-    assert record_failure(engine, leased, FailureKind.DIVERGED) is CandidateState.FAILED
-    with transaction(engine) as connection:
-        transitions.retry(connection, leased.token.candidate, 3.0)
-    assert lease_factory(search_id).token == leases.LeaseToken(leased.token.candidate, 2)
-    with pytest.raises(ConflictError, match="has not failed"), transaction(engine) as connection:
-        transitions.retry(connection, leased.token.candidate, 3.0)
+    assert record_failure(engine, lease_factory(search_id), FailureKind.DIVERGED) is CandidateState.FAILED
 
 
 def test_cancelling_ends_the_lease_and_the_attempt(engine, search_factory, lease_factory):
@@ -263,23 +236,6 @@ with transaction(open_record(sys.argv[1])) as connection:
     with read_transaction(engine) as connection:
         assert connection.execute(select(lease.c.candidate_id)).all() == []
         assert set(connection.execute(select(candidate.c.state)).scalars()) == {"pending"}
-
-
-def test_search_is_unfinished_while_a_retried_candidate_trains(engine, search_factory, lease_factory, score_factory):
-    search_id = search_factory(evolution__population=2, evolution__lag=2, budget__candidates=2)
-    failed = lease_factory(search_id)
-    record_failure(engine, failed, FailureKind.DIVERGED)
-    score_factory(lease_factory(search_id), 0.5)
-    with transaction(engine) as connection:
-        settle_births(connection, search_id, 3.0)
-        transitions.retry(connection, failed.token.candidate, 3.0)
-        assert not advance_search(connection, lock_search(connection, search_id), 3.0)
-    again = lease_factory(search_id, now=4.0)
-    with transaction(engine) as connection:
-        assert not advance_search(connection, lock_search(connection, search_id), 4.0)
-    score_factory(again, 0.75)
-    with transaction(engine) as connection:
-        assert advance_search(connection, lock_search(connection, search_id), 5.0)
 
 
 @pytest.mark.parametrize(

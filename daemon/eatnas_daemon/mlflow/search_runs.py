@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 STEP_METRICS: Final = ("quality", "mean", "best", "spread")
-ENDED: Final = {"finished": "FINISHED", "cancelled": "KILLED"}
+ENDED: Final = {"finished": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
 REVISION_TAG: Final = "eatnas.standing"
 MAX_PARAM_CHARACTERS: Final = 500
 

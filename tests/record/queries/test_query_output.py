@@ -47,11 +47,12 @@ def test_candidate_commands_print_logs_and_details(record):
     assert "field,value" in run_command(candidate_app, record.settings, "show", 1, "--format", "csv")
 
 
-def test_a_failed_candidate_is_retried_then_cancelled(tmp_path, new_url):
+def test_a_retry_of_a_failed_candidate_can_be_cancelled(tmp_path, new_url):
     made = make_record(tmp_path, new_url)
     failed_id = FAILED_BIRTH + 1
-    assert "pending again" in run_command(candidate_app, made.settings, "retry", failed_id)
-    assert "cancelled" in run_command(candidate_app, made.settings, "cancel", failed_id)
+    expected = f"candidate 25 of search small.retry will train candidate {failed_id} again"
+    assert expected in run_command(candidate_app, made.settings, "retry", failed_id)
+    assert "cancelled" in run_command(candidate_app, made.settings, "cancel", 25)
     for command in ("retry", "cancel"):
         with pytest.raises(ConflictError):
             run_command(candidate_app, made.settings, command, failed_id)

@@ -1,0 +1,166 @@
+"""Retry failed candidates: train them again outside the population of their search.
+
+A failed candidate stays failed, because later births may have been decided from a population without it. Its retry is a
+new candidate of a search that has its own births: the retries of an evolution belong to one search of kind `retry`; a
+failed re-evaluation or final model gets another replica in its own search.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Connection, Row, bindparam, select
+
+from eatnas_db.database.locks import lock_searches
+from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.events import record_event
+from eatnas_db.queries.searches import SearchRecord, fetch_searches, get_search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.events import event
+from eatnas_db.schema.searches import search
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retrain import Retraining, append_retrainings, insert_retrainings, largest_replicas
+
+_BATCH: Final = 5000
+"""Ids in one statement: databases limit the number of parameters."""
+
+
+class Retry(NamedTuple):
+    """A failed candidate, and the new candidate that trains its architecture again in `search`."""
+
+    failed_id: int
+    retry_id: int
+    search: str
+
+
+def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: float) -> tuple[Retry, ...]:
+    """Train failed candidates again, each once. Raises `NotFoundError` or `ConflictError`, and then changes nothing.
+
+    The candidates may belong to several searches. A candidate can be retried once; if its retry fails too, that one can
+    be retried.
+    """
+    ids = list(dict.fromkeys(candidate_ids))
+    _lock(connection, ids)
+    rows = _select_in_batches(connection, _FAILED, ids)
+    _require_failed(connection, ids, rows)
+    by_search: dict[int, list[Row[Any]]] = {}
+    for row in rows:
+        by_search.setdefault(row.search_id, []).append(row)
+    retries: list[Retry] = []
+    for search_id, failed in sorted(by_search.items()):
+        retries += _retry_of_search(connection, lock_search(connection, search_id), failed, now)
+    return tuple(retries)
+
+
+_FAILED: Final = (
+    select(
+        candidate.c.id,
+        candidate.c.search_id,
+        candidate.c.birth,
+        candidate.c.state,
+        candidate.c.code,
+        candidate.c.parent_id,
+    )
+    .where(candidate.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(candidate.c.search_id, candidate.c.birth)
+)
+_EARLIER_RETRIES: Final = (
+    select(event.c.candidate_id, event.c.detail)
+    .where(event.c.candidate_id.in_(bindparam("ids", expanding=True)), event.c.kind == "retried")
+    .order_by(event.c.id)
+)
+_SEARCHES: Final = select(candidate.c.search_id).where(candidate.c.id.in_(bindparam("ids", expanding=True))).distinct()
+_CHILDREN: Final = (
+    select(candidate.c.id, candidate.c.birth)
+    .where(candidate.c.search_id == bindparam("search_id"), candidate.c.birth >= bindparam("first"))
+    .order_by(candidate.c.birth)
+)
+
+
+def _lock(connection: Connection, ids: Sequence[int]) -> None:
+    """Lock the searches of the candidates and the searches that retry them, in one statement and in the lock order."""
+    own = {row.search_id for row in _select_in_batches(connection, _SEARCHES, ids)}
+    retrying = (search.c.kind == SearchKind.RETRY) & search.c.source_id.in_(own)
+    lock_searches(connection, select(search.c.id).where(search.c.id.in_(own) | retrying))
+
+
+def _require_failed(connection: Connection, ids: Sequence[int], rows: Sequence[Row[Any]]) -> None:
+    """Raise an error unless every candidate exists, has failed and was not retried before."""
+    if missing := sorted(set(ids) - {row.id for row in rows}):
+        raise NotFoundError(f"no candidate {missing[0]}; `eatnas-db query failures NAME` lists the failed candidates")
+    for row in rows:
+        if row.state != CandidateState.FAILED:
+            raise ConflictError(
+                f"cannot retry candidate {row.id}: it has not failed but is {row.state}; "
+                "list failed candidates with `eatnas-db query failures NAME`"
+            )
+    for earlier in _select_in_batches(connection, _EARLIER_RETRIES, ids):
+        raise ConflictError(
+            f"cannot retry candidate {earlier.candidate_id}: candidate {json.loads(earlier.detail)['retry']} retries "
+            "it already; if that one has failed too, retry that one"
+        )
+
+
+def _retry_of_search(
+    connection: Connection, record: SearchRecord, failed: Sequence[Row[Any]], now: float
+) -> list[Retry]:
+    if record.wish == DesiredState.CANCELLED:
+        raise ConflictError(f"cannot retry candidate {failed[0].id}: its search is cancelled, which cannot be undone")
+    is_evolution = record.kind == SearchKind.EVOLUTION
+    origin = Origin.RETRY if is_evolution else Origin(record.kind)
+    originals = [row.id if is_evolution else row.parent_id for row in failed]
+    used: dict[int, int] = {}
+    for first in range(0, len(originals), _BATCH):
+        used |= largest_replicas(connection, originals[first : first + _BATCH], origin)
+    retrainings = []
+    for row, original in zip(failed, originals, strict=True):
+        used[original] = used.get(original, 0) + 1
+        retrainings.append(Retraining(original, row.code, used[original]))
+    target = _open_retry_search(connection, record) if is_evolution else record
+    if target is None:
+        training = record.spec["training"]
+        name = insert_retrainings(connection, record, retrainings, kind=SearchKind.RETRY, training=training, now=now)
+        target, first_birth = get_search(connection, name), 0
+    else:
+        append_retrainings(connection, target, retrainings, now)
+        first_birth = target.born
+    return _record_retries(connection, target, first_birth, failed, now)
+
+
+def _record_retries(
+    connection: Connection, target: SearchRecord, first_birth: int, failed: Sequence[Row[Any]], now: float
+) -> list[Retry]:
+    """Record the event of each retry with the birth of the failed candidate, which it leaves as it is."""
+    born = connection.execute(_CHILDREN, {"search_id": target.id, "first": first_birth}).all()
+    retries = []
+    for row, child in zip(failed, born, strict=True):
+        detail = {"retry": child.id, "search": target.name, "birth": row.birth}
+        record_event(connection, now, "retried", search_id=row.search_id, candidate_id=row.id, detail=detail)
+        retries.append(Retry(failed_id=row.id, retry_id=child.id, search=target.name))
+    return retries
+
+
+def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRecord | None:
+    """Return the search that retries candidates of a search, unless there is none or it is cancelled."""
+    query = (
+        select(search)
+        .where(
+            search.c.source_id == record.id,
+            search.c.kind == SearchKind.RETRY,
+            search.c.wish != DesiredState.CANCELLED,
+        )
+        .order_by(search.c.id.desc())
+        .limit(1)
+    )
+    return next(iter(fetch_searches(connection, query)), None)
+
+
+def _select_in_batches(connection: Connection, query: Any, ids: Sequence[int]) -> list[Row[Any]]:
+    return [
+        row
+        for first in range(0, len(ids), _BATCH)
+        for row in connection.execute(query, {"ids": ids[first : first + _BATCH]})
+    ]
