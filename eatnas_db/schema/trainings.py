@@ -56,8 +56,8 @@ attempt = define_table(
 """An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
 `step_seconds` is the time in training and validation steps, null if the device seconds are the same. `device_seconds`
-is the attempt's share of it where several trainings used the device at once: on a GPU the device seconds of all attempts
-sum to wall time. `peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
+is the attempt's share of it where several trainings used the device at once: on a GPU the device seconds of all
+attempts sum to wall time. `peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
 """
 
 

@@ -1,0 +1,113 @@
+"""Compare search methods on published tables of trained networks, in strict order at a lag.
+
+Each training costs one look into a table, so that many seeds of many methods take minutes. Every seed becomes a JSON
+line of `--out`; with an existing file, the program continues where it was interrupted. `docs/experiments/tables.md`
+says where the tables come from and what the columns of the result mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tables.methods import METHODS, trainings_to_targets
+from tables.tables import Table
+
+SHARES: Final = (0.01, 0.003, 0.001)
+
+
+class Run(NamedTuple):
+    """A search: everything that its result depends on."""
+
+    table: str
+    method: str
+    lag: int
+    budget: int
+    seed: int
+
+
+def run_search(folder: Path, run: Run) -> dict[str, Any]:
+    """Run one search, and return the line of its result."""
+    table = Table.load(folder / f"{run.table}.npz")
+    reached = trainings_to_targets(
+        table,
+        METHODS[run.method](table, run.seed, run.lag),
+        budget=run.budget,
+        lag=run.lag,
+        column=run.seed % table.scores.shape[1],
+        shares=SHARES,
+    )
+    return {**run._asdict(), "reached": reached}
+
+
+def summarize(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the rows of a Markdown table: quartiles of trainings to each share, and geometric means over tables.
+
+    A search that did not get there counts as twice its budget in the means.
+    """
+    groups: dict[tuple[int, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for line in lines:
+        groups[line["lag"], line["method"]][line["table"]].append(line)
+    rows = [
+        "| lag | method | table | seeds | " + " | ".join(f"top {share:.1%}" for share in SHARES) + " | never |",
+        "|---|---|---|---|" + "---|" * (len(SHARES) + 1),
+    ]
+    for (lag, method), tables in sorted(groups.items()):
+        logarithms: list[list[float]] = [[] for _ in SHARES]
+        for table, runs in sorted(tables.items()):
+            columns = [[run["reached"][number] or 2 * run["budget"] for run in runs] for number in range(len(SHARES))]
+            never = "/".join(str(sum(run["reached"][number] is None for run in runs)) for number in range(len(SHARES)))
+            for number, column in enumerate(columns):
+                logarithms[number].append(statistics.fmean(map(math.log, column)))
+            cells = " | ".join(_quartiles(column) for column in columns)
+            rows.append(f"| {lag} | {method} | {table} | {len(runs)} | {cells} | {never} |")
+        means = " | ".join(f"**{math.exp(statistics.fmean(values)):.1f}**" for values in logarithms)
+        rows.append(f"| {lag} | **{method}** | geometric mean | | {means} | |")
+    return rows
+
+
+def _quartiles(values: list[int]) -> str:
+    if len(values) < 2:
+        return str(values[0])
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:.0f} ({low:.0f} to {high:.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the tables (*.npz)")
+    parser.add_argument("--tables", nargs="+", help="names of tables; default: all in the folder")
+    parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["random", "evolution", "guided"])
+    parser.add_argument("--lags", nargs="+", type=int, default=[4])
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    options = parser.parse_args()
+    names = options.tables or sorted(file.stem for file in options.folder.glob("*.npz"))
+    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    known = {tuple(line[field] for field in Run._fields) for line in lines}
+    wanted = product(names, options.methods, options.lags, [options.budget], range(options.seeds))
+    missing = [run for run in map(Run._make, wanted) if run not in known]
+    with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
+        for number, line in enumerate(pool.map(run_search, [options.folder] * len(missing), missing), 1):
+            out.write(json.dumps(line) + "\n")
+            out.flush()
+            lines.append(line)
+            print(f"\r{number}/{len(missing)} searches", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    print("\n".join(summarize(lines)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Published tables of trained networks as search spaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.guidance.encoding import Encoding
+
+Code = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of networks: what a search may see of each (`scores`), and how many are truly better (`true_ranks`)."""
+
+    name: str
+    levels: tuple[int, ...]
+    row_of: dict[Code, int]
+    scores: np.ndarray
+    true_ranks: np.ndarray
+
+    @classmethod
+    def load(cls, file: Path) -> Table:
+        """Read a table in the format of `docs/experiments/tables.md`."""
+        content = np.load(file)
+        codes = [tuple(map(int, row)) for row in content["X"]]
+        order = np.argsort(-content["true"], kind="stable")
+        ranks = np.empty(len(order), dtype=np.int64)
+        ranks[order] = np.arange(1, len(order) + 1)
+        return cls(
+            name=file.stem,
+            levels=tuple(map(int, content["levels"])),
+            row_of={code: row for row, code in enumerate(codes)},
+            scores=content["sel"],
+            true_ranks=ranks,
+        )
+
+    @property
+    def encoding(self) -> Encoding:
+        """All positions have the same unordered values."""
+        count = len(self.levels)
+        return Encoding(self.levels, (False,) * count, (0,) * count)
+
+    def sample(self, rng: KeyedRng) -> Code:
+        """Return a random code of the table."""
+        while (code := tuple(rng.randbelow(level) for level in self.levels)) not in self.row_of:
+            pass
+        return code
+
+    def neighbours(self, code: Code) -> list[Code]:
+        """Return every code of the table that differs in one position."""
+        changed = (
+            (*code[:position], value, *code[position + 1 :])
+            for position, level in enumerate(self.levels)
+            for value in range(level)
+            if value != code[position]
+        )
+        return [other for other in changed if other in self.row_of]
+
+    def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code | None:
+        """Return a code that differs in `count` positions, or None if the table does not hold it."""
+        mutant = list(code)
+        for position in rng.sample(len(code), count):
+            mutant[position] = rng.choice([value for value in range(self.levels[position]) if value != code[position]])
+        return tuple(mutant) if tuple(mutant) in self.row_of else None

@@ -1,0 +1,65 @@
+"""Codes as vectors of integers, and the two ways in which the model compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Code = tuple[int, ...]
+"""The index of the value at each position."""
+Codes = NDArray[np.int64]
+"""Codes as rows, positions as columns."""
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The positions of a code: the number of values of each, whether they are ordered, and their primitive.
+
+    Positions of one primitive have the same values, for instance the kernels of all blocks.
+    """
+
+    levels: tuple[int, ...]
+    ordered: tuple[bool, ...]
+    primitives: tuple[int, ...]
+
+    def distances(self, left: Codes, right: Codes) -> Reals:
+        """Return the mean distance over positions of each pair, from 0 to 1, with shape (left, right).
+
+        Different values have the distance 1, or their difference in rank as a share of the largest if ordered.
+        """
+        total = np.zeros((len(left), len(right)))
+        for position, is_ordered in enumerate(self.ordered):
+            a, b = left[:, position, None], right[None, :, position]
+            if is_ordered:
+                total += np.abs(a - b) / max(self.levels[position] - 1, 1)
+            else:
+                total += a != b
+        return total / len(self.levels)
+
+    def totals(self, codes: Codes) -> Reals:
+        """Return how often each value of each primitive occurs in a code, as a share of the primitive's positions."""
+        columns = []
+        for primitive, positions in self._positions.items():
+            part = codes[:, positions]
+            columns += [(part == value).mean(1) for value in range(self._levels_of(primitive))]
+        return np.stack(columns, 1)
+
+    @cached_property
+    def _positions(self) -> dict[int, list[int]]:
+        positions: dict[int, list[int]] = {}
+        for position, primitive in enumerate(self.primitives):
+            positions.setdefault(primitive, []).append(position)
+        return positions
+
+    def _levels_of(self, primitive: int) -> int:
+        return self.levels[self._positions[primitive][0]]
+
+
+def as_array(codes: Sequence[Code], positions: int) -> Codes:
+    """Return codes as an array, which also has its columns without any code."""
+    return np.array(codes, dtype=np.int64).reshape(len(codes), positions)

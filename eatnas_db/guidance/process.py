@@ -1,0 +1,175 @@
+"""A Gaussian process over codes. Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 2 and 5."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, eigh, solve_triangular
+from scipy.special import ndtri
+
+from eatnas_db.guidance.encoding import Codes, Encoding, Reals
+
+SMALLEST_NOISE: Final = 0.01
+SMALLEST_SCALE: Final = 1e-6
+
+
+class Kernel(NamedTuple):
+    """A mixture of three similarities: linear and exponential in the distance, and Gaussian in the totals."""
+
+    linear: float
+    exponential: float
+    gaussian: float
+    decay: float
+    length: float
+
+
+KERNELS: Final = (
+    Kernel(1, 0, 0, 1, 1),
+    Kernel(0, 1, 0, 4, 1),
+    Kernel(0, 1, 0, 10, 1),
+    Kernel(0, 0, 1, 1, 0.5),
+    Kernel(0.5, 0, 0.5, 1, 0.5),
+    Kernel(0, 0.5, 0.5, 4, 0.5),
+    Kernel(0, 0.5, 0.5, 10, 0.5),
+    Kernel(0, 0.5, 0.5, 4, 1),
+    Kernel(0.5, 0.5, 0, 4, 1),
+    Kernel(0.34, 0.33, 0.33, 10, 0.5),
+)
+NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
+"""Variances of the noise, relative to that of the process."""
+
+
+class Model(NamedTuple):
+    """A kernel and a noise."""
+
+    kernel: Kernel
+    noise: float
+
+
+@dataclass(frozen=True)
+class Points:
+    """Codes with their totals: how often each value of each primitive occurs."""
+
+    codes: Codes
+    totals: Reals
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def select(self, rows: Sequence[int] | slice) -> Points:
+        """Return some of the points."""
+        return Points(self.codes[rows], self.totals[rows])
+
+    @classmethod
+    def concatenate(cls, *parts: Points) -> Points:
+        """Return the points of all parts."""
+        return cls(np.concatenate([part.codes for part in parts]), np.concatenate([part.totals for part in parts]))
+
+
+def make_points(encoding: Encoding, codes: Codes) -> Points:
+    """Return codes with their totals."""
+    return Points(codes, encoding.totals(codes))
+
+
+def normal_scores(scores: Reals) -> Reals:
+    """Map scores to the quantiles of a normal distribution by their rank; equal scores get the same value."""
+    ordered = np.sort(scores)
+    ranks = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2
+    return np.asarray(ndtri(ranks / len(scores)), dtype=np.float64)
+
+
+def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) -> Reals:
+    """Return the covariances of each pair of points, with shape (left, right)."""
+    result = np.zeros((len(left), len(right)))
+    if kernel.linear or kernel.exponential:
+        distances = encoding.distances(left.codes, right.codes)
+        result += kernel.linear * (1 - distances) + kernel.exponential * np.exp(-kernel.decay * distances)
+    if kernel.gaussian:
+        squares = ((left.totals[:, None] - right.totals[None]) ** 2).sum(2)
+        result += kernel.gaussian * np.exp(-squares / (2 * kernel.length**2))
+    return result
+
+
+def choose_model(encoding: Encoding, points: Points, targets: Reals) -> Model:
+    """Return the kernel and the noise with the largest marginal likelihood, the scale being fitted to each."""
+    best, best_likelihood = Model(KERNELS[0], NOISES[-1]), -np.inf
+    count = len(targets)
+    for kernel in KERNELS:
+        values, vectors = eigh(covariance(encoding, kernel, points, points))
+        rotated = (vectors.T @ targets) ** 2
+        for noise in NOISES:
+            spectrum = np.maximum(values, 0) + noise
+            scale = max(float((rotated / spectrum).sum()) / count, SMALLEST_SCALE)
+            likelihood = -0.5 * (count * np.log(scale) + float(np.log(spectrum).sum()))
+            # A margin, so that rounding does not choose between models of equal likelihood.
+            if likelihood > best_likelihood + 1e-6:
+                best, best_likelihood = Model(kernel, noise), likelihood
+    return best
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The process given scored points, and pending ones as if they had their predicted mean.
+
+    Pending points change the variance alone.
+    """
+
+    encoding: Encoding
+    model: Model
+    points: Points
+    scored: int
+    """The first points are scored, the others are pending."""
+    weights: Reals
+    """The covariances of a point with the scored points times these weights are its mean."""
+    leverages: Reals
+    """The diagonal of the inverse covariance of the scored points, with noise."""
+    factor: Reals
+    scale: float
+
+    @classmethod
+    def fit(cls, encoding: Encoding, model: Model, *, points: Points, targets: Reals, pending: Points) -> Posterior:
+        """Condition the process on scored and pending points."""
+        everything = Points.concatenate(points, pending)
+        matrix = covariance(encoding, model.kernel, everything, everything)
+        matrix[np.diag_indices_from(matrix)] += model.noise
+        count = len(points)
+        inverse = cho_solve((cholesky(matrix[:count, :count], lower=True), True), np.eye(count))
+        weights = inverse @ targets
+        return cls(
+            encoding=encoding,
+            model=model,
+            points=everything,
+            scored=count,
+            weights=weights,
+            leverages=np.diagonal(inverse).copy(),
+            factor=cholesky(matrix, lower=True),
+            scale=max(float(targets @ weights) / count, SMALLEST_SCALE),
+        )
+
+    def fitted(self, targets: Reals) -> Reals:
+        """Return the mean at each scored point."""
+        return targets - self.model.noise * self.weights
+
+    def agreement(self, targets: Reals) -> float:
+        """Return the correlation of the targets with their predictions from all other points, 0 for equal targets.
+
+        Rasmussen and Williams, equation 5.12.
+        """
+        left_out = targets - self.weights / self.leverages
+        deviations = float(targets.std() * left_out.std())
+        if deviations == 0:
+            return 0.0
+        return float(((targets - targets.mean()) * (left_out - left_out.mean())).mean()) / deviations
+
+    def predict(self, points: Points) -> tuple[Reals, Reals]:
+        """Return the mean and the standard deviation of the process at each point, without noise."""
+        cross = covariance(self.encoding, self.model.kernel, points, self.points)
+        mean = cross[:, : self.scored] @ self.weights
+        solved = solve_triangular(self.factor, cross.T, lower=True)
+        kernel = self.model.kernel
+        prior = kernel.linear + kernel.exponential + kernel.gaussian
+        variance = np.maximum(prior - (solved**2).sum(0), 1e-9)
+        return mean, np.sqrt(variance * self.scale)

@@ -1,0 +1,198 @@
+"""Propose the next code from the scores so far: a pure function of the seed, the birth and the rows before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+from scipy.special import ndtr
+
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
+from eatnas_db.guidance.process import Model, Points, Posterior, choose_model, make_points, normal_scores
+
+RANDOM_BIRTHS: Final = 8
+"""The first births of a search from scratch are random."""
+MIN_SCORES: Final = 4
+MAX_ROWS: Final = 300
+PARENTS: Final = 8
+MUTANTS: Final = 12
+RANDOM_CODES: Final = 100
+MODEL_GROWTH: Final = 1.3
+MIN_AGREEMENT: Final = 0.1
+"""The smallest correlation between left-out scores and their predictions with which the model decides births."""
+TOLERANCE: Final = 1e-6
+"""Values that differ by less tie, since another processor may round them differently."""
+
+
+class CodeSpace(Protocol):
+    """A space of codes, as the model sees it."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """The positions of a code."""
+        ...
+
+    def sample(self, rng: KeyedRng) -> Code:
+        """Return a random code."""
+        ...
+
+    def neighbours(self, code: Code) -> list[Code]:
+        """Return every code that differs in one position."""
+        ...
+
+    def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code | None:
+        """Return a code that differs in `count` positions, or None if the space does not hold the one drawn."""
+        ...
+
+
+class ScoredCode(NamedTuple):
+    """A scored birth."""
+
+    birth: int
+    code: Code
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class GuidedProposal:
+    """A proposed code, the birth it was derived from (None for a random one), and the prediction for it.
+
+    `mean` and `deviation` are normal scores; `low`, `middle` and `high` are the fitness at mean - deviation, mean and
+    mean + deviation. `margin` is the lead in improvement over the next code, `agreement` the correlation of left-out
+    scores with their predictions.
+    """
+
+    code: Code
+    parent_birth: int | None
+    mean: float
+    deviation: float
+    low: float
+    middle: float
+    high: float
+    improvement: float
+    margin: float
+    agreement: float
+
+
+def model_rows(visible: int) -> int:
+    """Return how many of the first births the model is chosen by: it changes whenever their number grew by a third."""
+    size = float(MIN_SCORES)
+    while size * MODEL_GROWTH <= visible:
+        size *= MODEL_GROWTH
+    return int(size)
+
+
+def fit_model(encoding: Encoding, rows: Sequence[ScoredCode]) -> Model:
+    """Choose the kernel and the noise by the scored births among the first `model_rows`."""
+    return choose_model(encoding, _points(encoding, [row.code for row in rows]), _targets(rows))
+
+
+def propose(
+    space: CodeSpace,
+    model: Model,
+    rows: Sequence[ScoredCode],
+    pending: Sequence[Code],
+    rng: KeyedRng,
+    accepts: Callable[[Code], bool],
+) -> GuidedProposal | None:
+    """Return the accepted code with the largest expected improvement, or None if evolution should decide.
+
+    That is so with fewer than `MIN_SCORES` scores, while the model does not predict, and if no code is accepted.
+    `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
+    """
+    if len(rows) < MIN_SCORES:
+        return None
+    encoding = space.encoding
+    targets = _targets(rows)
+    posterior = Posterior.fit(
+        encoding,
+        model,
+        points=_points(encoding, [row.code for row in rows]),
+        targets=targets,
+        pending=_points(encoding, pending),
+    )
+    agreement = posterior.agreement(targets)
+    if agreement < MIN_AGREEMENT:
+        return None
+    fitted = posterior.fitted(targets)
+    best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))
+    parent_of = _collect_pool(space, [rows[row] for row in best_first[:PARENTS]], rng)
+    pool = list(parent_of)
+    mean, deviation = posterior.predict(_points(encoding, pool))
+    improvement = expected_improvement(mean, deviation, float(fitted.max()))
+    chosen = _choose(pool, improvement, rng, accepts)
+    if chosen is None:
+        return None
+    place, margin = chosen
+    low, middle, high = _as_fitness(rows, targets, mean[place] + deviation[place] * np.array([-1.0, 0.0, 1.0]))
+    return GuidedProposal(
+        code=pool[place],
+        parent_birth=parent_of[pool[place]],
+        mean=float(mean[place]),
+        deviation=float(deviation[place]),
+        low=low,
+        middle=middle,
+        high=high,
+        improvement=float(improvement[place]),
+        margin=margin,
+        agreement=agreement,
+    )
+
+
+def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:
+    """Return the expected improvement over `best`. Jones, Schonlau and Welch, 1998, equation 15."""
+    gain = mean - best
+    standardized = gain / deviation
+    density = np.exp(-0.5 * standardized**2) / np.sqrt(2 * np.pi)
+    return np.asarray(gain * ndtr(standardized) + deviation * density, dtype=np.float64)
+
+
+def _collect_pool(space: CodeSpace, parents: Sequence[ScoredCode], rng: KeyedRng) -> dict[Code, int | None]:
+    """Return neighbours and mutants of the parents and random codes, each with the birth of its first parent."""
+    pool: dict[Code, int | None] = {}
+    for parent in parents:
+        for neighbour in space.neighbours(parent.code):
+            pool.setdefault(neighbour, parent.birth)
+    for parent in parents:
+        for count in range(MUTANTS):
+            mutant = space.mutate(parent.code, 2 + count % 2, rng)
+            if mutant is not None:
+                pool.setdefault(mutant, parent.birth)
+    for _ in range(RANDOM_CODES):
+        pool.setdefault(space.sample(rng), None)
+    return pool
+
+
+def _choose(
+    pool: Sequence[Code], improvement: Reals, rng: KeyedRng, accepts: Callable[[Code], bool]
+) -> tuple[int, float] | None:
+    """Return the place of the accepted code with the largest improvement, and its lead over the next one.
+
+    Codes within the tolerance of the best one tie, and a random draw decides.
+    """
+    tied: list[int] = []
+    for place in sorted(range(len(pool)), key=lambda place: (-improvement[place], pool[place])):
+        lead = float(improvement[tied[0]] - improvement[place]) if tied else 0.0
+        if lead > TOLERANCE:
+            return rng.choice(sorted(tied, key=lambda tied_place: pool[tied_place])), lead
+        if accepts(pool[place]):
+            tied.append(place)
+    return (rng.choice(sorted(tied, key=lambda tied_place: pool[tied_place])), 0.0) if tied else None
+
+
+def _points(encoding: Encoding, codes: Sequence[Code]) -> Points:
+    return make_points(encoding, as_array(codes, len(encoding.levels)))
+
+
+def _targets(rows: Sequence[ScoredCode]) -> Reals:
+    return normal_scores(np.array([row.score for row in rows]))
+
+
+def _as_fitness(rows: Sequence[ScoredCode], targets: Reals, values: Reals) -> tuple[float, float, float]:
+    """Map normal scores back to fitness, along the scores of the rows."""
+    order = np.argsort(targets, kind="stable")
+    low, middle, high = np.interp(values, targets[order], np.array([row.score for row in rows])[order])
+    return float(low), float(middle), float(high)
