@@ -8,6 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def check(name: str, condition: str) -> sa.CheckConstraint:
     """Return a check constraint of a table."""

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from eatnas_cli.layout_options import layout_options, width_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
-from eatnas_cli.options import FormatOption
+from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
-from eatnas_daemon.data_sets import data_with_root, list_data_sets, prepare_data_set
-from eatnas_db.errors import DataError
+from eatnas_daemon.data_sets import (
+    data_with_root,
+    describe_data_set,
+    list_data_sets,
+    prepare_data_set,
+    verify_data_set,
+)
+from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.data_state import DataState
+from eatnas_db.errors import ConflictError, DataError, RecordError
+from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.settings import Settings
 
 app = new_app(no_args_is_help=True)
@@ -79,6 +89,7 @@ def prepare_data(
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
         show_one(facts, format, layout=layout)
+        _refuse_changed_searches(settings, data)
         return
     if format is Format.TABLE:
         facts = {field: value for field, value in facts.items() if value is not None}
@@ -91,3 +102,67 @@ def prepare_data(
         )
     if prepared.resolution is None:
         typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
+    _refuse_changed_searches(settings, data)
+
+
+@app.command("verify")
+@takes_options(layout=width_options)
+def verify_data(
+    ctx: typer.Context,
+    name: SearchName,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+    layout: Layout = FITTING,
+) -> None:
+    """Read all images of a search again and compare them with those at its creation; exit 1 if they differ."""
+    settings: Settings = ctx.obj
+    with read_connection(settings.database_url) as connection:
+        row = get_search(connection, name)
+    if row.data_state is None:
+        raise ConflictError(f"the record has no digests of the images of search {name!r}; there is nothing to compare")
+    then, now = _state_of(row), verify_data_set(data_with_root(settings, row.spec["data"])).state
+    digests = [
+        {"digest": kind, "at_creation": value, "now": asdict(now)[kind], "equal": value == asdict(now)[kind]}
+        for kind, value in asdict(then).items()
+        if value is not None
+    ]
+    show(digests, ("digest", "at_creation", "now", "equal"), format, layout=layout)
+    if (change := then.describe_change(now)) is not None:
+        raise changed_error(name, change)
+    if format is Format.TABLE:
+        typer.echo(f"the images of search {name!r} are the same as at its creation")
+
+
+def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> None:
+    """Raise `DataError` if an unfinished search uses the files of a data set and they have changed."""
+    if not settings.home.is_dir() or (settings.database_file is not None and not settings.database_file.exists()):
+        return
+    try:
+        with read_connection(settings.database_url) as connection:
+            rows = list_searches(connection)
+    except RecordError:  # the files can be prepared without a record
+        return
+    for row in rows:
+        section = data_with_root(settings, row.spec["data"])
+        same_files = section["name"] == data["name"] and _folder(section) == _folder(data)
+        if row.data_state is None or row.finished_at is not None or not same_files:
+            continue
+        change = _state_of(row).describe_change(describe_data_set(section).state)
+        if change is not None:
+            raise changed_error(row.name, change)
+
+
+def changed_error(name: str, change: str) -> DataError:
+    """Return the error for a search whose images have changed."""
+    return DataError(
+        f"the images of search {name!r} have changed since it was created: {change}; restore them, or create a new "
+        "search"
+    )
+
+
+def _state_of(row: SearchRecord) -> DataState:
+    assert row.data_state is not None
+    return DataState.from_json(row.data_state)
+
+
+def _folder(section: Mapping[str, Any]) -> Path:
+    return Path(section["root"]).expanduser().resolve()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eatnas_daemon.training_programs import run_training_program
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.settings import Settings
 
 PROGRAM: Final = "eatnas_training.prepare"
@@ -30,6 +31,11 @@ class DataDescription:
     data_digest: str
     files_digest: str | None = None
     content_digest: str | None = None
+
+    @property
+    def state(self) -> DataState:
+        """The digests."""
+        return DataState(self.data_digest, self.files_digest, self.content_digest)
 
 
 @dataclass(frozen=True, slots=True)

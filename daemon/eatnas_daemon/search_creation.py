@@ -107,7 +107,13 @@ def create_search_from_spec(
     with write_connection(settings.database_url) as connection:
         if source is None:
             search_id = create_search(
-                connection, spec, task=task, data_digest=description.data_digest, slots=slots, now=time.time()
+                connection,
+                spec,
+                task=task,
+                data_digest=description.data_digest,
+                data_state=description.state,
+                slots=slots,
+                now=time.time(),
             )
         else:
             search_id = create_transfer(
@@ -118,6 +124,7 @@ def create_search_from_spec(
                 force=source.force,
                 task=task,
                 data_digest=description.data_digest,
+                data_state=description.state,
                 slots=slots,
                 now=time.time(),
             )

@@ -22,6 +22,7 @@ class Assign:
     `begins_after`: remove the checkpoints of the attempts up to this number instead of resuming from them.
     `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
     test images. No other training reads these.
+    `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
     """
 
     candidate: int
@@ -39,6 +40,7 @@ class Assign:
     begins_after: int = 0
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     final_model: bool = False
+    data_state: dict[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

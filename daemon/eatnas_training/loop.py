@@ -11,6 +11,7 @@ from typing import Final
 
 import torch
 
+from eatnas_db.errors import DataError
 from eatnas_protocol.messages import (
     AncestorRetrained,
     Assign,
@@ -23,6 +24,7 @@ from eatnas_protocol.messages import (
     Report,
 )
 from eatnas_training import checkpoint
+from eatnas_training.data.loading import forget_loaded_data
 from eatnas_training.failures import failure_kind, is_cuda_error
 from eatnas_training.inheritance.parent import TrainedNetwork, find_nearest_ancestor, spec_of
 from eatnas_training.state import identity_of
@@ -47,6 +49,8 @@ def train(
     try:
         yield from training.run()
     except Exception as error:
+        if isinstance(error, DataError):
+            forget_loaded_data()  # the next training looks at the files again
         yield Failed(
             candidate=assign.candidate,
             attempt=assign.attempt,

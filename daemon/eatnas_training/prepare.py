@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.errors import DataError, describe_os_error
 from eatnas_training.data import datasets
 from eatnas_training.data.catalog import DATA_SETS, FOLDER_SETS, get_data_set
@@ -44,11 +45,11 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
     """Return the shape of the images, the size of each part and the digests. Raises `DataError`."""
     files = finish(listing_steps(data), report)
     if files is not None:
-        train, validation, digest = files.train.labels, files.held_out.labels, files.digest
+        train, validation, state = files.train.labels, files.held_out.labels, files.state
         channels, side, classes = 3, files.side, files.classes
     else:
         loaded = finish(datasets.training_steps(data), report)
-        train, validation, digest = loaded.train.labels, loaded.validation.labels, loaded.digest
+        train, validation, state = loaded.train.labels, loaded.validation.labels, DataState(loaded.digest)
         _, channels, side, _ = loaded.train.images.shape
         classes = loaded.train.classes
     return {
@@ -58,9 +59,7 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
         "train_images": len(train),
         "validation_images": len(validation),
         "test_images": get_data_set(data["name"]).test_images,
-        "data_digest": digest,
-        "files_digest": None if files is None else files.files_digest,
-        "content_digest": None if files is None else files.content_digest,
+        **asdict(state),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import TrainingSpec
 from eatnas_db.errors import DataError
@@ -56,6 +57,8 @@ class StepRunner:
     def load_steps(self) -> Steps[None]:
         """Load the images, and yield the progress. Raises `DataError` if they do not match the task."""
         self.data = yield from loading_steps(self.assign.data, self.device, final_model=self.assign.final_model)
+        if self.assign.data_state is not None:
+            self._require_unchanged(DataState.from_json(self.assign.data_state))
         task = Task(**self.assign.task)
         if self.data.task != task:
             raise DataError(
@@ -63,6 +66,15 @@ class StepRunner:
                 "or create a new search"
             )
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
+
+    def _require_unchanged(self, at_creation: DataState) -> None:
+        change = at_creation.describe_change(self.data.state)
+        if change is not None:
+            raise DataError(
+                f"the images of {self.assign.data['name']} in {self.assign.data.get('root')} have changed since the "
+                f"search was created: {change}; restore them, or create a new search. `eatnas-db data verify` compares "
+                "every byte"
+            )
 
     def build(self, parent: TrainedNetwork | None = None) -> None:
         """Build the network and its optimizer before the first batch, with the weights of `parent` if given.

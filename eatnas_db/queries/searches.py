@@ -38,6 +38,7 @@ class SearchRecord:
     macro: dict[str, Any]
     task: dict[str, Any]
     data_digest: str
+    data_state: dict[str, str | None] | None
     population: int
     lag: int
     budget_candidates: int

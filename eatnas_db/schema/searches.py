@@ -39,6 +39,7 @@ search = define_table(
     Column("macro", JSON, nullable=False),
     Column("task", JSON, nullable=False),
     Column("data_digest", String(64), nullable=False),
+    Column("data_state", JSON(none_as_null=True)),
     Column("population", Integer, nullable=False),
     Column("lag", Integer, nullable=False),
     Column("budget_candidates", BigInteger, nullable=False),
@@ -68,7 +69,8 @@ search = define_table(
 
 `source_id` is the search that this one was transferred from, re-evaluates or trains final models of. `basic_code` is
 the architecture that the search starts with; a transferred search also names the candidate of the source that it
-comes from, `basic_id`.
+comes from, `basic_id`. `data_state` is a `domain.data_state.DataState`, with which workers compare the images that they
+load; null: they compare nothing.
 With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
 `ends_at` is the number of births after which the search ends. A search has `failed` if it ended without a scored
 candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has. `memory_share` is

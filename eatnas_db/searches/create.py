@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, exists, insert, select
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
@@ -29,17 +30,28 @@ def create_search(
     *,
     task: Task,
     data_digest: str,
+    data_state: DataState | None = None,
     slots: int,
     now: float,
 ) -> int:
-    """Insert a search with its initial population and return its id. Raises `ConflictError`, `SpaceExhaustedError`."""
+    """Insert a search with its initial population and return its id.
+
+    `data_state`: what workers compare the images with that they load. Raises `ConflictError`, `SpaceExhaustedError`.
+    """
     space = feasible_space(spec, task)
     basic_code = None
     if spec.transfer.basic is not None:
         basic = adapt_architecture(Architecture.parse(spec.transfer.basic), "transfer.basic", spec, space)
         basic_code = str(basic)
     search_id = insert_search(
-        connection, spec, space, data_digest=data_digest, slots=slots, now=now, basic_code=basic_code
+        connection,
+        spec,
+        space,
+        data_digest=data_digest,
+        data_state=data_state,
+        slots=slots,
+        now=now,
+        basic_code=basic_code,
     )
     record_event(connection, now, "created", search_id=search_id)
     breed_births(connection, search_id, now)
@@ -54,6 +66,7 @@ def insert_search(
     space: Space,
     *,
     data_digest: str,
+    data_state: DataState | None = None,
     slots: int,
     now: float,
     source_id: int | None = None,
@@ -75,6 +88,7 @@ def insert_search(
         "macro": space.macro.to_json(),
         "task": asdict(space.task),
         "data_digest": data_digest,
+        "data_state": None if data_state is None else asdict(data_state),
         "population": spec.evolution.population,
         "lag": spec.evolution.lag or _default_lag(spec, slots),
         "budget_candidates": spec.budget.candidates,

@@ -181,6 +181,7 @@ def insert_retrainings(
         "macro": source.macro,
         "task": source.task,
         "data_digest": source.data_digest,
+        "data_state": source.data_state,
         # Trained before other searches, because a user waits for the result.
         "priority": source.priority + 1,
         "population": len(retrainings),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from eatnas_db.candidates import insert_candidate
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space
@@ -40,6 +41,7 @@ def create_transfer(
     force: bool = False,
     task: Task,
     data_digest: str,
+    data_state: DataState | None = None,
     slots: int,
     now: float,
 ) -> int:
@@ -68,6 +70,7 @@ def create_transfer(
         spec,
         space,
         data_digest=data_digest,
+        data_state=data_state,
         slots=slots,
         now=now,
         source_id=source.id,

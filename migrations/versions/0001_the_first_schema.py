@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from eatnas_migrations.operations import check, foreign_key, index
+from eatnas_migrations.operations import ID, check, foreign_key, index
 
 revision = "0001"
 down_revision = None
@@ -16,23 +16,16 @@ TABLES = (
 )
 
 MEASURED = ("fitness", "accuracy", "share_inherited", "logit_distance")
-ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    create_hosts()
-    create_record()
-    create_searches()
-    create_steps()
-    create_architectures()
-    create_candidates()
-    index_candidates()
-    create_mutations()
-    create_attempts()
-    create_results()
-    create_checkpoints()
-    create_events()
-    create_holds()
+    steps = (
+        *(create_hosts, create_record, create_searches, create_steps, create_architectures, create_candidates),
+        *(index_candidates, create_mutations, create_attempts, create_results, create_checkpoints),
+        *(create_events, create_holds),
+    )
+    for step in steps:
+        step()
 
 
 def downgrade() -> None:
@@ -109,6 +102,7 @@ def create_searches() -> None:
         sa.Column("macro", sa.JSON(), nullable=False),
         sa.Column("task", sa.JSON(), nullable=False),
         sa.Column("data_digest", sa.String(length=64), nullable=False),
+        sa.Column("data_state", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("population", sa.Integer(), nullable=False),
         sa.Column("lag", sa.Integer(), nullable=False),
         sa.Column("budget_candidates", sa.BigInteger(), nullable=False),

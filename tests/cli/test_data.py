@@ -57,3 +57,33 @@ def test_unreadable_images_are_listed_and_refused_or_skipped(settings: Settings,
     answer = prepare(settings, root, "--resolution", 8, "--on-unreadable", "skip")
     assert answer["unreadable"][0]["path"] == "dog/bad.png"
     assert answer["train_images"] == 16
+
+
+SPEC = """
+name: pets
+space: eatnas-tiny
+data: {name: ImageFolder, root: ROOT, resolution: 8}
+training: {epochs: 1, batch_size: 8}
+evolution: {population: 2, tournament: 2, lag: 2}
+budget: {candidates: 3}
+reevaluation: {top: 0}
+"""
+
+
+@pytest.fixture
+def search(record: None, tmp_path: Path, root: Path, eatnas: Any) -> str:
+    """Create a search over the images and return its digest."""
+    (tmp_path / "spec.yaml").write_text(SPEC.replace("ROOT", str(root)))
+    eatnas("search", "create", "spec.yaml")
+    digest: str = json.loads(eatnas("search", "show", "pets", "--format", "json"))["data_digest"]
+    return digest
+
+
+def test_changed_images_of_a_search_are_named_with_both_digests(search: str, root: Path, eatnas: Any) -> None:
+    (row,) = json.loads(eatnas("data", "verify", "pets", "--format", "json"))
+    assert row == {"digest": "data_digest", "at_creation": search, "now": search, "equal": True}
+    PIL.Image.new("RGB", (9, 9), (1, 2, 3)).save(root / "cat" / "3.png")
+    for command in (("verify", "pets"), ("prepare", "ImageFolder", "--root", str(root))):
+        words = eatnas("data", *command, expect=1)
+        assert f"search 'pets' have changed since it was created: their digest was {search} then and is " in words
+        assert words.count("\n") == 1 + ("note:" in words)

@@ -61,6 +61,7 @@ def create_assignment(
         begins_after=leased.begins_after,
         ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
         final_model=final,
+        data_state=search.data_state,
     )
     limit = search.spec["budget"]["candidate_seconds"]
     batch_size = message.training["batch_size"] // (2 if message.split_batches else 1)
@@ -118,6 +119,7 @@ def _assign_message(
     begins_after: int = 0,
     ancestors: list[dict[str, Any]] | None = None,
     final_model: bool = False,
+    data_state: dict[str, str | None] | None = None,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = data_with_root(settings, source.spec["data"])
@@ -137,4 +139,5 @@ def _assign_message(
         begins_after=begins_after,
         ancestors=ancestors or [],
         final_model=final_model,
+        data_state=data_state,
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.rng import derive_seed
 
@@ -45,7 +46,7 @@ class DataPart(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """Both parts, normalized alike, and the digest of the data.
+    """Both parts, normalized alike, and the digest of both. `state` describes the images of the search.
 
     `held_out` is the validation images. A final model trains on them too, and its `held_out` is the test images.
     """
@@ -54,6 +55,7 @@ class LoadedData:
     held_out: DataPart
     task: Task
     digest: str
+    state: DataState
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

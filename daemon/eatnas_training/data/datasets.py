@@ -48,12 +48,13 @@ class TrainingData:
 class FinalData:
     """The images of a final model: `train` is the training images followed by the validation images.
 
-    `digest` covers every byte.
+    `digest` covers every byte; `search_digest` is the digest of the training and validation images in a search.
     """
 
     train: Images
     test: Images
     digest: str
+    search_digest: str
 
 
 def load_training(data: Mapping[str, Any]) -> TrainingData:
@@ -83,10 +84,13 @@ def load_final(data: Mapping[str, Any]) -> FinalData:
 def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
     """Do the same as `load_final`, and yield the progress."""
     images = yield from _load(data, train=True)
-    indices = np.concatenate(split(len(images.labels), data))
+    parts = split(len(images.labels), data)
+    indices = np.concatenate(parts)
     train = _select(images, indices, data)
+    search_digest = _digest([_select(images, part, data) for part in parts], list(parts))
     test = yield from testing_steps(data)
-    return FinalData(train, test, _digest([train, test], [indices, np.arange(len(test.labels))]))
+    digest = _digest([train, test], [indices, np.arange(len(test.labels))])
+    return FinalData(train, test, digest, search_digest)
 
 
 def load_test(data: Mapping[str, Any]) -> Images:

@@ -17,7 +17,7 @@ from PIL import Image
 from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey
-from eatnas_training.data.image_files import open_image
+from eatnas_training.data.image_files import FileState, open_image
 
 CENTER_SHARE: Final = 224 / 256
 """The side of the center crop as a share of the image's shorter side."""
@@ -81,12 +81,12 @@ def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     return rows
 
 
-def decode_image(path: str, side: int, draws: list[float] | None) -> Bytes:
+def decode_image(path: str, side: int, draws: list[float] | None, state: FileState | None = None) -> Bytes:
     """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of `draws`.
 
-    Raises `DataError`.
+    Raises `DataError`, also if the file is not in the given state.
     """
-    image = open_image(path)
+    image = open_image(path, state)
     box = _center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
     pixels: Bytes = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
     return pixels[:, ::-1] if draws is not None and draws[-1] < 0.5 else pixels

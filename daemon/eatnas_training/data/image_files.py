@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import IO, TYPE_CHECKING, Final
 
 from eatnas_db.errors import DataError
@@ -12,13 +13,21 @@ from eatnas_training.error_messages import first_line, unreadable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FileState = tuple[int, int]
+"""The size of a file in bytes and its modification time in nanoseconds."""
 REMEDY: Final = "; replace or delete it"
 
 
-def open_image(path: str) -> Image:
-    """Decode an image file to RGB. Raises `DataError` with its path."""
+def open_image(path: str, state: FileState | None = None) -> Image:
+    """Decode an image file to RGB. Raises `DataError` with its path, also if the file is not in the given state."""
     try:
         with open(path, "rb") as file:  # noqa: PTH123
+            status = os.fstat(file.fileno())
+            if state is not None and state != (status.st_size, status.st_mtime_ns):
+                raise DataError(
+                    f"{path} has changed since this worker listed the images: it had {state[0]} bytes and modification "
+                    f"time {state[1]} ns, and has {status.st_size} bytes and {status.st_mtime_ns} ns now; restore it"
+                )
             return _decode(path, file)
     except OSError as error:
         raise unreadable(error) from error

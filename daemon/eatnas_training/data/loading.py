@@ -36,6 +36,11 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
     return _loaded_last[request]
 
 
+def forget_loaded_data() -> None:
+    """Read the files again with the next call."""
+    _loaded_last.clear()
+
+
 _loaded_last: dict[tuple[str, str, int, bool], LoadedData] = {}
 
 

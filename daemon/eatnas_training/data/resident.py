@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_training.data import datasets
 from eatnas_training.data.arrays import Bytes
@@ -46,9 +47,11 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
     if final_model:
         final = yield from datasets.final_steps(data)
         train, held_out, digest = final.train, final.test, final.digest
+        state = DataState(final.search_digest)
     else:
         loaded = yield from datasets.training_steps(data)
         train, held_out, digest = loaded.train, loaded.validation, loaded.digest
+        state = DataState(digest)
     mean, scale = (torch.from_numpy(array).to(device) for array in _statistics(train.images))
     train_part, held_out_part = (
         ResidentPart(
@@ -60,7 +63,7 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
         for part in (train, held_out)
     )
     _, channels, side, _ = train.images.shape
-    return LoadedData(train_part, held_out_part, Task(side, channels, train.classes), digest)
+    return LoadedData(train_part, held_out_part, Task(side, channels, train.classes), digest, state)
 
 
 def _statistics(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from eatnas_db.domain.data_state import DataState
 from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Integers
 from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
@@ -45,8 +46,7 @@ class StreamedFiles:
     """The files of a streamed data set. `digest` covers their names and sizes, not their content.
 
     `held_out` is the validation images; for a final model it is the test images, and `train` is all others.
-    `files_digest` covers the modification times, too, of the whole training folder. `content_digest` covers the bytes;
-    it is None if this home has never read all of them.
+    `state` describes the training folder: the digest of its parts in a search, and the digests of all its files.
     """
 
     train: ImageFiles
@@ -54,8 +54,7 @@ class StreamedFiles:
     side: int
     classes: int
     digest: str
-    files_digest: str
-    content_digest: str | None
+    state: DataState
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +94,22 @@ def listing_steps(data: Mapping[str, Any], *, final_model: bool = False) -> Step
         return None
     whole = yield from _read_part(folder, data)
     train, validation = (whole.select(positions) for positions in split(len(whole.readable), data))
-    parts = [("train", whole, train), ("validation", whole, validation)]
+    (train_files, held_out), digest = _digest_parts(side, [("train", whole, train), ("validation", whole, validation)])
+    state = DataState(digest, whole.digest, _known_content(data, whole))
     if final_model:
         test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
-        parts = [("train", whole, np.concatenate((train, validation))), ("test", test, test.readable)]
-    sha = hashlib.sha256(f"streamed, side {side}, {folder.classes} classes\n".encode())
-    part_files = [_add_part(sha, title, part, indices) for title, part, indices in parts]
-    for part in {id(part): part for _, part, _ in parts}.values():
-        sha.update(skipped_bytes(part.skipped))
-    return StreamedFiles(
-        train=part_files[0],
-        held_out=part_files[1],
-        side=side,
-        classes=folder.classes,
-        digest=sha.hexdigest(),
-        files_digest=whole.digest,
-        content_digest=_known_content(data, whole),
-    )
+        both = np.concatenate((train, validation))
+        (train_files, held_out), digest = _digest_parts(side, [("train", whole, both), ("test", test, test.readable)])
+    return StreamedFiles(train_files, held_out, side, folder.classes, digest, state)
+
+
+def _digest_parts(side: int, parts: list[tuple[str, _Part, Integers]]) -> tuple[list[ImageFiles], str]:
+    """Return the files of each part, and the digest of all of them."""
+    sha = hashlib.sha256(f"streamed, side {side}, {parts[0][1].folder.classes} classes\n".encode())
+    files = [_add_part(sha, title, part, indices) for title, part, indices in parts]
+    for skipped in dict.fromkeys(part.skipped for _, part, _ in parts):
+        sha.update(skipped_bytes(skipped))
+    return files, sha.hexdigest()
 
 
 def _read_part(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[_Part]:

@@ -20,6 +20,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey, LoadedData, normalize, to_device
 from eatnas_training.data.decoding import DecoderPool, decode_image, draw_crops
+from eatnas_training.data.image_files import FileState
 from eatnas_training.data.streamed_files import ImageFiles, StreamedFiles
 
 BATCHES_AHEAD: Final = 2
@@ -38,6 +39,7 @@ class StreamedPart:
     def __init__(self, files: ImageFiles, side: int, device: str, decoders: DecoderPool) -> None:
         self.labels = torch.from_numpy(files.labels)
         self._paths, self._side, self._decoders = files.paths, side, decoders
+        self._sizes, self._modified = files.times.sizes, files.times.modified
         self._device = torch.device(device)
         self._mean, self._scale = (
             (torch.tensor(values, dtype=torch.float32) * 255).pow(power).reshape(1, 3, 1, 1).to(device)
@@ -79,9 +81,14 @@ class StreamedPart:
         indices = self._indices(key).tolist()
         draws = [None] * len(indices) if isinstance(key, range) else draw_crops(key, len(indices))
         return [
-            self._decoders.submit(partial(decode_image, self._paths[index], self._side, image_draws))
+            self._decoders.submit(
+                partial(decode_image, self._paths[index], self._side, image_draws, self._state(index))
+            )
             for index, image_draws in zip(indices, draws, strict=True)
         ]
+
+    def _state(self, index: int) -> FileState:
+        return int(self._sizes[index]), int(self._modified[index])
 
     def _indices(self, key: Key) -> Tensor:
         return torch.arange(key.start, key.stop) if isinstance(key, range) else key.indices(len(self._paths))
@@ -91,4 +98,4 @@ def open_streamed(files: StreamedFiles, device: str, threads: int) -> LoadedData
     """Return a data set whose images are decoded by that many threads."""
     decoders = DecoderPool(threads)
     train, held_out = (StreamedPart(part, files.side, device, decoders) for part in (files.train, files.held_out))
-    return LoadedData(train, held_out, Task(files.side, 3, files.classes), files.digest)
+    return LoadedData(train, held_out, Task(files.side, 3, files.classes), files.digest, files.state)
