@@ -51,11 +51,12 @@ def show(
     *,
     layout: Layout = FITTING,
     default: Sequence[str] = (),
+    empty: str = "",
 ) -> None:
     """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list of all there is.
 
-    On a terminal a table shows the columns `default`, if there are any; elsewhere all `columns`. Raises
-    `ConflictError` for a column of the layout that does not exist.
+    On a terminal a table shows the columns `default`, if there are any; elsewhere all `columns`. `empty` is printed in
+    place of a table without rows. Raises `ConflictError` for a column of the layout that does not exist.
     """
     records = [_record(row) for row in rows]
     _require_columns(layout.columns, [*columns, *(records[0] if records else ())])
@@ -67,6 +68,8 @@ def show(
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(shown)
         writer.writerows([as_text(record[column]) for column in shown] for record in records)
+    elif empty and not records:
+        sys.stdout.write(f"{empty}\n")
     else:
         width = layout.width
         shown = layout.columns or (() if width is None else default) or columns

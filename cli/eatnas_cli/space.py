@@ -22,6 +22,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
 from eatnas_db.urls import expand_home
+from eatnas_protocol.long_texts import shorten_middle
 
 app = new_app(no_args_is_help=True)
 
@@ -131,8 +132,7 @@ def _read_positive(fields: dict[str, Any], name: str) -> int:
 
 
 def _with_line_number(number: int, message: str) -> str:
-    text = " ".join(message.split())
-    return f"line {number}: {text if len(text) <= MAX_MESSAGE_LENGTH else text[:MAX_MESSAGE_LENGTH] + '…'}"
+    return f"line {number}: {shorten_middle(' '.join(message.split()), MAX_MESSAGE_LENGTH)}"
 
 
 def _macro(name: str) -> Macro:

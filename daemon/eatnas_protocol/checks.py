@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, Final, get_args, get_type_hints
 
+from eatnas_protocol.long_texts import shorten_middle
 from eatnas_protocol.messages import Message, Report
 
 MAX_INTEGER: Final = 2**63 - 1
@@ -26,7 +27,7 @@ def check_report(message: Message) -> None:
     for field, check in _checks(kind).items():
         value = getattr(message, field)
         if not check(value):
-            raise ValueError(f"{name}.{field} is {str(value)[:80]!r}")
+            raise ValueError(f"{name}.{field} is {shorten_middle(repr(value))}")
 
 
 @cache

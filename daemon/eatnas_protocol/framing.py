@@ -10,6 +10,7 @@ import struct
 from dataclasses import asdict
 from typing import Any, Final, get_args
 
+from eatnas_protocol.long_texts import shorten_middle
 from eatnas_protocol.messages import Message
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -50,5 +51,5 @@ def _decode(body: bytes) -> Message:
         name, fields = json.loads(body)
         message: Message = _MESSAGE_TYPES[name](**fields)
     except (KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"invalid message {body[:80]!r}") from error
+        raise ValueError(f"invalid message {shorten_middle(repr(body))}") from error
     return message

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eatnas_db.queries.ranking import RankedCandidate
+from eatnas_protocol.long_texts import shorten_middle
 from eatnas_report.data import ReportData
 from eatnas_report.formats import flatten, format_duration, format_time
 
@@ -156,7 +157,7 @@ def failure_table(data: ReportData) -> ReportTable:
             failure.state,
             failure.failure,
             f"{failure.device_seconds:.1f}",
-            (failure.message or "")[:MAX_MESSAGE_CHARACTERS],
+            shorten_middle(failure.message or "", MAX_MESSAGE_CHARACTERS),
         )
         for failure in newest
     ]

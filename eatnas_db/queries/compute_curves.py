@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection, func, select
 
+from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
@@ -73,6 +74,34 @@ def list_levels_reached(curves: Sequence[ComputeCurve], levels: Sequence[float] 
     return tuple(rows)
 
 
+def list_reservations(searches: Sequence[SearchRecord]) -> list[str]:
+    """Return a sentence for each reason not to compare the scores of these searches."""
+    if len(searches) < 2:
+        return []
+    reservations = []
+    tasks = {search.name: _describe_task(search) for search in searches}
+    if len({(search.data_digest, *tasks[search.name]) for search in searches}) > 1:
+        listed = "; ".join(f"{name}: {', '.join(task)}" for name, task in tasks.items())
+        reservations.append(f"the tasks of these searches differ, so their scores are not comparable ({listed})")
+    inheriting = [
+        search.name
+        for search in searches
+        if INHERITED in (search.spec["inheritance"]["weights"], search.spec["transfer"]["weights"])
+    ]
+    if inheriting:
+        reservations.append(
+            f"candidates of {', '.join(inheriting)} inherited weights; compare such searches only by their "
+            "re-evaluations (`query best` shows them)"
+        )
+    return reservations
+
+
+def _describe_task(record: SearchRecord) -> tuple[str, ...]:
+    task, digest = record.task, record.data_digest[:12]
+    size = f"{task['resolution']}x{task['resolution']}x{task['channels']}"
+    return (record.spec["data"]["name"], size, f"{task['classes']} classes", f"digest {digest}")
+
+
 def _compute_curve(connection: Connection, record: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
     before = 0.0 if alone else _seconds_before(connection, record)
     # The first members of a population are no fair start: a lucky first candidate would count as a high level.
@@ -86,7 +115,7 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
     """Return the device seconds that it took to find the architecture from which a search was transferred."""
-    seconds, source_id, started_at = 0.0, record.source_id, record.created_at
+    seconds, child_id, source_id, started_at = 0.0, record.id, record.source_id, record.created_at
     while source_id is not None:
         source = connection.execute(
             select(search.c.source_id, search.c.created_at, search.c.device_seconds).where(search.c.id == source_id)
@@ -95,9 +124,10 @@ def _seconds_before(connection: Connection, record: SearchRecord) -> float:
             search.c.source_id == source_id,
             search.c.kind == SearchKind.REEVALUATION,
             search.c.created_at <= started_at,
+            search.c.id != child_id,  # the device seconds of the search itself are those of its steps
         )
         seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
-        source_id, started_at = source.source_id, source.created_at
+        child_id, source_id, started_at = source_id, source.source_id, source.created_at
     return seconds
 
 

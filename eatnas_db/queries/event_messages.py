@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from eatnas_db.domain.suggestions import did_you_mean
+from eatnas_db.errors import NotFoundError
+
 _MESSAGES: Final = {
     "leased": "attempt {attempt} started",
     "scored": "attempt {attempt} finished with fitness {fitness}",
@@ -52,6 +55,16 @@ _BIRTH_MESSAGES: Final = {
     "retry": "failed candidate {parent_id} will be trained again from scratch",
     "final": "candidate {parent_id} will be trained from scratch on training and validation images, then tested",
 }
+
+EVENT_KINDS: Final = tuple(sorted({"born", *_MESSAGES, *_CANDIDATE_MESSAGES, *_SEARCH_MESSAGES}))
+
+
+def require_event_kind(kind: str) -> None:
+    """Raise `NotFoundError` with all kinds if there is no such kind of event."""
+    if kind not in EVENT_KINDS:
+        raise NotFoundError(
+            f"no event kind {kind!r}{did_you_mean(kind, EVENT_KINDS)}; the kinds are: {', '.join(EVENT_KINDS)}"
+        )
 
 
 def describe_event(

@@ -103,5 +103,6 @@ def _print_family(
         return
     inherited = inheritance_columns(rows, format)
     columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
+    empty = f"none of the {len(rows)} candidates of this family meets the conditions {', '.join(page.where)}"
     default = ("id", "search", "generation", "birth", "origin", "fitness", "gain", "changes")
-    show(select_page(rows, page), (*columns, *inherited, "code"), format, layout=layout, default=default)
+    show(select_page(rows, page), (*columns, *inherited, "code"), format, layout=layout, default=default, empty=empty)

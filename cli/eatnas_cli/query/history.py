@@ -16,6 +16,7 @@ from eatnas_cli.printing import Format, Layout, show, show_one
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.candidates import require_candidate
+from eatnas_db.queries.event_messages import require_event_kind
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.failures import list_failures
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -36,7 +37,8 @@ def events(
     ] = None,
     candidate: Annotated[int | None, typer.Option(help="Show only events of this candidate.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="Show only events of this kind, as named in the JSON output.")
+        str | None,
+        typer.Option(help="Show only events of this kind, such as `failed`; any other word lists the kinds."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="Number of newest events to skip.")] = 0,
@@ -45,6 +47,8 @@ def events(
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """List the latest events, the newest last."""
+    if kind is not None:
+        require_event_kind(kind)
     with read_connection(ctx.obj.database_url) as connection:
         if candidate is not None:
             require_candidate(connection, candidate)
@@ -53,9 +57,15 @@ def events(
     if format is Format.TABLE:
         lines = [{**asdict(row), "candidate": row.candidate_id, "what happened": row.words} for row in rows]
         default = ("at", *(() if name else ("search",)), "candidate", "birth", "what happened")
-        show(lines, (*default, "id", "kind", "attempt"), layout=layout, default=default)
+        empty = f"no event{_describe_selection(name, candidate, kind, offset)}"
+        show(lines, (*default, "id", "kind", "attempt"), layout=layout, default=default, empty=empty)
     else:
         show(rows, ("id", "at", "kind", "search", "candidate_id", "birth", "attempt", "words"), format, layout=layout)
+
+
+def _describe_selection(name: str | None, candidate: int | None, kind: str | None, offset: int) -> str:
+    parts = {"of search": name, "of candidate": candidate, "of kind": kind, "before the newest": offset or None}
+    return "".join(f" {words} {value}" for words, value in parts.items() if value is not None)
 
 
 @app.command()
@@ -70,9 +80,12 @@ def failures(
 ) -> None:
     """List failed and lost attempts with their reasons."""
     with read_connection(ctx.obj.database_url) as connection:
-        rows = list_failures(connection, get_search(connection, name).id, page)
+        search = get_search(connection, name)
+        rows = list_failures(connection, search.id, page)
+        asked = f" with {' '.join(f'--where {condition}' for condition in page.where)}" if page.where else ""
+        empty = f"search {name!r} has no failed or lost attempt{asked}"
     columns = ("candidate_id", "birth", "attempt", "state", "failure", "message", "ended_at")
-    show(rows, columns, format, layout=layout)
+    show(rows, columns, format, layout=layout, empty=empty)
 
 
 @app.command()

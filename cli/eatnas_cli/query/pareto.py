@@ -12,6 +12,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
 from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.paging import Page, select_page
@@ -42,15 +43,18 @@ def pareto(
 ) -> None:
     """List the Pareto front: the candidates that no other beats in both accuracy and cost."""
     with read_connection(ctx.obj.database_url) as connection:
-        search_id = get_search(connection, name).id
-        front = list_front(connection, search_id, cost.value)
-        cloud = list_tradeoffs(connection, search_id) if picture is not None else ()
+        search = get_search(connection, name)
+        front = list_front(connection, search.id, cost.value)
+        cloud = list_tradeoffs(connection, search.id) if picture is not None else ()
+        rows = select_page(front, page)
+        empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
     if picture is not None:
         from eatnas_report.plots import draw_front
 
+        require_data(front, empty)
         draw_front(picture, name, cost.value, cloud, front)
         typer.echo(f"wrote {picture}")
         return
     columns = ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code")
     default = ("id", "birth", "accuracy", cost.value, "origin", "code")
-    show(select_page(front, page), columns, format, layout=layout, default=default)
+    show(rows, columns, format, layout=layout, default=default, empty=empty)

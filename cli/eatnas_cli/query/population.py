@@ -13,6 +13,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import BlockNumber, FormatOption, PlotFile, SearchName
 from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.mutations import list_mutation_statistics
@@ -37,11 +38,14 @@ def population(
 ) -> None:
     """List the members of the population, now or after a step."""
     with read_connection(ctx.obj.database_url) as connection:
-        rows = list_population(connection, get_search(connection, name).id, at)
+        search = get_search(connection, name)
+        rows = select_page(list_population(connection, search.id, at), page)
+        what = "member of the population" + ("" if at is None else f" after step {at}")
+        empty = "" if rows else explain_empty(connection, search, what, page)
     inherited = inheritance_columns(rows, format)
     columns = ("id", "birth", "joined", "left", "fitness", "params", "mult_adds", "origin", *inherited, "code")
     default = [column for column in columns if column not in ("left", "params")]
-    show(select_page(rows, page), columns, format, layout=layout, default=default)
+    show(rows, columns, format, layout=layout, default=default, empty=empty)
 
 
 @app.command()
@@ -62,18 +66,22 @@ def primitives(
     The table has a row per value and a column per step; if sorted or paged, a row per value and step.
     """
     with read_connection(ctx.obj.database_url) as connection:
-        rows = list_primitives(connection, get_search(connection, name).id, block, points)
+        search = get_search(connection, name)
+        values = list_primitives(connection, search.id, block, points)
+        rows = select_page(values, Page(where=page.where) if picture is not None else page)
+        empty = "" if rows else explain_empty(connection, search, "value of a block in its population", page)
     if picture is not None:
         from eatnas_report.primitives_plot import draw_primitives
 
-        draw_primitives(picture, name, select_page(rows, Page(where=page.where)))
+        require_data(rows, empty)
+        draw_primitives(picture, name, rows)
         typer.echo(f"wrote {picture}")
     elif format is Format.TABLE and page == Page(where=page.where):
-        lines, columns = _over_time(select_page(rows, page))
-        show(lines, columns, layout=layout)
+        lines, columns = _over_time(rows)
+        show(lines, columns, layout=layout, empty=empty)
     else:
         columns = ["step", "block", "primitive", "value", "members", "share", "mean_fitness"]
-        show(select_page(rows, page), columns, format, layout=layout)
+        show(rows, columns, format, layout=layout, empty=empty)
 
 
 def _over_time(rows: Sequence[PrimitiveShare]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -104,6 +112,9 @@ def mutations(
 ) -> None:
     """Show how often each kind of mutation happened and how it changed the fitness."""
     with read_connection(ctx.obj.database_url) as connection:
-        rows = list_mutation_statistics(connection, get_search(connection, name).id, block)
+        search = get_search(connection, name)
+        rows = select_page(list_mutation_statistics(connection, search.id, block), page)
+        what = "candidate born by mutation" if block is None else f"mutation of block {block}"
+        empty = "" if rows else explain_empty(connection, search, what, page)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")
-    show(select_page(rows, page), columns, format, layout=layout)
+    show(rows, columns, format, layout=layout, empty=empty)

@@ -12,10 +12,10 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, PlotFile, SearchName
 from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.query.empty_answers import explain_empty, explain_progress, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
-from eatnas_db.domain.recipe import INHERITED
-from eatnas_db.queries.compute_curves import list_compute_curves, list_levels_reached
+from eatnas_db.queries.compute_curves import list_compute_curves, list_levels_reached, list_reservations
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import get_search
@@ -60,21 +60,25 @@ def quality(
             steps = list_steps(connection, search.id, max_points=MAX_POINTS)
         else:
             steps = list_steps(connection, search.id, page=page)
+        drawn = [step for step in steps if step.mean is not None]
+        empty = "" if drawn else explain_empty(connection, search, "step with a scored member", page)
     if picture is not None:
         from eatnas_report.plots import draw_quality
 
+        require_data(drawn, empty)
         draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
         typer.echo(f"wrote {picture}")
     elif curve:
         from eatnas_report.terminal import draw_quality_curve
 
-        typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
+        typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE) if drawn else empty)
     else:
         show(
             steps,
             ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"),
             format,
             layout=layout,
+            empty=empty,
         )
     if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
         typer.echo(f"ended: {search.ended}")
@@ -100,24 +104,26 @@ def compare(
 ) -> None:
     """Compare the device seconds that searches needed to reach the same quality."""
     with read_connection(ctx.obj.database_url) as connection:
-        courses = list_compute_curves(connection, names, measure=by.value, alone=alone)
-        specs = {name: get_search(connection, name).spec for name in names}
-    inheriting = [
-        name
-        for name, spec in specs.items()
-        if INHERITED in (spec["inheritance"]["weights"], spec["transfer"]["weights"])
-    ]
-    if inheriting and len(specs) > 1:
-        typer.echo(
-            f"note: candidates of {', '.join(inheriting)} inherited weights; compare searches only by their "
-            "reevaluations compare such (`query best` shows them)",
-            err=True,
-        )
+        searches = list({name: get_search(connection, name) for name in names}.values())
+        curves = list_compute_curves(connection, names, measure=by.value, alone=alone)
+        causes = [
+            f"search {search.name!r} has no complete initial population yet: "
+            f"{explain_progress(connection, search) or f'its status is {search.status}'}"
+            for search in searches
+            if not any(curve.points for curve in curves if curve.search == search.name)
+        ]
+    for note in list_reservations(searches):
+        typer.echo(f"note: {note}", err=True)
+    empty = "; ".join(causes)
     if picture is not None:
         from eatnas_report.plots import draw_compute_curves
 
-        draw_compute_curves(picture, courses, by.value)
+        require_data([curve for curve in curves if curve.points], empty)
+        draw_compute_curves(picture, curves, by.value)
         typer.echo(f"wrote {picture}")
         return
-    rows = select_page(list_levels_reached(courses, level or ()), page)
-    show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout)
+    for cause in causes if any(curve.points for curve in curves) else ():
+        typer.echo(f"note: {cause}", err=True)
+    rows = select_page(list_levels_reached(curves, level or ()), page)
+    empty = empty or f"no level meets {' '.join(page.where) or 'the page'}"
+    show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout, empty=empty)

@@ -13,6 +13,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.mutations import list_changes_by_candidate
@@ -56,7 +57,9 @@ def print_best(
 ) -> None:
     """Print the best candidates of a search. Raises `NotFoundError`."""
     with read_connection(settings.database_url) as connection:
-        rows = rank_candidates(connection, get_search(connection, name).id, page)
+        search = get_search(connection, name)
+        rows = rank_candidates(connection, search.id, page)
+        empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
         changed = list_changes_by_candidate(connection, [row.id for row in rows])
     for_table = format is Format.TABLE
     measures = [m for m in ("reevaluation", "test") if not for_table or any(getattr(row, f"{m}_seeds") for row in rows)]
@@ -69,4 +72,4 @@ def print_best(
         return
     records = [{**asdict(row), "changed": changed.get(row.id, ())} for row in rows]
     default = ("id", "birth", "fitness", *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
-    show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default)
+    show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default, empty=empty)

@@ -33,6 +33,7 @@ def sql(
     answer = run_query(ctx.obj, question, limit=limit, seconds=timeout)
     # Columns of the same name get a number, because JSON objects have unique keys.
     columns = [name if name not in answer.columns[:at] else f"{name}_{at}" for at, name in enumerate(answer.columns)]
-    show([dict(zip(columns, row, strict=True)) for row in answer.rows], columns, format, layout=layout)
+    rows = [dict(zip(columns, row, strict=True)) for row in answer.rows]
+    show(rows, columns, format, layout=layout, empty="the query returned no rows")
     if answer.truncated:
         typer.echo(f"showing the first {limit} rows; use --limit to show more", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -21,6 +21,7 @@ from eatnas_daemon.devices.placement import torch_device_name, worker_environmen
 from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, parse_spec
@@ -47,16 +48,50 @@ def estimate(
     parsed = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
     device, count = _choose_device(slots)
     seconds = _median_seconds(ctx.obj, parsed, samples, device)
-    hours = seconds * parsed.budget.candidates / count / 3600
+    trainings = _count_trainings(parsed)
+    seconds_per_epoch = seconds / parsed.training.epochs
+    hours = seconds_per_epoch * trainings.search_epochs / count / 3600
+    reevaluation_hours = seconds_per_epoch * trainings.reevaluation_epochs / count / 3600
     if format is Format.TABLE:
-        duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         typer.echo(
             f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
-            f"{parsed.budget.candidates} candidates on {count} slots: {duration}"
+            f"{parsed.budget.candidates} candidates on {count} slots: {_describe_hours(hours)}"
         )
+        if trainings.reevaluation:
+            typer.echo(
+                f"re-evaluation of the best {parsed.reevaluation.top}, {trainings.reevaluation} trainings: "
+                f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
+            )
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
-    show_one({**facts, "candidates": parsed.budget.candidates, "slots": count, "hours": hours}, format)
+    facts |= {"candidates": parsed.budget.candidates, "reevaluation_trainings": trainings.reevaluation, "slots": count}
+    parts = {"search_hours": hours, "reevaluation_hours": reevaluation_hours}
+    show_one({**facts, **parts, "hours": hours + reevaluation_hours}, format)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trainings:
+    """The epochs of a search's candidates and of its re-evaluation, and the number of its re-evaluation's trainings."""
+
+    search_epochs: int
+    reevaluation: int
+    reevaluation_epochs: int
+
+
+def _count_trainings(spec: SearchSpec) -> _Trainings:
+    candidates, epochs = spec.budget.candidates, spec.training.epochs
+    children = max(0, candidates - spec.evolution.population)
+    child_epochs = spec.inheritance.epochs if spec.inheritance.weights == INHERITED else None
+    again = min(spec.reevaluation.top, candidates) * spec.reevaluation.seeds
+    return _Trainings(
+        search_epochs=(candidates - children) * epochs + children * (child_epochs or epochs),
+        reevaluation=again,
+        reevaluation_epochs=again * (spec.reevaluation.epochs or epochs),
+    )
+
+
+def _describe_hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
 
 
 def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: DeviceSnapshot) -> float:

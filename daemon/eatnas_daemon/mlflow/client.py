@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from eatnas_db.database.locks import task_lock
 from eatnas_db.urls import hide_passwords, sqlite_file
+from eatnas_protocol.long_texts import shorten_middle
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run, RunTag
@@ -100,7 +101,7 @@ def describe_error(tracking_uri: str, error: Exception) -> str:
     """Return one line for a log: the store, the kind of error and the first line of its message."""
     first_line = (str(error).splitlines() or [""])[0]
     message = f"MLflow at {tracking_uri}: {type(error).__name__}: {first_line}"
-    return hide_passwords(message, tracking_uri)[:MAX_ERROR_CHARACTERS]
+    return shorten_middle(hide_passwords(message, tracking_uri), MAX_ERROR_CHARACTERS)
 
 
 def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:

@@ -1,0 +1,41 @@
+"""Say what was asked, that nothing was found, and why."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.errors import ConflictError
+from eatnas_db.queries.paging import EVERYTHING, Page
+from eatnas_db.queries.progress import get_progress
+from eatnas_db.queries.searches import SearchRecord
+
+
+def explain_empty(connection: Connection, search: SearchRecord, what: str, page: Page = EVERYTHING) -> str:
+    """Return a sentence: the search has no `what` that the page selects, and why."""
+    asked = [f"--where {condition}" for condition in page.where]
+    asked += [f"--offset {page.offset}"] if page.offset else []
+    sentence = f"search {search.name!r} has no {what}{' with ' if asked else ''}{' '.join(asked)}"
+    cause = explain_progress(connection, search)
+    return f"{sentence}: {cause}" if cause else sentence
+
+
+def explain_progress(connection: Connection, search: SearchRecord) -> str:
+    """Return why a search has no results yet, and what to do; an empty text if it has some."""
+    counters = get_progress(connection, search.id)
+    if counters.scored:
+        return ""
+    counts = {"waiting": counters.pending, "in training": counters.leased, "failed": counters.failed}
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    cause = f"none of its {counters.born} candidates has a score ({states})" if states else "it has no candidates"
+    if counters.failed:
+        return f"{cause}; `eatnas-db query failures {search.name}` shows why they failed"
+    if counters.leased or search.finished_at is not None or search.wish != DesiredState.RUN:
+        return f"{cause}; its status is {search.status}"
+    return f"{cause}; `eatnas-db run {search.name}` trains it"
+
+
+def require_data(rows: object, sentence: str) -> None:
+    """Raise `ConflictError` with the sentence if there are no rows: no picture of empty axes is written."""
+    if not rows:
+        raise ConflictError(f"nothing to draw: {sentence}")

@@ -1,0 +1,97 @@
+"""Answers without rows say what was asked, that nothing was found, and why."""
+
+import json
+
+import pytest
+
+from eatnas_cli.search.estimate import _count_trainings
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.queries.event_messages import EVENT_KINDS
+
+UNTRAINED = "none of its 2 candidates has a score (2 waiting); `eatnas-db run tiny` trains it\n"
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("best tiny", f"search 'tiny' has no scored candidate: {UNTRAINED}"),
+        (
+            "best tiny --where fitness>0.5",
+            f"search 'tiny' has no scored candidate with --where fitness>0.5: {UNTRAINED}",
+        ),
+        ("population tiny", f"search 'tiny' has no member of the population: {UNTRAINED}"),
+        ("population tiny --at 0", f"search 'tiny' has no member of the population after step 0: {UNTRAINED}"),
+        ("pareto tiny", f"search 'tiny' has no scored candidate: {UNTRAINED}"),
+        ("quality tiny", f"search 'tiny' has no step with a scored member: {UNTRAINED}"),
+        ("quality tiny --curve", f"search 'tiny' has no step with a scored member: {UNTRAINED}"),
+        ("primitives tiny", f"search 'tiny' has no value of a block in its population: {UNTRAINED}"),
+        ("mutations tiny --block 2", f"search 'tiny' has no mutation of block 2: {UNTRAINED}"),
+        ("compare tiny", f"search 'tiny' has no complete initial population yet: {UNTRAINED}"),
+        ("failures tiny", "search 'tiny' has no failed or lost attempt\n"),
+        (
+            "failures tiny --where failure=hang",
+            "search 'tiny' has no failed or lost attempt with --where failure=hang\n",
+        ),
+        ("events tiny --kind scored", "no event of search tiny of kind scored\n"),
+        ("events --candidate 1 --kind failed", "no event of candidate 1 of kind failed\n"),
+        ("sql SELECT~1~WHERE~1=2", "the query returned no rows\n"),
+        ("descendants 1 --where birth=7", "none of the 1 candidates of this family meets the conditions birth=7\n"),
+    ],
+)
+def test_empty_answer_says_why(tiny, eatnas_within, question, words):
+    arguments = [part.replace("~", " ") for part in question.split()]
+    assert eatnas_within("query", *arguments) == words
+    if "--curve" not in arguments:
+        assert json.loads(eatnas_within("query", *arguments, "--format", "json")) == []
+
+
+def test_condition_without_a_match_is_named(large, eatnas_within):
+    assert eatnas_within("query", "best", "small", "--where", "birth>99") == (
+        "search 'small' has no scored candidate with --where birth>99\n"
+    )
+
+
+@pytest.mark.parametrize("question", ["quality", "primitives", "pareto", "compare"])
+def test_no_picture_of_nothing_is_drawn(tiny, eatnas_within, tmp_path, question):
+    file = tmp_path / "picture.png"
+    assert "nothing to draw: search 'tiny' has no " in eatnas_within(
+        "query", question, "tiny", "--picture", str(file), expect=1
+    )
+    assert not file.exists()
+
+
+def test_unknown_event_kind_lists_all_kinds(large, eatnas_within):
+    message = eatnas_within("query", "events", "--kind", "finishd", expect=1)
+    assert message == (
+        f"eatnas-db: no event kind 'finishd'; did you mean finished?; the kinds are: {', '.join(EVENT_KINDS)}\n"
+    )
+    stored = {
+        row["kind"] for row in json.loads(eatnas_within("query", "events", "--limit", "1000", "--format", "json"))
+    }
+    assert stored <= set(EVENT_KINDS)
+
+
+def test_searches_on_different_tasks_are_not_comparable(large, eatnas, home):
+    done = eatnas("query", "compare", "small", "large", "--level", "0.05", whole=True)
+    assert "the tasks of these searches differ, so their scores are not comparable (small: digits, 8x8x1" in done.stderr
+    assert not eatnas("query", "compare", "small", "small.reevaluation", "--level", "0.05", whole=True).stderr
+
+
+def test_reevaluation_does_not_count_its_own_seconds_twice(large, eatnas_within):
+    rows = json.loads(
+        eatnas_within("query", "compare", "small.reevaluation", "--by", "best", "--level", "0.1", "--format", "json")
+    )
+    assert rows[0]["device_seconds"] == 10 + 2
+
+
+def test_estimate_counts_the_trainings_of_the_reevaluation():
+    tree = {"name": "s", "data": {"name": "digits"}, "budget": {"candidates": 50}, "training": {"epochs": 10}}
+    trainings = _count_trainings(parse_spec(tree))
+    assert (trainings.search_epochs, trainings.reevaluation, trainings.reevaluation_epochs) == (500, 12, 120)
+    changes = {
+        "inheritance": {"weights": "inherited", "epochs": 2},
+        "reevaluation": {"top": 9, "seeds": 2, "epochs": 20},
+    }
+    trainings = _count_trainings(parse_spec({**tree, **changes}))
+    assert (trainings.search_epochs, trainings.reevaluation_epochs) == (20 * 10 + 30 * 2, 9 * 2 * 20)
+    assert _count_trainings(parse_spec({**tree, "reevaluation": {"top": 0}})).reevaluation == 0
