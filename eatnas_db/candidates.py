@@ -42,6 +42,7 @@ def insert_candidate(
         "state": CandidateState.PENDING,
         "params": proposal.cost.params,
         "mult_adds": proposal.cost.mult_adds,
+        "activations": proposal.activations,
         "created_at": now,
     }
     candidate_id = connection.execute(_INSERT_CANDIDATE, values).scalar()

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, bindparam, func, or_, select, update
 
 from eatnas_db.domain.failure_policy import MAX_BACKOFF_SECONDS
-from eatnas_db.domain.memory_estimate import BYTES_PER_MULT_ADD, BYTES_PER_PARAMETER
+from eatnas_db.domain.memory_estimate import BYTES_PER_PARAMETER, bytes_per_value
 from eatnas_db.domain.states import CandidateState, MemoryFallback
 from eatnas_db.errors import StaleLeaseError
 from eatnas_db.schema.candidates import PENDING, candidate
@@ -42,6 +42,7 @@ class LeasedCandidate:
     spent_seconds: float
     last_failure: str | None
     params: int = 0
+    activations: int = 0
     memory_fallback: MemoryFallback = MemoryFallback.NONE
     begins_after: int = 0
 
@@ -55,6 +56,8 @@ class LeaseFilter:
     variable_bytes: int | None = None
     """The largest `memory_estimate.variable_bytes` that fits; None: no limit."""
     batch_size: int = 0
+    precision: str = "float32"
+    """The precision in which the device trains."""
 
 
 ANY_CANDIDATE: Final = LeaseFilter()
@@ -71,7 +74,7 @@ NEXT_PENDING: Final = (
             candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
         ),
         candidate.c.thrift <= bindparam("max_memory_fallback"),
-        BYTES_PER_PARAMETER * candidate.c.params + candidate.c.mult_adds * bindparam("bytes_per_mult_add")
+        BYTES_PER_PARAMETER * candidate.c.params + candidate.c.activations * bindparam("bytes_per_activation")
         <= bindparam("max_variable_bytes"),
     )
     .order_by(candidate.c.birth)
@@ -90,7 +93,7 @@ def next_pending_parameters(search_id: int, lease_filter: LeaseFilter, now: floa
         "of_search": search_id,
         "now": now,
         "max_memory_fallback": MemoryFallback.HALVED if lease_filter.alone else MemoryFallback.NONE,
-        "bytes_per_mult_add": BYTES_PER_MULT_ADD * lease_filter.batch_size,
+        "bytes_per_activation": bytes_per_value(lease_filter.precision) * lease_filter.batch_size,
         "max_variable_bytes": _MAX_BIGINT if max_bytes is None else max_bytes,
     }
 

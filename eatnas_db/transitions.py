@@ -56,6 +56,7 @@ _LEASE_NEXT: Final = (
         candidate.c.replica,
         candidate.c.origin,
         candidate.c.params,
+        candidate.c.activations,
         candidate.c.thrift,
     )
 )
@@ -91,6 +92,7 @@ def lease_next(
         spent_seconds=sum(ended.device_seconds for ended in earlier),
         last_failure=earlier[-1].failure if earlier else None,
         params=row.params,
+        activations=row.activations,
         memory_fallback=fallback,
         begins_after=last_attempt_to_ignore(earlier, fallback),
     )

@@ -19,8 +19,8 @@ COLUMNS: Final = {
     "architecture": "id digest genotype",
     "block": "architecture_id position op kernel skip depth width",
     "candidate": "id search_id birth architecture_id code origin parent_id replica state attempt own_failures losses "
-    "not_before params mult_adds fitness accuracy share_inherited logit_distance lineage_epochs joined left "
-    "created_at ended_at",
+    "not_before params mult_adds activations fitness accuracy share_inherited logit_distance lineage_epochs joined "
+    "left created_at ended_at",
     "mutation": "candidate_id ordinal block primitive before after",
     "attempt": "candidate_id number worker_id started_at ended_at outcome failure message traceback device_seconds "
     "progressed",
@@ -150,6 +150,6 @@ def _add_candidate(
     candidate_id, proposal = birth.number + 1, birth.proposal
     identity = (candidate_id, 1, birth.number, candidate_id)
     origin = (str(proposal.architecture), str(birth.origin), birth.parent_id, 0)
-    costs = (proposal.cost.params, proposal.cost.mult_adds)
+    costs = (proposal.cost.params, proposal.cost.mult_adds, proposal.activations)
     result = (fitness, fitness, None, None, None, joined, None, 0.0, ended_at)
     rows.add("candidate", *identity, *origin, state, attempt, 0, 0, 0.0, *costs, *result)

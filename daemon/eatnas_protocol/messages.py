@@ -80,6 +80,7 @@ class Ready:
 
     On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
     worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
+    `half_precision`: whether the recipe's precision `auto` is bfloat16 on the device.
     """
 
     pid: int
@@ -88,6 +89,7 @@ class Ready:
     cpu_capability: str
     gpu_uuid: str | None = None
     marker_bytes: int = 0
+    half_precision: bool = False
 
 
 @dataclass(frozen=True, slots=True)

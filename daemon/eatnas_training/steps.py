@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from eatnas_db.domain.activations import VALIDATION_FACTOR
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import TrainingSpec
@@ -27,9 +27,6 @@ from eatnas_training.optimizer import learning_rate
 from eatnas_training.state import TrainingState, build_network, initial_state
 
 Clock = Callable[[], float]
-
-VALIDATION_FACTOR: Final = 4
-"""A validation batch has this many times the images of a training batch, since it needs no memory for gradients."""
 
 
 class StepRunner:

@@ -15,6 +15,7 @@ import torch
 
 from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
 from eatnas_training import loop, selftest
+from eatnas_training.numerics import resolve_precision
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 MARKER_BYTES: Final = 256 << 20
@@ -99,6 +100,7 @@ def main() -> None:
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             gpu_uuid=marker.gpu_uuid,
             marker_bytes=marker.bytes,
+            half_precision=resolve_precision(device, "auto") == "bfloat16",
         )
     except Exception as error:
         protocol.send_unavailable(selftest.describe_failure(device, error))

@@ -1,11 +1,11 @@
-"""Estimate the GPU memory that a training needs before any has run on that device. Pure, and generous on purpose.
+"""Estimate the GPU memory that a training needs before any has run on that device. Pure.
 
-    bytes = CONTEXT + 16 · parameters + mult-adds · batch size
+    bytes = CONTEXT + 16 · parameters + bytes per value · activations · batch size
 
 - CONTEXT: the memory that CUDA, cuDNN, cuBLAS's workspaces and a few kernels take before the first tensor.
 - 16 bytes per parameter: the weight, its gradient, its momentum and one temporary copy.
-- One byte per mult-add per image of a batch: the activations that are kept for the backward pass. On the networks of
-  the built-in spaces they measure less than half a byte; the rest is for workspaces and fragmentation in the allocator.
+- Activations: the values per image that are kept for the backward pass, counted from the architecture
+  (`domain.activations`). A value has 4 bytes in float32 and 2 in bfloat16.
 
 Once trainings have finished, the largest ratio of measured to estimated memory in the search corrects further
 estimates. The ratio leaves out memory that does not depend on the network, which would distort it for small networks.
@@ -17,7 +17,6 @@ from typing import Final
 
 CONTEXT_BYTES: Final = 1 << 30
 BYTES_PER_PARAMETER: Final = 16
-BYTES_PER_MULT_ADD: Final = 1
 WORKSPACES_BYTES: Final = 128 << 20
 """Held by cuBLAS and cuDNN in torch's allocator for any network; part of the context."""
 MIN_MEASURED_SHARE: Final = 0.1
@@ -25,22 +24,27 @@ MEASURED_SHARE_MARGIN: Final = 1.15
 """A factor on top of a measured share: the next network may reuse its memory less well."""
 
 
-def variable_bytes(params: int, mult_adds: int, batch_size: int) -> int:
+def bytes_per_value(precision: str) -> int:
+    """Return the bytes of an activation in a precision, `float32` or `bfloat16`."""
+    return 2 if precision == "bfloat16" else 4
+
+
+def variable_bytes(params: int, activations: int, batch_size: int, precision: str = "float32") -> int:
     """Return the estimated bytes of a training beyond a context."""
-    return BYTES_PER_PARAMETER * params + BYTES_PER_MULT_ADD * mult_adds * batch_size
+    return BYTES_PER_PARAMETER * params + bytes_per_value(precision) * activations * batch_size
 
 
-def measured_share_of_estimate(
-    *, peak_bytes: int, images_bytes: int, params: int, mult_adds: int, batch_size: int
-) -> float:
-    """Return the share of the estimate that a training used; `images_bytes` of the peak held the data set."""
+def measured_share_of_estimate(*, peak_bytes: int, images_bytes: int, estimated_bytes: int) -> float:
+    """Return the share of its `variable_bytes` that a training used; `images_bytes` of the peak held the data set."""
     used_bytes = peak_bytes - images_bytes - WORKSPACES_BYTES
-    return max(MIN_MEASURED_SHARE, used_bytes / variable_bytes(params, mult_adds, batch_size))
+    return max(MIN_MEASURED_SHARE, used_bytes / estimated_bytes)
 
 
-def expected_bytes(params: int, mult_adds: int, batch_size: int, measured_share: float | None) -> int:
+def expected_bytes(
+    params: int, activations: int, batch_size: int, measured_share: float | None, precision: str = "float32"
+) -> int:
     """Return the expected bytes of a training beyond a context; `measured_share` is the largest of its search."""
-    return int(_corrected(measured_share) * variable_bytes(params, mult_adds, batch_size))
+    return int(_corrected(measured_share) * variable_bytes(params, activations, batch_size, precision))
 
 
 def max_variable_bytes(free_bytes: int, measured_share: float | None) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from eatnas_db.domain.activations import count_activations
 from eatnas_db.domain.architecture import (
     DEPTHS,
     KERNELS,
@@ -45,12 +46,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An architecture as drawn, its effective form with digest and cost, and the changes from its parent."""
+    """An architecture as drawn, its effective form with digest and cost, and the changes from its parent.
+
+    `activations` are the values per image that its training holds in memory.
+    """
 
     architecture: Architecture
     effective: Architecture
     digest: str
     cost: Cost
+    activations: int
     changes: tuple[Change, ...] = ()
 
 
@@ -93,6 +98,7 @@ class Space:
             effective=effective,
             digest=architecture_digest(effective),
             cost=compute_cost(architecture, self.macro, self.task),
+            activations=count_activations(architecture, self.macro, self.task),
             changes=changes,
         )
 

@@ -61,6 +61,7 @@ candidate = define_table(
     Column("not_before", Float, nullable=False, server_default=text("0")),
     Column("params", BigInteger, nullable=False),
     Column("mult_adds", BigInteger, nullable=False),
+    Column("activations", BigInteger, nullable=False),
     Column("fitness", Float),
     Column("accuracy", Float),
     Column("share_inherited", Float),
@@ -83,6 +84,7 @@ candidate = define_table(
 removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a re-evaluation and
 among final models; elsewhere it is 0. `thrift` is how the candidate is trained after it ran out of memory
 (`states.MemoryFallback`).
+`activations` are the values per image that its training holds in memory, for the estimate of its memory.
 `share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
 outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.
 """

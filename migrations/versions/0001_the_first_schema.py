@@ -195,7 +195,7 @@ def create_candidates() -> None:
         sa.Column("losses", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("thrift", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("not_before", sa.Float(), server_default=sa.text("0"), nullable=False),
-        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("params", "mult_adds")),
+        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("params", "mult_adds", "activations")),
         *(sa.Column(name, sa.Float(), nullable=True) for name in MEASURED),
         sa.Column("lineage_epochs", sa.Integer(), nullable=True),
         sa.Column("joined", sa.BigInteger(), nullable=True),

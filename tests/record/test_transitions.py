@@ -160,7 +160,7 @@ def test_lease_filter_skips_candidates_that_do_not_fit(engine, search_factory, l
     assert lease(variable_bytes=1000, batch_size=64) is None
     leased = lease(variable_bytes=2**40, batch_size=64)
     assert leased.birth == 1
-    assert variable_bytes(leased.params, leased.mult_adds, 64) < 2**40
+    assert variable_bytes(leased.params, leased.activations, 64) < 2**40
     assert [lease(), lease(), lease()][-1] is None
     assert lease_factory(search_id).birth == 0
     with transaction(engine) as connection:

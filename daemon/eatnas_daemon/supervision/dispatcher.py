@@ -141,7 +141,9 @@ class Dispatcher:
             )
             if leased:
                 self._holds.record_lease(row.id, leased.token)
-                dispatch.assigned.append((slot, create_assignment(connection, self._settings, row, leased)))
+                precision = slot.worker.precision(row.spec["training"]["precision"])
+                assignment = create_assignment(connection, self._settings, row, leased, precision)
+                dispatch.assigned.append((slot, assignment))
                 allowed -= 1
             elif lease_filter == ANY_CANDIDATE:
                 return still_idle + idle[number:]
@@ -161,7 +163,7 @@ class Dispatcher:
             return None
         if not running and not assigned:
             return ANY_CANDIDATE
-        if not slot.on_gpu:
+        if not slot.on_gpu or slot.worker is None:
             return LeaseFilter(alone=False)
         free_bytes = self._gpu_scheduler.available_bytes(slot.device.uuid, running)
         free_bytes -= sum(assignment.expected_bytes for assignment in assigned)
@@ -169,4 +171,5 @@ class Dispatcher:
             alone=False,
             variable_bytes=max_variable_bytes(free_bytes, row.memory_share),
             batch_size=row.spec["training"]["batch_size"],
+            precision=slot.worker.precision(row.spec["training"]["precision"]),
         )

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from eatnas_daemon.workers.assignments import Assignment
+from eatnas_daemon.workers.assignments import Assignment, images_per_pass
 from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
-from eatnas_db.domain.memory_estimate import measured_share_of_estimate
+from eatnas_db.domain.memory_estimate import measured_share_of_estimate, variable_bytes
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.provenance import Provenance
@@ -25,9 +25,8 @@ def record_result(
     """Record the score of a training. Raises `StaleLeaseError`."""
     assignment = training.assignment
     recipe = {**without_timing(assignment.message.training), "precision": report.precision}
-    batch_size = recipe["batch_size"]
     if assignment.message.split_batches:  # a deviation from the recipe, recorded with the score
-        batch_size = recipe["micro_batch"] = batch_size // 2
+        recipe["micro_batch"] = images_per_pass(assignment.message)
     leased, objective = assignment.leased, assignment.objective
     if assignment.message.final_model:
         metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
@@ -49,21 +48,18 @@ def record_result(
         share_inherited=report.share_inherited,
         logit_distance=report.logit_distance,
         peak_bytes=report.peak_bytes,
-        memory_share=_memory_share(assignment, report, batch_size),
+        memory_share=_memory_share(assignment, report),
     )
 
 
-def _memory_share(assignment: Assignment, report: Finished, batch_size: int) -> float | None:
+def _memory_share(assignment: Assignment, report: Finished) -> float | None:
     """Return the measured memory as a multiple of the estimate, or None on the processor."""
     if report.peak_bytes is None:
         return None
-    leased = assignment.leased
+    leased, images = assignment.leased, images_per_pass(assignment.message)
+    estimated_bytes = variable_bytes(leased.params, leased.activations, images, assignment.precision)
     return measured_share_of_estimate(
-        peak_bytes=report.peak_bytes,
-        images_bytes=report.images_bytes,
-        params=leased.params,
-        mult_adds=leased.mult_adds,
-        batch_size=batch_size,
+        peak_bytes=report.peak_bytes, images_bytes=report.images_bytes, estimated_bytes=estimated_bytes
     )
 
 

@@ -33,6 +33,8 @@ class Assignment:
     """Epochs behind the candidate's score: its own and those of the ancestors that it inherits from."""
     remaining_device_seconds: float | None
     """Seconds of training steps until the candidate's time limit; None without a limit."""
+    precision: str = "float32"
+    """The precision in which the device trains."""
     expected_bytes: int = 0
     """Expected GPU memory, without the context."""
 
@@ -43,9 +45,13 @@ class Assignment:
 
 
 def create_assignment(
-    connection: Connection, settings: Settings, search: SearchRecord, leased: LeasedCandidate
+    connection: Connection,
+    settings: Settings,
+    search: SearchRecord,
+    leased: LeasedCandidate,
+    precision: str = "float32",
 ) -> Assignment:
-    """Return the assignment of a candidate that was leased in this transaction."""
+    """Return the assignment of a candidate that was leased in this transaction, for a device of this precision."""
     ancestors = _ancestors(connection, search, leased)
     final = leased.origin == Origin.FINAL
     message = _assign_message(
@@ -64,15 +70,21 @@ def create_assignment(
         data_state=search.data_state,
     )
     limit = search.spec["budget"]["candidate_seconds"]
-    batch_size = message.training["batch_size"] // (2 if message.split_batches else 1)
+    batch_size = images_per_pass(message)
     return Assignment(
         leased=leased,
         message=message,
         objective=search.spec["objective"],
         lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
-        expected_bytes=expected_bytes(leased.params, leased.mult_adds, batch_size, search.memory_share),
+        precision=precision,
+        expected_bytes=expected_bytes(leased.params, leased.activations, batch_size, search.memory_share, precision),
     )
+
+
+def images_per_pass(message: Assign) -> int:
+    """Return the images that a training computes at once: those of a batch, or of a half of it."""
+    return int(message.training["batch_size"]) // (2 if message.split_batches else 1)
 
 
 def _ancestors(connection: Connection, search: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:

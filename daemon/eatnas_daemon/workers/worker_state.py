@@ -108,6 +108,13 @@ class WorkerState:
         available = self.worker_id is not None and self.placement.verified and not self.ended and not self.exiting
         return available and not self.busy
 
+    def precision(self, requested: str) -> str:
+        """Return the precision of a recipe on the worker's device, `float32` or `bfloat16`."""
+        half = self.ready is not None and self.ready.half_precision
+        if requested == "auto" or self.on_gpu:
+            return "bfloat16" if half and requested != "float32" else "float32"
+        return requested
+
     def receive(self, message: Message, now: float) -> bool:
         """Process a message; return False if it is about an earlier training and therefore ignored.
 
