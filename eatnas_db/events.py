@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from sqlalchemy import Connection, insert
 
 from eatnas_db.schema.events import event
+from eatnas_db.text_encoding import storable_json
 
 _INSERT_EVENT: Final = insert(event)
 
@@ -29,6 +29,6 @@ def record_event(
         "search_id": search_id,
         "candidate_id": candidate_id,
         "attempt": attempt,
-        "detail": None if detail is None else json.dumps(detail),
+        "detail": None if detail is None else storable_json(detail),
     }
     connection.execute(_INSERT_EVENT, values)

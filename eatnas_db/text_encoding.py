@@ -1,15 +1,34 @@
 """Text from outside that may hold characters which no file, terminal or database can store. Standard library only.
 
 Python reads a file name or an argument that is not valid text into lone surrogates, and JSON can name them. UTF-8
-cannot encode them. PostgreSQL stores no NUL.
+cannot encode them. PostgreSQL stores no NUL. A terminal or a pipe may have an encoding with few characters.
 """
 
 from __future__ import annotations
 
+import codecs
+import json
 import re
-from typing import Final
+import sys
+from io import TextIOWrapper
+from typing import Any, Final
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
+_ESCAPE_OF_UNSTORABLE: Final = re.compile(r"\\u(0000|d[89a-f])")
+_HANDLER: Final = "eatnas_ascii_form"
+_ASCII_FORMS: Final = {
+    "─": "-",
+    "━": "-",
+    "│": "|",
+    "├": "|",
+    "┤": "|",
+    "└": "`",
+    "…": "~",
+    "×": "x",
+    "±": "~",
+    "�": "?",
+}
+"""ASCII characters of the same width for those that this program prints itself."""
 
 
 def is_storable(text: str) -> bool:
@@ -25,3 +44,52 @@ def to_storable(text: str) -> str:
 def escape_unstorable(text: str) -> str:
     r"""Return a text with escapes such as `\udce9` for characters that cannot be stored, for a message."""
     return _UNSTORABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def storable_json(value: Any) -> str:
+    """Return a value as JSON, with U+FFFD for each character in it that cannot be stored."""
+    text = json.dumps(value)
+    return json.dumps(_storable_tree(value)) if _ESCAPE_OF_UNSTORABLE.search(text) else text
+
+
+def _storable_tree(value: Any) -> Any:
+    if isinstance(value, str):
+        return to_storable(value)
+    if isinstance(value, dict):
+        return {_storable_tree(key): _storable_tree(inner) for key, inner in value.items()}
+    return [_storable_tree(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def find_unstorable(tree: Any) -> str | None:
+    """Return a text of a tree of mappings and lists that cannot be stored, as escapes; None if there is none."""
+    if isinstance(tree, str):
+        return None if is_storable(tree) else escape_unstorable(tree)
+    parts = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return next((found for part in parts if (found := find_unstorable(part)) is not None), None)
+
+
+def let_output_escape() -> None:
+    """Let stdout and stderr write characters that their encoding lacks as ASCII forms or escapes, not fail.
+
+    Every program calls this before it prints.
+    """
+    codecs.register_error(_HANDLER, _to_ascii_form)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _to_ascii_form(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_ascii_form, error.object[error.start : error.end])), error.end
+
+
+def _ascii_form(sign: str) -> str:
+    if sign == "\N{REPLACEMENT CHARACTER}":
+        return "?"
+    if sign in _ASCII_FORMS:
+        return _ASCII_FORMS[sign]
+    if "\u2800" <= sign <= "\u28ff":  # the dots of a curve
+        return " " if sign == "\u2800" else "*"
+    return sign.encode("unicode_escape").decode("ascii")

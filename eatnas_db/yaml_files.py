@@ -14,6 +14,7 @@ from ruamel.yaml.nodes import Node, ScalarNode
 
 from eatnas_db.domain.plain_scalars import PlainScalar
 from eatnas_db.errors import EatnasError
+from eatnas_db.text_encoding import find_unstorable
 
 TAG: Final = "tag:yaml.org,2002:"
 
@@ -31,7 +32,7 @@ def parse_yaml(text: str) -> Any:
     parser.Constructor = _StrictConstructor
     parser.version = "1.2"
     try:
-        return _with_text_keys(parser.load(text))
+        tree = _with_text_keys(parser.load(text))
     except MarkedYAMLError as error:
         raise YamlFormatError(_describe(error)) from None
     except YAMLError as error:
@@ -40,6 +41,9 @@ def parse_yaml(text: str) -> Any:
         raise YamlFormatError("it is nested too deeply, or refers to itself") from None
     except ValueError as error:  # a number with thousands of digits
         raise YamlFormatError(str(error).partition(";")[0]) from None
+    if (unstorable := find_unstorable(tree)) is not None:
+        raise YamlFormatError(f"the text {unstorable} has characters that cannot be stored; write it in UTF-8")
+    return tree
 
 
 def _with_text_keys(tree: Any) -> Any:

@@ -12,6 +12,7 @@ import typer
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
 from eatnas_db.errors import EatnasError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
+from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
 
 PACKAGE: Final = "eatnas-db"
 COMMANDS: Final = {
@@ -79,9 +80,20 @@ def root(
     ctx.obj = load_settings(os.environ, home, db)
 
 
+def _require_text(arguments: list[str]) -> None:
+    """Raise `EatnasError` if an argument is no text: it could be neither printed nor stored."""
+    for argument in arguments:
+        if not is_storable(argument):
+            encoding = sys.getfilesystemencoding()
+            way_out = "rename the file, or type the text in UTF-8" if encoding == "utf-8" else "set PYTHONUTF8=1"
+            raise EatnasError(f"the argument {escape_unstorable(argument)} is not text in {encoding}; {way_out}")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, by default on the program's own; a user's mistake is one line on stderr and exit 1."""
+    let_output_escape()
     try:
+        _require_text(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except EatnasError as error:
         print(f"eatnas-db: {error}", file=sys.stderr)

@@ -120,7 +120,11 @@ def _record(row: Any) -> dict[str, Any]:
 
 def print_json(value: Any) -> None:
     """Print JSON that any reader takes: infinities become text."""
-    sys.stdout.write(json.dumps(to_json(value), indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(to_json(value), indent=2, ensure_ascii=not _is_utf8()) + "\n")
+
+
+def _is_utf8() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def print_json_lines(records: Sequence[dict[str, Any]]) -> None:

@@ -33,7 +33,9 @@ ROUTINE_KINDS: Final = frozenset(
 def open_log(file: Path) -> logging.Logger:
     """Return the daemon's logger, which writes lines with UTC times to files of limited size."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(file, maxBytes=MAX_BYTES, backupCount=BACKUP_COUNT, encoding="utf-8")
+    handler = RotatingFileHandler(
+        file, maxBytes=MAX_BYTES, backupCount=BACKUP_COUNT, encoding="utf-8", errors="backslashreplace"
+    )
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

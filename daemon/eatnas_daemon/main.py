@@ -42,6 +42,7 @@ from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
 from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.text_encoding import let_output_escape
 
 FINISHED, STOPPED, PREEMPTED = 0, 3, 75
 """Exit codes of a search in the foreground."""
@@ -263,6 +264,7 @@ def _exit_code(row: SearchRecord) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the arguments, supervise, and return the exit code."""
+    let_output_escape()
     parsed = _parser().parse_args(arguments)
     try:
         settings = load_settings(os.environ, parsed.home)

@@ -62,7 +62,9 @@ def read_spec_file(path: Path) -> Any:
     except YamlFormatError as error:
         raise InvalidSpecError(f"{path} is not YAML: {error}") from None
     except UnicodeDecodeError:
-        raise InvalidSpecError(f"{path} is not a text file; a spec is YAML, see examples/digits.yaml") from None
+        raise InvalidSpecError(
+            f"{path} is not a text file in UTF-8; a spec is YAML, see examples/digits.yaml"
+        ) from None
 
 
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:

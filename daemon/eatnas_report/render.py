@@ -15,6 +15,7 @@ from pathlib import Path
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import EatnasError
 from eatnas_db.queries.lineage import list_scored_births
+from eatnas_db.text_encoding import let_output_escape
 from eatnas_report.data import load_report_data
 from eatnas_report.lineage_plot import draw_lineage
 from eatnas_report.page import render_page
@@ -41,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m eatnas_report.render", description=__doc__)
     parser.add_argument("name", help="name of the search")
     parser.add_argument("folder", type=Path, help="existing folder for the files")
+    let_output_escape()
     options = parser.parse_args()
     try:
         render_all(os.environ["EATNAS_DB_URL"], options.name, options.folder)

@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 
+from eatnas_db.text_encoding import let_output_escape
 from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
 from eatnas_training import loop, selftest
 from eatnas_training.numerics import resolve_precision
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    let_output_escape()
     options = parser.parse_args()
     device: str = options.device
     protocol = WorkerProtocol(options.in_fd, options.out_fd)

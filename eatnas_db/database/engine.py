@@ -19,6 +19,7 @@ from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import require_single_name
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 from eatnas_db.settings import require_supported_database
+from eatnas_db.text_encoding import storable_json
 from eatnas_db.urls import require_parsable_url, sqlite_file
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
         return _create_postgresql_engine(url, busy_seconds)
     require_single_name(file)
     # Not from the URL: the versions of SQLAlchemy differ in how they decode its path.
-    engine = create_engine(URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds})
+    engine = create_engine(
+        URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds}, json_serializer=storable_json
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -128,6 +131,16 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
 
+def _require_utf8(connection: PsycopgConnection[Any], place: str) -> None:
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        connection.close()
+        raise RecordError(
+            f"{place} has the encoding {encoding}, which cannot store every text; create a database with "
+            "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0 LOCALE 'C'"
+        )
+
+
 def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
     require_supported_database(url)
     require_parsable_url(url, "the database URL")
@@ -146,7 +159,9 @@ def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
                 "tcp_user_timeout": 20_000,
                 "keepalives_idle": 10,
                 **address.query,
+                "client_encoding": "utf8",
             },
+            json_serializer=storable_json,
         )
     except ModuleNotFoundError:
         raise RecordError(
@@ -156,6 +171,7 @@ def _create_postgresql_engine(url: str, busy_seconds: float) -> Engine:
     set_all = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
 
     def prepare(connection: PsycopgConnection[Any], _record: object) -> None:
+        _require_utf8(connection, describe_location(engine))
         connection.autocommit = True
         connection.execute(set_all)
         connection.autocommit = False

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import is_disk_full
 from eatnas_db.errors import RecordError, TransactionRollbackError
+from eatnas_db.text_encoding import escape_unstorable
 from eatnas_db.urls import hide_passwords
 
 
@@ -30,6 +31,9 @@ def translated_errors(engine: Engine) -> Iterator[None]:
 
 def translate_error(engine: Engine, error: Exception) -> RecordError | None:
     """Return the `RecordError` for an error of the driver that a user can fix or that may pass; None for others."""
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        text = escape_unstorable(error.object)[:MAX_SHOWN_CHARACTERS]
+        return RecordError(f"the text {text} has characters that no database can store; write it in UTF-8")
     if isinstance(error, DBAPIError):
         return _translate(engine, error, error.orig)
     # A psycopg error from a connection that SQLAlchemy does not manage.
@@ -57,6 +61,8 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
     for prefix, message in _MESSAGES_BY_STATE.items():
         if state.startswith(prefix):
             return RecordError(message.format(place=place, cause=lines[0]))
+    if not state and "NUL (0x00)" in str(cause):
+        return RecordError(_UNSTORABLE_TEXT.format(place=place, cause=lines[0]))
     if not state and any(phrase in str(cause) for phrase in _INVALID_OPTION):
         return RecordError(f"the URL of {place} has an invalid option ({hide_passwords(lines[0])}); correct --db")
     if is_connection_lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):
@@ -69,6 +75,11 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
 
 _INVALID_OPTION: Final = ("invalid connection option", "bad value for", "invalid dsn", "invalid integer value")
 """Phrases of the driver's errors before it connects."""
+
+_UNSTORABLE_TEXT: Final = (
+    "{place} cannot store a text ({cause}); write it in UTF-8 and without NUL; nothing was changed"
+)
+MAX_SHOWN_CHARACTERS: Final = 80
 
 _ROLLBACK_STATES: Final = ("40001", "40P01")
 """Serialization failure and deadlock."""
@@ -91,6 +102,8 @@ _MESSAGES_BY_STATE: Final = {
     "55P03": "{place} is locked by another program's open transaction; end that program, or try again",
     "28": _REJECTED,
     "3D000": _DATABASE_MISSING,
+    "22021": _UNSTORABLE_TEXT,
+    "22P05": _UNSTORABLE_TEXT,
 }
 """Messages by the SQLSTATE or its prefix."""
 
@@ -120,6 +133,8 @@ _SQLITE_MESSAGES: Final = {
     "disk is full": "the disk of {file} is full; free some space, then try again: no data is lost",
     "disk I/O": "the disk of {file} reports errors ({cause}); check the disk before you continue",
     "not a database": "{file} is not an SQLite database; correct --db or --home, or restore a backup",
+    "Could not decode": "{file} holds a text that is not UTF-8 ({cause}), which another program has written; "
+    "restore a backup with `eatnas-db db restore`",
     "malformed": "{file} is damaged ({cause}); restore a backup with `eatnas-db db restore`",
 }
 """Messages by a phrase of SQLite's error."""

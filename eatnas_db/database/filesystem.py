@@ -40,7 +40,7 @@ def is_disk_full(file: Path) -> bool:
 
 def _file_system(file: Path, mounts: Path) -> str | None:
     try:
-        lines = mounts.read_text().splitlines()
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return None
     target = file.absolute()

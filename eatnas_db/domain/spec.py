@@ -13,6 +13,7 @@ from eatnas_db.domain.plain_scalars import PlainScalar, plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
+from eatnas_db.text_encoding import find_unstorable
 
 MAX_BIGINT: Final = 2**63 - 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -259,6 +260,8 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
             f"a spec must be a mapping of keys to values, got {type(plain_values(tree)).__name__}; "
             "see examples/digits.yaml"
         )
+    if (unstorable := find_unstorable([tree, overrides or {}])) is not None:
+        raise InvalidSpecError(f"the text {unstorable} has characters that cannot be stored; write it in UTF-8")
     for path, value in (overrides or {}).items():
         tree = _with_override(tree, path.split("."), value, path)
     try:

@@ -157,4 +157,4 @@ def _value_or_none(query: Callable[[], Any]) -> Any:
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value

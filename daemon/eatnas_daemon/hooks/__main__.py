@@ -20,6 +20,7 @@ from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.home_config import HooksConfig, read_hooks
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.text_encoding import let_output_escape
 
 INTERVAL_SECONDS: Final = 2.0
 
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--since", type=float, default=0.0, help="ignore events before this time at the first start")
     parser.add_argument("--every", type=float, default=INTERVAL_SECONDS, help="seconds between two checks for events")
     options = parser.parse_args(arguments)
+    let_output_escape()
     settings = load_settings(os.environ)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -59,7 +61,7 @@ def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds:
 
 def _open_daemon_log(file: Path) -> logging.Logger:
     """Return a logger that appends to the daemon's log in its format, also after the daemon renames the file."""
-    handler = WatchedFileHandler(file, encoding="utf-8", delay=True)
+    handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

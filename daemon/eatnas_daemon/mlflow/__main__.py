@@ -17,6 +17,7 @@ from eatnas_daemon.mlflow.client import describe_error, identify_store_file, ope
 from eatnas_daemon.mlflow.sync import MlflowSync, print_to_stderr
 from eatnas_db.database.engine import open_record
 from eatnas_db.errors import EatnasError
+from eatnas_db.text_encoding import let_output_escape
 
 EVERY_SECONDS: Final = 5.0
 
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=f"{__doc__} EATNAS_DB_URL names the record, MLFLOW_TRACKING_URI the MLflow store.",
     )
     parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two checks for changes")
+    let_output_escape()
     options = parser.parse_args(arguments)
     # URLs may hold passwords, and every user can read a process's arguments.
     database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")
