@@ -1,78 +1,106 @@
-"""Insert candidates and their architectures."""
+"""Insert candidates and their architectures, many with a few statements."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from eatnas_db.database.dialects import insert_or_ignore
+from eatnas_db.database.bulk_insert import insert_or_ignore_rows, insert_rows
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import CandidateState
-from eatnas_db.events import record_event
+from eatnas_db.errors import TransactionRollbackError
+from eatnas_db.events import record_events
 from eatnas_db.schema.candidates import architecture, block, candidate, mutation
 from eatnas_db.schema.searches import search
 
-_INSERT_CANDIDATE: Final = insert_or_ignore(candidate).returning(candidate.c.id)
-_INSERT_MUTATION: Final = insert(mutation)
-_COUNT_BIRTH: Final = (
+MAX_BIRTHS: Final = 1000
+"""Births in one statement: databases limit the number of parameters."""
+
+_BIRTH_AND_ID: Final = (candidate.c.birth, candidate.c.id)
+_COUNT_BIRTHS: Final = (
     update(search)
-    .where(search.c.id == bindparam("search_id"), search.c.born == bindparam("birth"))
-    .values(born=search.c.born + 1)
+    .where(search.c.id == bindparam("search_id"), search.c.born == bindparam("first"))
+    .values(born=search.c.born + bindparam("births"))
 )
-_INSERT_ARCHITECTURE: Final = insert_or_ignore(architecture).returning(architecture.c.id)
-_SELECT_ARCHITECTURE: Final = select(architecture.c.id).where(architecture.c.digest == bindparam("digest"))
-_INSERT_BLOCK: Final = insert(block)
+_DIGEST_AND_ID: Final = (architecture.c.digest, architecture.c.id)
+_SELECT_ARCHITECTURES: Final = select(architecture.c.digest, architecture.c.id).where(
+    architecture.c.digest.in_(bindparam("digests", expanding=True))
+)
 
 
-def insert_candidate(
-    connection: Connection, search_id: int, birth: Birth, now: float, *, replica: int = 0
-) -> int | None:
-    """Insert a decided birth as a pending candidate and return its id; None if another host inserted it first."""
+def insert_candidates(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:
+    """Insert decided births, which follow one another, as pending candidates.
+
+    Raises `TransactionRollbackError` if another host has inserted one of them.
+    """
+    for first in range(0, len(births), MAX_BIRTHS):
+        _insert_batch(connection, search_id, births[first : first + MAX_BIRTHS], now)
+
+
+def _insert_batch(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:
+    architectures = store_architectures(connection, [birth.proposal for birth in births])
+    rows = [_candidate_row(search_id, birth, architectures[birth.proposal.digest], now) for birth in births]
+    inserted = insert_or_ignore_rows(connection, candidate, rows, _BIRTH_AND_ID)
+    ids: dict[int, int] = {row.birth: row.id for row in inserted}
+    if len(ids) < len(births):
+        raise TransactionRollbackError("another program has inserted the same births; try again")
+    mutations = [row for birth in births for row in _mutation_rows(ids[birth.number], birth.proposal)]
+    insert_rows(connection, mutation, mutations)
+    counted = {"search_id": search_id, "first": births[0].number, "births": len(births)}
+    connection.execute(_COUNT_BIRTHS, counted)
+    record_events(connection, now, "born", search_id=search_id, candidate_ids=[ids[birth.number] for birth in births])
+
+
+def _candidate_row(search_id: int, birth: Birth, architecture_id: int, now: float) -> dict[str, Any]:
     proposal = birth.proposal
-    values = {
+    return {
         "search_id": search_id,
         "birth": birth.number,
-        "architecture_id": store_architecture(connection, proposal),
+        "architecture_id": architecture_id,
         "code": str(proposal.architecture),
         "origin": birth.origin,
         "parent_id": birth.parent_id,
-        "replica": replica,
+        "replica": birth.replica,
         "state": CandidateState.PENDING,
         "params": proposal.cost.params,
         "mult_adds": proposal.cost.mult_adds,
         "activations": proposal.activations,
         "created_at": now,
     }
-    candidate_id = connection.execute(_INSERT_CANDIDATE, values).scalar()
-    if candidate_id is None:
-        return None
-    if proposal.changes:
-        changes = [
-            {
-                "candidate_id": candidate_id,
-                "ordinal": ordinal,
-                "block": change.block,
-                "primitive": change.primitive,
-                "before": str(change.before),
-                "after": str(change.after),
-            }
-            for ordinal, change in enumerate(proposal.changes)
-        ]
-        connection.execute(_INSERT_MUTATION, changes)
-    connection.execute(_COUNT_BIRTH, {"search_id": search_id, "birth": birth.number})
-    record_event(connection, now, "born", search_id=search_id, candidate_id=candidate_id)
-    return int(candidate_id)
 
 
-def store_architecture(connection: Connection, proposal: Proposal) -> int:
-    """Insert an architecture and its blocks unless it is stored already, and return its id."""
-    values = {"digest": proposal.digest, "genotype": str(proposal.effective)}
-    architecture_id = connection.execute(_INSERT_ARCHITECTURE, values).scalar()
-    if architecture_id is None:
-        return int(connection.execute(_SELECT_ARCHITECTURE, {"digest": proposal.digest}).scalar_one())
-    rows = [
+def _mutation_rows(candidate_id: int, proposal: Proposal) -> list[dict[str, Any]]:
+    return [
+        {
+            "candidate_id": candidate_id,
+            "ordinal": ordinal,
+            "block": change.block,
+            "primitive": change.primitive,
+            "before": str(change.before),
+            "after": str(change.after),
+        }
+        for ordinal, change in enumerate(proposal.changes)
+    ]
+
+
+def store_architectures(connection: Connection, proposals: Sequence[Proposal]) -> dict[str, int]:
+    """Insert architectures and their blocks unless they are stored already, and return their ids by digest."""
+    by_digest = {proposal.digest: proposal for proposal in proposals}
+    rows = [{"digest": digest, "genotype": str(proposal.effective)} for digest, proposal in by_digest.items()]
+    inserted = insert_or_ignore_rows(connection, architecture, rows, _DIGEST_AND_ID)
+    ids: dict[str, int] = {row.digest: row.id for row in inserted}
+    blocks = [row for digest, id_ in ids.items() for row in _block_rows(id_, by_digest[digest])]
+    insert_rows(connection, block, blocks)
+    if stored := [digest for digest in by_digest if digest not in ids]:
+        ids |= {row.digest: row.id for row in connection.execute(_SELECT_ARCHITECTURES, {"digests": stored})}
+    return ids
+
+
+def _block_rows(architecture_id: int, proposal: Proposal) -> list[dict[str, Any]]:
+    return [
         {
             "architecture_id": architecture_id,
             "position": position,
@@ -84,5 +112,3 @@ def store_architecture(connection: Connection, proposal: Proposal) -> int:
         }
         for position, genes in enumerate(proposal.effective, 1)
     ]
-    connection.execute(_INSERT_BLOCK, rows)
-    return int(architecture_id)

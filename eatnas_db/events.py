@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, insert
 
+from eatnas_db.database.bulk_insert import insert_rows
 from eatnas_db.schema.events import event
 from eatnas_db.text_encoding import storable_json
 
@@ -32,3 +34,27 @@ def record_event(
         "detail": None if detail is None else storable_json(detail),
     }
     connection.execute(_INSERT_EVENT, values)
+
+
+def record_events(
+    connection: Connection,
+    now: float,
+    kind: str,
+    *,
+    search_id: int,
+    candidate_ids: Sequence[int],
+    details: Mapping[int, dict[str, Any]] | None = None,
+) -> None:
+    """Insert an event of the same kind for each of these candidates; `details` are by candidate."""
+    rows = [
+        {
+            "at": now,
+            "kind": kind,
+            "search_id": search_id,
+            "candidate_id": candidate_id,
+            "attempt": None,
+            "detail": None if details is None else storable_json(details[candidate_id]),
+        }
+        for candidate_id in candidate_ids
+    ]
+    insert_rows(connection, event, rows)

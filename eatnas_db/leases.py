@@ -145,10 +145,24 @@ def count_leased(connection: Connection, search_id: int) -> int:
     return int(connection.execute(_COUNT_LEASES, {"search_id": search_id}).scalar_one())
 
 
-def get_device_share(connection: Connection, candidate_id: int) -> float | None:
-    """Return a training's share of its device so far, or None if the candidate has no lease."""
-    query = select(lease.c.device_share).where(lease.c.candidate_id == candidate_id)
-    return connection.execute(query).scalar()
+class LeaseShare(NamedTuple):
+    """A lease, and the share of its device that its training had so far."""
+
+    token: LeaseToken
+    device_share: float
+
+
+_LIST_LEASES: Final = (
+    select(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)
+    .join(candidate)
+    .where(candidate.c.search_id == bindparam("search_id"))
+)
+
+
+def list_leases(connection: Connection, search_id: int) -> list[LeaseShare]:
+    """Return the leases of a search's candidates on all hosts."""
+    rows = connection.execute(_LIST_LEASES, {"search_id": search_id})
+    return [LeaseShare(LeaseToken(row.candidate_id, row.attempt), row.device_share) for row in rows]
 
 
 class LeaseProgress(NamedTuple):

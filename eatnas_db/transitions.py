@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import Connection, Update, bindparam, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, update
 
 from eatnas_db.attempts import (
     discard_progress,
@@ -25,14 +25,14 @@ from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.states import EDGES, CandidateState, FailureKind, MemoryFallback, Transition
 from eatnas_db.errors import ConflictError
-from eatnas_db.events import record_event
+from eatnas_db.events import record_events
 from eatnas_db.leases import (
     ANY_CANDIDATE,
     NEXT_PENDING,
     LeasedCandidate,
     LeaseFilter,
     LeaseToken,
-    get_device_share,
+    list_leases,
     next_pending_parameters,
     require_lease,
     stale_lease,
@@ -237,29 +237,44 @@ def release(
 
 def cancel(connection: Connection, candidate_id: int, now: float) -> None:
     """Cancel a pending or leased candidate, whose lease token becomes outdated. Raises `ConflictError`."""
-    sources, target = EDGES[Transition.CANCEL]
-    row = connection.execute(
-        update(candidate)
-        .where(candidate.c.id == candidate_id, candidate.c.state.in_(sources))
-        .values(state=target, ended_at=now)
-        .returning(candidate.c.search_id, candidate.c.attempt, candidate.c.birth)
-    ).first()
-    if row is None:
+    if not _cancel(connection, candidate.c.id == candidate_id, now):
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
-    token = LeaseToken(candidate_id, row.attempt)
-    share = get_device_share(connection, candidate_id)
-    seconds = 0.0 if share is None else sum_epoch_seconds(connection, token)
-    end_attempt(
-        connection,
-        token,
-        search_id=row.search_id,
-        outcome="cancelled",
-        device_seconds=seconds * (share or 0.0),
-        step_seconds=seconds,
-        now=now,
+
+
+def cancel_unsettled(connection: Connection, search_id: int, now: float) -> int:
+    """Cancel every pending or leased candidate of a search, and return their number."""
+    return _cancel(connection, candidate.c.search_id == search_id, now)
+
+
+def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) -> int:
+    """Cancel candidates with one statement; only those in training have an attempt to end."""
+    sources, target = EDGES[Transition.CANCEL]
+    cancelled = (
+        update(candidate)
+        .where(condition, candidate.c.state.in_(sources))
+        .values(state=target, ended_at=now)
+        .returning(candidate.c.birth, candidate.c.id, candidate.c.search_id)
     )
-    detail = {"birth": row.birth}
-    record_event(connection, now, Transition.CANCEL, search_id=row.search_id, candidate_id=candidate_id, detail=detail)
+    rows = sorted(tuple(row) for row in connection.execute(cancelled))
+    if not rows:
+        return 0
+    search_id = rows[0][2]
+    births = {candidate_id: birth for birth, candidate_id, _ in rows}
+    for token, device_share in list_leases(connection, search_id):
+        if token.candidate in births:
+            seconds = sum_epoch_seconds(connection, token)
+            end_attempt(
+                connection,
+                token,
+                search_id=search_id,
+                outcome="cancelled",
+                device_seconds=seconds * device_share,
+                step_seconds=seconds,
+                now=now,
+            )
+    details = {candidate_id: {"birth": birth} for candidate_id, birth in births.items()}
+    record_events(connection, now, Transition.CANCEL, search_id=search_id, candidate_ids=list(births), details=details)
+    return len(rows)
 
 
 @cache

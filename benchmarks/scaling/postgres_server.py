@@ -43,3 +43,7 @@ class PostgresServer:
 
     def drop(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.cleanup()

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 from eatnas_db.errors import InvalidArchitectureError
@@ -55,6 +56,12 @@ class Block:
     def __str__(self) -> str:
         skip = "_skip" if self.skip else ""
         return f"{self.op}_k{self.kernel}_d{self.depth}_w{self.width}{skip}"
+
+    @classmethod
+    @cache
+    def of(cls, op: str, kernel: int, skip: bool, depth: int, width: float) -> Block:
+        """Return the block with these values; there are only a few hundred, and each is made once."""
+        return cls(op=op, kernel=kernel, skip=skip, depth=depth, width=width)
 
     def with_value(self, primitive: str, value: PrimitiveValue) -> Block:
         """Return a copy with one primitive changed."""

@@ -39,12 +39,13 @@ class InitialArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A decided birth: its number, its origin, its architecture and the id of its parent."""
+    """A decided birth: its number, its origin, its architecture, the id of its parent, and its replica if retrained."""
 
     number: int
     origin: Origin
     proposal: Proposal
     parent_id: int | None = None
+    replica: int = 0
 
 
 @dataclass(frozen=True, slots=True)

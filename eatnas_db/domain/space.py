@@ -84,9 +84,7 @@ class Space:
             outputs = self.macro.block_channels(position, block.width)
             usable = block.op != "sep" or block.depth > 1 or (self.macro.strides[position] == 1 and inputs == outputs)
             width = next(width for width in WIDTHS if self.macro.block_channels(position, width) == outputs)
-            blocks.append(
-                Block(op=block.op, kernel=block.kernel, skip=block.skip and usable, depth=block.depth, width=width)
-            )
+            blocks.append(Block.of(block.op, block.kernel, block.skip and usable, block.depth, width))
             inputs = outputs
         return Architecture(tuple(blocks))
 
@@ -196,13 +194,8 @@ def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...
 
 
 def _random_block(rng: KeyedRng) -> Block:
-    return Block(
-        op=rng.choice(OPS),
-        kernel=rng.choice(KERNELS),
-        skip=rng.choice(SKIPS),
-        depth=rng.choice(DEPTHS),
-        width=rng.choice(WIDTHS),
-    )
+    # The arguments are evaluated from left to right, which is the order of the draws.
+    return Block.of(rng.choice(OPS), rng.choice(KERNELS), rng.choice(SKIPS), rng.choice(DEPTHS), rng.choice(WIDTHS))
 
 
 def _random_change(parent: Architecture, rng: KeyedRng) -> Change:

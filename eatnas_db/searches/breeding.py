@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from eatnas_db.candidates import insert_candidate
+from eatnas_db.candidates import MAX_BIRTHS, insert_candidates
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.evolution import InitialArchitecture, decide_birth
+from eatnas_db.domain.evolution import Birth, InitialArchitecture, decide_birth
 from eatnas_db.domain.transfer import PerturbationLimits
 from eatnas_db.errors import SpaceExhaustedError
 from eatnas_db.events import record_event
@@ -22,34 +22,48 @@ from eatnas_db.searches.search_space import space_of
 
 def breed(connection: Connection, state: AdvanceState, now: float) -> int:
     """Insert births until the next one cannot be decided yet, and return their number."""
-    if not state.can_breed:
-        return 0
-    record, births = state.search, 0
-    space = space_of(record)
+    before = state.born
     while state.can_breed:
-        is_initial = state.born < record.population
+        births: list[Birth] = []
         try:
-            birth = decide_birth(
-                state.born,
-                seed=record.seed,
-                population_size=record.population,
-                tournament_size=record.spec["evolution"]["tournament"],
-                population=() if is_initial else list_members(connection, state, state.visible_step),
-                space=space,
-                is_held=_digest_lookup(connection, record.id, state.born),
-                initial=_initial_architecture(connection, state) if is_initial else None,
-            )
+            for birth in _decide_births(connection, state):
+                births.append(birth)
+                state.born += 1
+            insert_candidates(connection, state.search.id, births, now)
         except SpaceExhaustedError as error:
-            connection.execute(update(search).where(search.c.id == record.id).values(exhausted=True))
+            insert_candidates(connection, state.search.id, births, now)
+            connection.execute(update(search).where(search.c.id == state.search.id).values(exhausted=True))
             detail = {"message": str(error)}
-            record_event(connection, now, "space_exhausted", search_id=record.id, detail=detail)
+            record_event(connection, now, "space_exhausted", search_id=state.search.id, detail=detail)
             state.exhausted = True
-            break
-        if insert_candidate(connection, record.id, birth, now) is None:
-            break
-        state.born += 1
-        births += 1
-    return births
+    return state.born - before
+
+
+def _decide_births(connection: Connection, state: AdvanceState) -> Iterator[Birth]:
+    """Yield the next births that can be inserted together; the caller counts each of them in `state.born`.
+
+    Birth 0 alone, where it is the parent of the other initial births. Raises `SpaceExhaustedError`.
+    """
+    record, first = state.search, state.born
+    space, is_initial = space_of(record), first < record.population
+    initial = _initial_architecture(connection, state) if is_initial else None
+    is_stored = (_initial_digest_lookup if is_initial else _digest_lookup)(connection, record.id, first)
+    decided: set[str] = set()
+    while state.can_breed and (state.born < record.population) == is_initial and state.born - first < MAX_BIRTHS:
+        birth = decide_birth(
+            state.born,
+            seed=record.seed,
+            population_size=record.population,
+            tournament_size=record.spec["evolution"]["tournament"],
+            population=() if is_initial else list_members(connection, state, state.visible_step),
+            space=space,
+            is_held=lambda digest: digest in decided or is_stored(digest),
+            initial=initial,
+        )
+        decided.add(birth.proposal.digest)
+        yield birth
+        if birth.number == 0 and record.basic_code is not None:
+            return
 
 
 def _initial_architecture(connection: Connection, state: AdvanceState) -> InitialArchitecture | None:
@@ -78,6 +92,13 @@ _SELECT_DIGEST: Final = (
         candidate.c.birth < bindparam("birth"),
     )
 )
+
+
+def _initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
+    """Return the same function as `_digest_lookup` for initial births: it reads them at once, as many are to come."""
+    earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
+    query = select(architecture.c.digest).join(candidate).where(*earlier)
+    return set(connection.execute(query).scalars()).__contains__
 
 
 def _digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:

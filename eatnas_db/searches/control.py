@@ -6,12 +6,11 @@ from sqlalchemy import Connection, select, update
 
 from eatnas_db import transitions
 from eatnas_db.database.locks import lock_searches
-from eatnas_db.domain.states import UNSETTLED, DesiredState, SearchKind
+from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.holds import remove_holds_of_search
 from eatnas_db.queries.searches import SearchRecord, get_search
-from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births, settle_births
 
@@ -38,9 +37,7 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
     detail = {"birth": record.born, "step": record.settled}
     record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id, detail=detail)
     if desired == DesiredState.CANCELLED:
-        unsettled = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.state.in_(UNSETTLED))
-        for candidate_id in connection.execute(unsettled).scalars().all():
-            transitions.cancel(connection, candidate_id, now)
+        transitions.cancel_unsettled(connection, record.id, now)
         settle_births(connection, record.id, now)
         connection.execute(update(search).where(search.c.id == record.id).values(finished_at=now))
 

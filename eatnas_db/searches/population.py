@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, update
@@ -18,14 +19,18 @@ _MEMBERS: Final = select_members(
 )
 
 
-def join_population(connection: Connection, candidate_id: int, step: int) -> None:
-    """Add a candidate to the population from `step` on."""
-    connection.execute(_JOIN, {"candidate_id": candidate_id, "step": step})
+def join_population(connection: Connection, steps: Mapping[int, int]) -> None:
+    """Add candidates to the population, each from its step on."""
+    if steps:
+        rows = [{"candidate_id": candidate_id, "step": step} for candidate_id, step in steps.items()]
+        connection.execute(_JOIN, rows)
 
 
-def leave_population(connection: Connection, candidate_id: int, step: int) -> None:
-    """Remove a candidate from the population from `step` on."""
-    connection.execute(_LEAVE, {"candidate_id": candidate_id, "step": step})
+def leave_population(connection: Connection, steps: Mapping[int, int]) -> None:
+    """Remove candidates from the population, each from its step on."""
+    if steps:
+        rows = [{"candidate_id": candidate_id, "step": step} for candidate_id, step in steps.items()]
+        connection.execute(_LEAVE, rows)
 
 
 def list_members(connection: Connection, state: AdvanceState, step: int) -> list[Member]:

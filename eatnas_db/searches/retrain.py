@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, func, select, update
 
-from eatnas_db.candidates import insert_candidate
+from eatnas_db.candidates import insert_candidates
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.architecture import Architecture
@@ -221,10 +221,17 @@ _ORIGINS: Final = {
 
 def _insert_births(connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float) -> None:
     space, origin = space_of(record), _ORIGINS[SearchKind(record.kind)]
-    for number, retraining in enumerate(retrainings, record.born):
-        proposal = space.propose(Architecture.parse(retraining.code))
-        birth = Birth(number, origin, proposal, parent_id=retraining.candidate_id)
-        insert_candidate(connection, record.id, birth, now, replica=retraining.replica)
+    births = [
+        Birth(
+            number,
+            origin,
+            space.propose(Architecture.parse(retraining.code)),
+            parent_id=retraining.candidate_id,
+            replica=retraining.replica,
+        )
+        for number, retraining in enumerate(retrainings, record.born)
+    ]
+    insert_candidates(connection, record.id, births, now)
 
 
 def _insert_with_unused_name(

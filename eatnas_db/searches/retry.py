@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, select
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError, NotFoundError
-from eatnas_db.events import record_event
+from eatnas_db.events import record_events
 from eatnas_db.queries.searches import SearchRecord, fetch_searches, get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.events import event
@@ -135,12 +135,13 @@ def _record_retries(
 ) -> list[Retry]:
     """Record the event of each retry with the birth of the failed candidate, which it leaves as it is."""
     born = connection.execute(_CHILDREN, {"search_id": target.id, "first": first_birth}).all()
-    retries = []
-    for row, child in zip(failed, born, strict=True):
-        detail = {"retry": child.id, "search": target.name, "birth": row.birth}
-        record_event(connection, now, "retried", search_id=row.search_id, candidate_id=row.id, detail=detail)
-        retries.append(Retry(failed_id=row.id, retry_id=child.id, search=target.name))
-    return retries
+    details = {
+        row.id: {"retry": child.id, "search": target.name, "birth": row.birth}
+        for row, child in zip(failed, born, strict=True)
+    }
+    search_id, ids = failed[0].search_id, [row.id for row in failed]
+    record_events(connection, now, "retried", search_id=search_id, candidate_ids=ids, details=details)
+    return [Retry(row.id, child.id, target.name) for row, child in zip(failed, born, strict=True)]
 
 
 def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRecord | None:

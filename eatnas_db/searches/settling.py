@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
-from eatnas_db.domain.evolution import is_flat, select_removed, summarize, update_plateau
+from eatnas_db.database.bulk_insert import insert_rows
+from eatnas_db.domain.evolution import (
+    Member,
+    PopulationSummary,
+    is_flat,
+    select_removed,
+    summarize,
+    update_plateau,
+)
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
 from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.events import record_event
@@ -19,75 +30,124 @@ from eatnas_db.searches.population import join_population, leave_population, lis
 DEFAULT_FLAT_POPULATIONS: Final = 4
 """Quality is flat after this many populations of steps without a rise, unless the spec sets `flat_steps`."""
 
-_SELECT_BIRTH: Final = select(candidate.c.id, candidate.c.state).where(
-    candidate.c.search_id == bindparam("search_id"), candidate.c.birth == bindparam("birth")
+FIRST_BIRTHS: Final = 4
+"""Births read by the first statement; each further one reads `GROWTH` times as many."""
+GROWTH: Final = 8
+
+_BIRTH_SECONDS: Final = select(func.sum(attempt.c.device_seconds)).where(attempt.c.candidate_id == candidate.c.id)
+_PREVIOUS_SECONDS: Final = select(step.c.device_seconds).where(
+    step.c.search_id == bindparam("search_id"), step.c.number == bindparam("first")
+)
+_SELECT_BIRTHS: Final = (
+    select(
+        candidate.c.id,
+        candidate.c.birth,
+        candidate.c.state,
+        candidate.c.fitness,
+        candidate.c.code,
+        func.coalesce(_BIRTH_SECONDS.scalar_subquery(), 0.0).label("device_seconds"),
+        func.coalesce(_PREVIOUS_SECONDS.scalar_subquery(), 0.0).label("previous_seconds"),
+    )
+    .where(candidate.c.search_id == bindparam("search_id"), candidate.c.birth >= bindparam("first"))
+    .order_by(candidate.c.birth)
+    .limit(bindparam("limit"))
 )
 _ADVANCE_SETTLED: Final = (
     update(search)
-    .where(search.c.id == bindparam("search_id"), search.c.settled == bindparam("step_number") - 1)
-    .values(settled=bindparam("step_number"))
+    .where(search.c.id == bindparam("search_id"), search.c.settled == bindparam("before"))
+    .values(settled=bindparam("after"))
     .returning(search.c.id)
 )
-_PREVIOUS_SECONDS: Final = select(step.c.device_seconds).where(
-    step.c.search_id == bindparam("of_search"), step.c.number == bindparam("previous_step")
-)
-_BIRTH_SECONDS: Final = select(func.sum(attempt.c.device_seconds)).where(
-    attempt.c.candidate_id == bindparam("settled_candidate")
-)
-_INSERT_STEP: Final = insert(step).values(
-    device_seconds=func.coalesce(_PREVIOUS_SECONDS.scalar_subquery(), 0.0)
-    + func.coalesce(_BIRTH_SECONDS.scalar_subquery(), 0.0)
-)
+
+
+class _Birth(NamedTuple):
+    """A birth that may have ended, and the device seconds of its attempts and of the births before it."""
+
+    id: int
+    birth: int
+    state: str
+    fitness: float | None
+    code: str
+    device_seconds: float
+    previous_seconds: float
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What a number of settled births change."""
+
+    joined: dict[int, int] = field(default_factory=dict)
+    """The step at which each candidate joins."""
+    left: dict[int, int] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
 
 def settle(connection: Connection, state: AdvanceState, now: float) -> int:
     """Settle births until one has not ended yet, and return their number. Raises `TransactionRollbackError`."""
-    steps = 0
-    while _settle_next(connection, state, now):
-        steps += 1
-    return steps
+    before, limit = state.settled, FIRST_BIRTHS
+    while state.settled < state.born:
+        parameters = {"search_id": state.search.id, "first": state.settled, "limit": limit}
+        births = [_Birth(*row) for row in connection.execute(_SELECT_BIRTHS, parameters)]
+        ended = list(takewhile(lambda birth: birth.state in SETTLED, births))
+        if ended:
+            _settle_births(connection, state, ended, now)
+        if len(ended) < limit:
+            break
+        limit *= GROWTH
+    return state.settled - before
 
 
-def _settle_next(connection: Connection, state: AdvanceState, now: float) -> bool:
+def _settle_births(connection: Connection, state: AdvanceState, births: Sequence[_Birth], now: float) -> None:
+    """Make one step for each birth, and write them together."""
     record = state.search
-    if state.settled == state.born:
-        return False
-    birth = connection.execute(_SELECT_BIRTH, {"search_id": record.id, "birth": state.settled}).first()
-    if birth is None or birth.state not in SETTLED:
-        return False
-    number = state.settled + 1
-    if connection.execute(_ADVANCE_SETTLED, {"search_id": record.id, "step_number": number}).first() is None:
+    population = list(list_members(connection, state, state.settled))
+    advanced = {"search_id": record.id, "before": state.settled, "after": state.settled + len(births)}
+    if connection.execute(_ADVANCE_SETTLED, advanced).first() is None:
         raise TransactionRollbackError(
             f"another program has settled birth {state.settled} of search {record.name!r}; try again"
         )
-    state.settled, state.population = number, None
-    if birth.state == CandidateState.SCORED:
-        join_population(connection, birth.id, number)
-    population = list_members(connection, state, number)
-    evolution = record.spec["evolution"]
-    removed = select_removed(population, record.population, evolution["removal"], seed=record.seed, step=number)
-    if removed is not None:
-        leave_population(connection, removed.candidate_id, number)
-        population.remove(removed)
+    changes, summary = _Changes(), summarize([member.fitness for member in population])
+    seconds = births[0].previous_seconds
+    for birth in births:
+        state.settled += 1
+        seconds += birth.device_seconds
+        if birth.state == CandidateState.SCORED:
+            _change_population(state, population, birth, changes)
+            summary = summarize([member.fitness for member in population])
+        changes.steps.append(_step_row(state, summary, seconds, now))
+        if record.kind == SearchKind.EVOLUTION and record.spec["evolution"]["stop_when"] == "quality_flat":
+            _check_plateau(connection, state, summary.quality, now)
     state.population = population
-    summary = summarize([member.fitness for member in population])
-    values = {
-        "search_id": record.id,
-        "number": number,
-        "of_search": record.id,
-        "previous_step": number - 1,
-        "settled_candidate": birth.id,
+    join_population(connection, changes.joined)
+    leave_population(connection, changes.left)
+    insert_rows(connection, step, changes.steps)
+
+
+def _change_population(state: AdvanceState, population: list[Member], birth: _Birth, changes: _Changes) -> None:
+    """Let a scored candidate join at the present step, and let one leave if the population is over its limit."""
+    assert birth.fitness is not None
+    record, number = state.search, state.settled
+    population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code))
+    changes.joined[birth.id] = number
+    removal = record.spec["evolution"]["removal"]
+    removed = select_removed(population, record.population, removal, seed=record.seed, step=number)
+    if removed is not None:
+        population.remove(removed)
+        changes.left[removed.candidate_id] = number
+
+
+def _step_row(state: AdvanceState, summary: PopulationSummary, seconds: float, now: float) -> dict[str, Any]:
+    return {
+        "search_id": state.search.id,
+        "number": state.settled,
         "size": summary.size,
         "mean": summary.mean,
         "spread": summary.spread,
         "best": summary.best,
         "quality": summary.quality,
+        "device_seconds": seconds,
         "at": now,
     }
-    connection.execute(_INSERT_STEP, values)
-    if evolution["stop_when"] == "quality_flat" and record.kind == SearchKind.EVOLUTION:
-        _check_plateau(connection, state, summary.quality, now)
-    return True
 
 
 def _check_plateau(connection: Connection, state: AdvanceState, quality: float | None, now: float) -> None:

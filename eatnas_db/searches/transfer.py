@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from eatnas_db.candidates import insert_candidate
+from eatnas_db.candidates import insert_candidates
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.evolution import Birth
@@ -120,10 +120,16 @@ def _insert_survivors(
     now: float,
 ) -> None:
     """Insert the survivors of a ranking as the first births; the first of them is the basic architecture."""
-    for number, survivor in enumerate(selection.survivors):
-        origin = Origin.SURVIVOR if number else Origin.BASIC
-        birth = Birth(number, origin, survivor.proposal, parent_id=ranking[survivor.place].candidate_id)
-        insert_candidate(connection, search_id, birth, now)
+    births = [
+        Birth(
+            number,
+            Origin.SURVIVOR if number else Origin.BASIC,
+            survivor.proposal,
+            parent_id=ranking[survivor.place].candidate_id,
+        )
+        for number, survivor in enumerate(selection.survivors)
+    ]
+    insert_candidates(connection, search_id, births, now)
     detail = {
         "source": source_name,
         "taken": len(selection.survivors),

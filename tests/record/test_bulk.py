@@ -1,0 +1,85 @@
+"""Many births are created, settled and cancelled with few statements, and idle searches cost a tick nothing."""
+
+import pytest
+from sqlalchemy import event, func, select
+
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.domain.states import DesiredState, FailureKind
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import block, candidate
+from eatnas_db.schema.events import event as event_table
+from eatnas_db.schema.searches import step
+from eatnas_db.searches.control import set_desired_state
+from eatnas_db.searches.retry import retry_candidates
+from eatnas_db.transitions import record_failure
+
+
+@pytest.fixture
+def count(engine):
+    """A function that calls another one and returns the number of statements that it executed."""
+
+    def measure(function):
+        statements = []
+
+        def note(_connection, _cursor, statement, *_):
+            statements.append(statement)
+
+        event.listen(engine, "before_cursor_execute", note)
+        function()
+        event.remove(engine, "before_cursor_execute", note)
+        return len(statements)
+
+    return measure
+
+
+def number_of(engine, query):
+    with read_transaction(engine) as connection:
+        return connection.execute(query).scalar_one()
+
+
+def cancel(engine, name):
+    with transaction(engine) as connection:
+        set_desired_state(connection, name, DesiredState.CANCELLED, 3.0)
+
+
+def test_creating_and_cancelling_births_takes_few_statements(engine, search_factory, count):
+    def create(name, births):
+        return lambda: search_factory(name, evolution__population=births, budget__candidates=births)
+
+    assert count(create("many", 700)) < 30
+    search_id = number_of(engine, select(candidate.c.search_id).limit(1))
+    assert number_of(engine, select(func.count()).select_from(block)) >= 7 * 600
+    born = select(func.count()).where(event_table.c.kind == "born", event_table.c.search_id == search_id)
+    assert number_of(engine, born) == 700
+    assert count(lambda: cancel(engine, "many")) < 35
+    with read_transaction(engine) as connection:
+        record = get_search(connection, "many")
+        states = set(connection.execute(select(candidate.c.state)).scalars())
+    assert (record.settled, states) == (700, {"cancelled"})
+    assert number_of(engine, select(func.count()).where(step.c.search_id == search_id)) == 700
+
+
+def test_many_retries_take_few_statements(engine, search_factory, lease_factory, count):
+    search_id = search_factory(evolution__population=30, budget__candidates=30)
+    failed = []
+    while (leased := lease_factory(search_id)) is not None:
+        with transaction(engine) as connection:
+            record_failure(connection, leased.token, FailureKind.DIVERGED, "", now=2.0)
+        failed.append(leased.token.candidate)
+
+    def retry():
+        with transaction(engine) as connection:
+            assert len(retry_candidates(connection, failed, 3.0)) == 30
+
+    assert count(retry) < 30
+
+
+def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease_factory):
+    search_id = search_factory(evolution__population=30, budget__candidates=30)
+    leased = [lease_factory(search_id) for _ in range(3)]
+    cancel(engine, "s")
+    details = select(event_table.c.detail).where(event_table.c.kind == "cancelled", event_table.c.candidate_id > 0)
+    with read_transaction(engine) as connection:
+        assert len(connection.execute(details).all()) == 30
+        states = connection.execute(select(candidate.c.state).where(candidate.c.id == leased[0].token.candidate))
+        assert states.scalars().all() == ["cancelled"]
