@@ -25,6 +25,10 @@ class ConflictError(EatnasError):
     """The present state of the record, a file or a device does not allow the operation."""
 
 
+class OwnershipError(ConflictError):
+    """The home, the database or the host name of a running daemon belongs to another process by now, or is gone."""
+
+
 class RecordError(EatnasError):
     """The database cannot be used: it is unreachable, damaged, read-only, no record, or of another version."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.errors import OwnershipError, RecordError
 
 
 class FileIdentity:
@@ -23,10 +23,10 @@ class FileIdentity:
         return self._find_change() is None
 
     def require_unchanged(self) -> None:
-        """Raise `ConflictError` if the path does not name the same file or folder any more."""
+        """Raise `OwnershipError` if the path does not name the same file or folder any more."""
         change = self._find_change()
         if change is not None:
-            raise ConflictError(
+            raise OwnershipError(
                 f"{self._description} {self._path} was {change} while it was in use; "
                 "start again to work on what is there now"
             )

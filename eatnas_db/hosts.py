@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from eatnas_db.database.dialects import insert_or_ignore
+from eatnas_db.database.dialects import insert_or_ignore, is_postgresql
+from eatnas_db.errors import OwnershipError
 from eatnas_db.schema.hosts import device, host, worker
 
 
@@ -34,6 +36,33 @@ def register_host(connection: Connection, name: str, now: float) -> int:
     connection.execute(insert_or_ignore(host).values(name=name, seen_at=now))
     touched = update(host).where(host.c.name == name).values(seen_at=now)
     return int(connection.execute(touched.returning(host.c.id)).scalar_one())
+
+
+def claim_host(connection: Connection, host_id: int) -> str:
+    """Make the caller the owner of a host, and return its token. The caller holds the lock of the host."""
+    token = uuid.uuid4().hex
+    connection.execute(update(host).where(host.c.id == host_id).values(owner=token))
+    return token
+
+
+_SELECT_OWNER: Final = (
+    select(host.c.owner).where(host.c.id == bindparam("of_host")).with_for_update(read=True)  # until the commit
+)
+
+
+def require_owner(connection: Connection, host_id: int, token: str) -> None:
+    """Raise `OwnershipError` if another daemon has claimed the host; none can until the transaction ends.
+
+    On SQLite the lock of the file excludes a second daemon.
+    """
+    if is_postgresql(connection) and connection.execute(_SELECT_OWNER, {"of_host": host_id}).scalar() != token:
+        raise OwnershipError(HOST_TAKEN)
+
+
+HOST_TAKEN: Final = (
+    "another daemon was started under this host's name and has taken over its trainings; stop that daemon, or set "
+    "EATNAS_HOST to another name, and start again"
+)
 
 
 _INSERT_DEVICE: Final = insert_or_ignore(device)

@@ -23,7 +23,7 @@ from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
-from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.locks import require_no_daemons
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.errors import ConflictError, RecordError
@@ -209,10 +209,7 @@ def _unused_database(settings: Settings) -> Iterator[Engine]:
     engine = _existing_database(settings)
     with _without_daemon(settings):
         with read_transaction(engine) as connection:
-            if elsewhere := len(list_connected_hosts(connection)):
-                raise ConflictError(
-                    f"daemons of {elsewhere} hosts use this database; run `eatnas-db daemon stop` on each host first"
-                )
+            require_no_daemons(connection)
         yield engine
     engine.dispose()
 

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from eatnas_db.database.dialects import describe_location, detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
-from eatnas_db.database.locks import HOST_LOCK
+from eatnas_db.database.locks import HOST_LOCK, SCHEMA_LOCK
 from eatnas_db.database.transactions import CHANNEL
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 RECONNECT_SECONDS: Final = 2.0
 """The shortest time between two attempts to connect again."""
+
+
+_OWN_SESSION: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_SESSION: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s"
 
 
 class ChangeWatch(Protocol):
@@ -38,6 +42,10 @@ class ChangeWatch(Protocol):
 
     def lock_host(self, host_id: int, name: str) -> None:
         """Make this the only supervisor of a host until it is closed or exits. Raises `ConflictError`."""
+
+    @property
+    def holds_host(self) -> bool:
+        """Return whether the lock of the host is held, as far as this program knows. Without it nothing is written."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -70,6 +78,10 @@ class _SqliteWatch:
     def lock_host(self, host_id: int, name: str) -> None:
         """Do nothing: the lock file next to the database already excludes a second supervisor."""
 
+    @property
+    def holds_host(self) -> bool:
+        return True
+
     def close(self) -> None:
         self._connection.close()
 
@@ -81,6 +93,8 @@ class _PostgresqlWatch:
         self._engine = engine
         self._connection: PsycopgConnection[Any] | None = None
         self._host_id: int | None = None
+        self._holds_host = False
+        self._session: tuple[Any, ...] | None = None
         self._may_have_missed_changes = False
         self._reconnect_at = 0.0
 
@@ -89,7 +103,7 @@ class _PostgresqlWatch:
         return None if self._connection is None else self._connection.fileno()
 
     def changed(self) -> bool:
-        if self._connection is None:
+        if self._connection is None or (self._host_id is not None and not self._holds_host):
             self._reconnect()
         changed, self._may_have_missed_changes = self._may_have_missed_changes, False
         if self._connection is None:
@@ -106,16 +120,23 @@ class _PostgresqlWatch:
         return changed
 
     def lock_host(self, host_id: int, name: str) -> None:
-        self._host_id = host_id
         with translated_errors(self._engine):
             connection = self._connection or self._listen()
-            if not _try_lock_host(connection, host_id):
+            if not self._try_lock_host(connection, host_id):
                 raise ConflictError(
                     f"another daemon already works on this record as host {name!r}, from another home or machine; "
                     "stop it, or set EATNAS_HOST to another name"
                 )
+            revision = _read_revision(connection)
+        self._require_revision(revision)
+        self._host_id = host_id
+
+    @property
+    def holds_host(self) -> bool:
+        return self._connection is not None and self._holds_host
 
     def close(self) -> None:
+        self._holds_host = False
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -124,21 +145,42 @@ class _PostgresqlWatch:
         if time.monotonic() < self._reconnect_at:
             return
         self._reconnect_at = time.monotonic() + RECONNECT_SECONDS
-        row = None
+        is_verified = False
+        revision: str | None = None
         # The caller's next transaction reports why the connection fails.
         with suppress(RecordError), translated_errors(self._engine):
-            connection = self._listen()
+            connection = self._connection or self._listen()
             if self._host_id is not None:
-                # Fails until the server notices that the previous connection is gone.
-                _try_lock_host(connection, self._host_id)
-            row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
-        if row is not None and row[0] != REVISION:
-            # Without its lock, nothing kept another program from a migration.
+                # Fails until the server notices that the previous connection is gone, or while another daemon has
+                # the name, which the owner of the host shows.
+                self._try_lock_host(connection, self._host_id)
+            revision, is_verified = _read_revision(connection), True
+            self._may_have_missed_changes = True
+        if is_verified:
+            self._require_revision(revision)
+        else:
             self.close()
-            raise RecordError(
-                f"the record in {describe_location(self._engine)} was migrated to version {row[0]} (this program: "
-                f"{REVISION}); update eatnas-db and start again: interrupted trainings continue from their checkpoints"
-            )
+
+    def _require_revision(self, revision: str | None) -> None:
+        """Raise `RecordError` if the record was migrated: without the lock, nothing kept another program from it."""
+        if revision == REVISION:
+            return
+        self.close()
+        change = "deleted" if revision is None else f"migrated to version {revision}"
+        raise RecordError(
+            f"the record in {describe_location(self._engine)} was {change} (this program: {REVISION}); "
+            "update eatnas-db and start again: interrupted trainings continue from their checkpoints"
+        )
+
+    def _try_lock_host(self, connection: PsycopgConnection[Any], host_id: int) -> bool:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (HOST_LOCK, host_id)).fetchone()
+        self._holds_host = row is not None and bool(row[0])
+        if self._holds_host:
+            self._session = connection.execute(_OWN_SESSION).fetchone()
+        elif self._session is not None:
+            # The server has not noticed yet that this program's previous connection is gone.
+            connection.execute(_END_SESSION, self._session)
+        return self._holds_host
 
     def _listen(self) -> PsycopgConnection[Any]:
         self._connection = detached_connection(self._engine)
@@ -147,6 +189,14 @@ class _PostgresqlWatch:
         return self._connection
 
 
-def _try_lock_host(connection: PsycopgConnection[Any], host_id: int) -> bool:
-    row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", (HOST_LOCK, host_id)).fetchone()
-    return row is not None and bool(row[0])
+def _read_revision(connection: PsycopgConnection[Any]) -> str | None:
+    """Return the schema's version, after a migration that runs now; None if there is no record."""
+    connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (SCHEMA_LOCK,))
+    try:
+        row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()
+        if row is None or row[0] is None:
+            return None
+        row = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()  # noqa: S608
+        return None if row is None else str(row[0])
+    finally:
+        connection.execute("SELECT pg_advisory_unlock_shared(%s, 0)", (SCHEMA_LOCK,))

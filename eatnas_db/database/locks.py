@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Select, select, text
 
 from eatnas_db.database.dialects import detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
+from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import exclusive_lock
 from eatnas_db.schema.searches import search
 
@@ -47,6 +48,17 @@ def task_lock(engine: Engine, task: str) -> Iterator[None]:
         connection.execute("SET lock_timeout = 0")
         connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (TASK_LOCK, task))
         yield
+
+
+def require_no_daemons(connection: Connection) -> None:
+    """Raise `ConflictError` if daemons are connected to the server. The caller has locked the schema.
+
+    A daemon locks its host first and then reads the schema's version under the same lock, so that each sees the other.
+    """
+    if connected := len(list_connected_hosts(connection)):
+        raise ConflictError(
+            f"daemons of {connected} hosts use this database; run `eatnas-db daemon stop` on each host first"
+        )
 
 
 def list_connected_hosts(connection: Connection) -> frozenset[int]:

@@ -19,8 +19,9 @@ host = define_table(
     Column("id", Id, primary_key=True),
     Column("name", String(255), nullable=False, unique=True),
     Column("seen_at", Float, nullable=False),
+    Column("owner", String(32)),
 )
-"""A machine with its own home."""
+"""A machine with its own home; `owner` is a random token of the daemon that was started last under this name."""
 
 
 device = define_table(

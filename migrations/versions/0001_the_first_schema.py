@@ -39,6 +39,7 @@ def create_hosts() -> None:
         sa.Column("id", ID, nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("seen_at", sa.Float(), nullable=False),
+        sa.Column("owner", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_host")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_host_name")),
         sqlite_with_rowid=True,

@@ -9,19 +9,21 @@ import subprocess
 import sys
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, text
 
 from eatnas_cli.search.status import describe_lost_hosts
+from eatnas_daemon.supervision.host_session import start_host_session
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.locks import HOST_LOCK, list_connected_hosts
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.errors import ConflictError, OwnershipError, RecordError
+from eatnas_db.hosts import record_worker_start
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.hosts import HOST_LOST, list_hosts
 from eatnas_db.queries.searches import get_search
@@ -31,6 +33,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings
+from eatnas_db.transitions import lease_next
 from eatnas_migrations import commands
 from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
@@ -235,6 +238,34 @@ def test_lost_connections_change_nothing(url, tmp_path, expected):
     engine = open_record(url)  # the last connection may be lost too
     assert fingerprint(engine) == expected
     assert_nothing_lost_or_doubled(engine)
+
+
+def test_supervisor_whose_host_is_taken_over_ends(url, tmp_path):
+    engine = make_search(url)
+    settings = Settings(tmp_path, url, "here")
+    launcher = Launcher(settings.logs, (*SIMULATED_WORKER, "--seconds-per-epoch", "600"))
+    timeouts = Timeouts(tick=0.02, database=0.05)
+    supervisor = Supervisor(engine, settings, launcher, slots=1, host_name="here", timeouts=timeouts)
+    other = watch_changes(open_record(url))
+    taken = []
+
+    def take_over(_):
+        if not taken and count_leases(engine, "here"):
+            held = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = :lock"
+            with transaction(engine) as connection:
+                connection.execute(text(held), {"lock": HOST_LOCK})
+            eventually(lambda: not _living(engine))
+            taken.append(start_host_session(engine, other, "here", 2.0, with_processor=True))
+            with transaction(engine) as connection:
+                worker_id = record_worker_start(connection, 1, 0, 7, 2.0)
+                assert lease_next(connection, 1, host_id=1, worker_id=worker_id, now=2.0)
+
+    with pytest.raises(OwnershipError, match="taken over"):
+        supervisor.run(take_over)
+    assert count_leases(engine, "here") == 1
+    with read_transaction(engine) as connection:
+        assert connection.execute(select(worker.c.pid).where(worker.c.ended_at.is_(None))).scalars().all() == [7]
+    other.close()
 
 
 def test_host_has_one_daemon_and_is_listed_while_connected(url, tmp_path):

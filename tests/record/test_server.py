@@ -10,12 +10,13 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from eatnas_db import events
+from eatnas_db import events, hosts
 from eatnas_db.database.changes import watch_changes
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
 from eatnas_db.database.event_watermark import EventWatermark
+from eatnas_db.database.locks import HOST_LOCK, list_connected_hosts
 from eatnas_db.database.transactions import read_transaction, transaction
-from eatnas_db.errors import RecordError, TransactionRollbackError
+from eatnas_db.errors import ConflictError, OwnershipError, RecordError, TransactionRollbackError
 from eatnas_db.queries.events import list_events
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.record import VERSION_TABLE
@@ -23,6 +24,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search, breed_births, settle_births
 from eatnas_db.settings import load_settings
 from eatnas_migrations import commands
+from support.waiting import eventually
 
 LEASER = """
 import sys
@@ -209,6 +211,94 @@ def test_reconnected_watch_refuses_a_migrated_record(engine, url, search_factory
         poll()
     with pytest.raises(RecordError, match="newer version"):
         open_record(url)
+
+
+def host_sessions(connection):
+    """Return the ids of the server's processes that hold the lock of a host."""
+    held = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = :lock AND granted"
+    return connection.execute(text(held), {"lock": HOST_LOCK}).scalars().all()
+
+
+def end_host_session(engine):
+    """Break the connection that holds the lock of a host, as an administrator does."""
+    with transaction(engine) as connection:
+        (pid,) = host_sessions(connection)
+        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+
+    def is_free():
+        with read_transaction(engine) as connection:
+            return not list_connected_hosts(connection)
+
+    eventually(is_free, 10)
+
+
+def regains_host(watch):
+    watch.changed()
+    return watch.holds_host
+
+
+@on_postgresql
+def test_lock_of_a_host_is_taken_again_after_a_reconnect(engine, url):
+    watch = watch_changes(create_engine_for(url))
+    watch.lock_host(1, "here")
+    end_host_session(engine)
+    eventually(lambda: not regains_host(watch), 10)
+    eventually(lambda: regains_host(watch), 20)
+    with read_transaction(engine) as connection:
+        assert list_connected_hosts(connection) == {1}
+    with pytest.raises(ConflictError, match="daemons of 1 hosts"):
+        commands.downgrade(engine, "base")
+    watch.close()
+
+
+@on_postgresql
+def test_connection_that_the_server_still_keeps_is_ended(engine, url):
+    """A network failure: the program has lost its connection, and the server has not noticed."""
+    watch = watch_changes(create_engine_for(url))
+    watch.lock_host(1, "here")
+    with read_transaction(engine) as connection:
+        (before,) = host_sessions(connection)
+    kept = watch._connection
+    watch._connection, watch._holds_host = None, False
+    eventually(lambda: regains_host(watch), 20)
+    with read_transaction(engine) as connection:
+        (after,) = host_sessions(connection)
+    assert after != before
+    watch.close()
+    kept.close()
+
+
+@on_postgresql
+def test_daemon_that_was_taken_over_writes_no_more(engine, url):
+    first, second = watch_changes(create_engine_for(url)), watch_changes(create_engine_for(url))
+    first.lock_host(1, "here")
+    with transaction(engine) as connection:
+        owner = hosts.claim_host(connection, 1)
+        hosts.require_owner(connection, 1, owner)
+    end_host_session(engine)
+    second.lock_host(1, "here")
+    with transaction(engine) as connection:
+        hosts.require_owner(connection, 1, owner)  # The second one has written nothing yet.
+    with transaction(engine) as connection:
+        hosts.claim_host(connection, 1)
+    eventually(lambda: not regains_host(first), 10)
+    for _ in range(3):
+        assert not regains_host(first)
+        with pytest.raises(OwnershipError, match="taken over"), transaction(engine) as connection:
+            hosts.require_owner(connection, 1, owner)
+    first.close()
+    second.close()
+
+
+@on_postgresql
+def test_claim_waits_for_a_write_that_was_verified(engine, url):
+    with transaction(engine) as connection:
+        owner = hosts.claim_host(connection, 1)
+    impatient = open_record(url, busy_seconds=0.1)
+    with transaction(engine) as connection:
+        hosts.require_owner(connection, 1, owner)
+        with pytest.raises(RecordError, match="locked by another program"), transaction(impatient) as other:
+            hosts.claim_host(other, 1)
 
 
 @on_postgresql

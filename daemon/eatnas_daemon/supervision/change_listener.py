@@ -24,6 +24,11 @@ class ChangeListener:
         """Become the only supervisor of a host on a server. Raises `ConflictError` if there is one already."""
         self._watch.lock_host(host_id, name)
 
+    @property
+    def holds_host(self) -> bool:
+        """Return whether the lock of the host is held; it is lost with the connection to the server."""
+        return self._watch.holds_host
+
     def poll(self) -> None:
         """Set `changed` if another program has committed. Raises `RecordError`."""
         self.changed = self._watch.changed() or self.changed

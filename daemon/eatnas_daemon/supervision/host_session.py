@@ -22,6 +22,8 @@ class SupervisedHost:
     """The host of a supervisor in the database."""
 
     id: int
+    owner: str
+    """The token of this supervisor, which every write repeats on a server."""
     processor: str
     """UUID of the processor in the database."""
     paused: frozenset[str]
@@ -43,6 +45,7 @@ def start_host_session(
         paused = hosts.list_paused_devices(connection, host_id)
     changes.lock_host(host_id, name)
     with transaction(engine) as connection:
+        owner = hosts.claim_host(connection, host_id)
         reclaim_leases(connection, host_id, now)
         for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):
             hosts.record_lost_workers(connection, left_id, "the daemon was restarted", now)
@@ -52,10 +55,11 @@ def start_host_session(
         if connected <= {host_id}:
             # A reason that an earlier daemon has left.
             set_waiting_reason(connection, None)
-    return SupervisedHost(host_id, processor, paused)
+    return SupervisedHost(host_id, owner, processor, paused)
 
 
 def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
-    """Mark the workers of the host as ended. Raises `RecordError`."""
+    """Mark the workers of the host as ended. Raises `RecordError`, and `OwnershipError` if they are not its own."""
     with transaction(engine) as connection:
+        hosts.require_owner(connection, host.id, host.owner)
         hosts.record_lost_workers(connection, host.id, "the daemon left", now)

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import Connection
+
+from eatnas_daemon.supervision.change_listener import ChangeListener
+from eatnas_daemon.supervision.host_session import SupervisedHost
+from eatnas_db import hosts
+from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import FileIdentity
 from eatnas_db.settings import Settings
 
 
 class Ownership:
-    """The home, the lock file and the SQLite file as they were when the supervisor started."""
+    """The home, the lock file and the SQLite file as they were when the supervisor started; on a server its host."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, host: SupervisedHost, changes: ChangeListener) -> None:
+        self._host, self._changes = host, changes
         files = [FileIdentity(settings.home, "the home"), FileIdentity(settings.lock_file, "the lock file")]
         if settings.database_file is not None:
             files.append(FileIdentity(settings.database_file, "the database"))
         self._files: Sequence[FileIdentity] = files
 
     def require_files(self) -> None:
-        """Raise `ConflictError` if one of the files was deleted or replaced: another daemon may use what is there."""
+        """Raise `OwnershipError` if one of the files was deleted or replaced: another daemon may use what is there."""
         for file in self._files:
             file.require_unchanged()
+
+    def require_host(self, connection: Connection) -> None:
+        """Raise `OwnershipError` if another daemon has taken over the host; none can until the transaction ends.
+
+        Raises `RecordError` while the lock of the host is lost with its connection: other programs would not see
+        that this supervisor works. The listener gets it back.
+        """
+        hosts.require_owner(connection, self._host.id, self._host.owner)
+        if not self._changes.holds_host:
+            raise RecordError(
+                "the connection that holds this host's lock was lost; writing continues when the lock is held again"
+            )

@@ -33,7 +33,7 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import transaction
-from eatnas_db.errors import ConflictError, EatnasError, RecordError, TransactionRollbackError
+from eatnas_db.errors import EatnasError, OwnershipError, RecordError, TransactionRollbackError
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
@@ -80,7 +80,7 @@ class Supervisor:
             now=monotonic(),
             cores=cores or count_cores(),
         )
-        self._ownership = Ownership(settings)
+        self._ownership = Ownership(settings, self._host, self._changes)
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
         self._recorder = self._new_recorder(only, launcher)
         self._disk_limit = DiskLimit(engine, settings, max_bytes, timeouts.disk_check, wall)
@@ -126,7 +126,7 @@ class Supervisor:
         finally:
             self._close()
             # Where the files are no longer this supervisor's own, everything is left to the next one.
-            with suppress(RecordError, ConflictError):
+            with suppress(RecordError, OwnershipError):
                 self._ownership.require_files()
                 end_host_session(self._engine, self._host, self._wall())
                 if not self._killing:
@@ -182,6 +182,8 @@ class Supervisor:
         self._write_at = now + self._timeouts.database
         try:
             actions = self._commit(now)
+        except OwnershipError:
+            raise
         except Exception as error:
             # The transaction may have been committed if only the answer was lost: compare again.
             self._changes.changed = True
@@ -210,6 +212,7 @@ class Supervisor:
         for _ in range(MAX_FAULTS):
             try:
                 with transaction(self._engine) as connection:
+                    self._ownership.require_host(connection)
                     return self._recorder.write(connection, now, changed=self._changes.changed, draining=self._draining)
             except SearchError as fault:
                 self._recorder.set_aside(fault)
