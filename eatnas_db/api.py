@@ -37,7 +37,7 @@ from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, 
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_db.settings import Settings, load_settings
 
-ENDINGS: Final = {0: "finished", 3: "stopped", 75: "interrupted"}
+ENDINGS: Final = {0: "finished", 3: "stopped", 4: "failed", 75: "interrupted"}
 """What `Search.run` returns, by the exit status of the supervisor."""
 # Started as programs: this package must not import the daemon.
 CREATION_PROGRAM: Final = "eatnas_daemon.search_creation"
@@ -132,8 +132,8 @@ class Search:
     def run(self, slots: int | None = None) -> str:
         """Train the search in a separate process until it ends; interrupt the kernel to stop, run again to continue.
 
-        Prints the progress. Returns `finished`, `stopped` (paused, cancelled or out of device hours) or
-        `interrupted`. Raises `EatnasError`.
+        Prints the progress. Returns `finished`, `stopped` (paused, cancelled or out of device hours),
+        `failed` (no candidate was scored) or `interrupted`. Raises `EatnasError`.
         """
         options = () if slots is None else ("--slots", str(slots))
         return ENDINGS[_supervise(self._settings, "--only", self.name, *options)]

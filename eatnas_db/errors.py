@@ -33,6 +33,10 @@ class RecordError(EatnasError):
     """The database cannot be used: it is unreachable, damaged, read-only, no record, or of another version."""
 
 
+class UnstorableTextError(RecordError):
+    """A text has characters that no database can store; the same text fails again."""
+
+
 class TransactionRollbackError(RecordError):
     """A transaction conflicted with another one and wrote nothing; it can be repeated at once."""
 

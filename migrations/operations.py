@@ -7,8 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.schema import SchemaItem
 
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def create_table(name: str, *items: SchemaItem, rowid: bool = True) -> None:
+    """Create a table; see `schema.definitions.define_table`."""
+    op.create_table(f"eatnas_{name}", *items, sqlite_with_rowid=rowid)
 
 
 def check(name: str, condition: str) -> sa.CheckConstraint:

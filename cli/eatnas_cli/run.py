@@ -25,7 +25,7 @@ def run(ctx: typer.Context, name: SearchName, *, options: DaemonOptions) -> None
     """Train one search in the foreground until it ends.
 
     Where a daemon works on the record already, only watch; take over if it goes away. Exit 0: finished. 75:
-    stopped by a signal, start me again. 3: paused, cancelled or out of device hours.
+    stopped by a signal, start me again. 3: paused, cancelled or out of device hours. 4: no candidate was scored.
     """
     raise typer.Exit(run_search(ctx.obj, name, options))
 

@@ -31,7 +31,7 @@ from eatnas_daemon.event_log import EventLog, open_log
 from eatnas_daemon.followers.process import Follower
 from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
-from eatnas_daemon.search_progress import ProgressPrinter
+from eatnas_daemon.search_progress import ProgressPrinter, describe_failures
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import open_record
@@ -44,7 +44,7 @@ from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retra
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.text_encoding import let_output_escape
 
-FINISHED, STOPPED, PREEMPTED = 0, 3, 75
+FINISHED, STOPPED, FAILED, PREEMPTED = 0, 3, 4, 75
 """Exit codes of a search in the foreground."""
 WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
@@ -92,10 +92,10 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
     display.refresh(at_once=True)
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
-    if row.status == "failed":
-        raise ConflictError(
-            f"search {name!r} has failed: {row.ended}; `eatnas-db query failures {name}` lists the reasons"
-        )
+        if row.failed:
+            print(f"search {name}: {row.ended}; {describe_failures(connection, row)}", file=sys.stderr)
+        elif row.status.startswith("paused:"):
+            print(f"search {name} is {row.status}", file=sys.stderr)
     return _exit_code(row)
 
 
@@ -258,6 +258,8 @@ def _exit_code(row: SearchRecord) -> int:
         return STOPPED
     if row.finished_at is None:
         return PREEMPTED
+    if row.failed:
+        return FAILED
     complete = row.exhausted or row.settled >= row.births_allowed
     return FINISHED if complete else STOPPED
 

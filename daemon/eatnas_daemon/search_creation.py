@@ -29,6 +29,7 @@ from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 
@@ -101,7 +102,7 @@ def create_search_from_spec(
     slots that the search will run on, which decides its lag; default: what this machine has. Inserts everything or
     nothing. Raises `EatnasError`.
     """
-    spec = parse_spec(tree, overrides)
+    spec = _with_absolute_paths(parse_spec(tree, overrides))
     # Reading the data takes seconds; a record that cannot be opened is reported before.
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
@@ -131,6 +132,14 @@ def create_search_from_spec(
                 now=time.time(),
             )
     return CreatedSearch(search_id, spec.name, spec.warnings)
+
+
+def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
+    """Return the spec with paths that mean the same in every working folder."""
+    if not spec.data.root:
+        return spec
+    root = str(expand_home(Path(spec.data.root)).absolute())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
 
 
 def _default_slots(spec: SearchSpec) -> int:

@@ -13,6 +13,7 @@ from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import RecordError
+from eatnas_db.queries.failures import describe_last_failure
 from eatnas_db.queries.ranking import list_fittest
 from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_open_retrainings
 from eatnas_db.settings import Settings
@@ -42,6 +43,12 @@ def describe_status(row: SearchRecord, supervised: bool) -> str:
     return f"{status}: {row.ended}" if early else status
 
 
+def describe_failures(connection: Connection, row: SearchRecord) -> str:
+    """Return why the candidates of a search without a score failed, and how to see more."""
+    last = describe_last_failure(connection, row.id) or "all were cancelled"
+    return f"the last failure: {last}; `eatnas-db query failures {row.name}` lists all"
+
+
 @dataclass(frozen=True, slots=True)
 class ProgressLine:
     """The progress of a search, or of its re-evaluation while that runs."""
@@ -65,6 +72,8 @@ def read_progress_line(engine: Engine, settings: Settings, name: str, trouble: s
             row = next(iter(list_open_retrainings(connection, row.id)), row)
         fittest = list_fittest(connection, row.id, 1)
         status = trouble or describe_status(row, is_supervised(settings, connection))
+        if row.failed and not trouble:
+            status = f"{status}; {describe_failures(connection, row)}"
     return ProgressLine(
         name=row.name,
         settled=row.settled,

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import is_disk_full
-from eatnas_db.errors import RecordError, TransactionRollbackError
+from eatnas_db.errors import RecordError, TransactionRollbackError, UnstorableTextError
 from eatnas_db.text_encoding import escape_unstorable
 from eatnas_db.urls import hide_passwords
 
@@ -33,7 +33,7 @@ def translate_error(engine: Engine, error: Exception) -> RecordError | None:
     """Return the `RecordError` for an error of the driver that a user can fix or that may pass; None for others."""
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         text = escape_unstorable(error.object)[:MAX_SHOWN_CHARACTERS]
-        return RecordError(f"the text {text} has characters that no database can store; write it in UTF-8")
+        return UnstorableTextError(f"the text {text} has characters that no database can store; write it in UTF-8")
     if isinstance(error, DBAPIError):
         return _translate(engine, error, error.orig)
     # A psycopg error from a connection that SQLAlchemy does not manage.
@@ -62,7 +62,7 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
         if state.startswith(prefix):
             return RecordError(message.format(place=place, cause=lines[0]))
     if not state and "NUL (0x00)" in str(cause):
-        return RecordError(_UNSTORABLE_TEXT.format(place=place, cause=lines[0]))
+        return UnstorableTextError(_UNSTORABLE_TEXT.format(place=place, cause=lines[0]))
     if not state and any(phrase in str(cause) for phrase in _INVALID_OPTION):
         return RecordError(f"the URL of {place} has an invalid option ({hide_passwords(lines[0])}); correct --db")
     if is_connection_lost or (not state and type(cause).__name__ in ("OperationalError", "ConnectionTimeout")):

@@ -149,6 +149,9 @@ class BudgetSpec(_Section):
     device_hours: float | None = Field(None, gt=0, le=1e9)
     candidate_seconds: float | None = Field(None, gt=0, le=1e9)
     slots: int | None = Field(None, ge=1, le=100_000, description="candidates in training at once, over all hosts")
+    equal_failures: int = Field(
+        10, ge=0, le=100_000, description="births in a row that fail for the same reason pause the search; 0: never"
+    )
 
 
 class TransferSpec(_Section):

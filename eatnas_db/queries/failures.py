@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
+from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.paging import EVERYTHING, Page, fetch_page
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt
@@ -24,6 +25,23 @@ class FailedAttempt:
     traceback: str | None
     device_seconds: float
     ended_at: float
+
+
+def describe_last_failure(connection: Connection, search_id: int) -> str | None:
+    """Return kind and message of the failure of a search's last failed birth, as one line; None if none has failed."""
+    query = (
+        select(attempt.c.failure, attempt.c.message)
+        .select_from(candidate)
+        .join(attempt, (attempt.c.candidate_id == candidate.c.id) & (attempt.c.number == candidate.c.attempt))
+        .where(candidate.c.search_id == search_id, candidate.c.state == CandidateState.FAILED)
+        .order_by(candidate.c.birth.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    if row is None or row.failure is None:
+        return None
+    message = (row.message or "").strip().partition("\n")[0]
+    return ": ".join(filter(None, (row.failure.replace("_", " "), message)))
 
 
 def list_failures(connection: Connection, search_id: int, page: Page = EVERYTHING) -> tuple[FailedAttempt, ...]:

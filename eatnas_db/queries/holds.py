@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, ScalarSelect, exists, select
+from sqlalchemy import Connection, ScalarSelect, bindparam, select
 
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.holds import hold
@@ -51,14 +52,27 @@ def list_holds(connection: Connection, search_id: int | None = None) -> tuple[Re
     return tuple(RecordedHold(*row) for row in connection.execute(query))
 
 
-def hold_reason() -> ScalarSelect[str | None]:
-    """Return the reason of a search's first hold, or null if another host trains the search."""
-    own = hold.alias()
-    holders = select(own.c.host_id).where(own.c.search_id == search.c.id).correlate(search)
-    trains_elsewhere = exists().where(
-        lease.c.candidate_id == candidate.c.id,
-        candidate.c.search_id == search.c.id,
-        lease.c.host_id.not_in(holders),
+FIRST_REASON: Final[ScalarSelect[str | None]] = (
+    select(hold.c.reason)
+    .where(hold.c.search_id == search.c.id)
+    .order_by(hold.c.since)
+    .limit(1)
+    .correlate(search)
+    .scalar_subquery()
+)
+"""The reason of a search's first hold, in a query of searches."""
+
+_TRAINS_ELSEWHERE: Final = (
+    select(lease.c.candidate_id)
+    .join(candidate, candidate.c.id == lease.c.candidate_id)
+    .where(
+        candidate.c.search_id == bindparam("search_id"),
+        lease.c.host_id.not_in(select(hold.c.host_id).where(hold.c.search_id == bindparam("search_id"))),
     )
-    query = select(hold.c.reason).where(hold.c.search_id == search.c.id, ~trains_elsewhere)
-    return query.order_by(hold.c.since).limit(1).correlate(search).scalar_subquery()
+    .limit(1)
+)
+
+
+def is_trained_elsewhere(connection: Connection, search_id: int) -> bool:
+    """Return whether a host that has not set a search aside trains one of its candidates."""
+    return connection.execute(_TRAINS_ELSEWHERE, {"search_id": search_id}).first() is not None

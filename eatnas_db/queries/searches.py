@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
-from eatnas_db.queries.holds import hold_reason
+from eatnas_db.queries.holds import FIRST_REASON, is_trained_elsewhere
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
@@ -22,7 +22,7 @@ class SearchRecord:
     """A row of the table of searches, and its status: running, waiting, paused, finished, failed or cancelled.
 
     `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it. A search
-    that ends without a scored candidate has failed.
+    that ends without a scored candidate has failed. Equal failures are counted from birth `streak_start` on.
     """
 
     id: int
@@ -55,6 +55,7 @@ class SearchRecord:
     ends_at: int | None
     waiting: str | None
     pause_reason: str | None
+    streak_start: int
     memory_share: float | None
     created_at: float
     finished_at: float | None
@@ -105,12 +106,7 @@ class SearchSummary:
     created_at: float
 
 
-_SELECT_WITH_HOLD: Final[Select[Any]] = select(
-    *(column for column in search.c if column is not search.c.waiting),
-    # What every host waits for comes first, for example a full disk.
-    func.coalesce(search.c.waiting, hold_reason()).label("waiting"),
-)
-"""Searches with the reason for which they wait, even if it concerns one search only."""
+_SELECT_WITH_HOLD: Final[Select[Any]] = select(search, FIRST_REASON.label("held"))
 
 
 def get_search(connection: Connection, name: str) -> SearchRecord:
@@ -120,12 +116,13 @@ def get_search(connection: Connection, name: str) -> SearchRecord:
         names = connection.execute(select(search.c.name).order_by(search.c.id.desc()).limit(5)).scalars().all()
         newest = f"the newest searches are: {', '.join(names)}" if names else "the record has no searches"
         raise NotFoundError(f"no search named {name!r}; {newest}")
-    return _record(row)
+    return _record(row, _waiting(connection, row))
 
 
 def list_searches(connection: Connection) -> tuple[SearchRecord, ...]:
     """Return every search, the newest last."""
-    return fetch_searches(connection, _SELECT_WITH_HOLD.order_by(search.c.id))
+    rows = connection.execute(_SELECT_WITH_HOLD.order_by(search.c.id)).all()
+    return tuple(_record(row, _waiting(connection, row)) for row in rows)
 
 
 def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecord | None:
@@ -134,47 +131,58 @@ def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecor
         search.c.source_id == search_id, search.c.kind == SearchKind.REEVALUATION, search.c.finished_at.is_(None)
     )
     row = connection.execute(query.order_by(search.c.id).limit(1)).first()
-    return None if row is None else _record(row)
+    return None if row is None else _record(row, _waiting(connection, row))
 
 
 def list_open_retrainings(connection: Connection, search_id: int) -> tuple[SearchRecord, ...]:
     """Return the unfinished re-evaluations and retries of a search, the oldest first."""
-    query = select(search).where(
+    query = _SELECT_WITH_HOLD.where(
         search.c.source_id == search_id, search.c.kind.in_(RUN_WITH_SOURCE), search.c.finished_at.is_(None)
     )
-    return fetch_searches(connection, query.order_by(search.c.id))
+    rows = connection.execute(query.order_by(search.c.id)).all()
+    return tuple(_record(row, _waiting(connection, row)) for row in rows)
 
 
 def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
     """Return a summary of every search, the newest last."""
     best = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
+    query = _SELECT_WITH_HOLD.add_columns(best.label("best")).order_by(search.c.id)
     return tuple(
         SearchSummary(
             name=row.name,
-            status=_status(row),
+            status=_status(row, _waiting(connection, row)),
             settled=row.settled,
             budget=row.budget_candidates,
             best=row.best,
             created_at=row.created_at,
         )
-        for row in connection.execute(_SELECT_WITH_HOLD.add_columns(best.label("best")).order_by(search.c.id))
+        for row in connection.execute(query).all()
     )
 
 
 def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any) -> tuple[SearchRecord, ...]:
     """Return the searches that a SELECT of whole rows of `search` finds, in its order."""
-    return tuple(_record(row) for row in connection.execute(query, parameters))
+    return tuple(_record(row, row.waiting) for row in connection.execute(query, parameters))
 
 
-def _record(row: Row[Any]) -> SearchRecord:
-    return SearchRecord(status=_status(row), **row._mapping)
+def _waiting(connection: Connection, row: Row[Any]) -> str | None:
+    """Return why a search waits. What every search waits for, for example a full disk, comes first."""
+    waiting: str | None = row.waiting
+    if waiting is None and row.held is not None and not is_trained_elsewhere(connection, row.id):
+        return str(row.held)
+    return waiting
 
 
-def _status(row: Row[Any]) -> str:
+def _record(row: Row[Any], waiting: str | None) -> SearchRecord:
+    values = {column.name: row._mapping[column.name] for column in search.c}
+    return SearchRecord(**{**values, "status": _status(row, waiting), "waiting": waiting})
+
+
+def _status(row: Row[Any], waiting: str | None) -> str:
     if row.wish == DesiredState.CANCELLED:
         return "cancelled"
     if row.finished_at is not None:
         return "failed" if row.failed else "finished"
     if row.wish == DesiredState.PAUSED:
         return f"paused: {row.pause_reason}" if row.pause_reason else "paused"
-    return f"waiting: {row.waiting}" if row.waiting else "running"
+    return f"waiting: {waiting}" if waiting else "running"

@@ -56,6 +56,7 @@ search = define_table(
     Column("ends_at", BigInteger),
     Column("waiting", Text),
     Column("pause_reason", Text),
+    Column("streak_start", BigInteger, nullable=False, server_default=text("0")),
     Column("memory_share", Float),
     Column("created_at", Float, nullable=False),
     Column("finished_at", Float),
@@ -73,8 +74,9 @@ comes from, `basic_id`. `data_state` is a `domain.data_state.DataState`, with wh
 load; null: they compare nothing.
 With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
 `ends_at` is the number of births after which the search ends. A search has `failed` if it ended without a scored
-candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has. `memory_share` is
-the largest ratio of used to estimated memory among its trainings.
+candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has.
+Equal failures are counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory
+among its trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)

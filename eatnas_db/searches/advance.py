@@ -10,13 +10,16 @@ from sqlalchemy import Connection
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.advance_state import AdvanceState
 from eatnas_db.searches.breeding import breed
+from eatnas_db.searches.failure_streak import pause_after_equal_failures
 from eatnas_db.searches.finishing import finish
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.settling import settle
 
 
 def advance_search(connection: Connection, search: SearchRecord, now: float) -> bool:
-    """Settle, breed and finish a search that was read in this transaction. Return whether it is finished.
+    """Settle, breed and finish or pause a search that was read in this transaction.
+
+    Return whether it needs no training now.
 
     On a server, the transaction must hold the search (`database.locks.hold_searches`). Raises `CollisionError` if
     another program advanced the search in the meantime.
@@ -24,7 +27,9 @@ def advance_search(connection: Connection, search: SearchRecord, now: float) -> 
     state = AdvanceState.of(search)
     settle(connection, state, now)
     breed(connection, state, now)
-    return finish(connection, state, now)
+    if finish(connection, state, now):
+        return True
+    return state.settled_failure and pause_after_equal_failures(connection, state, now)
 
 
 def settle_births(connection: Connection, search_id: int, now: float) -> int:

@@ -21,6 +21,8 @@ class AdvanceState:
     plateau: Plateau | None
     population: list[Member] | None = None
     """The members after the last settled birth, if they have been read."""
+    settled_failure: bool = False
+    """Whether a birth was settled that has failed."""
 
     @classmethod
     def of(cls, search: SearchRecord) -> AdvanceState:

@@ -106,6 +106,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
         raise TransactionRollbackError(
             f"another program has settled birth {state.settled} of search {record.name!r}; try again"
         )
+    state.settled_failure |= any(birth.state == CandidateState.FAILED for birth in births)
     changes, summary = _Changes(), summarize([member.fitness for member in population])
     seconds = births[0].previous_seconds
     for birth in births:

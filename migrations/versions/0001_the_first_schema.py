@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from eatnas_migrations.operations import ID, check, foreign_key, index
+from eatnas_migrations.operations import ID, check, create_table, foreign_key, index
 
 revision = "0001"
 down_revision = None
@@ -34,18 +34,17 @@ def downgrade() -> None:
 
 
 def create_hosts() -> None:
-    op.create_table(
-        "eatnas_host",
+    create_table(
+        "host",
         sa.Column("id", ID, nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("seen_at", sa.Float(), nullable=False),
         sa.Column("owner", sa.String(length=32), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_host")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_host_name")),
-        sqlite_with_rowid=True,
     )
-    op.create_table(
-        "eatnas_device",
+    create_table(
+        "device",
         sa.Column("id", ID, nullable=False),
         sa.Column("host_id", ID, nullable=False),
         sa.Column("uuid", sa.String(length=64), nullable=False),
@@ -59,10 +58,9 @@ def create_hosts() -> None:
         foreign_key("device", "host_id", "host"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_device")),
         sa.UniqueConstraint("uuid", name=op.f("uq_eatnas_device_uuid")),
-        sqlite_with_rowid=True,
     )
-    op.create_table(
-        "eatnas_worker",
+    create_table(
+        "worker",
         sa.Column("id", ID, nullable=False),
         sa.Column("device_id", ID, nullable=False),
         sa.Column("slot", sa.Integer(), nullable=False),
@@ -72,25 +70,23 @@ def create_hosts() -> None:
         sa.Column("ending", sa.Text(), nullable=True),
         foreign_key("worker", "device_id", "device"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_worker")),
-        sqlite_with_rowid=True,
     )
 
 
 def create_record() -> None:
-    op.create_table(
-        "eatnas_record",
+    create_table(
+        "record",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("uuid", sa.String(length=32), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         check("record_single", "id = 1"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_record")),
-        sqlite_with_rowid=True,
     )
 
 
 def create_searches() -> None:
-    op.create_table(
-        "eatnas_search",
+    create_table(
+        "search",
         sa.Column("id", ID, nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
@@ -120,6 +116,7 @@ def create_searches() -> None:
         sa.Column("ends_at", sa.BigInteger(), nullable=True),
         sa.Column("waiting", sa.Text(), nullable=True),
         sa.Column("pause_reason", sa.Text(), nullable=True),
+        sa.Column("streak_start", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
@@ -131,14 +128,13 @@ def create_searches() -> None:
         foreign_key("search", "source_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_search")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_search_name")),
-        sqlite_with_rowid=True,
     )
     index("ix_eatnas_search_source", "search", ["source_id"])
 
 
 def create_steps() -> None:
-    op.create_table(
-        "eatnas_step",
+    create_table(
+        "step",
         sa.Column("search_id", ID, nullable=False),
         sa.Column("number", sa.BigInteger(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
@@ -150,22 +146,21 @@ def create_steps() -> None:
         sa.Column("at", sa.Float(), nullable=False),
         foreign_key("step", "search_id", "search"),
         sa.PrimaryKeyConstraint("search_id", "number", name=op.f("pk_eatnas_step")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
 
 
 def create_architectures() -> None:
-    op.create_table(
-        "eatnas_architecture",
+    create_table(
+        "architecture",
         sa.Column("id", ID, nullable=False),
         sa.Column("digest", sa.String(length=32), nullable=False),
         sa.Column("genotype", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_architecture")),
         sa.UniqueConstraint("digest", name=op.f("uq_eatnas_architecture_digest")),
-        sqlite_with_rowid=True,
     )
-    op.create_table(
-        "eatnas_block",
+    create_table(
+        "block",
         sa.Column("architecture_id", ID, nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("op", sa.String(length=3), nullable=False),
@@ -175,13 +170,13 @@ def create_architectures() -> None:
         sa.Column("width", sa.Float(), nullable=False),
         foreign_key("block", "architecture_id", "architecture"),
         sa.PrimaryKeyConstraint("architecture_id", "position", name=op.f("pk_eatnas_block")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
 
 
 def create_candidates() -> None:
-    op.create_table(
-        "eatnas_candidate",
+    create_table(
+        "candidate",
         sa.Column("id", ID, nullable=False),
         sa.Column("search_id", ID, nullable=False),
         sa.Column("birth", sa.BigInteger(), nullable=False),
@@ -217,7 +212,6 @@ def create_candidates() -> None:
         foreign_key("candidate", "parent_id", "candidate"),
         foreign_key("candidate", "search_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_candidate")),
-        sqlite_with_rowid=True,
     )
 
 
@@ -238,8 +232,8 @@ def index_candidates() -> None:
 
 
 def create_mutations() -> None:
-    op.create_table(
-        "eatnas_mutation",
+    create_table(
+        "mutation",
         sa.Column("candidate_id", ID, nullable=False),
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("block", sa.Integer(), nullable=False),
@@ -248,13 +242,13 @@ def create_mutations() -> None:
         sa.Column("after", sa.String(length=8), nullable=False),
         foreign_key("mutation", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "ordinal", name=op.f("pk_eatnas_mutation")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
 
 
 def create_attempts() -> None:
-    op.create_table(
-        "eatnas_provenance",
+    create_table(
+        "provenance",
         sa.Column("id", ID, nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=False),
         sa.Column("recipe", sa.JSON(), nullable=False),
@@ -264,10 +258,9 @@ def create_attempts() -> None:
         sa.Column("cpu_capability", sa.String(length=32), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_provenance")),
         sa.UniqueConstraint("digest", name=op.f("uq_eatnas_provenance_digest")),
-        sqlite_with_rowid=True,
     )
-    op.create_table(
-        "eatnas_attempt",
+    create_table(
+        "attempt",
         sa.Column("candidate_id", ID, nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("worker_id", ID, nullable=False),
@@ -285,11 +278,11 @@ def create_attempts() -> None:
         foreign_key("attempt", "candidate_id", "candidate"),
         foreign_key("attempt", "worker_id", "worker"),
         sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_attempt")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
     index("uq_eatnas_attempt_living", "attempt", ["candidate_id"], "ended_at IS NULL", unique=True)
-    op.create_table(
-        "eatnas_lease",
+    create_table(
+        "lease",
         sa.Column("candidate_id", ID, autoincrement=False, nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("host_id", ID, nullable=False),
@@ -299,13 +292,12 @@ def create_attempts() -> None:
         foreign_key("lease", "candidate_id", "candidate"),
         foreign_key("lease", "host_id", "host"),
         sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_lease")),
-        sqlite_with_rowid=True,
     )
 
 
 def create_results() -> None:
-    op.create_table(
-        "eatnas_epoch",
+    create_table(
+        "epoch",
         sa.Column("candidate_id", ID, nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -320,10 +312,10 @@ def create_results() -> None:
         sa.Column("load", sa.Float(), nullable=True),
         foreign_key("epoch", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_epoch")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
-    op.create_table(
-        "eatnas_score",
+    create_table(
+        "score",
         sa.Column("candidate_id", ID, nullable=False),
         sa.Column("metric", sa.String(length=32), nullable=False),
         sa.Column("seed", sa.BigInteger(), autoincrement=False, nullable=False),
@@ -337,13 +329,13 @@ def create_results() -> None:
         ),
         foreign_key("score", "provenance_id", "provenance"),
         sa.PrimaryKeyConstraint("candidate_id", "metric", "seed", name=op.f("pk_eatnas_score")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
 
 
 def create_checkpoints() -> None:
-    op.create_table(
-        "eatnas_checkpoint",
+    create_table(
+        "checkpoint",
         sa.Column("candidate_id", ID, nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -354,13 +346,13 @@ def create_checkpoints() -> None:
         sa.Column("created_at", sa.Float(), nullable=False),
         foreign_key("checkpoint", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "path", name=op.f("pk_eatnas_checkpoint")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )
 
 
 def create_events() -> None:
-    op.create_table(
-        "eatnas_event",
+    create_table(
+        "event",
         sa.Column("id", ID, nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.Column("search_id", ID, nullable=True),
@@ -371,15 +363,14 @@ def create_events() -> None:
         foreign_key("event", "candidate_id", "candidate"),
         foreign_key("event", "search_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_event")),
-        sqlite_with_rowid=True,
     )
     index("ix_eatnas_event_candidate", "event", ["candidate_id", "id"])
     index("ix_eatnas_event_search", "event", ["search_id", "id"])
 
 
 def create_holds() -> None:
-    op.create_table(
-        "eatnas_hold",
+    create_table(
+        "hold",
         sa.Column("search_id", ID, nullable=False),
         sa.Column("host_id", ID, nullable=False),
         sa.Column("cause", sa.String(length=16), nullable=False),
@@ -391,5 +382,5 @@ def create_holds() -> None:
         foreign_key("hold", "host_id", "host"),
         foreign_key("hold", "search_id", "search"),
         sa.PrimaryKeyConstraint("search_id", "host_id", name=op.f("pk_eatnas_hold")),
-        sqlite_with_rowid=False,
+        rowid=False,
     )

@@ -40,7 +40,7 @@ class Behavior:
     the first attempt. `fail_on`: raise, at every attempt. `fatal_on`: raise at the first attempt, and again while the
     worker cleans up, as CUDA does after an error. `out_of_memory_on`: run out of memory at the first
     `out_of_memory_attempts` attempts. `peak_bytes`: the GPU memory that each training reports. `needs_file`:
-    a file without which the data cannot be read.
+    a file without which the data cannot be read. `diverge`: every training diverges.
     """
 
     seconds_per_epoch: float
@@ -53,6 +53,7 @@ class Behavior:
     out_of_memory_attempts: int
     peak_bytes: int | None
     needs_file: str | None
+    diverge: bool
 
     def seconds(self, candidate: int) -> float:
         """Return the seconds of one epoch; with `scramble`, from a fifth to nine fifths of the mean."""
@@ -87,6 +88,9 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
     epochs = int(assign.training["epochs"])
     if behavior.needs_file is not None and not os.path.exists(behavior.needs_file):  # noqa: PTH110
         yield Failed(candidate, attempt, "unreadable_data", f"no file {behavior.needs_file}", "", 0.0)
+        return
+    if behavior.diverge:
+        yield Failed(candidate, attempt, "diverged", "the loss is nan in epoch 0", "", 0.0)
         return
     yield Phase(candidate, attempt, "training")
     rows: list[EpochDone] = []
@@ -237,6 +241,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out-of-memory-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--out-of-memory-attempts", type=int, default=1, metavar="N")
     parser.add_argument("--peak-bytes", type=int)
+    parser.add_argument("--diverge", action="store_true")
     parser.add_argument("--needs-file", metavar="PATH", help="fail with unreadable_data while this file is missing")
     parser.add_argument("--unavailable", metavar="REASON", help="report that this worker cannot train, and exit")
     parser.add_argument("--kill-on", type=int, metavar="CANDIDATE")

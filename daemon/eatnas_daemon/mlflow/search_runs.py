@@ -152,7 +152,7 @@ def _revision(search: SearchRecord, searches: Sequence[SearchRecord]) -> str:
 
 
 def _status(search: SearchRecord, *, has_daemon: bool) -> str:
-    active = has_daemon and search.status != "paused"
+    active = has_daemon and not search.status.startswith("paused")
     return ENDED.get(search.status) or (RUNNING if active else SCHEDULED)
 
 

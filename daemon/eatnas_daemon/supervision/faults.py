@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db.database.errors import translate_error
-from eatnas_db.errors import RecordError, StaleLeaseError
+from eatnas_db.errors import RecordError, StaleLeaseError, UnstorableTextError
 
 
 class SearchError(Exception):
@@ -67,4 +67,5 @@ def format_fault(error: BaseException) -> str:
 
 
 def _concerns_database(connection: Connection, error: Exception) -> bool:
-    return isinstance(error, RecordError) or translate_error(connection.engine, error) is not None
+    translated = error if isinstance(error, RecordError) else translate_error(connection.engine, error)
+    return translated is not None and not isinstance(translated, UnstorableTextError)
