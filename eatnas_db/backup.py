@@ -75,7 +75,7 @@ def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = E
         raise NotFoundError(f"there is no backup file {backup}; `eatnas-db db backup` creates one")
     if database.exists() and backup.samefile(database):
         raise ConflictError(f"{backup} is the record itself; choose a backup file")
-    refuse_network_file_system(database, Path("/proc/mounts"))
+    refuse_network_file_system(database)
     with _temporary_copy(backup, database) as copy:
         revision = _verify(copy, backup)
         if revision > REVISION:

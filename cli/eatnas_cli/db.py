@@ -23,6 +23,7 @@ from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
+from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.locks import require_no_daemons
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.database_copy import copy_record
@@ -198,8 +199,11 @@ def _database_file(settings: Settings) -> Path:
 
 
 def _existing_database(settings: Settings) -> Engine:
-    if settings.database_file is not None and not settings.database_file.exists():
-        raise RecordError(f"no database at {settings.database_file}; `eatnas-db init` creates one")
+    file = settings.database_file
+    if file is not None:
+        refuse_network_file_system(file)
+        if not file.exists():
+            raise RecordError(f"no database at {file}; `eatnas-db init` creates one")
     return create_engine_for(settings.database_url)
 
 

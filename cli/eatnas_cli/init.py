@@ -35,7 +35,7 @@ def make_home(settings: Settings) -> None:
     engine = create_engine_for(settings.database_url)
     folders = [settings.home, settings.logs, settings.artifacts, settings.data]
     if file is not None:
-        refuse_network_file_system(file, Path("/proc/mounts"))
+        refuse_network_file_system(file)
         folders.append(file.parent)
     try:
         for folder in folders:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.database.mounts import MOUNTS
 from eatnas_db.database.transactions import mark_write, read_transaction, transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import require_single_name
@@ -59,7 +60,7 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     return engine
 
 
-def open_record(url: str, mounts: Path = Path("/proc/mounts"), busy_seconds: float = BUSY_SECONDS) -> Engine:
+def open_record(url: str, mounts: Path = MOUNTS, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """Create an engine for an existing record of this program's version. Raises `RecordError`.
 
     `busy_seconds`: how long a transaction waits for the locks of other programs.

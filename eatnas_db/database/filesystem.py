@@ -1,33 +1,62 @@
-"""Check the file system under an SQLite file: whether it is a network file system, and whether it is full."""
+"""Check the file system under an SQLite file: whether other machines share it, and whether it is full."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Final
 
+from eatnas_db.database.mounts import MOUNTS, find_file_system
 from eatnas_db.errors import RecordError
 
 MIN_FREE_BYTES: Final = 1_000_000
 """A disk with less free space counts as full."""
 
-NETWORK_FILE_SYSTEMS: Final = frozenset(
+
+SHARED_FILE_SYSTEMS: Final = frozenset(
     [
-        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "afs"),
-        *("fuse.sshfs", "fuse.glusterfs"),
+        # Network file systems.
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "smb2", "ncpfs", "afs", "kafs", "coda", "davfs", "webdav"),
+        *("lustre", "gpfs", "beegfs", "ceph", "glusterfs", "pvfs2", "orangefs", "wekafs", "panfs", "quobyte"),
+        # Several machines share the disk.
+        *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
+        # A virtual machine or a container shares a folder of its host.
+        *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
+        # A program serves it, and does not say what lies behind it.
+        "fuse",
     ]
 )
+"""Types on which SQLite's locks or its shared memory do not reach every program that uses the file."""
+
+LOCAL_FUSE: Final = frozenset(
+    [
+        *("fuse-overlayfs", "overlayfs", "unionfs", "mergerfs", "bindfs", "zfs", "ext2fs", "fuse-ext2", "fuse2fs"),
+        *("ntfs", "ntfs-3g", "lowntfs-3g", "exfat", "exfat-fuse", "apfs", "btrfs"),
+        *("encfs", "gocryptfs", "cryfs", "securefs", "cryptomator"),
+    ]
+)
+"""Programs that serve local disks through FUSE; all others count as shared, such as `fuse.sshfs`."""
 
 
-def refuse_network_file_system(file: Path, mounts: Path) -> None:
-    """Raise `RecordError` if `file` is on a network file system. `mounts` has the format of `/proc/mounts`."""
-    kind = _file_system(file, mounts)
-    if kind in NETWORK_FILE_SYSTEMS:
+def refuse_network_file_system(file: Path, mounts: Path = MOUNTS) -> None:
+    """Raise `RecordError` if other machines may use the file system of `file`. Links and `..` are followed.
+
+    `mounts` has the format of `/proc/self/mountinfo` or of `/proc/mounts`.
+    """
+    kind = find_file_system(file, mounts)
+    if kind is not None and is_shared(kind):
         raise RecordError(
-            f"{file} is on a network file system ({kind}), where SQLite can lose data; "
+            f"{file} is on a shared or network file system ({kind}), where SQLite can lose data; "
             "put the record on a local disk with --db sqlite:////local/path/eatnas.db"
         )
+
+
+def is_shared(kind: str) -> bool:
+    """Return whether several machines may use a file system of this type at once."""
+    family, _, program = kind.partition(".")
+    if family == "fuse" and program:
+        return program not in LOCAL_FUSE
+    return family in SHARED_FILE_SYSTEMS
 
 
 def is_disk_full(file: Path) -> bool:
@@ -36,19 +65,3 @@ def is_disk_full(file: Path) -> bool:
         return shutil.disk_usage(file.parent).free < MIN_FREE_BYTES
     except OSError:
         return False
-
-
-def _file_system(file: Path, mounts: Path) -> str | None:
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    target = file.absolute()
-    depth, kind = 0, None
-    for line in lines:
-        _, mount_point, mount_kind, *_ = line.split(" ")
-        # The kernel writes a space in a mount point as \040.
-        mount = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount_point))
-        if target.is_relative_to(mount) and len(mount.parts) >= depth:
-            depth, kind = len(mount.parts), mount_kind
-    return kind

@@ -12,7 +12,6 @@ from sqlalchemy import inspect, text
 
 import eatnas_migrations
 from eatnas_db.database.engine import create_engine_for, current_revision, open_record
-from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
@@ -79,11 +78,3 @@ def test_file_without_a_record_is_refused(tmp_path):
         open_record(f"sqlite:///{garbage}")
     with pytest.raises(RecordError, match="no record at"):
         open_record(f"sqlite:///{tmp_path / 'nothing.db'}")
-
-
-def test_network_file_system_is_refused(tmp_path):
-    mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/sda / ext4 rw 0 0\nserver:/x /net/my\\040share nfs4 rw 0 0\n")
-    with pytest.raises(RecordError, match=r"network file system \(nfs4\)"):
-        refuse_network_file_system(Path("/net/my share/eatnas.db"), mounts)
-    refuse_network_file_system(Path("/home/eatnas.db"), mounts)
