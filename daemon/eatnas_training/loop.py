@@ -50,7 +50,7 @@ def train(
         yield from training.run()
     except Exception as error:
         if isinstance(error, DataError):
-            forget_loaded_data()  # the next training looks at the files again
+            forget_loaded_data(assign.data)  # the next training looks at the files again
         yield Failed(
             candidate=assign.candidate,
             attempt=assign.attempt,

@@ -178,7 +178,7 @@ def _removable_log(recorded: _RecordedFiles, file: FoundFile) -> list[RemovableF
 
 
 def _removable_cache(file: FoundFile) -> RemovableFile | None:
-    if Path(file.name).suffix not in (".npy", ".json"):  # a process is writing it, or holds its lock
+    if Path(file.name).suffix not in (".npy", ".npz", ".json"):  # a process is writing it, or holds its lock
         return None
     return RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.CACHE)
 

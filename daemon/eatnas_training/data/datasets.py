@@ -174,7 +174,7 @@ def _read_image_folder(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[Im
             f"{data['name']}: the {len(folder.names)} images in {folder.top} do not fit into {RESIDENT_BYTES >> 20} "
             f"MiB at {side} × {side} pixels; lower data.resolution"
         )
-    digest = files_digest(folder, read_file_times(folder))
+    digest = files_digest(folder, (yield from read_file_times(folder)))
     content = yield from read_folder(data_cache(data), folder, digest, side)
     assert content.images is not None
     readable = readable_files(folder, content, data)

@@ -91,9 +91,16 @@ class CacheEntry:
 
 def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int | None) -> CacheEntry:
     """Return the entry of a folder whose center squares have this side."""
-    pillow = importlib.metadata.version("pillow") if side is not None else None
+    if side is None:
+        return content_entry(cache, files_digest)
+    pillow = importlib.metadata.version("pillow")
     key = hashlib.sha256(f"{FORMAT} {files_digest} {side} {pillow}".encode()).hexdigest()
-    return CacheEntry(cache, key, None if side is None else (len(folder.names), 3, side, side))
+    return CacheEntry(cache, key, (len(folder.names), 3, side, side))
+
+
+def content_entry(cache: Path, files_digest: str) -> CacheEntry:
+    """Return the entry of a folder without its images: which files can be read, and the digest of their bytes."""
+    return CacheEntry(cache, hashlib.sha256(f"{FORMAT} {files_digest}".encode()).hexdigest(), None)
 
 
 def read_folder(

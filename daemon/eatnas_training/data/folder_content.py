@@ -23,6 +23,8 @@ CHUNK: Final = 32
 """Files that a thread gets between two reports of progress."""
 REPORT_SECONDS: Final = 0.5
 """Time between two reports of progress."""
+LISTED_BETWEEN: Final = 1000
+"""Files that are listed between two looks at the clock."""
 UNKNOWN_SIZE: Final = -1
 NAMED: Final = 3
 """Unreadable files that an error names."""
@@ -32,17 +34,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`done` of `total` images are read. `waiting`: another process reads them."""
+    """`done` of `total` images are read, or listed. `waiting`: another process reads them."""
 
     done: int
     total: int
     waiting: bool = False
+    action: str = "read"
 
     def describe(self) -> str:
         """Return a line for people."""
         if self.waiting:
             return f"another process reads the {self.total:,} images"
-        return f"read {self.done:,} of {self.total:,} images"
+        return f"{self.action} {self.done:,} of {self.total:,} images"
 
 
 Steps = Generator[LoadProgress, None, T]
@@ -90,10 +93,14 @@ def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
             return result
 
 
-def read_file_times(folder: ImageFolder) -> FileTimes:
+def read_file_times(folder: ImageFolder) -> Steps[FileTimes]:
     """Return the sizes and modification times of all files; a file that is away does not raise."""
     times = np.empty((2, len(folder.names)), np.int64)
+    reported = time.monotonic()
     for index, name in enumerate(folder.names):
+        if index % LISTED_BETWEEN == 0 and time.monotonic() - reported > REPORT_SECONDS:
+            reported = time.monotonic()
+            yield LoadProgress(index, len(folder.names), action="listed")
         try:
             status = os.stat(f"{folder.top}/{name}")  # noqa: PTH116 - a `Path` for each takes as long as the call
         except OSError:

@@ -54,7 +54,7 @@ def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Repor
     side = data.get("resolution") or DATA_SETS[str(data["name"])].side
     if data["name"] != "ImageFolder" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
         side = None  # streamed
-    digest = files_digest(part, read_file_times(part))
+    digest = files_digest(part, finish(read_file_times(part), report))
     content = finish(read_folder(data_cache(data), part, digest, side, again=True), report)
     return [
         {"path": prefix + part.names[index], "reason": content.unreadable[index].removeprefix(part.path(index)).strip()}

@@ -69,6 +69,8 @@ class FolderWalk:
     visited: set[Identity]
     files: list[str] = field(default_factory=list)
     """Names relative to `top`."""
+    folders: list[str] = field(default_factory=list)
+    """All folders that were read, relative to `top`."""
     skipped: list[Skipped] = field(default_factory=list)
     _links: list[str] = field(default_factory=list)
 
@@ -98,6 +100,7 @@ class FolderWalk:
         pending = [start]
         while pending:
             folder = pending.pop()
+            self.folders.append(folder)
             skipped: Counter[str] = Counter()
             try:
                 with os.scandir(f"{self.top}/{folder}") as entries:

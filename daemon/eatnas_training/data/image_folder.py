@@ -45,6 +45,8 @@ class ImageFolder:
     labels: Integers
     class_names: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    folders: tuple[str, ...] = ()
+    """All folders that were read, relative to `top`."""
 
     @property
     def classes(self) -> int:
@@ -84,14 +86,14 @@ def list_training_folder(root: Path, name: str) -> ImageFolder:
     folders, skipped_here = _list_folders(top)
     if not folders:
         raise DataError(f"{name}: {top} has no class folders; put images into {top}/CLASS/, or set data.root{OPTION}")
-    files, skipped_below = _list_classes(top, folders)
+    files, skipped_below, read = _list_classes(top, folders)
     skipped += [*skipped_here, *skipped_below]
     class_names = tuple(folder for folder, names in files.items() if names)
     if not class_names:
         raise DataError(f"{name}: the class folders in {top} hold no files; put images into {top}/CLASS/")
     if len(class_names) == 1:
         _refuse_one_class(top, name, class_names[0], files)
-    return _with_labels(top, files, class_names, skipped)
+    return _with_labels(top, files, class_names, skipped, read)
 
 
 def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
@@ -101,20 +103,24 @@ def list_test_folder(root: Path, name: str, train: ImageFolder) -> ImageFolder:
     if not folders:
         _refuse_misspelled_parts(root, name)
         raise DataError(f"{name}: {top} has no class folders; put images into {top}/CLASS/, or set data.root{OPTION}")
-    files, skipped_below = _list_classes(top, folders)
+    files, skipped_below, read = _list_classes(top, folders)
     missing = [folder for folder in train.class_names if folder not in folders]
     unknown = [folder for folder, names in files.items() if names and folder not in train.class_names]
     if differing := sorted([*missing, *unknown]):
         raise DataError(f"{name}: {train.top} and {top} must have the same classes; only one has {differing[0]!r}")
-    return _with_labels(top, files, train.class_names, [*skipped_here, *skipped_below])
+    return _with_labels(top, files, train.class_names, [*skipped_here, *skipped_below], read)
 
 
 def _with_labels(
-    top: Path, files: dict[str, list[str]], class_names: tuple[str, ...], skipped: Sequence[Skipped]
+    top: Path,
+    files: dict[str, list[str]],
+    class_names: tuple[str, ...],
+    skipped: Sequence[Skipped],
+    read: Sequence[str],
 ) -> ImageFolder:
     names = [file for folder in class_names for file in files.get(folder, ())]
     labels = np.repeat(np.arange(len(class_names)), [len(files.get(folder, ())) for folder in class_names])
-    return ImageFolder(top, names, labels.astype(np.int64), class_names, tuple(skipped))
+    return ImageFolder(top, names, labels.astype(np.int64), class_names, tuple(skipped), (".", *read))
 
 
 def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
@@ -137,19 +143,23 @@ def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
     return folders, skipped
 
 
-def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str]], list[Skipped]]:
-    """Return the sorted files of each folder, and what is skipped: links in cycles, hidden files, empty folders."""
+def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str]], list[Skipped], list[str]]:
+    """Return the sorted files of each folder; what is skipped: links in cycles, hidden files, empty folders; and all
+    folders that were read.
+    """
     ancestors = identify_ancestors(top)
     files: dict[str, list[str]] = {}
     skipped: list[Skipped] = []
+    read: list[str] = []
     for folder in folders:
         walk = FolderWalk(str(top), set(ancestors))
         walk.list_files(folder)
         files[folder] = walk.files
         skipped += walk.skipped
+        read += walk.folders
         if not walk.files and Skipped(folder, CYCLE) not in walk.skipped:
             skipped.append(Skipped(folder, NO_IMAGES))
-    return files, skipped
+    return files, skipped, read
 
 
 def _refuse_misspelled_parts(root: Path, name: str) -> None:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.batches import LoadedData
+from eatnas_training.data.catalog import FOLDER_SETS
 from eatnas_training.data.folder_content import Steps, count_cores, finish
 from eatnas_training.data.resident import load_resident
-from eatnas_training.data.streamed_files import listing_steps
+from eatnas_training.data.streamed_files import forget_listing, listing_steps
 from eatnas_training.data.streaming import open_streamed
 from eatnas_training.error_messages import unreadable
 
@@ -36,9 +37,11 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
     return _loaded_last[request]
 
 
-def forget_loaded_data() -> None:
-    """Read the files again with the next call."""
+def forget_loaded_data(data: Mapping[str, Any]) -> None:
+    """Look at all files of a `DataSpec` again with the next call."""
     _loaded_last.clear()
+    if data["name"] in FOLDER_SETS:
+        forget_listing(data)
 
 
 _loaded_last: dict[tuple[str, str, int, bool], LoadedData] = {}
@@ -46,7 +49,7 @@ _loaded_last: dict[tuple[str, str, int, bool], LoadedData] = {}
 
 def _load(data: Mapping[str, Any], device: str, final_model: bool) -> Steps[LoadedData]:
     try:
-        files = yield from listing_steps(data, final_model=final_model)
+        files = yield from listing_steps(data, final_model=final_model, reuse=True)
         if files is None:
             return (yield from load_resident(data, device, final_model=final_model))
         return open_streamed(files, device, _decode_threads())

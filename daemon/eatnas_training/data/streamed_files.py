@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,21 +26,20 @@ from eatnas_training.data.datasets import (
     skipped_bytes,
     split,
 )
-from eatnas_training.data.folder_cache import cache_entry, read_folder
+from eatnas_training.data.folder_cache import content_entry, read_folder
 from eatnas_training.data.folder_content import UNKNOWN_SIZE, FileTimes, Steps, files_digest, finish, read_file_times
 from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
+from eatnas_training.data.listing_cache import (
+    MIN_FILES,
+    ImageFiles,
+    StreamedListing,
+    listing_file,
+    load_listing,
+    store_listing,
+)
 
 DIGEST_LINES = 10_000
 """Files that are added to a digest at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFiles:
-    """The image files of one part; `labels` int64 `[N]`, and the state of each file when it was listed."""
-
-    paths: list[str]
-    labels: Integers
-    times: FileTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +83,61 @@ def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -
     return finish(listing_steps(data, final_model=final_model))
 
 
-def listing_steps(data: Mapping[str, Any], *, final_model: bool = False) -> Steps[StreamedFiles | None]:
-    """Do the same as `list_streamed_files`, and yield the progress: to skip files, all must have been read once."""
+def listing_steps(
+    data: Mapping[str, Any], *, final_model: bool = False, reuse: bool = False, min_files: int = MIN_FILES
+) -> Steps[StreamedFiles | None]:
+    """Do the same as `list_streamed_files`, and yield the progress: to skip files, all must have been read once.
+
+    `reuse`: take the listing from the cache if no folder has changed since. Folders with fewer than `min_files` files
+    are not in the cache.
+    """
     name = str(data["name"])
     get_data_set(name)
     if name not in FOLDER_SETS:
         return None
+    cache, started_at = data_cache(data), time.time()
+    file = None if cache is None else listing_file(cache, data, final_model=final_model)
+    if reuse and file is not None and (stored := load_listing(file)) is not None:
+        return _streamed_files(stored, data)
     folder = list_training_folder(data_root(data), name)
     side = image_side(data)
     if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
         return None
     whole = yield from _read_part(folder, data)
     train, validation = (whole.select(positions) for positions in split(len(whole.readable), data))
-    (train_files, held_out), digest = _digest_parts(side, [("train", whole, train), ("validation", whole, validation)])
-    state = DataState(digest, whole.digest, _known_content(data, whole))
+    files, digest = _digest_parts(side, [("train", whole, train), ("validation", whole, validation)])
+    facts = {"side": side, "classes": folder.classes, "data_digest": digest, "files_digest": whole.digest}
+    folders = [str(data_root(data)), *_paths(folder)]
     if final_model:
         test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
+        folders += _paths(test.folder)
         both = np.concatenate((train, validation))
-        (train_files, held_out), digest = _digest_parts(side, [("train", whole, both), ("test", test, test.readable)])
-    return StreamedFiles(train_files, held_out, side, folder.classes, digest, state)
+        files, digest = _digest_parts(side, [("train", whole, both), ("test", test, test.readable)])
+    listing = StreamedListing(files, {**facts, "digest": digest}, folders)
+    if file is not None and sum(len(part.names) for part in files) >= min_files:
+        store_listing(file, listing, started_at)
+    return _streamed_files(listing, data)
+
+
+def forget_listing(data: Mapping[str, Any]) -> None:
+    """Remove the stored listings of a `DataSpec`, so that the next worker looks at every file."""
+    cache = data_cache(data)
+    if cache is None:
+        return
+    for final_model in (False, True):
+        with contextlib.suppress(OSError):
+            listing_file(cache, data, final_model=final_model).unlink()
+
+
+def _streamed_files(listing: StreamedListing, data: Mapping[str, Any]) -> StreamedFiles:
+    facts = listing.facts
+    state = DataState(facts["data_digest"], facts["files_digest"], _known_content(data, facts["files_digest"]))
+    train, held_out = listing.parts
+    return StreamedFiles(train, held_out, facts["side"], facts["classes"], facts["digest"], state)
+
+
+def _paths(folder: ImageFolder) -> list[str]:
+    return [f"{folder.top}/{name}" for name in folder.folders]
 
 
 def _digest_parts(side: int, parts: list[tuple[str, _Part, Integers]]) -> tuple[list[ImageFiles], str]:
@@ -113,7 +150,7 @@ def _digest_parts(side: int, parts: list[tuple[str, _Part, Integers]]) -> tuple[
 
 
 def _read_part(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[_Part]:
-    times = read_file_times(folder)
+    times = yield from read_file_times(folder)
     digest = files_digest(folder, times)
     if data.get("on_unreadable") != SKIP:
         return _Part(folder, times, np.arange(len(folder.names)), (), digest)
@@ -122,9 +159,9 @@ def _read_part(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[_Part]:
     return _Part(folder, times, readable, tuple(folder.names[index] for index in sorted(content.unreadable)), digest)
 
 
-def _known_content(data: Mapping[str, Any], whole: _Part) -> str | None:
+def _known_content(data: Mapping[str, Any], digest: str) -> str | None:
     cache = data_cache(data)
-    content = None if cache is None else cache_entry(cache, whole.folder, whole.digest, None).load()
+    content = None if cache is None else content_entry(cache, digest).load()
     return None if content is None else content.digest
 
 
@@ -138,6 +175,6 @@ def _add_part(sha: Any, title: str, part: _Part, indices: Integers) -> ImageFile
     for start in range(0, len(rows), DIGEST_LINES):
         lines = [f"{label} {size} {folder.names[index]}\n" for label, size, index in rows[start : start + DIGEST_LINES]]
         sha.update(os.fsencode("".join(lines)))
-    paths = [folder.path(index) for _, _, index in rows]
+    names = [folder.names[index] for _, _, index in rows]
     times = FileTimes(sizes, part.times.modified[indices])
-    return ImageFiles(paths, folder.labels[indices], times)
+    return ImageFiles(str(folder.top), names, folder.labels[indices], times)

@@ -21,7 +21,8 @@ from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey, LoadedData, normalize, to_device
 from eatnas_training.data.decoding import DecoderPool, decode_image, draw_crops
 from eatnas_training.data.image_files import FileState
-from eatnas_training.data.streamed_files import ImageFiles, StreamedFiles
+from eatnas_training.data.listing_cache import ImageFiles
+from eatnas_training.data.streamed_files import StreamedFiles
 
 BATCHES_AHEAD: Final = 2
 """Batches that are decoded in advance; they bound the memory of streaming."""
@@ -38,8 +39,7 @@ class StreamedPart:
 
     def __init__(self, files: ImageFiles, side: int, device: str, decoders: DecoderPool) -> None:
         self.labels = torch.from_numpy(files.labels)
-        self._paths, self._side, self._decoders = files.paths, side, decoders
-        self._sizes, self._modified = files.times.sizes, files.times.modified
+        self._files, self._side, self._decoders = files, side, decoders
         self._device = torch.device(device)
         self._mean, self._scale = (
             (torch.tensor(values, dtype=torch.float32) * 255).pow(power).reshape(1, 3, 1, 1).to(device)
@@ -54,13 +54,13 @@ class StreamedPart:
 
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """See `DataPart`. `crop_flip` crops and mirrors, `shift` only crops, `none` takes the center."""
-        batches = max(1, len(self._paths) // key.size)
+        batches = max(1, len(self._files.names) // key.size)
         following = range(key.batch + 1, min(key.batch + 1 + BATCHES_AHEAD, batches))
         return self._fetch([key, *(replace(key, batch=batch) for batch in following)])
 
     def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """See `DataPart`."""
-        count, size = len(self._paths), max(1, stop - start)
+        count, size = len(self._files.names), max(1, stop - start)
         following = range(stop, min(stop + BATCHES_AHEAD * size, count), size)
         return self._fetch([range(start, stop), *(range(first, min(first + size, count)) for first in following)])
 
@@ -82,16 +82,16 @@ class StreamedPart:
         draws = [None] * len(indices) if isinstance(key, range) else draw_crops(key, len(indices))
         return [
             self._decoders.submit(
-                partial(decode_image, self._paths[index], self._side, image_draws, self._state(index))
+                partial(decode_image, self._files.path(index), self._side, image_draws, self._state(index))
             )
             for index, image_draws in zip(indices, draws, strict=True)
         ]
 
     def _state(self, index: int) -> FileState:
-        return int(self._sizes[index]), int(self._modified[index])
+        return int(self._files.times.sizes[index]), int(self._files.times.modified[index])
 
     def _indices(self, key: Key) -> Tensor:
-        return torch.arange(key.start, key.stop) if isinstance(key, range) else key.indices(len(self._paths))
+        return torch.arange(key.start, key.stop) if isinstance(key, range) else key.indices(len(self._files.names))
 
 
 def open_streamed(files: StreamedFiles, device: str, threads: int) -> LoadedData:
