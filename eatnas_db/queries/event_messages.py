@@ -35,6 +35,7 @@ _MESSAGES: Final = {
     "births",
     "space_exhausted": "the search space is exhausted: {message}",
     "created": "the search was created",
+    "deleted": "the search {search} was deleted with its {candidates} candidates",
     "paused": "the search was paused",
     "paused_after_failures": "the search was paused: {reason}",
     "held": "host {host} has set the search aside and tries again by itself: {reason}",

@@ -35,3 +35,22 @@ def test_real_search_has_one_history_on_any_slots(eatnas, spec):
         prints.add(eatnas("query", "fingerprint", name))
         assert len(json.loads(eatnas("query", "best", name, "--format", "json"))) == 4
     assert len(prints) == 1
+
+
+def test_search_is_deleted_with_its_files_after_a_confirmation(large, eatnas, home):
+    folder = home / "artifacts" / "checkpoints" / "3"
+    folder.mkdir(parents=True)
+    (folder / "c22-a1-e0-b0.ckpt").touch()
+    log, other = home / "logs" / "candidate-22.log", home / "logs" / "candidate-1.log"
+    log.touch()
+    other.touch()
+    assert "small.reevaluation, large come from it" in eatnas("search", "delete", "small", "--yes", expect=1)
+    message = eatnas("search", "delete", "large", expect=1)
+    assert "this would delete search large with its 10 candidates" in message
+    assert "add --yes" in message
+    assert "search large is deleted, with 10 candidates" in eatnas("search", "delete", "large", "--yes")
+    assert not folder.exists()
+    assert not log.exists()
+    assert other.exists()
+    assert "large" not in eatnas("search", "list")
+    assert "no search" in eatnas("search", "delete", "large", "--yes", expect=1)

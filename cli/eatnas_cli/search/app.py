@@ -24,6 +24,10 @@ COMMANDS: Final = {
     ),
     "resume": LazyCommand("eatnas_cli.search.control", "Resume a paused search."),
     "cancel": LazyCommand("eatnas_cli.search.control", "Cancel a search permanently; its history is kept."),
+    "delete": LazyCommand(
+        "eatnas_cli.search.delete",
+        "Delete a search with its candidates, checkpoints and logs; refused while other searches come from it.",
+    ),
     "extend": LazyCommand(
         "eatnas_cli.search.control", "Extend the budget of a search; a finished search starts again."
     ),

@@ -1,0 +1,68 @@
+"""Delete a search with everything that the record holds about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, or_, select
+
+from eatnas_db.database.locks import lock_searches
+from eatnas_db.errors import ConflictError
+from eatnas_db.events import record_event
+from eatnas_db.leases import count_leased
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import candidate, mutation
+from eatnas_db.schema.events import event
+from eatnas_db.schema.holds import hold
+from eatnas_db.schema.searches import search, step
+from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, score
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedSearch:
+    """A search that is no longer in the record, and the candidates that it had."""
+
+    id: int
+    name: str
+    candidate_ids: tuple[int, ...]
+
+
+def require_deletable(connection: Connection, name: str) -> int:
+    """Return the number of candidates of a search that nothing depends on.
+
+    Raises `NotFoundError`, or `ConflictError` if other searches come from it or if it is in training.
+    """
+    record = get_search(connection, name)
+    children = select(search.c.name).where(search.c.source_id == record.id).order_by(search.c.id)
+    if names := connection.execute(children).scalars().all():
+        raise ConflictError(
+            f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
+            "(a transfer, a re-evaluation or final models); delete what comes from it first"
+        )
+    if training := count_leased(connection, record.id):
+        raise ConflictError(
+            f"search {name!r} cannot be deleted: {training} of its candidates are in training; "
+            f"`eatnas-db search cancel {name}` ends them"
+        )
+    return record.born
+
+
+def delete_search(connection: Connection, name: str, now: float) -> DeletedSearch:
+    """Delete a search, its candidates, their trainings and their events; architectures may belong to other searches.
+
+    The caller deletes the files. Raises `NotFoundError` or `ConflictError`, as `require_deletable` does.
+    """
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
+    require_deletable(connection, name)
+    search_id = get_search(connection, name).id
+    candidates = select(candidate.c.id).where(candidate.c.search_id == search_id)
+    candidate_ids = tuple(connection.execute(candidates).scalars())
+    # This event gets the highest id, so that no later event gets the id of a deleted one: readers follow the ids.
+    record_event(connection, now, "deleted", detail={"search": name, "candidates": len(candidate_ids)})
+    for table in (score, epoch, checkpoint, lease, mutation, attempt):
+        connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))
+    connection.execute(delete(event).where(or_(event.c.search_id == search_id, event.c.candidate_id.in_(candidates))))
+    for table in (candidate, step, hold):
+        connection.execute(delete(table).where(table.c.search_id == search_id))
+    connection.execute(delete(search).where(search.c.id == search_id))
+    return DeletedSearch(id=search_id, name=name, candidate_ids=candidate_ids)
