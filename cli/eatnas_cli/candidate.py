@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 from sqlalchemy import Connection
@@ -13,11 +15,15 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
+from eatnas_cli.query.page_options import Conditions
 from eatnas_db import transitions
 from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate, require_candidate
-from eatnas_db.searches.retry import retry_candidates
+from eatnas_db.queries.failures import list_failures
+from eatnas_db.queries.paging import Page, select_page
+from eatnas_db.queries.searches import get_search
 from eatnas_db.settings import Settings
 
 app = new_app(no_args_is_help=True)
@@ -51,12 +57,55 @@ def logs(ctx: typer.Context, candidate: CandidateId) -> None:
 
 
 @app.command()
-def retry(ctx: typer.Context, candidate: CandidateId) -> None:
-    """Train a failed candidate again from scratch, outside the population; it stays failed itself."""
-    with write_connection(ctx.obj.database_url) as connection:
+def retry(
+    ctx: typer.Context,
+    candidate: Annotated[
+        int | None, typer.Argument(metavar="[CANDIDATE]", help="Id of a failed candidate, as in `query failures`.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Retry the failed candidates of this search.")
+    ] = None,
+    where: Conditions = None,
+) -> None:
+    """Train failed candidates again from scratch, outside the population; they stay failed themselves.
+
+    Give the id of one candidate, or --search. --where selects candidates by the columns of `query failures`, for
+    example `failure=hang`; the last failure of a candidate counts.
+    """
+    if (candidate is None) == (search is None) or (where and search is None):
+        raise typer.BadParameter("give the id of a candidate, or --search NAME with or without --where")
+    if search is not None:
+        _retry_failed(ctx.obj, search, Page(where=tuple(where or ())))
+    elif candidate is not None:
+        _retry_one(ctx.obj, candidate)
+
+
+def _retry_one(settings: Settings, candidate: int) -> None:
+    from eatnas_db.searches.retry import retry_candidates  # it loads pydantic, which quick commands do not need
+
+    with write_connection(settings.database_url) as connection:
         require_candidate(connection, candidate)
         (retry,) = retry_candidates(connection, (candidate,), time.time())
     typer.echo(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
+
+
+def _retry_failed(settings: Settings, name: str, page: Page) -> None:
+    from eatnas_db.searches.retry import list_retried, retry_candidates
+
+    asked = " ".join(f"--where {condition}" for condition in page.where)
+    of_search = f"search {name}{' with ' if asked else ''}{asked}"
+    with write_connection(settings.database_url) as connection:
+        failures = list_failures(connection, get_search(connection, name).id)
+        last = {row.candidate_id: row for row in failures if row.state == CandidateState.FAILED}
+        ids = [row.candidate_id for row in select_page(last.values(), page)]
+        earlier = list_retried(connection, ids)
+        retries = retry_candidates(connection, [key for key in ids if key not in earlier], time.time())
+    for target, count in Counter(retry.search for retry in retries).items():
+        typer.echo(f"search {target} will train {count} failed candidates of {of_search} again")
+    if earlier:
+        typer.echo(f"{len(earlier)} failed candidates of {of_search} were retried before and are left as they are")
+    if not ids:
+        typer.echo(f"nothing to retry: no failed candidate of {of_search}")
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, delete, or_, select
 
@@ -16,6 +18,9 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.holds import hold
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, score
+
+_BATCH: Final = 5000
+"""Ids in one statement: databases limit the number of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ def require_deletable(connection: Connection, name: str) -> int:
     if names := connection.execute(children).scalars().all():
         raise ConflictError(
             f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
-            "(a transfer, a re-evaluation or final models); delete what comes from it first"
+            "(a transfer, a re-evaluation, final models or retries); delete what comes from it first"
         )
     if training := count_leased(connection, record.id):
         raise ConflictError(
@@ -62,7 +67,16 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     for table in (score, epoch, checkpoint, lease, mutation, attempt):
         connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))
     connection.execute(delete(event).where(or_(event.c.search_id == search_id, event.c.candidate_id.in_(candidates))))
+    _forget_retries(connection, name)
     for table in (candidate, step, hold):
         connection.execute(delete(table).where(table.c.search_id == search_id))
     connection.execute(delete(search).where(search.c.id == search_id))
     return DeletedSearch(id=search_id, name=name, candidate_ids=candidate_ids)
+
+
+def _forget_retries(connection: Connection, name: str) -> None:
+    """Delete the events that a search retries candidates of another one: those may be retried again."""
+    retried = select(event.c.id, event.c.detail).where(event.c.kind == "retried")
+    ids = [row.id for row in connection.execute(retried) if json.loads(row.detail)["search"] == name]
+    for first in range(0, len(ids), _BATCH):
+        connection.execute(delete(event).where(event.c.id.in_(ids[first : first + _BATCH])))

@@ -55,6 +55,11 @@ def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: 
     return tuple(retries)
 
 
+def list_retried(connection: Connection, candidate_ids: Sequence[int]) -> set[int]:
+    """Return those of the candidates that were retried before."""
+    return {row.candidate_id for row in _select_in_batches(connection, _EARLIER_RETRIES, candidate_ids)}
+
+
 _FAILED: Final = (
     select(
         candidate.c.id,
