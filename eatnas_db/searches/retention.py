@@ -15,8 +15,16 @@ def drop_unneeded_checkpoints(connection: Connection, search: SearchRecord) -> l
     """Delete the rows of a search's unneeded checkpoints, and return the paths to remove after the commit.
 
     Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
-    yet, or have an unsettled child. The table contains little else, so reading it stays cheap.
+    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. The table contains
+    little else, so reading it stays cheap.
     """
+    fittest = (
+        select(candidate.c.id)
+        .where(candidate.c.search_id == search.id, candidate.c.fitness.is_not(None))
+        .order_by(candidate.c.fitness.desc(), candidate.c.birth)
+        # A re-evaluation may decide among this many.
+        .limit(max(1, search.spec["reevaluation"]["top"]))
+    )
     unneeded = (
         select(checkpoint.c.path)
         .join(candidate)
@@ -27,6 +35,7 @@ def drop_unneeded_checkpoints(connection: Connection, search: SearchRecord) -> l
             candidate.c.birth < search.settled,
             or_(candidate.c.joined.is_(None), candidate.c.left <= search.born - search.lag + 1),
             ~has_unsettled_child(),
+            candidate.c.id.not_in(fittest),
         )
     )
     paths = list(connection.execute(unneeded).scalars())
