@@ -48,6 +48,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("convolutions", [program("convolutions.py")]),
         SoakStep("convolutions-avx2", [program("convolutions.py")], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
         SoakStep("storm-tests", ["-m", "pytest", "-q", *tests]),
+        SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
     ]

@@ -67,7 +67,7 @@ def _one(name: str, function: Callable[..., Any]) -> str:
     arguments = [one for one in parameters if isinstance(one[2], ArgumentInfo)]
     options = [one for one in parameters if isinstance(one[2], OptionInfo)]
     usage = " ".join([name, *(_argument(*one) for one in arguments), *(["[OPTIONS]"] if options else [])])
-    rows = [(f"`{_argument(*one)}`", one[2].help) for one in arguments if one[2].help]
+    rows = [(f"`{_argument(*one)}`".replace("|", "\\|"), one[2].help) for one in arguments if one[2].help]
     rows += [(_option(*one), _meaning(*one)) for one in options]
     table = ["", "| given | meaning |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)] if rows else []
     return "\n".join([f"`{usage}`", "", inspect.cleandoc(function.__doc__ or ""), *table]) + "\n"

@@ -1,0 +1,12 @@
+"""A neural architecture search that lives in a database."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: quick commands import this package, too.
+    if name == "load_model":
+        from eatnas_db.models import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

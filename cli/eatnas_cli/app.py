@@ -43,6 +43,14 @@ COMMANDS: Final = {
         "eatnas_cli.report",
         "Write a report about a search as one self-contained HTML file.",
     ),
+    "export": LazyCommand(
+        "eatnas_cli.export",
+        "Write a trained model as files that other programs read, each verified against its checkpoint.",
+    ),
+    "predict": LazyCommand(
+        "eatnas_cli.predict",
+        "Classify images with an exported model and print the most probable classes.",
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_db.atomic_files import atomic_write
 from eatnas_db.database.engine import read_connection
-from eatnas_db.errors import ConflictError
+from eatnas_db.output_files import require_free
 
 app = new_app()
 
@@ -25,7 +25,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
     """Write a report about a search as one self-contained HTML file."""
-    _check(output, force)
+    require_free(output, force=force)
     from eatnas_report.data import load_report_data
     from eatnas_report.page import render_page
 
@@ -35,18 +35,9 @@ def report(
     typer.echo(f"wrote {output}")
 
 
-def _check(file: Path, force: bool) -> None:
-    if file.is_dir():
-        raise ConflictError(f"{file} is a folder; give a file name")
-    if not file.parent.is_dir():
-        raise ConflictError(f"folder {file.parent} does not exist; create it first")
-    if file.exists() and not force:
-        raise ConflictError(f"{file} already exists; --force overwrites it")
-
-
 def _write_whole(file: Path, text: str, force: bool) -> None:
     """Write the file atomically, so that no reader sees half a page. Raises `ConflictError`."""
     with atomic_write(file) as opened:
         opened.write(text.encode())
         # Another program may have written the file while this one read the record.
-        _check(file, force)
+        require_free(file, force=force)

@@ -90,6 +90,12 @@ def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[Rank
     return tuple(_sort_by_rank(_add_measures(connection, fittest)))
 
 
+def rank_among(connection: Connection, candidate_ids: Select[tuple[int]]) -> tuple[RankedCandidate, ...]:
+    """Return the scored candidates that a subquery selects, in the order of the ranking."""
+    chosen = _candidates().where(candidate.c.id.in_(candidate_ids), candidate.c.fitness.is_not(None))
+    return tuple(_sort_by_rank(_add_measures(connection, chosen)))
+
+
 def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate, ...]:
     """Return the current population in the order of the ranking."""
     living = _candidates().where(candidate.c.search_id == search_id, LIVING)

@@ -87,13 +87,14 @@ def decode_image(path: str, side: int, draws: list[float] | None, state: FileSta
     Raises `DataError`, also if the file is not in the given state.
     """
     image = open_image(path, state)
-    box = _center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
+    box = center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
     pixels: Bytes = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
     return pixels[:, ::-1] if draws is not None and draws[-1] < 0.5 else pixels
 
 
-def _center_crop(width: int, height: int) -> Box:
-    half = min(width, height) * CENTER_SHARE / 2
+def center_crop(width: int, height: int, share: float = CENTER_SHARE) -> Box:
+    """Return the centre square of an image; its side is this share of the shorter side."""
+    half = min(width, height) * share / 2
     return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
 
 

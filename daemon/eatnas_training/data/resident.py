@@ -52,7 +52,7 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
         loaded = yield from datasets.training_steps(data)
         train, held_out, digest = loaded.train, loaded.validation, loaded.digest
         state = DataState(digest)
-    mean, scale = (torch.from_numpy(array).to(device) for array in _statistics(train.images))
+    mean, scale = (torch.from_numpy(array).to(device) for array in channel_statistics(train.images))
     train_part, held_out_part = (
         ResidentPart(
             images=torch.from_numpy(np.array(part.images)).to(device),
@@ -66,7 +66,7 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
     return LoadedData(train_part, held_out_part, Task(side, channels, train.classes), digest, state)
 
 
-def _statistics(
+def channel_statistics(
     images: Bytes,
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
     """Return mean and 1 / deviation of each channel, `[1, C, 1, 1]`, from the exact counts of the 256 values."""

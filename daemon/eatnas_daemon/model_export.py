@@ -1,0 +1,74 @@
+"""Export trained models and classify images with them. The training package does the work, in its own process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eatnas_daemon.training_programs import run_training_program
+from eatnas_db.domain.suggestions import did_you_mean
+from eatnas_db.errors import ConflictError, NotFoundError
+from eatnas_db.models import export_fields, find_model
+from eatnas_db.output_files import require_free
+from eatnas_db.settings import Settings
+
+EXPORT_PROGRAM: Final = "eatnas_training.export.exporting"
+PREDICTION_PROGRAM: Final = "eatnas_training.export.prediction"
+FORMATS: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "python": ".py"}
+"""The suffix of each format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """A written file: its accuracy on validation images, and the largest difference from the checkpoint's logits."""
+
+    file: str
+    bytes: int
+    accuracy: float
+    difference: float
+
+
+def parse_formats(names: Sequence[str], output: Path) -> list[str]:
+    """Return the formats that the user named, separated by commas or not, else the one of the suffix of `output`.
+
+    A module of Python loads a safetensors file, so `python` includes that. Raises `ConflictError`.
+    """
+    formats = [part.strip() for name in names for part in name.split(",")]
+    if not formats:
+        formats = [name for name, suffix in FORMATS.items() if suffix == output.suffix] or ["safetensors"]
+    for name in formats:
+        if name not in FORMATS:
+            raise ConflictError(f"unknown format {name!r}{did_you_mean(name, FORMATS)} (known: {', '.join(FORMATS)})")
+    if "python" in formats:
+        formats.append("safetensors")
+    return [name for name in FORMATS if name in formats]
+
+
+def export_model(
+    settings: Settings, model: str, formats: Sequence[str], output: Path, *, force: bool = False
+) -> list[ExportedFile]:
+    """Export the model of a candidate or of a search in these formats. Raises `EatnasError`."""
+    targets = {name: str(path) for name, path in target_files(output, formats).items()}
+    for path in targets.values():
+        require_free(Path(path), force=force)
+    request = {**export_fields(settings, find_model(settings, model)), "targets": targets, "force": force}
+    files: list[dict[str, Any]] = run_training_program(EXPORT_PROGRAM, request=request)
+    return [ExportedFile(**file) for file in files]
+
+
+def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each format: `output` with the suffix of the format instead of that of another one."""
+    stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
+    return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}
+
+
+def predict_images(model: Path, images: Sequence[Path], top: int) -> list[dict[str, Any]]:
+    """Return the `top` most probable classes of each image as rows. Raises `EatnasError`."""
+    for image in images:
+        if not image.is_file():
+            raise NotFoundError(f"no image {image}; give files of images")
+    request = {"file": str(model), "images": list(map(str, images)), "top": top}
+    rows: list[dict[str, Any]] = run_training_program(PREDICTION_PROGRAM, request=request)
+    return rows

@@ -1,0 +1,38 @@
+"""The names of a data set's classes, in the order of their labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
+from eatnas_training.data.datasets import data_root
+from eatnas_training.data.image_folder import list_training_folder
+
+_NAMES: Final = {
+    "FashionMNIST": "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot",
+    "CIFAR10": "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
+    "CIFAR100": (
+        "apple, aquarium_fish, baby, bear, beaver, bed, bee, beetle, bicycle, bottle, bowl, boy, bridge, bus, "
+        "butterfly, camel, can, castle, caterpillar, cattle, chair, chimpanzee, clock, cloud, cockroach, couch, crab, "
+        "crocodile, cup, dinosaur, dolphin, elephant, flatfish, forest, fox, girl, hamster, house, kangaroo, keyboard, "
+        "lamp, lawn_mower, leopard, lion, lizard, lobster, man, maple_tree, motorcycle, mountain, mouse, mushroom, "
+        "oak_tree, orange, orchid, otter, palm_tree, pear, pickup_truck, pine_tree, plain, plate, poppy, porcupine, "
+        "possum, rabbit, raccoon, ray, road, rocket, rose, sea, seal, shark, shrew, skunk, skyscraper, snail, snake, "
+        "spider, squirrel, streetcar, sunflower, sweet_pepper, table, tank, telephone, television, tiger, tractor, "
+        "train, trout, tulip, turtle, wardrobe, whale, willow_tree, wolf, woman, worm"
+    ),
+}
+
+
+def list_class_names(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes of a `DataSpec`: those of its folders, or digits. Raises `DataError`."""
+    name = str(data["name"])
+    if name in FOLDER_SETS:
+        folders = list_training_folder(data_root(data), name).class_names
+        # Other programs read these names as UTF-8; a folder's name may be any bytes.
+        return tuple(os.fsencode(folder).decode("utf-8", "replace") for folder in folders)
+    if name in _NAMES:
+        return tuple(_NAMES[name].split(", "))
+    return tuple(map(str, range(get_data_set(name).classes)))

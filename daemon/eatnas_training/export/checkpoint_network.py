@@ -1,0 +1,48 @@
+"""Build the network of a trained model from its checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from eatnas_db.checkpoint_files import read_checkpoint
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.errors import DataError
+from eatnas_training import checkpoint
+from eatnas_training.error_messages import first_line
+from eatnas_training.network import Network, build
+
+
+def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, task: Task) -> Network:
+    """Return the network of a checkpoint in evaluation mode, on the CPU.
+
+    Raises `DataError` if the file is missing, damaged, another one than recorded, or of another network.
+    """
+    try:
+        content = read_checkpoint(path)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError("its content is not what the record says")
+        state = checkpoint.unpack(content)["model"]
+        return network_of(state, architecture=architecture, macro=macro, task=task)
+    except OSError as error:
+        raise DataError(f"the weights in {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"the weights in {path} cannot be used ({first_line(error)}); restore the file from a backup, "
+            "or train the candidate again"
+        ) from error
+
+
+def network_of(state: Mapping[str, Tensor], *, architecture: str, macro: Macro, task: Task) -> Network:
+    """Return a network with these weights, in evaluation mode. Raises `ValueError` if they do not fit."""
+    network = build(Architecture.parse(architecture), macro, task)
+    try:
+        network.load_state_dict(dict[str, Any](state))
+    except RuntimeError as error:
+        raise ValueError(f"they do not fit {architecture}") from error
+    return network.eval()

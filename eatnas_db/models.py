@@ -1,0 +1,59 @@
+"""Load trained models into Python; torch is imported when a model is loaded, not before."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from eatnas_db.artifact_paths import find_artifact
+from eatnas_db.database.engine import read_connection
+from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.trained_models import TrainedModel, find_best_model, get_trained_model
+from eatnas_db.settings import Settings, load_settings
+
+LOADING_MODULE: Final = "eatnas_training.export.loading"
+"""Imported by name: the record itself must not need torch."""
+
+
+def load_model(model: str | Path | int, *, home: str | Path | None = None, features_only: bool = False) -> Any:
+    """Return a trained network as a `torch.nn.Module` in evaluation mode, on the CPU.
+
+    `model` is a file that `eatnas-db export` wrote (`.safetensors`, `.pt2` or `.py`), or the id of a candidate of the
+    record in `home`, by default the one that the command line opens. `model.preprocess` is a torchvision transform
+    from an image to an input, and `model.classes` the names of the classes. With `features_only` the module returns
+    the feature maps of the stages, and `model.feature_info` describes them.
+
+    Raises `EatnasError`, for example if the weights of the candidate are not kept.
+    """
+    loading = import_module(LOADING_MODULE)
+    if isinstance(model, str | Path):
+        return loading.load_model_file(Path(model), features_only=features_only)
+    settings = load_settings(os.environ, home=None if home is None else str(home))
+    with read_connection(settings.database_url) as connection:
+        trained = get_trained_model(connection, model)
+    request = {**export_fields(settings, trained), "targets": {}}
+    return loading.load_checkpoint(request, features_only=features_only)
+
+
+def find_model(settings: Settings, model: str) -> TrainedModel:
+    """Return the model of a candidate (by id) or the one that stands for a search (by name). Raises `EatnasError`."""
+    with read_connection(settings.database_url) as connection:
+        is_id = model.isascii() and model.isdecimal()
+        return get_trained_model(connection, int(model) if is_id else find_best_model(connection, model))
+
+
+def export_fields(settings: Settings, model: TrainedModel) -> dict[str, Any]:
+    """Return the fields of an `ExportRequest` that describe a model. Raises `NotFoundError` if its file is missing."""
+    checkpoint = find_artifact(settings.artifacts, model.checkpoint)
+    if checkpoint is None or not checkpoint.is_file():
+        elsewhere = "" if model.host == settings.host else f", or export on {model.host}, which trained it"
+        raise NotFoundError(
+            f"the weights of candidate {model.candidate_id} are not in this home: "
+            f"{settings.artifacts / model.checkpoint} is missing; restore the file{elsewhere}"
+        )
+    cache = str(settings.cache) if settings.home.is_dir() else None
+    data = {**model.data, "root": model.data.get("root") or str(settings.data), "cache": cache}
+    return {"model": asdict(model), "data": data, "checkpoint": str(checkpoint)}

@@ -1,0 +1,152 @@
+"""`export` and `predict`: from a search to files that other programs read."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import eatnas_db
+from support.recorded_search import make_record
+
+SPEC = """
+name: digits
+space: eatnas-tiny
+data: {name: digits, train_images: 128, validation_images: 64}
+training: {epochs: 1, batch_size: 32}
+evolution: {population: 3, tournament: 2, lag: 2}
+objective: {max_mult_adds: 1_000_000}
+budget: {candidates: 4}
+reevaluation: {top: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def deleted_weights(tmp_path_factory):
+    """Return a home whose candidates are scored, and whose weights are not kept."""
+    folder = tmp_path_factory.mktemp("scored") / "home"
+    record = make_record(folder, lambda path: f"sqlite:///{path / 'eatnas.db'}")
+    record.engine.dispose()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, fresh_home):
+    """Return a home with a finished search `digits` and its final models."""
+    folder = tmp_path_factory.mktemp("searched")
+    shutil.copytree(fresh_home, folder / "home")
+    (folder / "digits.yaml").write_text(SPEC)
+    for arguments in (
+        ["search", "create", str(folder / "digits.yaml")],
+        ["run", "digits", "--slots", "1"],
+        ["search", "final", "digits", "--seeds", "2", "--epochs", "1"],
+        ["run", "digits.final", "--slots", "1"],
+    ):
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+    return folder / "home"
+
+
+@pytest.fixture
+def image(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (30, 20), np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expect", "words"),
+    [
+        (["export", "small", "-o", "m"], 1, "were deleted: a search keeps those of its population and its best"),
+        (["export", "small", "-o", "m", "--format", "keras"], 2, "unknown format 'keras'"),
+        (["export", "small", "-o", "m", "--format", "pt3"], 2, "did you mean pt2?"),
+        (["export", "smal", "-o", "m"], 1, "no search named 'smal'"),
+        (["export", "99", "-o", "m"], 1, "no candidate 99"),
+        (["export", "10", "-o", "m"], 1, "candidate 10 has no trained model: it is failed"),
+        (["export", "small", "-o", "missing/m"], 1, "folder missing does not exist"),
+        (["export", "small"], 2, "--output"),
+        (["predict", "m.onnx", "image.png"], 1, "no image image.png"),
+    ],
+)
+def test_bad_input_is_one_line(eatnas_within, deleted_weights, tmp_path, arguments, expect, words):
+    message = eatnas_within(*arguments, expect=expect, at=deleted_weights)
+    assert words in message
+    assert expect == 2 or message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_file_is_kept(eatnas_within, deleted_weights, tmp_path):
+    (tmp_path / "m.pt2").write_text("mine")
+    message = eatnas_within("export", "small", "-o", "m", "--format", "onnx,pt2", expect=1, at=deleted_weights)
+    assert message == "eatnas-db: m.pt2 already exists; --force overwrites it\n"
+    assert (tmp_path / "m.pt2").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_final_model_is_exported_in_all_formats(eatnas, searched, tmp_path, image):
+    out = eatnas("export", "digits", "-o", "best", "--format", "pt2,onnx", "--format", "python", at=searched)
+    assert [line.split()[1] for line in out.splitlines()] == ["best.safetensors", "best.pt2", "best.onnx", "best.py"]
+    model = eatnas_db.load_model(tmp_path / "best.safetensors")
+    assert model.description.final
+    assert model.description.lineage[-1]["search"] == "digits.final"
+    assert set(model.description.metrics) == {"test_accuracy", "test_loss"}
+    answers = [
+        json.loads(eatnas("predict", line.split()[1], image, "--format", "json", at=searched))
+        for line in out.splitlines()
+    ]
+    assert {tuple((row["rank"], row["label"]) for row in rows) for rows in answers} == {
+        tuple((row["rank"], row["label"]) for row in answers[0])
+    }
+    assert "probability" in eatnas("predict", "best.onnx", image, "--top", "1", at=searched)
+    candidate = model.description.candidate
+    assert list(eatnas_db.load_model(candidate, home=searched).state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.slow
+def test_candidate_is_exported_with_its_recorded_accuracy(eatnas, searched, tmp_path):
+    rows = json.loads(eatnas("query", "population", "digits", "--format", "json", at=searched))
+    out = eatnas("export", str(rows[0]["id"]), "-o", "one.safetensors", at=searched)
+    assert f"accuracy {rows[0]['fitness']:.4f} on the validation images" in out
+
+
+@pytest.mark.slow
+def test_onnx_without_its_packages_is_one_line(eatnas, searched, tmp_path):
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "onnxruntime.py").write_text("raise ImportError('no module named onnxruntime')\n")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "hidden")}
+    message = eatnas("export", "digits", "-o", "m.onnx", expect=1, at=searched, env=environment)
+    assert "pip install 'eatnas-db[export]'" in message
+    assert message.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["hidden"]
+
+
+@pytest.mark.slow
+def test_full_disk_leaves_nothing(eatnas, searched, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    message = eatnas("export", "digits", "-o", "m", expect=1, at=searched, preexec_fn=limit)
+    assert "File too large" in message
+    assert message.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_missing_and_garbled_weights_are_named(eatnas, searched, tmp_path):
+    home = tmp_path / "copy"
+    shutil.copytree(searched, home)
+    checkpoints = sorted((home / "artifacts").rglob("*.ckpt"))
+    for path in checkpoints:
+        path.write_bytes(path.read_bytes()[:-1])
+    message = eatnas("export", "digits", "-o", "m", expect=1, at=home)
+    assert "does not match its SHA-256" in message
+    assert message.count("\n") == 1
+    for path in checkpoints:
+        path.unlink()
+    assert "are not in this home" in eatnas("export", "digits", "-o", "m", expect=1, at=home)
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
