@@ -72,7 +72,7 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits `[N, classes]`. Pooling and classifier compute in float32, in every precision."""
         features: Tensor = self.features(images)
-        if features.dtype == torch.float32:
+        if features.dtype != torch.bfloat16:
             return self._classify(features)
         # In bfloat16 the logits of several classes are often equal, and which one counts as the largest is arbitrary.
         with torch.autocast(features.device.type, enabled=False):
