@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select, update
@@ -13,7 +14,7 @@ from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.events import record_events
-from eatnas_db.schema.candidates import architecture, block, candidate, mutation
+from eatnas_db.schema.candidates import architecture, block, candidate, mutation, prediction
 from eatnas_db.schema.searches import search
 
 MAX_BIRTHS: Final = 1000
@@ -49,6 +50,10 @@ def _insert_batch(connection: Connection, search_id: int, births: Sequence[Birth
         raise TransactionRollbackError("another program has inserted the same births; try again")
     mutations = [row for birth in births for row in _mutation_rows(ids[birth.number], birth.proposal)]
     insert_rows(connection, mutation, mutations)
+    predictions = [
+        {"candidate_id": ids[birth.number], **asdict(birth.prediction)} for birth in births if birth.prediction
+    ]
+    insert_rows(connection, prediction, predictions)
     counted = {"search_id": search_id, "first": births[0].number, "births": len(births)}
     connection.execute(_COUNT_BIRTHS, counted)
     record_events(connection, now, "born", search_id=search_id, candidate_ids=[ids[birth.number] for birth in births])

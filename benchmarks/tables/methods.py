@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from eatnas_db.domain.evolution import Member, run_tournament, select_removed
+from eatnas_db.domain.evolution import GUIDED_RANDOM_BIRTHS, Member, run_tournament, select_removed
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.process import Model
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
     MIN_SCORES,
-    RANDOM_BIRTHS,
     ScoredCode,
     fit_model,
     model_rows,
@@ -109,7 +108,7 @@ class Guided:
     def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
         """Return the proposal of the model, or a random code at first."""
         birth, held = len(codes), set(codes)
-        if birth < RANDOM_BIRTHS or len(scores) < MIN_SCORES:
+        if birth < GUIDED_RANDOM_BIRTHS or len(scores) < MIN_SCORES:
             return sample_new(self._table, self._seed, codes)
         rows = [ScoredCode(birth, codes[birth], score) for birth, score in enumerate(scores)]
         size = model_rows(len(rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.rng import KeyedRng
@@ -12,6 +13,9 @@ from eatnas_db.domain.space import DigestLookup, Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
 from eatnas_db.domain.transfer import PerturbationLimits, perturb
 from eatnas_db.errors import SpaceExhaustedError
+
+GUIDED_RANDOM_BIRTHS: Final = 8
+"""The first births of a guided search from scratch are random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +42,33 @@ class InitialArchitecture:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model of a guided birth predicted; the table `prediction` gives the units."""
+
+    low: float
+    middle: float
+    high: float
+    mean: float
+    deviation: float
+    improvement: float
+    margin: float
+    agreement: float
+    scores: int
+    model_births: int
+    kernel: tuple[float, ...]
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Birth:
-    """A decided birth: its number, its origin, its architecture, the id of its parent, and its replica if retrained."""
+    """A decided birth; `replica` numbers retrainings, and a guided birth has a prediction."""
 
     number: int
     origin: Origin
     proposal: Proposal
     parent_id: int | None = None
     replica: int = 0
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,9 @@ class EvolutionSpec(_Section):
     population: int = Field(20, ge=2, le=100_000)
     tournament: int = Field(5, ge=1, le=100_000)
     removal: Literal["oldest", "worst", "mixed"] = "oldest"
+    births: Literal["mutation", "guided"] = Field(
+        "mutation", description="guided: a model of the scores so far proposes the networks"
+    )
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in training at once; default: twice the slots, at least 4"
     )

@@ -13,14 +13,14 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
 from eatnas_db.guidance.process import Model, Points, Posterior, choose_model, make_points, normal_scores
 
-RANDOM_BIRTHS: Final = 8
-"""The first births of a search from scratch are random."""
 MIN_SCORES: Final = 4
 MAX_ROWS: Final = 300
 PARENTS: Final = 8
 MUTANTS: Final = 12
 RANDOM_CODES: Final = 100
 MODEL_GROWTH: Final = 1.3
+WATCHED_SCORES: Final = 16
+"""With fewer scores, their agreement with predictions is a matter of chance."""
 MIN_AGREEMENT: Final = 0.1
 """The smallest correlation between left-out scores and their predictions with which the model decides births."""
 TOLERANCE: Final = 1e-6
@@ -115,7 +115,7 @@ def propose(
         pending=_points(encoding, pending),
     )
     agreement = posterior.agreement(targets)
-    if agreement < MIN_AGREEMENT:
+    if len(rows) >= WATCHED_SCORES and agreement < MIN_AGREEMENT:
         return None
     fitted = posterior.fitted(targets)
     best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.calibration import PredictedFitness, get_predicted_fitness
 from eatnas_db.queries.mutations import list_changes
 from eatnas_db.schema.candidates import architecture, block, candidate
 from eatnas_db.schema.searches import search
@@ -80,6 +81,7 @@ class CandidateDetails:
     """A candidate with its blocks, attempts, epochs and scores.
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
+    `prediction` is what the model expected if it decided the birth.
     """
 
     id: int
@@ -102,6 +104,7 @@ class CandidateDetails:
     created_at: float
     ended_at: float | None
     changes: tuple[str, ...]
+    prediction: PredictedFitness | None
     blocks: tuple[CandidateBlock, ...]
     attempts: tuple[CandidateAttempt, ...]
     epochs: tuple[CandidateEpoch, ...]
@@ -156,6 +159,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         created_at=row.created_at,
         ended_at=row.ended_at,
         changes=list_changes(connection, candidate_id),
+        prediction=get_predicted_fitness(connection, candidate_id),
         blocks=_list_blocks(connection, row.architecture_id),
         attempts=_list_attempts(connection, candidate_id),
         epochs=list_epochs(connection, candidate_id),

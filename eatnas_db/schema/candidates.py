@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -155,3 +156,28 @@ mutation = define_table(
     rowid=False,
 )
 """A change from the parent to the child: one primitive of one block."""
+
+
+prediction = define_table(
+    "prediction",
+    Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),
+    Column("low", Float, nullable=False),
+    Column("middle", Float, nullable=False),
+    Column("high", Float, nullable=False),
+    Column("mean", Float, nullable=False),
+    Column("deviation", Float, nullable=False),
+    Column("improvement", Float, nullable=False),
+    Column("margin", Float, nullable=False),
+    Column("agreement", Float, nullable=False),
+    Column("scores", Integer, nullable=False),
+    Column("model_births", Integer, nullable=False),
+    Column("kernel", JSON, nullable=False),
+    Column("noise", Float, nullable=False),
+    rowid=False,
+)
+"""What the model of a guided birth predicted before the training.
+
+`low`, `middle` and `high` are fitness; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
+quantiles of a normal distribution by rank). `agreement` is the correlation of left-out scores with their predictions.
+The model had `scores` scored births; `kernel` and `noise` were chosen by the first `model_births` births.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eatnas_db.domain.evolution import Member, Plateau
+from eatnas_db.domain.evolution import GUIDED_RANDOM_BIRTHS, Member, Plateau
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.queries.searches import SearchRecord, births_allowed
 
@@ -43,6 +43,19 @@ class AdvanceState:
         return births_allowed(self.search.budget_candidates, self.ends_at)
 
     @property
+    def is_guided(self) -> bool:
+        """Whether a model of the scores decides the births after the initial ones."""
+        return bool(self.search.spec["evolution"]["births"] == "guided")
+
+    @property
+    def initial_births(self) -> int:
+        """The number of births that are decided without any score."""
+        population = self.search.population
+        if self.is_guided and self.search.basic_code is None:
+            return min(population, GUIDED_RANDOM_BIRTHS)
+        return population
+
+    @property
     def visible_step(self) -> int:
         """The step whose population the next birth is bred from."""
         return self.born - self.search.lag + 1
@@ -55,4 +68,4 @@ class AdvanceState:
             return False
         if self.born >= self.births_allowed or search.over_budget:
             return False
-        return self.born < search.population or self.visible_step <= self.settled
+        return self.born < self.initial_births or self.visible_step <= self.settled

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import Connection, select
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
-from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.transfer import stretch
 from eatnas_db.errors import ConflictError, NotFoundError, SpaceExhaustedError
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
+
+if TYPE_CHECKING:  # it loads pydantic
+    from eatnas_db.domain.spec import SearchSpec
 
 
 class BasicChoice(NamedTuple):

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from eatnas_db.candidates import MAX_BIRTHS, insert_candidates
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth, InitialArchitecture, decide_birth
+from eatnas_db.domain.space import DigestLookup, Space
 from eatnas_db.domain.transfer import PerturbationLimits
 from eatnas_db.errors import SpaceExhaustedError
 from eatnas_db.events import record_event
@@ -45,25 +46,49 @@ def _decide_births(connection: Connection, state: AdvanceState) -> Iterator[Birt
     Birth 0 alone, where it is the parent of the other initial births. Raises `SpaceExhaustedError`.
     """
     record, first = state.search, state.born
-    space, is_initial = space_of(record), first < record.population
+    space, is_initial = space_of(record), first < state.initial_births
     initial = _initial_architecture(connection, state) if is_initial else None
-    is_stored = (_initial_digest_lookup if is_initial else _digest_lookup)(connection, record.id, first)
+    is_stored = (_initial_digest_lookup if is_initial else digest_lookup)(connection, record.id, first)
     decided: set[str] = set()
-    while state.can_breed and (state.born < record.population) == is_initial and state.born - first < MAX_BIRTHS:
-        birth = decide_birth(
-            state.born,
-            seed=record.seed,
-            population_size=record.population,
-            tournament_size=record.spec["evolution"]["tournament"],
-            population=() if is_initial else list_members(connection, state, state.visible_step),
-            space=space,
-            is_held=lambda digest: digest in decided or is_stored(digest),
-            initial=initial,
-        )
+    while state.can_breed and (state.born < state.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
+        if state.is_guided and not is_initial:
+            # One at a time: the next birth reads this one from the record.
+            yield _decide_guided_birth(connection, state, space, is_stored)
+            return
+        birth = _decide_birth(connection, state, space, lambda digest: digest in decided or is_stored(digest), initial)
         decided.add(birth.proposal.digest)
         yield birth
         if birth.number == 0 and record.basic_code is not None:
             return
+
+
+def _decide_birth(
+    connection: Connection,
+    state: AdvanceState,
+    space: Space,
+    is_held: DigestLookup,
+    initial: InitialArchitecture | None = None,
+) -> Birth:
+    record = state.search
+    return decide_birth(
+        state.born,
+        seed=record.seed,
+        population_size=record.population,
+        tournament_size=record.spec["evolution"]["tournament"],
+        population=() if state.born < record.population else list_members(connection, state, state.visible_step),
+        space=space,
+        is_held=is_held,
+        initial=initial,
+    )
+
+
+def _decide_guided_birth(connection: Connection, state: AdvanceState, space: Space, is_held: DigestLookup) -> Birth:
+    """Decide a birth by the model, or by evolution if the model does not."""
+    # Only here, because the model loads SciPy.
+    from eatnas_db.searches.guided_births import decide_guided_birth
+
+    birth = decide_guided_birth(connection, state.search, state.born, space, is_held)
+    return _decide_birth(connection, state, space, is_held) if birth is None else birth
 
 
 def _initial_architecture(connection: Connection, state: AdvanceState) -> InitialArchitecture | None:
@@ -95,13 +120,13 @@ _SELECT_DIGEST: Final = (
 
 
 def _initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return the same function as `_digest_lookup` for initial births: it reads them at once, as many are to come."""
+    """Return the same function as `digest_lookup` for initial births: it reads them at once, as many are to come."""
     earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
     query = select(architecture.c.digest).join(candidate).where(*earlier)
     return set(connection.execute(query).scalars()).__contains__
 
 
-def _digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
+def digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
     """Return a function that returns whether a birth before `birth` has the network of a digest."""
 
     def is_held(digest: str) -> bool:

@@ -12,10 +12,11 @@ depends_on = None
 
 TABLES = (
     *("host", "device", "worker", "record", "search", "step", "architecture", "block", "candidate", "mutation"),
-    *("provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event", "hold"),
+    *("prediction", "provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event", "hold"),
 )
 
 MEASURED = ("fitness", "accuracy", "share_inherited", "logit_distance")
+PREDICTED = ("low", "middle", "high", "mean", "deviation", "improvement", "margin", "agreement")
 
 
 def upgrade() -> None:
@@ -242,6 +243,17 @@ def create_mutations() -> None:
         sa.Column("after", sa.String(length=8), nullable=False),
         foreign_key("mutation", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", "ordinal", name=op.f("pk_eatnas_mutation")),
+        rowid=False,
+    )
+    create_table(
+        "prediction",
+        sa.Column("candidate_id", ID, nullable=False),
+        *(sa.Column(name, sa.Float(), nullable=False) for name in PREDICTED),
+        *(sa.Column(name, sa.Integer(), nullable=False) for name in ("scores", "model_births")),
+        sa.Column("kernel", sa.JSON(), nullable=False),
+        sa.Column("noise", sa.Float(), nullable=False),
+        foreign_key("prediction", "candidate_id", "candidate"),
+        sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_prediction")),
         rowid=False,
     )
 

@@ -16,7 +16,7 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, lease
@@ -55,6 +55,21 @@ def test_converged_search_ends_at_the_same_birth(tmp_path, home, supervise, fast
             row = get_search(connection, "s")
         assert row.born == row.settled == row.ends_at < 200
         assert row.ended.startswith("the quality has not improved")
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize("population", [6, pytest.param(12, marks=pytest.mark.slow)])
+def test_guided_births_do_not_depend_on_slots_or_crashes(tmp_path, home, supervise, fast, population):
+    guided = {"evolution__births": "guided", "evolution__population": population, "budget__candidates": 24}
+    prints = set()
+    for slots, program in ((1, fast), (4, (*fast, "--crash-on", "11"))):
+        settings = home(tmp_path / str(slots), **guided)
+        prints.add(supervise(settings, slots, program))
+        with read_transaction(open_record(settings.database_url)) as connection:
+            births = select(candidate.c.birth).join(prediction, prediction.c.candidate_id == candidate.c.id)
+            predicted = connection.execute(births.order_by(candidate.c.birth)).scalars().all()
+        assert min(predicted) >= min(population, 8)
+        assert len(predicted) > 8
     assert len(prints) == 1
 
 

@@ -34,6 +34,10 @@ COMMANDS: Final = {
         "eatnas_cli.query.pareto",
         "List the Pareto front: the candidates that no other beats in both accuracy and cost.",
     ),
+    "calibration": LazyCommand(
+        "eatnas_cli.query.calibration",
+        "Compare the fitness that the model predicted for guided births with the fitness that they reached.",
+    ),
     "utilisation": LazyCommand(
         "eatnas_cli.query.history",
         "Show the device seconds of a search, the utilisation of its slots, and why slots were idle.",

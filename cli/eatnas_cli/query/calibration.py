@@ -1,0 +1,59 @@
+"""`query calibration`: what the model of guided births predicted, and what came of it."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from eatnas_cli.layout_options import layout_options
+from eatnas_cli.lazy_group import new_app
+from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import FormatOption, SearchName
+from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.query.page_options import page_options
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.calibration import EXPECTED_SHARE, Calibration, get_calibration, list_predictions
+from eatnas_db.queries.paging import Page
+from eatnas_db.queries.searches import get_search
+
+app = new_app()
+
+
+@app.command()
+@takes_options(page=page_options, layout=layout_options)
+def calibration(
+    ctx: typer.Context,
+    name: SearchName,
+    *,
+    page: Page,
+    layout: Layout,
+    format: FormatOption = Format.TABLE,  # noqa: A002
+) -> None:
+    """Compare the fitness that the model predicted for guided births with the fitness that they reached."""
+    with read_connection(ctx.obj.database_url) as connection:
+        search = get_search(connection, name)
+        rows = list_predictions(connection, search.id, page)
+        summary = get_calibration(connection, search.id)
+    measured = ("id", "birth", "origin", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
+    columns = (*measured, "improvement", "margin", "model_births", "noise")
+    default = ("id", "birth", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
+    show(rows, columns, format, layout=layout, default=default)
+    if format is Format.TABLE:
+        is_guided = search.spec["evolution"]["births"] == "guided"
+        print(_describe(summary) if is_guided else _explain_absence(name), file=sys.stderr)
+
+
+def _describe(summary: Calibration) -> str:
+    """Return the summary as a sentence."""
+    if not summary.scored:
+        return f"{summary.predicted} births were predicted; none of them has a fitness yet"
+    correlation = "" if summary.correlation is None else f"; correlation {summary.correlation:.2f}"
+    return (
+        f"{summary.share_within:.0%} of {summary.scored} fitness values lie between low and high "
+        f"({EXPECTED_SHARE:.0%} are expected); mean error {summary.mean_error:.4f}{correlation}"
+    )
+
+
+def _explain_absence(name: str) -> str:
+    return f"search {name!r} has no predictions: its births are mutations (evolution.births: guided uses a model)"

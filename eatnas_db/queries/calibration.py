@@ -1,0 +1,130 @@
+"""Compare what the model of guided births predicted with the fitness that the trainings gave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Select, case, func, select
+
+from eatnas_db.queries.paging import Page, fetch_page
+from eatnas_db.schema.candidates import candidate, prediction
+
+EXPECTED_SHARE: Final = 0.683
+"""The share of a normal distribution within one standard deviation of its mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedFitness:
+    """The predicted fitness of a guided birth: its middle, and the ends of one standard deviation around it.
+
+    The model knew `scores` scored births; `agreement` is the correlation of these with their left-out predictions.
+    """
+
+    low: float
+    middle: float
+    high: float
+    scores: int
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedBirth:
+    """A guided birth with its prediction and its fitness; `within` says whether the fitness is from low to high.
+
+    `improvement` and `margin` are the expected improvement and its lead over the next best network, in normal scores.
+    """
+
+    id: int
+    birth: int
+    origin: str
+    low: float
+    predicted: float
+    high: float
+    fitness: float | None
+    within: bool | None
+    scores: int
+    agreement: float
+    improvement: float
+    margin: float
+    model_births: int
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How good the predictions of a search were.
+
+    `share_within` is the share of scored predictions whose fitness was within one standard deviation; a model that
+    knows its own errors has about `EXPECTED_SHARE`. `correlation` is that of predicted and measured fitness.
+    """
+
+    predicted: int
+    scored: int
+    share_within: float | None
+    mean_error: float | None
+    correlation: float | None
+
+
+def list_predictions(connection: Connection, search_id: int, page: Page) -> list[PredictedBirth]:
+    """Return the guided births of a search in order of birth."""
+    return fetch_page(connection, _select_predictions(search_id), page, row_type=PredictedBirth, order=("birth",))
+
+
+def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
+    """Return what was predicted for a candidate; None if the model did not decide its birth."""
+    columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
+    row = connection.execute(select(*columns).where(prediction.c.candidate_id == candidate_id)).first()
+    return None if row is None else PredictedFitness(*row)
+
+
+def get_calibration(connection: Connection, search_id: int) -> Calibration:
+    """Return how good the predictions of a search were; figures without a scored prediction are None."""
+    rows = _select_predictions(search_id).subquery()
+    predicted, fitness = rows.c.predicted, rows.c.fitness
+    scored = select(rows).where(fitness.is_not(None)).subquery()
+    total, count = connection.execute(select(func.count(), func.count(fitness)).select_from(rows)).one()
+    if not count:
+        return Calibration(total, 0, None, None, None)
+    sums = connection.execute(
+        select(
+            func.sum(case((scored.c.within, 1), else_=0)),
+            func.sum(func.abs(scored.c.fitness - scored.c.predicted)),
+            func.avg(scored.c.predicted),
+            func.avg(scored.c.fitness),
+        )
+    ).one()
+    within, error, mean_predicted, mean_fitness = map(float, sums)
+    pairs = connection.execute(select(predicted - mean_predicted, fitness - mean_fitness).where(fitness.is_not(None)))
+    return Calibration(total, count, within / count, error / count, _correlation([tuple(pair) for pair in pairs]))
+
+
+def _correlation(pairs: Sequence[tuple[float, ...]]) -> float | None:
+    """Return the correlation of centred pairs, or None if one side does not vary."""
+    xx, yy, xy = (sum(pair[i] * pair[j] for pair in pairs) for i, j in ((0, 0), (1, 1), (0, 1)))
+    return xy / (xx * yy) ** 0.5 if xx > 0 and yy > 0 else None
+
+
+def _select_predictions(search_id: int) -> Select[tuple[object, ...]]:
+    within = (candidate.c.fitness >= prediction.c.low) & (candidate.c.fitness <= prediction.c.high)
+    return (
+        select(
+            candidate.c.id,
+            candidate.c.birth,
+            candidate.c.origin,
+            prediction.c.low,
+            prediction.c.middle.label("predicted"),
+            prediction.c.high,
+            candidate.c.fitness,
+            case((candidate.c.fitness.is_(None), None), else_=within).label("within"),
+            prediction.c.scores,
+            prediction.c.agreement,
+            prediction.c.improvement,
+            prediction.c.margin,
+            prediction.c.model_births,
+            prediction.c.noise,
+        )
+        .join(candidate, candidate.c.id == prediction.c.candidate_id)
+        .where(candidate.c.search_id == search_id)
+    )

@@ -1,0 +1,41 @@
+"""Architectures as codes."""
+
+import pytest
+
+from eatnas_db.domain.macro import PRESETS, Task
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Space
+from eatnas_db.guidance.block_codes import BlockCodes
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def space(request):
+    return Space(PRESETS[request.param], Task(32, 3, 10))
+
+
+def test_code_of_an_architecture_is_that_of_its_effective_form(space):
+    codes = BlockCodes(space)
+    for number in range(50):
+        proposal = space.sample(KeyedRng(number, "sample"), lambda digest: False)
+        code = codes.encode(proposal.architecture)
+        assert codes.decode(code) == proposal.effective
+        assert codes.encode(proposal.effective) == code
+
+
+def test_neighbours_differ_in_one_primitive(space):
+    codes = BlockCodes(space)
+    code = codes.sample(KeyedRng(1, "sample"))
+    neighbours = codes.neighbours(code)
+    assert len(set(neighbours)) == len(neighbours) == space.neighbour_count
+    for neighbour in neighbours:
+        assert sum(old != new for old, new in zip(code, neighbour, strict=True)) == 1
+        codes.decode(neighbour)
+
+
+def test_mutants_differ_in_the_requested_number_of_primitives(space):
+    codes, rng = BlockCodes(space), KeyedRng(2, "mutants")
+    code = codes.sample(rng)
+    for count in (1, 2, 3):
+        mutant = codes.mutate(code, count, rng)
+        assert sum(old != new for old, new in zip(code, mutant, strict=True)) == count
+        codes.decode(mutant)

@@ -1,0 +1,68 @@
+"""Predictions of guided births and their outcomes."""
+
+import pytest
+
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness, list_predictions
+from eatnas_db.queries.candidates import get_candidate
+from eatnas_db.queries.paging import EVERYTHING, Page
+from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.breeding import digest_lookup
+from eatnas_db.searches.guided_births import decide_guided_birth
+from eatnas_db.searches.search_space import space_of
+
+
+@pytest.fixture
+def guided(search_factory, train):
+    """Return a finished search whose births after the first eight were guided."""
+    return train(search_factory(evolution__births="guided", budget__candidates=20, evolution__population=10))
+
+
+@pytest.fixture
+def connection(engine):
+    with read_transaction(engine) as connection:
+        yield connection
+
+
+def test_every_guided_birth_has_a_prediction_and_its_outcome(guided, connection):
+    rows = list_predictions(connection, guided, EVERYTHING)
+    assert [row.birth for row in rows] == list(range(8, 20))
+    for row in rows:
+        assert row.low <= row.predicted <= row.high
+        assert row.within == (row.low <= row.fitness <= row.high)
+        assert row.scores == row.birth - 2
+        assert get_predicted_fitness(connection, row.id) == get_candidate(connection, row.id).prediction
+
+
+def test_calibration_summarizes_all_predictions(guided, connection):
+    rows = list_predictions(connection, guided, EVERYTHING)
+    summary = get_calibration(connection, guided)
+    assert (summary.predicted, summary.scored) == (12, 12)
+    assert summary.share_within == pytest.approx(sum(row.within for row in rows) / 12)
+    assert summary.mean_error == pytest.approx(sum(abs(row.fitness - row.predicted) for row in rows) / 12)
+    assert -1 <= summary.correlation <= 1
+
+
+def test_predictions_are_paged_sorted_and_filtered(guided, connection):
+    rows = list_predictions(connection, guided, Page(limit=3, sort="-predicted", where=("birth>=10",)))
+    assert len(rows) == 3
+    assert rows == sorted(rows, key=lambda row: -row.predicted)
+    assert all(row.birth >= 10 for row in rows)
+
+
+def test_search_of_mutations_has_no_predictions(search_factory, train, engine):
+    search_id = train(search_factory())
+    with read_transaction(engine) as connection:
+        assert list_predictions(connection, search_id, EVERYTHING) == []
+        summary = get_calibration(connection, search_id)
+    assert (summary.predicted, summary.share_within, summary.correlation) == (0, None, None)
+
+
+def test_birth_decided_again_is_the_same(guided, connection):
+    search = get_search(connection, "s")
+    for row in list_predictions(connection, guided, EVERYTHING):
+        is_held = digest_lookup(connection, guided, row.birth)
+        again = decide_guided_birth(connection, search, row.birth, space_of(search), is_held)
+        candidate = get_candidate(connection, row.id)
+        assert str(again.proposal.architecture) == candidate.code
+        assert (again.parent_id, again.prediction.middle) == (candidate.parent_id, row.predicted)
