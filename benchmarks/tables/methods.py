@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from eatnas_db.domain.evolution import GUIDED_RANDOM_BIRTHS, Member, run_tournament, select_removed
 from eatnas_db.domain.rng import KeyedRng
-from eatnas_db.guidance.process import Model
+from eatnas_db.guidance.process import ProcessModel
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
     MIN_SCORES,
@@ -103,7 +103,7 @@ class Guided:
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
         self._evolution = Evolution(table, seed, lag)
-        self._models: dict[int, Model] = {}
+        self._models: dict[int, ProcessModel] = {}
 
     def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
         """Return the proposal of the model, or a random code at first."""

@@ -42,7 +42,7 @@ NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 """Variances of the noise, relative to that of the process."""
 
 
-class Model(NamedTuple):
+class ProcessModel(NamedTuple):
     """A kernel and a noise."""
 
     kernel: Kernel
@@ -93,9 +93,9 @@ def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) 
     return result
 
 
-def choose_model(encoding: Encoding, points: Points, targets: Reals) -> Model:
+def choose_model(encoding: Encoding, points: Points, targets: Reals) -> ProcessModel:
     """Return the kernel and the noise with the largest marginal likelihood, the scale being fitted to each."""
-    best, best_likelihood = Model(KERNELS[0], NOISES[-1]), -np.inf
+    best, best_likelihood = ProcessModel(KERNELS[0], NOISES[-1]), -np.inf
     count = len(targets)
     for kernel in KERNELS:
         values, vectors = eigh(covariance(encoding, kernel, points, points))
@@ -106,7 +106,7 @@ def choose_model(encoding: Encoding, points: Points, targets: Reals) -> Model:
             likelihood = -0.5 * (count * np.log(scale) + float(np.log(spectrum).sum()))
             # A margin, so that rounding does not choose between models of equal likelihood.
             if likelihood > best_likelihood + 1e-6:
-                best, best_likelihood = Model(kernel, noise), likelihood
+                best, best_likelihood = ProcessModel(kernel, noise), likelihood
     return best
 
 
@@ -118,7 +118,7 @@ class Posterior:
     """
 
     encoding: Encoding
-    model: Model
+    model: ProcessModel
     points: Points
     scored: int
     """The first points are scored, the others are pending."""
@@ -130,7 +130,9 @@ class Posterior:
     scale: float
 
     @classmethod
-    def fit(cls, encoding: Encoding, model: Model, *, points: Points, targets: Reals, pending: Points) -> Posterior:
+    def fit(
+        cls, encoding: Encoding, model: ProcessModel, *, points: Points, targets: Reals, pending: Points
+    ) -> Posterior:
         """Condition the process on scored and pending points."""
         everything = Points.concatenate(points, pending)
         matrix = covariance(encoding, model.kernel, everything, everything)

@@ -11,7 +11,7 @@ from scipy.special import ndtr
 
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
-from eatnas_db.guidance.process import Model, Points, Posterior, choose_model, make_points, normal_scores
+from eatnas_db.guidance.process import Points, Posterior, ProcessModel, choose_model, make_points, normal_scores
 
 MIN_SCORES: Final = 4
 MAX_ROWS: Final = 300
@@ -85,14 +85,14 @@ def model_rows(visible: int) -> int:
     return int(size)
 
 
-def fit_model(encoding: Encoding, rows: Sequence[ScoredCode]) -> Model:
+def fit_model(encoding: Encoding, rows: Sequence[ScoredCode]) -> ProcessModel:
     """Choose the kernel and the noise by the scored births among the first `model_rows`."""
     return choose_model(encoding, _points(encoding, [row.code for row in rows]), _targets(rows))
 
 
 def propose(
     space: CodeSpace,
-    model: Model,
+    model: ProcessModel,
     rows: Sequence[ScoredCode],
     pending: Sequence[Code],
     rng: KeyedRng,

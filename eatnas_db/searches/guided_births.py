@@ -16,7 +16,7 @@ from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Code
-from eatnas_db.guidance.process import Kernel, Model
+from eatnas_db.guidance.process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
     MIN_SCORES,
@@ -110,11 +110,13 @@ def _read(connection: Connection, query: Select[Any], search_id: int, before: in
     return [_ScoredRow._make(row) for row in connection.execute(query, {"search_id": search_id, "before": before})]
 
 
-def _get_model(connection: Connection, search_id: int, number: int, model_births: int, space: Space) -> Model | None:
+def _get_model(
+    connection: Connection, search_id: int, number: int, model_births: int, space: Space
+) -> ProcessModel | None:
     """Return the model chosen by the first `model_births` births: that of the last prediction if it is the same."""
     row = connection.execute(_LAST_MODEL, {"search_id": search_id, "before": number}).first()
     if row is not None and row.model_births == model_births:
-        return Model(Kernel(*row.kernel), row.noise)
+        return ProcessModel(Kernel(*row.kernel), row.noise)
     rows = _encode_rows(space, _list_scored(connection, search_id, model_births))
     return fit_model(BlockCodes(space).encoding, rows) if rows else None
 
@@ -135,7 +137,7 @@ def _make_birth(number: int, proposal: Proposal, parent: _ScoredRow | None, pred
     return Birth(number, Origin.MUTATION, replace(proposal, changes=changes), parent.id, prediction=predicted)
 
 
-def _make_prediction(guided: GuidedProposal, model: Model, *, scores: int, model_births: int) -> Prediction:
+def _make_prediction(guided: GuidedProposal, model: ProcessModel, *, scores: int, model_births: int) -> Prediction:
     return Prediction(
         low=guided.low,
         middle=guided.middle,
