@@ -42,7 +42,7 @@ class InitialArchitecture:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class BirthPrediction:
     """What the model of a guided birth predicted; the table `prediction` gives the units."""
 
     low: float
@@ -68,7 +68,7 @@ class Birth:
     proposal: Proposal
     parent_id: int | None = None
     replica: int = 0
-    prediction: Prediction | None = None
+    prediction: BirthPrediction | None = None
 
 
 @dataclass(frozen=True, slots=True)

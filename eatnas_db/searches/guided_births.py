@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, Select, bindparam, select
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.evolution import Birth, Prediction
+from eatnas_db.domain.evolution import Birth, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
@@ -130,15 +130,15 @@ def _encode(space: Space, code: str) -> Code:
     return BlockCodes(space).encode(Architecture.parse(code))
 
 
-def _make_birth(number: int, proposal: Proposal, parent: _ScoredRow | None, predicted: Prediction) -> Birth:
+def _make_birth(number: int, proposal: Proposal, parent: _ScoredRow | None, predicted: BirthPrediction) -> Birth:
     if parent is None:
         return Birth(number, Origin.RANDOM, proposal, prediction=predicted)
     changes = list_changes(Architecture.parse(parent.code), proposal.architecture)
     return Birth(number, Origin.MUTATION, replace(proposal, changes=changes), parent.id, prediction=predicted)
 
 
-def _make_prediction(guided: GuidedProposal, model: ProcessModel, *, scores: int, model_births: int) -> Prediction:
-    return Prediction(
+def _make_prediction(guided: GuidedProposal, model: ProcessModel, *, scores: int, model_births: int) -> BirthPrediction:
+    return BirthPrediction(
         low=guided.low,
         middle=guided.middle,
         high=guided.high,
