@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine
 
 from eatnas_db.database.engine import open_record
+from eatnas_db.database.sqlite_access import connect_for_reading
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
@@ -79,7 +80,7 @@ def _run_on_sqlite(file: Path, query: str, limit: int, seconds: float) -> QueryR
 @contextmanager
 def _guarded_connection(file: Path, deadline: float) -> Iterator[sqlite3.Connection]:
     # Read-only mode is not enough: such a connection can still attach another file and write to it.
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+    with closing(connect_for_reading(file, timeout=5)) as connection:
         connection.execute("PRAGMA temp_store = MEMORY")
         for name, query in VIEWS.items():
             connection.execute(f"CREATE TEMP VIEW {name} AS {query}")

@@ -20,6 +20,7 @@ from eatnas_db import events
 from eatnas_db.atomic_files import sync_and_replace
 from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
 from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.database.sqlite_access import connect_for_reading, may_write
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.lost_leases import reclaim_leases
@@ -110,7 +111,7 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
     try:
         with (
             _translated_errors(source, copy),
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as old,
+            closing(_open_source(source)) as old,
             closing(sqlite3.connect(copy)) as new,
         ):
             # In one step: a copy in several steps starts over whenever another program writes in between.
@@ -121,6 +122,13 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
     finally:
         for file in (copy, *_auxiliary_files(copy)):
             file.unlink(missing_ok=True)
+
+
+def _open_source(source: Path) -> sqlite3.Connection:
+    if not may_write(source):
+        return connect_for_reading(source, BUSY_SECONDS)
+    # Writable: a database that was not closed properly is recovered first.
+    return sqlite3.connect(f"{source.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
 
 
 def _verify(copy: Path, source: Path) -> str:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
 
 from eatnas_db.database.dialects import describe_location, is_postgresql
+from eatnas_db.database.errors import READ_ONLY_FILE
 from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.mounts import MOUNTS
+from eatnas_db.database.sqlite_access import connect_for_reading, may_write
 from eatnas_db.database.transactions import mark_write, read_transaction, transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import require_single_name
@@ -51,12 +54,29 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     if file is None:
         return _create_postgresql_engine(url, busy_seconds)
     require_single_name(file)
+    if file.exists() and not may_write(file):
+        return _create_reading_engine(file, busy_seconds)
     # Not from the URL: the versions of SQLAlchemy differ in how they decode its path.
     engine = create_engine(
         URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds}, json_serializer=storable_json
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
+    """Create an engine for a file that this user may only read.
+
+    Each transaction has a connection of its own: the way to open the file changes when its writer comes or goes.
+    """
+    engine = create_engine(
+        URL.create("sqlite", database=str(file)),
+        creator=lambda: connect_for_reading(file, busy_seconds),
+        poolclass=NullPool,
+    )
+    event.listen(engine, "connect", _leave_transactions_to_engine)
+    event.listen(engine, "begin", _begin_reading)
     return engine
 
 
@@ -118,12 +138,22 @@ def _disposed_engine(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+def _leave_transactions_to_engine(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: object) -> None:
+    _leave_transactions_to_engine(connection, record)
     cursor = connection.cursor()
     for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _begin_reading(connection: Connection) -> None:
+    if not connection.get_execution_options().get("eatnas_read_only", False):
+        raise RecordError(READ_ONLY_FILE.format(file=describe_location(connection.engine)))
+    connection.exec_driver_sql("BEGIN")
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -125,10 +125,13 @@ def _sqlite_message(cause: str, file: str) -> str | None:
     return None
 
 
+READ_ONLY_FILE: Final = (
+    "{file} cannot be written because the file, its folder or its disk is read-only; "
+    "change the permissions, or choose another --home"
+)
 _SQLITE_MESSAGES: Final = {
     "locked": "{file} is locked by another program's open transaction; end that program, or try again",
-    "readonly": "{file} cannot be written because the file, its folder or its disk is read-only; "
-    "change the permissions, or choose another --home",
+    "readonly": READ_ONLY_FILE,
     "unable to open": "{file} cannot be opened; check that its folder exists and is writable",
     "disk is full": "the disk of {file} is full; free some space, then try again: no data is lost",
     "disk I/O": "the disk of {file} reports errors ({cause}); check the disk before you continue",

@@ -1,0 +1,42 @@
+"""Run a program as a user who may read files but not write them, even if the tests run as root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+DROPPED = "-dac_override,-dac_read_search"
+WRITE_BITS = 0o222
+
+
+def run_as_reader(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program to its end; the permissions of files hold for it."""
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root ignores permissions, and setpriv is not installed")
+        prefix = ["setpriv", f"--bounding-set={DROPPED}", f"--inh-caps={DROPPED}"]
+    command = [*prefix, sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def without_write_permission(folder: Path) -> Iterator[None]:
+    """Take away the permission to write a folder and everything in it."""
+    paths = [folder, *folder.rglob("*")]
+    modes = {path: path.stat().st_mode for path in paths}
+    for path, mode in modes.items():
+        path.chmod(mode & ~WRITE_BITS)
+    try:
+        yield
+    finally:
+        for path, mode in modes.items():
+            if path.exists():
+                path.chmod(mode)
