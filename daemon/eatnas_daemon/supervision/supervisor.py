@@ -167,6 +167,7 @@ class Supervisor:
         self._changes.poll()
         if self._is_write_due(now):
             self._write(now)
+        self._pool.flush()
 
     def _drain(self, now: float) -> None:
         if self._killing:

@@ -43,6 +43,8 @@ class WorkerPool:
         self._ticked_at, self._heartbeat_at = now, 0.0
         self._cores = cores
         self._received_at = now
+        self._blocked: set[int] = set()
+        """Descriptors of workers that have not read all commands."""
 
     @property
     def workers(self) -> list[WorkerState]:
@@ -66,9 +68,12 @@ class WorkerPool:
             worker = slot.worker
             if worker is None or worker.ended:
                 continue
-            if self._receive(slot, worker, now):
+            if not worker.process.has_closed_pipe:
+                if not self._receive(slot, worker, now):
+                    continue
                 self._selector.unregister(worker.process.report_fd)
-                worker.exit_status = worker.process.close()
+                self._update_blocked(self._blocked - {worker.process.command_fd})
+            worker.exit_status = worker.process.reap(now)
 
     def _receive(self, slot: Slot, worker: WorkerState, now: float) -> bool:
         """Process the messages of one worker; return whether it has closed its pipe."""
@@ -148,6 +153,23 @@ class WorkerPool:
         self._heartbeat_at = now + self._timeouts.lease / 3
         for worker in self.workers:
             worker.process.send(Heartbeat(self._timeouts.lease))
+
+    def flush(self) -> None:
+        """Send commands that a pipe did not take before; the selector reports when it takes more."""
+        blocked = set()
+        for worker in self.workers:
+            if not worker.process.has_closed_pipe:
+                worker.process.flush()
+                if worker.process.blocked_fd is not None:
+                    blocked.add(worker.process.blocked_fd)
+        self._update_blocked(blocked)
+
+    def _update_blocked(self, blocked: set[int]) -> None:
+        for descriptor in self._blocked - blocked:
+            self._selector.unregister(descriptor)
+        for descriptor in blocked - self._blocked:
+            self._selector.register(descriptor, selectors.EVENT_WRITE)
+        self._blocked = blocked
 
     def close(self) -> None:
         """Kill and reap every worker."""

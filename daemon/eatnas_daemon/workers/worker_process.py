@@ -13,12 +13,14 @@ import psutil
 
 from eatnas_daemon.workers.process_tree import kill_process_tree
 from eatnas_protocol.framing import Decoder, encode
-from eatnas_protocol.messages import Command, Message
+from eatnas_protocol.messages import Command, Heartbeat, Message
 
 READ_BYTES: Final = 1 << 16
 MAX_CHUNKS: Final = 64
 EXIT_SECONDS: Final = 5.0
 """Time for a worker to exit after it has closed its pipe."""
+REAP_SECONDS: Final = 0.2
+"""Time in which most workers exit; the supervisor waits for it once."""
 KILL_SECONDS: Final = 1.0
 """Time for a worker to exit after it was killed."""
 
@@ -30,10 +32,14 @@ class WorkerProcess:
     """
 
     def __init__(self, process: subprocess.Popen[bytes], command_fd: int, report_fd: int) -> None:
-        self._process, self._command_fd, self.report_fd = process, command_fd, report_fd
+        self._process, self.command_fd, self.report_fd = process, command_fd, report_fd
+        self._unsent = bytearray()
         self._decoder = Decoder()
         self._closed = False
-        os.set_blocking(report_fd, False)
+        self._pipe_closed_at: float | None = None
+        # A worker that is frozen or damaged must never keep the supervisor waiting.
+        for descriptor in (command_fd, report_fd):
+            os.set_blocking(descriptor, False)
 
     @property
     def pid(self) -> int:
@@ -61,14 +67,34 @@ class WorkerProcess:
             return float(sum(psutil.Process(self._process.pid).cpu_times()[:2]))
         return 0.0
 
+    @property
+    def blocked_fd(self) -> int | None:
+        """Return the descriptor that takes the rest of the commands when it is writable; None if all are sent."""
+        return self.command_fd if self._unsent and not self._closed else None
+
     def send(self, command: Command) -> None:
-        """Send a command. A dead worker does not get it; `receive` reports its end."""
+        """Send a command, without waiting; `flush` sends what the pipe does not take now.
+
+        A dead worker does not get it; `receive` reports its end. A worker that reads nothing gets no more heartbeats.
+        """
         if self._closed:  # Another file may have the descriptor's number by now.
             return
-        content = encode(command)
-        with contextlib.suppress(BrokenPipeError):
-            while content:
-                content = content[os.write(self._command_fd, content) :]
+        if isinstance(command, Heartbeat) and self._unsent:
+            return
+        self._unsent += encode(command)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the pipe takes now."""
+        if self._closed:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self.command_fd, self._unsent)]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            self._unsent.clear()
 
     def receive(self) -> tuple[list[Message], bool]:
         """Return the messages that arrived, without waiting, and whether the worker has closed its pipe.
@@ -102,8 +128,33 @@ class WorkerProcess:
         if not self._closed:  # Another process may have the pid by now.
             kill_process_tree(self._process.pid)
 
+    def reap(self, now: float) -> int | None:
+        """Return the exit status of a worker that has closed its pipe, negative for a signal; None if it still exits.
+
+        A worker that does not exit is killed, and reported as killed even if that takes long: a driver may block a
+        killed process, for example after a GPU was lost. `subprocess` reaps it when it starts another process.
+        """
+        first = self._pipe_closed_at is None
+        self._pipe_closed_at = now if self._pipe_closed_at is None else self._pipe_closed_at
+        try:
+            status = self._process.wait(REAP_SECONDS if first else 0)
+        except subprocess.TimeoutExpired:
+            seconds = now - self._pipe_closed_at
+            if seconds >= EXIT_SECONDS:
+                self.kill()
+            if seconds < EXIT_SECONDS + KILL_SECONDS:
+                return None
+            status = -signal.SIGKILL
+        self._close_pipes()
+        return status
+
+    @property
+    def has_closed_pipe(self) -> bool:
+        """Return whether the worker has closed its pipe and only has to be reaped."""
+        return self._pipe_closed_at is not None
+
     def close(self) -> int:
-        """Reap a worker that has closed its pipe; return its exit status, negative for a signal."""
+        """Reap a worker that was killed or has closed its pipe; return its exit status, negative for a signal."""
         try:
             status = self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -111,10 +162,11 @@ class WorkerProcess:
             try:
                 status = self._process.wait(KILL_SECONDS)
             except subprocess.TimeoutExpired:
-                # A driver may block even a killed process, for example after a GPU was lost. `subprocess` reaps it
-                # when it starts another process.
                 status = -signal.SIGKILL
-        self._closed = True
-        for descriptor in (self._command_fd, self.report_fd):
-            os.close(descriptor)
+        self._close_pipes()
         return status
+
+    def _close_pipes(self) -> None:
+        self._closed = True
+        for descriptor in (self.command_fd, self.report_fd):
+            os.close(descriptor)
