@@ -28,6 +28,7 @@ from eatnas_protocol.messages import (
     Heartbeat,
     Ready,
     Release,
+    Released,
     Report,
     Unavailable,
 )
@@ -68,6 +69,9 @@ class WorkerProtocol:
             self._receive(POLL_SECONDS)
             while self._assignments and not self._exiting:
                 self._train(self._assignments.popleft(), trainer)
+        # `Exit` came together with these, before their trainings began.
+        for assign in self._assignments:
+            self._send(Released(assign.candidate, assign.attempt, device_seconds=0.0))
 
     def send_unavailable(self, reason: str) -> None:
         """Report that this worker cannot train; call it instead of `run`."""

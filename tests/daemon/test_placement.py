@@ -154,10 +154,12 @@ def test_worker_yields_its_gpu_to_another_user_within_seconds(tmp_path, home, su
 def test_search_continues_on_the_other_gpu_after_yielding(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "shared")
     library, scheduler = gpus()
+    # Nothing trains on the second GPU before the first one is taken: otherwise it could do the whole search alone.
+    library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def start_other_process(supervisor):
         if training_on(supervisor, GPUS[0]):
-            library.gpus[0].compute = [(other_process.pid, GIB)]
+            library.gpus[0].compute, library.gpus[1].compute = [(other_process.pid, GIB)], []
 
     assert (
         supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=start_other_process)
@@ -229,18 +231,22 @@ def test_paused_cpu_is_left(tmp_path, home, supervise):
 
 
 @pytest.mark.slow
-def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected):
+def test_broken_gpu_is_left_and_the_search_continues(tmp_path, home, supervise, gpus, expected, other_process):
     settings = home(tmp_path / "broken")
     library, scheduler = gpus()
+    # Nothing trains on the second GPU before the first one breaks: otherwise it could do the whole search alone.
+    library.gpus[1].compute = [(other_process.pid, GIB)]
 
     def break_gpu(supervisor):
         if training_on(supervisor, GPUS[0]):
             library.gpus[0].errors["nvmlDeviceGetMemoryInfo"] = pynvml.NVML_ERROR_GPU_IS_LOST
+            library.gpus[1].compute = []
 
     assert supervise(settings, 0, program=SLOW, gpu_scheduler=scheduler, timeouts=QUICK, on_tick=break_gpu) == expected
     assert outcomes(settings) <= {"scored", "released"}
     (row,) = fetch_rows(settings, select(device.c.waits).where(device.c.uuid == GPUS[0]))
     assert row.waits == "NVML error: GPU is lost"
+    assert devices_used(settings) == set(GPUS)
 
 
 def test_hanging_driver_does_not_block_a_tick(tmp_path, home, supervise, gpus):

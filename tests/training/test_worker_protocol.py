@@ -116,6 +116,14 @@ def test_worker_trains_one_candidate_after_another(assignment: MakeAssignment, s
     assert worker.process.wait(10) == 0
 
 
+def test_assignment_that_arrives_with_exit_is_released(assignment: MakeAssignment, start_worker: StartWorker) -> None:
+    worker = start_worker()
+    worker.wait_for(Ready)
+    os.write(worker.commands, encode(assignment(5)) + encode(Exit()))
+    assert worker.remaining_reports() == [Released(5, 1, 0.0)]
+    assert worker.process.wait(10) == 0
+
+
 def test_simulated_training_resumes_with_the_same_metrics(
     assignment: MakeAssignment, start_worker: StartWorker
 ) -> None:
