@@ -49,6 +49,8 @@ FINISHED, STOPPED, FAILED, PREEMPTED = 0, 3, 4, 75
 WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
+ANSWER_SECONDS: Final = 20.0
+"""Seconds to wait for an answer of a server, less than the length of a lease: no worker gets heartbeats meanwhile."""
 BUSY_SECONDS: Final = 5.0
 """Seconds to wait for another program's transaction; the supervisor does not read its workers' messages meanwhile."""
 
@@ -63,8 +65,7 @@ class ProgressDisplay(Protocol):
 def run_search(settings: Settings, name: str, options: DaemonOptions, display: ProgressDisplay) -> int:
     """Supervise one search until it ends and return the exit code.
 
-    While another daemon works on the database, only show the progress. Raises `EatnasError`, also if the search ends
-    without a scored candidate.
+    While another daemon works on the database, only show the progress. Raises `EatnasError`.
     """
     # Until the supervisor handles signals, no training has to be checkpointed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
@@ -119,7 +120,7 @@ def supervise(
 
     The caller holds the lock. Raises `EatnasError`; errors are logged too.
     """
-    engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS)
+    engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     event_log = EventLog(engine, log)
     followers = _followers(settings)

@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from eatnas_db.database.dialects import describe_location, is_postgresql
 from eatnas_db.database.errors import READ_ONLY_FILE
 from eatnas_db.database.filesystem import refuse_network_file_system
+from eatnas_db.database.limited_connection import limit_answers
 from eatnas_db.database.mounts import MOUNTS
 from eatnas_db.database.sqlite_access import connect_for_reading, may_write
 from eatnas_db.database.transactions import mark_write, read_transaction, transaction
@@ -34,6 +35,8 @@ BUSY_SECONDS: Final = 30
 IDLE_SECONDS: Final = 10
 """A server rolls back a write transaction after this time without a statement: a frozen program blocks all others."""
 CONNECT_SECONDS: Final = 5
+ANSWER_SECONDS: Final = 600
+"""How long a command waits for an answer of a server: long enough for a query of the largest record."""
 
 _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
@@ -44,7 +47,7 @@ _SERVER_SETTINGS: Final = {
 }
 
 
-def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
+def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_seconds: float | None = None) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
     On SQLite the driver does not begin transactions: it would take the write lock too late, and commit a migration
@@ -52,7 +55,10 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """
     file = sqlite_file(url)
     if file is None:
-        return _create_postgresql_engine(url, busy_seconds)
+        engine = _create_postgresql_engine(url, busy_seconds)
+        if answer_seconds is not None:
+            limit_answers(engine, answer_seconds)
+        return engine
     require_single_name(file)
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
@@ -80,17 +86,23 @@ def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
     return engine
 
 
-def open_record(url: str, mounts: Path = MOUNTS, busy_seconds: float = BUSY_SECONDS) -> Engine:
+def open_record(
+    url: str,
+    mounts: Path = MOUNTS,
+    busy_seconds: float = BUSY_SECONDS,
+    answer_seconds: float | None = ANSWER_SECONDS,
+) -> Engine:
     """Create an engine for an existing record of this program's version. Raises `RecordError`.
 
-    `busy_seconds`: how long a transaction waits for the locks of other programs.
+    `busy_seconds`: how long a transaction waits for the locks of other programs. `answer_seconds`: how long a statement
+    waits for a server that sends nothing; None: without a limit.
     """
     file = sqlite_file(url)
     if file is not None:
         refuse_network_file_system(file, mounts)
         if not file.exists():
             raise RecordError(f"no record at {file}; run `eatnas-db init` to create one")
-    engine = create_engine_for(url, busy_seconds)
+    engine = create_engine_for(url, busy_seconds, answer_seconds)
     revision, place = current_revision(engine), describe_location(engine)
     if revision is None:
         raise RecordError(f"{place} holds no eatnas-db record; run `eatnas-db init` to create one")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import selectors
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from sqlalchemy import Engine
@@ -26,6 +25,7 @@ from eatnas_daemon.supervision.ownership import Ownership
 from eatnas_daemon.supervision.recorder import Recorder
 from eatnas_daemon.supervision.report_writer import ReportWriter
 from eatnas_daemon.supervision.search_holds import SearchHolds
+from eatnas_daemon.supervision.stop_signals import stop_on_signals
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.supervision.worker_pool import WorkerPool
@@ -117,20 +117,20 @@ class Supervisor:
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
         """Tick until the work is done. The first SIGTERM or SIGINT drains, the second one kills the workers."""
-        try:
-            with _stop_on_signals(self.stop):
+        with stop_on_signals(self.stop, self._pool.kill):
+            try:
                 while not self._is_over():
                     self.tick()
                     on_tick(self)
                     self._selector.select(self._timeouts.tick)
-        finally:
-            self._close()
-            # Where the files are no longer this supervisor's own, everything is left to the next one.
-            with suppress(RecordError, OwnershipError):
-                self._ownership.require_files()
-                end_host_session(self._engine, self._host, self._wall())
-                if not self._killing:
-                    self._collector.collect_at_once()
+            finally:
+                self._close()
+                # Where the files are no longer this supervisor's own, everything is left to the next one.
+                with suppress(RecordError, OwnershipError):
+                    self._ownership.require_files()
+                    end_host_session(self._engine, self._host, self._wall())
+                    if not self._killing:
+                        self._collector.collect_at_once()
 
     def stop(self) -> None:
         """Drain: workers checkpoint and exit. The second call kills them. Safe in a signal handler."""
@@ -243,13 +243,3 @@ class Supervisor:
         self._gpu_scheduler.close()
         self._selector.close()
         self._changes.close()
-
-
-@contextmanager
-def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    previous = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""Stop on signals: the first one drains, and the second one ends this process even if it waits for something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+EXIT_STATUS: Final = 75
+"""Of a process that ends without its last writes: start it again."""
+GRACE_SECONDS: Final = 2.0
+"""Time between the second signal and the end of the process."""
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], None], kill: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on each signal. If the block has not ended soon after the second one, call `kill` and exit.
+
+    A thread counts the signals. Python calls a signal handler only when the main thread returns from a call such as a
+    statement on the database, which may never happen. `kill` is called in that thread.
+    """
+    ended = threading.Event()
+    with _signals() as receiver:
+        previous = {number: signal.signal(number, lambda *_: stop()) for number in STOP_SIGNALS}
+        watcher = threading.Thread(target=_watch, args=(receiver, ended, kill), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    watcher.join()
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Yield a socket from which the number of each signal can be read; it ends with this block."""
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    try:
+        yield receiver
+    finally:
+        signal.set_wakeup_fd(previous)
+        sender.close()
+
+
+def _watch(receiver: socket.socket, ended: threading.Event, kill: Callable[[], None]) -> None:
+    count = 0
+    with receiver:
+        while received := receiver.recv(100):
+            count += sum(number in STOP_SIGNALS for number in received)
+            if count >= 2:
+                break
+        else:
+            return
+    if not ended.wait(GRACE_SECONDS):
+        try:
+            kill()
+        finally:
+            os._exit(EXIT_STATUS)
