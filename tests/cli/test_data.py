@@ -79,6 +79,7 @@ def search(record: None, tmp_path: Path, root: Path, eatnas: Any) -> str:
     return digest
 
 
+@pytest.mark.slow
 def test_changed_images_of_a_search_are_named_with_both_digests(search: str, root: Path, eatnas: Any) -> None:
     (row,) = json.loads(eatnas("data", "verify", "pets", "--format", "json"))
     assert row == {"digest": "data_digest", "at_creation": search, "now": search, "equal": True}

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.arrays import Bytes, Integers, resize_images
@@ -130,7 +131,8 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     size, count = CHUNK * threads, len(folder.names)
     yield LoadProgress(0, count)
     reported = time.monotonic()
-    with ThreadPoolExecutor(threads) as pool:
+    # Each thread resizes by matrix products; threads of BLAS on top would only wait for each other.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         # A chunk at a time, so that an interrupted process does not first decode all that is queued.
         for start in range(0, count, size):
             indices = range(start, min(start + size, count))
