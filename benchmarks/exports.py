@@ -73,7 +73,7 @@ def _request(folder: Path, assign: Assign, sampled: Proposal, reports: list[Repo
     if isinstance(finished, Failed):
         raise EatnasError(f"the training failed: {finished.message}")
     assert isinstance(finished, Finished)
-    (saved,) = (report for report in reports if isinstance(report, Checkpointed))
+    saved = [report for report in reports if isinstance(report, Checkpointed)][-1]
     model = {
         "candidate_id": 1,
         "search": "random",
