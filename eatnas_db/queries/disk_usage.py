@@ -114,7 +114,7 @@ def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUs
         logs += file.bytes
         removable += _removable_log(recorded, file)
     cached = list(list_files(settings.cache))
-    removable += filter(None, map(_removable_cache, cached))
+    removable += filter(None, (_removable_cache(file, now) for file in cached))
     database_files = _database_files(settings.database_file)
     database_sizes = [_size_of(file) for file in database_files]
     measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, settings.cache, *database_files)))
@@ -177,8 +177,10 @@ def _removable_log(recorded: _RecordedFiles, file: FoundFile) -> list[RemovableF
     return [RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
 
 
-def _removable_cache(file: FoundFile) -> RemovableFile | None:
-    if Path(file.name).suffix not in (".npy", ".npz", ".json"):  # a process is writing it, or holds its lock
+def _removable_cache(file: FoundFile, now: float) -> RemovableFile | None:
+    suffix = Path(file.name).suffix
+    is_written = suffix == ".partial" and now - file.changed_at <= GRACE_SECONDS
+    if suffix == ".lock" or is_written:
         return None
     return RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.CACHE)
 

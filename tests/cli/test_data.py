@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from eatnas_cli import data
 from eatnas_db.errors import DataError
 from eatnas_db.settings import Settings
 from support.commands import run_command
+from support.waiting import eventually
 
 
 @pytest.fixture
@@ -88,3 +91,22 @@ def test_changed_images_of_a_search_are_named_with_both_digests(search: str, roo
         words = eatnas("data", *command, expect=1)
         assert f"search 'pets' have changed since it was created: their digest was {search} then and is " in words
         assert words.count("\n") == 1 + ("note:" in words)
+
+
+@pytest.mark.slow
+def test_search_waits_for_changed_images_and_continues(search: str, root: Path, eatnas: Any, home: Path) -> None:
+    def status() -> str:
+        answer: str = json.loads(eatnas("search", "show", "pets", "--format", "json"))["status"]
+        return answer
+
+    (root / "cat" / "3.png").rename(root.parent / "away.png")
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "run", "pets"]
+    with subprocess.Popen(command, cwd=root.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        try:
+            eventually(lambda: f"their digest was {search} then and is " in status())
+            (root.parent / "away.png").rename(root / "cat" / "3.png")
+            assert run.wait(timeout=120) == 0
+        finally:
+            run.kill()
+    shown = json.loads(eatnas("search", "show", "pets", "--format", "json"))
+    assert (shown["status"], shown["settled"]) == ("finished", 3)

@@ -110,14 +110,20 @@ def test_disk_usage_is_measured_by_purpose(home):
     images.mkdir(parents=True)
     for name in ("key.npy", "key.json", "key.lock", "other.77.partial"):
         (images / name).write_bytes(b"c" * 100)
+    (images / "killed.78.partial").write_bytes(b"c" * 100)
+    os.utime(images / "killed.78.partial", (1, 1))
     usage = measure_disk_usage(home.engine, home.settings, time.time())
     total = sum(file.stat().st_size for file in home.settings.home.rglob("*") if file.is_file())
     assert usage.bytes == total - 100_000
     assert usage.mlflow == 1000
     assert usage.other == 10
-    assert usage.cache == 400
+    assert usage.cache == 500
     cached = [file for file in usage.removable if file.order is RemovalOrder.CACHE]
-    assert sorted(file.path.name for file in cached) == ["key.json", "key.npy"]  # others are in use
+    assert sorted(file.path.name for file in cached) == [
+        "key.json",
+        "key.npy",
+        "killed.78.partial",
+    ]  # others are in use
     assert usage.database == home.settings.database_file.stat().st_size
     assert usage.checkpoints.keys() == {"s"}
     assert usage.logs == sum(file.stat().st_size for file in home.settings.logs.iterdir())

@@ -74,7 +74,7 @@ def test_changed_folder_is_decoded_again(root: Path) -> None:
     assert datasets.load_training(spec(root)).digest == first.digest
     PIL.Image.new("RGB", (16, 12), (1, 2, 3)).save(root / "cat" / "3.png")
     assert datasets.load_training(spec(root)).digest != first.digest
-    assert len(entries(root, "npy")) == 3
+    assert len(entries(root, "npy")) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "no json"])
@@ -88,6 +88,16 @@ def test_damaged_entry_is_replaced(root: Path, damage: str) -> None:
     else:
         content.write_text("{")
     assert datasets.load_training(spec(root)).digest == first.digest
+    assert list(steps(spec(root))) == []
+
+
+def test_only_the_last_two_states_of_a_folder_are_kept(root: Path) -> None:
+    datasets.load_training(spec(root, resolution=9))
+    for number in range(4):
+        os.utime(root / "cat" / "3.png", (number, number))
+        datasets.load_training(spec(root))
+    assert len(entries(root, "npy")) == len(entries(root, "json")) == 3
+    os.utime(root / "cat" / "3.png", (2, 2))
     assert list(steps(spec(root))) == []
 
 

@@ -7,6 +7,7 @@ again. A lock file keeps two processes from decoding the same folder. All files 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import importlib.metadata
@@ -86,7 +87,22 @@ class CacheEntry:
         }
         with atomic_write(self.content_file) as file:
             file.write(json.dumps(stored).encode())
+        if side is not None:
+            self._remove_older_states(folder, side)
         return content
+
+    def _remove_older_states(self, folder: ImageFolder, side: int) -> None:
+        """Remove the images of earlier states of a folder, except the newest: a file may have been away for a while."""
+        states: list[tuple[float, Path]] = []
+        for file in self.cache.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                stored = json.loads(file.read_bytes())
+                if file != self.content_file and (stored["folder"], stored["side"]) == (str(folder.top), side):
+                    states.append((file.stat().st_mtime, file))
+        for _, file in sorted(states, reverse=True)[1:]:
+            with contextlib.suppress(OSError):
+                file.unlink()
+                file.with_suffix(".npy").unlink()
 
 
 def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int | None) -> CacheEntry:
