@@ -48,11 +48,13 @@ class UrlParts:
 def parse_url(url: str) -> UrlParts | None:
     """Return the parts of a URL, or None if it is not clear where its password ends."""
     scheme, separator, rest = url.partition("://")
-    if not separator or not _SCHEME.fullmatch(scheme) or not rest.isprintable() or any(map(str.isspace, rest)):
+    if not separator or not _SCHEME.fullmatch(scheme) or not rest.isprintable():
         return None
-    if scheme.startswith("sqlite"):
+    if scheme.startswith("sqlite") or scheme == "file":
         return None if "@" in rest and not rest.startswith("/") else UrlParts(scheme, "", False, "", rest)
     head, _, _ = rest.partition("?")
+    if any(map(str.isspace, rest)):
+        return None
     if rest.count("@") > 1 or head.count("@") != rest.count("@"):
         return None
     login, has_login, location = head.rpartition("@")

@@ -38,7 +38,7 @@ from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings
-from eatnas_db.urls import hide_passwords, require_parsable_url
+from eatnas_db.urls import hide_passwords, parse_url, require_parsable_url
 from eatnas_report.formats import format_size
 
 app = new_app()
@@ -248,11 +248,12 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
     except RecordError as error:
         found, _, advice = str(error).partition("; ")
         return Finding("MLflow", False, found, advice)
-    address = urlsplit(uri)
-    if address.scheme not in ("http", "https"):
+    parts = parse_url(uri)
+    if parts is None or parts.scheme not in ("http", "https"):
         return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {hide_passwords(uri)}")
-    shown = f"{address.scheme}://{address.hostname or ''}{f':{address.port}' if address.port else ''}"
-
+    # Without the login, which may hold a slash.
+    address = urlsplit(f"{parts.scheme}://{parts.host}")
+    shown = address.geturl()
     try:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname or "", port), MLFLOW_SECONDS).close()

@@ -8,13 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from sqlalchemy import text
 
+from eatnas_cli import doctor
 from eatnas_daemon.mlflow.client import describe_error, find_artifact_folder
 from eatnas_db.database.dialects import url_of
 from eatnas_db.database.engine import create_engine_for, open_record
-from eatnas_db.errors import RecordError
+from eatnas_db.errors import DataError, RecordError
 from eatnas_db.settings import load_settings
 from eatnas_db.urls import HIDDEN_URL, hide_passwords, mlflow_store_url, printable_url, sqlite_file, sqlite_url
 from eatnas_migrations import commands
+from eatnas_training.data import download
 
 HOSTILE_NAMES = [
     "a%20b",
@@ -109,6 +111,7 @@ def test_names_that_are_no_text_are_refused():
         ("postgresql://h/d?user=me&password=secret", "postgresql://h/d"),
         ("postgresql+psycopg://postgres:@/d?host=/run", "postgresql+psycopg://postgres@/d"),
         ("http://h:5000/path#secret", "http://h:5000/path"),
+        ("file:///data/a b/runs", "file:///data/a b/runs"),
         ("sqlite:////home/a@b/c?d", "sqlite:////home/a@b/c?d"),
         ("postgresql://me:secr@et@h/d", HIDDEN_URL),
         ("postgresql://me:se/cr@et@h/d", HIDDEN_URL),
@@ -176,4 +179,17 @@ def test_an_invalid_option_of_a_server_is_explained(option):
     pytest.importorskip("psycopg")
     with pytest.raises(RecordError, match=r"database d on 127\.0\.0\.1:1 has an invalid option") as raised:
         open_record(f"postgresql://me:secret@127.0.0.1:1/d?{option}&password=secret")
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["http://me:se/cret@localhost:1", "http://me:secret@localhost:1?password=secret"])
+def test_doctor_reports_a_tracking_server_without_its_password(tmp_path, uri):
+    found = doctor._mlflow(load_settings({}, str(tmp_path)), {"MLFLOW_TRACKING_URI": uri})
+    assert found.found.startswith("http://localhost:1 does not answer")
+
+
+def test_a_mirror_with_a_password_is_refused_without_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("EATNAS_DATA_MIRROR", "http://me:secret@localhost:1")
+    with pytest.raises(DataError, match="EATNAS_DATA_MIRROR holds a user name or a password") as raised:
+        download.download_missing(tmp_path, "MNIST", download.SOURCES["MNIST"])
     assert "secret" not in str(raised.value)

@@ -11,6 +11,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.database.engine import read_connection, write_connection
 from eatnas_db.errors import ConflictError
@@ -47,6 +48,8 @@ def _confirm(what: str) -> None:
 
 def _delete_files(settings: Settings, deleted: DeletedSearch) -> None:
     """Delete the files on this host, after the rows that name them."""
-    shutil.rmtree(settings.artifacts / checkpoint_folder(deleted.id), ignore_errors=True)
+    folder = find_artifact(settings.artifacts, checkpoint_folder(deleted.id))
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     for candidate_id in deleted.candidate_ids:
         (settings.logs / f"candidate-{candidate_id}.log").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from typing import Final
 
 from eatnas_db.atomic_files import atomic_write
 from eatnas_db.errors import DataError
+from eatnas_db.urls import hide_passwords
 from eatnas_training.data.catalog import IDX_SETS
 from eatnas_training.data.dataset_files import FOLDERS, find_file, read_idx
 
@@ -126,9 +127,12 @@ def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> N
     mirror = os.environ.get(MIRROR_VARIABLE)
     url = f"{mirror.rstrip('/')}/{name}/{file}" if mirror else f"{source.url}/{file}"
     advice = f"put {file} into {folder} manually, or set {MIRROR_VARIABLE} to a URL that has {name}/{file}"
+    if mirror and "@" in mirror:
+        raise DataError(f"{MIRROR_VARIABLE} holds a user name or a password, which downloads do not send; {advice}")
+    shown = hide_passwords(url)
     if not url.startswith(("http://", "https://")):
-        raise DataError(f"{url} is not an http or https URL; {advice}")
-    print(f"downloading {url}", file=sys.stderr)
+        raise DataError(f"{shown} is not an http or https URL; {advice}")
+    print(f"downloading {shown}", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / file) as target:
         try:
@@ -137,10 +141,10 @@ def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> N
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
-            raise DataError(f"{name}: the download of {url} failed ({_reason(error)}); {advice}") from error
+            raise DataError(f"{name}: the download of {shown} failed ({_reason(error)}); {advice}") from error
         target.flush()
         if (actual := _md5(Path(target.name))) != md5:
-            raise DataError(f"{name}: {url} has MD5 {actual} instead of {md5}, so it is damaged or changed; {advice}")
+            raise DataError(f"{name}: {shown} has MD5 {actual} instead of {md5}, so it is damaged or changed; {advice}")
 
 
 def _unpack(archive: Path, root: Path, name: str, files: Mapping[str, str]) -> None:
