@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ class DataDescription:
 
     `data_digest` covers the content; if the images are streamed, only names, sizes and classes. Only streamed images
     have the other digests: `files_digest` also covers modification times, and `content_digest` the bytes, if they have
-    been read.
+    been read. `notes`: what a search leaves out, one sentence each.
     """
 
     resolution: int
@@ -31,6 +31,7 @@ class DataDescription:
     data_digest: str
     files_digest: str | None = None
     content_digest: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def state(self) -> DataState:
@@ -55,6 +56,7 @@ class PreparedData:
     data_digest: str | None
     files_digest: str | None = None
     content_digest: str | None = None
+    notes: Sequence[str] = ()
     folder: dict[str, list[dict[str, Any]]] | None = None
 
 

@@ -131,7 +131,7 @@ def create_search_from_spec(
                 slots=slots,
                 now=time.time(),
             )
-    return CreatedSearch(search_id, spec.name, spec.warnings)
+    return CreatedSearch(search_id, spec.name, (*spec.warnings, *description.notes))
 
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:

@@ -21,10 +21,10 @@ from eatnas_training.data import datasets
 from eatnas_training.data.catalog import DATA_SETS, FOLDER_SETS, get_data_set
 from eatnas_training.data.download import SOURCES, Source, download_missing
 from eatnas_training.data.folder_content import LoadProgress, Reporter, finish, ignore_progress
-from eatnas_training.data.folder_report import read_image_folder
+from eatnas_training.data.folder_report import list_notes, read_image_folder
 from eatnas_training.data.streamed_files import listing_steps
 
-NOT_DESCRIBED: Final = {
+NOT_DESCRIBED: Final[dict[str, Any]] = {
     "resolution": None,
     "channels": 3,
     "train_images": None,
@@ -32,6 +32,7 @@ NOT_DESCRIBED: Final = {
     "data_digest": None,
     "files_digest": None,
     "content_digest": None,
+    "notes": [],
 }
 """What depends on a resolution, or on files that cannot be read."""
 
@@ -42,16 +43,16 @@ def list_data_sets() -> list[dict[str, Any]]:
 
 
 def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
-    """Return the shape of the images, the size of each part and the digests. Raises `DataError`."""
+    """Return the shape of the images, the size of each part, the digests and notes about them. Raises `DataError`."""
     files = finish(listing_steps(data), report)
     if files is not None:
         train, validation, state = files.train.labels, files.held_out.labels, files.state
-        channels, side, classes = 3, files.side, files.classes
+        channels, side, classes, skipped = 3, files.side, files.classes, files.skipped
     else:
         loaded = finish(datasets.training_steps(data), report)
         train, validation, state = loaded.train.labels, loaded.validation.labels, DataState(loaded.digest)
         _, channels, side, _ = loaded.train.images.shape
-        classes = loaded.train.classes
+        classes, skipped = loaded.train.classes, loaded.train.skipped
     return {
         "resolution": side,
         "channels": channels,
@@ -60,6 +61,7 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
         "validation_images": len(validation),
         "test_images": get_data_set(data["name"]).test_images,
         **asdict(state),
+        "notes": list_notes(data, skipped) if data["name"] in FOLDER_SETS else [],
     }
 
 

@@ -77,7 +77,9 @@ reevaluation: {top: 0}
 def search(record: None, tmp_path: Path, root: Path, eatnas: Any) -> str:
     """Create a search over the images and return its digest."""
     (tmp_path / "spec.yaml").write_text(SPEC.replace("ROOT", str(root)))
-    eatnas("search", "create", "spec.yaml")
+    created = eatnas("search", "create", "spec.yaml", whole=True)
+    assert f"{root}/empty is skipped: holds no files, so it is no class" in created.stderr
+    assert "__MACOSX" not in created.stderr
     digest: str = json.loads(eatnas("search", "show", "pets", "--format", "json"))["data_digest"]
     return digest
 

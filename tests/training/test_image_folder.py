@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 
 from eatnas_db.errors import DataError
+from eatnas_training.data.folder_report import list_notes
 from eatnas_training.data.folder_walk import Skipped
 from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
 
@@ -156,3 +157,18 @@ def test_test_images_have_the_labels_of_the_training_part(tmp_path: Path) -> Non
     write(root, "val/bird/1.png")
     with pytest.raises(DataError, match="only one has 'bird'"):
         list_test_folder(root, "ImageFolder", listed(root))
+
+
+def test_notes_name_what_an_owner_may_not_expect(tmp_path: Path) -> None:
+    root = write(tmp_path, "train/cat/1.png", "train/dog/1.png", "Val/cat/1.png", "train/cat/.hidden.png")
+    for name in ("a", "b", "c", "d"):
+        (root / "train" / name).mkdir()
+    data = {"name": "ImageNet", "root": str(root)}
+    empty = "is skipped: holds no files, so it is no class"
+    assert list_notes(data, ["cat/1.png"]) == [
+        f"{root}/Val is skipped: not used; the parts are train and val",
+        f"{root}/train/a {empty}",
+        f"{root}/train/b {empty}",
+        "2 more are skipped; `eatnas-db data prepare ImageNet` lists them",
+        "images that cannot be read are skipped: 1, the first is cat/1.png",
+    ]

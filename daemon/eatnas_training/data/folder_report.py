@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eatnas_training.data.catalog import DATA_SETS
 from eatnas_training.data.datasets import RESIDENT_BYTES, data_cache, data_root
 from eatnas_training.data.folder_cache import read_folder
-from eatnas_training.data.folder_content import Reporter, files_digest, finish, read_file_times
+from eatnas_training.data.folder_content import NAMED, Reporter, files_digest, finish, read_file_times
+from eatnas_training.data.folder_walk import HIDDEN, SYSTEM_FILE
 from eatnas_training.data.image_folder import TEST, ImageFolder, list_test_folder, list_training_folder
 
 
@@ -48,6 +49,21 @@ def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool =
         for label in train.class_names
     ]
     return FolderReport(classes, skipped, unreadable)
+
+
+def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
+    """Return a sentence for each thing in a folder data set that its owner may not expect a search to leave out.
+
+    `unreadable`: the names of images that the spec skips. Raises `DataError`.
+    """
+    train = list_training_folder(data_root(data), str(data["name"]))
+    surprises = [item for item in train.skipped if item.reason not in (HIDDEN, SYSTEM_FILE)]
+    notes = [f"{posixpath.normpath(f'{train.top}/{item.path}')} is skipped: {item.reason}" for item in surprises]
+    if len(notes) > NAMED:
+        notes[NAMED:] = [f"{len(notes) - NAMED} more are skipped; `eatnas-db data prepare {data['name']}` lists them"]
+    if unreadable:
+        notes.append(f"images that cannot be read are skipped: {len(unreadable)}, the first is {unreadable[0]}")
+    return notes
 
 
 def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Reporter) -> list[dict[str, str]]:

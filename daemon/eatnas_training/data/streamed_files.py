@@ -48,6 +48,7 @@ class StreamedFiles:
 
     `held_out` is the validation images; for a final model it is the test images, and `train` is all others.
     `state` describes the training folder: the digest of its parts in a search, and the digests of all its files.
+    `skipped`: the names of its files that cannot be read and are left out.
     """
 
     train: ImageFiles
@@ -56,6 +57,7 @@ class StreamedFiles:
     classes: int
     digest: str
     state: DataState
+    skipped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,13 @@ def listing_steps(
     whole = yield from _read_part(folder, data)
     train, validation = (whole.select(positions) for positions in split(len(whole.readable), data))
     files, digest = _digest_parts(side, [("train", whole, train), ("validation", whole, validation)])
-    facts = {"side": side, "classes": folder.classes, "data_digest": digest, "files_digest": whole.digest}
+    facts = {
+        "side": side,
+        "classes": folder.classes,
+        "data_digest": digest,
+        "files_digest": whole.digest,
+        "skipped": whole.skipped,
+    }
     folders = [str(data_root(data)), *_paths(folder)]
     if final_model:
         test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
@@ -133,7 +141,9 @@ def _streamed_files(listing: StreamedListing, data: Mapping[str, Any]) -> Stream
     facts = listing.facts
     state = DataState(facts["data_digest"], facts["files_digest"], _known_content(data, facts["files_digest"]))
     train, held_out = listing.parts
-    return StreamedFiles(train, held_out, facts["side"], facts["classes"], facts["digest"], state)
+    return StreamedFiles(
+        train, held_out, facts["side"], facts["classes"], facts["digest"], state, tuple(facts["skipped"])
+    )
 
 
 def _paths(folder: ImageFolder) -> list[str]:
