@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -36,6 +36,7 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
+from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings
 from eatnas_db.urls import hide_passwords, parse_url, require_parsable_url
@@ -284,8 +285,10 @@ def _hooks(settings: Settings) -> Finding:
 def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
     """Check the digits, which need no files, and the data sets of all unfinished searches."""
     wanted = {"digits": {"name": "digits", "root": str(settings.data)}}
+    holds: Sequence[RecordedHold] = ()
     if searches:
         with read_connection(settings.database_url) as connection:
+            holds = list_holds(connection)
             going = [
                 row
                 for row in list_searches(connection)
@@ -293,12 +296,17 @@ def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
             ]
         for row in going:
             data = data_with_root(settings, row.spec["data"])
-            wanted.setdefault(data["name"], data)
+            if data not in wanted.values():
+                wanted[f"{data['name']} of {row.name}" if data["name"] in wanted else data["name"]] = data
     for name, data in wanted.items():
         try:
             description = describe_data_set(data)
         except EatnasError as error:
-            yield Finding(name, False, str(error), f"`eatnas-db data prepare {name}` downloads and verifies it")
+            advice = f"`eatnas-db data prepare {data['name']}` downloads and verifies it"
+            yield Finding(name, False, str(error), advice)
             continue
         images = f"{description.train_images} training images, {description.validation_images} validation images"
         yield Finding(name, True, images)
+    for hold in holds:
+        found = f"set aside by host {hold.host}: {hold.reason}"
+        yield Finding(f"search {hold.search}", False, found, "remove the cause; the host tries again by itself")

@@ -183,12 +183,20 @@ def is_flat(plateau: Plateau | None, step: int, *, population: int, flat_steps: 
     return plateau is not None and step >= 2 * population and step - plateau.since >= flat_steps
 
 
+def _root_mean_square(values: Sequence[float]) -> float:
+    try:
+        return math.sqrt(math.fsum(value**2 for value in values) / len(values))
+    except OverflowError:  # An objective with a large exponent gives numbers whose squares are too large.
+        largest = max(map(abs, values))
+        return largest * math.sqrt(math.fsum((value / largest) ** 2 for value in values) / len(values))
+
+
 def summarize(fitnesses: Sequence[float]) -> PopulationSummary:
     """Summarize the fitness values of a population. Exact sums make the result independent of their order."""
     size = len(fitnesses)
     if not size:
         return PopulationSummary(size=0, mean=None, spread=None, best=None, quality=None)
     mean = math.fsum(fitnesses) / size
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in fitnesses) / size)
+    spread = _root_mean_square([value - mean for value in fitnesses])
     quality = mean - spread / math.sqrt(size)
     return PopulationSummary(size=size, mean=mean, spread=spread, best=max(fitnesses), quality=quality)

@@ -37,7 +37,6 @@ _MESSAGES: Final = {
     "created": "the search was created",
     "deleted": "the search {search} was deleted with its {candidates} candidates",
     "paused": "the search was paused",
-    "paused_after_failures": "the search was paused: {reason}",
     "held": "host {host} has set the search aside and tries again by itself: {reason}",
     "hold_lifted": "host {host} works on the search again",
 }
@@ -46,6 +45,8 @@ _CANDIDATE_MESSAGES: Final = {
     "resumed": "attempt {attempt} continues from epoch {epoch}, batch {batch}",
 }
 _SEARCH_MESSAGES: Final = {"cancelled": "the search was cancelled", "resumed": "the search was resumed"}
+_REASON_MESSAGES: Final = {"paused": "the search was paused: {reason}"}
+"""Messages of events that have a reason only if a daemon has caused them."""
 _BIRTH_MESSAGES: Final = {
     "random": "born as a random sample",
     "mutation": "born as a mutation of candidate {parent_id}",
@@ -87,7 +88,8 @@ def describe_event(
     if "failure" in detail:
         facts["failure"] = ", ".join(filter(None, (detail["failure"].replace("_", " "), detail.get("message"))))
     try:
-        message = _template(kind, origin).format_map(facts) or _list_detail(kind, detail)
+        template = _REASON_MESSAGES.get(kind, "") if "reason" in detail else ""
+        message = (template or _template(kind, origin)).format_map(facts) or _list_detail(kind, detail)
     except KeyError:
         message = _list_detail(kind, detail)
     return " ".join(message.split())

@@ -48,7 +48,7 @@ def pause_after_equal_failures(connection: Connection, state: AdvanceState, now:
     )
     values = {"wish": DesiredState.PAUSED, "pause_reason": reason, "streak_start": state.settled}
     connection.execute(update(search).where(search.c.id == record.id).values(values))
-    record_event(connection, now, "paused_after_failures", search_id=record.id, detail={"reason": reason})
+    record_event(connection, now, "paused", search_id=record.id, detail={"reason": reason})
     return True
 
 

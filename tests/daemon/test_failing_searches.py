@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from eatnas_daemon import main as daemon
 from eatnas_daemon.daemon_options import DaemonOptions
@@ -13,10 +12,10 @@ from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
+from eatnas_db.queries.events import list_events
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema.events import event
 from eatnas_db.searches.control import set_desired_state
-from support.searches import SPEC, fetch_rows
+from support.searches import SPEC
 
 QUICK = Timeouts(tick=0.02, database=0.05)
 
@@ -43,8 +42,10 @@ def test_equal_failures_in_a_row_pause_a_search(tmp_path, home, supervise, fast)
     # The failures from before the pause do not count again.
     supervise(settings, program=program, timeouts=QUICK)
     assert record_of(settings).settled >= row.settled + 4
-    kinds = fetch_rows(settings, select(event.c.kind).where(event.c.kind == "paused_after_failures"))
-    assert len(kinds) == 2
+    with read_transaction(open_record(settings.database_url)) as connection:
+        pauses = list_events(connection, kind="paused")
+    assert len(pauses) == 2
+    assert pauses[0].words.startswith("the search was paused: 4 births in a row failed for the same reason (diverged: ")
 
 
 def test_search_without_a_score_says_so(tmp_path, home, supervise, fast, capsys):

@@ -175,3 +175,9 @@ def test_quality_is_flat_after_enough_steps_without_a_rise():
     assert ends.index(True) + 4 == 11
     assert not is_flat(plateau, 19, population=10, flat_steps=5)
     assert is_flat(plateau, 20, population=10, flat_steps=5)
+
+
+def test_summary_of_enormous_fitness_is_finite():
+    summary = summarize([4e189, 2e189, 0.1])
+    assert summary.spread == pytest.approx(1.63299e189, rel=1e-4)
+    assert math.isfinite(summary.quality)
