@@ -93,7 +93,8 @@ def _mutation_rows(candidate_id: int, proposal: Proposal) -> list[dict[str, Any]
 
 def store_architectures(connection: Connection, proposals: Sequence[Proposal]) -> dict[str, int]:
     """Insert architectures and their blocks unless they are stored already, and return their ids by digest."""
-    by_digest = {proposal.digest: proposal for proposal in proposals}
+    # In one order everywhere: two hosts that insert the same architectures must not wait for each other.
+    by_digest = {proposal.digest: proposal for proposal in sorted(proposals, key=lambda proposal: proposal.digest)}
     rows = [{"digest": digest, "genotype": str(proposal.effective)} for digest, proposal in by_digest.items()]
     inserted = insert_or_ignore_rows(connection, architecture, rows, _DIGEST_AND_ID)
     ids: dict[str, int] = {row.digest: row.id for row in inserted}

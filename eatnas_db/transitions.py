@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, update
 
 from eatnas_db.attempts import (
     discard_progress,
@@ -21,6 +21,7 @@ from eatnas_db.attempts import (
     start_attempt,
     sum_epoch_seconds,
 )
+from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.failure_policy import NOT_ITS_OWN, FailureDecision, decide_after_failure
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.states import EDGES, CandidateState, FailureKind, MemoryFallback, Transition
@@ -237,6 +238,7 @@ def release(
 
 def cancel(connection: Connection, candidate_id: int, now: float) -> None:
     """Cancel a pending or leased candidate, whose lease token becomes outdated. Raises `ConflictError`."""
+    lock_searches(connection, select(candidate.c.search_id).where(candidate.c.id == candidate_id))
     if not _cancel(connection, candidate.c.id == candidate_id, now):
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
 

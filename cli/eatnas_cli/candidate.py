@@ -17,7 +17,7 @@ from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_cli.query.page_options import Conditions
 from eatnas_db import transitions
-from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.database.engine import read_connection, write_connection, write_record
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate, require_candidate
@@ -81,11 +81,13 @@ def retry(
 
 
 def _retry_one(settings: Settings, candidate: int) -> None:
-    from eatnas_db.searches.retry import retry_candidates  # it loads pydantic, which quick commands do not need
+    from eatnas_db.searches.retry import Retry, retry_candidates  # it loads pydantic, which quick commands do not need
 
-    with write_connection(settings.database_url) as connection:
+    def write(connection: Connection) -> Retry:
         require_candidate(connection, candidate)
-        (retry,) = retry_candidates(connection, (candidate,), time.time())
+        return retry_candidates(connection, (candidate,), time.time())[0]
+
+    retry = write_record(settings.database_url, write)
     typer.echo(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
 
 
@@ -116,6 +118,8 @@ def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
 
 
 def _change(settings: Settings, candidate: int, transition: Callable[[Connection, int, float], object]) -> None:
-    with write_connection(settings.database_url) as connection:
+    def write(connection: Connection) -> None:
         require_candidate(connection, candidate)
         transition(connection, candidate, time.time())
+
+    write_record(settings.database_url, write)

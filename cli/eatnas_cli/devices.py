@@ -18,7 +18,7 @@ from eatnas_cli.resource_options import AllowedHolders, DeviceNames, ExcludedDev
 from eatnas_daemon.devices import pausing
 from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
 from eatnas_daemon.devices.model import GIB, format_gib
-from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.settings import Settings
 
 Device = Annotated[str, typer.Argument(metavar="DEVICE", help="A UUID, its beginning, an index, or `cpu`.")]
@@ -90,8 +90,10 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
     if uuid is None:
         local = pausing.find_local_device(word, settings.host)
         uuid = local.uuid
-    with write_connection(settings.database_url) as connection:
-        changed = pausing.set_paused(connection, uuid, local, settings.host, paused=paused, now=time.time())
+    changed = write_record(
+        settings.database_url,
+        lambda connection: pausing.set_paused(connection, uuid, local, settings.host, paused=paused, now=time.time()),
+    )
     state = "paused" if paused else "in use again" if changed else "not paused"
     typer.echo(f"{uuid} is {state}{' already' if paused and not changed else ''}")
 

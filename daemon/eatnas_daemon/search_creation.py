@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_data_set
 from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
-from eatnas_db.database.engine import open_record, write_connection
+from eatnas_db.database.engine import open_record, write_record
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
@@ -107,9 +109,10 @@ def create_search_from_spec(
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
     slots = slots or _default_slots(spec)
-    with write_connection(settings.database_url) as connection:
+
+    def create(connection: Connection) -> int:
         if source is None:
-            search_id = create_search(
+            return create_search(
                 connection,
                 spec,
                 task=task,
@@ -118,19 +121,20 @@ def create_search_from_spec(
                 slots=slots,
                 now=time.time(),
             )
-        else:
-            search_id = create_transfer(
-                connection,
-                source.search,
-                spec,
-                candidate_id=source.candidate_id,
-                force=source.force,
-                task=task,
-                data_digest=description.data_digest,
-                data_state=description.state,
-                slots=slots,
-                now=time.time(),
-            )
+        return create_transfer(
+            connection,
+            source.search,
+            spec,
+            candidate_id=source.candidate_id,
+            force=source.force,
+            task=task,
+            data_digest=description.data_digest,
+            data_state=description.state,
+            slots=slots,
+            now=time.time(),
+        )
+
+    search_id = write_record(settings.database_url, create)
     return CreatedSearch(search_id, spec.name, (*spec.warnings, *description.notes))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError
@@ -19,7 +19,7 @@ from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.limited_connection import limit_answers
 from eatnas_db.database.mounts import MOUNTS
 from eatnas_db.database.sqlite_access import connect_for_reading, may_write
-from eatnas_db.database.transactions import mark_write, read_transaction, transaction
+from eatnas_db.database.transactions import mark_write, read_transaction, run_transaction, transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import require_single_name
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
@@ -29,6 +29,8 @@ from eatnas_db.urls import require_parsable_url, sqlite_file
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
+
+T = TypeVar("T")
 
 BUSY_SECONDS: Final = 30
 """How long a transaction waits for the locks of other programs."""
@@ -139,6 +141,12 @@ def write_connection(url: str) -> Iterator[Connection]:
     """Open a record for one write transaction. Raises `RecordError`."""
     with _disposed_engine(url) as engine, transaction(engine) as connection:
         yield connection
+
+
+def write_record(url: str, write: Callable[[Connection], T]) -> T:
+    """Open a record and call `write` in a transaction, again after a conflict. Raises `RecordError`."""
+    with _disposed_engine(url) as engine:
+        return run_transaction(engine, write)
 
 
 @contextmanager

@@ -1,4 +1,12 @@
-"""Locks that programs take in the database: on searches, on the schema, on named tasks and on hosts."""
+"""Locks that programs take in the database: on searches, on the schema, on named tasks and on hosts.
+
+The lock order on a server: a transaction that changes a search, its candidates, attempts, leases or epochs locks the
+rows of its searches first, all at once and by ascending id (`lock_searches`). No later statement of the transaction may
+wait for another search. So the order of all further rows does not matter: they belong to searches that are locked. A
+statement that takes rows of other searches skips those that are locked (`SKIP LOCKED`), and hosts, devices and workers
+are written last, each host its own. Rows that hosts share, such as architectures, can still make two transactions wait
+for each other; `transactions.run_transaction` repeats the one that the server rolls back.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +30,7 @@ HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
 def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> None:
     """Lock the searches with these ids until the transaction ends; other hosts cannot advance them meanwhile.
 
-    Every program locks in the order of the ids, which rules out deadlocks. On SQLite a write transaction locks the
-    whole database anyway.
+    On SQLite a write transaction locks the whole database anyway.
     """
     if is_postgresql(connection):
         rows = select(search.c.id).where(search.c.id.in_(ids)).order_by(search.c.id)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine.default import DefaultExecutionContext
@@ -14,9 +14,12 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.errors import translated_errors
+from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.definitions import PREFIX
 from eatnas_db.schema.searches import search
+
+T = TypeVar("T")
 
 READER_IDLE_SECONDS: Final = 600
 """How long a server lets a read transaction idle: it blocks nobody, and may have a million rows to process."""
@@ -41,6 +44,19 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         if connection.info.pop(_HAS_WRITTEN, None):
             sender = connection.get_execution_options()["eatnas_sender"]
             connection.execute(_NOTIFY, {"channel": CHANNEL, "sender": sender})
+
+
+def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
+    """Call `write` in a write transaction and return its result; repeat both once after a conflict with another one.
+
+    Deadlocks and serialization failures are such conflicts. `write` must have no effects outside the database.
+    """
+    try:
+        with transaction(engine) as connection:
+            return write(connection)
+    except TransactionRollbackError:
+        with transaction(engine) as connection:
+            return write(connection)
 
 
 @contextmanager

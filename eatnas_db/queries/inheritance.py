@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Exists, Integer, Select, exists, literal, select
+from sqlalchemy import ColumnElement, Connection, Exists, Integer, Select, exists, literal, select
 
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.states import UNSETTLED, MemoryFallback
@@ -39,10 +39,10 @@ class InheritanceLink:
         return recipe_of(self.spec, inheriting=self.inherited)
 
 
-def has_unsettled_child() -> Exists:
+def has_unsettled_child(candidate_id: ColumnElement[int] = candidate.c.id) -> Exists:
     """Return the condition that a candidate has a child which is still to be trained and may need its weights."""
     child = candidate.alias("child")
-    return exists().where(child.c.parent_id == candidate.c.id, child.c.state.in_(UNSETTLED))
+    return exists().where(child.c.parent_id == candidate_id, child.c.state.in_(UNSETTLED))
 
 
 def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: bool) -> tuple[InheritanceLink, ...]:

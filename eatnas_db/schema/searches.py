@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from eatnas_db.domain.states import DesiredState, SearchKind
-from eatnas_db.schema.definitions import Id, define_table, one_of
+from eatnas_db.schema.definitions import Id, define_partial_index, define_table, one_of
 
 MAXIMUM_NAME_LENGTH: Final = 64
 
@@ -80,6 +80,10 @@ among its trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)
+
+_OPEN = text("finished_at IS NULL")
+# In the order in which supervisors look for work.
+define_partial_index("ix_eatnas_search_open", search.c.priority.desc(), search.c.id, where=_OPEN)
 
 
 step = define_table(

@@ -1,37 +1,129 @@
-"""The searches that a supervisor works on: those that are not finished, and those that it still trains for."""
+"""The searches that a supervisor has something to do for. The database finds them with one statement."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, or_, select, true
 
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import lock_searches
+from eatnas_db.domain.failure_policy import MAX_BACKOFF_SECONDS
+from eatnas_db.domain.states import SETTLED, DesiredState
 from eatnas_db.queries.searches import RUN_WITH_SOURCE, SearchRecord, fetch_searches
+from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
+from eatnas_db.schema.trainings import lease
+
+_OPEN: Final = search.c.finished_at.is_(None)
+_RUNS: Final = and_(_OPEN, search.c.wish == DesiredState.RUN)
+_BIRTHS_ALLOWED: Final = func.coalesce(search.c.ends_at, search.c.budget_candidates)
+_OVER_BUDGET: Final = and_(
+    search.c.budget_device_seconds.is_not(None), search.c.device_seconds >= search.c.budget_device_seconds
+)
+
+_CAN_SETTLE: Final = exists().where(
+    candidate.c.search_id == search.c.id, candidate.c.birth == search.c.settled, candidate.c.state.in_(SETTLED)
+)
+_CAN_BREED: Final = and_(
+    search.c.exhausted.is_(False),
+    search.c.born < search.c.budget_candidates,
+    search.c.born < _BIRTHS_ALLOWED,
+    ~_OVER_BUDGET,
+    or_(search.c.born < search.c.population, search.c.born - search.c.lag + 1 <= search.c.settled),
+)
+_TRAINS: Final = (
+    select(lease.c.candidate_id)
+    .join(candidate, candidate.c.id == lease.c.candidate_id)
+    # The sum keeps planners from using an index on the search, which would read its whole history.
+    .where(candidate.c.search_id + 0 == search.c.id)
+    .exists()
+)
+_ALL_SETTLED: Final = and_(
+    search.c.settled == search.c.born,
+    or_(search.c.exhausted.is_(True), search.c.born >= search.c.budget_candidates, search.c.born >= _BIRTHS_ALLOWED),
+)
+_CAN_FINISH: Final = and_(or_(_OVER_BUDGET, _ALL_SETTLED), ~_TRAINS)
+_CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_FINISH))
+"""The same conditions as in `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate."""
+
+BY_PRIORITY: Final = (search.c.priority.desc(), search.c.id)
 
 
-def lock_open_searches(connection: Connection, only: str | None, in_training: Collection[int]) -> None:
-    """Lock the open searches until the transaction ends, so that no other host advances them meanwhile."""
-    lock_searches(connection, select(search.c.id).where(*_is_open(only, in_training)))
+def lock_open_searches(connection: Connection) -> None:
+    """Lock every open search until the transaction ends."""
+    lock_searches(connection, select(search.c.id).where(_OPEN))
 
 
-def list_open_searches(
-    connection: Connection, only: str | None, in_training: Collection[int]
-) -> tuple[SearchRecord, ...]:
-    """Return the open searches by priority.
+def lock_active_searches(
+    connection: Connection, host_id: int, only: str | None, *, to_lease: int, everything: bool, now: float
+) -> None:
+    """Lock the searches to advance, those with leases of a host, and the first `to_lease` of those to lease from.
 
-    `only`: the name of a search; its re-evaluations and retries are included. `in_training`: ids of searches whose
-    candidates this supervisor trains; a cancelled search counts as finished, but its workers have yet to be stopped.
+    No other host changes them until the transaction ends. The others are not locked, because a server would write each
+    lock; `everything` locks all open searches nevertheless. On SQLite a write transaction locks the whole database.
     """
-    query = select(search).where(*_is_open(only, in_training)).order_by(search.c.priority.desc(), search.c.id)
-    return fetch_searches(connection, query)
+    if not is_postgresql(connection):
+        return
+    own_leases = select(candidate.c.search_id).join(lease, lease.c.candidate_id == candidate.c.id)
+    leasing = _select_leasable(only, now, ()).with_only_columns(search.c.id).limit(to_lease).subquery()
+    needed = or_(
+        search.c.id.in_(own_leases.where(lease.c.host_id == host_id)),
+        search.c.id.in_(select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))),
+        search.c.id.in_(select(leasing.c.id)),
+    )
+    lock_searches(connection, select(search.c.id).where(or_(_OPEN, needed) if everything else needed))
 
 
-def _is_open(only: str | None, in_training: Collection[int]) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = [search.c.finished_at.is_(None) | search.c.id.in_(in_training)]
-    if only is not None:
-        named = select(search.c.id).where(search.c.name == only).scalar_subquery()
-        serves_it = search.c.kind.in_(RUN_WITH_SOURCE) & (search.c.source_id == named)
-        conditions.append((search.c.id == named) | serves_it)
-    return conditions
+def list_active_searches(
+    connection: Connection, only: str | None, *, stopping: Collection[int], held: Collection[int]
+) -> tuple[SearchRecord, ...]:
+    """Return, by priority, the searches that can be advanced.
+
+    `only`: the name of a search; its re-evaluations and retries are included. Of the searches with these ids,
+    `stopping` adds those that no longer run, as their workers have to stop, and `held` those that still run.
+    """
+    # Subqueries, because no planner would use the index of the open searches for alternatives.
+    advancing = select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))
+    given = and_(search.c.id.in_([*stopping, *held]), _is_meant(only))
+    stopped = and_(search.c.id.in_(stopping), search.c.wish != DesiredState.RUN)
+    waiting = and_(search.c.id.in_(held), _RUNS)
+    others = select(search.c.id).where(given, or_(stopped, waiting))
+    found = search.c.id.in_(advancing)
+    query = select(search).where(or_(found, search.c.id.in_(others)) if stopping or held else found)
+    return fetch_searches(connection, query.order_by(*BY_PRIORITY))
+
+
+def list_leasable_searches(
+    connection: Connection, only: str | None, now: float, *, limit: int, after: Sequence[SearchRecord] = ()
+) -> tuple[SearchRecord, ...]:
+    """Return, by priority, the first running searches with a candidate to lease; `after`: those returned before.
+
+    On a server they are locked; those that another host has locked are left out.
+    """
+    query = _select_leasable(only, now, after).limit(limit)
+    return fetch_searches(connection, query.with_for_update(of=search, skip_locked=True, key_share=True))
+
+
+def has_running_search(connection: Connection, only: str) -> bool:
+    """Return whether a search, one of its re-evaluations or its retries runs."""
+    return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None
+
+
+def _select_leasable(only: str | None, now: float, after: Sequence[SearchRecord]) -> Select[Any]:
+    waits = and_(candidate.c.not_before > now, candidate.c.not_before <= now + MAX_BACKOFF_SECONDS)
+    is_pending = exists().where(candidate.c.search_id == search.c.id, PENDING, ~waits)
+    query = select(search).where(_RUNS, ~_OVER_BUDGET, is_pending, _is_meant(only)).order_by(*BY_PRIORITY)
+    if after:
+        last = after[-1]
+        lower = search.c.priority < last.priority
+        query = query.where(or_(lower, and_(search.c.priority == last.priority, search.c.id > last.id)))
+    return query
+
+
+def _is_meant(only: str | None) -> ColumnElement[bool]:
+    if only is None:
+        return true()
+    named = select(search.c.id).where(search.c.name == only).scalar_subquery()
+    return or_(search.c.id == named, and_(search.c.kind.in_(RUN_WITH_SOURCE), search.c.source_id == named))

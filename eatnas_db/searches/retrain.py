@@ -44,6 +44,7 @@ def create_reevaluation(
 
     Return the name of the new search. Raises `NotFoundError` or `ConflictError`.
     """
+    lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
     _require_evolution(record, "reevaluated")
     best = list_fittest(connection, record.id, top)

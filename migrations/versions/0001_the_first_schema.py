@@ -131,6 +131,7 @@ def create_searches() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_search_name")),
     )
     index("ix_eatnas_search_source", "search", ["source_id"])
+    index("ix_eatnas_search_open", "search", [sa.text("priority DESC"), "id"], where="finished_at IS NULL")
 
 
 def create_steps() -> None:

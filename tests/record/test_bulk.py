@@ -1,16 +1,26 @@
 """Many births are created, settled and cancelled with few statements, and idle searches cost a tick nothing."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import event, func, select
 
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState, FailureKind
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import block, candidate
 from eatnas_db.schema.events import event as event_table
 from eatnas_db.schema.searches import step
+from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import set_desired_state
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retention import drop_all_unneeded_checkpoints, drop_unneeded_checkpoints
 from eatnas_db.searches.retry import retry_candidates
+from eatnas_db.settings import load_settings
+from eatnas_db.training_record import CheckpointRecord, record_checkpoint
 from eatnas_db.transitions import record_failure
 
 
@@ -74,6 +84,21 @@ def test_many_retries_take_few_statements(engine, search_factory, lease_factory,
     assert count(retry) < 30
 
 
+def test_a_tick_takes_as_many_statements_next_to_idle_searches(engine, url, tmp_path, search_factory, count):
+    timeouts = replace(DEFAULT_TIMEOUTS, database=0.0, checkpoint_cleanup=0.0)
+    settings = replace(load_settings({}, str(tmp_path / "home")), database_url=url)
+    supervisor = Supervisor(engine, settings, Launcher(tmp_path), slots=0, host_name="here", timeouts=timeouts)
+    numbers = []
+    for first, end in ((0, 2), (2, 22)):
+        for number in range(first, end):
+            search_factory(f"idle{number}")
+        for _ in range(3):  # until it has seen what changed
+            supervisor.tick()
+        numbers.append(count(supervisor.tick))
+    supervisor._close()
+    assert numbers[0] == numbers[1] < 15
+
+
 def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease_factory):
     search_id = search_factory(evolution__population=30, budget__candidates=30)
     leased = [lease_factory(search_id) for _ in range(3)]
@@ -83,3 +108,28 @@ def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease
         assert len(connection.execute(details).all()) == 30
         states = connection.execute(select(candidate.c.state).where(candidate.c.id == leased[0].token.candidate))
         assert states.scalars().all() == ["cancelled"]
+
+
+def test_one_pass_drops_what_a_pass_per_search_drops(engine, search_factory, lease_factory, score_factory):
+    for name in ("a", "b"):
+        search_id = search_factory(name, evolution__population=3, evolution__lag=2, reevaluation__top=2)
+        while (leased := lease_factory(search_id)) is not None:
+            path = f"checkpoints/{search_id}/c{leased.token.candidate}"
+            with transaction(engine) as connection:
+                saved = CheckpointRecord(path, "d", 1, 1, 0)
+                record_checkpoint(connection, leased.token, saved, 1.0)
+                if leased.birth == 5:
+                    record_failure(connection, leased.token, FailureKind.DIVERGED, "", now=2.0)
+            if leased.birth != 5:
+                score_factory(leased, (leased.birth * 7 % 11) / 10)
+            with transaction(engine) as connection:
+                advance_search(connection, lock_search(connection, search_id), 3.0)
+    with engine.connect() as connection:
+        searches = [get_search(connection, name) for name in ("a", "b")]
+        apart = {path for record in searches for path in drop_unneeded_checkpoints(connection, record)}
+        connection.rollback()
+    with transaction(engine) as connection:
+        together = drop_all_unneeded_checkpoints(connection)
+        assert drop_all_unneeded_checkpoints(connection) == []
+    assert set(together) == apart
+    assert len(apart) > 8

@@ -9,7 +9,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
-from eatnas_db.database.engine import write_connection
+from eatnas_db.database.engine import write_record
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.searches.control import extend_search, set_desired_state
 from eatnas_db.settings import Settings
@@ -53,14 +53,15 @@ def extend(
     """Extend the budget of a search; a finished search starts again."""
     if not candidates and not device_hours:
         raise typer.BadParameter("give --candidates N, --device-hours H, or both")
-    with write_connection(ctx.obj.database_url) as connection:
-        budget, seconds = extend_search(
+    budget, seconds = write_record(
+        ctx.obj.database_url,
+        lambda connection: extend_search(
             connection, name, candidates=candidates, device_hours=device_hours, now=time.time()
-        )
+        ),
+    )
     limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
     typer.echo(f"search {name} now has a budget of {budget} candidates{limit}")
 
 
 def _set_state(settings: Settings, name: str, state: DesiredState) -> None:
-    with write_connection(settings.database_url) as connection:
-        set_desired_state(connection, name, state, time.time())
+    write_record(settings.database_url, lambda connection: set_desired_state(connection, name, state, time.time()))

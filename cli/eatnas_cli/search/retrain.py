@@ -6,12 +6,13 @@ import time
 from typing import Annotated
 
 import typer
+from sqlalchemy import Connection
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_daemon.data_sets import data_with_root, describe_final_data
-from eatnas_db.database.engine import read_connection, write_connection
-from eatnas_db.queries.searches import get_search
+from eatnas_db.database.engine import read_connection, write_record
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
 from eatnas_db.settings import Settings
 
@@ -27,8 +28,10 @@ def reevaluate(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs per training. Default: as in the search.")] = None,
 ) -> None:
     """Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search."""
-    with write_connection(ctx.obj.database_url) as connection:
-        created = create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time())
+    created = write_record(
+        ctx.obj.database_url,
+        lambda connection: create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time()),
+    )
     typer.echo(
         f"search {created} created; `eatnas-db run {created}` trains it, "
         f"`eatnas-db query best {name}` shows the results"
@@ -63,7 +66,8 @@ def final(
         data = get_search(connection, name).spec["data"]
     # A missing test part is reported before days of training.
     description = describe_final_data(data_with_root(settings, data))
-    with write_connection(settings.database_url) as connection:
+
+    def create(connection: Connection) -> SearchRecord:
         tests = create_final_training(
             connection,
             name,
@@ -74,7 +78,10 @@ def final(
             again=again,
             now=time.time(),
         )
-        row = get_search(connection, tests)
+        return get_search(connection, tests)
+
+    row = write_record(settings.database_url, create)
+    tests = row.name
     typer.echo(
         f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
         f"{description.train_images} images, each evaluated once on {description.test_images} test images; "

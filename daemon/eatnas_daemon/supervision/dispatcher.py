@@ -1,9 +1,10 @@
-"""Advance the open searches and lease their pending candidates for idle workers."""
+"""Advance searches and lease their pending candidates for idle workers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -19,11 +20,18 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.advance import advance_search
-from eatnas_db.searches.locking import lock_search
-from eatnas_db.searches.open_searches import list_open_searches, lock_open_searches
-from eatnas_db.searches.retention import drop_unneeded_checkpoints
+from eatnas_db.searches.open_searches import (
+    has_running_search,
+    list_active_searches,
+    list_leasable_searches,
+    lock_active_searches,
+)
+from eatnas_db.searches.retention import drop_all_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
+
+PAGE: Final = 16
+"""Searches read at a time to lease candidates from."""
 
 
 @dataclass(slots=True)
@@ -59,50 +67,46 @@ class Dispatcher:
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
         self._cleanup_at = 0.0
 
-    def lock_searches(self, connection: Connection) -> None:
-        """Lock the open searches until the transaction ends."""
-        lock_open_searches(connection, self._only, self._searches_in_training())
+    def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
+        """Lock the searches that this transaction works on, or all open ones."""
+        workers = [slot.worker for slot in self._slots if slot.worker is not None]
+        may_lease = sum(worker.idle or bool(worker.reports) for worker in workers)
+        lock_active_searches(connection, self._host_id, self._only, to_lease=may_lease, everything=everything, now=wall)
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
-        """Advance every open search, and lease candidates for idle workers unless the supervisor drains."""
-        dispatch = Dispatch(finished=self._only is not None)
-        idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
+        """Advance the searches that can be, and lease candidates for idle workers unless the supervisor drains."""
+        # The end of a search may begin its re-evaluation, so the next transaction decides whether all have ended.
+        only_ended = self._only is not None and not has_running_search(connection, self._only)
+        dispatch = Dispatch(finished=only_ended)
         cleanup_due = now >= self._cleanup_at
-        for row in list_open_searches(connection, self._only, self._searches_in_training()):
+        for row in list_active_searches(
+            connection, self._only, stopping=self._searches_in_training(), held=self._holds.with_errors()
+        ):
             if row.wish != DesiredState.RUN:
                 self._request_stops(row, now)
-                continue
-            if not self._holds.allows_advance(row.id, wall):
-                dispatch.finished = False
-                continue
-            with faults_of_search(connection, row.id):
-                idle = self._advance(connection, row, idle, dispatch, wall, cleanup_due=cleanup_due, draining=draining)
+            elif self._holds.allows_advance(row.id, wall):
+                with faults_of_search(connection, row.id):
+                    cleanup_due = advance_search(connection, row, wall) or cleanup_due
+                    self._holds.record_advance(connection, row.id, wall)
+        if not draining:
+            self._lease_candidates(connection, dispatch, wall)
         if cleanup_due:
+            dispatch.obsolete_files += drop_all_unneeded_checkpoints(connection)
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
 
-    def _advance(
-        self,
-        connection: Connection,
-        row: SearchRecord,
-        idle: list[Slot],
-        dispatch: Dispatch,
-        wall: float,
-        *,
-        cleanup_due: bool,
-        draining: bool,
-    ) -> list[Slot]:
-        """Advance a search and lease its candidates; return the slots that stay idle."""
-        finished = advance_search(connection, row, wall)
-        if cleanup_due or finished:
-            current = lock_search(connection, row.id)
-            dispatch.obsolete_files += drop_unneeded_checkpoints(connection, current)
-        # The end of a search may have begun its re-evaluation.
-        dispatch.finished = False
-        if idle and not finished and not draining and not row.over_budget:
-            idle = self._lease(connection, row, idle, dispatch, wall)
-        self._holds.record_advance(connection, row.id, wall)
-        return idle
+    def _lease_candidates(self, connection: Connection, dispatch: Dispatch, wall: float) -> None:
+        """Lease candidates for idle workers, from searches of higher priority first."""
+        idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
+        rows: Sequence[SearchRecord] = ()
+        while idle:
+            rows = list_leasable_searches(connection, self._only, wall, limit=PAGE, after=rows)
+            for row in rows:
+                if idle and self._holds.allows_advance(row.id, wall):
+                    with faults_of_search(connection, row.id):
+                        idle = self._lease(connection, row, idle, dispatch, wall)
+            if len(rows) < PAGE:
+                break
 
     def _searches_in_training(self) -> list[int]:
         return [slot.training.assignment.leased.search_id for slot in self._slots if slot.training is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection
 
 from eatnas_daemon.workers.slots import Slot
@@ -10,7 +12,7 @@ from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.leases import LeaseToken
 from eatnas_db.lost_leases import expire_lease
 from eatnas_db.queries.hosts import HOST_LOST
-from eatnas_db.queries.leases import list_foreign_leases, list_own_leases
+from eatnas_db.queries.leases import ForeignLease, list_foreign_leases, list_own_leases
 
 
 class LeaseFencing:
@@ -33,27 +35,33 @@ class LeaseFencing:
             transitions.release(connection, token, 0.0, wall)
         return [slot for slot, token in trainings if token not in leased]
 
-    def expire_dead_hosts(self, connection: Connection, now: float, wall: float) -> bool:
-        """End the leases whose counter has not changed for a lease length; return whether there were any.
+    def find_dead_leases(self, connection: Connection, now: float) -> list[ForeignLease]:
+        """Return the leases of other hosts whose counter has not changed for a lease length.
 
         The time since the last call counts as half a lease length at most, since this host may have been suspended.
         """
         observed = min(now - self._observed_at, self._lease_seconds / 2)
         self._observed_at = now
         if not is_postgresql(connection):
-            return False
+            return []
         silent: dict[LeaseToken, tuple[int, float]] = {}
-        dead: set[int] = set()
+        dead: list[ForeignLease] = []
         for lease in list_foreign_leases(connection, self._host_id):
             counter, seconds = self._silent.get(lease.token, (None, 0.0))
             seconds = seconds + observed if counter == lease.counter else 0.0
-            if seconds < self._lease_seconds:
-                silent[lease.token] = (lease.counter, seconds)
-                continue
+            silent[lease.token] = (lease.counter, seconds)
+            if seconds >= self._lease_seconds:
+                dead.append(lease)
+        self._silent = silent
+        return dead
+
+    def expire_leases(self, connection: Connection, dead: Sequence[ForeignLease], wall: float) -> bool:
+        """End the dead leases that have not changed since; return whether there were any."""
+        lost: set[int] = set()
+        for lease in dead:
             reason = f"host {lease.host_name} gives no sign of life"
             if expire_lease(connection, lease.token, counter=lease.counter, reason=reason, now=wall):
-                dead.add(lease.host_id)
-        self._silent = silent
-        for host_id in dead:
+                lost.add(lease.host_id)
+        for host_id in sorted(lost):
             hosts.record_lost_workers(connection, host_id, HOST_LOST, wall)
-        return bool(dead)
+        return bool(lost)

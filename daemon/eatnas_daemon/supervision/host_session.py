@@ -15,6 +15,7 @@ from eatnas_db.database.transactions import transaction
 from eatnas_db.holds import remove_holds_of_other_sessions
 from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.control import set_waiting_reason
+from eatnas_db.searches.open_searches import lock_open_searches
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def start_host_session(
         paused = hosts.list_paused_devices(connection, host_id)
     changes.lock_host(host_id, name)
     with transaction(engine) as connection:
+        lock_open_searches(connection)
         owner = hosts.claim_host(connection, host_id)
         reclaim_leases(connection, host_id, now)
         for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):

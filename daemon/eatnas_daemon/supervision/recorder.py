@@ -60,15 +60,18 @@ class Recorder:
         """
         wall = self._wall()
         heartbeat = now >= self._heartbeat_at
+        dead = self._fencing.find_dead_leases(connection, now) if heartbeat else []
+        waits_otherwise = self._waiting_reason.changes(draining=draining)
+        # First of all writes: see the lock order in `database.locks`.
+        self._dispatcher.lock_searches(connection, wall, everything=bool(dead) or waits_otherwise)
+        stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
         if heartbeat:
             leases.record_heartbeat(connection, self._host.id, self._lease_progress())
             hosts.touch_host(connection, self._host.id, wall)
         if changed or heartbeat:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
-        self._dispatcher.lock_searches(connection)
-        stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
-        if heartbeat and self._fencing.expire_dead_hosts(connection, now, wall):
+        if self._fencing.expire_leases(connection, dead, wall):
             # Replaces the reason that a dead host has left by this host's own.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)

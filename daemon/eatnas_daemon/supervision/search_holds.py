@@ -64,6 +64,10 @@ class SearchHolds:
             if isinstance(report, Failed) and report.kind == FailureKind.UNREADABLE_DATA:
                 self.add_failure(slot.training.assignment.leased.search_id, HoldCause.DATA, report.message)
 
+    def with_errors(self) -> list[int]:
+        """Return the ids of the searches that could not be advanced."""
+        return [search_id for search_id, held in self._holds.items() if held.cause == HoldCause.ERROR]
+
     def allows_advance(self, search_id: int, now: float) -> bool:
         """Return whether the search may be advanced now."""
         held = self._holds.get(search_id)

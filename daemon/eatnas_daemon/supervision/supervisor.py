@@ -209,12 +209,20 @@ class Supervisor:
         self._disk_limit.enforce(now)
 
     def _commit(self, now: float) -> CommitActions:
-        """Write in one transaction; repeat it without the search or the worker at which it fails."""
+        """Write in one transaction.
+
+        It is repeated once after a conflict, and without the search or the worker at which it fails.
+        """
+        conflicts = 0
         for _ in range(MAX_FAULTS):
             try:
                 with transaction(self._engine) as connection:
                     self._ownership.require_host(connection)
                     return self._recorder.write(connection, now, changed=self._changes.changed, draining=self._draining)
+            except TransactionRollbackError:
+                conflicts += 1
+                if conflicts > 1:
+                    raise
             except SearchError as fault:
                 self._recorder.set_aside(fault)
                 self._log_error(fault)

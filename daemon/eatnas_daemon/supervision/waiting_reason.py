@@ -41,6 +41,10 @@ class WaitingReason:
         self.text: str | None = None
         self._no_device: tuple[tuple[Cause, ...], str] | None = None
 
+    def changes(self, *, draining: bool) -> bool:
+        """Return whether `update` would write another reason."""
+        return self._current(draining) != self.text
+
     def update(self, connection: Connection, *, draining: bool) -> None:
         """Write the current reason if it differs from the last one."""
         text = self._current(draining)

@@ -1,0 +1,104 @@
+"""Commands and two hosts change the same searches on a server, and none of them runs into a deadlock."""
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import make_url, select, text
+
+from eatnas_daemon.supervision.supervisor import Supervisor
+from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS
+from eatnas_db import transitions
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import run_transaction, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.errors import ConflictError, TransactionRollbackError
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.searches.control import extend_search, set_desired_state
+from eatnas_db.searches.create import create_search
+from eatnas_db.settings import load_settings
+from support.searches import FAST_WORKER, SPEC, create_record
+
+FAST = replace(DEFAULT_TIMEOUTS, tick=0.01, database=0.02, lease=0.3, checkpoint_cleanup=0.0)
+
+
+def create(connection, name, seed):
+    spec = parse_spec({**SPEC, "name": name}, {"seed": seed})
+    create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
+
+
+def supervise(url, folder, name, over, conflicts):
+    """Tick until the test is over; a conflict that even the repetition meets is noted."""
+    settings = replace(load_settings({}, str(folder)), database_url=url)
+    engine = open_record(url)
+    launcher = Launcher(settings.logs, FAST_WORKER)
+    supervisor = Supervisor(engine, settings, launcher, slots=2, host_name=name, timeouts=FAST)
+    try:
+        while not over.is_set():
+            supervisor.tick()
+            if supervisor.trouble:
+                conflicts.append(supervisor.trouble)
+            time.sleep(0.005)
+    finally:
+        supervisor._close()
+        engine.dispose()
+
+
+@pytest.mark.slow
+def test_commands_next_to_two_hosts_meet_no_deadlock(postgres, tmp_path):
+    url = postgres.new_database()
+    engine = create_record(url)
+    over, conflicts = threading.Event(), []
+    hosts = [
+        threading.Thread(target=supervise, args=(url, tmp_path / name, name, over, conflicts)) for name in ("a", "b")
+    ]
+    for host in hosts:
+        host.start()
+    try:
+        for number in range(30):
+            name = f"s{number}"
+            with transaction(engine) as connection:
+                create(connection, name, number)
+            time.sleep(0.05)
+            with transaction(engine) as connection:
+                extend_search(connection, name, candidates=2, now=1.0)
+            with transaction(engine) as connection:
+                unsettled = select(candidate.c.id).where(candidate.c.state.in_(("pending", "leased")))
+                newest = connection.execute(unsettled.order_by(candidate.c.id.desc())).scalars().first()
+            with suppress(ConflictError), transaction(engine) as connection:  # It may have ended in the meantime.
+                transitions.cancel(connection, newest, 2.0)
+            with transaction(engine) as connection:
+                set_desired_state(connection, name, DesiredState.CANCELLED, 3.0)
+    finally:
+        over.set()
+        for host in hosts:
+            host.join()
+        engine.dispose()
+    assert conflicts == []
+    query = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    assert postgres.execute(query, make_url(url).database) == [(0,)]
+
+
+def test_a_transaction_is_repeated_once_after_a_deadlock(postgres):
+    engine = create_record(postgres.new_database())
+    calls = []
+
+    def fail(connection, state):
+        calls.append(state)
+        connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'made up' USING ERRCODE = '{state}'; END $$"))
+
+    def write(connection):
+        if not calls:
+            fail(connection, "40P01")
+        return "done"
+
+    assert run_transaction(engine, write) == "done"
+    with pytest.raises(TransactionRollbackError):
+        run_transaction(engine, lambda connection: fail(connection, "40001"))
+    assert calls == ["40P01", "40001", "40001"]
+    engine.dispose()
