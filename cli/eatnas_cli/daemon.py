@@ -26,6 +26,7 @@ from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_s
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_daemon.lock_holder import LockHolder
+from eatnas_daemon.mlflow.problems import read_problem
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import open_record, read_connection
@@ -196,12 +197,14 @@ def status(
     # A daemon writes its pid into the lock file when it starts.
     since = None if daemon is None else settings.lock_file.stat().st_mtime
     suspended = daemon is not None and daemon.is_suspended
+    problem = read_problem(settings)
     if format is not Format.TABLE:
         lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
         lists |= {"devices": devices, "work": work, "held_up": held_up, "holds": holds}
         facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
         facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
         pid = None if daemon is None else daemon.pid
+        facts["mlflow_problem"] = None if problem is None else asdict(problem)
         state = {"running": daemon is not None, "pid": pid, "since_at": since, "suspended": suspended}
         show_one(state | facts, format, layout=layout)
         return
@@ -215,6 +218,8 @@ def status(
     if supervised:
         _show_work(work, named, layout)
     print_summaries(searches, supervised, format, layout)
+    if problem is not None:
+        typer.echo(f"MLflow, since {format_time(problem.since_at)}: {problem.message}")
     for hold in holds:
         typer.echo(describe_hold(hold))
     for search in held_up:

@@ -30,6 +30,7 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
+from eatnas_daemon.mlflow.problems import read_problem
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.domain.states import DesiredState
@@ -40,7 +41,7 @@ from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings
 from eatnas_db.urls import hide_passwords, parse_url, require_parsable_url
-from eatnas_report.formats import format_size
+from eatnas_report.formats import format_size, format_time
 
 app = new_app()
 
@@ -90,6 +91,11 @@ def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
         yield _disk(settings.home)
         yield from _storage(settings, environment)
     yield _mlflow(settings, environment)
+    if (problem := read_problem(settings)) is not None:
+        # Searches run without MLflow.
+        found, _, advice = problem.message.partition("; ")
+        found = f"since {format_time(problem.since_at)}: {found}"
+        yield Finding("MLflow runs", True, found, advice)
     yield _hooks(settings)
     yield from _data(settings, searches=record.ok)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import sys
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Annotated, Final
 
+import psutil
 import typer
 
 from eatnas_cli.lazy_group import new_app
@@ -17,11 +22,27 @@ from eatnas_db.urls import hide_passwords, require_parsable_url
 
 app = new_app(no_args_is_help=True)
 
+LINKED_SEARCHES: Final = 5
+INTERRUPT_SECONDS: Final = 3.0
+STOP_SECONDS: Final = 10.0
+
 
 @app.command("sync")
-def sync_runs(ctx: typer.Context) -> None:
+def sync_runs(
+    ctx: typer.Context,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Keep the store under another name and write a new one.")
+    ] = False,
+) -> None:
     """Write the runs that MLflow does not have yet; safe to repeat."""
-    _sync(ctx.obj, _tracking_uri(ctx.obj))
+    uri = _tracking_uri(ctx.obj)
+    if rebuild:
+        from eatnas_daemon.mlflow.rebuild import move_store_aside
+        from eatnas_db.database.engine import open_record
+
+        for path in move_store_aside(open_record(ctx.obj.database_url), uri):
+            typer.echo(f"kept as {path}")
+    _sync(ctx.obj, uri)
 
 
 @app.command()
@@ -30,18 +51,21 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Sync, then start MLflow's user interface."""
+    """Sync, then start MLflow's user interface and print links to the runs of the newest searches; Ctrl-C ends it."""
     uri = _tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
+    level = os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING")  # a sync sets a level of its own
     _sync(ctx.obj, uri)
+    _print_views(ctx.obj, uri, f"http://{f'[{host}]' if ':' in host else host}:{port}")
     sys.stdout.flush()
     # The URI of the store may contain a password, and every user can read arguments.
     environment = {
         **os.environ,
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_ARTIFACTS_DESTINATION": (ctx.obj.home / "mlflow-artifacts").as_uri(),
+        "MLFLOW_LOGGING_LEVEL": level,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # MLflow starts its server with options of its own.
         "PYTHONSAFEPATH": "1",
@@ -49,7 +73,49 @@ def ui(
     program = python_command("-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1")
     # By default uvicorn imports modules from the working folder first.
     program += ["--uvicorn-opts", f"--app-dir {os.devnull}"]
-    os.execve(program[0], program, environment)  # noqa: S606
+    raise typer.Exit(_serve(program, environment))
+
+
+def _print_views(settings: Settings, uri: str, base_url: str) -> None:
+    from eatnas_daemon.mlflow.sync import list_experiment_ids
+    from eatnas_daemon.mlflow.views import link_to_view
+    from eatnas_db.database.engine import open_record
+
+    experiments = list_experiment_ids(open_record(settings.database_url), uri)
+    for name, experiment_id in list(experiments.items())[:LINKED_SEARCHES]:
+        typer.echo(f"{name} by fitness, accuracy and cost: {link_to_view(base_url, experiment_id)}")
+
+
+def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run MLflow's server until it ends or this process is interrupted, and return the exit status."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    assert server.stdout is not None
+    try:
+        for line in server.stdout:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+        return server.wait()
+    except KeyboardInterrupt:
+        # The terminal interrupts all processes, and MLflow interrupts its web server once more: that one then prints a
+        # traceback, which says nothing.
+        with suppress(subprocess.TimeoutExpired):
+            server.communicate(timeout=INTERRUPT_SECONDS)
+        _stop(server)
+        return 0
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    with suppress(psutil.NoSuchProcess):
+        processes = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for send in (psutil.Process.terminate, psutil.Process.kill):
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    send(process)
+            _, processes = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    server.wait()
 
 
 def _tracking_uri(settings: Settings) -> str:

@@ -1,22 +1,26 @@
 """`eatnas-db mlflow` as a user types it."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
-from contextlib import contextmanager
 
 import psutil
 import pytest
 
+from eatnas_daemon.followers.process import low_priority_python
+from eatnas_daemon.mlflow.problems import clear_problem, record_problem
+from eatnas_daemon.mlflow.views import VIEW_KEY
 from support.mlflow_stores import free_port
 from support.waiting import eventually
 
 
-@contextmanager
+@contextlib.contextmanager
 def open_port():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
@@ -81,6 +85,74 @@ def test_ui_serves_the_store_of_the_home(tmp_path, home):
         process.wait()
     assert "wrote 0 runs to sqlite:///" in (tmp_path / "ui.log").read_text()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["home", "ui.log"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+def test_interrupted_ui_ends_without_a_traceback(tmp_path, home):
+    port = free_port()
+    command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "mlflow", "ui", "--port", str(port)]
+    with (tmp_path / "ui.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        eventually(lambda: open_page(process, f"http://127.0.0.1:{port}/"))
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    text = (tmp_path / "ui.log").read_text()
+    assert "Traceback" not in text
+    link = f"tiny by fitness, accuracy and cost: http://127.0.0.1:{port}/#/experiments/"
+    assert [line for line in text.splitlines() if line.startswith(link) and line.endswith(VIEW_KEY)]
+
+
+def tear(file):
+    file.write_bytes(bytes(range(256)) * 20)
+
+
+def begin_to_create(file):
+    """Leave what MLflow leaves if it is killed before its first migration ends."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE experiments (experiment_id INTEGER PRIMARY KEY)")
+        connection.commit()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("hurt", [tear, begin_to_create])
+def test_hurt_store_is_reported_and_written_again(eatnas, home, hurt):
+    hurt(home / "mlflow.db")
+    (line,) = eatnas("mlflow", "sync", expect=1).splitlines()
+    assert line.startswith("eatnas-db: MLflow at sqlite:///")
+    assert "`eatnas-db mlflow sync --rebuild` keeps the file under another name and writes a new store" in line
+    output = eatnas("mlflow", "sync", "--rebuild")
+    assert f"kept as {home / 'mlflow.db.old-1'}\nwrote 0 runs to sqlite:///" in output
+    assert (home / "mlflow.db.old-1").exists()
+    assert "wrote 0 runs" in eatnas("mlflow", "sync")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_store_of_a_server_is_not_moved(eatnas):
+    message = eatnas("mlflow", "sync", "--rebuild", expect=1, **tracking_at("http://me:secret@127.0.0.1:1"))
+    assert "http://me:***@127.0.0.1:1 is not an SQLite file, so it cannot be moved aside" in message
+
+
+@pytest.mark.usefixtures("tiny")
+def test_problem_of_the_follower_is_shown(eatnas_within, home):
+    file = home / "logs" / "mlflow-problem.json"
+    record_problem(file, "MLflow at x: OSError: gone; start it")
+    assert ": MLflow at x: OSError: gone; start it" in eatnas_within("daemon", "status")
+    status = json.loads(eatnas_within("daemon", "status", "--format", "json"))
+    assert status["mlflow_problem"]["message"] == "MLflow at x: OSError: gone; start it"
+    clear_problem(file)
+    assert "MLflow" not in eatnas_within("daemon", "status")
+    assert json.loads(eatnas_within("daemon", "status", "--format", "json"))["mlflow_problem"] is None
+
+
+def test_a_follower_needs_no_program_but_python():
+    assert low_priority_python("/bin/nice")[:3] == ("/bin/nice", "-n", "10")
+    assert low_priority_python(None)[0] == sys.executable
 
 
 def open_page(process, url):

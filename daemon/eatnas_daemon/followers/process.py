@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,11 @@ from eatnas_db.interpreter import python_command
 
 RESTART_SECONDS: Final = 30.0
 """Shortest time between two starts of a follower."""
-LOW_PRIORITY_PYTHON: Final = ("nice", "-n", "10", *python_command("-m"))
+
+
+def low_priority_python(nice: str | None) -> tuple[str, ...]:
+    """Return a command that runs a module of Python; `nice` is the path of that program, if there is one."""
+    return (*((nice, "-n", "10") if nice else ()), *python_command("-m"))
 
 
 class Follower:
@@ -31,7 +36,7 @@ class Follower:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         # URLs go into the environment: they may hold passwords, and every user can read a process's arguments.
-        self._command, self._environment = (*LOW_PRIORITY_PYTHON, *program), dict(environment)
+        self._command, self._environment = (*low_priority_python(shutil.which("nice")), *program), dict(environment)
         self._log_file, self._monotonic = log_file, monotonic
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0

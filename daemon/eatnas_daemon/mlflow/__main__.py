@@ -7,16 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from sqlalchemy import Engine
 
 from eatnas_daemon.followers.loop import follow
-from eatnas_daemon.mlflow.client import describe_error, identify_store_file, open_store
+from eatnas_daemon.mlflow.client import describe_error, identify_store_file, open_store, suggest_repair
+from eatnas_daemon.mlflow.problems import clear_problem, problem_file, record_problem
 from eatnas_daemon.mlflow.sync import MlflowSync, print_to_stderr
 from eatnas_db.database.engine import open_record
 from eatnas_db.errors import EatnasError
+from eatnas_db.settings import load_settings
 from eatnas_db.text_encoding import let_output_escape
 
 EVERY_SECONDS: Final = 5.0
@@ -25,8 +28,8 @@ EVERY_SECONDS: Final = 5.0
 class LiveSync:
     """Writes a record's changes to MLflow repeatedly, and connects again after each error."""
 
-    def __init__(self, engine: Engine, tracking_uri: str) -> None:
-        self._engine, self._tracking_uri = engine, tracking_uri
+    def __init__(self, engine: Engine, tracking_uri: str, problem_file: Path | None = None) -> None:
+        self._engine, self._tracking_uri, self._problem_file = engine, tracking_uri, problem_file
         self._supervisor_pid = os.getppid()
         self._sync: MlflowSync | None = None
         self._store_file: tuple[int, int] | None = None
@@ -43,7 +46,9 @@ class LiveSync:
         if sync is None and changed:
             client = open_store(self._engine, self._tracking_uri)
             self._store_file = identify_store_file(self._tracking_uri)
-            sync = MlflowSync(self._engine, client, pictures=True)
+            if self._problem_file is not None:
+                clear_problem(self._problem_file)
+            sync = MlflowSync(self._engine, client, pictures=True, log=self._log)
         if sync is None:
             return
         if changed:
@@ -52,8 +57,13 @@ class LiveSync:
         self._sync = sync
 
     def log_error(self, error: Exception) -> None:
-        """Print an error to stderr in one line."""
-        print_to_stderr(describe_error(self._tracking_uri, error))
+        """Print an error to stderr in one line, and note it for `daemon status`."""
+        self._log(f"{describe_error(self._tracking_uri, error)}; {suggest_repair(self._tracking_uri)}")
+
+    def _log(self, message: str) -> None:
+        print_to_stderr(message)
+        if self._problem_file is not None:
+            record_problem(self._problem_file, message)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _exit)
     try:
         engine = open_record(database_url)
-        live_sync = LiveSync(engine, tracking_uri)
+        live_sync = LiveSync(engine, tracking_uri, problem_file(load_settings(os.environ)))
         # This program survives every error of MLflow, of its store and of the network.
         follow(engine, options.every, live_sync.update, live_sync.log_error, Exception)
     except EatnasError as error:

@@ -52,7 +52,8 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # MLflow logs the traceback of each error that it also raises.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
     # A request that MLflow repeats after a lost answer would create a second run; our retry looks the run up first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -102,6 +103,13 @@ def describe_error(tracking_uri: str, error: Exception) -> str:
     first_line = (str(error).splitlines() or [""])[0]
     message = f"MLflow at {tracking_uri}: {type(error).__name__}: {first_line}"
     return shorten_middle(hide_passwords(message, tracking_uri), MAX_ERROR_CHARACTERS)
+
+
+def suggest_repair(tracking_uri: str) -> str:
+    """Return what a user can do if a store cannot be used."""
+    if sqlite_file(tracking_uri) is None:
+        return "searches run without MLflow; repair or start it, then run `eatnas-db mlflow sync`"
+    return "if this remains, `eatnas-db mlflow sync --rebuild` keeps the file under another name and writes a new store"
 
 
 def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:

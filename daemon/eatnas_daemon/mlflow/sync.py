@@ -20,16 +20,18 @@ from eatnas_daemon.mlflow.client import (
     find_artifact_folder,
     list_runs,
     open_store,
+    suggest_repair,
 )
 from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
+from eatnas_daemon.mlflow.views import EXPERIMENT_TAGS
 from eatnas_db.database.dialects import is_postgresql, url_of
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import list_connected_hosts, task_lock
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.macro import Macro, Task
-from eatnas_db.errors import RecordError
+from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.attempted_candidates import list_attempted, list_attempted_ids
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.queries.searches import SearchRecord, list_searches
@@ -49,15 +51,29 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
     Raises `RecordError` if MLflow is not reachable or not usable. Errors of `pictures` alone are printed to stderr.
     """
     configure_mlflow()
-    from mlflow.exceptions import MlflowException
-
     try:
         mlflow_sync = MlflowSync(engine, open_store(engine, tracking_uri), pictures=pictures)
         written = mlflow_sync.sync_changes()
         mlflow_sync.update_pictures(at_once=True)
-    except (ImportError, MlflowException) as error:  # a missing database driver is an ImportError
-        raise RecordError(describe_error(tracking_uri, error)) from error
+    except EatnasError:
+        raise
+    # A store that was torn, or killed in its first migration, raises whatever its reader meets first.
+    except Exception as error:
+        raise RecordError(f"{describe_error(tracking_uri, error)}; {suggest_repair(tracking_uri)}") from error
     return written
+
+
+def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
+    """Return the ids of the MLflow experiments of a record's searches by name, the newest search first."""
+    client = open_store(engine, tracking_uri)
+    with read_transaction(engine) as connection:
+        record_uuid, searches = get_record_uuid(connection), list_searches(connection)
+    condition = f"tags.`eatnas.record` = '{record_uuid}'"
+    found = {
+        experiment.tags.get("eatnas.search"): str(experiment.experiment_id)
+        for experiment in client.search_experiments(filter_string=condition, max_results=1000)
+    }
+    return {search.name: found[search.name] for search in reversed(searches) if search.name in found}
 
 
 def print_to_stderr(message: str) -> None:
@@ -152,6 +168,9 @@ class MlflowSync:
             experiment_id = str(existing[0].experiment_id)
             if existing[0].lifecycle_stage == "deleted":
                 self._client.restore_experiment(experiment_id)
+            for key, value in EXPERIMENT_TAGS.items():
+                if key not in existing[0].tags:
+                    self._client.set_experiment_tag(experiment_id, key, value)
             for run in list_runs(self._client, experiment_id):
                 if CANDIDATE_TAG in run.data.tags:
                     self._candidate_runs.adopt(run)
@@ -179,6 +198,7 @@ class MlflowSync:
             "eatnas.seed": str(search.seed),
             "eatnas.spec": json.dumps(search.spec, sort_keys=True)[:MAX_TAG_CHARACTERS],
             "mlflow.note.content": introduce(search),
+            **EXPERIMENT_TAGS,
         }
         return str(self._client.create_experiment(name, location, tags=tags))
 
