@@ -34,7 +34,7 @@ class RecordError(EatnasError):
 
 
 class UnstorableTextError(RecordError):
-    """A text has characters that no database can store; the same text fails again."""
+    """A text is too long, or has characters that no database can store; the same text fails again."""
 
 
 class TransactionRollbackError(RecordError):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 
 from eatnas_db.database.dialects import insert_or_ignore, is_postgresql
 from eatnas_db.errors import OwnershipError
-from eatnas_db.schema.hosts import device, host, worker
+from eatnas_db.schema.hosts import MAX_DEVICE_NAME, device, host, worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ _SELECT_DEVICE: Final = select(device.c.id, device.c.host_id).where(device.c.uui
 
 def register_device(connection: Connection, host_id: int, uuid: str, kind: str, name: str) -> int:
     """Insert a device if it is new, and return its id. A device that was moved to another host belongs to that host."""
-    connection.execute(_INSERT_DEVICE, {"host_id": host_id, "uuid": uuid, "kind": kind, "name": name})
+    connection.execute(_INSERT_DEVICE, {"host_id": host_id, "uuid": uuid, "kind": kind, "name": name[:MAX_DEVICE_NAME]})
     row = connection.execute(_SELECT_DEVICE, {"of": uuid}).one()
     if row.host_id != host_id:
         connection.execute(update(device).where(device.c.id == row.id).values(host_id=host_id))
@@ -108,7 +108,7 @@ def record_device_reports(connection: Connection, host_id: int, reports: Iterabl
     for report in reports:
         device_id = register_device(connection, host_id, report.uuid, report.kind, report.name)
         reported = update(device).values(
-            name=report.name,
+            name=report.name[:MAX_DEVICE_NAME],
             waits=report.waits,
             used_bytes=report.used_bytes,
             total_bytes=report.total_bytes,

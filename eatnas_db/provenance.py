@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, select
 
 from eatnas_db.database.dialects import insert_or_ignore
-from eatnas_db.schema.trainings import provenance
+from eatnas_db.schema.hosts import MAX_DEVICE_NAME
+from eatnas_db.schema.trainings import MAX_CAPABILITY_NAME, provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ def store_provenance(connection: Connection, conditions: Provenance) -> int:
                 recipe=conditions.recipe,
                 data_digest=conditions.data_digest,
                 versions=conditions.versions,
-                device=conditions.device,
-                cpu_capability=conditions.cpu_capability,
+                device=conditions.device[:MAX_DEVICE_NAME],
+                cpu_capability=conditions.cpu_capability[:MAX_CAPABILITY_NAME],
             )
         )
         provenance_id = connection.execute(_SELECT_PROVENANCE, parameters).scalar_one()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from eatnas_db.errors import RecordError
 from eatnas_db.text_encoding import escape_unstorable, is_storable
@@ -21,6 +23,9 @@ from eatnas_db.urls import (
     sqlite_file,
     sqlite_url,
 )
+
+MAX_HOST_NAME: Final = 255
+MAX_LOCK_NAME: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Settings:
         file = self.database_file
         if file is not None:
             return lock_next_to(file)
-        return self.home / f"daemon-{re.sub('[^A-Za-z0-9.-]', '_', self.host)}.lock"
+        return self.home / f"daemon-{_file_name_part(self.host)}.lock"
 
     @property
     def printable_url(self) -> str:
@@ -85,6 +90,12 @@ class Settings:
         if (file := sqlite_file(uri)) is not None and "?" not in uri:
             return mlflow_store_url(file.absolute())
         return str(expand_home(Path(uri))) if uri.startswith("~") else uri
+
+
+def _file_name_part(host: str) -> str:
+    """Return a host's name as a part of a file name; two names never give the same part."""
+    part = re.sub("[^A-Za-z0-9.-]", "_", host)[:MAX_LOCK_NAME]
+    return part if part == host else f"{part}-{hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
 def lock_next_to(database: Path) -> Path:
@@ -108,7 +119,7 @@ def load_settings(environment: Mapping[str, str], home: str | None = None, db: s
     else:
         require_supported_database(url)
     host = environment.get("EATNAS_HOST") or socket.gethostname()
-    _require_text(host, "the host name (EATNAS_HOST)")
+    _require_host_name(host)
     return Settings(path, url, host)
 
 
@@ -122,6 +133,18 @@ def _require_sqlite_file(url: str) -> Path:
         )
     _require_text(str(file), "the file of the database (--db, EATNAS_DB_URL)")
     return file.absolute()
+
+
+def _require_host_name(host: str) -> None:
+    """Raise `RecordError` if the record cannot store the name of a host."""
+    _require_text(host, "the host name (EATNAS_HOST)")
+    if len(host) > MAX_HOST_NAME:
+        raise RecordError(
+            f"the host name (EATNAS_HOST) has {len(host)} characters, and at most {MAX_HOST_NAME} are allowed; "
+            "set EATNAS_HOST to a shorter one"
+        )
+    if not host.isprintable():
+        raise RecordError(f"the host name (EATNAS_HOST) {host!r} cannot be printed; set EATNAS_HOST to another name")
 
 
 def _require_text(value: str, name: str) -> None:

@@ -58,6 +58,8 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
         return TransactionRollbackError(
             f"the transaction on {place} was rolled back because another program changed the same rows; try again"
         )
+    if state == "22001":
+        return UnstorableTextError(f"a text is too long for {place} ({lines[0]}); shorten it; nothing was changed")
     for prefix, message in _MESSAGES_BY_STATE.items():
         if state.startswith(prefix):
             return RecordError(message.format(place=place, cause=lines[0]))

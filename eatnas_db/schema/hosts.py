@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -13,11 +15,14 @@ from sqlalchemy import (
 )
 
 from eatnas_db.schema.definitions import Id, define_table
+from eatnas_db.settings import MAX_HOST_NAME
+
+MAX_DEVICE_NAME: Final = 255
 
 host = define_table(
     "host",
     Column("id", Id, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", String(MAX_HOST_NAME), nullable=False, unique=True),
     Column("seen_at", Float, nullable=False),
     Column("owner", String(32)),
 )
@@ -28,9 +33,9 @@ device = define_table(
     "device",
     Column("id", Id, primary_key=True),
     Column("host_id", Id, ForeignKey(host.c.id), nullable=False),
-    Column("uuid", String(64), nullable=False, unique=True),
+    Column("uuid", String(MAX_HOST_NAME + 45), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("name", String(MAX_DEVICE_NAME), nullable=False),
     Column("paused_at", Float),
     Column("waits", Text),
     Column("used_bytes", BigInteger),

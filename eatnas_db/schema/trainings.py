@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -20,7 +22,9 @@ from sqlalchemy import (
 
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.definitions import Id, define_partial_index, define_table
-from eatnas_db.schema.hosts import host, worker
+from eatnas_db.schema.hosts import MAX_DEVICE_NAME, host, worker
+
+MAX_CAPABILITY_NAME: Final = 32
 
 provenance = define_table(
     "provenance",
@@ -29,8 +33,8 @@ provenance = define_table(
     Column("recipe", JSON, nullable=False),
     Column("data_digest", String(64), nullable=False),
     Column("versions", JSON, nullable=False),
-    Column("device", String(255), nullable=False),
-    Column("cpu_capability", String(32), nullable=False),
+    Column("device", String(MAX_DEVICE_NAME), nullable=False),
+    Column("cpu_capability", String(MAX_CAPABILITY_NAME), nullable=False),
 )
 """The conditions that a score was measured under; one row for each distinct combination."""
 

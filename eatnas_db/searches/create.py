@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Final
 
-from sqlalchemy import Connection, exists, insert, select
+from sqlalchemy import Connection
 
+from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
@@ -74,8 +75,6 @@ def insert_search(
     basic_code: str | None = None,
 ) -> int:
     """Insert the row of a search and return its id. Raises `ConflictError` if its name is taken."""
-    if connection.execute(select(exists().where(search.c.name == spec.name))).scalar():
-        raise ConflictError(f"a search named {spec.name!r} already exists; choose another name")
     values = {
         "name": spec.name,
         "kind": SearchKind.EVOLUTION,
@@ -96,7 +95,11 @@ def insert_search(
         "wish": DesiredState.RUN,
         "created_at": now,
     }
-    return int(connection.execute(insert(search).values(values).returning(search.c.id)).scalar_one())
+    # The insert itself finds out whether the name is taken, so it cannot collide with one by another program.
+    search_id = connection.execute(insert_or_ignore(search).values(values).returning(search.c.id)).scalar()
+    if search_id is None:
+        raise ConflictError(f"a search named {spec.name!r} already exists; choose another name")
+    return int(search_id)
 
 
 def _default_lag(spec: SearchSpec, slots: int) -> int:

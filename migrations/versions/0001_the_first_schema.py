@@ -48,7 +48,7 @@ def create_hosts() -> None:
         "device",
         sa.Column("id", ID, nullable=False),
         sa.Column("host_id", ID, nullable=False),
-        sa.Column("uuid", sa.String(length=64), nullable=False),
+        sa.Column("uuid", sa.String(length=300), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("paused_at", sa.Float(), nullable=True),
