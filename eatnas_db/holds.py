@@ -11,6 +11,7 @@ from eatnas_db.domain.states import HoldCause
 from eatnas_db.events import record_event
 from eatnas_db.schema.holds import hold
 from eatnas_db.schema.hosts import host
+from eatnas_db.schema.searches import search
 from eatnas_db.text_encoding import to_storable
 
 RETRY_SECONDS: Final = 1.0
@@ -62,8 +63,10 @@ def place_hold(
     reason: str,
     now: float,
     earlier_tries: int = 0,
-) -> SearchHold:
+) -> SearchHold | None:
     """Set a search aside on a host, or postpone its next try if it is set aside already; return the hold.
+
+    Return None if the search was deleted meanwhile.
 
     `earlier_tries` is the number of tries before this one, which decides the delay. Another reason than before is an
     event; a repetition is not.
@@ -75,6 +78,8 @@ def place_hold(
     delay = min(RETRY_SECONDS * 2.0 ** min(tries - 1, 30), MAX_RETRY_SECONDS)
     placed = SearchHold(search_id, cause, reason, now, now + delay, tries)
     if before is None:
+        if connection.execute(select(search.c.id).where(search.c.id == search_id)).first() is None:
+            return None
         values = {"cause": cause, "reason": reason, "since": now, "retry_at": placed.retry_at, "tries": tries}
         connection.execute(insert(hold).values(search_id=search_id, host_id=host_id, **values))
     else:

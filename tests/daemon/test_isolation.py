@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
+from eatnas_daemon.supervision.faults import SearchError
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_process import WorkerProcess
@@ -281,6 +282,14 @@ def test_arbitrary_reports_never_stop_the_supervisor(stage, sent, tail):
 @given(st.lists(reports(), max_size=4), st.binary(max_size=10))
 def test_many_arbitrary_reports_never_stop_the_supervisor(stage, sent, tail):
     check_hostile_reports(stage, sent, tail)
+
+
+def test_deleted_search_cannot_be_set_aside(stage):
+    stage.supervisor.errors.clear()
+    stage.supervisor._recorder.set_aside(SearchError(10**6, KeyError("evolution")))
+    stage.tick(seconds=5)
+    assert stage.supervisor.trouble is None
+    assert not stage.supervisor.errors
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class SearchHolds:
     def _place(self, connection: Connection, search_id: int, failure: _Failure, now: float) -> None:
         lifted = self._lifted.get(search_id)
         recent = lifted is not None and abs(now - lifted.at) < MEMORY_SECONDS
-        self._holds[search_id] = place_hold(
+        placed = place_hold(
             connection,
             self._host_id,
             search_id,
@@ -110,6 +110,8 @@ class SearchHolds:
             now=now,
             earlier_tries=lifted.tries if lifted is not None and recent else 0,
         )
+        if placed is not None:
+            self._holds[search_id] = placed
 
     def _lift(self, connection: Connection, search_id: int, cause: HoldCause, now: float) -> None:
         held = self._holds.get(search_id)
