@@ -26,13 +26,14 @@ SAME_EVERYWHERE = [
     "query descendants 10 --limit 3",
     "query events large --limit 6",
     "query sql SELECT~id,code,origin~FROM~candidates~LIMIT~2",
-    "candidate show 12",
     "search list",
     "space show",
     "space show eatnas-tiny",
     "space sample --count 2",
 ]
+# Their rows depend on this machine, or grow with the schema.
 CHANGING = [
+    "candidate show 12",
     "search show large",
     "data list",
     "devices",
