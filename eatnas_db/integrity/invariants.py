@@ -86,6 +86,15 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
+        description="each lease belongs to a host that is recorded, so that it can be taken back",
+        what="candidates",
+        offenders="""
+        SELECT l.candidate_id FROM eatnas_lease AS l
+        WHERE NOT EXISTS (SELECT 1 FROM eatnas_host AS h WHERE h.id = l.host_id)
+        ORDER BY 1
+        """,
+    ),
+    Invariant(
         description="births are numbered without gaps from 0",
         what="searches",
         offenders="""

@@ -195,6 +195,50 @@ def test_a_violated_rule_is_reported_with_an_example(find_violations, statement,
     assert str(violation).startswith(f"violated: {violation.invariant} ({violation.what}: ")
 
 
+@pytest.mark.parametrize(
+    ("statements", "rule", "example"),
+    [
+        (
+            [
+                "UPDATE eatnas_candidate SET parent_id = (SELECT max(id) FROM eatnas_candidate WHERE id < 5 "
+                "AND id <> (SELECT parent_id FROM eatnas_candidate WHERE id = 8)) WHERE id = 8"
+            ],
+            "parent of each birth",
+            8,
+        ),
+        (["UPDATE eatnas_candidate SET fitness = fitness + 1e-9 WHERE id = 3"], "fitness of a candidate follows", 3),
+        (
+            [
+                "UPDATE eatnas_candidate SET birth = -1 WHERE id = 3",
+                "UPDATE eatnas_candidate SET birth = 2 WHERE id = 4",
+                "UPDATE eatnas_candidate SET birth = 3 WHERE id = 3",
+            ],
+            "each birth is the one",
+            3,
+        ),
+        (
+            [
+                "UPDATE eatnas_candidate SET replica = 9 WHERE id = 11",
+                "UPDATE eatnas_candidate SET (code, architecture_id, params, mult_adds) = (SELECT code, "
+                "architecture_id, params, mult_adds FROM eatnas_candidate WHERE id = 11) WHERE id = 3",
+            ],
+            "each birth is the one",
+            3,
+        ),
+        (["UPDATE eatnas_candidate SET params = params + 1 WHERE id = 3"], "each birth is the one", 3),
+        (
+            ["UPDATE eatnas_step SET quality = quality + 1e-9 WHERE search_id = 1 AND number = 5"],
+            "stores the quality",
+            "step 5 of s",
+        ),
+        (["INSERT INTO eatnas_lease (candidate_id, attempt, host_id) VALUES (3, 1, 77)"], "host that is recorded", 3),
+    ],
+)
+def test_a_record_that_differs_from_its_replay_is_reported(find_violations, statements, rule, example):
+    (violation,) = [found for invariant, found in find_violations(*statements).items() if rule in invariant]
+    assert example in violation.examples
+
+
 def test_the_first_of_many_offenders_are_listed(find_violations):
     (violation,) = find_violations("DELETE FROM eatnas_mutation").values()
     assert violation.count > len(violation.examples) == 5

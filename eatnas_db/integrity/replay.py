@@ -1,0 +1,252 @@
+"""Replay every search from its record: births, parents, removals and fitness follow from spec, seed and scores.
+
+A settled birth never changes, so a search that is in use can be replayed up to its last settled birth.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, Engine, and_, func, select
+
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, Limits, fitness
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.states import CandidateState, Origin, SearchKind
+from eatnas_db.domain.transfer import PerturbationLimits
+from eatnas_db.errors import EatnasError
+from eatnas_db.integrity import violations
+from eatnas_db.integrity.violations import Violation
+from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.schema.candidates import architecture, candidate
+from eatnas_db.schema.searches import step
+from eatnas_db.schema.trainings import score
+
+_BATCH: Final = 2000
+"""Births read in one transaction."""
+
+
+class _ReplayedBirth(NamedTuple):
+    id: int
+    birth: int
+    origin: str
+    parent_id: int | None
+    parent_digest: str | None
+    code: str
+    digest: str
+    params: int
+    mult_adds: int
+    state: str
+    fitness: float | None
+    joined: int | None
+    left: int | None
+    measured: float | None
+
+
+class _StoredStep(NamedTuple):
+    size: int
+    mean: float | None
+    spread: float | None
+    best: float | None
+    quality: float | None
+
+
+@dataclass(slots=True)
+class _Offenders:
+    """The ids of candidates, or names of steps, that differ from the replay."""
+
+    births: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    fitness: list[int] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+
+
+def check_replay(engine: Engine) -> Iterator[Violation]:
+    """Yield what differs from a replay of the searches through the functions that decided them."""
+    with read_transaction(engine) as connection:
+        searches = list_searches(connection)
+    offenders = _Offenders()
+    for record in searches:
+        _Replay(engine, record, offenders).run()
+    for rule, what, found in (
+        ("each birth is the one that the spec, the seed and the earlier births decide", "candidates", offenders.births),
+        ("the parent of each birth is the one that its tournament selects", "candidates", offenders.parents),
+        ("each step removes the member that the spec selects", "candidates", offenders.removed),
+        ("the fitness of a candidate follows from its scores", "candidates", offenders.fitness),
+        ("each step stores the quality of its population", "steps", offenders.steps),
+    ):
+        yield from violations.summarize(rule, what, found)
+
+
+class _Replay:
+    """One search, replayed birth by birth with the recorded population, so that one change is one offender."""
+
+    def __init__(self, engine: Engine, record: SearchRecord, offenders: _Offenders) -> None:
+        self._engine, self._record, self._offenders = engine, record, offenders
+        objective = record.spec["objective"]
+        limits = Limits(objective["max_params"], objective["max_mult_adds"])
+        self._space = Space(Macro.from_json(record.macro), Task(**record.task), limits)
+        self._digests: set[str] = set()
+        self._population: list[Member] = []
+        self._leaving: dict[int, set[int]] = {}
+        """The recorded members that leave at each step."""
+        self._step = 0
+        self._unapplied: deque[_ReplayedBirth] = deque()
+        self._steps: dict[int, _StoredStep] = {}
+        self._initial: InitialArchitecture | None = None
+
+    def run(self) -> None:
+        """Read the births in batches, and check each of them and each step."""
+        first = 0
+        while first < self._record.born:
+            with read_transaction(self._engine) as connection:
+                births = self._read_births(connection, first)
+                self._steps |= self._read_steps(connection, first)
+                if first == 0 and births:
+                    self._initial = self._read_initial(connection, births[0])
+            if not births:
+                break
+            for birth in births:
+                self._check_birth(birth)
+            first = births[-1].birth + 1
+        self._advance(self._record.settled)
+
+    def _read_births(self, connection: Connection, first: int) -> list[_ReplayedBirth]:
+        parent, parent_architecture = candidate.alias("parent"), architecture.alias("parent_architecture")
+        is_measure = and_(
+            score.c.candidate_id == candidate.c.id, score.c.metric.in_((VALIDATION_ACCURACY, TEST_ACCURACY))
+        )
+        measured = select(func.max(score.c.value)).where(is_measure).correlate(candidate).scalar_subquery()
+        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left")]
+        query = (
+            select(
+                candidate.c.id,
+                candidate.c.birth,
+                candidate.c.origin,
+                candidate.c.parent_id,
+                parent_architecture.c.digest,
+                candidate.c.code,
+                architecture.c.digest,
+                candidate.c.params,
+                candidate.c.mult_adds,
+                *own,
+                measured,
+            )
+            .join(architecture, architecture.c.id == candidate.c.architecture_id)
+            .outerjoin(parent, parent.c.id == candidate.c.parent_id)
+            .outerjoin(parent_architecture, parent_architecture.c.id == parent.c.architecture_id)
+            .where(
+                candidate.c.search_id == self._record.id,
+                candidate.c.birth >= first,
+                candidate.c.birth < self._record.born,
+            )
+            .order_by(candidate.c.birth)
+            .limit(_BATCH)
+        )
+        return [_ReplayedBirth._make(row) for row in connection.execute(query)]
+
+    def _read_steps(self, connection: Connection, first: int) -> dict[int, _StoredStep]:
+        query = select(step.c.number, step.c.size, step.c.mean, step.c.spread, step.c.best, step.c.quality).where(
+            step.c.search_id == self._record.id, step.c.number > first, step.c.number <= first + _BATCH
+        )
+        return {row[0]: _StoredStep(*row[1:]) for row in connection.execute(query)}
+
+    def _read_initial(self, connection: Connection, first: _ReplayedBirth) -> InitialArchitecture | None:
+        record = self._record
+        if record.basic_code is None:
+            return None
+        transfer = record.spec["transfer"]
+        perturbation = PerturbationLimits(transfer["blocks"], tuple(transfer["primitives"]))
+        basic = Architecture.parse(record.basic_code)
+        source, code = first.id, record.basic_code
+        if record.basic_id is not None:
+            source = record.basic_id
+            code = connection.execute(select(candidate.c.code).where(candidate.c.id == source)).scalar() or code
+        return InitialArchitecture(source, basic, Architecture.parse(code), perturbation)
+
+    def _check_birth(self, birth: _ReplayedBirth) -> None:
+        record = self._record
+        if birth.birth >= record.population:
+            self._advance(min(birth.birth - record.lag + 1, record.settled))
+        try:
+            is_birth, is_parent = self._matches(birth)
+        except (EatnasError, ValueError):
+            is_birth, is_parent = False, True
+        if not is_birth:
+            self._offenders.births.append(birth.id)
+        if not is_parent:
+            self._offenders.parents.append(birth.id)
+        self._digests.add(birth.digest)
+        self._unapplied.append(birth)
+        if birth.state == CandidateState.SCORED and not self._has_fitness(birth):
+            self._offenders.fitness.append(birth.id)
+
+    def _matches(self, birth: _ReplayedBirth) -> tuple[bool, bool]:
+        """Return whether the architecture and the origin, and whether the parent of a birth are as decided."""
+        record = self._record
+        proposal = self._space.propose(Architecture.parse(birth.code))
+        same_network = (proposal.digest, proposal.cost.params, proposal.cost.mult_adds) == (
+            birth.digest,
+            birth.params,
+            birth.mult_adds,
+        )
+        if record.kind != SearchKind.EVOLUTION or birth.origin == Origin.SURVIVOR:
+            return same_network, birth.parent_digest == birth.digest
+        if record.spec["evolution"].get("births") == "guided":
+            return same_network, True  # The model is not run again.
+        initial = self._initial
+        if initial is not None and birth.birth == 0 and record.basic_id is None:
+            initial = InitialArchitecture(None, initial.basic, initial.before, initial.perturbation)
+        decided = decide_birth(
+            birth.birth,
+            seed=record.seed,
+            population_size=record.population,
+            tournament_size=record.spec["evolution"]["tournament"],
+            population=self._population,
+            space=self._space,
+            is_held=self._digests.__contains__,
+            initial=initial,
+        )
+        recorded = (birth.origin, birth.code, birth.digest)
+        is_birth = (decided.origin, str(decided.proposal.architecture), decided.proposal.digest) == recorded
+        return is_birth and same_network, decided.parent_id == birth.parent_id
+
+    def _has_fitness(self, birth: _ReplayedBirth) -> bool:
+        objective = self._record.spec["objective"]
+        if birth.measured is None:
+            return False
+        if birth.origin == Origin.FINAL:  # A final model is not judged by its cost.
+            return birth.fitness == birth.measured
+        target, exponent = objective["target_mult_adds"], objective["exponent"]
+        return birth.fitness == fitness(birth.measured, birth.mult_adds, target, exponent)
+
+    def _advance(self, last: int) -> None:
+        """Make the recorded steps up to `last`, and compare each with what the functions decide."""
+        while self._step < last and self._unapplied:
+            birth = self._unapplied.popleft()
+            self._step += 1
+            self._make_step(birth)
+
+    def _make_step(self, birth: _ReplayedBirth) -> None:
+        record, number = self._record, self._step
+        if birth.joined is not None and birth.fitness is not None:
+            self._population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code))
+            if birth.left is not None:
+                self._leaving.setdefault(birth.left, set()).add(birth.id)
+        removal = record.spec["evolution"]["removal"]
+        removed = select_removed(self._population, record.population, removal, seed=record.seed, step=number)
+        recorded = self._leaving.pop(number, set())
+        expected = set() if removed is None else {removed.candidate_id}
+        self._offenders.removed.extend(sorted(recorded ^ expected))
+        self._population = [member for member in self._population if member.candidate_id not in recorded]
+        summary = summarize([member.fitness for member in self._population])
+        stored = self._steps.pop(number, None)
+        if stored != _StoredStep(summary.size, summary.mean, summary.spread, summary.best, summary.quality):
+            self._offenders.steps.append(f"step {number} of {record.name}")
