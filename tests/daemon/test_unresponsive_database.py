@@ -25,7 +25,7 @@ QUICK = Timeouts(tick=0.02, database=0.05)
 STUCK = """
 import time
 from eatnas_daemon.supervision.stop_signals import stop_on_signals
-with stop_on_signals(lambda: print("stop", flush=True), lambda: print("kill", flush=True)):
+with stop_on_signals(lambda: print("stop", flush=True), lambda: print("kill", flush=True), grace_seconds=0.2):
     print("ready", flush=True)
     # The default thread's wait is not interrupted: the handlers do not raise.
     while True:
@@ -34,7 +34,7 @@ with stop_on_signals(lambda: print("stop", flush=True), lambda: print("kill", fl
 DEAF = """
 import ctypes, os
 from eatnas_daemon.supervision.stop_signals import stop_on_signals
-with stop_on_signals(lambda: None, lambda: print("kill", flush=True)):
+with stop_on_signals(lambda: None, lambda: print("kill", flush=True), grace_seconds=0.2):
     print("ready", flush=True)
     # A call into C that knows nothing of Python's signal handlers.
     receiver, sender = os.pipe()

@@ -18,7 +18,9 @@ GRACE_SECONDS: Final = 2.0
 
 
 @contextmanager
-def stop_on_signals(stop: Callable[[], None], kill: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(
+    stop: Callable[[], None], kill: Callable[[], None], grace_seconds: float = GRACE_SECONDS
+) -> Iterator[None]:
     """Call `stop` on each signal. If the block has not ended soon after the second one, call `kill` and exit.
 
     A thread counts the signals. Python calls a signal handler only when the main thread returns from a call such as a
@@ -27,7 +29,7 @@ def stop_on_signals(stop: Callable[[], None], kill: Callable[[], None]) -> Itera
     ended = threading.Event()
     with _signals() as receiver:
         previous = {number: signal.signal(number, lambda *_: stop()) for number in STOP_SIGNALS}
-        watcher = threading.Thread(target=_watch, args=(receiver, ended, kill), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(receiver, ended, kill, grace_seconds), daemon=True)
         watcher.start()
         try:
             yield
@@ -51,7 +53,7 @@ def _signals() -> Iterator[socket.socket]:
         sender.close()
 
 
-def _watch(receiver: socket.socket, ended: threading.Event, kill: Callable[[], None]) -> None:
+def _watch(receiver: socket.socket, ended: threading.Event, kill: Callable[[], None], grace_seconds: float) -> None:
     count = 0
     with receiver:
         while received := receiver.recv(100):
@@ -60,7 +62,7 @@ def _watch(receiver: socket.socket, ended: threading.Event, kill: Callable[[], N
                 break
         else:
             return
-    if not ended.wait(GRACE_SECONDS):
+    if not ended.wait(grace_seconds):
         try:
             kill()
         finally:
