@@ -172,6 +172,28 @@ class LeaseProgress(NamedTuple):
     device_share: float
 
 
+_COUNT_PENDING: Final = (
+    select(func.count())
+    .select_from(candidate)
+    .where(
+        candidate.c.search_id == bindparam("search_id"),
+        PENDING,
+        candidate.c.not_before <= bindparam("now"),
+        candidate.c.thrift <= bindparam("max_memory_fallback"),
+    )
+)
+
+
+def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
+    """Count the pending candidates of a search that may be leased now; they are never many.
+
+    `alone`: whether nothing trains on the device, which some candidates need.
+    """
+    fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
+    parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}
+    return int(connection.execute(_COUNT_PENDING, parameters).scalar_one())
+
+
 _SET_PROGRESS: Final = (
     update(lease)
     .where(lease.c.candidate_id == bindparam("token_candidate"), lease.c.attempt == bindparam("token_attempt"))

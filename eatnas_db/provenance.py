@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
@@ -14,7 +14,10 @@ from eatnas_db.schema.trainings import MAX_CAPABILITY_NAME, provenance
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The conditions of a training; `digest` identifies the combination of the other fields."""
+    """The conditions of a training; `digest` identifies the combination of the other fields.
+
+    `settings`: the environment variables of the worker that may decide the bits of its results.
+    """
 
     digest: str
     recipe: dict[str, Any]
@@ -22,6 +25,7 @@ class Provenance:
     versions: dict[str, str]
     device: str
     cpu_capability: str
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 _SELECT_PROVENANCE: Final = select(provenance.c.id).where(provenance.c.digest == bindparam("digest"))
@@ -40,6 +44,7 @@ def store_provenance(connection: Connection, conditions: Provenance) -> int:
                 versions=conditions.versions,
                 device=conditions.device[:MAX_DEVICE_NAME],
                 cpu_capability=conditions.cpu_capability[:MAX_CAPABILITY_NAME],
+                settings=conditions.settings,
             )
         )
         provenance_id = connection.execute(_SELECT_PROVENANCE, parameters).scalar_one()

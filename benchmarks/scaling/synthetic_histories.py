@@ -110,7 +110,7 @@ def fill_sqlite(file: Path, count: int) -> None:
         for name in COLUMNS:
             connection.execute(f"DELETE FROM eatnas_{name}")
         connection.execute(
-            "INSERT INTO eatnas_provenance VALUES (1, ?, '{}', ?, '{}', ?, ?)",
+            "INSERT INTO eatnas_provenance VALUES (1, ?, '{}', ?, '{}', ?, ?, '{}')",
             (PROVENANCE.digest, PROVENANCE.data_digest, PROVENANCE.device, PROVENANCE.cpu_capability),
         )
         for rows in evolution.run(count):

@@ -80,7 +80,8 @@ class Ready:
 
     On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
     worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
-    `half_precision`: whether the recipe's precision `auto` is bfloat16 on the device.
+    `half_precision`: whether the recipe's precision `auto` is bfloat16 on the device. `settings`: the environment
+    variables of the worker that may decide the bits of its results.
     """
 
     pid: int
@@ -90,6 +91,7 @@ class Ready:
     gpu_uuid: str | None = None
     marker_bytes: int = 0
     half_precision: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
-# cuBLAS is deterministic only with this setting, and torch refuses to compute without it. cuBLAS reads it at the
-# first matrix product.
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+from eatnas_db.domain.arithmetic import FAST_MATH, FIXED_SETTINGS
+
+# Libraries read these at their first operation. A worker gets the same environment from its daemon.
+os.environ.update(FIXED_SETTINGS)
+for _name in FAST_MATH:
+    os.environ.pop(_name, None)
 
 
 def use_deterministic_arithmetic() -> None:
@@ -39,3 +43,11 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def require_avx2() -> None:
+    """Raise `RuntimeError` if this processor lacks the instructions of portable arithmetic."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.cpu._is_avx2_supported():
+        raise RuntimeError(
+            "training.arithmetic: portable needs an x86-64 processor with AVX2, which this one is not; use native"
+        )

@@ -17,9 +17,10 @@ from eatnas_training.error_messages import first_line
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
 from eatnas_training.optimizer import make_optimizer
 
-_NETWORK: Final = Architecture.parse(
+NETWORK: Final = (
     "sep_k3_d1_w1.0/mb3_k5_d2_w1.0_skip/mb6_k7_d1_w1.0/sep_k5_d2_w1.0_skip/mb3_k7_d1_w1.0/mb6_k3_d1_w1.0/sep_k7_d1_w1.0"
 )
+"""A network of `eatnas-tiny` with every operation and every kernel size."""
 _BUILDS: Final = "https://pytorch.org/get-started lists the builds"
 
 
@@ -30,7 +31,7 @@ def train_all_operations(device: str) -> None:
     Raises whatever torch raises if it cannot train on the device.
     """
     use_deterministic_arithmetic()
-    model = network.build(_NETWORK, PRESETS["eatnas-tiny"], Task(8, 1, 10))
+    model = network.build(Architecture.parse(NETWORK), PRESETS["eatnas-tiny"], Task(8, 1, 10))
     network.initialize(model, 0)
     model.to(device=device)
     cast("Any", model).to(memory_format=torch.channels_last)

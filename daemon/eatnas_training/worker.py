@@ -13,10 +13,11 @@ from typing import Final
 
 import torch
 
+from eatnas_db.domain.arithmetic import is_portable, recorded_settings
 from eatnas_db.text_encoding import let_output_escape
 from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
 from eatnas_training import loop, selftest
-from eatnas_training.numerics import resolve_precision
+from eatnas_training.numerics import require_avx2, resolve_precision
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 MARKER_BYTES: Final = 256 << 20
@@ -93,6 +94,8 @@ def main() -> None:
     handle_signals(protocol)
     torch.set_num_threads(1)  # until an assignment's recipe sets its own
     try:
+        if is_portable(os.environ):
+            require_avx2()
         selftest.train_all_operations(device)
         marker = MemoryMarker(device)
         ready = Ready(
@@ -103,6 +106,7 @@ def main() -> None:
             gpu_uuid=marker.gpu_uuid,
             marker_bytes=marker.bytes,
             half_precision=resolve_precision(device, "auto") == "bfloat16",
+            settings=recorded_settings(os.environ),
         )
     except Exception as error:
         protocol.send_unavailable(selftest.describe_failure(device, error))

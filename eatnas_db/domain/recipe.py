@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_db.domain.states import RETRAINED, Origin
 
 INHERITED: Final = "inherited"
@@ -27,8 +28,14 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
 
 
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a training section that affect results: all but the interval of checkpoints."""
-    return {key: value for key, value in training.items() if key != "checkpoint_seconds"}
+    """Return the fields of a training section that affect results: all but the interval of checkpoints.
+
+    Native arithmetic is left out, because specs from before the choice do not name it.
+    """
+    fields = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
+    if fields.get("arithmetic") == NATIVE:
+        del fields["arithmetic"]
+    return fields
 
 
 def recipe_of(spec: Mapping[str, Any], *, inheriting: bool) -> dict[str, Any]:

@@ -38,7 +38,8 @@ VIEWS: Final[dict[str, str]] = {
         FROM eatnas_epoch AS t
         JOIN eatnas_candidate AS c ON c.id = t.candidate_id JOIN eatnas_search AS s ON s.id = c.search_id""",
     "scores": """
-        SELECT t.candidate_id, s.name AS search, t.metric, t.seed, t.value, t.attempt, p.device, p.cpu_capability
+        SELECT t.candidate_id, s.name AS search, t.metric, t.seed, t.value, t.attempt, p.device, p.cpu_capability,
+               p.settings
         FROM eatnas_score AS t
         JOIN eatnas_candidate AS c ON c.id = t.candidate_id JOIN eatnas_search AS s ON s.id = c.search_id
         JOIN eatnas_provenance AS p ON p.id = t.provenance_id""",

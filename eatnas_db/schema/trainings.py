@@ -35,8 +35,12 @@ provenance = define_table(
     Column("versions", JSON, nullable=False),
     Column("device", String(MAX_DEVICE_NAME), nullable=False),
     Column("cpu_capability", String(MAX_CAPABILITY_NAME), nullable=False),
+    Column("settings", JSON, nullable=False),
 )
-"""The conditions that a score was measured under; one row for each distinct combination."""
+"""The conditions that a score was measured under; one row for each distinct combination.
+
+`settings` are the environment variables of the worker that may decide the bits of its results.
+"""
 
 
 attempt = define_table(

@@ -8,9 +8,11 @@ from sqlalchemy import Connection
 
 from eatnas_db.candidates import insert_candidates
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.arithmetic import arithmetic_of
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import Origin, SearchKind
@@ -54,6 +56,7 @@ def create_transfer(
     _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
     open_reevaluation = _require_source(connection, source, force)
+    _require_same_arithmetic(spec, source)
     basic = choose_basic_candidate(connection, source, candidate_id)
     space = feasible_space(spec, task)
     ranking, selection = [basic], SurvivorSelection((), 0, 0)
@@ -90,6 +93,16 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
     if spec.transfer.basic is not None:
         raise ConflictError(
             f"transfer.basic cannot be set: the basic architecture comes from search {source_name!r}; remove the key"
+        )
+
+
+def _require_same_arithmetic(spec: SearchSpec, source: SearchRecord) -> None:
+    """Raise `ConflictError` if weights are inherited from another arithmetic: a lost parent could not be replayed."""
+    trained = arithmetic_of(source.spec)
+    if spec.transfer.weights == INHERITED and spec.training.arithmetic != trained:
+        raise ConflictError(
+            f"the weights of search {source.name!r} were trained with {trained} arithmetic and cannot be inherited "
+            f"with training.arithmetic: {spec.training.arithmetic}; set it to {trained}, or use transfer.weights: fresh"
         )
 
 

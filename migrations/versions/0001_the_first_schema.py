@@ -269,6 +269,7 @@ def create_attempts() -> None:
         sa.Column("versions", sa.JSON(), nullable=False),
         sa.Column("device", sa.String(length=255), nullable=False),
         sa.Column("cpu_capability", sa.String(length=32), nullable=False),
+        sa.Column("settings", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_provenance")),
         sa.UniqueConstraint("digest", name=op.f("uq_eatnas_provenance_digest")),
     )

@@ -275,6 +275,7 @@ def test_unsuitable_imported_network_is_refused(engine, search_factory):
         ({}, {"source": "none"}, "no search named"),
         ({"name": "small"}, {}, "choose another name"),
         ({"transfer.basic": "sep_k3_d1_w1.0"}, {}, "transfer.basic cannot be set"),
+        ({"transfer.weights": "inherited", "training.arithmetic": "portable"}, {}, "trained with native arithmetic"),
         ({"objective.max_mult_adds": 40_000}, {}, "the smallest network"),
         ({"objective.max_mult_adds": 900_000}, {}, "the basic architecture has"),
         ({"transfer.primitives": ["skip"], "transfer.blocks": 1, "evolution.population": 50}, {}, "initial population"),

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, architecture_digest
+from eatnas_db.domain.arithmetic import recorded_settings
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_protocol.messages import Assign, EpochDone, Failed, Finished, Phase, Progress, Ready, Released, Report
 from eatnas_training import checkpoint
@@ -263,6 +264,7 @@ def main() -> None:
         versions={"python": platform.python_version()},
         device=options.device,
         cpu_capability="arithmetic",
+        settings=recorded_settings(os.environ),
         gpu_uuid=os.environ.get("CUDA_VISIBLE_DEVICES") or None,
     )
     killer = None if options.kill_on is None else KillAtWrite(options.kill_on, options.kill_at_write)

@@ -20,6 +20,7 @@ from eatnas_daemon.devices.options import parse_options
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
 from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
 from eatnas_daemon.training_programs import run_training_program
+from eatnas_db.domain.arithmetic import added_settings
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
@@ -110,7 +111,7 @@ def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: 
             "training": spec.training.model_dump(),
             "device": torch_device_name(device),
         },
-        environment=worker_environment(device),
+        environment={**added_settings(spec.training.arithmetic), **worker_environment(device)},
     )
     seconds_per_epoch: float = sorted(row["seconds_per_epoch"] for row in rows)[samples // 2]
     return seconds_per_epoch * spec.training.epochs

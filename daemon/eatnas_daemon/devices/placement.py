@@ -23,8 +23,8 @@ class PlacementError:
 
 
 def worker_environment(device: DeviceSnapshot) -> dict[str, str]:
-    """Return the environment variables that restrict a worker to a device and turn off TF32, as recipes demand."""
-    return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid, "NVIDIA_TF32_OVERRIDE": "0"}
+    """Return the environment variables that restrict a worker to a device."""
+    return {"CUDA_VISIBLE_DEVICES": "" if device.kind == CPU else device.uuid}
 
 
 def torch_device_name(device: DeviceSnapshot) -> str:

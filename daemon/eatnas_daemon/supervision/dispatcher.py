@@ -15,6 +15,7 @@ from eatnas_daemon.workers.assignments import Assignment, create_assignment
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import leases, transitions
+from eatnas_db.domain.arithmetic import arithmetic_of
 from eatnas_db.domain.memory_estimate import max_variable_bytes
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.leases import ANY_CANDIDATE, LeaseFilter
@@ -65,7 +66,7 @@ class Dispatcher:
     ) -> None:
         self._settings, self._host_id, self._slots, self._holds = settings, host_id, slots, holds
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
-        self._cleanup_at = 0.0
+        self._cleanup_at = self._now = 0.0
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
         """Lock the searches that this transaction works on, or all open ones."""
@@ -78,6 +79,7 @@ class Dispatcher:
         # The end of a search may begin its re-evaluation, so the next transaction decides whether all have ended.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
         dispatch = Dispatch(finished=only_ended)
+        self._now = now
         cleanup_due = now >= self._cleanup_at
         for row in list_active_searches(
             connection, self._only, stopping=self._searches_in_training(), held=self._holds.with_errors()
@@ -104,9 +106,46 @@ class Dispatcher:
             for row in rows:
                 if idle and self._holds.allows_advance(row.id, wall):
                     with faults_of_search(connection, row.id):
-                        idle = self._lease(connection, row, idle, dispatch, wall)
+                        idle = self._lease_to_able(connection, row, idle, dispatch, wall)
             if len(rows) < PAGE:
                 break
+
+    def _lease_to_able(
+        self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
+    ) -> list[Slot]:
+        """Lease candidates of a search to workers of its arithmetic; if there are too few, replace one of the others.
+
+        Return the slots that stay idle.
+        """
+        arithmetic = arithmetic_of(row.spec)
+        able = [slot for slot in idle if slot.worker is not None and slot.worker.arithmetic == arithmetic]
+        others = [slot for slot in idle if slot not in able]
+        still_able = self._lease(connection, row, able, dispatch, wall)
+        if others and not still_able:
+            others = self._replace_one(connection, row, others, arithmetic, wall)
+        return still_able + others
+
+    def _replace_one(
+        self, connection: Connection, row: SearchRecord, idle: list[Slot], arithmetic: str, wall: float
+    ) -> list[Slot]:
+        """Replace the worker of an idle slot if candidates wait for the arithmetic; return the slots that stay idle.
+
+        The workers that start or are replaced for it already are counted, so that no more are replaced than needed.
+        """
+        limit, max_leases = row.spec["budget"].get("slots"), self._holds.max_leases(row.id, wall)
+        slot, *rest = idle
+        alone = not any(other.busy for other in self._slots if other.device.uuid == slot.device.uuid)
+        waiting = leases.count_pending(connection, row.id, wall, alone=alone)
+        if limit is not None:
+            waiting = min(waiting, limit - leases.count_leased(connection, row.id))
+        if max_leases is not None:
+            waiting = min(waiting, max_leases)
+        coming = sum(_next_arithmetic(slot) == arithmetic and not slot.busy for slot in self._slots)
+        if waiting <= coming:
+            return idle
+        slot.arithmetic = arithmetic
+        slot.replace_worker(f"candidates wait for {arithmetic} arithmetic", self._now, self._timeouts)
+        return rest
 
     def _searches_in_training(self) -> list[int]:
         return [slot.training.assignment.leased.search_id for slot in self._slots if slot.training is not None]
@@ -177,3 +216,10 @@ class Dispatcher:
             batch_size=row.spec["training"]["batch_size"],
             precision=slot.worker.precision(row.spec["training"]["precision"]),
         )
+
+
+def _next_arithmetic(slot: Slot) -> str | None:
+    """Return the arithmetic of a slot's worker, or of the one that replaces it."""
+    if slot.worker is not None and not slot.worker.exiting:
+        return slot.worker.arithmetic
+    return slot.arithmetic

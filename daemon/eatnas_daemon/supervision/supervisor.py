@@ -33,7 +33,9 @@ from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import transaction
+from eatnas_db.domain.arithmetic import NATIVE, arithmetic_of
 from eatnas_db.errors import EatnasError, OwnershipError, RecordError, TransactionRollbackError
+from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
@@ -79,6 +81,7 @@ class Supervisor:
             cpu_slots=slots,
             now=monotonic(),
             cores=cores or count_cores(),
+            arithmetic=_first_arithmetic(engine, only, wall()),
         )
         self._ownership = Ownership(settings, self._host, self._changes)
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
@@ -251,3 +254,10 @@ class Supervisor:
         self._gpu_scheduler.close()
         self._selector.close()
         self._changes.close()
+
+
+def _first_arithmetic(engine: Engine, only: str | None, now: float) -> str:
+    """Return the arithmetic of the search that is trained first, so that the first workers need not be replaced."""
+    with transaction(engine) as connection:
+        searches = list_leasable_searches(connection, only, now, limit=1)
+    return arithmetic_of(searches[0].spec) if searches else NATIVE

@@ -72,6 +72,7 @@ def _provenance(recipe: dict[str, Any], data_digest: str, worker: WorkerState) -
         "versions": ready.versions,
         "device": worker.device.name if worker.on_gpu else ready.device,
         "cpu_capability": ready.cpu_capability,
+        "settings": ready.settings,
     }
     digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
     return Provenance(digest=digest, **fields)

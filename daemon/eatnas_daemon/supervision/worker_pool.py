@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import selectors
+from dataclasses import replace
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
 from eatnas_daemon.supervision.faults import describe_fault
@@ -10,7 +11,9 @@ from eatnas_daemon.workers.device_time import share_device_time
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
+from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_daemon.workers.worker_state import WorkerFailure, WorkerState
+from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import describe_os_error
 from eatnas_protocol.checks import check_report
@@ -21,7 +24,7 @@ class WorkerPool:
     """The slots of a supervisor and the processes in them.
 
     `slots` holds those on the processor from the start; the GPU scheduler adds and removes those on GPUs.
-    `cores`: those of the processor.
+    `cores`: those of the processor. `arithmetic`: the one for which workers start in slots that demand none.
     `accepts_starts`: False while the supervisor drains; a signal handler may change it at any moment.
     """
 
@@ -35,13 +38,14 @@ class WorkerPool:
         cpu_slots: int,
         now: float,
         cores: int,
+        arithmetic: str = NATIVE,
     ) -> None:
         self._launcher, self._gpu_scheduler = launcher, gpu_scheduler
         self._selector, self._timeouts = selector, timeouts
         self.slots = [Slot(number) for number in range(cpu_slots)]
         self.accepts_starts = True
         self._ticked_at, self._heartbeat_at = now, 0.0
-        self._cores = cores
+        self._cores, self._arithmetic = cores, arithmetic
         self._received_at = now
         self._blocked: set[int] = set()
         """Descriptors of workers that have not read all commands."""
@@ -133,8 +137,9 @@ class WorkerPool:
             if slot.worker is not None or not slot.may_start or now < slot.start_after or not self.accepts_starts:
                 continue
             slot.may_start = not slot.on_gpu
+            arithmetic = slot.arithmetic or self._arithmetic
             try:
-                process = self._launcher.launch(slot.number, slot.device)
+                process = self._launch(slot, arithmetic)
             except Exception as error:
                 # Not only `OSError`: what prevents one start must not keep the other slots from training.
                 text = describe_os_error(error) if isinstance(error, OSError) else describe_fault(error)
@@ -142,9 +147,13 @@ class WorkerPool:
                 continue
             if slot.on_gpu:
                 self._gpu_scheduler.add_worker(process.pid)
-            slot.start_worker(process, now)
+            slot.start_worker(process, now, arithmetic)
             self._selector.register(process.report_fd, selectors.EVENT_READ)
             process.send(Heartbeat(self._timeouts.lease))
+
+    def _launch(self, slot: Slot, arithmetic: str) -> WorkerProcess:
+        launcher = self._launcher if arithmetic == NATIVE else replace(self._launcher, arithmetic=arithmetic)
+        return launcher.launch(slot.number, slot.device)
 
     def send_heartbeats(self, now: float) -> None:
         """Send heartbeats when they are due; this does not depend on the database."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
 from eatnas_daemon.workers.worker_process import WorkerProcess
+from eatnas_db.domain.arithmetic import NATIVE, worker_variables
 from eatnas_db.interpreter import python_command
 
 TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
@@ -22,11 +23,14 @@ TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
 class Launcher:
     """Starts workers of one program, which tests and benchmarks replace by a simulated one.
 
-    `program`: the arguments of the Python interpreter, without those that `launch` adds.
+    `program`: the arguments of the Python interpreter, without those that `launch` adds. `arithmetic`: that of the
+    recipes which the workers train by (`domain.arithmetic`). `environment`: that of this process, if None.
     """
 
     log_folder: Path
     program: Sequence[str] = TRAINING_PROGRAM
+    arithmetic: str = NATIVE
+    environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
         """Return the file for the output of a slot's workers that belongs to no candidate."""
@@ -34,6 +38,7 @@ class Launcher:
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         """Start a worker that sees no GPU but its own; it sends `Ready` once it can train. Raises `OSError`."""
+        environment = os.environ if self.environment is None else self.environment
         worker_in, command_fd = os.pipe()
         report_fd, worker_out = os.pipe()
         arguments = ["--in-fd", str(worker_in), "--out-fd", str(worker_out), "--device", torch_device_name(device)]
@@ -41,7 +46,7 @@ class Launcher:
             with self._open_log(slot) as log:
                 process = subprocess.Popen(
                     python_command(*self.program, *arguments),
-                    env={**os.environ, **worker_environment(device)},
+                    env={**worker_variables(environment, self.arithmetic), **worker_environment(device)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

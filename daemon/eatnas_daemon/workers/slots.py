@@ -10,6 +10,7 @@ from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
+from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
@@ -24,6 +25,8 @@ class Slot:
     device: DeviceSnapshot = CPU_DEVICE
     may_start: bool = True
     """Whether a worker may start now; on a GPU each start is decided separately."""
+    arithmetic: str | None = None
+    """The arithmetic for which the next worker starts; None: the one that the supervisor started with."""
     worker: WorkerState | None = None
     failed_starts: int = 0
     """Number of workers in a row that ended before they were ready."""
@@ -50,9 +53,10 @@ class Slot:
         """Return whether the running training ran out of memory before and must have its device alone."""
         return self.busy and self.training is not None and self.training.assignment.needs_device_alone
 
-    def start_worker(self, process: WorkerProcess, now: float) -> WorkerState:
+    def start_worker(self, process: WorkerProcess, now: float, arithmetic: str = NATIVE) -> WorkerState:
         """Put a process that was just started into the slot."""
-        self.worker = WorkerState(process, self.device, now, PlacementCheck(verified=not self.on_gpu))
+        placement = PlacementCheck(verified=not self.on_gpu)
+        self.worker = WorkerState(process, self.device, now, placement, arithmetic=arithmetic)
         return self.worker
 
     def receive(self, message: Message, now: float) -> bool:

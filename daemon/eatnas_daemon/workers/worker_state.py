@@ -10,6 +10,7 @@ from eatnas_daemon.workers.assignments import Assignment
 from eatnas_daemon.workers.running_training import CpuMeter, GpuMemory, RunningTraining
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_process import WorkerProcess
+from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.training_record import ResourceUse
 from eatnas_protocol.messages import (
@@ -59,6 +60,8 @@ class WorkerState:
     device: DeviceSnapshot
     last_message_at: float
     placement: PlacementCheck
+    arithmetic: str = NATIVE
+    """The arithmetic of the recipes that the worker can train by."""
     ready: Ready | None = None
     ready_at: float = 0.0
     worker_id: int | None = None
