@@ -59,7 +59,7 @@ def one_line(words):
         (SPEC.replace("name: digits", "name: FashionMNIST"), "data prepare FashionMNIST"),
     ],
 )
-def test_a_bad_spec_is_one_clear_line_and_changes_nothing(record, eatnas, spec, text, words):
+def test_bad_spec_is_one_line_and_changes_nothing(record, eatnas, spec, text, words):
     assert words in one_line(eatnas("search", "create", spec(text), expect=1))
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
@@ -84,7 +84,7 @@ def test_missing_or_binary_spec_is_an_error(record, eatnas, tmp_path):
         ("training={epochs: 1, epochs: 2}", "the key 'epochs' is given twice"),
     ],
 )
-def test_a_bad_set_is_told(record, eatnas, spec, change, words):
+def test_bad_set_option_is_reported(record, eatnas, spec, change, words):
     assert words in one_line(eatnas("search", "create", spec(), "--set", change, expect=1))
 
 
@@ -107,11 +107,11 @@ def test_damaged_data_files_are_named(record, eatnas, spec, home, content):
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-def test_an_unknown_data_set_cannot_be_prepared(eatnas):
+def test_unknown_data_set_cannot_be_prepared(eatnas):
     assert "did you mean CIFAR10?" in one_line(eatnas("data", "prepare", "CIFAR1", expect=1))
 
 
-def test_a_taken_name_and_an_unknown_one_are_told(record, eatnas, spec):
+def test_taken_and_unknown_search_names_are_reported(record, eatnas, spec):
     eatnas("search", "create", spec())
     assert "choose another name" in one_line(eatnas("search", "create", spec(), expect=1))
     assert "the newest searches are: tiny" in one_line(eatnas("query", "best", "tinny", expect=1))
@@ -130,11 +130,11 @@ def test_a_taken_name_and_an_unknown_one_are_told(record, eatnas, spec):
         ["search", "destroy", "tiny"],
     ],
 )
-def test_a_wrong_use_leaves_with_status_two(eatnas, arguments):
+def test_wrong_usage_exits_with_status_two(eatnas, arguments):
     eatnas(*arguments, expect=2)
 
 
-def test_a_home_below_a_file_is_told(eatnas, tmp_path):
+def test_home_below_a_file_is_reported(eatnas, tmp_path):
     (tmp_path / "file").touch()
     output = one_line(eatnas("init", expect=1, at=tmp_path / "file" / "home"))
     assert "choose another --home" in output
@@ -161,7 +161,7 @@ def test_file_that_is_no_database_stays_unchanged(eatnas, home):
     assert file.read_text() == "a letter to a friend\n" * 100
 
 
-def test_another_programs_database_is_told_and_may_be_shared(eatnas, home):
+def test_database_of_another_program_is_reported_and_can_be_shared(eatnas, home):
     home.mkdir()
     with sqlite3.connect(home / "eatnas.db") as connection:
         connection.execute("CREATE TABLE theirs (x)")
@@ -179,7 +179,7 @@ def test_another_programs_database_is_told_and_may_be_shared(eatnas, home):
     ("version", "words"),
     [("0000", "older version (0000; this program: {now}); run `eatnas-db db upgrade`"), ("9999", "newer version")],
 )
-def test_a_record_of_another_version_is_told(record, eatnas, home, version, words):
+def test_record_of_another_version_is_reported(record, eatnas, home, version, words):
     connection = sqlite3.connect(home / "eatnas.db")
     connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
     connection.commit()
@@ -198,7 +198,7 @@ def obey_permissions():
         os._exit(99)
 
 
-def test_a_record_that_may_not_be_written_is_told(record, eatnas, spec, home):
+def test_read_only_record_is_reported(record, eatnas, spec, home):
     file = home / "eatnas.db"
     file.chmod(0o444)
     home.chmod(0o555)
@@ -212,11 +212,11 @@ def test_a_record_that_may_not_be_written_is_told(record, eatnas, spec, home):
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-def test_a_database_of_another_kind_is_told(eatnas):
+def test_database_of_another_kind_is_reported(eatnas):
     assert "sqlite:///FILE" in one_line(eatnas("--db", "mysql://host/db", "search", "list", expect=1))
 
 
-def test_a_server_that_is_not_there_is_told(eatnas):
+def test_missing_server_is_reported(eatnas):
     assert "the connection to" in one_line(eatnas("--db", "postgresql://127.0.0.1:1/db", "search", "list", expect=1))
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 
-def test_a_home_is_made_once_and_kept(eatnas):
+def test_home_is_created_once_and_kept(eatnas):
     assert "no record at" in eatnas("search", "list", expect=1)
     eatnas("init")
     eatnas("init")
@@ -14,7 +14,7 @@ def test_a_home_is_made_once_and_kept(eatnas):
 
 
 @pytest.mark.slow
-def test_pause_resume_cancel_are_wishes_and_cancel_is_final(eatnas, spec):
+def test_pause_and_resume_change_the_desired_state_and_cancel_is_final(eatnas, spec):
     eatnas("init")
     eatnas("search", "create", spec())
     eatnas("search", "pause", "tiny")

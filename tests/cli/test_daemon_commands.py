@@ -60,7 +60,7 @@ def test_daemon_with_unknown_devices_does_not_start(record, eatnas, options, wor
     assert "no daemon is running" in eatnas("daemon", "status")
 
 
-def test_a_device_that_is_not_there_is_not_paused(record, eatnas):
+def test_unknown_device_is_not_paused(record, eatnas):
     assert "did you mean cpu?" in eatnas("devices", "pause", "cpux", expect=1)
 
 
@@ -80,14 +80,14 @@ def in_training(eatnas, until):
     return lambda: until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
 
 
-def test_without_a_daemon_every_command_says_so(record, eatnas):
+def test_every_daemon_command_reports_that_none_runs(record, eatnas):
     assert "no daemon is running" in eatnas("daemon", "status")
     assert "no daemon is running" in eatnas("daemon", "stop")
     assert "no daemon is running" in eatnas("daemon", "stop", "--now")
     assert "no daemon has run" in eatnas("daemon", "logs", expect=1)
 
 
-def test_the_schema_is_left_alone_while_a_daemon_works(record, eatnas, settings):
+def test_schema_is_not_migrated_while_a_daemon_runs(record, eatnas, settings):
     with hold_daemon_lock(settings.lock_file):
         for command in (["upgrade"], ["downgrade", "base", "--yes"]):
             assert f"a daemon (pid {os.getpid()}) uses" in eatnas("db", *command, expect=1)
@@ -162,12 +162,12 @@ def test_downgrade_lists_losses_and_requires_yes(record, eatnas, spec):
     assert "no searches yet" in eatnas("search", "list")
 
 
-def test_a_daemon_that_cannot_start_tells_its_last_words(record, eatnas, home):
+def test_daemon_that_fails_to_start_prints_its_last_log_lines(record, eatnas, home):
     (home / "logs" / "daemon.log").mkdir()
     assert "Is a directory" in eatnas("daemon", "start", expect=1)
 
 
-def test_a_suspended_daemon_is_told_of(record, eatnas, settings):
+def test_suspended_daemon_is_reported(record, eatnas, settings):
     code = "import sys, time; from pathlib import Path; from eatnas_daemon.daemon_lock import hold_daemon_lock\n"
     code += "with hold_daemon_lock(Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(settings.lock_file)]
@@ -180,7 +180,7 @@ def test_a_suspended_daemon_is_told_of(record, eatnas, settings):
         assert "daemon stopped" in eatnas("daemon", "stop")
 
 
-def test_a_log_is_followed_also_into_its_next_file(record, eatnas_started, home, until):
+def test_log_is_followed_across_rotation(record, eatnas_started, home, until):
     file = home / "logs" / "daemon.log"
     file.write_text("one\ntwo\nthree\n")
     process = eatnas_started("daemon", "logs", "--lines", "2", "--follow")
@@ -258,7 +258,7 @@ def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_star
 
 
 @pytest.mark.slow
-def test_a_stopped_daemon_has_released_what_was_in_training(daemon, eatnas, in_training, until):
+def test_stopped_daemon_releases_its_candidates(daemon, eatnas, in_training, until):
     in_training()
     family = daemon.children(recursive=True)
     assert "daemon stopped" in eatnas("daemon", "stop")
@@ -270,7 +270,7 @@ def test_a_stopped_daemon_has_released_what_was_in_training(daemon, eatnas, in_t
 
 
 @pytest.mark.slow
-def test_a_daemon_stopped_now_does_not_wait_for_checkpoints(daemon, eatnas, in_training, until):
+def test_immediate_stop_does_not_wait_for_checkpoints(daemon, eatnas, in_training, until):
     (work,) = in_training()
     # A worker that cannot answer: a drain would wait for it.
     os.kill(work["worker_pid"], signal.SIGSTOP)

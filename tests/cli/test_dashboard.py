@@ -83,7 +83,7 @@ def test_durations_are_hours_minutes_and_seconds():
     assert durations == ["0:00:05", "0:01:05", "1:01:00", "1 day, 1:00:00"]
 
 
-def test_there_is_no_pace_without_two_births_at_different_times():
+def test_pace_needs_two_births_at_different_times():
     assert pace(STEPS[:1]) is None
     assert pace([STEPS[0], STEPS[0]]) is None
     assert pace(STEPS) == 0.5

@@ -40,7 +40,7 @@ def answer(home, tmp_path):
     return call
 
 
-def test_a_backup_is_restored_and_what_was_there_is_kept(record, eatnas, spec, home):
+def test_restore_keeps_the_replaced_record(record, eatnas, spec, home):
     eatnas("search", "create", spec())
     assert "schema version" in eatnas("db", "backup", "safe.db")
     eatnas("search", "create", spec(), "--set", "name=later")
@@ -53,7 +53,7 @@ def test_a_backup_is_restored_and_what_was_there_is_kept(record, eatnas, spec, h
     assert "restored" in eatnas("query", "events")
 
 
-def test_a_home_is_made_of_a_backup_alone(record, eatnas, spec, tmp_path):
+def test_home_is_restored_from_a_backup_alone(record, eatnas, spec, tmp_path):
     eatnas("search", "create", spec())
     eatnas("db", "backup", "safe.db")
     elsewhere = tmp_path / "elsewhere"
@@ -61,7 +61,7 @@ def test_a_home_is_made_of_a_backup_alone(record, eatnas, spec, tmp_path):
     assert "tiny" in eatnas("search", "list", at=elsewhere)
 
 
-def test_a_file_that_is_there_is_replaced_by_force_alone(record, eatnas, tmp_path):
+def test_existing_file_is_replaced_only_with_force(record, eatnas, tmp_path):
     (tmp_path / "safe.db").write_text("precious")
     assert "--force" in eatnas("db", "backup", "safe.db", expect=1)
     assert (tmp_path / "safe.db").read_text() == "precious"
@@ -69,7 +69,7 @@ def test_a_file_that_is_there_is_replaced_by_force_alone(record, eatnas, tmp_pat
     eatnas("db", "restore", "safe.db")
 
 
-def test_nothing_is_restored_while_a_daemon_works_on_the_record(record, eatnas, home):
+def test_restore_is_refused_while_a_daemon_runs(record, eatnas, home):
     with hold_daemon_lock(home / "eatnas.db.lock"):
         eatnas("db", "backup", "safe.db")
         assert f"a daemon (pid {os.getpid()})" in eatnas("db", "restore", "safe.db", expect=1)
@@ -91,13 +91,13 @@ def test_check_prints_an_example_of_each_violation(broken, answer):
     assert not any("intact" in line for line in lines)
 
 
-def test_broken_rules_are_told_to_programs_too(broken, answer):
+def test_violations_are_printed_as_json(broken, answer):
     found = {one["invariant"]: one for one in json.loads(answer("db", "check", "--files", "--format", "json"))}
     assert found["births are numbered without gaps from 0"]["examples"] == ["tiny"]
     assert answer("db", "check", "--format", "csv").startswith("invariant,what,count,examples\n")
 
 
-def test_a_sound_record_is_an_empty_list_to_programs(record, eatnas):
+def test_valid_record_is_an_empty_list_in_json(record, eatnas):
     assert json.loads(eatnas("db", "check", "--format", "json")) == []
 
 

@@ -25,7 +25,7 @@ def examined(tmp_path, home):
     return look
 
 
-def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
+def test_doctor_finds_nothing_on_a_ready_machine(record, examined):
     output = examined()
     assert all(row["ok"] for row in output.values())
     assert {"system", "python", "torch", "GPUs", "home", "record", "MLflow", "digits"} <= set(output)
@@ -33,7 +33,7 @@ def test_a_machine_that_is_ready_has_nothing_to_be_mended(record, examined):
     assert output["storage"]["found"].endswith("no limit")
 
 
-def test_without_a_record_it_says_what_makes_one(examined):
+def test_doctor_names_the_command_that_creates_a_record(examined):
     output = examined(expect=1)
     assert not output["record"]["ok"]
     assert output["record"]["advice"] == "run `eatnas-db init` to create one"

@@ -30,7 +30,7 @@ def children(process):
 
 
 @pytest.mark.slow
-def test_a_run_is_drained_and_goes_on_later(record, eatnas, eatnas_started, spec, until, interrupt):
+def test_drained_run_continues_later(record, eatnas, eatnas_started, spec, until, interrupt):
     eatnas("search", "create", spec(), *LONG)
     process = eatnas_started("run", "tiny", "--slots", "2")
     until(lambda: len(json.loads(eatnas("daemon", "status", "--format", "json"))["work"]) == 2)
@@ -41,21 +41,21 @@ def test_a_run_is_drained_and_goes_on_later(record, eatnas, eatnas_started, spec
 
 
 @pytest.mark.slow
-def test_a_demo_is_drained(record, eatnas, eatnas_started, until, interrupt):
+def test_demo_is_drained(record, eatnas, eatnas_started, until, interrupt):
     process = eatnas_started("demo")
     until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
     assert interrupt(process) == 75
 
 
 @pytest.mark.slow
-def test_an_estimate_is_given_up(record, eatnas, eatnas_started, spec, until, interrupt):
+def test_estimate_is_interrupted(record, eatnas, eatnas_started, spec, until, interrupt):
     process = eatnas_started("search", "estimate", spec(), "--samples", "100")
     until(lambda: any("eatnas_training.calibrate" in child.cmdline() for child in children(process)))
     assert interrupt(process) == 130
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
-def test_a_preparation_of_data_is_given_up(record, eatnas_started, until, interrupt):
+def test_data_preparation_is_interrupted(record, eatnas_started, until, interrupt):
     process = eatnas_started("data", "prepare", "digits")
     until(lambda: children(process))
     assert interrupt(process) == 130

@@ -25,7 +25,7 @@ def asked(eatnas, *arguments):
     return json.loads(eatnas("query", *arguments, "--format", "json"))
 
 
-def test_the_best_show_their_reevaluation_where_any_has_one(eatnas, large):
+def test_best_candidates_show_reevaluations_if_any_exist(eatnas, large):
     row = asked(eatnas, "best", "small")[0]
     assert (row["id"], row["reevaluation_seeds"]) == (10, 2)
     assert row["reevaluation"] == pytest.approx(0.115)
@@ -35,7 +35,7 @@ def test_the_best_show_their_reevaluation_where_any_has_one(eatnas, large):
     assert asked(eatnas, "best", "large")[0]["reevaluation"] is None
 
 
-def test_a_lineage_says_where_the_search_changes(eatnas, large):
+def test_lineage_shows_where_the_search_changes(eatnas, large):
     rows = asked(eatnas, "lineage", "large")
     assert {row["search"] for row in rows} == {"small", "large"}
     output = eatnas("query", "lineage", "large")
@@ -50,7 +50,7 @@ def test_a_lineage_says_where_the_search_changes(eatnas, large):
     assert "small: " not in eatnas("query", "lineage", "10")
 
 
-def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
+def test_candidate_shows_its_inherited_share(eatnas, engine, small):
     with transaction(engine) as connection:
         connection.execute(update(candidate).values(share_inherited=0.75, logit_distance=0.125, lineage_epochs=9))
     row = asked(eatnas, "best", "small", "--where", "lineage_epochs>8", "--limit", "1")[0]
@@ -70,7 +70,7 @@ def test_a_candidate_shows_what_it_inherited(eatnas, engine, small):
     "question",
     ["compare", "primitives", "mutations", "pareto", "utilisation", "quality"],
 )
-def test_every_question_has_three_forms(eatnas, large, question):
+def test_every_query_has_three_formats(eatnas, large, question):
     found = asked(eatnas, question, "large")
     columns, *rows = csv.reader(io.StringIO(eatnas("query", question, "large", "--format", "csv")))
     assert rows
@@ -133,7 +133,7 @@ def test_lists_are_paged_sorted_and_filtered(eatnas, small):
     )
 
 
-def test_families_fronts_changes_and_events_are_lists_like_any_other(eatnas, large):
+def test_families_fronts_mutations_and_events_are_paged_too(eatnas, large):
     best = asked(eatnas, "lineage", "large", "--where", "search=large", "--sort", "birth", "--limit", "1")
     assert [row["search"] for row in best] == ["large"]
     # What is chosen is no tree any more.
@@ -148,7 +148,7 @@ def test_families_fronts_changes_and_events_are_lists_like_any_other(eatnas, lar
     assert asked(eatnas, "events", "small", "--kind", "scored", "--offset", "9") == scored[:1]
 
 
-def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
+def test_sql_query_reports_omitted_rows(eatnas, small):
     assert asked(eatnas, "sql", "SELECT search, count(*) AS n FROM candidates GROUP BY search") == [
         {"search": "small", "n": 10}
     ]
@@ -162,7 +162,7 @@ def test_sql_is_answered_and_says_what_it_left_out(eatnas, small):
     assert time.monotonic() - begun < 30
 
 
-def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
+def test_final_models_are_created_shown_and_counted(eatnas, engine, small):
     output = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
     assert output.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, each evaluated once")
     with transaction(engine) as connection:
@@ -175,7 +175,7 @@ def test_final_models_are_asked_for_shown_and_counted(eatnas, engine, small):
     assert "--again" in eatnas("search", "final", "small", "--epochs", "3", expect=1)
 
 
-def test_without_a_test_part_no_final_model_is_created(eatnas, engine, small, home):
+def test_final_model_requires_a_test_part(eatnas, engine, small, home):
     with transaction(engine) as connection:
         spec = {**get_search(connection, "small").spec, "data": {"name": "MNIST", "root": None}}
         connection.execute(update(search).values(spec=spec))

@@ -46,7 +46,7 @@ def engine(tiny, home):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", READS, ids=" ".join)
-def test_every_read_has_three_forms(tiny, eatnas, spec, read):
+def test_every_reading_command_has_three_formats(tiny, eatnas, spec, read):
     spec()
     lines = eatnas(*read, "--format", "json")
     if read[0] != "space":  # one object a line, as `space cost` reads them
@@ -55,7 +55,7 @@ def test_every_read_has_three_forms(tiny, eatnas, spec, read):
     assert "Error" not in eatnas(*read)
 
 
-def test_a_list_of_searches_says_how_far_each_is(tiny, eatnas):
+def test_list_of_searches_shows_progress(tiny, eatnas):
     (row,) = json.loads(eatnas("search", "list", "--format", "json"))
     row.pop("created_at")
     assert row == {"name": "tiny", "status": "waiting: no daemon", "settled": 0, "budget": 4, "best": None}
@@ -91,7 +91,7 @@ def test_a_list_of_searches_says_how_far_each_is(tiny, eatnas):
         ("of_tomorrow", 1, {"depth": 3, "by": "us"}, "of tomorrow: depth 3, by us"),
     ],
 )
-def test_an_event_is_told_in_words(engine, kind, candidate, detail, words):
+def test_event_is_described_in_words(engine, kind, candidate, detail, words):
     with transaction(engine) as connection:
         search_id = get_search(connection, "tiny").id
         record_event(
@@ -107,7 +107,7 @@ def test_an_event_is_told_in_words(engine, kind, candidate, detail, words):
     assert (found[0].words, found[0].search, found[0].detail) == (words, "tiny", detail)
 
 
-def test_the_story_of_a_candidate_holds_nothing_of_others(engine):
+def test_candidate_history_excludes_other_candidates(engine):
     with read_transaction(engine) as connection:
         found = list_events(connection, candidate_id=2)
     assert [(event.candidate_id, event.words) for event in found] == [(2, "born as a random sample")]
@@ -145,7 +145,7 @@ def test_search_without_pending_candidates_is_held_up(engine):
         assert list_blocked_searches(connection)
 
 
-def test_work_and_standings_are_read_by_index(engine):
+def test_activity_and_status_are_read_by_index(engine):
     with transaction(engine) as connection:
         give_work(connection, 1, 2)
         connection.execute(

@@ -60,7 +60,7 @@ def test_search_on_a_server_shows_no_password(on_server, home, spec):
     assert "has schema version" in on_server("db", "downgrade", "base", "--yes")
 
 
-def test_a_record_is_copied_to_a_server_by_one_command(on_server, home, eatnas, record, spec):
+def test_one_command_copies_a_record_to_a_server(on_server, home, eatnas, record, spec):
     eatnas("search", "create", spec())
     copied = on_server("db", "copy", str(home / "eatnas.db"))
     assert "compared every row" in copied
@@ -71,7 +71,7 @@ def test_a_record_is_copied_to_a_server_by_one_command(on_server, home, eatnas, 
     assert "no record at" in on_server("db", "copy", str(home / "nothing.db"), expect=1)
 
 
-def test_without_the_driver_it_is_said_how_to_get_it(home):
+def test_missing_driver_is_reported_with_its_installation(home):
     program = "import sys; sys.modules['psycopg'] = None; from eatnas_cli.app import main; main()"
     command = [sys.executable, "-c", program, "--home", str(home), "--db", "postgresql://h/d", "search", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

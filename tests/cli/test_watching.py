@@ -54,7 +54,7 @@ def test_run_beside_a_daemon_names_its_unused_options(settings, tiny, eatnas_sta
         assert f"; {' '.join(options)} has no effect while it runs\n" in process.stderr.readline()
 
 
-def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas_started, change):
+def test_run_only_watches_while_a_daemon_runs(settings, eatnas_started, change):
     _, update = change
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
@@ -72,7 +72,7 @@ def test_beside_a_daemon_run_only_watches_until_the_search_ends(settings, eatnas
 
 
 @pytest.mark.parametrize("wanted", [DesiredState.PAUSED, DesiredState.CANCELLED])
-def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatnas_started, change, wanted):
+def test_run_exits_with_three_after_pause_or_cancel(settings, eatnas_started, change, wanted):
     wish, _ = change
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
@@ -83,7 +83,7 @@ def test_a_search_paused_or_cancelled_meanwhile_leaves_with_three(settings, eatn
     assert out.splitlines()[-1].endswith(wanted)
 
 
-def test_a_search_out_of_device_hours_leaves_with_three(settings, eatnas_started, change):
+def test_run_exits_with_three_when_device_hours_are_spent(settings, eatnas_started, change):
     _, update = change
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny")
@@ -105,7 +105,7 @@ def test_signal_ends_a_watching_run_but_not_the_daemon(settings, eatnas_started,
     assert "Traceback" not in err
 
 
-def test_a_search_that_is_over_is_not_run_again(eatnas, change):
+def test_finished_search_is_not_run_again(eatnas, change):
     wish, update = change
     wish(DesiredState.PAUSED)
     assert eatnas("run", "tiny", expect=3) == ""
@@ -114,7 +114,7 @@ def test_a_search_that_is_over_is_not_run_again(eatnas, change):
     assert "finished" in eatnas("run", "tiny")
 
 
-def test_a_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_started, change):
+def test_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_started, change):
     wish, update = change
     process = eatnas_started("search", "watch", "tiny")
     assert process.stdout.readline() == "tiny  0/4  no score yet  waiting: no daemon\n"
@@ -129,7 +129,7 @@ def test_a_watch_shows_each_change_and_ends_with_the_search(settings, eatnas_sta
     assert (process.returncode, out, err) == (0, "tiny  0/4  no score yet  finished\n", "")
 
 
-def test_a_watch_is_ended_by_ctrl_c(eatnas_started):
+def test_ctrl_c_ends_a_watch(eatnas_started):
     process = eatnas_started("search", "watch", "tiny")
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -137,7 +137,7 @@ def test_a_watch_is_ended_by_ctrl_c(eatnas_started):
     assert (process.returncode, err) == (130, "")
 
 
-def test_on_a_terminal_a_watch_is_a_bar(home, until):
+def test_watch_draws_a_bar_on_a_terminal(home, until):
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "search", "watch", "tiny"]
     with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
@@ -152,7 +152,7 @@ def test_on_a_terminal_a_watch_is_a_bar(home, until):
 
 
 @pytest.mark.slow
-def test_a_run_takes_over_when_the_daemon_goes_away(settings, eatnas, eatnas_started):
+def test_run_takes_over_when_the_daemon_ends(settings, eatnas, eatnas_started):
     with hold_daemon_lock(settings.lock_file):
         process = eatnas_started("run", "tiny", "--slots", "1")
         watching(process)
