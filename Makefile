@@ -8,13 +8,15 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Tests mostly wait for their child processes, so more of them than cores can run at once.
 TEST_PROCESSES ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+# The tests whose kernels depend on the processor's instructions.
+AVX2_TESTS = $(addprefix tests/training/test_,loop.py network.py new_layers.py parent_weights.py steps.py weight_transfer.py)
 BENCHMARKS = cold_start transaction_cost supervision tracking streaming training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast check bench chaos soak docs wheel clean
+.PHONY: help demo install test test-fast test-avx2 check bench chaos soak docs wheel clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1: \2/p' Makefile
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1: \2/p' Makefile
 
 demo: $(VENV)/.installed ## run a small search on the bundled digits, from installation to the best network
 	$(BIN)/eatnas-db demo
@@ -27,12 +29,16 @@ test: $(VENV)/.installed-dev ## run all tests, including the slow ones
 test-fast: $(VENV)/.installed-dev ## run all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
+test-avx2: $(VENV)/.installed-dev ## run the tests of networks and training steps as on processors without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -m "not slow" $(AVX2_TESTS)
+
 check: $(VENV)/.installed-dev ## run everything that a change must pass: linters, type checks, import layers, all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy migrations/*.py migrations/versions
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory test-avx2
 	$(PYTEST)
 
 bench: $(VENV)/.installed-dev ## run the benchmarks one after another
