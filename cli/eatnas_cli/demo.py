@@ -1,20 +1,24 @@
-"""`demo`: a small search, its re-evaluation and a transfer."""
+"""`demo`: a small search, its re-evaluation, a transfer, and the export of the winner."""
 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any, Final
 
 import typer
 
+from eatnas_cli.export import describe_file
 from eatnas_cli.init import make_home
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.lineage_tree import print_lineage_tree
+from eatnas_cli.predict import print_predictions
 from eatnas_cli.query.family import read_lineage
 from eatnas_cli.query.history import print_fingerprint
 from eatnas_cli.query.ranking import print_best
 from eatnas_cli.run import run_search
 from eatnas_daemon.daemon_options import DaemonOptions
+from eatnas_daemon.model_export import export_model
 from eatnas_daemon.search_creation import TransferSource, create_search_from_spec
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.paging import Page
@@ -51,6 +55,17 @@ DEMO_LARGE: Final[dict[str, Any]] = {
     "budget": {"candidates": 12},
     "reevaluation": {"top": 0},
 }
+DIGIT: Final = (
+    "007fd100",
+    "08d6f400",
+    "021dd000",
+    "002fb100",
+    "0001cc10",
+    "00001a80",
+    "00845e90",
+    "007dd900",
+)
+"""A digit 3 of scikit-learn's, in 16 shades of grey."""
 
 
 @app.command()
@@ -58,7 +73,7 @@ def demo(ctx: typer.Context) -> None:
     """Run EAT-NAS from start to end on scikit-learn's digits and query the results.
 
     Run a search on a few small images, re-evaluate its best candidates, and transfer the winner to a search on
-    more and larger images with wider networks.
+    more and larger images with wider networks. Export the best network and classify an image with it.
     """
     settings: Settings = ctx.obj
     make_home(settings)
@@ -81,10 +96,33 @@ def demo(ctx: typer.Context) -> None:
     print_lineage_tree(read_lineage(settings, large))
     typer.echo("\nThe fingerprint of the large search, equal on all machines with the same kind of CPU")
     print_fingerprint(settings, large)
+    _export_best(settings, large)
     typer.echo(
         f"\nTry next:\n  eatnas-db query quality {large}\n"
         f"  eatnas-db search extend {large} --candidates 16\n  eatnas-db mlflow ui"
     )
+
+
+def _export_best(settings: Settings, name: str) -> None:
+    """Export the best network of a search into the home, and classify a digit with the files."""
+    output, image = settings.home / name, settings.home / "digit.png"
+    typer.echo(
+        "\nThe best network for other programs, read back and verified:\n"
+        f"  eatnas-db export {name} --format safetensors --format pt2 -o {output}"
+    )
+    files = export_model(settings, name, ["safetensors", "pt2"], output, force=True)
+    for file in files:
+        typer.echo(describe_file(file))
+    _write_digit(image)
+    typer.echo(f"\nAn image classified with it, a 3:\n  eatnas-db predict {files[0].file} {image}")
+    print_predictions(Path(files[0].file), [image], top=3)
+
+
+def _write_digit(file: Path) -> None:
+    from PIL import Image  # commands that draw nothing do without it
+
+    pixels = bytes(int(shade, 16) * 17 for row in DIGIT for shade in row)
+    Image.frombytes("L", (8, 8), pixels).save(file)
 
 
 def _run_to_end(settings: Settings, name: str) -> None:

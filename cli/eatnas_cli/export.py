@@ -8,8 +8,13 @@ from typing import Annotated
 import typer
 
 from eatnas_cli.lazy_group import new_app
-from eatnas_daemon.model_export import FORMATS, ExportedFile, export_model, parse_formats
+from eatnas_cli.mlflow import mlflow_tracking_uri
+from eatnas_daemon.model_export import FORMATS, ExportedFile, Publish, export_model, parse_formats
+from eatnas_db.database.engine import open_record
 from eatnas_db.errors import EatnasError
+from eatnas_db.queries.trained_models import TrainedModel
+from eatnas_db.settings import Settings
+from eatnas_db.urls import hide_passwords
 
 app = new_app()
 
@@ -39,14 +44,37 @@ def export(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    to_mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also log the network to MLflow, as a model of its candidate's run.")
+    ] = False,
+    register: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also log the network to MLflow and register it under this name.")
+    ] = None,
 ) -> None:
     """Write a trained model as files that other programs read, each verified against its checkpoint."""
     try:
         chosen = parse_formats(formats or (), output)
     except EatnasError as error:
         raise typer.BadParameter(str(error), param_hint="--format") from None
-    for file in export_model(ctx.obj, model, chosen, output, force=force):
+    publish = _mlflow_publisher(ctx.obj, register) if to_mlflow or register is not None else None
+    for file in export_model(ctx.obj, model, chosen, output, force=force, publish=publish):
         typer.echo(describe_file(file))
+
+
+def _mlflow_publisher(settings: Settings, register: str | None) -> Publish:
+    """Return a function that logs an exported module to MLflow, and prints where it is."""
+    uri = mlflow_tracking_uri(settings)
+
+    def publish(model: TrainedModel, module: Path, weights: Path) -> None:
+        # MLflow takes seconds to load.
+        from eatnas_daemon.mlflow.models import log_model
+
+        engine = open_record(settings.database_url)
+        logged = log_model(engine, uri, model, module=module, weights=weights, register=register)
+        registered = f", registered as {register} version {logged.version}" if logged.version else ""
+        typer.echo(f"logged {logged.uri} to {hide_passwords(uri)}{registered}")
+
+    return publish
 
 
 def describe_file(file: ExportedFile) -> str:

@@ -35,7 +35,7 @@ def sync_runs(
     ] = False,
 ) -> None:
     """Write the runs that MLflow does not have yet; safe to repeat."""
-    uri = _tracking_uri(ctx.obj)
+    uri = mlflow_tracking_uri(ctx.obj)
     if rebuild:
         from eatnas_daemon.mlflow.rebuild import move_store_aside
         from eatnas_db.database.engine import open_record
@@ -52,7 +52,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Sync, then start MLflow's user interface and print links to the runs of the newest searches; Ctrl-C ends it."""
-    uri = _tracking_uri(ctx.obj)
+    uri = mlflow_tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")
     _require_free(host, port)
@@ -118,7 +118,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def _tracking_uri(settings: Settings) -> str:
+def mlflow_tracking_uri(settings: Settings) -> str:
+    """Return the URI of MLflow's store. Raises `EatnasError` for one that cannot be parsed."""
     uri = settings.tracking_uri(os.environ)
     if "://" in uri:
         require_parsable_url(uri, "MLFLOW_TRACKING_URI")

@@ -23,4 +23,9 @@ def predict(
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
     """Classify images with an exported model and print the most probable classes."""
+    print_predictions(model, images, top, format)
+
+
+def print_predictions(model: Path, images: list[Path], top: int, format: Format = Format.TABLE) -> None:  # noqa: A002
+    """Print the `top` most probable classes of each image. Raises `EatnasError`."""
     show(predict_images(model, images, top), ("image", "rank", "label", "probability"), format)

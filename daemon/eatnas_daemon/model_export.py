@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from eatnas_daemon.training_programs import run_training_program
@@ -12,12 +13,17 @@ from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.models import export_fields, find_model
 from eatnas_db.output_files import require_free
+from eatnas_db.queries.trained_models import TrainedModel
 from eatnas_db.settings import Settings
 
 EXPORT_PROGRAM: Final = "eatnas_training.export.exporting"
 PREDICTION_PROGRAM: Final = "eatnas_training.export.prediction"
 FORMATS: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "python": ".py"}
 """The suffix of each format."""
+MODULE_FORMATS: Final = ("safetensors", "python")
+"""The formats of a network that runs without this program."""
+Publish = Callable[[TrainedModel, Path, Path], None]
+"""Publishes a model, given its module of Python and its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +53,37 @@ def parse_formats(names: Sequence[str], output: Path) -> list[str]:
 
 
 def export_model(
-    settings: Settings, model: str, formats: Sequence[str], output: Path, *, force: bool = False
+    settings: Settings,
+    model: str,
+    formats: Sequence[str],
+    output: Path,
+    *,
+    force: bool = False,
+    publish: Publish | None = None,
 ) -> list[ExportedFile]:
-    """Export the model of a candidate or of a search in these formats. Raises `EatnasError`."""
+    """Export the model of a candidate or of a search in these formats.
+
+    `publish` gets the model and the files of the format `python`, which exist only during the call.
+    If it fails, the exported files stay. Raises `EatnasError`.
+    """
     targets = {name: str(path) for name, path in target_files(output, formats).items()}
     for path in targets.values():
         require_free(Path(path), force=force)
-    request = {**export_fields(settings, find_model(settings, model)), "targets": targets, "force": force}
-    files: list[dict[str, Any]] = run_training_program(EXPORT_PROGRAM, request=request)
+    trained = find_model(settings, model)
+    fields = {**export_fields(settings, trained), "force": force}
+    if publish is None:
+        return _run_export(fields, targets)
+    # In the same file system, because finished files are renamed.
+    with TemporaryDirectory(prefix=".eatnas-mlflow-", dir=output.parent) as folder:
+        module = {name: str(path) for name, path in target_files(Path(folder) / "model", MODULE_FORMATS).items()}
+        files = _run_export(fields, targets)
+        _run_export(fields, module)
+        publish(trained, Path(module["python"]), Path(module["safetensors"]))
+    return files
+
+
+def _run_export(fields: dict[str, Any], targets: Mapping[str, str]) -> list[ExportedFile]:
+    files: list[dict[str, Any]] = run_training_program(EXPORT_PROGRAM, request={**fields, "targets": dict(targets)})
     return [ExportedFile(**file) for file in files]
 
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,13 @@ from PIL import Image
 import eatnas_db
 from support.recorded_search import make_record
 
+ROOT = Path(__file__).parents[2]
+NOTHING_OF_OURS = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+assert not {"torch", "eatnas_db"} & {name.split(".")[0] for name in sys.modules}
+"""
 SPEC = """
 name: digits
 space: eatnas-tiny
@@ -150,3 +158,69 @@ def test_missing_and_garbled_weights_are_named(eatnas, searched, tmp_path):
         path.unlink()
     assert "are not in this home" in eatnas("export", "digits", "-o", "m", expect=1, at=home)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@pytest.mark.slow
+def test_example_classifies_a_folder_with_onnxruntime_alone(tmp_path):
+    draw = np.random.default_rng(1)
+    for number, name in enumerate(("красный", "green")):
+        folder = tmp_path / "images" / name
+        folder.mkdir(parents=True)
+        for index in range(20):
+            pixels = draw.integers(0, 60, (21 + index, 33, 3), np.uint8)
+            pixels[..., number] += 150
+            Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    script = str(ROOT / "examples/folder_to_onnx.py")
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    (scripts / "eatnas-db").write_text(f'#!/bin/sh\nexec {sys.executable} -m eatnas_cli "$@"\n')
+    (scripts / "eatnas-db").chmod(0o755)
+    small = ["budget.candidates=2", "evolution.population=2", "evolution.tournament=2", "training.epochs=1"]
+    small += ["data.resolution=13", "reevaluation.top=0", "training.batch_size=8", "space=eatnas-tiny"]
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "EATNAS_HOME": str(tmp_path / "h"),
+    }
+    changes = [part for change in small for part in ("--set", change)]
+    run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    subprocess.run([sys.executable, script, "search", "images", *changes], check=True, **run)
+    image = "images/красный/7.jpg"
+    command = [sys.executable, "-c", NOTHING_OF_OURS, script, "classify", "images.onnx", image]
+    classified = subprocess.run(command, check=True, **run).stdout
+    command = [sys.executable, "-m", "eatnas_cli", "predict", "images.onnx", image, "--top", "1", "--format", "json"]
+    (best,) = json.loads(subprocess.run(command, check=True, **run).stdout)
+    assert classified == f"{image}: {best['label']} ({best['probability']:.4f})\n"
+
+
+LOADED = """
+import json, pathlib, sys
+import mlflow, pandas
+
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/digits-net/1")
+rows = model.predict(pandas.DataFrame({"image": [pathlib.Path(sys.argv[2]).read_bytes()]}))
+version = mlflow.MlflowClient().get_model_version("digits-net", 1)
+run = mlflow.MlflowClient().get_run(version.run_id)
+names = [column.name for column in model.metadata.signature.inputs]
+logged = mlflow.MlflowClient().get_logged_model(version.source.removeprefix("models:/"))
+assert (logged.source_run_id, logged.experiment_id) == (run.info.run_id, run.info.experiment_id)
+assert "/mlflow-artifacts/" in logged.artifact_location, logged.artifact_location
+print(json.dumps([rows, run.data.tags["eatnas.state"], run.info.status, names]))
+assert "eatnas_db" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_registered_model_classifies_as_the_file_does(eatnas, searched, tmp_path, image):
+    out = eatnas("export", "digits", "-o", "best", "--register", "digits-net", at=searched, whole=True)
+    assert "registered as digits-net version 1" in out.stdout
+    assert out.stderr == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.safetensors", "image.png"]
+    (best,) = json.loads(eatnas("predict", "best.safetensors", image, "--top", "1", "--format", "json", at=searched))
+    command = [sys.executable, "-c", LOADED, f"sqlite:///{searched / 'mlflow.db'}", image]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    (row,), state, status, names = json.loads(done.stdout.splitlines()[-1])
+    assert row["label"] == best["label"]
+    assert row["probability"] == pytest.approx(best["probability"], abs=1e-5)
+    assert (state, status, names) == ("scored", "FINISHED", ["image"])
