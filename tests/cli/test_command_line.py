@@ -14,7 +14,7 @@ def test_home_is_created_once_and_kept(eatnas):
 
 
 @pytest.mark.slow
-def test_pause_and_resume_change_the_desired_state_and_cancel_is_final(eatnas, spec):
+def test_pause_can_be_resumed_and_cancel_is_final(eatnas, spec):
     eatnas("init")
     eatnas("search", "create", spec())
     eatnas("search", "pause", "tiny")
