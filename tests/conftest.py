@@ -70,7 +70,7 @@ class Server:
     def empty(self, name: str) -> None:
         """Disconnect everybody from a database and drop all that it holds."""
         self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public", name)
+        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC", name)
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,10 @@ def on_terminal(home):
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "shift_jis", "utf-8"])
 def test_every_terminal_shows_tables(on_terminal, tiny, encoding):
-    for command in (["search", "list"], ["search", "show", "tiny"], ["query", "best", "tiny"], ["--help"]):
-        assert "─" in (text := on_terminal(encoding, *command)) or "---" in text or command == ["--help"]
+    for command in (["search", "list"], ["search", "show", "tiny"], ["space", "show"]):
+        assert "─" in (text := on_terminal(encoding, *command)) or "---" in text
+    on_terminal(encoding, "query", "best", "tiny")
+    on_terminal(encoding, "--help")
     assert "word" in on_terminal(encoding, "query", "sql", QUESTION)
     assert "word" in on_terminal(encoding, "query", "sql", QUESTION, "--format", "csv")
 

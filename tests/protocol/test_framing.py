@@ -25,6 +25,7 @@ BY_ANNOTATION = {
     "float | None": st.none() | numbers,
     "list[dict[str, Any]]": st.lists(mappings, max_size=3),
     "dict[str, str]": st.dictionaries(texts, texts, max_size=3),
+    "dict[str, str | None] | None": st.none() | st.dictionaries(texts, st.none() | texts, max_size=3),
     "dict[str, Any]": mappings,
     "list[list[int | float]]": st.lists(st.lists(ints | numbers, max_size=5), max_size=7),
 }
