@@ -94,6 +94,11 @@ def _to_event(row: RowMapping) -> RecordedEvent:
     )
 
 
+def get_event_time(connection: Connection, event_id: int) -> float | None:
+    """Return the time of an event in seconds since 1970, or None if the record does not hold it."""
+    return connection.execute(select(event.c.at).where(event.c.id == event_id)).scalar()
+
+
 def get_newest_event_before(connection: Connection, at: float) -> int:
     """Return the largest id of the events before a time in seconds since 1970; 0 if there are none."""
     return connection.execute(select(func.max(event.c.id)).where(event.c.at < at)).scalar() or 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+from sqlalchemy import delete, func, select
 
 from eatnas_daemon.hooks.delivery_state import DeliveryState
 from eatnas_daemon.hooks.notifier import Notifier
@@ -20,6 +21,7 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import EatnasError
 from eatnas_db.home_config import HOOK_EVENTS, HooksConfig, read_hooks
 from eatnas_db.queries.record_uuid import get_record_uuid
+from eatnas_db.schema.events import event
 from eatnas_db.searches.control import set_desired_state, set_waiting_reason
 from support.waiting import eventually
 
@@ -84,9 +86,9 @@ def payloads(settings):
     return [payload for payload, _ in calls(settings)]
 
 
-def record_event(engine, kind, candidate=None, **detail):
+def record_event(engine, kind, candidate=None, at=100.0, **detail):
     with transaction(engine) as connection:
-        events.record_event(connection, 100.0, kind, search_id=1, candidate_id=candidate, detail=detail or None)
+        events.record_event(connection, at, kind, search_id=1, candidate_id=candidate, detail=detail or None)
 
 
 def desire(engine, state):
@@ -97,6 +99,21 @@ def desire(engine, state):
 def wait_for(engine, reason):
     with transaction(engine) as connection:
         set_waiting_reason(connection, reason)
+
+
+def test_events_after_a_restored_backup_are_delivered(settings, engine, new_notifier):
+    notifier = new_notifier(collection_seconds=0.0)
+    with read_transaction(engine) as connection:
+        backed_up = connection.execute(select(func.max(event.c.id))).scalar_one()
+    for at in (100.0, 101.0, 102.0):
+        record_event(engine, "failed", candidate=1, at=at, failure="diverged", message="nan")
+        notifier.deliver()
+    with transaction(engine) as connection:
+        connection.execute(delete(event).where(event.c.id > backed_up))
+    # The ids of the lost events are given again.
+    record_event(engine, "failed", candidate=2, at=200.0, failure="hang", message="silent")
+    new_notifier(collection_seconds=0.0).deliver()
+    assert [payload["candidate"] for payload in payloads(settings)] == [1, 1, 1, 2]
 
 
 def test_command_receives_events_as_json_and_environment(settings, engine, new_notifier):

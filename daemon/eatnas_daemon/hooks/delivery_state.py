@@ -11,10 +11,15 @@ from eatnas_db.atomic_files import atomic_write
 
 @dataclass(slots=True)
 class DeliveryState:
-    """The delivered events: all up to `delivered_until`, and those after it in `delivered`."""
+    """The delivered events: all up to `delivered_until`, and those after it in `delivered`.
+
+    `delivered_until_at` is the time of the event `delivered_until`, None if the record did not hold it. A restored
+    record gives the same ids to other events, which this time tells apart.
+    """
 
     record_uuid: str
     delivered_until: int
+    delivered_until_at: float | None = None
     delivered: set[int] = field(default_factory=set)
     waiting_reasons: dict[str, str] = field(default_factory=dict)
     """The delivered waiting reason of each search."""
@@ -27,6 +32,7 @@ class DeliveryState:
             state = cls(
                 record_uuid=fields["record"],
                 delivered_until=int(fields["after"]),
+                delivered_until_at=fields["after_at"],
                 delivered=set(fields["delivered"]),
                 waiting_reasons=dict(fields["waiting"]),
             )
@@ -39,6 +45,7 @@ class DeliveryState:
         fields = {
             "record": self.record_uuid,
             "after": self.delivered_until,
+            "after_at": self.delivered_until_at,
             "delivered": sorted(self.delivered),
             "waiting": self.waiting_reasons,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,7 +21,7 @@ from eatnas_daemon.hooks.notifications import (
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.home_config import HooksConfig
-from eatnas_db.queries.events import get_newest_event_before
+from eatnas_db.queries.events import get_event_time, get_newest_event_before
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.settings import Settings
 
@@ -115,9 +116,18 @@ class Notifier:
         with read_transaction(self._engine) as connection:
             record_uuid = get_record_uuid(connection)
             state = DeliveryState.read(self._state_file, record_uuid)
-            return state or DeliveryState(record_uuid, get_newest_event_before(connection, since))
+            if state is None:
+                return DeliveryState(record_uuid, get_newest_event_before(connection, since))
+            reached = state.delivered_until_at
+            if reached != get_event_time(connection, state.delivered_until):
+                # A backup was restored: the ids after its last event belong to new events, which are later.
+                until = 0 if reached is None else get_newest_event_before(connection, math.nextafter(reached, math.inf))
+                return DeliveryState(record_uuid, until)
+            return state
 
     def _save_state(self) -> None:
+        with read_transaction(self._engine) as connection:
+            self._state.delivered_until_at = get_event_time(connection, self._state.delivered_until)
         try:
             self._state.write(self._state_file)
         except OSError as error:
