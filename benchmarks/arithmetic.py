@@ -3,7 +3,7 @@
     python benchmarks/arithmetic.py                                    # under limits that this processor can imitate
     python benchmarks/arithmetic.py --processors "qemu-x86_64 -cpu Haswell" "qemu-x86_64 -cpu EPYC"
 
-Each operation runs in child processes, and a digest of all of its results is compared between them. `native` limits
+Each operation runs in child processes, and the program compares the digests of its results. `native` limits
 nothing; `portable` has the environment of `training.arithmetic: portable`. The other columns set one variable each.
 `--processors` runs both arithmetics on other processors, each given as a command that starts a program there.
 
@@ -202,7 +202,7 @@ def digests_here(every: int) -> dict[str, str]:
 
 
 def digests_under(limits: dict[str, str], every: int, processor: str = "") -> dict[str, str]:
-    """Return the digests of a child process under these variables; a crash is a digest of its own."""
+    """Return the digests that a child process computes under these variables; a crash has its own digest."""
     command = [*shlex.split(processor), sys.executable, __file__, "--child", "--every", str(every)]
     done = subprocess.run(command, env={**os.environ, **limits}, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""Measure bulk work on SQLite and PostgreSQL: create and cancel a search with many births, and ticks next to others.
+"""Measure bulk work on SQLite and PostgreSQL: creation and cancellation of a search, and ticks.
 
 It prints a JSON row for each measurement. `--write FILE` also stores the rows.
 """
@@ -53,7 +53,7 @@ def measure_bulk(engine: Engine, births: int) -> Iterator[dict[str, Any]]:
 
 
 def measure_ticks(engine: Engine, home: Path, searches: int) -> Iterator[dict[str, Any]]:
-    """Measure a tick without open searches, then next to `searches` of them that have nothing to do."""
+    """Measure a tick without open searches, then with `searches` open searches that have nothing to do."""
     timeouts = replace(DEFAULT_TIMEOUTS, database=0.0, checkpoint_cleanup=0.0)
     settings = replace(load_settings({}, str(home)), database_url=str(engine.url))
     supervisor = Supervisor(

@@ -30,7 +30,7 @@ from eatnas_training.export.model_files import open_model_file
 from eatnas_training.worker_protocol import StopRequest
 
 SIDES = {"eatnas-imagenet": 64, "eatnas-cifar": 16, "eatnas-small": 17, "eatnas-tiny": 9}
-"""The side of the images for each macro; odd ones, too."""
+"""The side of the images for each macro, including odd numbers."""
 TRAINING = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "augment": "none"}
 
 

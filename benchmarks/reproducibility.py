@@ -31,7 +31,7 @@ import torch
 print(torch.__version__.split("+")[0], torch.backends.cpu.get_cpu_capability())
 """
 DIGITS = 12
-"""Of each fingerprint this many hexadecimal digits are printed."""
+"""The number of hexadecimal digits to print of each fingerprint."""
 
 
 def processor_name() -> str:

@@ -1,4 +1,4 @@
-"""A neural architecture search that lives in a database."""
+"""A neural architecture search that stores all of its state in a database."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ _OPERATIONS_PER_CHECK: Final = 10_000
 """SQLite checks the deadline after this many operations of its virtual machine."""
 _ALLOWED_ACTIONS: Final = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE])
 _FORBIDDEN_FUNCTIONS: Final = frozenset(["load_extension", "fts3_tokenizer", "writefile", "readfile", "edit"])
-"""They load code into the process or touch files. `sql_guard` allows none of them; this is a second lock."""
+"""Functions that load code or access files. `sql_guard` refuses them already; this is a second check."""
 _FORBIDDEN_TABLES: Final = ("sqlite_", "pragma_", "dbstat")
 
 

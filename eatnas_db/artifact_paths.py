@@ -1,7 +1,7 @@
-"""The one door to files that the record names: their paths are relative to the artifacts folder and stay below it.
+"""Check the paths of files that the record names: they are relative to the artifacts folder and stay below it.
 
 Other programs can write to a database on a server, and a backup may come from elsewhere. No file is read or deleted
-before its path has passed here. Standard library only.
+before this module has checked its path. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 
 def is_artifact_path(stored: str) -> bool:
-    """Return whether the text of a path names something below the folder that it is relative to."""
+    """Return whether the text of a relative path stays below its folder."""
     parts = PurePosixPath(stored).parts
     return bool(parts) and not stored.startswith("/") and ".." not in parts and "\0" not in stored
 

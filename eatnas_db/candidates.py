@@ -33,7 +33,7 @@ _SELECT_ARCHITECTURES: Final = select(architecture.c.digest, architecture.c.id).
 
 
 def insert_candidates(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:
-    """Insert decided births, which follow one another, as pending candidates.
+    """Insert consecutive births as pending candidates.
 
     Raises `TransactionRollbackError` if another host has inserted one of them.
     """
@@ -93,7 +93,7 @@ def _mutation_rows(candidate_id: int, proposal: Proposal) -> list[dict[str, Any]
 
 def store_architectures(connection: Connection, proposals: Sequence[Proposal]) -> dict[str, int]:
     """Insert architectures and their blocks unless they are stored already, and return their ids by digest."""
-    # In one order everywhere: two hosts that insert the same architectures must not wait for each other.
+    # All hosts use this order, so that two that insert the same architectures do not wait for each other.
     by_digest = {proposal.digest: proposal for proposal in sorted(proposals, key=lambda proposal: proposal.digest)}
     rows = [{"digest": digest, "genotype": str(proposal.effective)} for digest, proposal in by_digest.items()]
     inserted = insert_or_ignore_rows(connection, architecture, rows, _DIGEST_AND_ID)

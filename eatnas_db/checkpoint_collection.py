@@ -1,7 +1,7 @@
 """Remove the checkpoint files of one host that the record no longer names.
 
 Each host collects its own artifacts folder: without shared artifacts, the host that deletes a row cannot delete the
-file, and the host that has the file may never hear of it.
+file, and the host that has the file gets no notice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANCESTOR_ATTEMPT: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class _CheckpointFile:
-    """A file of a candidate; `row` is the path that the record would name it by, `attempt` None if it is partial."""
+    """A file of a candidate; `row` is its path in the form of the record, `attempt` None if it is partial."""
 
     path: Path
     row: str
@@ -48,7 +48,7 @@ def collect_checkpoints(engine: Engine, artifacts: Path, now: float) -> int:
 
 
 def _list_unneeded(engine: Engine, artifacts: Path, now: float) -> list[Path]:
-    # The files first: what is written afterwards is not in the list, and its row is not missed.
+    # List the files before the rows: a file that is written later is not in the list, so it is not deleted.
     files = list(_list_checkpoint_files(artifacts))
     if not files:
         return []

@@ -51,7 +51,7 @@ class CheckpointName:
 def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
     """List a candidate's whole checkpoint files in `folder`, most advanced first, the later attempt first on ties.
 
-    Symbolic links are no checkpoints: they could lead out of the folder.
+    Symbolic links are left out, because they could lead out of the folder.
     """
     files = (path for path in folder.glob(f"c{candidate_id}-a*.ckpt") if not path.is_symlink())
     names = (CheckpointName.parse(path.name) for path in files)
@@ -87,7 +87,7 @@ def write_checkpoint(path: Path, content: bytes) -> WrittenCheckpoint:
 
     Raises `OSError`, for example when the disk is full.
     """
-    # Not the home itself: if it was deleted, a file in a new one would belong to no record.
+    # Do not create the home itself: if it was deleted, a file in a new one would belong to no record.
     for folder in (path.parents[2], path.parents[1], path.parent):
         folder.mkdir(exist_ok=True)
     digest = hashlib.sha256(content)

@@ -26,7 +26,7 @@ class ConflictError(EatnasError):
 
 
 class OwnershipError(ConflictError):
-    """The home, the database or the host name of a running daemon belongs to another process by now, or is gone."""
+    """The home, the database or the host name of a running daemon now belongs to another process, or was deleted."""
 
 
 class RecordError(EatnasError):

@@ -36,7 +36,7 @@ class FileIdentity:
             return None
         try:
             found = _identify(self._path)
-        except OSError:  # The disk does not answer; that says nothing about the file.
+        except OSError:  # The disk does not answer; the file may still be the same.
             return None
         if found == self._identity:
             return None

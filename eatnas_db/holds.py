@@ -15,7 +15,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.text_encoding import to_storable
 
 RETRY_SECONDS: Final = 1.0
-"""Until the first retry; doubled after each further one."""
+"""Delay until the first retry; doubled after each further one."""
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_REASON_LENGTH: Final = 1000
 

@@ -47,11 +47,11 @@ def _split_command(value: object) -> object:
     if isinstance(value, str):
         parts: object = shlex.split(value)
     else:
-        # The arguments of a command are texts: 8080 too.
+        # The arguments of a command are texts, even 8080.
         parts = plain_texts(value) if isinstance(value, list) else plain_values(value)
     if not isinstance(parts, list):
         return parts
-    # As a shell does: the command is started without one.
+    # Replace `~` as a shell would, because the command is started without one.
     return [str(expand_home(Path(part))) if isinstance(part, str) and part.startswith("~") else part for part in parts]
 
 

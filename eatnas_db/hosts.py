@@ -51,7 +51,7 @@ _SELECT_OWNER: Final = (
 
 
 def require_owner(connection: Connection, host_id: int, token: str) -> None:
-    """Raise `OwnershipError` if another daemon has claimed the host; none can until the transaction ends.
+    """Raise `OwnershipError` if another daemon has claimed the host; no other can until the transaction ends.
 
     On SQLite the lock of the file excludes a second daemon.
     """

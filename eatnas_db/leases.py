@@ -166,7 +166,7 @@ def list_leases(connection: Connection, search_id: int) -> list[LeaseShare]:
 
 
 class LeaseProgress(NamedTuple):
-    """How fast a training is, and its share of the device's time so far."""
+    """The speed of a training, and its share of the device's time so far."""
 
     images_per_second: float
     device_share: float
@@ -185,7 +185,7 @@ _COUNT_PENDING: Final = (
 
 
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
-    """Count the pending candidates of a search that may be leased now; they are never many.
+    """Count the pending candidates of a search that may be leased now; there are only a few.
 
     `alone`: whether nothing trains on the device, which some candidates need.
     """

@@ -1,6 +1,6 @@
-"""The PostgreSQL role that `query sql` asks as: it may read the documented views and has no other right.
+"""The PostgreSQL role of `query sql`: it may read the documented views and has no other right.
 
-The views lie next to the tables, under names with a prefix, and read the tables with their owner's rights.
+The views are in the schema of the tables, under names with a prefix, and read the tables with their owner's rights.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def create_views(connection: Connection) -> None:
 
 
 def revoke_rights(connection: Connection) -> None:
-    """Take the role's right on the schema back; the role stays, since other records of the server may use it."""
+    """Revoke the role's right on the schema; keep the role, since other records of the server may use it."""
     if is_postgresql(connection) and connection.execute(_ROLE_EXISTS).first() is not None:
         schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
         _try(connection, f"REVOKE USAGE ON SCHEMA {schema} FROM {READER_ROLE}")

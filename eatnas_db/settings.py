@@ -53,7 +53,7 @@ class Settings:
 
     @property
     def cache(self) -> Path:
-        """The folder of what can be computed again: decoded image folders."""
+        """The folder of files that can be computed again: decoded image folders."""
         return self.home / "cache"
 
     @property

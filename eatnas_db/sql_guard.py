@@ -1,7 +1,7 @@
 """Decide whether a user's SQL is one SELECT over the documented views that calls only harmless functions.
 
-Everything is refused that is not listed here: what a parser does not know, or a later server adds, is refused too. Only
-`query sql` imports this module, because sqlglot is slow to load.
+Everything that is not listed here is refused, also syntax that the parser does not know or that a later server adds.
+Only `query sql` imports this module, because sqlglot is slow to load.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _STRUCTURE: Final = frozenset(_STRUCTURE_NAMES.split())
 
 
 def check_query(query: str, dialect: Dialect) -> exp.Query:
-    """Return the parsed query. Raises `ConflictError` if it is no single SELECT that may run."""
+    """Return the parsed query. Raises `ConflictError` if it is not a single permitted SELECT."""
     statement = _parse(query, dialect)
     ctes = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
     for name in ctes:
@@ -99,7 +99,7 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
         raise ConflictError(f"the query is longer than {MAX_CHARACTERS:,} characters; shorten it")
     if (keyword := _keyword(query)) in _OTHER_STATEMENTS:
         raise ConflictError(REFUSED.format(f"this is {keyword}"))
-    # It logs a warning for each statement that it does not know, and those are refused.
+    # sqlglot logs a warning for each statement that it does not know; these are refused anyway.
     logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
     try:
         statements = [statement for statement in sqlglot.parse(query, dialect=dialect) if statement is not None]

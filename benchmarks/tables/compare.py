@@ -1,8 +1,8 @@
 """Compare search methods on published tables of trained networks, in strict order at a lag.
 
-Each training costs one look into a table, so that many seeds of many methods take minutes. Every seed becomes a JSON
+Each training is one look-up in a table, so that many seeds of many methods take minutes. Every seed becomes a JSON
 line of `--out`; with an existing file, the program continues where it was interrupted. `docs/experiments/tables.md`
-says where the tables come from and what the columns of the result mean.
+lists the sources of the tables and describes the columns of the result.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run_search(folder: Path, run: Run) -> dict[str, Any]:
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
     """Return the rows of a Markdown table: quartiles of trainings to each share, and geometric means over tables.
 
-    A search that did not get there counts as twice its budget in the means.
+    In the means, a search that does not reach a share counts as twice its budget.
     """
     groups: dict[tuple[int, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:

@@ -51,7 +51,7 @@ class Random:
 
 
 class Evolution:
-    """The evolution of eatnas-db: tournaments in a population that the oldest members leave."""
+    """The evolution of eatnas-db: tournaments in a population whose oldest members are removed."""
 
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
@@ -81,7 +81,7 @@ class Evolution:
 
 
 class LocalSearch:
-    """Unborn neighbours of the best code; of the next best one if all are born."""
+    """Unborn neighbours of the best code, or of the next best one if all neighbours are born."""
 
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
@@ -98,7 +98,7 @@ class LocalSearch:
 
 
 class Guided:
-    """The guided births of eatnas-db, with evolution where the model gives a birth back."""
+    """The guided births of eatnas-db, with evolution for births that the model does not decide."""
 
     def __init__(self, table: Table, seed: int, lag: int) -> None:
         self._table, self._seed = table, seed
@@ -135,7 +135,7 @@ def limit_rows(rows: list[ScoredCode]) -> list[ScoredCode]:
 
 
 class Optuna:
-    """A sampler of Optuna. A code that was born already is told its score at once and another one is asked for."""
+    """A sampler of Optuna. If it proposes a code that was born already, it gets the score and proposes another one."""
 
     MAX_REPEATS: Final = 50
 
@@ -165,7 +165,7 @@ class Optuna:
             if code not in codes:
                 self._trials.append(trial)
                 return code
-            # The duplicate costs no training. A score that is not known yet is not told.
+            # The duplicate costs no training. A score that is not known yet cannot be passed on.
             birth = codes.index(code)
             if birth < len(scores):
                 self._study.tell(trial, scores[birth])
@@ -221,9 +221,9 @@ METHODS: Final[dict[str, Callable[[Table, int, int], Method]]] = {
 def trainings_to_targets(
     table: Table, method: Method, *, budget: int, lag: int, column: int, shares: Sequence[float]
 ) -> list[int | None]:
-    """Return for each share of the table after how many trainings the best observed code is truly within it.
+    """Return, for each share of the table, the trainings until the best observed code is truly within it.
 
-    A share that is not reached within the budget is None.
+    The number is None for a share that is not reached within the budget.
     """
     count = len(table.true_ranks)
     ranks = [max(1, math.ceil(share * count)) for share in shares]

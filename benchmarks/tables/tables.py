@@ -15,7 +15,7 @@ Code = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of networks: what a search may see of each (`scores`), and how many are truly better (`true_ranks`)."""
+    """A table of networks: the scores that a search sees, and the number of truly better networks (`true_ranks`)."""
 
     name: str
     levels: tuple[int, ...]

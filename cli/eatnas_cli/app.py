@@ -89,7 +89,7 @@ def root(
 
 
 def _require_text(arguments: list[str]) -> None:
-    """Raise `EatnasError` if an argument is no text: it could be neither printed nor stored."""
+    """Raise `EatnasError` if an argument is not valid text, which could be neither printed nor stored."""
     for argument in arguments:
         if not is_storable(argument):
             encoding = sys.getfilesystemencoding()

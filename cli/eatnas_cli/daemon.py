@@ -132,7 +132,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
 
 
 def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:
-    """Return the daemon's process. Raises `ConflictError` unless it is proven to be the one that holds the lock."""
+    """Return the daemon's process. Raises `ConflictError` unless the process provably holds the lock."""
     if user.process.is_identified and not user.is_daemon:
         raise ConflictError(f"{user} uses this database and no daemon; wait until it has ended")
     if user.process.is_identified and not user.process.is_visible:

@@ -86,7 +86,7 @@ def prepare_data(
     prepared = prepare_data_set(data)
     facts = {"name": name, "root": str(Path(data["root"]).expanduser().absolute()), **asdict(prepared)}
     folder = facts.pop("folder")
-    del facts["notes"]  # `folder` says it all
+    del facts["notes"]  # `folder` contains them too
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
         show_one(facts, format, layout=layout)

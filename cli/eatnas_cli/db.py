@@ -194,7 +194,7 @@ def _print_progress(table: str, done: int, rows: int) -> None:
 def _database_file(settings: Settings) -> Path:
     if settings.database_file is None:
         raise ConflictError("the database is on a server; back it up and restore it with pg_dump and pg_restore")
-    # A link to the file stays one.
+    # A symbolic link to the file remains a link.
     return settings.database_file.resolve()
 
 

@@ -15,11 +15,11 @@ Wide = Annotated[bool, typer.Option("--wide", help="Show all columns in full, ev
 
 
 def layout_options(columns: Columns = None, wide: Wide = False) -> Layout:
-    """Return how a table is laid out."""
+    """Return the layout of a table."""
     names = (name.strip() for name in (columns or "").split(","))
     return Layout(tuple(dict.fromkeys(name for name in names if name)), wide)
 
 
 def width_options(wide: Wide = False) -> Layout:
-    """Return how an answer about one thing is laid out."""
+    """Return the layout of an answer about one object."""
     return Layout(wide=wide)

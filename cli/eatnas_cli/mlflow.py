@@ -99,8 +99,8 @@ def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:
             sys.stdout.flush()
         return server.wait()
     except KeyboardInterrupt:
-        # The terminal interrupts all processes, and MLflow interrupts its web server once more: that one then prints a
-        # traceback, which says nothing.
+        # The terminal interrupts all processes. MLflow then interrupts its web server once more, and the web server
+        # prints a useless traceback.
         with suppress(subprocess.TimeoutExpired):
             server.communicate(timeout=INTERRUPT_SECONDS)
         _stop(server)

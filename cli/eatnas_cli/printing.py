@@ -53,7 +53,7 @@ def show(
     default: Sequence[str] = (),
     empty: str = "",
 ) -> None:
-    """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list of all there is.
+    """Print dataclasses or mappings: a table, a CSV of `columns`, or a JSON list with all fields.
 
     On a terminal a table shows the columns `default`, if there are any; elsewhere all `columns`. `empty` is printed in
     place of a table without rows. Raises `ConflictError` for a column of the layout that does not exist.

@@ -1,7 +1,7 @@
-"""Tables on the terminal: they fit its width, and neither break a word nor a number.
+"""Tables on the terminal: they fit its width and break no word and no number.
 
 A table that is too wide becomes narrower step by step: its widest texts are folded between words, words that are longer
-than their column are shortened in the middle, and at last columns are left out. Output that is not a terminal has no
+than their column are shortened in the middle, and finally columns are left out. Output that is not a terminal has no
 width: a program that reads it expects each row on one line.
 """
 
@@ -23,12 +23,12 @@ AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
 """Columns that stay on one line: a folded code cannot be read."""
 LONG: Final = 500
-"""The number of rows from which on a family is a table instead of a tree."""
+"""A family with this many rows or more is a table instead of a tree."""
 SHORTEST_WORD: Final = 16
-"""Characters that stay of a shortened word."""
+"""The number of characters that a shortened word keeps at least."""
 FIRST_LEFT_OUT: Final = ("started_at", "device_seconds")
 LAST_LEFT_OUT: Final = ("message", "what happened", "words", "cause", "found", "advice")
-"""Columns that say the most, wherever they stand."""
+"""The most informative columns, at any position."""
 GAP, SMALLEST_GAP = 3, 2
 MARGIN: Final = 2
 ELLIPSIS: Final = "…"

@@ -29,14 +29,14 @@ class LinkedRecordError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class RecordUser:
-    """The process that has a record for itself, and `program`: what it is, for messages."""
+    """The process that has exclusive use of a record; messages call it `program`."""
 
     process: LockHolder
     program: str = DAEMON
 
     @property
     def is_daemon(self) -> bool:
-        """Return whether it is a daemon or `run`, and no command that changes the database."""
+        """Return whether the process is a daemon or `run`, not a command that changes the database."""
         return self.program == DAEMON
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class RecordUser:
 
 @contextmanager
 def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
-    """Hold the lock for the length of a block, and write into its file which process this is.
+    """Hold the lock for the length of a block, and write the identity of this process into its file.
 
     Raises `ConflictError` if another process holds it.
     """
@@ -111,9 +111,9 @@ _opened: Final[dict[tuple[int, int], int]] = {}
 
 
 def _open_for_lock(database: Path) -> int | None:
-    """Return a descriptor whose lock follows the file under each of its names; None where that is not possible.
+    """Return a descriptor whose lock holds for all names of the file; None if the system has no such lock.
 
-    To close it would release SQLite's own locks on the file: they belong to the process, not to a descriptor.
+    Closing it would release SQLite's own locks on the file, which belong to the process, not to a descriptor.
     """
     # On other systems this lock would exclude SQLite's own.
     if sys.platform != "linux" or not database.exists():

@@ -19,7 +19,7 @@ class DataDescription:
 
     `data_digest` covers the content; if the images are streamed, only names, sizes and classes. Only streamed images
     have the other digests: `files_digest` also covers modification times, and `content_digest` the bytes, if they have
-    been read. `notes`: what a search leaves out, one sentence each.
+    been read. `notes`: a sentence for each omission of a search.
     """
 
     resolution: int
@@ -43,8 +43,8 @@ class DataDescription:
 class PreparedData:
     """A data set whose files have all been read.
 
-    `folder` describes an image folder: its classes, and what is skipped or cannot be read. For a folder without a
-    resolution, or with images that cannot be read, the fields are None that depend on these.
+    `folder` describes an image folder: its classes, skipped files and unreadable images. If the folder has no
+    resolution, or has images that cannot be read, the fields that depend on these are None.
     """
 
     resolution: int | None

@@ -21,9 +21,10 @@ START_FIELD: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A process: its pid counts only within one pid namespace, between one boot of a machine and the next.
+    """A process. Its pid is valid only within one pid namespace and until the next boot of its machine.
 
-    `started` is the start time of the process on the kernel's clock, which tells it from a later one with its pid.
+    `started` is the start time of the process on the kernel's clock, which distinguishes it from a later
+    process with the same pid.
     """
 
     pid: int
@@ -34,12 +35,12 @@ class LockHolder:
 
     @property
     def is_visible(self) -> bool:
-        """Return whether the pid counts here: in this container and on this machine since it was started."""
+        """Return whether the pid is valid here: in this container and on this machine since it was started."""
         return (self.boot, self.namespace) == (_boot(), _namespace())
 
     @property
     def is_identified(self) -> bool:
-        """Return whether the lock's file says more than a pid."""
+        """Return whether the lock's file contains more than a pid."""
         return self.boot != ""
 
     @property
@@ -62,7 +63,7 @@ class LockHolder:
                 return True
             descriptor = os.pidfd_open(self.pid)
             try:
-                # Checked again: from here on, the descriptor is this process even if another one gets its pid.
+                # Check again: from here on, the descriptor refers to this process even if another one gets its pid.
                 if not self.is_running:
                     return False
                 signal.pidfd_send_signal(descriptor, number)
@@ -91,7 +92,7 @@ def current_process() -> LockHolder:
 
 
 def parse_holder(content: Any) -> LockHolder | None:
-    """Return the process that plain data names, or None for anything else. A missing field is empty."""
+    """Return the process that plain data describes, or None for anything else. A missing field is empty."""
     if not isinstance(content, Mapping) or type(content.get("pid")) is not int:
         return None
     texts = {name: str(content.get(name, ""))[:255] for name in ("started", "boot", "namespace", "host")}
@@ -99,7 +100,7 @@ def parse_holder(content: Any) -> LockHolder | None:
 
 
 UNKNOWN_PROCESS: Final = LockHolder(0, "", "", "", "")
-"""Stands for the holder of a lock whose file names none."""
+"""The holder of a lock whose file names no process."""
 
 
 def _start_time(pid: int) -> str | None:

@@ -50,7 +50,7 @@ WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
 ANSWER_SECONDS: Final = 20.0
-"""Seconds to wait for an answer of a server, less than the length of a lease: no worker gets heartbeats meanwhile."""
+"""Seconds to wait for a server, less than the length of a lease, because workers get no heartbeats meanwhile."""
 BUSY_SECONDS: Final = 5.0
 """Seconds to wait for another program's transaction; the supervisor does not read its workers' messages meanwhile."""
 
@@ -235,7 +235,7 @@ def _followers(settings: Settings) -> list[Follower]:
 
 
 def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOptions) -> str:
-    """Return why this process only watches, and which of its options the other process does not use."""
+    """Return the reason why this process only watches, and its options that have no effect."""
     given = describe_options(options)
     unused = f"; {given} has no effect while it runs" if given else ""
     cause = f"{user} works on this record" if isinstance(user, RecordUser) else str(user)

@@ -37,7 +37,7 @@ class ExportedFile:
 
 
 def parse_formats(names: Sequence[str], output: Path) -> list[str]:
-    """Return the formats that the user named, separated by commas or not, else the one of the suffix of `output`.
+    """Return the formats that the user named, also separated by commas, else the format of `output`'s suffix.
 
     A module of Python loads a safetensors file, so `python` includes that. Raises `ConflictError`.
     """
@@ -88,7 +88,7 @@ def _run_export(fields: dict[str, Any], targets: Mapping[str, str]) -> list[Expo
 
 
 def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each format: `output` with the suffix of the format instead of that of another one."""
+    """Return the file of each format: `output` with the format's suffix, which replaces that of another format."""
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}
 

@@ -139,7 +139,7 @@ def create_search_from_spec(
 
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
-    """Return the spec with paths that mean the same in every working folder."""
+    """Return the spec with paths that do not depend on the working folder."""
     if not spec.data.root:
         return spec
     root = str(expand_home(Path(spec.data.root)).absolute())

@@ -44,7 +44,7 @@ def describe_status(row: SearchRecord, supervised: bool) -> str:
 
 
 def describe_failures(connection: Connection, row: SearchRecord) -> str:
-    """Return why the candidates of a search without a score failed, and how to see more."""
+    """Explain why a search has no score, and name the command that shows the failures."""
     last = describe_last_failure(connection, row.id) or "all were cancelled"
     return f"the last failure: {last}; `eatnas-db query failures {row.name}` lists all"
 

@@ -14,7 +14,7 @@ from eatnas_protocol.messages import Message, Report
 MAX_INTEGER: Final = 2**63 - 1
 """The largest integer that a database stores."""
 MAX_SECONDS: Final = 1e12
-"""No time, and no difference of two times, is larger."""
+"""The largest time, and the largest difference of two times."""
 Check = Callable[[Any], bool]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_ANCESTORS: Final = 60
-"""A longer line of descent has no room for a row for each candidate."""
+"""The table has no room for the rows of more ancestors."""
 MARKERS: Final = "osD^vP*"
 FITNESS_LABEL: Final = "fitness (comparable within one search only)"
 MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "the basic architecture, unchanged"}

@@ -65,8 +65,8 @@ def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     """Pass the candidate's checkpoints to `restore`, most advanced first, until it accepts one.
 
     `restore` raises `ValueError`, `KeyError` or `TypeError` to refuse the content. Other exceptions are passed on,
-    since they do not tell that the file is damaged. Return None if there are no checkpoints. Those of the attempts up
-    to `begins_after` are removed; if that fails, they are ignored.
+    since they do not prove that the file is damaged. Return None if there are no checkpoints. Checkpoints of the
+    attempts up to `begins_after` are removed; if that fails, they are ignored.
     """
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class NormUpdate:
     """The update of one batch norm's running statistics by all micro-batches of a batch.
 
-    Each micro-batch is normalized by its own mean and variance. The whole batch's are computed from these: the variance
-    is the one within the micro-batches plus the one between their means.
+    Each micro-batch is normalized by its own mean and variance. Those of the whole batch are computed from these: the
+    variance is the one within the micro-batches plus the one between their means.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -64,7 +64,7 @@ def one_statistics_update(norms: Iterable[nn.BatchNorm2d]) -> Iterator[None]:
 
 
 def _combine(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the mean and the unbiased variance of values from those of disjoint parts, each with its count."""
+    """Combine the means and variances of disjoint parts, with their counts, to the mean and unbiased variance."""
     total = sum(count for count, _, _ in parts)
     mean = sum((count / total) * part_mean for count, part_mean, _ in parts)
     squares = sum((count - 1) * var + count * (part_mean - mean).square() for count, part_mean, var in parts)

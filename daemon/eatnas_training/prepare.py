@@ -34,7 +34,7 @@ NOT_DESCRIBED: Final[dict[str, Any]] = {
     "content_digest": None,
     "notes": [],
 }
-"""What depends on a resolution, or on files that cannot be read."""
+"""The fields that are empty without a resolution, or if files cannot be read."""
 
 
 def list_data_sets() -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def download(
 
 
 def verify(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
-    """Read all files again, whatever the cache holds, and describe the data set. Raises `DataError`."""
+    """Read all files again, even if they are in the cache, and describe the data set. Raises `DataError`."""
     if data["name"] in FOLDER_SETS:
         read_image_folder(data, report, test=False)
     return describe(data, report)

@@ -30,7 +30,7 @@ def _statement(
 ) -> tuple[Insert, Any]:
     """Return the statement and its parameters: on a server, several rows travel as one JSON parameter.
 
-    The driver would otherwise spend most of the time on its parameters, of which there are hundreds of thousands.
+    Otherwise the driver would spend most of the time on hundreds of thousands of parameters.
     """
     if len(rows) == 1:
         return _insert(table, returning), rows[0]

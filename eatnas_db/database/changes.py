@@ -162,7 +162,7 @@ class _PostgresqlWatch:
             self.close()
 
     def _require_revision(self, revision: str | None) -> None:
-        """Raise `RecordError` if the record was migrated: without the lock, nothing kept another program from it."""
+        """Raise `RecordError` if the record was migrated, which another program can do while the lock is lost."""
         if revision == REVISION:
             return
         self.close()

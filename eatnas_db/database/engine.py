@@ -38,7 +38,7 @@ IDLE_SECONDS: Final = 10
 """A server rolls back a write transaction after this time without a statement: a frozen program blocks all others."""
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 600
-"""How long a command waits for an answer of a server: long enough for a query of the largest record."""
+"""Seconds that a command waits for a server: enough for a query of the largest record."""
 
 _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
@@ -64,7 +64,7 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
     require_single_name(file)
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
-    # Not from the URL: the versions of SQLAlchemy differ in how they decode its path.
+    # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently.
     engine = create_engine(
         URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds}, json_serializer=storable_json
     )
@@ -96,8 +96,8 @@ def open_record(
 ) -> Engine:
     """Create an engine for an existing record of this program's version. Raises `RecordError`.
 
-    `busy_seconds`: how long a transaction waits for the locks of other programs. `answer_seconds`: how long a statement
-    waits for a server that sends nothing; None: without a limit.
+    `busy_seconds`: the time that a transaction waits for the locks of other programs. `answer_seconds`: the time that
+    a statement waits for a server that sends nothing; None: no limit.
     """
     file = sqlite_file(url)
     if file is not None:

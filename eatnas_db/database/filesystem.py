@@ -22,7 +22,7 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
         *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
         # A virtual machine or a container shares a folder of its host.
         *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
-        # A program serves it, and does not say what lies behind it.
+        # A program serves it, and does not report the underlying file system.
         "fuse",
     ]
 )

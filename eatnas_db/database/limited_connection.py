@@ -1,6 +1,6 @@
 """Connections to a server that wait only for a limited time for its answer.
 
-The server's own limits do not help where the server is frozen: its kernel still acknowledges what it receives.
+The server's own limits do not help if the server is frozen, because its kernel still acknowledges received data.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def task_lock(engine: Engine, task: str) -> Iterator[None]:
 def require_no_daemons(connection: Connection) -> None:
     """Raise `ConflictError` if daemons are connected to the server. The caller has locked the schema.
 
-    A daemon locks its host first and then reads the schema's version under the same lock, so that each sees the other.
+    A daemon locks its host first and then reads the schema's version under the same lock, so each notices the other.
     """
     if connected := len(list_connected_hosts(connection)):
         raise ConflictError(

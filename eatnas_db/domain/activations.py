@@ -2,7 +2,7 @@
 
 Every convolution keeps its input for the backward pass, batch norm its input, and ReLU its output, which is also the
 input of the next convolution. So a convolution with batch norm and ReLU adds two values for each value of its output.
-The gradients of a layer come on top while the backward pass computes them.
+While the backward pass computes the gradients of a layer, they need memory too.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from eatnas_db.domain.cost import EXPANSION, output_side
 from eatnas_db.domain.macro import Macro, Task
 
 VALIDATION_FACTOR: Final = 4
-"""A validation batch has this many times the images of a training batch, since it needs no memory for gradients."""
+"""A validation batch is this many times as large as a training batch, since it needs no memory for gradients."""
 IMAGE_COPIES: Final = 3
 """Copies of an image while it is normalized."""
 
 
 @dataclass(slots=True)
 class _Activations:
-    """The values per image on the way through a network: kept until now, and the largest numbers held at once."""
+    """Running counts of values per image: those kept until now, and the largest numbers held at once."""
 
     kept: int
     training: int = 0

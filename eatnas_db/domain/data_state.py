@@ -27,7 +27,7 @@ class DataState:
         return cls(data_digest, content.get("files_digest"), content.get("content_digest"))
 
     def describe_change(self, now: DataState) -> str | None:
-        """Return what is different now, with both digests; None if the images are the same."""
+        """Describe the difference, with both digests; return None if the images are the same."""
         if self.data_digest != now.data_digest:
             return f"their digest was {self.data_digest} then and is {now.data_digest} now"
         if self.content_digest is not None and now.content_digest is not None:

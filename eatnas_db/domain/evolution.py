@@ -43,7 +43,7 @@ class InitialArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class BirthPrediction:
-    """What the model of a guided birth predicted; the table `prediction` gives the units."""
+    """The prediction of the model for a guided birth; the table `prediction` gives the units."""
 
     low: float
     middle: float

@@ -30,7 +30,7 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a training section that affect results: all but the interval of checkpoints.
 
-    Native arithmetic is left out, because specs from before the choice do not name it.
+    Native arithmetic is left out, because older specs do not contain the field.
     """
     fields = {key: value for key, value in training.items() if key != "checkpoint_seconds"}
     if fields.get("arithmetic") == NATIVE:

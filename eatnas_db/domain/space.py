@@ -46,7 +46,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """An architecture as drawn, its effective form with digest and cost, and the changes from its parent.
+    """A drawn architecture, its effective form with digest and cost, and the changes from its parent.
 
     `activations` are the values per image that its training holds in memory.
     """

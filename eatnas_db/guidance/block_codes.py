@@ -15,7 +15,7 @@ ORDERED: Final = ("kernel", "depth", "width")
 
 
 class BlockCodes:
-    """A space as the model sees it. Codes over its limits and codes of equal networks are among them."""
+    """A space of codes for the model. It includes codes over the limits, and several codes of equal networks."""
 
     def __init__(self, space: Space) -> None:
         self._space = space

@@ -61,5 +61,5 @@ class Encoding:
 
 
 def as_array(codes: Sequence[Code], positions: int) -> Codes:
-    """Return codes as an array, which also has its columns without any code."""
+    """Return codes as an array, which has all columns even if there are no codes."""
     return np.array(codes, dtype=np.int64).reshape(len(codes), positions)

@@ -112,9 +112,9 @@ def choose_model(encoding: Encoding, points: Points, targets: Reals) -> ProcessM
 
 @dataclass(frozen=True)
 class Posterior:
-    """The process given scored points, and pending ones as if they had their predicted mean.
+    """The process conditioned on scored points, and on pending points with their predicted mean.
 
-    Pending points change the variance alone.
+    Pending points change only the variance.
     """
 
     encoding: Encoding

@@ -24,11 +24,11 @@ WATCHED_SCORES: Final = 16
 MIN_AGREEMENT: Final = 0.1
 """The smallest correlation between left-out scores and their predictions with which the model decides births."""
 TOLERANCE: Final = 1e-6
-"""Values that differ by less tie, since another processor may round them differently."""
+"""Values that differ by less count as equal, since another processor may round them differently."""
 
 
 class CodeSpace(Protocol):
-    """A space of codes, as the model sees it."""
+    """The interface of a space of codes for the model."""
 
     @property
     def encoding(self) -> Encoding:
@@ -44,7 +44,7 @@ class CodeSpace(Protocol):
         ...
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code | None:
-        """Return a code that differs in `count` positions, or None if the space does not hold the one drawn."""
+        """Return a code that differs in `count` positions, or None if the drawn one is not in the space."""
         ...
 
 
@@ -78,7 +78,7 @@ class GuidedProposal:
 
 
 def model_rows(visible: int) -> int:
-    """Return how many of the first births the model is chosen by: it changes whenever their number grew by a third."""
+    """Return the number of first births that choose the model; it changes when the births have grown by 30%."""
     size = float(MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH
@@ -100,8 +100,8 @@ def propose(
 ) -> GuidedProposal | None:
     """Return the accepted code with the largest expected improvement, or None if evolution should decide.
 
-    That is so with fewer than `MIN_SCORES` scores, while the model does not predict, and if no code is accepted.
-    `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
+    This is the case with fewer than `MIN_SCORES` scores, if predictions and scores do not agree, or if no code is
+    accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
     """
     if len(rows) < MIN_SCORES:
         return None

@@ -86,7 +86,7 @@ def check_replay(engine: Engine) -> Iterator[Violation]:
 
 
 class _Replay:
-    """One search, replayed birth by birth with the recorded population, so that one change is one offender."""
+    """One search, replayed birth by birth with the recorded population, so that one change gives one finding."""
 
     def __init__(self, engine: Engine, record: SearchRecord, offenders: _Offenders) -> None:
         self._engine, self._record, self._offenders = engine, record, offenders

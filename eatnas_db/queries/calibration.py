@@ -1,4 +1,4 @@
-"""Compare what the model of guided births predicted with the fitness that the trainings gave."""
+"""Compare the predictions for guided births with the measured fitness."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PredictedFitness:
 
 @dataclass(frozen=True, slots=True)
 class PredictedBirth:
-    """A guided birth with its prediction and its fitness; `within` says whether the fitness is from low to high.
+    """A guided birth with its prediction and its fitness; `within`: the fitness is between low and high.
 
     `improvement` and `margin` are the expected improvement and its lead over the next best network, in normal scores.
     """
@@ -54,7 +54,7 @@ class PredictedBirth:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How good the predictions of a search were.
+    """The quality of a search's predictions.
 
     `share_within` is the share of scored predictions whose fitness was within one standard deviation; a model that
     knows its own errors has about `EXPECTED_SHARE`. `correlation` is that of predicted and measured fitness.
@@ -73,14 +73,14 @@ def list_predictions(connection: Connection, search_id: int, page: Page) -> list
 
 
 def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
-    """Return what was predicted for a candidate; None if the model did not decide its birth."""
+    """Return the prediction for a candidate; None if the model did not decide its birth."""
     columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
     row = connection.execute(select(*columns).where(prediction.c.candidate_id == candidate_id)).first()
     return None if row is None else PredictedFitness(*row)
 
 
 def get_calibration(connection: Connection, search_id: int) -> Calibration:
-    """Return how good the predictions of a search were; figures without a scored prediction are None."""
+    """Return the quality of a search's predictions; without a scored prediction, its figures are None."""
     rows = _select_predictions(search_id).subquery()
     predicted, fitness = rows.c.predicted, rows.c.fitness
     scored = select(rows).where(fitness.is_not(None)).subquery()

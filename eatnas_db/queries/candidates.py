@@ -81,7 +81,7 @@ class CandidateDetails:
     """A candidate with its blocks, attempts, epochs and scores.
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
-    `prediction` is what the model expected if it decided the birth.
+    `prediction` is that of the model, if it decided the birth.
     """
 
     id: int

@@ -166,7 +166,7 @@ def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any
 
 
 def _waiting(connection: Connection, row: Row[Any]) -> str | None:
-    """Return why a search waits. What every search waits for, for example a full disk, comes first."""
+    """Return why a search waits. A reason that affects all searches, such as a full disk, comes first."""
     waiting: str | None = row.waiting
     if waiting is None and row.held is not None and not is_trained_elsewhere(connection, row.id):
         return str(row.held)

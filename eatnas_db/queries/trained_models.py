@@ -1,4 +1,4 @@
-"""Query a trained model: a scored candidate with the checkpoint of its weights and all that describes it."""
+"""Query a trained model: a scored candidate with the checkpoint of its weights and its description."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TrainedModel:
 
     `is_final` says whether it was trained on the validation images too. `architecture_digest`
     belongs to the effective genotype. `data` is the section of the spec, `data_digest` covers the training and
-    the validation images. `recipe` is what the score was measured under, with the precision. `checkpoint` is relative
+    the validation images. `recipe` is the recipe behind the score, with the precision. `checkpoint` is relative
     to the home's artifacts; `checkpoint_digest` is the SHA-256 of its content, and `host` the machine that wrote it.
     """
 
@@ -104,10 +104,10 @@ def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel
 
 
 def find_best_model(connection: Connection, name: str) -> int:
-    """Return the candidate whose model stands for a search: its best final model, else its best candidate.
+    """Return the candidate whose model represents a search: its best final model, else its best candidate.
 
-    The ranking alone decides: of the final models of a candidate it is the first seed of the newest recipe. Test
-    accuracy never chooses. Raises `NotFoundError`, and `ConflictError` if no candidate is scored.
+    Only the ranking decides, never the test accuracy. Of several final models of a candidate, it is the first seed of
+    the newest recipe. Raises `NotFoundError`, and `ConflictError` if no candidate is scored.
     """
     record = get_search(connection, name)
     final = _find_best_final(connection, record)

@@ -175,7 +175,7 @@ prediction = define_table(
     Column("noise", Float, nullable=False),
     rowid=False,
 )
-"""What the model of a guided birth predicted before the training.
+"""The model's prediction for a guided birth, made before the training.
 
 `low`, `middle` and `high` are fitness; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
 quantiles of a normal distribution by rank). `agreement` is the correlation of left-out scores with their predictions.

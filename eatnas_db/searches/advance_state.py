@@ -22,7 +22,7 @@ class AdvanceState:
     population: list[Member] | None = None
     """The members after the last settled birth, if they have been read."""
     settled_failure: bool = False
-    """Whether a birth was settled that has failed."""
+    """Whether a failed birth was settled."""
 
     @classmethod
     def of(cls, search: SearchRecord) -> AdvanceState:

@@ -120,7 +120,7 @@ _SELECT_DIGEST: Final = (
 
 
 def _initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return the same function as `digest_lookup` for initial births: it reads them at once, as many are to come."""
+    """Return the same function as `digest_lookup` for initial births: it reads all births at once."""
     earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
     query = select(architecture.c.digest).join(candidate).where(*earlier)
     return set(connection.execute(query).scalars()).__contains__

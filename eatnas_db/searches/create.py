@@ -37,7 +37,8 @@ def create_search(
 ) -> int:
     """Insert a search with its initial population and return its id.
 
-    `data_state`: what workers compare the images with that they load. Raises `ConflictError`, `SpaceExhaustedError`.
+    `data_state`: the digests with which workers compare the images that they load. Raises `ConflictError` or
+    `SpaceExhaustedError`.
     """
     space = feasible_space(spec, task)
     basic_code = None
@@ -95,7 +96,7 @@ def insert_search(
         "wish": DesiredState.RUN,
         "created_at": now,
     }
-    # The insert itself finds out whether the name is taken, so it cannot collide with one by another program.
+    # The insert itself detects a name that is taken, so another program cannot insert the name in between.
     search_id = connection.execute(insert_or_ignore(search).values(values).returning(search.c.id)).scalar()
     if search_id is None:
         raise ConflictError(f"a search named {spec.name!r} already exists; choose another name")

@@ -75,7 +75,7 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
 
 
 def _forget_retries(connection: Connection, name: str) -> None:
-    """Delete the events that a search retries candidates of another one: those may be retried again."""
+    """Delete the events of the retries that a search made, so that their candidates may be retried again."""
     retried = select(event.c.id, event.c.detail).where(event.c.kind == "retried")
     ids = [row.id for row in connection.execute(retried) if json.loads(row.detail)["search"] == name]
     for first in range(0, len(ids), _BATCH):

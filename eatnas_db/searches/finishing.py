@@ -31,7 +31,7 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
         update(search).where(search.c.id == record.id).values(finished_at=now, failed=record.scored == 0)
     )
     detail: dict[str, Any] = {"why": _reason(state, all_settled)}
-    if not all_settled:  # Where the device hours end depends on the machine.
+    if not all_settled:  # The birth at which the device hours end depends on the machine.
         detail |= {"birth": state.born, "step": state.settled}
     record_event(connection, now, "finished", search_id=record.id, detail=detail)
     reevaluation = record.spec["reevaluation"]

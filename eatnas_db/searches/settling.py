@@ -74,7 +74,7 @@ class _Birth(NamedTuple):
 
 @dataclass(slots=True)
 class _Changes:
-    """What a number of settled births change."""
+    """The changes that several settled births make."""
 
     joined: dict[int, int] = field(default_factory=dict)
     """The step at which each candidate joins."""
@@ -161,7 +161,7 @@ def _check_plateau(connection: Connection, state: AdvanceState, quality: float |
     if number < record.population or state.ends_at is not None:
         return
     if state.plateau is not None and number <= state.plateau.since:
-        return  # It was extended before its last births were settled, which do not count then or later.
+        return  # The search was extended before its last births were settled. These do not count, now or later.
     evolution = record.spec["evolution"]
     plateau = update_plateau(state.plateau, number, quality, evolution["flat_by"])
     flat_steps = evolution["flat_steps"] or DEFAULT_FLAT_POPULATIONS * record.population

@@ -1,4 +1,4 @@
-"""`query calibration`: what the model of guided births predicted, and what came of it."""
+"""`query calibration`: the predictions for guided births, and the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say what was asked, that nothing was found, and why."""
+"""Explain an empty answer: repeat the question, and give the reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eatnas_db.queries.searches import SearchRecord
 
 
 def explain_empty(connection: Connection, search: SearchRecord, what: str, page: Page = EVERYTHING) -> str:
-    """Return a sentence: the search has no `what` that the page selects, and why."""
+    """Return a sentence: the search has no `what` that the page selects, and the reason."""
     asked = [f"--where {condition}" for condition in page.where]
     asked += [f"--offset {page.offset}"] if page.offset else []
     sentence = f"search {search.name!r} has no {what}{' with ' if asked else ''}{' '.join(asked)}"
@@ -36,6 +36,6 @@ def explain_progress(connection: Connection, search: SearchRecord) -> str:
 
 
 def require_data(rows: object, sentence: str) -> None:
-    """Raise `ConflictError` with the sentence if there are no rows: no picture of empty axes is written."""
+    """Raise `ConflictError` with the sentence if there are no rows, so that no empty picture is written."""
     if not rows:
         raise ConflictError(f"nothing to draw: {sentence}")

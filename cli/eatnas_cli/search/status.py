@@ -69,7 +69,7 @@ def describe_lost_hosts(hosts: Sequence[RecordedHost], now: float | None = None)
 
 
 def describe_hold(hold: RecordedHold) -> str:
-    """Return which host has set a search aside, since when, why, and when it tries again."""
+    """Describe a hold: its host, its beginning, its reason, and the time of the next try."""
     since, retry = format_time(hold.since_at), format_time(hold.retry_at)
     return f"host {hold.host} has set {hold.search} aside since {since} and tries again at {retry}: {hold.reason}"
 

@@ -38,7 +38,7 @@ def follow(
         # The last call comes after the parent's end, and so sees what the parent wrote last.
         ended = ended or os.getppid() != parent
         if database is not None and not database.is_unchanged:
-            # A new record in its place is the business of another daemon's follower.
+            # If a new record has replaced it, the follower of another daemon reads that one.
             break
         changed = watch.changed() or changed or ended
         try:

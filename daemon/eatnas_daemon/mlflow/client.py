@@ -106,7 +106,7 @@ def describe_error(tracking_uri: str, error: Exception) -> str:
 
 
 def suggest_repair(tracking_uri: str) -> str:
-    """Return what a user can do if a store cannot be used."""
+    """Return advice for a store that cannot be used."""
     if sqlite_file(tracking_uri) is None:
         return "searches run without MLflow; repair or start it, then run `eatnas-db mlflow sync`"
     return "if this remains, `eatnas-db mlflow sync --rebuild` keeps the file under another name and writes a new store"

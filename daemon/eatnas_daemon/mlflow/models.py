@@ -29,12 +29,12 @@ NAME: Final = "model"
 """The name of the model in its run."""
 CODE: Final = Path(__file__).with_name("pyfunc_model.py")
 REQUIREMENTS: Final = ("torch", "safetensors", "numpy", "pillow")
-"""What the exported module imports."""
+"""The packages that the exported module imports."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedModel:
-    """A model in MLflow: its URI, and the version that it has under its registered name, if it is registered."""
+    """A model in MLflow: its URI and, if it is registered, its version."""
 
     uri: str
     version: str | None
@@ -78,7 +78,7 @@ def _log_model(client: MlflowClient, run: Run, module: Path, weights: Path, regi
     mlflow.set_registry_uri(client.tracking_uri)
     # The experiment decides where the files of the model are stored.
     mlflow.set_experiment(experiment_id=run.info.experiment_id)
-    # Its progress bars and its advice on model code are not for the user of this program.
+    # MLflow's progress bars and advice on model code do not concern the user of this program.
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logged = Model.log(

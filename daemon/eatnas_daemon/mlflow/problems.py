@@ -1,4 +1,4 @@
-"""What the process that follows a record cannot write to MLflow, in a file that `daemon status` and `doctor` read."""
+"""Store the latest problem with MLflow in a file that `daemon status` and `doctor` read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class MlflowProblem:
-    """A problem, and the Unix time since which it lasts."""
+    """A problem, and the Unix time at which it began."""
 
     message: str
     since_at: float
@@ -35,7 +35,7 @@ def read_problem(settings: Settings) -> MlflowProblem | None:
 
 
 def record_problem(file: Path, message: str) -> None:
-    """Write a problem. A disk that is full costs this note, not the search."""
+    """Write a problem. A full disk is ignored, because the search must go on."""
     with suppress(OSError), atomic_write(file) as opened:
         opened.write(json.dumps(asdict(MlflowProblem(message, time.time()))).encode())
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 
 class ImageClassifier(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow's types are not read
-    """Encoded images, such as the bytes of a JPEG file, to their most probable classes."""
+    """Maps encoded images, such as the bytes of a JPEG file, to their most probable classes."""
 
     def load_context(self, context: Any) -> None:
         """Load the exported module and its weights."""

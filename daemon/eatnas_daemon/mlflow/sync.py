@@ -57,7 +57,7 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
         mlflow_sync.update_pictures(at_once=True)
     except EatnasError:
         raise
-    # A store that was torn, or killed in its first migration, raises whatever its reader meets first.
+    # The reader of a damaged store, or of one whose first migration was killed, can raise any exception.
     except Exception as error:
         raise RecordError(f"{describe_error(tracking_uri, error)}; {suggest_repair(tracking_uri)}") from error
     return written

@@ -75,7 +75,7 @@ class Dispatcher:
         lock_active_searches(connection, self._host_id, self._only, to_lease=may_lease, everything=everything, now=wall)
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
-        """Advance the searches that can be, and lease candidates for idle workers unless the supervisor drains."""
+        """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
         # The end of a search may begin its re-evaluation, so the next transaction decides whether all have ended.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
         dispatch = Dispatch(finished=only_ended)
@@ -130,7 +130,7 @@ class Dispatcher:
     ) -> list[Slot]:
         """Replace the worker of an idle slot if candidates wait for the arithmetic; return the slots that stay idle.
 
-        The workers that start or are replaced for it already are counted, so that no more are replaced than needed.
+        Workers that already start for this arithmetic are counted, so that no more than needed are replaced.
         """
         limit, max_leases = row.spec["budget"].get("slots"), self._holds.max_leases(row.id, wall)
         slot, *rest = idle

@@ -1,4 +1,4 @@
-"""Find out which search or which worker an unexpected exception belongs to, so that all others go on."""
+"""Assign an unexpected exception to its search or its worker, so that all others continue."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class SupervisedHost:
 
     id: int
     owner: str
-    """The token of this supervisor, which every write repeats on a server."""
+    """The token of this supervisor; on a server, every write checks it."""
     processor: str
     """UUID of the processor in the database."""
     paused: frozenset[str]
@@ -52,7 +52,7 @@ def start_host_session(
         for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):
             hosts.record_lost_workers(connection, left_id, "the daemon was restarted", now)
         connected = list_connected_hosts(connection)
-        # A new daemon tries everything at once.
+        # A new daemon tries all searches at once.
         remove_holds_of_other_sessions(connection, connected - {host_id})
         if connected <= {host_id}:
             # A reason that an earlier daemon has left.
@@ -61,7 +61,7 @@ def start_host_session(
 
 
 def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
-    """Mark the workers of the host as ended. Raises `RecordError`, and `OwnershipError` if they are not its own."""
+    """Mark the workers of the host as ended. Raises `RecordError`, and `OwnershipError` if another daemon owns it."""
     with transaction(engine) as connection:
         hosts.require_owner(connection, host.id, host.owner)
         hosts.record_lost_workers(connection, host.id, "the daemon left", now)

@@ -1,4 +1,4 @@
-"""Prove before every write that the supervisor still owns what it works on."""
+"""Check before every write that the supervisor still owns its home, its database and its host."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Ownership:
         self._files: Sequence[FileIdentity] = files
 
     def require_files(self) -> None:
-        """Raise `OwnershipError` if one of the files was deleted or replaced: another daemon may use what is there."""
+        """Raise `OwnershipError` if one of the files was deleted or replaced: another daemon may use the new file."""
         for file in self._files:
             file.require_unchanged()
 
     def require_host(self, connection: Connection) -> None:
-        """Raise `OwnershipError` if another daemon has taken over the host; none can until the transaction ends.
+        """Raise `OwnershipError` if another daemon has the host; no other can take it until the transaction ends.
 
-        Raises `RecordError` while the lock of the host is lost with its connection: other programs would not see
-        that this supervisor works. The listener gets it back.
+        Raises `RecordError` if the lock of the host was lost with its connection, because other programs would not see
+        that this supervisor works. The listener takes the lock again.
         """
         hosts.require_owner(connection, self._host.id, self._host.owner)
         if not self._changes.holds_host:

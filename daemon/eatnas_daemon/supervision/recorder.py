@@ -62,7 +62,7 @@ class Recorder:
         heartbeat = now >= self._heartbeat_at
         dead = self._fencing.find_dead_leases(connection, now) if heartbeat else []
         waits_otherwise = self._waiting_reason.changes(draining=draining)
-        # First of all writes: see the lock order in `database.locks`.
+        # Before all other writes: see the lock order in `database.locks`.
         self._dispatcher.lock_searches(connection, wall, everything=bool(dead) or waits_otherwise)
         stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
         if heartbeat:
@@ -110,7 +110,7 @@ class Recorder:
         self._holds.after_commit()
 
     def set_aside(self, fault: SearchError) -> None:
-        """Leave a search alone for a while; the next transaction records it."""
+        """Set a search aside; the next transaction records it."""
         self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
 
     def after_failure(self, reason: str) -> None:
@@ -119,7 +119,7 @@ class Recorder:
         self._waiting_reason.text = reason
 
     def before_repetition(self) -> None:
-        """Forget which workers a transaction that was rolled back has registered."""
+        """Forget the workers that a rolled-back transaction has registered."""
         for slot in self._slots:
             worker = slot.worker
             if worker is not None and any(isinstance(report, Ready) for report in worker.reports):

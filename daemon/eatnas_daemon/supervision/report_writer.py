@@ -74,7 +74,7 @@ class ReportWriter:
         self, connection: Connection, worker: WorkerState, training: RunningTraining, report: Failed, now: float
     ) -> None:
         if report.kind == FailureKind.UNREADABLE_DATA:
-            # The state of this machine or of the images, and no fault of the candidate: `SearchHolds` waits for them.
+            # The machine or the images are at fault, not the candidate: `SearchHolds` tries again later.
             transitions.release(connection, training.token, report.device_seconds, now)
             return
         # A failure on a broken GPU is not the candidate's fault.

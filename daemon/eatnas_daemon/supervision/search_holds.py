@@ -1,4 +1,4 @@
-"""The searches that a supervisor has set aside on its host: why, and when it tries them again."""
+"""The searches that a supervisor has set aside on its host, with the reasons and the times of the next tries."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class SearchHolds:
         """Failures that the database does not have yet, by search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """The training that finds out whether the data of a search can be read again, by search."""
+        """The training that tests whether the data of a search can be read again, by search."""
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
         """Set a search aside with the next transaction that commits."""
         self._failures[search_id] = _Failure(cause, reason)
 
     def write(self, connection: Connection, now: float, *, changed: bool) -> None:
-        """Write what is new. `changed`: other programs may have changed the holds, or a transaction was lost."""
+        """Write the changes. `changed`: other programs may have changed the holds, or a transaction was lost."""
         if changed:
             self._holds = list_holds_of_host(connection, self._host_id)
         for slot in self._slots:
@@ -74,7 +74,7 @@ class SearchHolds:
         return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
 
     def max_leases(self, search_id: int, now: float) -> int | None:
-        """Return how many candidates of the search may be leased now: one for a try; None means no limit."""
+        """Return the number of candidates of the search that may be leased now: 1 for a try; None: no limit."""
         held = self._holds.get(search_id)
         if held is None:
             return None
@@ -91,7 +91,7 @@ class SearchHolds:
             self._tries[search_id] = token
 
     def record_advance(self, connection: Connection, search_id: int, now: float) -> None:
-        """Take up a search that could be advanced."""
+        """End the hold of a search that could be advanced."""
         self._lift(connection, search_id, HoldCause.ERROR, now)
 
     def after_commit(self) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS: Final = 75
-"""Of a process that ends without its last writes: start it again."""
+"""The exit status of a process that ends without its last writes: start it again."""
 GRACE_SECONDS: Final = 2.0
 """Time between the second signal and the end of the process."""
 

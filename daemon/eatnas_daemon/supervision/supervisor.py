@@ -39,7 +39,7 @@ from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
-"""Transactions that one tick tries, each without the searches and workers at which the ones before have failed."""
+"""Transactions that one tick tries. Each leaves out the searches and workers at which earlier ones failed."""
 MAX_ERRORS: Final = 20
 
 
@@ -128,7 +128,7 @@ class Supervisor:
                     self._selector.select(self._timeouts.tick)
             finally:
                 self._close()
-                # Where the files are no longer this supervisor's own, everything is left to the next one.
+                # If the files are no longer this supervisor's own, the next supervisor does all of this.
                 with suppress(RecordError, OwnershipError):
                     self._ownership.require_files()
                     end_host_session(self._engine, self._host, self._wall())
@@ -214,7 +214,7 @@ class Supervisor:
     def _commit(self, now: float) -> CommitActions:
         """Write in one transaction.
 
-        It is repeated once after a conflict, and without the search or the worker at which it fails.
+        Repeat the transaction once after a conflict. If it fails at one search or worker, repeat it without that one.
         """
         conflicts = 0
         for _ in range(MAX_FAULTS):

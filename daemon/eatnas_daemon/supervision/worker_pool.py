@@ -90,7 +90,7 @@ class WorkerPool:
                 if slot.receive(message, now):
                     self._process(message, slot, worker, now)
         except Exception as error:
-            # Not only `ValueError`: whatever a worker sends ends that worker alone.
+            # Not only `ValueError`: an unusable message of any kind ends only its worker.
             worker.reject(f"the worker sent an unusable message ({describe_fault(error)})")
             return False
         return ended

@@ -83,7 +83,7 @@ def create_assignment(
 
 
 def images_per_pass(message: Assign) -> int:
-    """Return the images that a training computes at once: those of a batch, or of a half of it."""
+    """Return the number of images that a training computes at once: a batch, or half of it."""
     return int(message.training["batch_size"]) // (2 if message.split_batches else 1)
 
 

@@ -16,7 +16,7 @@ STEP_PHASES: Final = frozenset({"training", "validating", "testing", "restoring"
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """A training, and how much of the device's capacity it can use alone: a GPU, or the threads of its recipe."""
+    """A training, and the capacity of the device that it can use alone: a GPU, or the threads of its recipe."""
 
     training: RunningTraining
     units: int
@@ -45,7 +45,7 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
     for uuid, demands in by_device.items():
         used = sum(demand.units for demand in demands if demand.in_steps)
         for demand in demands:
-            # A training outside its steps learns its share too: it may do all of its steps before the next call.
+            # A training outside its steps gets a share too, because it may do all of its steps before the next call.
             total = used if demand.in_steps else used + demand.units
             share = min(1.0, capacity[uuid] / total)
             demand.training.time.observe(seconds if demand.in_steps else 0.0, share)

@@ -24,7 +24,7 @@ class Launcher:
     """Starts workers of one program, which tests and benchmarks replace by a simulated one.
 
     `program`: the arguments of the Python interpreter, without those that `launch` adds. `arithmetic`: that of the
-    recipes which the workers train by (`domain.arithmetic`). `environment`: that of this process, if None.
+    recipes which the workers train by (`domain.arithmetic`). `environment`: None means that of this process.
     """
 
     log_folder: Path

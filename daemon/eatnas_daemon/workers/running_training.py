@@ -42,9 +42,9 @@ class GpuMemory:
 
 @dataclass(slots=True)
 class TrainingTime:
-    """The time of a training: seconds in its steps, and its share of them where others used the device too.
+    """The time of a training: seconds in its steps, and its share of them if others used the device too.
 
-    Seconds in steps are known when the worker reports them, shares all the time; `observe` collects these until then.
+    The worker reports the seconds in steps at intervals. `observe` collects the shares between two reports.
     """
 
     step_seconds: float = 0.0
@@ -60,7 +60,7 @@ class TrainingTime:
         self._last_share = share
 
     def report(self, step_seconds: float) -> None:
-        """Take over the seconds in steps since the assignment, as the worker reports them."""
+        """Store the seconds in steps since the assignment, as the worker reports them."""
         share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
         self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
         self.step_seconds = max(self.step_seconds, step_seconds)

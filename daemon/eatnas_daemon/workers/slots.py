@@ -14,7 +14,7 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
-"""The delay has reached every limit by then, and larger powers would overflow."""
+"""After this many doublings the delay has reached every limit; larger powers would overflow."""
 
 
 @dataclass(slots=True)

@@ -85,7 +85,7 @@ class WorkerProcess:
         self.flush()
 
     def flush(self) -> None:
-        """Send what the pipe takes now."""
+        """Send the bytes that the pipe takes now."""
         if self._closed:
             return
         try:
@@ -109,11 +109,11 @@ class WorkerProcess:
         return messages, False
 
     def discard(self) -> bool:
-        """Ignore what arrived, without waiting; return whether the worker has closed its pipe."""
+        """Discard the bytes that arrived, without waiting; return whether the worker has closed its pipe."""
         return any(not chunk for chunk in self._read_chunks())
 
     def _read_chunks(self) -> Iterator[bytes]:
-        """Yield what arrived, at most `MAX_CHUNKS`: a worker that floods its pipe must not keep the others waiting."""
+        """Yield at most `MAX_CHUNKS` chunks that arrived: a worker that floods its pipe must not delay the others."""
         for _ in range(MAX_CHUNKS):
             try:
                 chunk = os.read(self.report_fd, READ_BYTES)

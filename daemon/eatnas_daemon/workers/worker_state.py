@@ -83,7 +83,7 @@ class WorkerState:
     """Reported by a worker that cannot train on its device."""
     exit_status: int | None = None
     rejected: bool = False
-    """Whether the worker sent something that cannot be used; whatever it sends afterwards is ignored."""
+    """Whether the worker sent an unusable message; all later messages are ignored."""
 
     @property
     def on_gpu(self) -> bool:
@@ -155,7 +155,7 @@ class WorkerState:
         return True
 
     def reject(self, reason: str) -> None:
-        """Kill the worker because of what it sent, and forget the reports that the database does not have."""
+        """Kill the worker because of a bad message, and discard its reports that the database does not have."""
         self.rejected = True
         if self.worker_id is None:
             self.ready = None

@@ -211,5 +211,5 @@ def _digest(parts: list[Images], indices: list[Integers]) -> str:
 
 
 def skipped_bytes(skipped: Sequence[str]) -> bytes:
-    """Return what skipped files add to a digest: nothing if there are none."""
+    """Return the bytes that skipped files add to a digest: none without skipped files."""
     return b"".join(b"skipped " + os.fsencode(name) + b"\n" for name in skipped)

@@ -1,6 +1,6 @@
 """A cache of decoded image folders, shared by all processes of a home.
 
-An entry is two files: `KEY.npy` holds the decoded images, and `KEY.json`, written last, says that they are complete.
+An entry is two files: `KEY.npy` holds the decoded images, and `KEY.json`, written last, marks them as complete.
 The key is a digest of the folder's names, sizes, classes and modification times, so that a changed folder is read
 again. A lock file keeps two processes from decoding the same folder. All files may be deleted at any time.
 """
@@ -29,7 +29,7 @@ from eatnas_training.data.image_folder import ImageFolder
 FORMAT: Final = 1
 """Part of the key; another decoding of the same files needs another number."""
 POLL_SECONDS: Final = 0.25
-"""Time between two looks at a lock that another process holds."""
+"""Time between two attempts to take a lock that another process holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class CacheEntry:
         return content
 
     def _remove_older_states(self, folder: ImageFolder, side: int) -> None:
-        """Remove the images of earlier states of a folder, except the newest: a file may have been away for a while."""
+        """Remove the images of earlier states of a folder, except the newest: a missing file may come back."""
         states: list[tuple[float, Path]] = []
         for file in self.cache.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -115,7 +115,7 @@ def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int |
 
 
 def content_entry(cache: Path, files_digest: str) -> CacheEntry:
-    """Return the entry of a folder without its images: which files can be read, and the digest of their bytes."""
+    """Return the entry of a folder without its images: the unreadable files, and the digest of all bytes."""
     return CacheEntry(cache, hashlib.sha256(f"{FORMAT} {files_digest}".encode()).hexdigest(), None)
 
 

@@ -1,4 +1,4 @@
-"""Reading of all files of an image folder: their pixels, the digest of their bytes, and which cannot be read."""
+"""Read all files of an image folder: their pixels, the digest of their bytes, and the unreadable files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNK: Final = 32
 REPORT_SECONDS: Final = 0.5
 """Time between two reports of progress."""
 LISTED_BETWEEN: Final = 1000
-"""Files that are listed between two looks at the clock."""
+"""Files that are listed between two checks of the clock."""
 UNKNOWN_SIZE: Final = -1
 NAMED: Final = 3
 """Unreadable files that an error names."""
@@ -43,21 +43,21 @@ class LoadProgress:
     action: str = "read"
 
     def describe(self) -> str:
-        """Return a line for people."""
+        """Return the progress as a line of text."""
         if self.waiting:
             return f"another process reads the {self.total:,} images"
         return f"{self.action} {self.done:,} of {self.total:,} images"
 
 
 Steps = Generator[LoadProgress, None, T]
-"""A calculation that yields its progress at least once a second, as far as the files allow, and returns a result."""
+"""A calculation that yields its progress at least once a second, unless a file takes longer, and returns a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileTimes:
     """The sizes in bytes and the modification times in nanoseconds of the files of a folder, both int64 `[N]`.
 
-    `UNKNOWN_SIZE`: the file is away.
+    `UNKNOWN_SIZE`: the file is missing.
     """
 
     sizes: Integers
@@ -95,7 +95,7 @@ def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
 
 
 def read_file_times(folder: ImageFolder) -> Steps[FileTimes]:
-    """Return the sizes and modification times of all files; a file that is away does not raise."""
+    """Return the sizes and modification times of all files; a missing file does not raise."""
     times = np.empty((2, len(folder.names)), np.int64)
     reported = time.monotonic()
     for index, name in enumerate(folder.names):
@@ -121,7 +121,7 @@ def files_digest(folder: ImageFolder, times: FileTimes) -> str:
 
 
 def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = None) -> Steps[FolderContent]:
-    """Read and decode all files by all cores; write the center squares, resized to `side`, into `target`."""
+    """Read and decode all files on all cores; write the center squares, resized to `side`, into `target`."""
     if side is not None and target is None:
         target = np.zeros((len(folder.names), 3, side, side), np.uint8)
     sha = hashlib.sha256()
@@ -131,7 +131,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     size, count = CHUNK * threads, len(folder.names)
     yield LoadProgress(0, count)
     reported = time.monotonic()
-    # Each thread resizes by matrix products; threads of BLAS on top would only wait for each other.
+    # Each thread resizes by matrix products; additional threads of BLAS would only wait for each other.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         # A chunk at a time, so that an interrupted process does not first decode all that is queued.
         for start in range(0, count, size):
@@ -153,7 +153,7 @@ def count_cores() -> int:
 
 
 def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None]:
-    """Decode a file into its place in `target`; return the digest of its bytes, and why it cannot be read."""
+    """Decode a file into its place in `target`; return the digest of its bytes, and the reason if it cannot be read."""
     path = folder.path(index)
     try:
         with open(path, "rb") as file:  # noqa: PTH123

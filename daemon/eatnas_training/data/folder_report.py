@@ -1,4 +1,4 @@
-"""What an image folder holds, for its owner: its classes, what is skipped, and what cannot be read."""
+"""Describe an image folder to its owner: its classes, skipped files and unreadable images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class FolderReport:
 
 
 def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool = True) -> FolderReport:
-    """Read every file of a folder data set, whatever the cache holds. `test`: also of the test part, if there is one.
+    """Read every file of a folder data set, even if it is in the cache.
 
-    Raises `DataError`.
+    `test`: read the test part too, if there is one. Raises `DataError`.
     """
     root, name = data_root(data), str(data["name"])
     train = list_training_folder(root, name)
@@ -52,7 +52,7 @@ def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool =
 
 
 def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
-    """Return a sentence for each thing in a folder data set that its owner may not expect a search to leave out.
+    """Return a sentence for each kind of file that a search leaves out of a folder data set without an error.
 
     `unreadable`: the names of images that the spec skips. Raises `DataError`.
     """

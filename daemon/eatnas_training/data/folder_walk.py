@@ -1,4 +1,4 @@
-"""The files below the folder of a class, and what is skipped there."""
+"""List the files below the folder of a class, and the skipped files and folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What a listing leaves out: `count` files in the folder `path`, or `path` itself, and the reason."""
+    """An omission of a listing: `count` files in the folder `path`, or `path` itself, and the reason."""
 
     path: str
     reason: str

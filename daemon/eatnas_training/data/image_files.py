@@ -1,4 +1,4 @@
-"""Decoding of one image file (Pillow)."""
+"""Decode one image file with Pillow."""
 
 from __future__ import annotations
 

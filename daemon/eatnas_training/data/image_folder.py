@@ -27,7 +27,7 @@ _MISSPELLED_PARTS: Final = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
 }
-"""Names of folders in small letters that people give to a part, and the right name of that part."""
+"""Frequent wrong names of a part's folder, in lower case, and the right name of that part."""
 NO_IMAGES: Final = "holds no files, so it is no class"
 OPTION: Final = " (--root of `data prepare`)"
 OUTSIDE: Final = "not in the folder of a class"
@@ -124,7 +124,7 @@ def _with_labels(
 
 
 def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
-    """Return the sorted names of the folders in `top`, none if it does not exist, and what else lies there."""
+    """Return the sorted names of the folders in `top`, none if it does not exist, and the skipped entries."""
     folders: list[str] = []
     skipped: list[Skipped] = []
     try:
@@ -144,8 +144,9 @@ def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
 
 
 def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str]], list[Skipped], list[str]]:
-    """Return the sorted files of each folder; what is skipped: links in cycles, hidden files, empty folders; and all
-    folders that were read.
+    """Return the sorted files of each folder, the skipped entries, and all folders that were read.
+
+    Links in cycles, hidden files and empty folders are skipped.
     """
     ancestors = identify_ancestors(top)
     files: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Conversion of Pillow's image modes to 8-bit RGB.
+"""Convert Pillow's image modes to 8-bit RGB.
 
 Pillow's own `convert` clips modes of more than 8 bits at 255, so that 16-bit images turn white. Here they are scaled.
 """
@@ -26,7 +26,7 @@ class UnsupportedModeError(ValueError):
 
 
 def convert_to_rgb(image: Image) -> Image:
-    """Return an opened image in mode RGB. Raises `UnsupportedModeError`, and what Pillow raises for a damaged file."""
+    """Return an opened image in mode RGB. Raises `UnsupportedModeError`, and Pillow's errors for a damaged file."""
     if image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return _grey_to_rgb(image, _scale_integers(image))
     if image.mode == "F":
@@ -76,7 +76,7 @@ def _grey_to_rgb(image: Image, grey: NDArray[np.uint8]) -> Image:
 
 
 def _bits_per_sample(image: Image) -> int:
-    """Return the bits of a value: TIFF stores 12-bit values as they are; all other readers scale to 16 bits."""
+    """Return the number of bits of a value: TIFF keeps 12-bit values; all other readers scale to 16 bits."""
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
     return int(bits[0] if isinstance(bits, tuple) else bits)
 

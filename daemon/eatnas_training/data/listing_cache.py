@@ -25,7 +25,7 @@ FORMAT: Final = 1
 MIN_FILES: Final = 200_000
 """Smaller folders are listed by every worker, which takes a second at most."""
 SETTLED_SECONDS: Final = 2.0
-"""A folder that changed less than this before its listing may change again at the same recorded time."""
+"""A folder that changed less than this before its listing may change again within the same time stamp."""
 _SEPARATOR: Final = b"\0"
 
 

@@ -38,7 +38,7 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
 
 
 def forget_loaded_data(data: Mapping[str, Any]) -> None:
-    """Look at all files of a `DataSpec` again with the next call."""
+    """Make the next call look at all files of a `DataSpec` again."""
     _loaded_last.clear()
     if data["name"] in FOLDER_SETS:
         forget_listing(data)

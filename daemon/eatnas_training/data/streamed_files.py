@@ -176,7 +176,7 @@ def _known_content(data: Mapping[str, Any], digest: str) -> str | None:
 
 
 def _add_part(sha: Any, title: str, part: _Part, indices: Integers) -> ImageFiles:
-    """Add a part to the digest and return its files. Raises `DataError` if one of them is away."""
+    """Add a part to the digest and return its files. Raises `DataError` if one of them is missing."""
     folder, sizes = part.folder, part.times.sizes[indices]
     if (away := np.flatnonzero(sizes == UNKNOWN_SIZE)).size:
         raise DataError(f"{folder.path(int(indices[away[0]]))} cannot be read: it is missing or a broken link")

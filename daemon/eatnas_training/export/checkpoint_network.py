@@ -21,7 +21,7 @@ from eatnas_training.network import Network, build
 def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, task: Task) -> Network:
     """Return the network of a checkpoint in evaluation mode, on the CPU.
 
-    Raises `DataError` if the file is missing, damaged, another one than recorded, or of another network.
+    Raises `DataError` if the file is missing or damaged, or if it is not the recorded one.
     """
     try:
         content = read_checkpoint(path)

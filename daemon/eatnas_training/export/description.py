@@ -1,4 +1,4 @@
-"""The description that every exported file carries: what the network is, and how an image becomes its input."""
+"""The description in every exported file: the network, and the preprocessing of its input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """Where a network comes from, what it computes, and how good it is.
+    """The origin of a network, its input and output, and its scores.
 
     `final`: it was trained on the validation images too. `digests` are those of the `architecture`, the `data` and the
     `checkpoint`. `metrics` holds the recorded scores, `lineage` the ancestors, the oldest first.
@@ -63,12 +63,12 @@ class ModelDescription:
 
     @property
     def network_macro(self) -> Macro:
-        """The macro as the network's builder takes it."""
+        """The macro in the form that the network's builder takes."""
         return Macro.from_json(self.macro)
 
     @property
     def network_task(self) -> Task:
-        """The task as the network's builder takes it."""
+        """The task in the form that the network's builder takes."""
         return Task(**self.task)
 
     def to_metadata(self) -> dict[str, str]:

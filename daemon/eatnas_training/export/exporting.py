@@ -45,7 +45,7 @@ VERIFICATION_PROGRAM: Final = "eatnas_training.export.verification"
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What to export: the fields of a `TrainedModel`, with absolute paths.
+    """A request for an export: the fields of a `TrainedModel`, with absolute paths.
 
     `targets` maps each format to its file. `force`: replace existing files.
     """

@@ -33,7 +33,7 @@ class StageInfo:
 
 
 class StageFeatures(nn.Module):
-    """The blocks of a network without its head: images to a list of feature maps, one for each resolution.
+    """The blocks of a network without its head: maps images to a list of feature maps, one for each resolution.
 
     The last layer of each resolution gives its feature map. `feature_info` has their channels and reductions.
     """
@@ -55,7 +55,7 @@ class StageFeatures(nn.Module):
 
 
 def _stages(architecture: Architecture, macro: Macro) -> tuple[Sequence[int], StageInfo]:
-    """Return the index after the last module of each stage, and what the stages are."""
+    """Return the index after the last module of each stage, and the description of the stages."""
     widths = [macro.block_channels(position, block.width) for position, block in enumerate(architecture.blocks)]
     # The module after each part of the network, with the part's channels and reduction; the stem is the first part.
     ends = list(accumulate((block.depth for block in architecture.blocks), initial=STEM_MODULES))

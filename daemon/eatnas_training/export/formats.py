@@ -59,7 +59,7 @@ def write_onnx(network: Network, description: ModelDescription) -> bytes:
 
 
 def write_python(network: Network, description: ModelDescription) -> bytes:
-    """Return a module that needs nothing of this program."""
+    """Return a module that does not depend on this program."""
     return write_module(description).encode()
 
 
@@ -73,7 +73,7 @@ WRITERS: Final[dict[str, Writer]] = {
 
 
 def require_packages(formats: list[str]) -> None:
-    """Import what the formats need. Raises `DataError`, which names the missing package."""
+    """Import the packages that the formats need. Raises `DataError`, which names the missing package."""
     if "onnx" not in formats:
         return
     try:

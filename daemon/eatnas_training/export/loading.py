@@ -73,7 +73,7 @@ def _of_network(network: Network, description: ModelDescription, *, features_onl
 
 
 def _finish(module: nn.Module, description: ModelDescription) -> nn.Module:
-    """Set the attributes of a loaded model. They are no modules of its own, which its state dict would hold."""
+    """Set the attributes of a loaded model, but not as submodules, which its state dict would contain."""
     module.__dict__["preprocess"] = ImageTransform(description.preprocessing)
     module.__dict__["classes"] = description.classes
     module.__dict__["description"] = description

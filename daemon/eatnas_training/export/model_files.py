@@ -20,7 +20,7 @@ from eatnas_training.export.formats import INPUT, PT2_DESCRIPTION, SUFFIXES, mis
 from eatnas_training.network import Network
 
 Forward = Callable[[Tensor], Tensor]
-"""Normalized images float32 `[N, C, side, side]` to logits `[N, classes]`."""
+"""Maps normalized images, float32 `[N, C, side, side]`, to logits `[N, classes]`."""
 
 
 @dataclass(frozen=True, slots=True)

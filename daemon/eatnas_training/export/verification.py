@@ -25,7 +25,7 @@ from eatnas_training.export.validation_images import ValidationImages, load_vali
 
 TOLERANCE: Final = 1e-4
 LARGE_LOGIT: Final = 30.0
-"""Larger logits may differ by more than the tolerance, in proportion: float32 has seven digits."""
+"""For larger logits the tolerance grows in proportion, because float32 has seven digits."""
 LOW_PRECISION_SHARE: Final = 0.02
 """The share of the largest logit by which arithmetic below float32 may change a logit."""
 
@@ -78,7 +78,7 @@ def require_recorded_accuracy(
 ) -> None:
     """Raise `DataError` unless the logits of a checkpoint give the accuracy that its training recorded.
 
-    Images whose two largest logits are closer than the arithmetic of the training can tell may count either way.
+    An image may count either way if its two largest logits differ by less than the precision of the training.
     """
     exact = accuracy_of(logits, labels)
     margin = 10 * _tolerance(logits)
