@@ -119,8 +119,15 @@ def _select_survivors(
     ]
     ranking = [basic, *others]
     architectures = [Architecture.parse(choice.code) for choice in ranking]
-    limit = min(spec.evolution.population, spec.budget.candidates)
-    return ranking, select_survivors(architectures, space, limit)
+    selection = select_survivors(architectures, space, spec.evolution.population)
+    if len(selection.survivors) > spec.budget.candidates:
+        # Otherwise an extension would continue with perturbations where a larger budget has survivors.
+        raise ConflictError(
+            f"budget.candidates is {spec.budget.candidates}, but {len(selection.survivors)} survivors of search "
+            f"{source.name!r} are carried over; raise it to at least {len(selection.survivors)}, or lower "
+            "evolution.population"
+        )
+    return ranking, selection
 
 
 def _insert_survivors(

@@ -174,6 +174,12 @@ def test_survivors_are_carried_over_in_ranking_order(engine, finished, tmp_path)
     ] == []
 
 
+def test_budget_below_the_number_of_survivors_is_refused(engine, finished):
+    finished()
+    with pytest.raises(ConflictError, match=r"budget.candidates is 3, but 4 survivors of search 'small' are carried"):
+        transfer(engine, changes={**SURVIVORS, "budget.candidates": 3})
+
+
 def test_survivors_over_the_limits_are_replaced_by_perturbations(engine, finished):
     living = list_members(engine, finished())
     costs = [row.mult_adds for row in initial(engine, transfer(engine, changes={**SURVIVORS, "name": "free"}))[:4]]
