@@ -113,8 +113,8 @@ def require_parsable_url(url: str, name: str) -> None:
     if parse_url(url) is None and not url.startswith(SQLITE_PREFIX):
         raise RecordError(
             f"{name} cannot be parsed and is not shown, because it may hold a password; expected "
-            "SCHEME://USER:PASSWORD@HOST:PORT/NAME; in a user name or a password, write %40 instead of @, %2F of /, "
-            "%3F of ?, %23 of #, %25 of %, and %20 of a space"
+            "SCHEME://USER:PASSWORD@HOST:PORT/NAME; in a user name or a password, write @ as %40, / as %2F, "
+            "? as %3F, # as %23, % as %25 and a space as %20"
         )
 
 

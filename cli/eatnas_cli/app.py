@@ -84,7 +84,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """A neural architecture search that lives in a database."""
+    """A neural architecture search that keeps its whole history in a database."""
     ctx.obj = load_settings(os.environ, home, db)
 
 

@@ -40,7 +40,7 @@ def export(
         typer.Option(
             "--format",
             metavar="/".join(FORMATS),
-            help="Format of the file. Repeatable. Default: what the suffix of PATH says, else safetensors.",
+            help="Format of the file. Repeatable. Default: the format of the suffix of PATH, or safetensors.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,

@@ -72,7 +72,7 @@ class EventLog:
         self._log_workers(supervisor)
         self._log_trouble(supervisor.trouble)
         for error in supervisor.errors:
-            self._log.error("unexpected error; all that does not depend on it goes on\n%s", error)
+            self._log.error("unexpected error; everything else continues\n%s", error)
         supervisor.errors.clear()
         now = time.monotonic()
         if now >= self._read_at or at_once:

@@ -29,14 +29,14 @@ class DataState:
     def describe_change(self, now: DataState) -> str | None:
         """Describe the difference, with both digests; return None if the images are the same."""
         if self.data_digest != now.data_digest:
-            return f"their digest was {self.data_digest} then and is {now.data_digest} now"
+            return f"their digest was {self.data_digest} at creation and is {now.data_digest} now"
         if self.content_digest is not None and now.content_digest is not None:
             if self.content_digest == now.content_digest:
                 return None
-            return f"the digest of their bytes was {self.content_digest} then and is {now.content_digest} now"
+            return f"the digest of their bytes was {self.content_digest} at creation and is {now.content_digest} now"
         if self.files_digest != now.files_digest:
             return (
-                f"the digest of their names, sizes and modification times was {self.files_digest} then and is "
-                f"{now.files_digest} now, though names and sizes are the same"
+                f"the digest of their names, sizes and modification times was {self.files_digest} at creation and "
+                f"is {now.files_digest} now, though names and sizes are the same"
             )
         return None

@@ -42,7 +42,7 @@ def require_deletable(connection: Connection, name: str) -> int:
     if names := connection.execute(children).scalars().all():
         raise ConflictError(
             f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
-            "(a transfer, a re-evaluation, final models or retries); delete what comes from it first"
+            "(a transfer, a re-evaluation, final models or retries); delete those searches first"
         )
     if training := count_leased(connection, record.id):
         raise ConflictError(

@@ -91,7 +91,9 @@ def test_changed_images_of_a_search_are_named_with_both_digests(search: str, roo
     PIL.Image.new("RGB", (9, 9), (1, 2, 3)).save(root / "cat" / "3.png")
     for command in (("verify", "pets"), ("prepare", "ImageFolder", "--root", str(root))):
         words = eatnas("data", *command, expect=1)
-        assert f"search 'pets' have changed since it was created: their digest was {search} then and is " in words
+        assert (
+            f"search 'pets' have changed since it was created: their digest was {search} at creation and is " in words
+        )
         assert words.count("\n") == 1 + ("note:" in words)
 
 
@@ -105,7 +107,7 @@ def test_search_waits_for_changed_images_and_continues(search: str, root: Path, 
     command = [sys.executable, "-m", "eatnas_cli", "--home", str(home), "run", "pets"]
     with subprocess.Popen(command, cwd=root.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         try:
-            eventually(lambda: f"their digest was {search} then and is " in status())
+            eventually(lambda: f"their digest was {search} at creation and is " in status())
             (root.parent / "away.png").rename(root / "cat" / "3.png")
             assert run.wait(timeout=120) == 0
         finally:

@@ -158,7 +158,7 @@ def test_passwords_in_a_text_are_hidden(shown, expected):
 )
 def test_an_ambiguous_url_is_never_opened(url):
     for use in (open_record, create_engine_for):
-        with pytest.raises(RecordError, match="write %40 instead of @") as raised:
+        with pytest.raises(RecordError, match="write @ as %40") as raised:
             use(url)
         assert "secr" not in str(raised.value)
 

@@ -38,7 +38,7 @@ def events(
     candidate: Annotated[int | None, typer.Option(help="Show only events of this candidate.")] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Show only events of this kind, such as `failed`; any other word lists the kinds."),
+        typer.Option(help="Show only events of this kind, such as `failed`; an unknown kind prints all kinds."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
     offset: Annotated[int, typer.Option(min=0, help="Number of newest events to skip.")] = 0,

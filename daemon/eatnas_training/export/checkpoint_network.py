@@ -26,7 +26,7 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, ta
     try:
         content = read_checkpoint(path)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise ValueError("its content is not what the record says")
+            raise ValueError("its content differs from the recorded digest")
         state = checkpoint.unpack(content)["model"]
         return network_of(state, architecture=architecture, macro=macro, task=task)
     except OSError as error:

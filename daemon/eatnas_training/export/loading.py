@@ -53,7 +53,7 @@ def load_model_file(path: Path, *, features_only: bool) -> nn.Module:
         require_file(path)
     if path.suffix != ".safetensors":
         raise DataError(
-            f"{path} has no network of torch{' whose stages can be taken' if features_only else ''}; "
+            f"{path} holds no torch network{' with feature maps' if features_only else ''}; "
             "load the safetensors file of the model, which `eatnas-db export --format safetensors` writes"
         )
     return _of_network(*read_safetensors(path), features_only=features_only)
