@@ -56,7 +56,7 @@ def classify(file: Path, images: list[Path]) -> None:
 
 def preprocess(image: Image.Image, settings: dict) -> np.ndarray:
     """Return an image of any size as the input of the network: float32 [channels, side, side]."""
-    image = image.convert("RGB").convert(settings["mode"])
+    image = convert(image, settings["mode"])
     side = settings["resolution"]
     if settings["rounding"] == "pillow":
         half = min(image.size) * settings["crop"] / 2
@@ -71,6 +71,21 @@ def preprocess(image: Image.Image, settings: dict) -> np.ndarray:
         pixels = np.rint(weights @ np.atleast_3d(np.asarray(image)).transpose(2, 0, 1) @ weights.T)
     mean, deviation = (np.array(settings[name])[:, None, None] for name in ("mean", "deviation"))
     return ((pixels / 255 - mean) / deviation).astype(np.float32)
+
+
+def convert(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in another mode. Pillow alone would clip values of 16 bits and floats."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is the number of bits
+        white = 1 if image.mode == "F" else 2 ** int(np.ravel(tags.get(258, 16))[0]) - 1
+        values = np.asarray(image, np.float64) / white
+        known = image.mode != "I" or image.format in ("PNG", "PPM")
+        known = known and (image.mode == "F" or image.format != "FITS")
+        if not (known and values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"no white is defined for pixels of mode {image.mode}; save the image with 8 bits")
+        grey = np.floor(values * 255 + 0.5).astype(np.uint8)
+        image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)  # 0 is white
+    return image.convert("RGB").convert(mode)
 
 
 def resize_weights(length: int, side: int) -> np.ndarray:

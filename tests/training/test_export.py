@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,6 +147,44 @@ def test_every_image_gets_the_same_class_in_each_format(
     answers = [predict(PredictionRequest(str(path), [image], 3)) for path in paths.values()]
     assert [one.label for one in answers[0]] == [one.label for one in answers[1]]
     assert [one.rank for one in answers[0]] == [1, 2, 3]
+
+
+DEEP = np.linspace(0, 65535, 12 * 9).reshape(12, 9)
+DEEP_IMAGES = {
+    "grey.png": Image.fromarray(DEEP.astype(np.uint16)),
+    "grey.tiff": Image.fromarray(DEEP.astype(np.uint16)),
+    "floats.tiff": Image.fromarray((DEEP / 65535).astype(np.float32)),
+}
+
+
+def run_example(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(Path(__file__).parents[2] / "examples" / name))
+
+
+@pytest.mark.parametrize("rounding", ["once", "pillow"])
+@pytest.mark.parametrize("name", DEEP_IMAGES)
+def test_images_of_16_bits_are_scaled_as_in_training(
+    request_of_digits: ExportRequest, tmp_path: Path, name: str, rounding: str
+) -> None:
+    description = describe_model(request_of_digits)[2]
+    settings = Preprocessing("RGB", 8, 0.875, "bilinear", rounding, (0.5,) * 3, (0.25,) * 3)
+    DEEP_IMAGES[name].save(tmp_path / name)
+    expected = ImageTransform(settings)(Image.open(tmp_path / name)).numpy()
+    assert expected.std() > 0.1
+    module: dict[str, Any] = {"__file__": str(tmp_path / "m.py"), "__name__": "m"}
+    exec(write_module(replace(description, preprocessing=settings)), module)
+    assert module["preprocess"](Image.open(tmp_path / name)).numpy() == pytest.approx(expected, abs=1e-5)
+    pytest.importorskip("onnxruntime")
+    example = run_example("folder_to_onnx.py")
+    assert example["preprocess"](Image.open(tmp_path / name), asdict(settings)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_pixels_without_a_white_are_refused(request_of_digits: ExportRequest, tmp_path: Path) -> None:
+    module: dict[str, Any] = {"__file__": str(tmp_path / "m.py"), "__name__": "m"}
+    exec(write_module(describe_model(request_of_digits)[2]), module)
+    for pixels in (DEEP.astype(np.int32), DEEP.astype(np.float32)):
+        with pytest.raises(ValueError, match="no white is defined"):
+            module["preprocess"](Image.fromarray(pixels))
 
 
 @pytest.mark.slow

@@ -115,6 +115,22 @@ if __name__ == "__main__":
             shares = network(preprocess(image)[None]).softmax(1)[0]
         print(f"{{path}}: {{classes[shares.argmax()]}} ({{shares.max():.4f}})")
 '''
+_CONVERT: Final = '''def convert(image):
+    """Return an image in MODE; Pillow alone would clip values of 16 bits and floats."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        tags = getattr(image, "tag_v2", {})  # of TIFF: 258 is the number of bits
+        white = 1 if image.mode == "F" else 2 ** int(np.ravel(tags.get(258, 16))[0]) - 1
+        values = np.asarray(image, np.float64) / white
+        known = image.mode != "I" or image.format in ("PNG", "PPM")
+        known = known and (image.mode == "F" or image.format != "FITS")
+        if not (known and values.min() >= 0 and values.max() <= 1):
+            raise ValueError(f"no white is defined for pixels {image.mode}; use 8 bits")
+        grey = np.floor(values * 255 + 0.5).astype(np.uint8)
+        image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
+    return image.convert("RGB").convert(MODE)
+
+
+'''
 _RESIZE_ONCE: Final = '''def resize(pixels):
     """Take the center square of [H, W, C] and resize it: antialiased bilinear."""
     square = min(pixels.shape[:2])
@@ -132,7 +148,7 @@ _RESIZE_ONCE: Final = '''def resize(pixels):
 
 def preprocess(image):
     """Return an image of any size as the input of the network, without the batch."""
-    pixels = np.atleast_3d(np.asarray(image.convert(MODE)))
+    pixels = np.atleast_3d(np.asarray(convert(image)))
     values = resize(pixels) / 255
     mean, deviation = (np.array(one)[:, None, None] for one in (MEAN, DEVIATION))
     return torch.tensor((values - mean) / deviation, dtype=torch.float32)
@@ -142,7 +158,7 @@ _RESIZE_PILLOW: Final = '''def preprocess(image):
     half = min(image.size) * {crop} / 2
     x, y = image.width / 2, image.height / 2
     box = (x - half, y - half, x + half, y + half)
-    image = image.convert(MODE).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
+    image = convert(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
     values = (np.asarray(image) / 255 - MEAN) / DEVIATION
     return torch.tensor(values.transpose(2, 0, 1), dtype=torch.float32)
 '''
@@ -200,5 +216,5 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _preprocess(preprocessing: Preprocessing) -> str:
     if preprocessing.rounding == "pillow":
-        return _RESIZE_PILLOW.format(crop=preprocessing.crop)
-    return _RESIZE_ONCE
+        return _CONVERT + _RESIZE_PILLOW.format(crop=preprocessing.crop)
+    return _CONVERT + _RESIZE_ONCE
