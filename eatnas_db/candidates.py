@@ -12,7 +12,7 @@ from eatnas_db.database.bulk_insert import insert_or_ignore_rows, insert_rows
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import CandidateState
-from eatnas_db.errors import TransactionRollbackError
+from eatnas_db.errors import CollisionError
 from eatnas_db.events import record_events
 from eatnas_db.schema.candidates import architecture, block, candidate, mutation, prediction
 from eatnas_db.schema.searches import search
@@ -35,7 +35,7 @@ _SELECT_ARCHITECTURES: Final = select(architecture.c.digest, architecture.c.id).
 def insert_candidates(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:
     """Insert consecutive births as pending candidates.
 
-    Raises `TransactionRollbackError` if another host has inserted one of them.
+    Raises `CollisionError` if another host has inserted one of them.
     """
     for first in range(0, len(births), MAX_BIRTHS):
         _insert_batch(connection, search_id, births[first : first + MAX_BIRTHS], now)
@@ -47,7 +47,10 @@ def _insert_batch(connection: Connection, search_id: int, births: Sequence[Birth
     inserted = insert_or_ignore_rows(connection, candidate, rows, _BIRTH_AND_ID)
     ids: dict[int, int] = {row.birth: row.id for row in inserted}
     if len(ids) < len(births):
-        raise TransactionRollbackError("another program has inserted the same births; try again")
+        raise CollisionError(
+            f"birth {births[0].number} or a later one exists already; try again, and run `eatnas-db db check` if "
+            "this repeats"
+        )
     mutations = [row for birth in births for row in _mutation_rows(ids[birth.number], birth.proposal)]
     insert_rows(connection, mutation, mutations)
     predictions = [

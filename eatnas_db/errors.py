@@ -41,6 +41,10 @@ class TransactionRollbackError(RecordError):
     """A transaction conflicted with another one and wrote nothing; it can be repeated at once."""
 
 
+class CollisionError(EatnasError):
+    """Another program changed a search at the same time, or the record of the search contradicts itself."""
+
+
 class DataError(EatnasError):
     """A data set is unknown, missing or damaged."""
 

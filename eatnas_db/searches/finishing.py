@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from eatnas_db.domain.states import SearchKind
+from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.events import record_event
 from eatnas_db.queries.ranking import list_fittest
 from eatnas_db.schema.candidates import candidate
@@ -27,9 +28,10 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     all_settled = state.settled == state.born and (state.exhausted or state.born >= state.births_allowed)
     if not (record.over_budget or all_settled) or _in_training(connection, state):
         return False
-    connection.execute(
-        update(search).where(search.c.id == record.id).values(finished_at=now, failed=record.scored == 0)
-    )
+    unfinished = update(search).where(search.c.id == record.id, search.c.finished_at.is_(None))
+    finished = unfinished.values(finished_at=now, failed=record.scored == 0).returning(search.c.id)
+    if connection.execute(finished).first() is None:
+        raise TransactionRollbackError(f"another host has finished search {record.name!r}; try again")
     detail: dict[str, Any] = {"why": _reason(state, all_settled)}
     if not all_settled:  # The birth at which the device hours end depends on the machine.
         detail |= {"birth": state.born, "step": state.settled}

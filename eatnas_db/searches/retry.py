@@ -44,7 +44,7 @@ def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: 
     """
     ids = list(dict.fromkeys(candidate_ids))
     _lock(connection, ids)
-    rows = _select_in_batches(connection, _FAILED, ids)
+    rows = _select_in_batches(connection, _CANDIDATES, ids)
     _require_failed(connection, ids, rows)
     by_search: dict[int, list[Row[Any]]] = {}
     for row in rows:
@@ -57,10 +57,18 @@ def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: 
 
 def list_retried(connection: Connection, candidate_ids: Sequence[int]) -> set[int]:
     """Return those of the candidates that were retried before."""
-    return {row.candidate_id for row in _select_in_batches(connection, _EARLIER_RETRIES, candidate_ids)}
+    return set(_list_retries(connection, candidate_ids))
 
 
-_FAILED: Final = (
+def _list_retries(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, int]:
+    """Return the id of the retry of each candidate that has one; a cancelled retry is none."""
+    events = _select_in_batches(connection, _EARLIER_RETRIES, candidate_ids)
+    retries = {row.candidate_id: int(json.loads(row.detail)["retry"]) for row in events}
+    states = {row.id: row.state for row in _select_in_batches(connection, _CANDIDATES, list(retries.values()))}
+    return {original: retry for original, retry in retries.items() if states.get(retry) != CandidateState.CANCELLED}
+
+
+_CANDIDATES: Final = (
     select(
         candidate.c.id,
         candidate.c.search_id,
@@ -102,10 +110,10 @@ def _require_failed(connection: Connection, ids: Sequence[int], rows: Sequence[R
                 f"cannot retry candidate {row.id}: it has not failed but is {row.state}; "
                 "list failed candidates with `eatnas-db query failures NAME`"
             )
-    for earlier in _select_in_batches(connection, _EARLIER_RETRIES, ids):
+    for original, retry in _list_retries(connection, ids).items():
         raise ConflictError(
-            f"cannot retry candidate {earlier.candidate_id}: candidate {json.loads(earlier.detail)['retry']} retries "
-            "it already; if that one has failed too, retry that one"
+            f"cannot retry candidate {original}: candidate {retry} retries it already; if that one has failed too, "
+            "retry that one"
         )
 
 
@@ -130,6 +138,11 @@ def _retry_of_search(
         name = insert_retrainings(connection, record, retrainings, kind=SearchKind.RETRY, training=training, now=now)
         target, first_birth = get_search(connection, name), 0
     else:
+        if target.wish == DesiredState.PAUSED:
+            raise ConflictError(
+                f"cannot retry candidate {failed[0].id}: search {target.name!r}, which trains the retries, is paused; "
+                f"run `eatnas-db search resume {target.name}` first"
+            )
         append_retrainings(connection, target, retrainings, now)
         first_birth = target.born
     return _record_retries(connection, target, first_birth, failed, now)

@@ -19,7 +19,7 @@ from eatnas_db.domain.evolution import (
     update_plateau,
 )
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
-from eatnas_db.errors import TransactionRollbackError
+from eatnas_db.errors import CollisionError
 from eatnas_db.events import record_event
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search, step
@@ -83,7 +83,7 @@ class _Changes:
 
 
 def settle(connection: Connection, state: AdvanceState, now: float) -> int:
-    """Settle births until one has not ended yet, and return their number. Raises `TransactionRollbackError`."""
+    """Settle births until one has not ended yet, and return their number. Raises `CollisionError`."""
     before, limit = state.settled, FIRST_BIRTHS
     while state.settled < state.born:
         parameters = {"search_id": state.search.id, "first": state.settled, "limit": limit}
@@ -103,9 +103,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
     population = list(list_members(connection, state, state.settled))
     advanced = {"search_id": record.id, "before": state.settled, "after": state.settled + len(births)}
     if connection.execute(_ADVANCE_SETTLED, advanced).first() is None:
-        raise TransactionRollbackError(
-            f"another program has settled birth {state.settled} of search {record.name!r}; try again"
-        )
+        raise CollisionError(f"another program has settled birth {state.settled} of search {record.name!r}; try again")
     state.settled_failure |= any(birth.state == CandidateState.FAILED for birth in births)
     changes, summary = _Changes(), summarize([member.fitness for member in population])
     seconds = births[0].previous_seconds

@@ -8,6 +8,7 @@ from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import prediction
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.retrain import create_reevaluation
@@ -26,15 +27,18 @@ def count_rows(engine):
         }
 
 
-def test_deleted_search_leaves_nothing_but_an_event(engine, search_factory):
+@pytest.mark.parametrize("births", ["mutation", "guided"])
+def test_deleted_search_leaves_nothing_but_an_event(engine, search_factory, births):
     kept = search_factory("kept")
     with transaction(engine) as connection:
         train(connection, kept)
         fingerprint = get_fingerprint(connection, 1)
     before = count_rows(engine)
-    search_id = search_factory("gone")
+    search_id = search_factory("gone", evolution__births=births, budget__candidates=16)
     with transaction(engine) as connection:
         train(connection, search_id)
+        predicted = connection.execute(select(func.count()).select_from(prediction)).scalar_one()
+        assert (predicted > 0) == (births == "guided")
         newest = list_events(connection, limit=1)[0].id
         deleted = delete_search(connection, "gone", 5.0)
     assert count_rows(engine) == before | {"eatnas_event": before["eatnas_event"] + 1}

@@ -97,6 +97,26 @@ def test_a_candidate_is_retried_once_and_its_failed_retry_again(engine, search_f
     assert (row.parent_id, row.replica, second.search) == (failed, 2, "s.retry")
 
 
+def test_a_cancelled_retry_can_be_repeated(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    failed = fail(engine, lease_factory(search_id))
+    (first,) = retry(engine, failed)
+    with transaction(engine) as connection:
+        set_desired_state(connection, "s.retry", DesiredState.CANCELLED, 3.0)
+    (second,) = retry(engine, failed)
+    assert second.retry_id != first.retry_id
+
+
+def test_a_retry_needs_a_search_that_is_not_paused(engine, search_factory, lease_factory):
+    search_id = search_factory()
+    first, second = (fail(engine, lease_factory(search_id)) for _ in range(2))
+    retry(engine, first)
+    with transaction(engine) as connection:
+        set_desired_state(connection, "s.retry", DesiredState.PAUSED, 3.0)
+    with pytest.raises(ConflictError, match=r"run `eatnas-db search resume s\.retry` first"):
+        retry(engine, second)
+
+
 def test_only_failed_candidates_of_living_searches_are_retried(engine, search_factory, lease_factory):
     search_id = search_factory()
     failed = fail(engine, lease_factory(search_id))

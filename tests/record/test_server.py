@@ -16,7 +16,7 @@ from eatnas_db.database.engine import create_engine_for, current_revision, open_
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import HOST_LOCK, list_connected_hosts
 from eatnas_db.database.transactions import read_transaction, transaction
-from eatnas_db.errors import ConflictError, OwnershipError, RecordError, TransactionRollbackError
+from eatnas_db.errors import CollisionError, ConflictError, OwnershipError, RecordError, TransactionRollbackError
 from eatnas_db.queries.events import list_events
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.record import VERSION_TABLE
@@ -129,7 +129,7 @@ def test_stale_search_row_settles_nothing(engine, search_factory, lease_factory,
     score_factory(lease_factory(search_id), 0.5)
     with transaction(engine) as connection:
         assert settle_births(connection, search_id, 3.0) == 1
-    with pytest.raises(TransactionRollbackError, match="settled birth 0"), transaction(engine) as connection:
+    with pytest.raises(CollisionError, match="settled birth 0"), transaction(engine) as connection:
         advance_search(connection, stale, 3.0)
 
 

@@ -107,6 +107,7 @@ class Recorder:
         """Schedule the next heartbeat after one was committed."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._heartbeat_seconds
+        self._waiting_reason.after_commit()
         self._holds.after_commit()
 
     def set_aside(self, fault: SearchError) -> None:
@@ -119,7 +120,8 @@ class Recorder:
         self._waiting_reason.text = reason
 
     def before_repetition(self) -> None:
-        """Forget the workers that a rolled-back transaction has registered."""
+        """Forget the workers that a rolled-back transaction has registered, and the waiting reason that it wrote."""
+        self._waiting_reason.before_repetition()
         for slot in self._slots:
             worker = slot.worker
             if worker is not None and any(isinstance(report, Ready) for report in worker.reports):

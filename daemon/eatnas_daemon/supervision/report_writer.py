@@ -75,7 +75,8 @@ class ReportWriter:
     ) -> None:
         if report.kind == FailureKind.UNREADABLE_DATA:
             # The machine or the images are at fault, not the candidate: `SearchHolds` tries again later.
-            transitions.release(connection, training.token, report.device_seconds, now)
+            time = training.time
+            transitions.release(connection, training.token, time.device_seconds, now, step_seconds=time.step_seconds)
             return
         # A failure on a broken GPU is not the candidate's fault.
         lost = report.fatal and self._gpu_scheduler.is_broken(worker.device.uuid)

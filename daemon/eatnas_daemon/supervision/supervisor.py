@@ -196,8 +196,8 @@ class Supervisor:
             self._recorder.after_failure(reason)
             if not is_expected:
                 self._log_error(error)
+            self.trouble = reason
             if not isinstance(error, TransactionRollbackError):
-                self.trouble = reason
                 self._retry_at = self._write_at = self._monotonic() + self._timeouts.database
             return
         self._changes.changed = False

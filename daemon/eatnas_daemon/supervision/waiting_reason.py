@@ -39,7 +39,16 @@ class WaitingReason:
         self._slots, self._placement, self._gpu_scheduler = slots, placement, gpu_scheduler
         self._artifacts, self._log_file = artifacts, log_file
         self.text: str | None = None
+        self._committed: str | None = None
         self._no_device: tuple[tuple[Cause, ...], str] | None = None
+
+    def after_commit(self) -> None:
+        """Keep the reason that the transaction has written."""
+        self._committed = self.text
+
+    def before_repetition(self) -> None:
+        """Forget the reason that a rolled-back transaction has written."""
+        self.text = self._committed
 
     def changes(self, *, draining: bool) -> bool:
         """Return whether `update` would write another reason."""
