@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--real", type=int, default=50, metavar="N", help="faults on real trainings, in total")
     parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds-per-epoch", default="0.4", help="of the simulated worker")
+    parser.add_argument(
+        "--seconds-per-epoch", default="0.4", help="duration of an epoch of the simulated worker, in seconds"
+    )
     parser.add_argument("--out", type=Path, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     results = ResultsFile(options.out)

@@ -180,7 +180,9 @@ def print_load_at_rest(folder: Path, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=12, help="enough that a candidate takes at least 3 s")
+    parser.add_argument(
+        "--epochs", type=int, default=12, help="epochs of a candidate; choose enough that it takes at least 3 s"
+    )
     parser.add_argument("--pairs", type=int, default=3, help="repetitions")
     parser.add_argument("--rest", type=float, default=30.0, metavar="S", help="how long to watch the idle daemon")
     options = parser.parse_args()

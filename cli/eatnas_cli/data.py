@@ -98,8 +98,8 @@ def prepare_data(
     unreadable = len(folder["unreadable"])
     if unreadable and on_unreadable is OnUnreadable.FAIL:
         raise DataError(
-            f"{data['root']}: {unreadable} of the images cannot be read, listed above as unreadable; replace or delete "
-            "them, or skip them with --on-unreadable skip and data.on_unreadable: skip"
+            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete them, "
+            "or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
         )
     if prepared.resolution is None:
         typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
@@ -114,7 +114,7 @@ def verify_data(
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Read all images of a search again and compare them with those at its creation; exit 1 if they differ."""
+    """Read all images of a search again; exit with status 1 if they have changed since the search was created."""
     settings: Settings = ctx.obj
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)

@@ -34,7 +34,7 @@ MAX_POINTS: Final = 2000
 
 
 class _Panel(NamedTuple):
-    """The part of the x axis that belongs to a search: births from 0 to `births` start at `offset`."""
+    """The part of the x axis that belongs to a search: birth 0 is at `offset`; there are `births` births."""
 
     search: str
     offset: int

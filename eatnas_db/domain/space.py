@@ -74,8 +74,8 @@ class Space:
     def effective(self, architecture: Architecture) -> Architecture:
         """Return the one architecture that represents all that build the same network.
 
-        A skip that no layer can use is cleared (SepConv adds the identity only if shape and stride agree), and a width
-        with the channels of a smaller one becomes the smaller one.
+        It has no skip that no layer can use (SepConv adds the identity only if shape and stride allow it). If several
+        widths give the same number of channels, it has the smallest of them.
         """
         self.macro.require_block_count(architecture)
         inputs = self.macro.stem_channels

@@ -71,7 +71,7 @@ class _Offenders:
 
 
 def check_replay(engine: Engine) -> Iterator[Violation]:
-    """Yield what differs from a replay of the searches through the functions that decided them."""
+    """Replay each search with the functions that made its decisions, and yield the differences from the record."""
     with read_transaction(engine) as connection:
         searches = list_searches(connection)
     offenders = _Offenders()

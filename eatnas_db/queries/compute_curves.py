@@ -124,7 +124,7 @@ def _seconds_before(connection: Connection, record: SearchRecord) -> float:
             search.c.source_id == source_id,
             search.c.kind == SearchKind.REEVALUATION,
             search.c.created_at <= started_at,
-            search.c.id != child_id,  # the device seconds of the search itself are those of its steps
+            search.c.id != child_id,  # its own device seconds are counted in its steps
         )
         seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
         child_id, source_id, started_at = source_id, source.source_id, source.created_at

@@ -44,7 +44,7 @@ class RemovalOrder(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RemovableFile:
-    """A file that may be deleted; `row` is the path under which the record knows it, if it does."""
+    """A file that may be deleted; `row` is its path in the record, or None if the record does not hold it."""
 
     path: Path
     bytes: int

@@ -61,7 +61,7 @@ _ADVANCE_SETTLED: Final = (
 
 
 class _Birth(NamedTuple):
-    """A birth that may have ended, and the device seconds of its attempts and of the births before it."""
+    """A birth that may have ended, with the device seconds of its attempts, and with those of all births before it."""
 
     id: int
     birth: int

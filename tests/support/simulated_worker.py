@@ -234,7 +234,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out-fd", type=int, required=True)
     parser.add_argument("--device", default="cpu", help="reported in Ready; nothing runs on it")
     parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
-    parser.add_argument("--scramble", action="store_true", help="vary the seconds of an epoch between candidates")
+    parser.add_argument(
+        "--scramble", action="store_true", help="vary the duration of an epoch from candidate to candidate"
+    )
     parser.add_argument("--crash-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--hang-on", type=int, metavar="CANDIDATE")
     parser.add_argument("--fail-on", type=int, metavar="CANDIDATE")

@@ -50,7 +50,8 @@ def final(
         int, typer.Option(min=1, max=1000, help="Number of best candidates to train if no --candidate is given.")
     ] = 1,
     epochs: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Epochs per training. Default: 4 times those of the search.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="Epochs per training. Default: 4 times as many as in the search."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
     again: Annotated[

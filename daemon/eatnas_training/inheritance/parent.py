@@ -65,8 +65,8 @@ def inherit_from(
     if it is not finite.
     """
     child = spec_of(assign)
-    # Weights from a file and from a training in this process differ in memory layout. Sums in another order would give
-    # other bits.
+    # Weights from a file and from a training in this process may differ in memory layout, and a sum in another order
+    # has other bits.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
     inheritance = inherit_weights(weights, parent.spec, model, child)
     if parent.spec.task != child.task:
