@@ -98,8 +98,8 @@ def prepare_data(
     unreadable = len(folder["unreadable"])
     if unreadable and on_unreadable is OnUnreadable.FAIL:
         raise DataError(
-            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete them, "
-            "or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
+            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete "
+            "them, or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
         )
     if prepared.resolution is None:
         typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
