@@ -21,7 +21,7 @@ from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign, Phase, Released
 from eatnas_training import prepare
-from eatnas_training.data import datasets
+from eatnas_training.data import datasets, streamed_files
 from eatnas_training.data.folder_cache import read_folder
 from eatnas_training.data.folder_content import LoadProgress, finish
 from eatnas_training.data.image_folder import list_training_folder
@@ -205,6 +205,42 @@ def test_skipped_images_change_split_and_digest(root: Path, tmp_path: Path, name
     (below / "dog" / "broken.png").unlink()
     (below / "cat" / "3.png").unlink()
     assert prepare.describe(data)["data_digest"] != described["data_digest"]  # the skipped files are in the digest
+
+
+@pytest.mark.parametrize("name", ["ImageFolder", "ImageNet"])
+def test_error_that_may_pass_is_not_cached(root: Path, tmp_path: Path, name: str) -> None:
+    if name == "ImageNet":
+        root.rename(tmp_path / "train")
+        (tmp_path / "data").mkdir()
+        root = (tmp_path / "train").rename(tmp_path / "data" / "train").parent
+    data = spec(root, name=name, on_unreadable="skip")
+    image = (root / "train" if name == "ImageNet" else root) / "cat" / "3.png"
+    image.rename(tmp_path / "kept")
+    image.symlink_to("/proc/self/mem")  # its first byte gives EIO
+    listed = streamed_files.listing_steps(data, reuse=True, min_files=1)
+    skipped = prepare.describe(data)
+    assert (skipped["train_images"], skipped["validation_images"]) == (32, 7)
+    finish(listed)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
+    image.unlink()
+    (tmp_path / "kept").rename(image)
+    assert prepare.describe(data)["validation_images"] == 8
+    finish(streamed_files.listing_steps(data, reuse=True, min_files=1))
+    assert entries(root, "json")
+
+
+def test_error_that_may_pass_is_reported_despite_the_cache(root: Path) -> None:
+    datasets.load_training(spec(root))
+    folder = list_training_folder(root, "ImageFolder")
+    cache, key = root.parent / "cache" / "images", "0" * 64
+    assert not finish(read_folder(cache, folder, key, SIDE)).unreadable
+    (root / "cat" / "3.png").unlink()
+    (root / "cat" / "3.png").symlink_to("/proc/self/mem")
+    again = finish(read_folder(cache, folder, key, SIDE, again=True))
+    assert "Input/output error" in again.unreadable[folder.names.index("cat/3.png")]
+    assert again.images is not None
+    assert again.images.shape == (40, 3, SIDE, SIDE)
+    assert not finish(read_folder(cache, folder, key, SIDE)).unreadable
 
 
 def test_class_without_a_readable_image_is_refused(root: Path) -> None:

@@ -65,7 +65,10 @@ class CacheEntry:
             return None
 
     def store(self, folder: ImageFolder, side: int | None) -> Steps[FolderContent]:
-        """Read the folder into the entry; call it only while holding the lock. Raises `OSError`."""
+        """Read the folder into the entry; call it only while holding the lock. Raises `OSError`.
+
+        A content that may change while the files stay the same is returned, but not stored.
+        """
         for leftover in self.cache.glob(f"{self.key}.*.partial"):  # of processes that were killed
             leftover.unlink(missing_ok=True)
         target, temporary = None, self.cache / f"{self.key}.{os.getpid()}.partial"
@@ -73,6 +76,8 @@ class CacheEntry:
             if self.shape is not None:
                 target = _create_array(temporary, self.shape)
             content = yield from read_content(folder, side, target)
+            if content.may_change:
+                return content
             if target is not None:
                 target.flush()
                 sync_and_replace(temporary, self.images_file)
@@ -148,7 +153,7 @@ def read_folder(
             content = yield from entry.store(folder, side)
         except OSError:
             return (yield from read_content(folder, side))
-    return entry.load() or content
+    return content if content.may_change else entry.load() or content
 
 
 def _create_array(path: Path, shape: tuple[int, ...]) -> Any:

@@ -69,12 +69,14 @@ class FolderContent:
     """The content of an image folder.
 
     `images`: uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was asked for. `digest`: SHA-256
-    over names, classes and bytes of all files. `unreadable`: the reason for each index.
+    over names, classes and bytes of all files. `unreadable`: the reason for each index. `may_change`: an `OSError`
+    prevented the reading of a file; the error may pass although the file stays the same.
     """
 
     images: Bytes | None
     digest: str
     unreadable: dict[int, str]
+    may_change: bool = False
 
 
 Reporter = Callable[[LoadProgress], None]
@@ -126,6 +128,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
         target = np.zeros((len(folder.names), 3, side, side), np.uint8)
     sha = hashlib.sha256()
     unreadable: dict[int, str] = {}
+    may_change = False
     read = partial(_read_file, folder, side, target)
     threads = count_cores()
     size, count = CHUNK * threads, len(folder.names)
@@ -136,15 +139,16 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
         # A chunk at a time, so that an interrupted process does not first decode all that is queued.
         for start in range(0, count, size):
             indices = range(start, min(start + size, count))
-            for index, (digest, reason) in zip(indices, pool.map(read, indices), strict=True):
+            for index, (digest, reason, may_pass) in zip(indices, pool.map(read, indices), strict=True):
                 sha.update(f"{folder.labels[index]} {digest} ".encode() + os.fsencode(folder.names[index]) + b"\n")
                 if reason is not None:
                     unreadable[index] = reason
+                may_change = may_change or may_pass
             if time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 yield LoadProgress(indices.stop, count)
     yield LoadProgress(count, count)
-    return FolderContent(target, sha.hexdigest(), unreadable)
+    return FolderContent(target, sha.hexdigest(), unreadable, may_change)
 
 
 def count_cores() -> int:
@@ -152,22 +156,27 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None]:
-    """Decode a file into its place in `target`; return the digest of its bytes, and the reason if it cannot be read."""
+def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None, bool]:
+    """Decode a file into its place in `target`.
+
+    Return the digest of its bytes, the reason if it cannot be read, and whether this may pass while the file stays.
+    """
     path = folder.path(index)
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
     except OSError as error:
-        return "", f"{path} cannot be read: {error.strerror}"
+        # The size of a broken link is unknown, so the key of the cache changes when its target comes back.
+        is_broken_link = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
+        return "", f"{path} cannot be read: {error.strerror}", not is_broken_link
     digest = hashlib.sha256(content).hexdigest()
     try:
         pixels: Bytes = np.asarray(read_image(path, content))
     except DataError as error:
-        return digest, str(error)
+        return digest, str(error), False
     if side is not None and target is not None:
         target[index] = resize_images(_center_square(pixels)[None], side)[0]
-    return digest, None
+    return digest, None, False
 
 
 def _center_square(pixels: Bytes) -> Bytes:

@@ -69,6 +69,8 @@ class _Part:
     readable: Integers
     skipped: tuple[str, ...]
     digest: str
+    may_change: bool = False
+    """Whether a file is skipped because of an error that may pass."""
 
     def select(self, positions: Integers) -> Integers:
         """Return the indices of files from their positions among the readable ones."""
@@ -116,13 +118,15 @@ def listing_steps(
         "skipped": whole.skipped,
     }
     folders = [str(data_root(data)), *_paths(folder)]
+    may_change = whole.may_change
     if final_model:
         test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
         folders += _paths(test.folder)
+        may_change = may_change or test.may_change
         both = np.concatenate((train, validation))
         files, digest = _digest_parts(side, [("train", whole, both), ("test", test, test.readable)])
     listing = StreamedListing(files, {**facts, "digest": digest}, folders)
-    if file is not None and sum(len(part.names) for part in files) >= min_files:
+    if file is not None and not may_change and sum(len(part.names) for part in files) >= min_files:
         store_listing(file, listing, started_at)
     return _streamed_files(listing, data)
 
@@ -166,7 +170,8 @@ def _read_part(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[_Part]:
         return _Part(folder, times, np.arange(len(folder.names)), (), digest)
     content = yield from read_folder(data_cache(data), folder, digest, None)
     readable = readable_files(folder, content, data)
-    return _Part(folder, times, readable, tuple(folder.names[index] for index in sorted(content.unreadable)), digest)
+    skipped = tuple(folder.names[index] for index in sorted(content.unreadable))
+    return _Part(folder, times, readable, skipped, digest, content.may_change)
 
 
 def _known_content(data: Mapping[str, Any], digest: str) -> str | None:
