@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
+
+_RANDOM_BYTES: Final = 4
+_TEMPORARY_NAME: Final = re.compile(rf"\.(.+)\.[0-9a-f]{{{2 * _RANDOM_BYTES}}}", re.DOTALL)
+
+
+def final_name(name: str) -> str | None:
+    """Return the name of the file that a temporary file of `atomic_write` replaces; None for any other name."""
+    match = _TEMPORARY_NAME.fullmatch(name)
+    return None if match is None else match[1]
 
 
 @contextmanager
@@ -18,7 +28,7 @@ def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     The temporary file lies in the folder of `path`, under `file.name`. The umask applies to `mode`. If the block
     raises, `path` stays as it was and the temporary file is removed.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:
         with open(temporary, "xb", opener=partial(os.open, mode=mode)) as file:
             yield file

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eatnas_db.atomic_files import atomic_write
+from eatnas_db.atomic_files import atomic_write, final_name
 
 DIGEST_BYTES: Final = 32
 _CHUNK_BYTES: Final = 1 << 20
-_NAME: Final = re.compile(r"c(?P<candidate>\d+)-a(?P<attempt>\d+)-e(?P<epoch>\d+)-b(?P<batch>\d+)\.ckpt")
-_WHOLE_OR_PARTIAL_NAME: Final = re.compile(r"(?P<dot>\.?)c(?P<candidate>\d+)-a")
+_NUMBER: Final = "(0|[1-9][0-9]{0,17})"
+"""A longer number is no id of a database."""
+_NAME: Final = re.compile(rf"c{_NUMBER}-a{_NUMBER}-e{_NUMBER}-b{_NUMBER}\.ckpt")
 
 
 def checkpoint_folder(search_id: int) -> str:
@@ -45,7 +46,7 @@ class CheckpointName:
         match = _NAME.fullmatch(name)
         if match is None:
             return None
-        return cls(int(match["candidate"]), int(match["attempt"]), int(match["epoch"]), int(match["batch"]))
+        return cls(*map(int, match.groups()))
 
 
 def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
@@ -64,13 +65,16 @@ def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointNam
 
 def list_partial_files(folder: Path, candidate_id: int, attempt: int) -> Iterator[Path]:
     """Yield the files that an attempt was writing when its worker was killed."""
-    return folder.glob(f".c{candidate_id}-a{attempt}-*")
+    for file in folder.glob(f".c{candidate_id}-a{attempt}-*"):
+        if owner_of_file(file.name) is not None:
+            yield file
 
 
 def owner_of_file(name: str) -> tuple[int, bool] | None:
     """Return the candidate that a checkpoint file belongs to and whether the file is partial; None for other files."""
-    match = _WHOLE_OR_PARTIAL_NAME.match(name)
-    return None if match is None else (int(match["candidate"]), bool(match["dot"]))
+    replaced = final_name(name)
+    checkpoint = CheckpointName.parse(name if replaced is None else replaced)
+    return None if checkpoint is None else (checkpoint.candidate_id, replaced is not None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,7 @@ def test_partial_file_of_a_killed_worker_is_removed(tmp_path, home, supervise, e
             if not torn and progress_of(slot) and running_pid(slot):
                 assignment = slot.training.assignment
                 token, folder = assignment.leased.token, Path(assignment.message.checkpoint_folder)
-                torn.append(folder / f".c{token.candidate}-a{token.attempt}-e9-b0.ckpt.torn")
+                torn.append(folder / f".c{token.candidate}-a{token.attempt}-e9-b0.ckpt.0123abcd")
                 torn[0].write_bytes(b"half")
                 psutil.Process(running_pid(slot)).kill()
 

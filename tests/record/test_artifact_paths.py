@@ -103,6 +103,23 @@ def file_at(home, name, age=0.0):
     return file
 
 
+SIMILAR_NAMES = [
+    "cID-a1-e4-b0.ckpt.bak",
+    "cID-a1-e4-b0.ckpt\n",
+    "cID-a1-e4-b0.CKPT",
+    "cID-accuracy.png",
+    "cID-augmented.ckpt",
+    "c0ID-a1-e4-b0.ckpt",
+    "c٣-a1-e4-b0.ckpt",
+    f"c{'9' * 30}-a1-e4-b0.ckpt",
+    ".cID-a1-e4-b0.ckpt",
+    ".cID-a1-e4-b0.ckpt.bak",
+    ".cID-a1-e4-b0.ckpt.0123abcd.bak",
+    ".cID-accuracy.png.0123abcd",
+]
+"""Names of a user's files, which eatnas-db never gives."""
+
+
 def test_unrecorded_files_of_ended_candidates_are_collected(tmp_path):
     home = create_home(tmp_path / "home")
     engine = create_engine_for(home.database_url)
@@ -121,16 +138,17 @@ def test_unrecorded_files_of_ended_candidates_are_collected(tmp_path):
     kept = [
         file_at(home, f"c{ended}-a2-e3-b0.ckpt"),
         file_at(home, f"c{pending}-a1-e1-b0.ckpt", age=2 * GRACE_SECONDS),
-        file_at(home, f".c{ended}-a1-e1-b0.ckpt.abc"),
+        file_at(home, f".c{ended}-a1-e1-b0.ckpt.0123abcd"),
         file_at(home, f"c{parent}-a0-e3-b0.ckpt", age=2 * GRACE_SECONDS),
         file_at(home, "c999-a1-e1-b0.ckpt"),
         file_at(home, "notes.txt", age=2 * GRACE_SECONDS),
+        *(file_at(home, name.replace("ID", str(ended)), age=2 * GRACE_SECONDS) for name in SIMILAR_NAMES),
     ]
     gone = [
         file_at(home, f"c{ended}-a1-e1-b0.ckpt"),
         file_at(home, f"c{ended}-a0-e3-b0.ckpt"),
         file_at(home, f"c{parent}-a1-e3-b0.ckpt"),
-        file_at(home, f".c{ended}-a1-e2-b0.ckpt.abc", age=2 * GRACE_SECONDS),
+        file_at(home, f".c{ended}-a1-e2-b0.ckpt.0123abcd", age=2 * GRACE_SECONDS),
         file_at(home, "c999-a1-e2-b0.ckpt", age=2 * GRACE_SECONDS),
     ]
     assert collect_checkpoints(engine, home.artifacts, 10_000) == len(gone)
