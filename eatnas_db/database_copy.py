@@ -11,7 +11,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, Row, Table, delete, func, insert, select
 from sqlalchemy.exc import DataError
 
-from eatnas_db.database.dialects import describe_location, reset_id_sequence
+from eatnas_db.database.dialects import describe_location, get_last_id, reset_id_sequence
 from eatnas_db.database.locks import list_connected_hosts, lock_schema
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.errors import ConflictError, RecordError
@@ -47,7 +47,7 @@ def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = 
         new.execute(delete(record))
         contents = [_copy_table(table, old, new, on_progress) for table in metadata.sorted_tables]
         for table in metadata.sorted_tables:
-            reset_id_sequence(new, table)
+            reset_id_sequence(new, table, get_last_id(old, table))
     return contents
 
 

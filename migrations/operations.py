@@ -12,9 +12,9 @@ from sqlalchemy.schema import SchemaItem
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def create_table(name: str, *items: SchemaItem, rowid: bool = True) -> None:
+def create_table(name: str, *items: SchemaItem, rowid: bool = True, reuse_ids: bool = True) -> None:
     """Create a table; see `schema.definitions.define_table`."""
-    op.create_table(f"eatnas_{name}", *items, sqlite_with_rowid=rowid)
+    op.create_table(f"eatnas_{name}", *items, sqlite_with_rowid=rowid, sqlite_autoincrement=not reuse_ids)
 
 
 def check(name: str, condition: str) -> sa.CheckConstraint:

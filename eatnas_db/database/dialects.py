@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import URL, Connection, Engine, Table, func, select
+import sqlalchemy
+from sqlalchemy import URL, Connection, Engine, Table, delete, func, insert, select, text
 
 from eatnas_db.urls import sqlite_url
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
     from sqlalchemy.dialects.postgresql import Insert
+
+_SQLITE_SEQUENCE: Final = sqlalchemy.table("sqlite_sequence", sqlalchemy.column("name"), sqlalchemy.column("seq"))
+"""SQLite's own table: the highest id that each table with AUTOINCREMENT has assigned."""
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
@@ -39,13 +43,34 @@ def insert_or_ignore(table: Table) -> Insert:
     return insert(table).on_conflict_do_nothing()
 
 
-def reset_id_sequence(connection: Connection, table: Table) -> None:
-    """Let the database assign ids above those that rows were inserted with."""
+def get_last_id(connection: Connection, table: Table) -> int | None:
+    """Return the highest id that a table has assigned, even if its row is deleted; None if it has not kept one."""
     column = table.autoincrement_column
-    if is_postgresql(connection) and column is not None:
-        largest = select(func.max(column)).scalar_subquery()
+    if column is None:
+        return None
+    if is_postgresql(connection):
+        sequence = text("SELECT pg_sequence_last_value(pg_get_serial_sequence(:table, :column)::regclass)")
+        parameters = {"table": table.name, "column": column.name}
+        return cast("int | None", connection.execute(sequence, parameters).scalar_one())
+    if not table.dialect_options["sqlite"]["autoincrement"]:
+        return None
+    last = select(_SQLITE_SEQUENCE.c.seq).where(_SQLITE_SEQUENCE.c.name == table.name)
+    return cast("int | None", connection.execute(last).scalar_one_or_none())
+
+
+def reset_id_sequence(connection: Connection, table: Table, last_id: int | None = None) -> None:
+    """Let the database assign ids above those that rows were inserted with, and above `last_id`."""
+    column = table.autoincrement_column
+    if column is None:
+        return
+    if is_postgresql(connection):
+        largest = func.greatest(select(func.max(column)).scalar_subquery(), last_id)
         sequence = func.pg_get_serial_sequence(table.name, column.name)
         connection.execute(select(func.setval(sequence, func.coalesce(largest, 1), largest.is_not(None))))
+    elif last_id is not None and table.dialect_options["sqlite"]["autoincrement"]:
+        last_id = max(last_id, get_last_id(connection, table) or 0)
+        connection.execute(delete(_SQLITE_SEQUENCE).where(_SQLITE_SEQUENCE.c.name == table.name))
+        connection.execute(insert(_SQLITE_SEQUENCE).values(name=table.name, seq=last_id))
 
 
 def detached_connection(engine: Engine) -> PsycopgConnection[Any]:

@@ -78,6 +78,7 @@ candidate = define_table(
     CheckConstraint("joined IS NULL OR fitness IS NOT NULL", name="members_are_scored"),
     CheckConstraint('"left" IS NULL OR "left" >= joined', name="left_after_joined"),
     CheckConstraint("birth >= 0", name="birth"),
+    reuse_ids=False,  # MLflow and the names of log files keep the ids of deleted candidates
 )
 """An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
 

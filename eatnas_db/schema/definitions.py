@@ -29,9 +29,12 @@ _METADATA: Final = MetaData(
 )
 
 
-def define_table(name: str, *items: SchemaItem, rowid: bool = True) -> Table:
-    """Add a table to the schema. `rowid=False` stores its rows in the primary key's index on SQLite."""
-    return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid)
+def define_table(name: str, *items: SchemaItem, rowid: bool = True, reuse_ids: bool = True) -> Table:
+    """Add a table to the schema. `rowid=False` stores its rows in the primary key's index on SQLite.
+
+    `reuse_ids=False` keeps SQLite from assigning the ids of deleted rows again. PostgreSQL never does.
+    """
+    return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid, sqlite_autoincrement=not reuse_ids)
 
 
 def define_partial_index(

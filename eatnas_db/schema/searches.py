@@ -65,6 +65,7 @@ search = define_table(
     CheckConstraint("lag >= 1", name="lag"),
     CheckConstraint("basic_id IS NULL OR basic_code IS NOT NULL", name="basic_has_code"),
     CheckConstraint("settled <= born", name="settled_births_exist"),
+    reuse_ids=False,  # MLflow and the names of log files keep the ids of deleted searches
 )
 """A search: its spec as the user gave it, and its counters. `born` is the number of the next birth.
 

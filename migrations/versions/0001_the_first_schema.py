@@ -113,10 +113,8 @@ def create_searches() -> None:
         sa.Column("exhausted", sa.Boolean(name="exhausted"), server_default=sa.false(), nullable=False),
         sa.Column("failed", sa.Boolean(name="failed"), server_default=sa.false(), nullable=False),
         sa.Column("quality_mark", sa.Float(), nullable=True),
-        sa.Column("flat_since", sa.BigInteger(), nullable=True),
-        sa.Column("ends_at", sa.BigInteger(), nullable=True),
-        sa.Column("waiting", sa.Text(), nullable=True),
-        sa.Column("pause_reason", sa.Text(), nullable=True),
+        *(sa.Column(name, sa.BigInteger(), nullable=True) for name in ("flat_since", "ends_at")),
+        *(sa.Column(name, sa.Text(), nullable=True) for name in ("waiting", "pause_reason")),
         sa.Column("streak_start", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
@@ -129,6 +127,7 @@ def create_searches() -> None:
         foreign_key("search", "source_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_search")),
         sa.UniqueConstraint("name", name=op.f("uq_eatnas_search_name")),
+        reuse_ids=False,
     )
     index("ix_eatnas_search_source", "search", ["source_id"])
     index("ix_eatnas_search_open", "search", [sa.text("priority DESC"), "id"], where="finished_at IS NULL")
@@ -214,6 +213,7 @@ def create_candidates() -> None:
         foreign_key("candidate", "parent_id", "candidate"),
         foreign_key("candidate", "search_id", "search"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_eatnas_candidate")),
+        reuse_ids=False,
     )
 
 

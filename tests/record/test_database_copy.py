@@ -7,6 +7,8 @@ from eatnas_db import training_record, transitions
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.database_copy import copy_record
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.lost_leases import reclaim_leases
@@ -16,8 +18,11 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_migrations import commands
+from support.arithmetic_searches import SIZES, tree
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -125,3 +130,29 @@ def test_ids_start_at_one_in_an_empty_copied_table(engine, server):
         connection.execute(event.insert().values(at=1.0, kind="created"))
         assert connection.execute(select(event.c.id)).scalar_one() == 1
         assert connection.execute(select(search)).all() == []
+
+
+@pytest.mark.parametrize("kinds", ["sqlite, sqlite", "sqlite, server", "server, sqlite"])
+def test_copy_does_not_give_deleted_ids_again(engine, server, tmp_path, search_factory, kinds):
+    """The highest ids of both records continue after those of the deleted search."""
+    deleted_id = search_factory("gone")
+    with transaction(engine) as connection:
+        deleted = delete_search(connection, "gone", 5.0)
+    source = engine
+    if kinds.startswith("server"):
+        copy_record(engine, server)
+        source = server
+    target = server
+    if kinds.endswith("sqlite"):
+        target = create_engine_for(f"sqlite:///{tmp_path / 'copy.db'}")
+        commands.upgrade(target)
+    copy_record(source, target)
+    for record in (engine, target):
+        with transaction(record) as connection:
+            spec = parse_spec(tree("new"), SIZES)
+            create_search(connection, spec, task=Task(8, 1, 10), data_digest="data", slots=1, now=6.0)
+            ids = connection.execute(select(candidate.c.id)).scalars().all()
+            assert connection.execute(select(search.c.id)).scalar_one() > deleted_id
+            assert min(ids) > max(deleted.candidate_ids)
+    if target is not server:
+        target.dispose()

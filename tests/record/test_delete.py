@@ -8,7 +8,7 @@ from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
-from eatnas_db.schema.candidates import prediction
+from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.retrain import create_reevaluation
@@ -67,3 +67,16 @@ def test_search_in_training_is_not_deleted(engine, search_factory, lease_factory
     lease_factory(search_factory("busy"))
     with transaction(engine) as connection, pytest.raises(ConflictError, match="1 of its candidates are in training"):
         delete_search(connection, "busy", 5.0)
+
+
+def test_ids_of_a_deleted_search_are_not_given_again(engine, search_factory):
+    first = search_factory("s")
+    with transaction(engine) as connection:
+        train(connection, first)
+        deleted = delete_search(connection, "s", 5.0)
+    second = search_factory("s")
+    assert second > first
+    with transaction(engine) as connection:
+        train(connection, second)
+        ids = connection.execute(select(candidate.c.id)).scalars().all()
+    assert min(ids) > max(deleted.candidate_ids)
