@@ -11,6 +11,7 @@ from typing import Any, Final
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.candidates import parse_candidate_id
 from eatnas_db.queries.trained_models import TrainedModel, find_best_model, get_trained_model
 from eatnas_db.settings import Settings, load_settings
 
@@ -41,8 +42,10 @@ def load_model(model: str | Path | int, *, home: str | Path | None = None, featu
 def find_model(settings: Settings, model: str) -> TrainedModel:
     """Return the model of a candidate (by id) or the one that stands for a search (by name). Raises `EatnasError`."""
     with read_connection(settings.database_url) as connection:
-        is_id = model.isascii() and model.isdecimal()
-        return get_trained_model(connection, int(model) if is_id else find_best_model(connection, model))
+        candidate_id = parse_candidate_id(model)
+        if candidate_id is None:
+            candidate_id = find_best_model(connection, model)
+        return get_trained_model(connection, candidate_id)
 
 
 def export_fields(settings: Settings, model: TrainedModel) -> dict[str, Any]:

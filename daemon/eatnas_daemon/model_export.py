@@ -88,7 +88,12 @@ def _run_export(fields: dict[str, Any], targets: Mapping[str, str]) -> list[Expo
 
 
 def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each format: `output` with the format's suffix, which replaces that of another format."""
+    """Return the file of each format: `output` with the format's suffix, which replaces that of another format.
+
+    Raises `ConflictError` if `output` has no file name.
+    """
+    if output.name in ("", ".."):  # also of an empty argument, which is the path `.`
+        raise ConflictError(f"{output} is a folder; give a file name")
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}
 

@@ -111,6 +111,19 @@ class CandidateDetails:
     scores: tuple[CandidateScore, ...]
 
 
+def parse_candidate_id(name_or_id: str) -> int | None:
+    """Return the id of a candidate if the text has only digits, and None if it is the name of a search.
+
+    No search has a name of digits. Raises `NotFoundError` for more digits than an id can have.
+    """
+    if not (name_or_id.isascii() and name_or_id.isdecimal()):
+        return None
+    digits = name_or_id.lstrip("0") or "0"
+    if len(digits) > len(str(_LARGEST_ID)):  # int() raises an error for thousands of digits
+        raise NotFoundError(f"no candidate has an id of {len(digits)} digits; `eatnas-db query best NAME` lists ids")
+    return int(digits)
+
+
 def require_candidate(connection: Connection, candidate_id: int) -> None:
     """Raise `NotFoundError` unless the record holds this candidate."""
     # The driver raises an error for a number that no integer column can hold.

@@ -20,6 +20,7 @@ from eatnas_cli.query.page_options import page_options
 from eatnas_cli.tables import LONG
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
+from eatnas_db.queries.candidates import parse_candidate_id
 from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants, list_scored_births
 from eatnas_db.queries.paging import EVERYTHING, Page, select_page
 from eatnas_db.queries.ranking import get_best
@@ -70,9 +71,9 @@ def read_lineage(settings: Settings, name_or_id: str) -> Sequence[LineageEntry]:
 
 
 def _candidate_id(connection: Connection, name_or_id: str) -> int:
-    # Digits are a candidate id even if a search has that name; int() raises for thousands of digits.
-    if name_or_id.isascii() and name_or_id.isdigit() and len(name_or_id) < 20:
-        return int(name_or_id)
+    candidate_id = parse_candidate_id(name_or_id)
+    if candidate_id is not None:
+        return candidate_id
     best = get_best(connection, get_search(connection, name_or_id).id)
     if best is None:
         raise ConflictError(
