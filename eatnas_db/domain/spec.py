@@ -236,6 +236,16 @@ class SearchSpec(_Section):
     inheritance: InheritanceSpec = InheritanceSpec()
     reevaluation: ReevaluationSpec = ReevaluationSpec()
 
+    @field_validator("name")
+    @classmethod
+    def _not_an_id(cls, value: str) -> str:
+        if value.isdecimal():
+            raise ValueError(
+                "a name of digits only would be read as the id of a candidate; add a letter, `.`, `_` or `-`, "
+                f"for example s{value[:62]}"
+            )
+        return value
+
     @field_validator("space")
     @classmethod
     def _known_space(cls, value: str | MacroSpec) -> str | MacroSpec:

@@ -56,10 +56,17 @@ def test_error_is_one_line_that_names_the_place(text, message):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["1", "010", "1.0", "1e2", "true", "2001-01-01", "0x1f"])
+@pytest.mark.parametrize("name", ["1_0", "010.", "1.0", "1e2", "true", "2001-01-01", "0x1f"])
 def test_name_is_taken_as_written(name):
     assert parse_spec(SPEC, parse_overrides([f"name={name}"])).name == name
     assert parse_spec(parse_yaml(f"name: {name}\ndata: {{name: digits, root: {name}}}")).data.root == name
+
+
+@pytest.mark.parametrize("name", ["1", "010", "9" * 64])
+def test_name_of_digits_is_refused(name):
+    assert parse_spec(parse_yaml(f"name: s\ndata: {{name: digits, root: {name}}}")).data.root == name
+    with pytest.raises(InvalidSpecError, match="name: a name of digits only would be read as the id of a candidate"):
+        parse_spec(SPEC, parse_overrides([f"name={name}"]))
 
 
 def test_sections_of_a_spec_convert_their_own_values():
