@@ -242,7 +242,7 @@ def processor_seconds(run):
 def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_started, home, until):
     process = eatnas_started("daemon", "start", "--foreground", "--slots", "1")
     assert "daemon is running" in process.stdout.readline()
-    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"], seconds=200)
     family = psutil.Process(process.pid).children(recursive=True)
     shutil.rmtree(home)
     _, errors = process.communicate(timeout=60)

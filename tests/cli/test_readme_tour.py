@@ -19,6 +19,7 @@ def tour():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_command_of_the_tour_works(tmp_path):
     environment = {**os.environ, "EATNAS_HOME": str(tmp_path / "home")}
     commands = tour()

@@ -412,7 +412,9 @@ def test_random_codes_are_verified_in_all_formats(
     with torch.inference_mode():
         for count in (1, 3):  # the batch is dynamic
             logits = [network(batch[:count]) for network in networks]
-            assert max(float((one - logits[0]).abs().max()) for one in logits) < 1e-3
-    assert (eatnas_db.load_model(tmp_path / "model.pt2")(batch) - logits[0]).abs().max() < 1e-4
+            # Networks without a real training have logits of any size.
+            scale = max(1.0, float(logits[0].abs().max()))
+            assert max(float((one - logits[0]).abs().max()) for one in logits) < 1e-4 * scale
+    assert (eatnas_db.load_model(tmp_path / "model.pt2")(batch) - logits[0]).abs().max() < 1e-4 * scale
     with pytest.raises(DataError, match="cannot be trained"):
         eatnas_db.load_model(tmp_path / "model.pt2").train()
