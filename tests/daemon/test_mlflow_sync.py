@@ -12,15 +12,21 @@ from sqlalchemy import select
 from eatnas_daemon.daemon_lock import hold_daemon_lock
 from eatnas_daemon.mlflow.client import connect
 from eatnas_daemon.mlflow.search_runs import STEP_METRICS
-from eatnas_daemon.mlflow.sync import MlflowSync, sync
+from eatnas_daemon.mlflow.sync import MlflowSync, list_experiment_ids, sync
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import CandidateState, DesiredState
 from eatnas_db.queries.record_uuid import get_record_uuid
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import step
 from eatnas_db.searches.control import set_desired_state
+from eatnas_db.searches.create import create_search
+from eatnas_db.searches.delete import delete_search
 from eatnas_db.searches.retry import retry_candidates
+from eatnas_db.transitions import lease_next
 from support.mlflow_stores import (
+    SPEC,
     assert_store_matches,
     finish_fourth,
     free_port,
@@ -242,6 +248,30 @@ def test_equal_search_names_of_two_records_get_separate_experiments(engine, uri,
     assert_store_matches(engine, uri)
     assert_store_matches(other, uri, f"eatnas/small ({uuid[:8]})")
     other.dispose()
+
+
+@pytest.mark.slow
+def test_new_search_adopts_no_runs_of_a_deleted_one(engine, uri):
+    mlflow_sync = MlflowSync(engine, connect(uri))  # as a follower that lives on
+    train_four(engine)
+    mlflow_sync.sync_changes()
+    (old,) = list_experiment_ids(engine, uri).values()
+    with transaction(engine) as connection:
+        set_desired_state(connection, "small", DesiredState.CANCELLED, 5000.0)
+        delete_search(connection, "small", 5001.0)
+        spec = parse_spec(SPEC)
+        new_id = create_search(connection, spec, task=Task(8, 1, 10), data_digest="e" * 64, slots=1, now=5002.0)
+        leased = lease_next(connection, new_id, host_id=1, worker_id=1, now=5003.0)
+    assert mlflow_sync.sync_changes() == 1
+    assert sync_runs(engine, uri) == 0
+    ((name, new),) = list_experiment_ids(engine, uri).items()
+    assert (name, new != old) == ("small", True)
+    client = connect(uri)
+    runs = client.search_runs([new])
+    (run,) = (run for run in runs if "eatnas.candidate" in run.data.tags)
+    assert len(runs) == 2
+    assert run.data.tags["eatnas.candidate"].endswith(f"/{leased.token.candidate}")
+    assert len(client.search_runs([old])) == 5
 
 
 @pytest.mark.slow

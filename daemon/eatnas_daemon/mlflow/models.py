@@ -63,7 +63,8 @@ def _find_run(engine: Engine, client: MlflowClient, model: TrainedModel) -> Run:
     with read_transaction(engine) as connection:
         record_uuid = get_record_uuid(connection)
     condition = f"tags.`eatnas.record` = '{record_uuid}' AND tags.`eatnas.search` = '{model.search}'"
-    for experiment in client.search_experiments(max_results=1, filter_string=condition):
+    # A deleted search of the same name also has an experiment.
+    for experiment in client.search_experiments(filter_string=condition):
         run = find_run(client, str(experiment.experiment_id), CANDIDATE_TAG, f"{record_uuid}/{model.candidate_id}")
         if run is not None:
             return run

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 CANDIDATES_PER_QUERY: Final = 500
 MAX_TAG_CHARACTERS: Final = 5000
+SEARCH_ID_TAG: Final = "eatnas.search_id"
+"""A search is found by its id: a new search may have the name of a deleted one, whose experiment is kept."""
 
 
 def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
@@ -70,10 +72,10 @@ def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
         record_uuid, searches = get_record_uuid(connection), list_searches(connection)
     condition = f"tags.`eatnas.record` = '{record_uuid}'"
     found = {
-        experiment.tags.get("eatnas.search"): str(experiment.experiment_id)
+        experiment.tags.get(SEARCH_ID_TAG): str(experiment.experiment_id)
         for experiment in client.search_experiments(filter_string=condition, max_results=1000)
     }
-    return {search.name: found[search.name] for search in reversed(searches) if search.name in found}
+    return {search.name: found[str(search.id)] for search in reversed(searches) if str(search.id) in found}
 
 
 def print_to_stderr(message: str) -> None:
@@ -162,7 +164,7 @@ class MlflowSync:
         """Find or create a search's experiment, restore it if it was deleted, and adopt its runs."""
         from mlflow.entities import ViewType
 
-        condition = f"tags.`eatnas.record` = '{self._record_uuid}' AND tags.`eatnas.search` = '{search.name}'"
+        condition = f"tags.`eatnas.record` = '{self._record_uuid}' AND tags.`{SEARCH_ID_TAG}` = '{search.id}'"
         existing = self._client.search_experiments(view_type=ViewType.ALL, max_results=1, filter_string=condition)
         if existing:
             experiment_id = str(existing[0].experiment_id)
@@ -186,14 +188,16 @@ class MlflowSync:
         )
 
     def _create_experiment(self, search: SearchRecord) -> str:
-        name = f"eatnas/{search.name}"
-        if self._client.get_experiment_by_name(name) is not None:  # it belongs to another record
-            name = f"{name} ({self._record_uuid[:8]})"
+        name, record = f"eatnas/{search.name}", self._record_uuid[:8]
+        # A name that is taken belongs to another record or to a deleted search.
+        names = (name, f"{name} ({record})", f"{name} ({record}, search {search.id})")
+        name = next((name for name in names if self._client.get_experiment_by_name(name) is None), names[-1])
         folder = find_artifact_folder(self._client.tracking_uri)
-        location = None if folder is None else (folder / f"{self._record_uuid[:8]}-{search.name}").as_uri()
+        location = None if folder is None else (folder / f"{record}-{search.id}-{search.name}").as_uri()
         tags = {
             "eatnas.record": self._record_uuid,
             "eatnas.search": search.name,
+            SEARCH_ID_TAG: str(search.id),
             "eatnas.space": space_name(search),
             "eatnas.seed": str(search.seed),
             "eatnas.spec": json.dumps(search.spec, sort_keys=True)[:MAX_TAG_CHARACTERS],
