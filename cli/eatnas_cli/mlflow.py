@@ -31,7 +31,15 @@ STOP_SECONDS: Final = 10.0
 def sync_runs(
     ctx: typer.Context,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Keep the store under another name and write a new one.")
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Keep the store under another name and write a new one; "
+            "registered models remain only in the kept store.",
+        ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="With --rebuild: also rename a store that is not the home's own.")
     ] = False,
 ) -> None:
     """Write the runs that MLflow does not have yet; safe to repeat."""
@@ -40,7 +48,8 @@ def sync_runs(
         from eatnas_daemon.mlflow.rebuild import move_store_aside
         from eatnas_db.database.engine import open_record
 
-        for path in move_store_aside(open_record(ctx.obj.database_url), uri):
+        engine, home_uri = open_record(ctx.obj.database_url), ctx.obj.mlflow_uri
+        for path in move_store_aside(engine, uri, home_uri=home_uri, confirmed=yes):
             typer.echo(f"kept as {path}")
     _sync(ctx.obj, uri)
 

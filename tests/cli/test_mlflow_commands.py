@@ -138,6 +138,20 @@ def test_store_of_a_server_is_not_moved(eatnas):
     assert "http://me:***@127.0.0.1:1 is not an SQLite file, so it cannot be moved aside" in message
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("record")
+def test_store_outside_the_home_is_renamed_only_if_confirmed(eatnas, tmp_path):
+    store = tmp_path / "shared.db"
+    store.write_bytes(b"of others")
+    message = eatnas("mlflow", "sync", "--rebuild", expect=1, **tracking_at(f"sqlite:///{store}"))
+    (line,) = message.splitlines()
+    assert "is not the MLflow store of this home" in line
+    assert "add --yes" in line
+    assert store.read_bytes() == b"of others"
+    output = eatnas("mlflow", "sync", "--rebuild", "--yes", **tracking_at(f"sqlite:///{store}"))
+    assert f"kept as {store}.old-1" in output
+
+
 @pytest.mark.usefixtures("tiny")
 def test_problem_of_the_follower_is_shown(eatnas_within, home):
     file = home / "logs" / "mlflow-problem.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -12,11 +13,15 @@ from eatnas_db.database.locks import task_lock
 from eatnas_db.errors import ConflictError
 from eatnas_db.urls import hide_passwords, sqlite_file
 
+JOURNAL_ENDINGS: Final = ("-wal", "-shm", "-journal")
 
-def move_store_aside(engine: Engine, tracking_uri: str) -> list[Path]:
-    """Rename the files of an SQLite store, and return their new names. Raises `ConflictError` for another store.
 
-    A daemon that writes to the store notices that its file is gone, and opens the new one.
+def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confirmed: bool) -> list[Path]:
+    """Rename the files of an SQLite store, and return their new names.
+
+    Raises `ConflictError` for a store that is not an SQLite file, and for one that is not the home's own, at
+    `home_uri`, unless the user has confirmed it. A daemon that writes to the store notices that its file is gone, and
+    opens the new one.
     """
     file, artifacts = sqlite_file(tracking_uri), find_artifact_folder(tracking_uri)
     if file is None or artifacts is None:
@@ -24,15 +29,20 @@ def move_store_aside(engine: Engine, tracking_uri: str) -> list[Path]:
             f"{hide_passwords(tracking_uri)} is not an SQLite file, so it cannot be moved aside; delete the "
             "experiments eatnas/… in MLflow, then run `eatnas-db mlflow sync`"
         )
-    number = next(n for n in itertools.count(1) if not any(_old(path, n).exists() for path in (file, artifacts)))
+    own = sqlite_file(home_uri)
+    if not confirmed and (own is None or file.resolve() != own.resolve()):
+        raise ConflictError(
+            f"{hide_passwords(tracking_uri)} is not the MLflow store of this home, and others may use it; nothing was "
+            f"changed; add --yes to rename it and {artifacts}, or unset MLFLOW_TRACKING_URI"
+        )
     with task_lock(engine, "mlflow"):
-        present = [path for path in (*_auxiliary_files(file), file, artifacts) if path.exists()]
-        return [path.rename(_old(path, number)) for path in present]
+        numbered = (_list_renamings(file, artifacts, number) for number in itertools.count(1))
+        renamings = next(renamings for renamings in numbered if not any(new.exists() for _, new in renamings))
+        return [old.rename(new) for old, new in renamings if old.exists()]
 
 
-def _old(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.old-{number}")
-
-
-def _auxiliary_files(file: Path) -> list[Path]:
-    return [file.with_name(file.name + ending) for ending in ("-wal", "-shm", "-journal")]
+def _list_renamings(file: Path, artifacts: Path, number: int) -> list[tuple[Path, Path]]:
+    """Return the old and new paths of a store. SQLite finds a journal by the name of its database plus an ending."""
+    kept = file.with_name(f"{file.name}.old-{number}")
+    journals = [(Path(f"{file}{ending}"), Path(f"{kept}{ending}")) for ending in JOURNAL_ENDINGS]
+    return [*journals, (file, kept), (artifacts, artifacts.with_name(f"{artifacts.name}.old-{number}"))]
