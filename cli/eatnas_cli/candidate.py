@@ -21,7 +21,7 @@ from eatnas_db.database.engine import read_connection, write_connection, write_r
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate, require_candidate
-from eatnas_db.queries.failures import list_failures
+from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.searches import get_search
 from eatnas_db.settings import Settings
@@ -99,7 +99,7 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
     with write_connection(settings.database_url) as connection:
         failures = list_failures(connection, get_search(connection, name).id)
         last = {row.candidate_id: row for row in failures if row.state == CandidateState.FAILED}
-        ids = [row.candidate_id for row in select_page(last.values(), page)]
+        ids = [row.candidate_id for row in select_page(last.values(), page, row_type=FailedAttempt)]
         earlier = list_retried(connection, ids)
         retries = retry_candidates(connection, [key for key in ids if key not in earlier], time.time())
     for target, count in Counter(retry.search for retry in retries).items():

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_type_hints
 
 from sqlalchemy import (
     Boolean,
@@ -149,8 +149,12 @@ def fetch_page(
     return [row_type(*row) for row in result]
 
 
-def select_page(rows: Iterable[_T], page: Page) -> list[_T]:
-    """Return those of the dataclass instances `rows` that belong to a page. Raises `ConflictError`."""
+def select_page(rows: Iterable[_T], page: Page, *, row_type: type[_T]) -> list[_T]:
+    """Return those of the dataclass instances `rows` that belong to a page.
+
+    Raises `ConflictError` for a condition that does not fit the fields of `row_type`, also if there are no rows.
+    """
+    _require_fitting(page, row_type)
     selected = list(rows)
     for condition in page.conditions:
         selected = [row for row in selected if _meets(row, condition)]
@@ -160,6 +164,19 @@ def select_page(rows: Iterable[_T], page: Page) -> list[_T]:
         missing = [row for row in selected if _value(row, name) is None]
         selected = sorted(known, key=lambda row: _value(row, name), reverse=descending) + missing
     return selected[page.offset : page.end]
+
+
+def _require_fitting(page: Page, row_type: Any) -> None:
+    if not page.selects:
+        return
+    types = {name: hint for name, hint in get_type_hints(row_type).items() if name in row_type.__dataclass_fields__}
+    for condition in page.conditions:
+        _require_column(condition.column, types)
+        hint = types[condition.column]
+        if {*get_args(hint), hint} & {int, float}:
+            condition.compare_number(0)
+    if page.sort_column is not None:
+        _require_column(page.sort_column[0], types)
 
 
 def _meets(row: Any, condition: Condition) -> bool:
@@ -178,7 +195,6 @@ def _as_text(value: Any) -> str:
 
 
 def _value(row: Any, column: str) -> Any:
-    _require_column(column, row.__dataclass_fields__)
     return getattr(row, column)
 
 

@@ -77,7 +77,7 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     )
     until_end = replace(page, limit=page.end, offset=0)
     many = fetch_page(connection, others, until_end, row_type=RankedCandidate, order=("-fitness", "birth"))
-    return tuple(select_page(_sort_by_rank([*few, *many]), page))
+    return tuple(select_page(_sort_by_rank([*few, *many]), page, row_type=RankedCandidate))
 
 
 def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:

@@ -60,3 +60,12 @@ def test_retry_needs_a_candidate_or_a_search(small, eatnas_within, arguments):
 def test_unknown_column_of_a_retry_is_named(flaky, eatnas_within):
     message = eatnas_within("candidate", "retry", "--search", "flaky", "--where", "cause=hang", expect=1)
     assert "no column 'cause'; the columns are: candidate_id" in message
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"), [("foo=bar", "no column 'foo'; the columns are: candidate_id"), ("birth=x", "numeric")]
+)
+def test_wrong_condition_is_named_without_failures(small, engine, eatnas_within, condition, words):
+    with transaction(engine) as connection:
+        connection.execute(update(attempt).values(failure=None))
+    assert words in eatnas_within("candidate", "retry", "--search", "small", "--where", condition, expect=1)

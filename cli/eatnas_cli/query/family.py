@@ -106,4 +106,5 @@ def _print_family(
     columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
     empty = f"none of the {len(rows)} candidates of this family meets the conditions {', '.join(page.where)}"
     default = ("id", "search", "generation", "birth", "origin", "fitness", "gain", "changes")
-    show(select_page(rows, page), (*columns, *inherited, "code"), format, layout=layout, default=default, empty=empty)
+    selected = select_page(rows, page, row_type=LineageEntry)
+    show(selected, (*columns, *inherited, "code"), format, layout=layout, default=default, empty=empty)

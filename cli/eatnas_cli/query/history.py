@@ -22,7 +22,7 @@ from eatnas_db.queries.failures import list_failures
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.searches import get_search
-from eatnas_db.queries.utilisation import get_utilisation
+from eatnas_db.queries.utilisation import IdleTime, get_utilisation
 from eatnas_db.settings import Settings
 
 app = new_app()
@@ -104,7 +104,7 @@ def utilisation(
     """
     with read_connection(ctx.obj.database_url) as connection:
         row = get_utilisation(connection, get_search(connection, name).id, time.time())
-    idle = select_page(row.idle, page)
+    idle = select_page(row.idle, page, row_type=IdleTime)
     if format is Format.CSV:
         show(idle, ("host", "slot", "device", "cause", "seconds", "share"), format, layout=layout)
     else:

@@ -16,7 +16,7 @@ from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.paging import Page, select_page
-from eatnas_db.queries.pareto import list_front, list_tradeoffs
+from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.searches import get_search
 
 app = new_app()
@@ -46,7 +46,7 @@ def pareto(
         search = get_search(connection, name)
         front = list_front(connection, search.id, cost.value)
         cloud = list_tradeoffs(connection, search.id) if picture is not None else ()
-        rows = select_page(front, page)
+        rows = select_page(front, page, row_type=Tradeoff)
         empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
     if picture is not None:
         from eatnas_report.plots import draw_front

@@ -16,9 +16,9 @@ from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
-from eatnas_db.queries.mutations import list_mutation_statistics
+from eatnas_db.queries.mutations import MutationStatistics, list_mutation_statistics
 from eatnas_db.queries.paging import Page, select_page
-from eatnas_db.queries.population import list_population
+from eatnas_db.queries.population import PopulationMember, list_population
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.searches import get_search
 
@@ -39,7 +39,7 @@ def population(
     """List the members of the population, now or after a step."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
-        rows = select_page(list_population(connection, search.id, at), page)
+        rows = select_page(list_population(connection, search.id, at), page, row_type=PopulationMember)
         what = "member of the population" + ("" if at is None else f" after step {at}")
         empty = "" if rows else explain_empty(connection, search, what, page)
     inherited = inheritance_columns(rows, format)
@@ -68,7 +68,8 @@ def primitives(
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         values = list_primitives(connection, search.id, block, points)
-        rows = select_page(values, Page(where=page.where) if picture is not None else page)
+        shown = Page(where=page.where) if picture is not None else page
+        rows = select_page(values, shown, row_type=PrimitiveShare)
         empty = "" if rows else explain_empty(connection, search, "value of a block in its population", page)
     if picture is not None:
         from eatnas_report.primitives_plot import draw_primitives
@@ -113,7 +114,8 @@ def mutations(
     """Show how often each kind of mutation happened and how it changed the fitness."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
-        rows = select_page(list_mutation_statistics(connection, search.id, block), page)
+        statistics = list_mutation_statistics(connection, search.id, block)
+        rows = select_page(statistics, page, row_type=MutationStatistics)
         what = "candidate born by mutation" if block is None else f"mutation of block {block}"
         empty = "" if rows else explain_empty(connection, search, what, page)
     columns = ("primitive", "before", "after", "children", "scored", "joined", "improved", "mean_gain", "best_gain")

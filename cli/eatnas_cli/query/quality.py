@@ -15,7 +15,7 @@ from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.empty_answers import explain_empty, explain_progress, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
-from eatnas_db.queries.compute_curves import list_compute_curves, list_levels_reached, list_reservations
+from eatnas_db.queries.compute_curves import LevelReached, list_compute_curves, list_levels_reached, list_reservations
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import get_search
@@ -124,6 +124,6 @@ def compare(
         return
     for cause in causes if any(curve.points for curve in curves) else ():
         typer.echo(f"note: {cause}", err=True)
-    rows = select_page(list_levels_reached(curves, level or ()), page)
+    rows = select_page(list_levels_reached(curves, level or ()), page, row_type=LevelReached)
     empty = empty or f"no level meets {' '.join(page.where) or 'the page'}"
     show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout, empty=empty)

@@ -78,7 +78,7 @@ def test_sql_and_python_select_the_same_page(engine: Engine) -> None:
         for _ in range(PAGES):
             page = random_page(rng)
             fetched = fetch_page(connection, select(PAGED), page, row_type=PagedRow, order=("id",))
-            assert fetched == select_page(rows, page), page
+            assert fetched == select_page(rows, page, row_type=PagedRow), page
 
 
 def test_pages_of_a_query_are_consecutive(engine: Engine) -> None:
@@ -91,7 +91,9 @@ def test_pages_of_a_query_are_consecutive(engine: Engine) -> None:
                 fetch_page(connection, select(PAGED), Page(7, start, sort), row_type=PagedRow, order=("-id",))
                 for start in range(0, ROWS, 7)
             ]
-            assert [row for page in pages for row in page] == select_page(rows[::-1], Page(sort=sort))
+            assert [row for page in pages for row in page] == select_page(
+                rows[::-1], Page(sort=sort), row_type=PagedRow
+            )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,9 @@ def test_malformed_conditions_are_refused(connection: Connection, where: str, me
     with pytest.raises(ConflictError, match=message):
         fetch_page(connection, select(PAGED), page, row_type=PagedRow, order=("id",))
     with pytest.raises(ConflictError, match=message):
-        select_page([PagedRow(1, "a", 1.0, 1, True)], page)
+        select_page([], page, row_type=PagedRow)
+    with pytest.raises(ConflictError, match=message):
+        select_page([PagedRow(1, "a", None, 1, True)], Page(where=("text=b", *page.where)), row_type=PagedRow)
 
 
 def failure(number: int, message: str | None) -> FailedAttempt:
@@ -119,11 +123,11 @@ def failure(number: int, message: str | None) -> FailedAttempt:
 def test_rows_without_a_value_come_last_and_can_be_selected() -> None:
     rows = [failure(1, None), failure(2, "b"), failure(3, "a")]
     for sort, order in (("message", [3, 2, 1]), ("-message", [2, 3, 1])):
-        assert [row.birth for row in select_page(rows, Page(sort=sort))] == order
-    assert select_page(rows, Page(where=("message=",))) == rows[:1]
-    assert select_page(rows, Page(where=("message!=",))) == rows[1:]
-    assert select_page(rows, Page(where=("birth >= 2", "message != a"))) == rows[1:2]
-    assert select_page(rows, Page(where=("message=a=b",))) == []
+        assert [row.birth for row in select_page(rows, Page(sort=sort), row_type=FailedAttempt)] == order
+    assert select_page(rows, Page(where=("message=",)), row_type=FailedAttempt) == rows[:1]
+    assert select_page(rows, Page(where=("message!=",)), row_type=FailedAttempt) == rows[1:]
+    assert select_page(rows, Page(where=("birth >= 2", "message != a")), row_type=FailedAttempt) == rows[1:2]
+    assert select_page(rows, Page(where=("message=a=b",)), row_type=FailedAttempt) == []
 
 
 def test_rows_without_a_value_meet_no_comparison(engine: Engine) -> None:
@@ -135,13 +139,13 @@ def test_rows_without_a_value_meet_no_comparison(engine: Engine) -> None:
             for sign in ("=", "!=", "<", "<=", ">", ">="):
                 page = Page(where=(f"{column}{sign}{value}",))
                 expected = rows[1:] if sign in ("=", "<=", ">=") else []
-                assert select_page(rows, page) == expected, page
+                assert select_page(rows, page, row_type=PagedRow) == expected, page
                 assert fetch_page(connection, select(PAGED), page, row_type=PagedRow, order=("id",)) == expected, page
 
 
 def test_page_after_the_last_row_is_empty() -> None:
     rows = [failure(1, None)]
-    assert select_page(rows, Page(limit=1, offset=5)) == []
+    assert select_page(rows, Page(limit=1, offset=5), row_type=FailedAttempt) == []
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

@@ -15,7 +15,7 @@ from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.provenance import Provenance
 from eatnas_db.queries.paging import Page, select_page
-from eatnas_db.queries.ranking import get_best, list_best, list_fittest, list_living, rank_candidates
+from eatnas_db.queries.ranking import RankedCandidate, get_best, list_best, list_fittest, list_living, rank_candidates
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -134,7 +134,9 @@ def test_ties_go_to_the_older_candidate(record: Record, record_connection: Conne
 
 def test_pages_of_the_ranking_are_parts_of_it(tested: int, connection: Connection) -> None:
     for page in PAGES:
-        assert list(rank_candidates(connection, tested, page)) == select_page(list_best(connection, tested, 100), page)
+        ranked = list_best(connection, tested, 100)
+        expected = select_page(ranked, page, row_type=RankedCandidate)
+        assert list(rank_candidates(connection, tested, page)) == expected
 
 
 def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int, tmp_path: Path) -> None:
