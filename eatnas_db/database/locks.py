@@ -77,5 +77,7 @@ def list_connected_hosts(connection: Connection) -> frozenset[int]:
 
 _CONNECTED_HOSTS: Final = text(
     "SELECT CAST(objid AS bigint) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database "
-    "WHERE locktype = 'advisory' AND CAST(classid AS bigint) = :lock AND granted AND datname = current_database()"
+    "WHERE locktype = 'advisory' AND CAST(classid AS bigint) = :lock AND objsubid = 2 AND granted "
+    "AND datname = current_database()"
 )
+"""`objsubid` is 2 for locks with two keys. A lock with one key of 64 bits shows its halves as classid and objid."""

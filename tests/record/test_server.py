@@ -252,6 +252,16 @@ def test_lock_of_a_host_is_taken_again_after_a_reconnect(engine, url):
 
 
 @on_postgresql
+def test_lock_with_one_key_is_no_connected_host(engine):
+    with read_transaction(engine) as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": HOST_LOCK << 32 | 1})
+        assert host_sessions(connection)
+        assert list_connected_hosts(connection) == frozenset()
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock, 1)"), {"lock": HOST_LOCK})
+        assert list_connected_hosts(connection) == {1}
+
+
+@on_postgresql
 def test_connection_that_the_server_still_keeps_is_ended(engine, url):
     """A network failure: the program has lost its connection, and the server has not noticed."""
     watch = watch_changes(create_engine_for(url))
