@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Final, Literal
+from itertools import pairwise
+from typing import Any, Final, Literal
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
+from sqlglot.dialects.dialect import DialectType
+from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import SqlglotError
 
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
+from eatnas_db.sql_columns import QualifiedNames
 from eatnas_db.text_encoding import is_storable
 
 Dialect = Literal["sqlite", "postgres"]
@@ -39,13 +43,13 @@ jsonb_extract jsonb_extract_path jsonb_extract_path_text jsonb_extract_scalar js
 jsonb_object_keys jsonb_path_exists jsonb_path_query jsonb_path_query_array jsonb_path_query_first jsonb_typeof
 julianday justify_days justify_hours justify_interval lag last last_value lead least left len length like likely ln log
 log10 log2 logical_and logical_or lower ltrim make_date make_interval make_timestamp max md5 median min mod mode
-nth_value ntile nullif octet_length overlay parse_json percent_rank percentile_cont percentile_disc pg_typeof pi
+now nth_value ntile nullif octet_length overlay parse_json percent_rank percentile_cont percentile_disc pg_typeof pi
 position pow power printf quantile quote radians rand random randomblob rank regexp_count regexp_extract regexp_i_like
 regexp_instr regexp_like regexp_match regexp_matches regexp_replace regexp_split regexp_split_to_array
 regexp_split_to_table regexp_substr regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy
 regr_syy replace reverse right round row row_number row_to_json rtrim safe_divide scale sign sin soundex split_part
 sqrt starts_with stddev stddev_pop stddev_samp str_position str_to_date str_to_time strftime string_agg string_to_array
-strpos struct_extract substr substring sum tan time time_to_str timediff timestamp timestamp_from_parts timestamp_trunc
+strpos substr substring sum tan time time_to_str timediff timestamp timestamp_from_parts timestamp_trunc
 to_char to_date to_hex to_json to_jsonb to_number to_timestamp total translate trim trunc ts_or_ds_to_date
 ts_or_ds_to_timestamp typeof unhex unicode unix_to_time unixepoch unlikely unnest upper var_pop var_samp variance
 variance_pop width_bucket xor zeroblob
@@ -64,7 +68,7 @@ _OTHER_STATEMENTS: Final = frozenset(_STATEMENT_NAMES.split())
 _STRUCTURE_NAMES: Final = """
 Add Alias Aliases All And Any ArrayContainedBy ArrayContainsAll ArrayOverlaps AtTimeZone Between BitwiseAnd
 BitwiseLeftShift BitwiseNot BitwiseOr BitwiseRightShift BitwiseXor Boolean Bracket CTE Collate Column Concat Cube DPipe
-DataType DataTypeParam Distinct Div Dot EQ Escape Except Fetch Filter From GT GTE Glob Group GroupingSets Having
+DataType DataTypeParam Distinct Div EQ Escape Except Fetch Filter From GT GTE Glob Group GroupingSets Having
 HexString ILike Identifier IgnoreNulls In IntDiv Intersect Interval IntervalSpan Is JSONExtractQuote JSONKeyValue
 JSONPath JSONPathKey JSONPathRecursive JSONPathRoot JSONPathSlice JSONPathSubscript JSONPathWildcard Join LT LTE
 Lateral Like Limit LimitOptions Literal Mod Mul NEQ Neg Not Null NullOrdered NullSafeEQ NullSafeNEQ Offset Or Order
@@ -73,6 +77,28 @@ TableAlias Tuple Union Unnest Values Var Where Window WindowFrame WindowSpec Wit
 """
 _STRUCTURE: Final = frozenset(_STRUCTURE_NAMES.split())
 """The parts of a SELECT without side effects, by the names of sqlglot's classes."""
+
+_KEYWORD_CALLS: Final = frozenset(["CAST", "EXTRACT", "OVERLAY", "POSITION", "SUBSTRING", "TRIM"])
+
+
+class ServerSql(Postgres):
+    """PostgreSQL's SQL with all calls of functions as written; sqlglot would rename some to what the server lacks."""
+
+    class Parser(Postgres.Parser):  # type: ignore[valid-type, misc]
+        """Keep the name of each function; only calls with keywords between the arguments need a parser of their own."""
+
+        FUNCTIONS: Final[dict[str, Any]] = {}
+        FUNCTION_PARSERS: Final[dict[str, Any]] = {
+            name: parse for name, parse in Postgres.Parser.FUNCTION_PARSERS.items() if name in _KEYWORD_CALLS
+        }
+
+    class Generator(Postgres.Generator):  # type: ignore[valid-type, misc]
+        """Write `DISTINCT a, b` in an aggregate as it was."""
+
+        MULTI_ARG_DISTINCT: Final = True
+
+
+_DIALECTS: Final[dict[Dialect, DialectType]] = {"sqlite": "sqlite", "postgres": ServerSql}
 
 
 def check_query(query: str, dialect: Dialect) -> exp.Query:
@@ -84,17 +110,21 @@ def check_query(query: str, dialect: Dialect) -> exp.Query:
             raise ConflictError(REFUSED.format(f"rename {name}, which is a name of the database's own tables"))
     for node in statement.walk():
         _check_node(node, ctes)
+    names = QualifiedNames(statement, dialect, _DIALECTS[dialect])
+    for column in statement.find_all(exp.Column):
+        if fault := names.find_fault(column):
+            raise ConflictError(REFUSED.format(f"{column.sql()} {fault}"))
     return statement
 
 
 def to_sql(statement: exp.Query, dialect: Dialect) -> str:
     """Return the text of a checked query: the server reads exactly what was checked."""
-    return statement.sql(dialect=dialect, normalize_functions=False, comments=False)
+    return statement.sql(dialect=_DIALECTS[dialect], normalize_functions=False, comments=False)
 
 
 def _parse(query: str, dialect: Dialect) -> exp.Query:
     if not is_storable(query):
-        raise ConflictError("the query is invalid: it has characters that are no text")
+        raise ConflictError("the query is invalid: it contains characters that cannot be stored as text")
     if len(query) > MAX_CHARACTERS:
         raise ConflictError(f"the query is longer than {MAX_CHARACTERS:,} characters; shorten it")
     if (keyword := _keyword(query)) in _OTHER_STATEMENTS:
@@ -102,7 +132,10 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
     # sqlglot logs a warning for each statement that it does not know; these are refused anyway.
     logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
     try:
-        statements = [statement for statement in sqlglot.parse(query, dialect=dialect) if statement is not None]
+        if dialect == "postgres":
+            _check_numbers(query)
+        parsed = sqlglot.parse(query, dialect=_DIALECTS[dialect])
+        statements = [statement for statement in parsed if statement is not None]
     except RecursionError:
         raise ConflictError("the query is invalid: it is nested too deeply") from None
     except SqlglotError as error:
@@ -117,6 +150,23 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
     if isinstance(statement, exp.Column):
         raise ConflictError(f"the query is invalid: {statement.sql()!r} is no statement")
     raise ConflictError(REFUSED.format(f"this is {_keyword(query)}"))
+
+
+def _check_numbers(query: str) -> None:
+    """Refuse `0x10` and `1_000`, which sqlglot reads as a bit string and as a number with an alias."""
+    tokens = sqlglot.tokenize(query, dialect=ServerSql)
+    for token, following in pairwise([*tokens, None]):
+        if token is None:
+            continue
+        end = token.end
+        is_number = token.token_type == TokenType.NUMBER
+        if is_number and following is not None and following.start == end + 1 and following.text[:1].isidentifier():
+            end = following.end
+        elif query[token.start : token.start + 2].lower() not in ("0x", "0b", "0o"):
+            continue
+        raise ConflictError(
+            f"the query is invalid: write the number {query[token.start : end + 1]} in decimal digits alone"
+        )
 
 
 def _first_line(error: SqlglotError) -> str:
@@ -137,6 +187,8 @@ def _check_node(node: exp.Expr, ctes: set[str]) -> None:
         raise ConflictError(REFUSED.format(f"{node.alias} is not a SELECT"))
     elif isinstance(node, exp.Dot) and isinstance(node.expression, exp.Func):
         raise ConflictError(REFUSED.format(f"write function {node.sql()} without its schema"))
+    elif isinstance(node, exp.Dot):
+        raise ConflictError(REFUSED.format(f"{node.sql()} may call a function; write a field of JSON with -> or ->>"))
     elif isinstance(node, exp.DataType) and node.this == exp.DataType.Type.USERDEFINED:
         raise ConflictError(REFUSED.format(f"type {node.sql()} is not a type of numbers, texts, times or JSON"))
     elif isinstance(node, exp.Func) and type(node).__name__ not in _STRUCTURE:

@@ -110,7 +110,7 @@ def test_sql_can_change_nothing_on_sqlite(settings, small, tmp_path, statement):
         ("SELECT * FROM candidate", "the views are searches, candidates"),
         ("SELECT * FROM eatnas_event", "the views are searches, candidates"),
         ("SELECT last_insert_rowid()", "function last_insert_rowid is not one of the allowed functions"),
-        ("SELECT '\udce9'", "characters that are no text"),
+        ("SELECT '\udce9'", "contains characters that cannot be stored as text"),
         ("SELECT " + "(" * 9999 + "1" + ")" * 9999, "nested too deeply"),
         ("SELECT randomblob(1000000000)", "select a part of it"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from eatnas_db import adhoc_sql
+from eatnas_db import adhoc_sql, sql_guard
 from eatnas_db.adhoc_sql import run_query
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.errors import ConflictError
@@ -93,6 +93,28 @@ REFUSED = [
     "WITH pg_authid AS (SELECT 1) SELECT * FROM pg_authid",
     "TABLE eatnas_event",
     "SELECT 'x'::public.mytype",
+    "SELECT (1.0::float8).pg_sleep",
+    "SELECT ('PG_VERSION'::text).pg_read_file",
+    "SELECT (SELECT 'PG_VERSION'::text).pg_read_file",
+    "SELECT (array['PG_VERSION'::text])[1].pg_read_file",
+    "SELECT g.pg_try_advisory_lock FROM generate_series(7::bigint, 7::bigint) AS g",
+    "SELECT g.pg_read_file FROM unnest(array['PG_VERSION'::text]) AS g",
+    "SELECT 1 FROM unnest(array[1.0::float8]) AS g ORDER BY g.pg_sleep",
+    "SELECT count(*) FILTER (WHERE g.pg_sleep IS NULL) FROM unnest(array[1.0::float8]) AS g",
+    "SELECT generate_series.pg_sleep FROM generate_series(1, 1)",
+    "SELECT public.g.pg_sleep FROM generate_series(1, 1) AS g",
+    "SELECT g.pg_sleep FROM generate_series(1, 1) AS g, (SELECT 1 AS pg_sleep) AS x",
+    "SELECT g.pg_sleep FROM generate_series(1, 1) AS g, (SELECT g.pg_sleep) AS x",
+    'SELECT g.pg_sleep FROM generate_series(1, 1) AS g("PG_SLEEP")',
+    'SELECT "G".pg_sleep FROM generate_series(1, 1) AS "G", (SELECT 1 AS pg_sleep) AS g',
+    "SELECT (SELECT generate_series.pg_sleep FROM generate_series(1, 1)) FROM (SELECT 1 AS pg_sleep) generate_series",
+    "SELECT (SELECT 1 FROM (SELECT q.pg_sleep) z, (SELECT 1 AS pg_sleep) q) FROM generate_series(1, 1) AS q",
+    "SELECT (SELECT g.pg_sleep FROM unnest(array[1.0::float8]) AS g) FROM (SELECT 1 AS pg_sleep) AS g",
+    "SELECT (SELECT g.pg_sleep FROM lower('x') AS g) FROM (SELECT 1 AS pg_sleep) AS g",
+    "SELECT (SELECT lower.pg_sleep FROM lower('x')) FROM (SELECT 1 AS pg_sleep) AS lower",
+    "SELECT (SELECT g.pg_sleep FROM (events JOIN LATERAL lower('x') AS g ON true)) FROM (SELECT 1 AS pg_sleep) AS g",
+    "SELECT pg_read_file.pg_read_file FROM json_array_elements_text('[\"PG_VERSION\"]') AS pg_read_file",
+    "SELECT candidates.pg_column_size FROM candidates",
     "SELECT 1) AS a; COMMIT; DELETE FROM eatnas_event; SELECT * FROM (SELECT 1",
     "SELECT :name",
     "SELEC",
@@ -110,11 +132,44 @@ EFFECTS = [
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'other'",
     "SELECT pg_logical_emit_message(false, 'a', 'b')",
     "SELECT nextval('eatnas_event_id_seq')",
+    "SELECT ('PG_VERSION'::text).pg_read_file",
+    "SELECT g.pg_read_file FROM unnest(array['PG_VERSION'::text]) AS g",
     "SELECT * FROM eatnas_event",
     "SELECT rolpassword FROM pg_authid",
     "SELECT query_to_xml('DELETE FROM eatnas_event', true, true, '')",
 ]
 """They pass by the parser here, so that only the server's rights and the rollback stand in their way."""
+SIGNATURES = """
+SELECT p.proname, coalesce(CASE a.aggkind WHEN 'o' THEN 'o' WHEN 'h' THEN 'h' END, p.prokind::text),
+       coalesce(a.aggnumdirectargs, 0), ARRAY(SELECT t::regtype::text FROM unnest(p.proargtypes) AS t)
+FROM pg_proc AS p LEFT JOIN pg_aggregate AS a ON a.aggfnoid = p.oid
+WHERE p.pronamespace = 'pg_catalog'::regnamespace ORDER BY p.proname, p.oid
+"""
+"""The name, kind, number of direct arguments and types of arguments of each function of the server."""
+SPECIAL_CALLS = {
+    "count": "count(*), count(DISTINCT id) FROM candidates",
+    "extract": "extract(year FROM now())",
+    "json_extract_path": "json_extract_path('{}', 'a', 'b')",
+    "json_extract_path_text": "json_extract_path_text('{}', 'a')",
+    "jsonb_extract_path": "jsonb_extract_path('{}', 'a')",
+    "jsonb_extract_path_text": "jsonb_extract_path_text('{}', 'a')",
+    "json_object_agg": "json_object_agg('a', 1)",
+    "jsonb_object_agg": "jsonb_object_agg('a', 1)",
+    "jsonb_path_exists": "jsonb_path_exists('{}', '$.a')",
+    "jsonb_path_query": "jsonb_path_query('[1]', '$[*]')",
+    "jsonb_path_query_array": "jsonb_path_query_array('[1]', '$[*]')",
+    "jsonb_path_query_first": "jsonb_path_query_first('[1]', '$[*]')",
+    "position": "position('a' IN 'b')",
+    "row_to_json": "row_to_json(c) FROM candidates AS c",
+    "string_agg": "string_agg(DISTINCT op, ',' ORDER BY op) FROM blocks",
+    "substring": "substring('abc' FROM 1 FOR 2), substring('abc', 2)",
+}
+TYPE_NAMES = {"char", "time", "timestamp"}
+"""Functions that PostgreSQL's grammar reads as types."""
+CONCRETE_TYPES = {
+    **dict.fromkeys(['"any"', "anyelement", "anycompatible", "anynonarray", "name", '"char"'], "int"),
+    **dict.fromkeys(["anyarray", "anycompatiblearray"], "int[]"),
+}
 
 
 @pytest.fixture(scope="module", params=["pip", pytest.param("debian", marks=pytest.mark.slow)])
@@ -179,10 +234,51 @@ def test_plain_questions_are_answered_on_a_server(settings):
         "SELECT * FROM generate_series(1, 3) AS g(i) CROSS JOIN LATERAL (SELECT g.i * 2 AS double) AS d",
         "SELECT CASE WHEN 1 BETWEEN 0 AND 2 THEN 'a' || 'b' END, coalesce(NULL, 1), 5 % 2, 2 ^ 3, 'a' ~ 'b'",
         "SELECT name FROM searches UNION SELECT search FROM candidates EXCEPT SELECT 'x' ORDER BY 1",
+        "SELECT c.id, s.name, (SELECT max(d.epochs) FROM (SELECT max(e.number) AS n FROM epochs e "
+        "WHERE e.candidate_id = c.id) AS t(epochs), LATERAL (SELECT t.epochs, c.id) AS d) "
+        'FROM candidates AS c JOIN searches AS s ON s.name = c.search WHERE c."left" IS NULL',
+        "SELECT e.key, e.value, json_array_elements.value, g.g, g.ordinality FROM searches AS s, "
+        "jsonb_each(s.spec::jsonb) AS e, json_array_elements('[1]'), generate_series(1, 2) WITH ORDINALITY AS g",
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT n.i + 1 FROM n WHERE n.i < 9) SELECT n.i, n.* FROM n",
+        "SELECT b.fitness FROM (SELECT * FROM candidates) AS b UNION SELECT v.x FROM (VALUES (1)) AS v(x)",
         "SELECT array_agg(kernel), json_agg(op), max(depth) FROM blocks WHERE op IN (SELECT op FROM blocks)",
     ):
         run_query(settings, query)
     assert run_query(settings, "SELECT 2 ^ 3, 'ä', 7 / 2").rows == ((8.0, "ä", 3),)
+
+
+def test_every_allowed_function_of_the_server_runs(settings):
+    called, failures = set(), {}
+    for name, kind, direct, arguments in execute(settings, SIGNATURES):
+        if name not in sql_guard._FUNCTIONS or name in called | TYPE_NAMES:
+            continue
+        if name in SPECIAL_CALLS:
+            run_query(settings, f"SELECT {SPECIAL_CALLS[name]}")
+            called.add(name)
+            continue
+        values = [f"NULL::{CONCRETE_TYPES.get(argument, argument)}" for argument in arguments]
+        call = f"{name}({', '.join(values)})"
+        if kind == "o":
+            call = f"{name}({', '.join(values[:direct])}) WITHIN GROUP (ORDER BY {', '.join(values[direct:])})"
+        try:
+            run_query(settings, f"SELECT {call}{' OVER ()' * (kind == 'w')}")
+        except ConflictError as error:
+            failures[name] = str(error)
+        else:
+            called.add(name)
+    assert {name: cause for name, cause in failures.items() if name not in called} == {}
+    assert {"to_hex", "log10", "log", "to_char", "count", "lag", "percentile_cont", "jsonb_each"} <= called
+
+
+def test_calls_reach_the_server_as_written(settings):
+    query = "SELECT to_hex(255), log10(1000::float8), log(2, 8.0), ln(1.0), now() IS NOT NULL, x'0f'::int"
+    assert run_query(settings, query).rows == (("ff", 3.0, 3, 0, True, 15),)
+
+
+@pytest.mark.parametrize("number", ["0x10", "0X1f", "0b11", "0o17", "1_000", "1.5_5", "1x"])
+def test_a_number_that_the_parser_would_change_is_refused(number):
+    with pytest.raises(ConflictError, match=f"write the number {number} in decimal digits"):
+        check_query(f"SELECT {number} FROM candidates", "postgres")
 
 
 @pytest.mark.parametrize("query", EFFECTS)
