@@ -53,6 +53,8 @@ def test_a_retry_of_a_failed_candidate_can_be_cancelled(tmp_path, new_url):
     expected = f"candidate 25 of search small.retry will train candidate {failed_id} again"
     assert expected in run_command(candidate_app, made.settings, "retry", failed_id)
     assert "cancelled" in run_command(candidate_app, made.settings, "cancel", 25)
+    again = run_command(candidate_app, made.settings, "retry", failed_id)  # a cancelled retry does not count
+    assert f"candidate 26 of search small.retry will train candidate {failed_id} again" in again
     for command in ("retry", "cancel"):
         with pytest.raises(ConflictError):
             run_command(candidate_app, made.settings, command, failed_id)
