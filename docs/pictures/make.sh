@@ -4,11 +4,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 home=$(mktemp -d)
 trap 'rm -rf "$home"' EXIT
-eatnas=(.venv/bin/eatnas-db --home "$home/eatnas")
+eatnas=(.venv/bin/eatnas-db --home "$home/.eatnas")
 pictures=docs/pictures
 
-COLUMNS=200 "${eatnas[@]}" demo | tee "$home/demo.txt"
-.venv/bin/python docs/pictures/transcript.py < "$home/demo.txt"
+(cd "$home" && COLUMNS=200 "$OLDPWD/.venv/bin/eatnas-db" --home .eatnas demo) | tee "$home/demo.txt"
+sed "s#$home/##g" "$home/demo.txt" | .venv/bin/python docs/pictures/transcript.py
 "${eatnas[@]}" query quality demo-small-1 --picture $pictures/quality.png
 "${eatnas[@]}" query lineage demo-large-1 --picture $pictures/lineage.png
 "${eatnas[@]}" report demo-large-1 --output "$home/report.html"
