@@ -38,6 +38,7 @@ check: $(VENV)/.installed-dev ## run everything that a change must pass: linters
 	$(BIN)/mypy
 	$(BIN)/mypy migrations/*.py migrations/versions
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/reproducibility.py
 	$(MAKE) --no-print-directory test-avx2
 	$(PYTEST)
 
