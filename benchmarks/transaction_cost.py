@@ -23,7 +23,6 @@ from sqlalchemy import Engine
 
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
-from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from scaling.bare_driver import Statement, execute_again, open_sqlite, recorded_statements
 from scaling.candidates import new_record, run_candidate
@@ -84,7 +83,7 @@ def _fill(engine: Engine, count: int) -> None:
         with transaction(engine) as connection:
             for _ in range(min(BATCH_CANDIDATES, count - start)):
                 run_candidate(connection)
-            drop_unneeded_checkpoints(connection, lock_search(connection, 1))
+            drop_unneeded_checkpoints(connection)
 
 
 def _record_candidates(engine: Engine, count: int) -> list[list[Statement]]:

@@ -15,7 +15,6 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
-from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from scaling.bare_driver import bare_connection, execute_again, recorded_statements
 from scaling.candidates import run_candidate
@@ -146,7 +145,7 @@ def measure_disk_space(scale: Scale) -> None:
                 with transaction(engine) as connection:
                     run_candidate(connection)
                     if number % 50 == 0:
-                        drop_unneeded_checkpoints(connection, lock_search(connection, 1))
+                        drop_unneeded_checkpoints(connection)
             scale.append("bytes", database=kind, cycles=count, each=(database_bytes(engine) - before) / count)
             engine.dispose()
 

@@ -8,46 +8,11 @@ from sqlalchemy import Connection, case, delete, func, or_, select
 
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
-from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
-from eatnas_db.schema.searches import search as search_table
+from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 
-
-def drop_unneeded_checkpoints(connection: Connection, search: SearchRecord) -> list[str]:
-    """Delete the rows of a search's unneeded checkpoints, and return the paths to remove after the commit.
-
-    Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
-    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. The table contains
-    little else, so reading it stays cheap.
-    """
-    fittest = (
-        select(candidate.c.id)
-        .where(candidate.c.search_id == search.id, candidate.c.fitness.is_not(None))
-        .order_by(candidate.c.fitness.desc(), candidate.c.birth)
-        # A re-evaluation may decide among this many.
-        .limit(max(1, search.spec["reevaluation"]["top"]))
-    )
-    unneeded = (
-        select(checkpoint.c.path)
-        .join(candidate)
-        .where(
-            # The sum keeps planners from using an index on the search, which would read its whole history.
-            candidate.c.search_id + 0 == search.id,
-            candidate.c.state.in_(SETTLED),
-            candidate.c.birth < search.settled,
-            or_(candidate.c.joined.is_(None), candidate.c.left <= search.born - search.lag + 1),
-            ~has_unsettled_child(),
-            candidate.c.id.not_in(fittest),
-        )
-    )
-    paths = list(connection.execute(unneeded).scalars())
-    if paths:
-        connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(paths)))
-    return paths
-
-
-_TOP: Final = search_table.c.spec["reevaluation"]["top"].as_integer()
+_TOP: Final = search.c.spec["reevaluation"]["top"].as_integer()
 _HELD: Final = (
     select(
         checkpoint.c.path,
@@ -74,15 +39,20 @@ The fittest candidates of a search keep their checkpoints, so they are the fitte
 """
 
 
-def drop_all_unneeded_checkpoints(connection: Connection) -> list[str]:
-    """Do the same for all searches at once: the work does not depend on the number of searches."""
+def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
+    """Delete the rows of the unneeded checkpoints of all searches, and return the paths to remove after the commit.
+
+    Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
+    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. The table contains
+    little else, so reading it stays cheap. The work does not depend on the number of searches.
+    """
     unneeded = (
         select(_HELD.c.path)
-        .join(search_table, search_table.c.id == _HELD.c.search_id)
+        .join(search, search.c.id == _HELD.c.search_id)
         .where(
             _HELD.c.state.in_(SETTLED),
-            _HELD.c.birth < search_table.c.settled,
-            or_(_HELD.c.joined.is_(None), _HELD.c.left <= search_table.c.born - search_table.c.lag + 1),
+            _HELD.c.birth < search.c.settled,
+            or_(_HELD.c.joined.is_(None), _HELD.c.left <= search.c.born - search.c.lag + 1),
             or_(_HELD.c.fitness.is_(None), _HELD.c.place > case((_TOP > 1, _TOP), else_=1)),
             ~has_unsettled_child(_HELD.c.id),
         )
@@ -90,10 +60,7 @@ def drop_all_unneeded_checkpoints(connection: Connection) -> list[str]:
     paths = connection.execute(unneeded).scalars().all()
     # Another host may drop the same rows, in another order.
     free = select(checkpoint.c.path).where(checkpoint.c.path.in_(paths)).with_for_update(skip_locked=True)
-    return _delete(connection, list(connection.execute(free).scalars()) if paths else [])
-
-
-def _delete(connection: Connection, paths: list[str]) -> list[str]:
-    if paths:
-        connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(paths)))
-    return paths
+    dropped = list(connection.execute(free).scalars()) if paths else []
+    if dropped:
+        connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(dropped)))
+    return dropped

@@ -14,10 +14,11 @@ from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import block, candidate
 from eatnas_db.schema.events import event as event_table
 from eatnas_db.schema.searches import step
+from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.searches.locking import lock_search
-from eatnas_db.searches.retention import drop_all_unneeded_checkpoints, drop_unneeded_checkpoints
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.searches.retry import retry_candidates
 from eatnas_db.settings import load_settings
 from eatnas_db.training_record import CheckpointRecord, record_checkpoint
@@ -110,7 +111,21 @@ def test_cancelling_ends_every_attempt_in_training(engine, search_factory, lease
         assert states.scalars().all() == ["cancelled"]
 
 
-def test_one_pass_drops_what_a_pass_per_search_drops(engine, search_factory, lease_factory, score_factory):
+def list_unneeded(connection, record):
+    """Return the checkpoints of a finished search that may be dropped, worked out candidate by candidate."""
+    query = select(candidate, checkpoint.c.path).join(checkpoint, checkpoint.c.candidate_id == candidate.c.id)
+    rows = connection.execute(query.where(candidate.c.search_id == record.id)).all()
+    scored = sorted((row for row in rows if row.fitness is not None), key=lambda row: (-row.fitness, row.birth))
+    fittest = {row.id for row in scored[: record.spec["reevaluation"]["top"]]}
+    visible_step = record.born - record.lag + 1
+    return [
+        row.path
+        for row in rows
+        if row.id not in fittest and (row.joined is None or (row.left is not None and row.left <= visible_step))
+    ]
+
+
+def test_unneeded_checkpoints_of_all_searches_are_dropped(engine, search_factory, lease_factory, score_factory):
     for name in ("a", "b"):
         search_id = search_factory(name, evolution__population=3, evolution__lag=2, reevaluation__top=2)
         while (leased := lease_factory(search_id)) is not None:
@@ -124,12 +139,8 @@ def test_one_pass_drops_what_a_pass_per_search_drops(engine, search_factory, lea
                 score_factory(leased, (leased.birth * 7 % 11) / 10)
             with transaction(engine) as connection:
                 advance_search(connection, lock_search(connection, search_id), 3.0)
-    with engine.connect() as connection:
-        searches = [get_search(connection, name) for name in ("a", "b")]
-        apart = {path for record in searches for path in drop_unneeded_checkpoints(connection, record)}
-        connection.rollback()
     with transaction(engine) as connection:
-        together = drop_all_unneeded_checkpoints(connection)
-        assert drop_all_unneeded_checkpoints(connection) == []
-    assert set(together) == apart
-    assert len(apart) > 8
+        unneeded = {path for name in ("a", "b") for path in list_unneeded(connection, get_search(connection, name))}
+        assert set(drop_unneeded_checkpoints(connection)) == unneeded
+        assert drop_unneeded_checkpoints(connection) == []
+    assert len(unneeded) > 8

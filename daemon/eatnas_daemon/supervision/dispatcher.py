@@ -27,7 +27,7 @@ from eatnas_db.searches.open_searches import (
     list_leasable_searches,
     lock_active_searches,
 )
-from eatnas_db.searches.retention import drop_all_unneeded_checkpoints
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
 
@@ -93,7 +93,7 @@ class Dispatcher:
         if not draining:
             self._lease_candidates(connection, dispatch, wall)
         if cleanup_due:
-            dispatch.obsolete_files += drop_all_unneeded_checkpoints(connection)
+            dispatch.obsolete_files += drop_unneeded_checkpoints(connection)
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
 
