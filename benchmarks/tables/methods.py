@@ -113,7 +113,7 @@ class Guided:
         rows = [ScoredCode(birth, codes[birth], score) for birth, score in enumerate(scores)]
         size = model_rows(len(rows))
         if size not in self._models:
-            self._models[size] = fit_model(self._table.encoding, limit_rows(rows[:size]))
+            self._models[size] = fit_model(self._table.encoding, limit_rows(rows[:size]), size)
         proposal = propose(
             self._table,
             self._models[size],

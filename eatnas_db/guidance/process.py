@@ -43,10 +43,11 @@ NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 
 
 class ProcessModel(NamedTuple):
-    """A kernel and a noise."""
+    """A kernel and a noise, chosen by the scores among the first `births` births."""
 
     kernel: Kernel
     noise: float
+    births: int = 0
 
 
 @dataclass(frozen=True)

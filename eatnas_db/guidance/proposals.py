@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import ndtr
 
+from eatnas_db.domain.evolution import BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
 from eatnas_db.guidance.process import Points, Posterior, ProcessModel, choose_model, make_points, normal_scores
@@ -56,25 +56,12 @@ class ScoredCode(NamedTuple):
     score: float
 
 
-@dataclass(frozen=True, slots=True)
-class GuidedProposal:
-    """A proposed code, the birth it was derived from (None for a random one), and the prediction for it.
-
-    `mean` and `deviation` are normal scores; `low`, `middle` and `high` are the fitness at mean - deviation, mean and
-    mean + deviation. `margin` is the lead in improvement over the next code, `agreement` the correlation of left-out
-    scores with their predictions.
-    """
+class GuidedProposal(NamedTuple):
+    """A proposed code, the birth it was derived from (None for a random one), and the prediction for it."""
 
     code: Code
     parent_birth: int | None
-    mean: float
-    deviation: float
-    low: float
-    middle: float
-    high: float
-    improvement: float
-    margin: float
-    agreement: float
+    prediction: BirthPrediction
 
 
 def model_rows(visible: int) -> int:
@@ -85,9 +72,10 @@ def model_rows(visible: int) -> int:
     return int(size)
 
 
-def fit_model(encoding: Encoding, rows: Sequence[ScoredCode]) -> ProcessModel:
-    """Choose the kernel and the noise by the scored births among the first `model_rows`."""
-    return choose_model(encoding, _points(encoding, [row.code for row in rows]), _targets(rows))
+def fit_model(encoding: Encoding, rows: Sequence[ScoredCode], births: int) -> ProcessModel:
+    """Choose the kernel and the noise by `rows`, the scored ones among the first `births` births."""
+    model = choose_model(encoding, _points(encoding, [row.code for row in rows]), _targets(rows))
+    return model._replace(births=births)
 
 
 def propose(
@@ -105,15 +93,9 @@ def propose(
     """
     if len(rows) < MIN_SCORES:
         return None
-    encoding = space.encoding
-    targets = _targets(rows)
-    posterior = Posterior.fit(
-        encoding,
-        model,
-        points=_points(encoding, [row.code for row in rows]),
-        targets=targets,
-        pending=_points(encoding, pending),
-    )
+    encoding, targets = space.encoding, _targets(rows)
+    points = _points(encoding, [row.code for row in rows])
+    posterior = Posterior.fit(encoding, model, points=points, targets=targets, pending=_points(encoding, pending))
     agreement = posterior.agreement(targets)
     if len(rows) >= WATCHED_SCORES and agreement < MIN_AGREEMENT:
         return None
@@ -128,18 +110,21 @@ def propose(
         return None
     place, margin = chosen
     low, middle, high = _as_fitness(rows, targets, mean[place] + deviation[place] * np.array([-1.0, 0.0, 1.0]))
-    return GuidedProposal(
-        code=pool[place],
-        parent_birth=parent_of[pool[place]],
-        mean=float(mean[place]),
-        deviation=float(deviation[place]),
+    prediction = BirthPrediction(
         low=low,
         middle=middle,
         high=high,
+        mean=float(mean[place]),
+        deviation=float(deviation[place]),
         improvement=float(improvement[place]),
         margin=margin,
         agreement=agreement,
+        scores=len(rows),
+        model_births=model.births,
+        kernel=tuple(model.kernel),
+        noise=model.noise,
     )
+    return GuidedProposal(pool[place], parent_of[pool[place]], prediction)
 
 
 def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:

@@ -19,8 +19,6 @@ from eatnas_db.guidance.encoding import Code
 from eatnas_db.guidance.process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
-    MIN_SCORES,
-    GuidedProposal,
     ScoredCode,
     fit_model,
     model_rows,
@@ -66,12 +64,9 @@ def decide_guided_birth(
     It depends on the record alone: a birth that is decided again is the same.
     """
     visible = number - record.lag + 1
-    if visible < MIN_SCORES:
-        return None
     codes = BlockCodes(space)
     rows = _list_scored(connection, record.id, visible)
-    model_births = model_rows(visible)
-    model = _get_model(connection, record.id, number, model_births, space)
+    model = _get_model(connection, record.id, number, model_rows(visible), space)
     if model is None:
         return None
     window = {"search_id": record.id, "first": visible, "before": number}
@@ -93,8 +88,7 @@ def decide_guided_birth(
     if guided is None:
         return None
     parent = next((row for row in rows if row.birth == guided.parent_birth), None)
-    predicted = _make_prediction(guided, model, scores=len(rows), model_births=model_births)
-    return _make_birth(number, proposals[guided.code], parent, predicted)
+    return _make_birth(number, proposals[guided.code], parent, guided.prediction)
 
 
 def _list_scored(connection: Connection, search_id: int, before: int) -> list[_ScoredRow]:
@@ -116,9 +110,9 @@ def _get_model(
     """Return the model chosen by the first `model_births` births: that of the last prediction if it is the same."""
     row = connection.execute(_LAST_MODEL, {"search_id": search_id, "before": number}).first()
     if row is not None and row.model_births == model_births:
-        return ProcessModel(Kernel(*row.kernel), row.noise)
+        return ProcessModel(Kernel(*row.kernel), row.noise, model_births)
     rows = _encode_rows(space, _list_scored(connection, search_id, model_births))
-    return fit_model(BlockCodes(space).encoding, rows) if rows else None
+    return fit_model(BlockCodes(space).encoding, rows, model_births) if rows else None
 
 
 def _encode_rows(space: Space, rows: list[_ScoredRow]) -> list[ScoredCode]:
@@ -135,20 +129,3 @@ def _make_birth(number: int, proposal: Proposal, parent: _ScoredRow | None, pred
         return Birth(number, Origin.RANDOM, proposal, prediction=predicted)
     changes = list_changes(Architecture.parse(parent.code), proposal.architecture)
     return Birth(number, Origin.MUTATION, replace(proposal, changes=changes), parent.id, prediction=predicted)
-
-
-def _make_prediction(guided: GuidedProposal, model: ProcessModel, *, scores: int, model_births: int) -> BirthPrediction:
-    return BirthPrediction(
-        low=guided.low,
-        middle=guided.middle,
-        high=guided.high,
-        mean=guided.mean,
-        deviation=guided.deviation,
-        improvement=guided.improvement,
-        margin=guided.margin,
-        agreement=guided.agreement,
-        scores=scores,
-        model_births=model_births,
-        kernel=tuple(model.kernel),
-        noise=model.noise,
-    )

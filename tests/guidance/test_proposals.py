@@ -48,7 +48,8 @@ def make_rows(count, scorer=score):
 
 
 def propose_next(rows, pending=(), accepts=lambda code: True, seed=3):
-    model = fit_model(Cube.encoding, rows[: model_rows(len(rows))])
+    size = model_rows(len(rows))
+    model = fit_model(Cube.encoding, rows[:size], size)
     return propose(Cube(), model, rows, pending, KeyedRng(seed, "proposal", len(rows)), accepts)
 
 
@@ -71,8 +72,10 @@ def test_proposal_is_a_function_of_its_arguments():
 def test_prediction_is_given_as_normal_scores_and_as_fitness():
     rows = make_rows(30)
     proposal = propose_next(rows)
-    assert proposal.low <= proposal.middle <= proposal.high <= max(row.score for row in rows)
-    assert proposal.deviation > 0
+    prediction = proposal.prediction
+    assert prediction.low <= prediction.middle <= prediction.high <= max(row.score for row in rows)
+    assert prediction.deviation > 0
+    assert (prediction.scores, prediction.model_births) == (len(rows), model_rows(len(rows)))
     assert proposal.parent_birth is None or proposal.parent_birth < len(rows)
 
 
