@@ -7,37 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.daemon_status import read_status, show_status
 from eatnas_cli.layout_options import width_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
+from eatnas_cli.printing import FITTING, Format, Layout
 from eatnas_cli.resource_options import daemon_options
-from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
 from eatnas_daemon.lock_holder import LockHolder
-from eatnas_daemon.mlflow.problems import read_problem
-from eatnas_daemon.search_progress import current_status, is_supervised
-from eatnas_db.database.dialects import is_postgresql
-from eatnas_db.database.engine import open_record, read_connection
+from eatnas_db.database.engine import open_record
 from eatnas_db.errors import ConflictError, NotFoundError
 from eatnas_db.interpreter import python_command
-from eatnas_db.queries.holds import list_holds
-from eatnas_db.queries.hosts import RecordedDevice, list_devices, list_hosts
-from eatnas_db.queries.searches import list_search_summaries
-from eatnas_db.queries.training_activity import TrainingActivity, list_blocked_searches, list_training_activity
 from eatnas_db.settings import Settings
-from eatnas_report.formats import format_time
 
 app = new_app(no_args_is_help=True)
 Now = Annotated[bool, typer.Option("--now", help="Do not wait for checkpoints; training since the last ones is lost.")]
@@ -182,88 +171,7 @@ def status(
         watch_devices(ctx.obj)
         return
 
-    settings: Settings = ctx.obj
-    user = find_record_user(settings.lock_file)
-    daemon = user.process if user is not None and user.is_daemon else None
-    with read_connection(settings.database_url) as connection:
-        supervised = is_supervised(settings, connection)
-        # Leases that a killed daemon left behind are not in training.
-        work = list_training_activity(connection) if supervised else ()
-        hosts = list_hosts(connection) if is_postgresql(connection) else ()
-        held_up = list_blocked_searches(connection) if supervised else ()
-        holds = list_holds(connection) if supervised else ()
-        devices = list_devices(connection)
-        searches = list_search_summaries(connection)
-    # A daemon writes its pid into the lock file when it starts.
-    since = None if daemon is None else settings.lock_file.stat().st_mtime
-    suspended = daemon is not None and daemon.is_suspended
-    problem = read_problem(settings)
-    if format is not Format.TABLE:
-        lists: dict[str, Sequence[Any]] = {"hosts": hosts} if hosts else {}
-        lists |= {"devices": devices, "work": work, "held_up": held_up, "holds": holds}
-        facts: dict[str, Any] = {name: [asdict(row) for row in rows] for name, rows in lists.items()}
-        facts["searches"] = [{**asdict(row), "status": current_status(row, supervised)} for row in searches]
-        pid = None if daemon is None else daemon.pid
-        facts["mlflow_problem"] = None if problem is None else asdict(problem)
-        state = {"running": daemon is not None, "pid": pid, "since_at": since, "suspended": suspended}
-        show_one(state | facts, format, layout=layout)
-        return
-    _show_daemon(daemon, since, suspended)
-    named = ("host",) if hosts else ()
-    if hosts:
-        show(hosts, ("name", "alive", "devices", "in_training", "seen_at"), format, layout=layout)
-        for line in describe_lost_hosts(hosts):
-            typer.echo(line)
-    _show_devices(devices, work, named, supervised, layout)
-    if supervised:
-        _show_work(work, named, layout)
-    print_summaries(searches, supervised, format, layout)
-    if problem is not None:
-        typer.echo(f"MLflow, since {format_time(problem.since_at)}: {problem.message}")
-    for hold in holds:
-        typer.echo(describe_hold(hold))
-    for search in held_up:
-        typer.echo(
-            f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "
-            f"can start, because its evolution.lag is {search.lag}; `search create --set "
-            "evolution.lag=N` creates a search for more slots"
-        )
-
-
-def _show_daemon(daemon: LockHolder | None, since: float | None, suspended: bool) -> None:
-    if daemon is None or since is None:
-        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
-    else:
-        state = f"suspended (`kill -CONT {daemon.pid}` resumes it)" if suspended else "running"
-        typer.echo(f"daemon {state}, {daemon}, since {format_time(since)}")
-
-
-def _show_devices(
-    devices: Sequence[RecordedDevice],
-    work: Sequence[TrainingActivity],
-    named: tuple[str, ...],
-    supervised: bool,
-    layout: Layout,
-) -> None:
-    """Print the GPUs, and paused CPUs, with their state."""
-
-    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
-        busy = Counter(row.device for row in work)
-        records = [
-            {
-                **asdict(row),
-                "memory": describe_memory(row),
-                "state": describe_state(row, busy[row.uuid], is_supervised=supervised),
-            }
-            for row in devices
-        ]
-        show(records, (*named, "uuid", "name", "memory", "state"), layout=layout)
-
-
-def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...], layout: Layout) -> None:
-    rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
-    columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
-    show(rows, columns, layout=layout) if rows else typer.echo("nothing is in training")
+    show_status(read_status(ctx.obj), format, layout)
 
 
 @app.command()

@@ -100,12 +100,6 @@ def find_record_user(lock_file: Path) -> RecordUser | None:
     return RecordUser(UNKNOWN_PROCESS, "an unknown process")
 
 
-def find_daemon_pid(lock_file: Path) -> int | None:
-    """Return the pid of the process that holds the lock, or None if no process does."""
-    user = find_record_user(lock_file)
-    return None if user is None else user.process.pid
-
-
 _opened: Final[dict[tuple[int, int], int]] = {}
 """The database files that this process has opened for a lock, by device and inode; never closed, see below."""
 

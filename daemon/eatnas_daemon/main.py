@@ -122,8 +122,7 @@ def supervise(
     """
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
-    event_log = EventLog(engine, log)
-    followers = _followers(settings)
+    event_log, followers = EventLog(engine, log), _followers(settings)
     plan = _plan_devices(options)
 
     def after_tick(supervisor: Supervisor) -> None:
@@ -132,8 +131,7 @@ def supervise(
             follower.restart_if_dead()
         on_tick(supervisor)
 
-    scope = f", for search {only} only" if only else ""
-    log.info("daemon started (pid %d) with %s%s", os.getpid(), plan, scope)
+    log.info("daemon started (pid %d) with %s%s", os.getpid(), plan, f", for search {only} only" if only else "")
     try:
         supervisor = Supervisor(
             engine,

@@ -59,14 +59,11 @@ def create_transfer(
     _require_same_arithmetic(spec, source)
     basic = choose_basic_candidate(connection, source, candidate_id)
     space = feasible_space(spec, task)
-    ranking, selection = [basic], SurvivorSelection((), 0, 0)
-    if spec.transfer.start == "survivors":
-        ranking, selection = _select_survivors(connection, source, basic, spec, space)
-        if selection.survivors and candidate_id is None:
-            basic = ranking[selection.survivors[0].place]
+    ranking, selection = _select_survivors(connection, source, basic, spec, space)
     reason = basic.reason
-    if open_reevaluation is not None and candidate_id is None:
-        reason += f"; {open_reevaluation.name!r} is not finished"
+    if candidate_id is None:
+        basic = ranking[selection.survivors[0].place] if selection.survivors else basic
+        reason = basic.reason + (f"; {open_reevaluation.name!r} is not finished" if open_reevaluation else "")
     adapted = adapt_architecture(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
     search_id = insert_search(
         connection,
@@ -109,7 +106,12 @@ def _require_same_arithmetic(spec: SearchSpec, source: SearchRecord) -> None:
 def _select_survivors(
     connection: Connection, source: SearchRecord, basic: BasicChoice, spec: SearchSpec, space: Space
 ) -> tuple[list[BasicChoice], SurvivorSelection]:
-    """Rank the population of the source behind the basic candidate, and select from the ranking."""
+    """Rank the population of the source behind the basic candidate, and select from the ranking.
+
+    The selection is empty unless the spec has `transfer.start: survivors`.
+    """
+    if spec.transfer.start != "survivors":
+        return [basic], SurvivorSelection((), 0, 0)
     require_block_count(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", space)
     reason = "the best of its population within the limits of this task"
     others = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eatnas_daemon.daemon_lock import find_daemon_pid
+from eatnas_daemon.daemon_lock import find_record_user
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +30,8 @@ def on_server(postgres_url, eatnas, home):
     yield call
     # A test that fails halfway leaves a daemon behind.
     for lock_file in home.glob("daemon-*.lock"):
-        if (holder := find_daemon_pid(lock_file)) is not None:
-            psutil.Process(holder).kill()
+        if (user := find_record_user(lock_file)) is not None:
+            psutil.Process(user.process.pid).kill()
 
 
 def test_search_on_a_server_shows_no_password(on_server, home, spec):

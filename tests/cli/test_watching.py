@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
+from eatnas_daemon.daemon_lock import find_record_user, hold_daemon_lock
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.states import DesiredState
@@ -100,7 +100,7 @@ def test_signal_ends_a_watching_run_but_not_the_daemon(settings, eatnas_started,
         watching(process)
         process.send_signal(number)
         _, err = process.communicate()
-        assert find_daemon_pid(settings.lock_file) == os.getpid()
+        assert find_record_user(settings.lock_file).process.pid == os.getpid()
     assert process.returncode == status
     assert "Traceback" not in err
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from eatnas_daemon.daemon_lock import find_daemon_pid, hold_daemon_lock
+from eatnas_daemon.daemon_lock import find_record_user, hold_daemon_lock
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.states import DesiredState
@@ -191,12 +191,12 @@ def test_extend_reopens_a_finished_search(tmp_path, home, supervise):
 
 def test_second_daemon_is_refused_with_the_first_pid(tmp_path):
     file = tmp_path / "record.lock"
-    assert find_daemon_pid(file) is None
+    assert find_record_user(file) is None
     with hold_daemon_lock(file):
-        assert find_daemon_pid(file) == os.getpid()
+        assert find_record_user(file).process.pid == os.getpid()
         with pytest.raises(ConflictError, match=f"pid {os.getpid()}"), hold_daemon_lock(file):
             pass
-    assert find_daemon_pid(file) is None
+    assert find_record_user(file) is None
 
 
 @pytest.mark.parametrize("slots", [1, 2, pytest.param(4, marks=pytest.mark.slow)])

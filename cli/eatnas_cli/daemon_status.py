@@ -1,0 +1,150 @@
+"""What `daemon status` shows: the daemon, its trainings, and whatever holds up the searches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+
+from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.printing import Format, Layout, show, show_one
+from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
+from eatnas_daemon.daemon_lock import find_record_user
+from eatnas_daemon.lock_holder import LockHolder
+from eatnas_daemon.mlflow.problems import MlflowProblem, read_problem
+from eatnas_daemon.search_progress import current_status, is_supervised
+from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.holds import RecordedHold, list_holds
+from eatnas_db.queries.hosts import RecordedDevice, RecordedHost, list_devices, list_hosts
+from eatnas_db.queries.searches import SearchSummary, list_search_summaries
+from eatnas_db.queries.training_activity import (
+    BlockedSearch,
+    TrainingActivity,
+    list_blocked_searches,
+    list_training_activity,
+)
+from eatnas_db.settings import Settings
+from eatnas_report.formats import format_time
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon of this home (None if none runs), and what the record holds about devices, trainings and searches.
+
+    `supervised`: whether a daemon of any host works on the record. `since` is when the daemon started.
+    """
+
+    daemon: LockHolder | None
+    since: float | None
+    supervised: bool
+    hosts: Sequence[RecordedHost]
+    devices: Sequence[RecordedDevice]
+    work: Sequence[TrainingActivity]
+    held_up: Sequence[BlockedSearch]
+    holds: Sequence[RecordedHold]
+    searches: Sequence[SearchSummary]
+    problem: MlflowProblem | None
+
+
+def read_status(settings: Settings) -> DaemonStatus:
+    """Read the status from the lock file and from the record, in one transaction. Raises `EatnasError`."""
+    user = find_record_user(settings.lock_file)
+    daemon = user.process if user is not None and user.is_daemon else None
+    with read_connection(settings.database_url) as connection:
+        supervised = is_supervised(settings, connection)
+        return DaemonStatus(
+            daemon=daemon,
+            # A daemon writes its pid into the lock file when it starts.
+            since=None if daemon is None else settings.lock_file.stat().st_mtime,
+            supervised=supervised,
+            hosts=list_hosts(connection) if is_postgresql(connection) else (),
+            devices=list_devices(connection),
+            # Leases that a killed daemon left behind are not in training.
+            work=list_training_activity(connection) if supervised else (),
+            held_up=list_blocked_searches(connection) if supervised else (),
+            holds=list_holds(connection) if supervised else (),
+            searches=list_search_summaries(connection),
+            problem=read_problem(settings),
+        )
+
+
+def show_status(status: DaemonStatus, format: Format, layout: Layout) -> None:  # noqa: A002
+    """Print the status as tables, or as one object."""
+    if format is not Format.TABLE:
+        show_one(_to_object(status), format, layout=layout)
+        return
+    _show_daemon(status.daemon, status.since)
+    named = ("host",) if status.hosts else ()
+    if status.hosts:
+        show(status.hosts, ("name", "alive", "devices", "in_training", "seen_at"), format, layout=layout)
+        for line in describe_lost_hosts(status.hosts):
+            typer.echo(line)
+    _show_devices(status.devices, status.work, named, status.supervised, layout)
+    if status.supervised:
+        _show_work(status.work, named, layout)
+    print_summaries(status.searches, status.supervised, format, layout)
+    if status.problem is not None:
+        typer.echo(f"MLflow, since {format_time(status.problem.since_at)}: {status.problem.message}")
+    for hold in status.holds:
+        typer.echo(describe_hold(hold))
+    for search in status.held_up:
+        typer.echo(
+            f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "
+            f"can start, because its evolution.lag is {search.lag}; `search create --set "
+            "evolution.lag=N` creates a search for more slots"
+        )
+
+
+def _to_object(status: DaemonStatus) -> dict[str, Any]:
+    daemon, problem = status.daemon, status.problem
+    lists: dict[str, Sequence[Any]] = {"hosts": status.hosts} if status.hosts else {}
+    lists |= {"devices": status.devices, "work": status.work, "held_up": status.held_up, "holds": status.holds}
+    searches = [{**asdict(row), "status": current_status(row, status.supervised)} for row in status.searches]
+    return {
+        "running": daemon is not None,
+        "pid": None if daemon is None else daemon.pid,
+        "since_at": status.since,
+        "suspended": daemon is not None and daemon.is_suspended,
+        **{name: [asdict(row) for row in rows] for name, rows in lists.items()},
+        "searches": searches,
+        "mlflow_problem": None if problem is None else asdict(problem),
+    }
+
+
+def _show_daemon(daemon: LockHolder | None, since: float | None) -> None:
+    if daemon is None or since is None:
+        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
+    else:
+        state = f"suspended (`kill -CONT {daemon.pid}` resumes it)" if daemon.is_suspended else "running"
+        typer.echo(f"daemon {state}, {daemon}, since {format_time(since)}")
+
+
+def _show_devices(
+    devices: Sequence[RecordedDevice],
+    work: Sequence[TrainingActivity],
+    named: tuple[str, ...],
+    supervised: bool,
+    layout: Layout,
+) -> None:
+    """Print the GPUs, and paused CPUs, with their state."""
+    if any(row.kind != "cpu" or row.paused_at is not None for row in devices):
+        busy = Counter(row.device for row in work)
+        records = [
+            {
+                **asdict(row),
+                "memory": describe_memory(row),
+                "state": describe_state(row, busy[row.uuid], is_supervised=supervised),
+            }
+            for row in devices
+        ]
+        show(records, (*named, "uuid", "name", "memory", "state"), layout=layout)
+
+
+def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...], layout: Layout) -> None:
+    rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
+    columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
+    show(rows, columns, layout=layout) if rows else typer.echo("nothing is in training")
