@@ -21,8 +21,8 @@ def advance_search(connection: Connection, search: SearchRecord, now: float) -> 
 
     Return whether it needs no training now.
 
-    On a server, the transaction must hold the search (`database.locks.hold_searches`). Raises `CollisionError` if
-    another program advanced the search in the meantime.
+    On a server, the transaction must have locked the search (`database.locks.lock_searches`). Raises `CollisionError`
+    or `TransactionRollbackError` if another program has advanced the search since it was read.
     """
     state = AdvanceState.of(search)
     settle(connection, state, now)

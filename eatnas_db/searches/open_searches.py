@@ -46,7 +46,10 @@ _ALL_SETTLED: Final = and_(
 )
 _CAN_FINISH: Final = and_(or_(_OVER_BUDGET, _ALL_SETTLED), ~_TRAINS)
 _CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_FINISH))
-"""The same conditions as in `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate."""
+"""The conditions of `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate.
+
+A guided search meets them until its population is full: it is advanced more often than necessary, but never too seldom.
+"""
 
 BY_PRIORITY: Final = (search.c.priority.desc(), search.c.id)
 
