@@ -57,6 +57,4 @@ def export_fields(settings: Settings, model: TrainedModel) -> dict[str, Any]:
             f"the weights of candidate {model.candidate_id} are not in this home: "
             f"{settings.artifacts / model.checkpoint} is missing; restore the file{elsewhere}"
         )
-    cache = str(settings.cache) if settings.home.is_dir() else None
-    data = {**model.data, "root": model.data.get("root") or str(settings.data), "cache": cache}
-    return {"model": asdict(model), "data": data, "checkpoint": str(checkpoint)}
+    return {"model": asdict(model), "data": settings.locate_data(model.data), "checkpoint": str(checkpoint)}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eatnas_db.errors import RecordError
 from eatnas_db.text_encoding import escape_unstorable, is_storable
@@ -55,6 +55,11 @@ class Settings:
     def cache(self) -> Path:
         """The folder of files that can be computed again: decoded image folders."""
         return self.home / "cache"
+
+    def locate_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache."""
+        cache = str(self.cache) if self.home.is_dir() else None
+        return {**data, "root": data.get("root") or str(self.data), "cache": cache}
 
     @property
     def mlflow_uri(self) -> str:

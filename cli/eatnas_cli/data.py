@@ -17,7 +17,6 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.data_sets import (
-    data_with_root,
     describe_data_set,
     list_data_sets,
     prepare_data_set,
@@ -80,7 +79,7 @@ def prepare_data(
     """Download a data set if necessary, read all its files, and say what they hold; exit 1 if one is unreadable."""
     settings: Settings = ctx.obj
     section = {"name": name, "root": root, "resolution": resolution, "on_unreadable": on_unreadable.value}
-    data = data_with_root(settings, section)
+    data = settings.locate_data(section)
     if sys.stderr.isatty():
         typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
     prepared = prepare_data_set(data)
@@ -120,7 +119,7 @@ def verify_data(
         row = get_search(connection, name)
     if row.data_state is None:
         raise ConflictError(f"the record has no digests of the images of search {name!r}; there is nothing to compare")
-    then, now = _state_of(row), verify_data_set(data_with_root(settings, row.spec["data"])).state
+    then, now = _state_of(row), verify_data_set(settings.locate_data(row.spec["data"])).state
     digests = [
         {"digest": kind, "at_creation": value, "now": asdict(now)[kind], "equal": value == asdict(now)[kind]}
         for kind, value in asdict(then).items()
@@ -143,7 +142,7 @@ def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> Non
     except RecordError:  # the files can be prepared without a record
         return
     for row in rows:
-        section = data_with_root(settings, row.spec["data"])
+        section = settings.locate_data(row.spec["data"])
         same_files = section["name"] == data["name"] and _folder(section) == _folder(data)
         if row.data_state is None or row.finished_at is not None or not same_files:
             continue

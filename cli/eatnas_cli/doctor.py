@@ -24,7 +24,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_daemon.daemon_lock import find_record_user
-from eatnas_daemon.data_sets import data_with_root, describe_data_set
+from eatnas_daemon.data_sets import describe_data_set
 from eatnas_daemon.devices.capacity import find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import probe_once
@@ -301,7 +301,7 @@ def _data(settings: Settings, *, searches: bool) -> Iterator[Finding]:
                 if row.finished_at is None and row.wish != DesiredState.CANCELLED
             ]
         for row in going:
-            data = data_with_root(settings, row.spec["data"])
+            data = settings.locate_data(row.spec["data"])
             if data not in wanted.values():
                 wanted[f"{data['name']} of {row.name}" if data["name"] in wanted else data["name"]] = data
     for name, data in wanted.items():

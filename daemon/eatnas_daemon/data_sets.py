@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.domain.data_state import DataState
-from eatnas_db.settings import Settings
 
 PROGRAM: Final = "eatnas_training.prepare"
 
@@ -66,12 +65,6 @@ class FinalDataDescription:
 
     train_images: int
     test_images: int
-
-
-def data_with_root(settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache."""
-    cache = str(settings.cache) if settings.home.is_dir() else None
-    return {**data, "root": data.get("root") or str(settings.data), "cache": cache}
 
 
 def list_data_sets() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from eatnas_daemon.data_sets import DataDescription, data_with_root, describe_data_set
+from eatnas_daemon.data_sets import DataDescription, describe_data_set
 from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
@@ -86,7 +86,7 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
 
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
     """Read a spec's data set and return the task that it defines, and its description. Raises `DataError`."""
-    description = describe_data_set(data_with_root(settings, spec.data.model_dump()))
+    description = describe_data_set(settings.locate_data(spec.data.model_dump()))
     return Task(description.resolution, description.channels, description.classes), description
 
 

@@ -11,7 +11,6 @@ import typer
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
-from eatnas_daemon.data_sets import data_with_root
 from eatnas_daemon.devices.capacity import count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import probe_once
@@ -107,7 +106,7 @@ def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: 
             "codes": [proposal.architecture.to_code() for proposal in proposals],
             "macro": asdict(space.macro),
             "task": asdict(task),
-            "data": data_with_root(settings, spec.data.model_dump()),
+            "data": settings.locate_data(spec.data.model_dump()),
             "training": spec.training.model_dump(),
             "device": torch_device_name(device),
         },

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
-from eatnas_daemon.data_sets import data_with_root, describe_final_data
+from eatnas_daemon.data_sets import describe_final_data
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
@@ -66,7 +66,7 @@ def final(
     with read_connection(settings.database_url) as connection:
         data = get_search(connection, name).spec["data"]
     # A missing test part is reported before days of training.
-    description = describe_final_data(data_with_root(settings, data))
+    description = describe_final_data(settings.locate_data(data))
 
     def create(connection: Connection) -> SearchRecord:
         tests = create_final_training(

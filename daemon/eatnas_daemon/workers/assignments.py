@@ -7,7 +7,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from eatnas_daemon.data_sets import data_with_root
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
@@ -134,7 +133,7 @@ def _assign_message(
     data_state: dict[str, str | None] | None = None,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
-    data = data_with_root(settings, source.spec["data"])
+    data = settings.locate_data(source.spec["data"])
     return Assign(
         candidate=candidate_id,
         attempt=attempt,
