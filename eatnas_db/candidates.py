@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select, update
 
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.bulk_insert import insert_or_ignore_rows, insert_rows
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import Proposal
@@ -37,8 +38,8 @@ def insert_candidates(connection: Connection, search_id: int, births: Sequence[B
 
     Raises `CollisionError` if another host has inserted one of them.
     """
-    for first in range(0, len(births), MAX_BIRTHS):
-        _insert_batch(connection, search_id, births[first : first + MAX_BIRTHS], now)
+    for batch in split_in_batches(births, MAX_BIRTHS):
+        _insert_batch(connection, search_id, batch, now)
 
 
 def _insert_batch(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:

@@ -15,13 +15,13 @@ from typing import Final
 from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.checkpoint_files import CheckpointName, owner_of_file
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.states import SETTLED, UNSETTLED
 from eatnas_db.queries.disk_usage import GRACE_SECONDS, list_files
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 
-_IDS_PER_QUERY: Final = 500
 ANCESTOR_ATTEMPT: Final = 0
 """The number in the names of checkpoints that a worker writes while it trains an ancestor again."""
 
@@ -77,11 +77,11 @@ def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, 
     """Return the states of candidates, and the paths of their checkpoints."""
     states: dict[int, str] = {}
     rows: set[str] = set()
-    for start in range(0, len(ids), _IDS_PER_QUERY):
-        some = ids[start : start + _IDS_PER_QUERY]
-        of_candidates = select(candidate.c.id, candidate.c.state).where(candidate.c.id.in_(some))
+    for batch in split_in_batches(ids):
+        of_candidates = select(candidate.c.id, candidate.c.state).where(candidate.c.id.in_(batch))
         states |= {row.id: row.state for row in connection.execute(of_candidates)}
-        rows |= set(connection.execute(select(checkpoint.c.path).where(checkpoint.c.candidate_id.in_(some))).scalars())
+        paths = select(checkpoint.c.path).where(checkpoint.c.candidate_id.in_(batch))
+        rows |= set(connection.execute(paths).scalars())
     return states, rows
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Final
 
 from sqlalchemy import Connection, delete, or_, select
 
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.locks import lock_searches
+from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.leases import count_leased
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.events import event
 from eatnas_db.schema.holds import hold
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, score
-
-_BATCH: Final = 5000
-"""Ids in one statement: databases limit the number of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,8 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     """
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     require_deletable(connection, name)
-    search_id = get_search(connection, name).id
+    record = get_search(connection, name)
+    search_id = record.id
     candidates = select(candidate.c.id).where(candidate.c.search_id == search_id)
     candidate_ids = tuple(connection.execute(candidates).scalars())
     # This event gets the highest id, so that no later event gets the id of a deleted one: readers follow the ids.
@@ -67,16 +66,17 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     for table in (score, epoch, checkpoint, lease, mutation, prediction, attempt):
         connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))
     connection.execute(delete(event).where(or_(event.c.search_id == search_id, event.c.candidate_id.in_(candidates))))
-    _forget_retries(connection, name)
+    if record.kind == SearchKind.RETRY:
+        _forget_retries(connection, record)
     for table in (candidate, step, hold):
         connection.execute(delete(table).where(table.c.search_id == search_id))
     connection.execute(delete(search).where(search.c.id == search_id))
     return DeletedSearch(id=search_id, name=name, candidate_ids=candidate_ids)
 
 
-def _forget_retries(connection: Connection, name: str) -> None:
+def _forget_retries(connection: Connection, record: SearchRecord) -> None:
     """Delete the events of the retries that a search made, so that their candidates may be retried again."""
-    retried = select(event.c.id, event.c.detail).where(event.c.kind == "retried")
-    ids = [row.id for row in connection.execute(retried) if json.loads(row.detail)["search"] == name]
-    for first in range(0, len(ids), _BATCH):
-        connection.execute(delete(event).where(event.c.id.in_(ids[first : first + _BATCH])))
+    retried = select(event.c.id, event.c.detail).where(event.c.search_id == record.source_id, event.c.kind == "retried")
+    ids = [row.id for row in connection.execute(retried) if json.loads(row.detail)["search"] == record.name]
+    for batch in split_in_batches(ids):
+        connection.execute(delete(event).where(event.c.id.in_(batch)))

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, select
 
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError, NotFoundError
@@ -23,9 +24,6 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import Retraining, append_retrainings, insert_retrainings, largest_replicas
-
-_BATCH: Final = 5000
-"""Ids in one statement: databases limit the number of parameters."""
 
 
 class Retry(NamedTuple):
@@ -126,8 +124,8 @@ def _retry_of_search(
     origin = Origin.RETRY if is_evolution else Origin(record.kind)
     originals = [row.id if is_evolution else row.parent_id for row in failed]
     used: dict[int, int] = {}
-    for first in range(0, len(originals), _BATCH):
-        used |= largest_replicas(connection, originals[first : first + _BATCH], origin)
+    for batch in split_in_batches(originals):
+        used |= largest_replicas(connection, batch, origin)
     retrainings = []
     for row, original in zip(failed, originals, strict=True):
         used[original] = used.get(original, 0) + 1
@@ -178,8 +176,4 @@ def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRe
 
 
 def _select_in_batches(connection: Connection, query: Any, ids: Sequence[int]) -> list[Row[Any]]:
-    return [
-        row
-        for first in range(0, len(ids), _BATCH)
-        for row in connection.execute(query, {"ids": ids[first : first + _BATCH]})
-    ]
+    return [row for batch in split_in_batches(ids) for row in connection.execute(query, {"ids": batch})]

@@ -26,6 +26,7 @@ from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
 from eatnas_daemon.mlflow.views import EXPERIMENT_TAGS
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.dialects import is_postgresql, url_of
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import list_connected_hosts, task_lock
@@ -147,9 +148,9 @@ class MlflowSync:
 
     def _sync_candidates(self, ids: list[int], live_hosts: frozenset[int] | None) -> int:
         written = 0
-        for start in range(0, len(ids), CANDIDATES_PER_QUERY):
+        for batch in split_in_batches(ids, CANDIDATES_PER_QUERY):
             with read_transaction(self._engine) as connection:
-                candidates = list_attempted(connection, ids[start : start + CANDIDATES_PER_QUERY])
+                candidates = list_attempted(connection, batch)
             for candidate in candidates:
                 written += self._candidate_runs.sync(
                     candidate,

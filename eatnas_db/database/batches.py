@@ -1,0 +1,16 @@
+"""Split long lists for statements, whose number of parameters every database limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+MAX_VALUES: Final = 5000
+"""SQLite takes 32,766 parameters and PostgreSQL 65,535, and rows of several columns need as many each."""
+
+
+def split_in_batches(values: Sequence[T], size: int = MAX_VALUES) -> Iterator[Sequence[T]]:
+    """Yield the values in order, in parts of at most `size`."""
+    return (values[start : start + size] for start in range(0, len(values), size))
