@@ -49,6 +49,10 @@ class DataError(EatnasError):
     """A data set is unknown, missing or damaged."""
 
 
+class PluginError(EatnasError):
+    """A plug-in is not installed, cannot be loaded, has changed, or does not keep what its interface demands."""
+
+
 class StaleLeaseError(EatnasError):
     """The writer no longer holds the lease of the candidate."""
 

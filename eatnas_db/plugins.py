@@ -1,0 +1,158 @@
+"""Find and load what installed packages add: operators, spaces, data sets and trainings.
+
+A package adds an object by an entry point, and a spec may also name a function as `module:name`. The record stores the
+version and the digest of the source of everything that it used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from pathlib import Path
+from typing import Any, Final
+
+from eatnas_db.domain.suggestions import did_you_mean
+from eatnas_db.errors import PluginError
+
+OPERATORS: Final = "eatnas_db.operators"
+SPACES: Final = "eatnas_db.spaces"
+DATASETS: Final = "eatnas_db.datasets"
+"""The groups of entry points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """The place of an object in an installed package: `reference` is `module:name`."""
+
+    name: str
+    reference: str
+
+    @property
+    def package(self) -> str:
+        """The name of the top-level package or module."""
+        return self.reference.partition(":")[0].partition(".")[0]
+
+    def load(self) -> Any:
+        """Import the module and return the object. Raises `PluginError` with the reason in one line."""
+        module, _, attribute = self.reference.partition(":")
+        try:
+            found = importlib.import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # a module of the user's may raise anything
+            raise PluginError(f"{self} cannot be loaded ({_describe(error)}); mend or reinstall its package") from error
+        return found
+
+    def identity(self) -> PluginIdentity:
+        """Return the version and the digest of the installed source, without an import of the module."""
+        return PluginIdentity(self.reference, _find_version(self.package), digest_source(self.package))
+
+    def __str__(self) -> str:
+        return self.reference if self.name == self.reference else f"{self.name} ({self.reference})"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginIdentity:
+    """What a record stores of a plug-in. Another `source_digest` means that the plug-in has changed."""
+
+    reference: str
+    version: str
+    source_digest: str
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, str]) -> PluginIdentity:
+        """Return the identity that `to_json` was called on."""
+        return cls(stored["reference"], stored["version"], stored["source_digest"])
+
+    def to_json(self) -> dict[str, str]:
+        """Return the identity as plain JSON values."""
+        return {"reference": self.reference, "version": self.version, "source_digest": self.source_digest}
+
+    def require_installed(self) -> None:
+        """Raise `PluginError` unless this very source is installed."""
+        installed = Plugin(self.reference, self.reference).identity()
+        if installed.source_digest != self.source_digest:
+            raise PluginError(
+                f"{self.reference} has changed: the record was made with version {self.version}, source "
+                f"{self.source_digest[:12]}, but version {installed.version}, source {installed.source_digest[:12]}, "
+                "is installed; install the former version, or create a new search"
+            )
+
+
+def list_plugins(group: str) -> dict[str, Plugin]:
+    """Return the plug-ins of a group of entry points by name. Raises `PluginError` if two packages use one name."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=group):
+        other = found.setdefault(entry.name, entry)
+        if other.value != entry.value:
+            raise PluginError(
+                f"two packages define {entry.name} in {group}: {other.value} and {entry.value}; uninstall one of them"
+            )
+    return {name: Plugin(name, entry.value) for name, entry in sorted(found.items())}
+
+
+def find_plugin(group: str, name: str) -> Plugin:
+    """Return one plug-in of a group of entry points. Raises `PluginError` if no installed package defines it."""
+    plugins = list_plugins(group)
+    if name not in plugins:
+        known = ", ".join(plugins) or "none"
+        raise PluginError(
+            f"no installed package defines {name} in {group}{did_you_mean(name, plugins)} (installed: {known}); "
+            "install the package, or correct the name"
+        )
+    return plugins[name]
+
+
+def find_function(reference: str) -> Plugin:
+    """Return the plug-in for `module:name`. Raises `PluginError` if it is no such reference or not installed."""
+    module, separator, attribute = reference.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not separator or not all(part.isidentifier() for part in parts):
+        raise PluginError(
+            f"{reference!r} is not a reference of the form module:name, for example my_package.train:train"
+        )
+    plugin = Plugin(reference, reference)
+    digest_source(plugin.package)
+    return plugin
+
+
+@cache
+def digest_source(package: str) -> str:
+    """Return 64 hexadecimal digits that identify the Python source of a top-level package or module.
+
+    The source is read once per process, as the modules are. Raises `PluginError` if the package is not installed.
+    """
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise PluginError(f"the package {package} is not installed; install it in the environment of eatnas-db")
+    digest = hashlib.blake2b(digest_size=32)
+    if spec.submodule_search_locations is None:
+        files = {spec.name: Path(spec.origin)} if spec.origin is not None and Path(spec.origin).is_file() else {}
+    else:
+        folders = [Path(folder) for folder in spec.submodule_search_locations]
+        files = {file.relative_to(folder).as_posix(): file for folder in folders for file in folder.rglob("*.py")}
+    for name, file in sorted(files.items()):
+        content = file.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def _find_version(package: str) -> str:
+    for distribution in packages_distributions().get(package, []):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _describe(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

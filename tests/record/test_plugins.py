@@ -1,0 +1,97 @@
+"""Plug-ins of installed packages: found by entry point or reference, identified by their source."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eatnas_db.errors import PluginError
+from eatnas_db.plugins import DATASETS, Plugin, PluginIdentity, digest_source, find_function, find_plugin, list_plugins
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """A folder of installed packages on `sys.path`."""
+    sys.path.insert(0, str(tmp_path))
+    try:
+        yield tmp_path
+    finally:
+        sys.path.remove(str(tmp_path))
+        digest_source.cache_clear()
+        for name in [name for name in sys.modules if name.startswith("plugin_sample")]:
+            del sys.modules[name]
+
+
+def install(site: Path, package: str, source: str, *, version: str = "1.0", entries: str = "") -> None:
+    (site / package).mkdir(exist_ok=True)
+    (site / package / "__init__.py").write_text(source)
+    info = site / f"{package}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
+    (info / "top_level.txt").write_text(package)
+    (info / "RECORD").write_text("")
+    (info / "entry_points.txt").write_text(entries)
+
+
+def test_entry_point_is_found_and_loaded(site: Path) -> None:
+    install(site, "plugin_sample_a", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_a:value\n")
+
+    plugin = find_plugin(DATASETS, "texts")
+
+    assert plugin.load() == 3
+    assert plugin.identity().version == "1.0"
+    assert "texts" in list_plugins(DATASETS)
+
+
+def test_unknown_name_lists_installed_plugins(site: Path) -> None:
+    install(site, "plugin_sample_b", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_b:value\n")
+
+    with pytest.raises(PluginError, match="did you mean texts"):
+        find_plugin(DATASETS, "text")
+
+
+def test_two_packages_with_one_name_are_refused(site: Path) -> None:
+    for package in ("plugin_sample_c", "plugin_sample_d"):
+        install(site, package, "value = 3\n", entries=f"[eatnas_db.datasets]\ntexts = {package}:value\n")
+
+    with pytest.raises(PluginError, match=r"plugin_sample_c:value and plugin_sample_d:value|uninstall one"):
+        list_plugins(DATASETS)
+
+
+@pytest.mark.parametrize("reference", ["", "train", "a b:c", "plugin_sample_e:", ":train", "plugin_sample_e:a.1"])
+def test_malformed_reference_is_refused(reference: str) -> None:
+    with pytest.raises(PluginError, match="module:name"):
+        find_function(reference)
+
+
+def test_missing_package_is_named() -> None:
+    with pytest.raises(PluginError, match="plugin_sample_missing is not installed"):
+        find_function("plugin_sample_missing.train:train")
+
+
+@pytest.mark.parametrize(
+    "source", ["raise RuntimeError('a\\nb')", "import plugin_sample_missing", "other = 1", "def ("]
+)
+def test_plugin_that_cannot_be_loaded_is_one_line(site: Path, source: str) -> None:
+    install(site, "plugin_sample_f", source)
+
+    with pytest.raises(PluginError) as error:
+        Plugin("x", "plugin_sample_f:value").load()
+
+    assert "\n" not in str(error.value)
+
+
+def test_changed_source_is_reported_with_both_versions(site: Path) -> None:
+    install(site, "plugin_sample_g", "value = 3\n")
+    stored = find_function("plugin_sample_g:value").identity().to_json()
+    identity = PluginIdentity.from_json(stored)
+    identity.require_installed()
+
+    install(site, "plugin_sample_g", "value = 4\n")
+    digest_source.cache_clear()
+
+    with pytest.raises(PluginError, match="plugin_sample_g:value has changed"):
+        identity.require_installed()
