@@ -15,7 +15,7 @@ from eatnas_db.schema.definitions import define_table
 VERSION_TABLE = "eatnas_alembic_version"
 
 
-REVISION = "0001"
+REVISION = "0002"
 """The Alembic revision of this program's tables; a test compares it with the newest migration."""
 
 
