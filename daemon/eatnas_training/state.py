@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.recipe import class_weights_of
 from eatnas_db.domain.spec import TrainingSpec
 from eatnas_protocol.messages import Assign, EpochDone
 from eatnas_training import network
@@ -90,7 +91,7 @@ def identity_of(assign: Assign, recipe: TrainingSpec, data_digest: str) -> str:
         "code": assign.code,
         "macro": assign.macro,
         "task": assign.task,
-        "recipe": recipe.without_timing(),
+        "recipe": {**recipe.without_timing(), **class_weights_of(assign.data)},
         "seed": assign.seed,
         "split_batches": assign.split_batches,
         "data_digest": data_digest,

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from eatnas_db.domain.activations import VALIDATION_FACTOR
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.recipe import BALANCED
 from eatnas_db.domain.spec import TrainingSpec
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
@@ -46,6 +47,7 @@ class StepRunner:
         self.device_seconds = 0.0
         self._precision: str
         self._norms: list[nn.BatchNorm2d] = []
+        self._class_weights: Tensor | None = None
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
@@ -63,6 +65,8 @@ class StepRunner:
                 "or create a new search"
             )
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
+        if self.assign.data.get("class_weights") == BALANCED:
+            self._class_weights = balanced_weights(self.data.train.labels, task.classes).to(self.device)
 
     def _require_unchanged(self, at_creation: DataState) -> None:
         change = at_creation.describe_change(self.data.state)
@@ -125,9 +129,17 @@ class StepRunner:
         state = self.state
         with autocast(self.device, self._precision):
             logits = state.model(images)
-            loss = cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            loss = self._loss(logits, labels)
         (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
         _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weights, smoothing = self._class_weights, self.recipe.label_smoothing
+        if weights is None:
+            return cross_entropy(logits, labels, label_smoothing=smoothing)
+        # Divided by the number of images rather than by their weights, so that half a batch counts as half.
+        total = cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum")
+        return total / len(labels)
 
     def validate_step(self, start: int, sums: Tensor) -> int:
         """Add loss, correct predictions and count of the held-out images from `start` on; return the next start."""
@@ -171,6 +183,20 @@ class StepRunner:
         seconds = self._monotonic() - started
         self.device_seconds += seconds
         self.state.epoch_seconds += seconds
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Return the weight of each class: float32 `[classes]`, inverse to its share, with mean 1 over the images.
+
+    Raises `DataError` if a class has no image.
+    """
+    counts = torch.bincount(labels.cpu(), minlength=classes)
+    if empty := (counts == 0).nonzero().flatten().tolist():
+        raise DataError(
+            f"data.class_weights: balanced needs a training image of every class, and class {empty[0]} has none; "
+            "set data.stratify to true, raise data.train_images, or set data.class_weights to none"
+        )
+    return (len(labels) / (classes * counts.double())).float()
 
 
 def require_finite(loss: float, epoch: int) -> None:

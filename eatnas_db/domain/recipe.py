@@ -9,6 +9,8 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_db.domain.states import RETRAINED, Origin
 
 INHERITED: Final = "inherited"
+BALANCED: Final = "balanced"
+"""The value of `data.class_weights` that is part of a recipe."""
 CHILD_LEARNING_RATE_FACTOR: Final = 1 / 3
 FINAL_EPOCHS_FACTOR: Final = 4
 """A final model is trained for this many times the epochs of its search, unless the user gives a number."""
@@ -36,6 +38,12 @@ def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get("arithmetic") == NATIVE:
         del fields["arithmetic"]
     return fields
+
+
+def class_weights_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a `data` section adds to the recipe: its class weights, if it uses any."""
+    weights = data.get("class_weights")
+    return {"class_weights": BALANCED} if weights == BALANCED else {}
 
 
 def recipe_of(spec: Mapping[str, Any], *, inheriting: bool) -> dict[str, Any]:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
@@ -23,6 +33,15 @@ class _Section(BaseModel):
     # allow_inf_nan: YAML's .nan and .inf would pass all range checks or none.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
+    stored_if_set: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the stored spec leaves out at their defaults, so that older specs are stored as before."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        unset = {name for name in self.stored_if_set if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in fields.items() if name not in unset}
+
     @field_validator("*", mode="before")
     @classmethod
     def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
@@ -32,7 +51,8 @@ class _Section(BaseModel):
                 return value.text
         if not isinstance(value, dict):  # a section converts its own values
             value = plain_values(value)
-        if isinstance(value, bool):  # otherwise `true` would count as 1
+        is_flag = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not is_flag:  # otherwise `true` would count as 1
             raise ValueError("a boolean (true, false) is not allowed here")
         return value
 
@@ -82,6 +102,12 @@ class DataSpec(_Section):
     validation_images: int | None = Field(None, ge=1, description="default: a fifth of the training part")
     split_seed: int = Field(0, ge=0, le=MAX_BIGINT)
     on_unreadable: Literal["fail", "skip"] = Field("fail", description="what to do if an image cannot be read")
+    stratify: bool = Field(False, strict=True, description="whether each class has its share of validation images")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: the loss of an image is divided by the share of its class"
+    )
+
+    stored_if_set = frozenset({"stratify", "class_weights"})
 
 
 class TrainingSpec(_Section):

@@ -14,7 +14,7 @@ from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
 from eatnas_db.domain.memory_estimate import measured_share_of_estimate, variable_bytes
 from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
-from eatnas_db.domain.recipe import without_timing
+from eatnas_db.domain.recipe import class_weights_of, without_timing
 from eatnas_db.provenance import Provenance
 from eatnas_protocol.messages import Finished
 
@@ -24,11 +24,12 @@ def record_result(
 ) -> None:
     """Record the score of a training. Raises `StaleLeaseError`."""
     assignment = training.assignment
-    recipe = {**without_timing(assignment.message.training), "precision": report.precision}
-    if assignment.message.split_batches:  # a deviation from the recipe, recorded with the score
-        recipe["micro_batch"] = images_per_pass(assignment.message)
+    message = assignment.message
+    recipe = {**without_timing(message.training), **class_weights_of(message.data), "precision": report.precision}
+    if message.split_batches:  # a deviation from the recipe, recorded with the score
+        recipe["micro_batch"] = images_per_pass(message)
     leased, objective = assignment.leased, assignment.objective
-    if assignment.message.final_model:
+    if message.final_model:
         metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
         value = report.accuracy  # A final model is not judged by its cost.
     else:
@@ -39,7 +40,7 @@ def record_result(
         leased.token,
         fitness=value,
         metrics=metrics,
-        seed=assignment.message.seed,
+        seed=message.seed,
         provenance=_provenance(recipe, report.data_digest, worker),
         device_seconds=training.time.device_seconds,
         step_seconds=training.time.step_seconds,

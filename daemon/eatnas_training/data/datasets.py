@@ -68,7 +68,7 @@ def load_training(data: Mapping[str, Any]) -> TrainingData:
 def training_steps(data: Mapping[str, Any]) -> Steps[TrainingData]:
     """Do the same as `load_training`, and yield the progress."""
     images = yield from _load(data, train=True)
-    train_indices, validation_indices = split(len(images.labels), data)
+    train_indices, validation_indices = split(len(images.labels), data, images.labels)
     train, validation = (_select(images, indices, data) for indices in (train_indices, validation_indices))
     return TrainingData(train, validation, _digest([train, validation], [train_indices, validation_indices]))
 
@@ -84,7 +84,7 @@ def load_final(data: Mapping[str, Any]) -> FinalData:
 def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
     """Do the same as `load_final`, and yield the progress."""
     images = yield from _load(data, train=True)
-    parts = split(len(images.labels), data)
+    parts = split(len(images.labels), data, images.labels)
     indices = np.concatenate(parts)
     train = _select(images, indices, data)
     search_digest = _digest([_select(images, part, data) for part in parts], list(parts))
@@ -109,11 +109,12 @@ def _select(images: Images, indices: Integers, data: Mapping[str, Any]) -> Image
     return replace(images, images=resize_images(selected, data.get("resolution")), labels=images.labels[indices])
 
 
-def split(count: int, data: Mapping[str, Any]) -> tuple[Integers, Integers]:
-    """Return the sorted indices of the training and of the validation images among `count`.
+def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -> tuple[Integers, Integers]:
+    """Return the sorted indices of the training and of the validation images among `count` with these labels.
 
     The order depends on `split_seed` only: with fewer training images they are a subset, and the validation images
-    stay the same. Raises `DataError` if `count` is too small for both.
+    stay the same. With `stratify` it also depends on the labels, and both parts have the share of each class that the
+    whole has, within one image. Raises `DataError` if there are too few images for both.
     """
     validation = data.get("validation_images") or count // VALIDATION_SHARE
     train = data.get("train_images") or count - validation
@@ -125,7 +126,20 @@ def split(count: int, data: Mapping[str, Any]) -> tuple[Integers, Integers]:
     rng = KeyedRng(int(data.get("split_seed") or 0), "split")
     keys = np.array([rng.bits() for _ in range(count)], dtype=np.uint64)
     order = np.argsort(keys, kind="stable").astype(np.int64)
+    if data.get("stratify"):
+        assert labels is not None
+        order = _spread_classes(labels, order)
     return np.sort(order[validation : validation + train]), np.sort(order[:validation])
+
+
+def _spread_classes(labels: Integers, order: Integers) -> Integers:
+    """Return the indices in an order whose every beginning has the same shares of the classes, within one image."""
+    ordered = labels[order]
+    position = np.empty(len(labels), np.float64)
+    for label in np.unique(ordered):
+        members = np.flatnonzero(ordered == label)
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(position, kind="stable")]
 
 
 def data_root(data: Mapping[str, Any]) -> Path:

@@ -108,7 +108,8 @@ def listing_steps(
     if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
         return None
     whole = yield from _read_part(folder, data)
-    train, validation = (whole.select(positions) for positions in split(len(whole.readable), data))
+    labels = folder.labels[whole.readable]
+    train, validation = (whole.select(positions) for positions in split(len(labels), data, labels))
     files, digest = _digest_parts(side, [("train", whole, train), ("validation", whole, validation)])
     facts = {
         "side": side,
