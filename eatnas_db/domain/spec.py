@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Literal, get_args
+from typing import Any, Final, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
-from eatnas_db.domain.plain_scalars import PlainScalar, plain_values
+from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
+from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
 
@@ -29,35 +20,7 @@ MAX_BIGINT: Final = 2**63 - 1
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
-class _Section(BaseModel):
-    # allow_inf_nan: YAML's .nan and .inf would pass all range checks or none.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
-
-    stored_if_set: ClassVar[frozenset[str]] = frozenset()
-    """Fields that the stored spec leaves out at their defaults, so that older specs are stored as before."""
-
-    @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        unset = {name for name in self.stored_if_set if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in fields.items() if name not in unset}
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name is not None and isinstance(value, PlainScalar):
-            annotation = cls.model_fields[info.field_name].annotation
-            if str in (annotation, *get_args(annotation)):  # a name such as 010 stays as it was written
-                return value.text
-        if not isinstance(value, dict):  # a section converts its own values
-            value = plain_values(value)
-        is_flag = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
-        if isinstance(value, bool) and not is_flag:  # otherwise `true` would count as 1
-            raise ValueError("a boolean (true, false) is not allowed here")
-        return value
-
-
-class MacroSpec(_Section):
+class MacroSpec(SpecSection):
     """A macro that the user defines: `strides` and `base` have one entry per block."""
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -92,7 +55,7 @@ class MacroSpec(_Section):
         return Macro(**self.model_dump())
 
 
-class DataSpec(_Section):
+class DataSpec(SpecSection):
     """The images: a data set by name, and the split of its training part into training and validation images."""
 
     name: str = Field(min_length=1)
@@ -110,7 +73,7 @@ class DataSpec(_Section):
     stored_if_set = frozenset({"stratify", "class_weights"})
 
 
-class TrainingSpec(_Section):
+class TrainingSpec(SpecSection):
     """The recipe: everything that affects the results of a training but the architecture, the images and the seed."""
 
     epochs: int = Field(10, ge=1, le=100_000)
@@ -135,7 +98,7 @@ class TrainingSpec(_Section):
         return without_timing(self.model_dump())
 
 
-class EvolutionSpec(_Section):
+class EvolutionSpec(SpecSection):
     """How the population evolves, and when the search ends before its budget."""
 
     population: int = Field(20, ge=2, le=100_000)
@@ -165,7 +128,7 @@ class EvolutionSpec(_Section):
         return self
 
 
-class ObjectiveSpec(_Section):
+class ObjectiveSpec(SpecSection):
     """The definition of fitness, and hard limits on proposed architectures."""
 
     target_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
@@ -174,7 +137,7 @@ class ObjectiveSpec(_Section):
     max_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
 
 
-class BudgetSpec(_Section):
+class BudgetSpec(SpecSection):
     """Limits on a search and on each of its candidates."""
 
     candidates: int = Field(100, ge=1, le=100_000_000)
@@ -186,7 +149,7 @@ class BudgetSpec(_Section):
     )
 
 
-class TransferSpec(_Section):
+class TransferSpec(SpecSection):
     """How an initial population is made from the best candidate of another search or from the user's architecture."""
 
     basic: str | None = Field(None, description="an architecture in readable notation that `search create` starts from")
@@ -228,7 +191,7 @@ class TransferSpec(_Section):
         return self
 
 
-class InheritanceSpec(_Section):
+class InheritanceSpec(SpecSection):
     """Whether children start from their parents' weights, and how such children are trained."""
 
     weights: Literal["fresh", "inherited"] = "fresh"
@@ -238,7 +201,7 @@ class InheritanceSpec(_Section):
     )
 
 
-class ReevaluationSpec(_Section):
+class ReevaluationSpec(SpecSection):
     """How the best candidates are trained again from scratch with fresh seeds when the search ends."""
 
     top: int = Field(4, ge=0, le=1000, description="number of best candidates; 0: none")
@@ -246,7 +209,7 @@ class ReevaluationSpec(_Section):
     epochs: int | None = Field(None, ge=1, le=100_000, description="default: `training.epochs`")
 
 
-class SearchSpec(_Section):
+class SearchSpec(SpecSection):
     """The complete specification of a search. Equal specs give equal histories."""
 
     name: str = Field(pattern=NAME_PATTERN)

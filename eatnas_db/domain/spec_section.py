@@ -1,0 +1,46 @@
+"""The common part of the sections of a spec."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+
+from eatnas_db.domain.plain_scalars import PlainScalar, plain_values
+
+
+class SpecSection(BaseModel):
+    """A section of the spec: unknown keys are errors, and scalars are read as YAML writes them."""
+
+    # allow_inf_nan: YAML's .nan and .inf would pass all range checks or none.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    stored_if_set: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the stored spec leaves out at their defaults, so that older specs are stored as before."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        unset = {name for name in self.stored_if_set if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in fields.items() if name not in unset}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _convert_scalar(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name is not None and isinstance(value, PlainScalar):
+            annotation = cls.model_fields[info.field_name].annotation
+            if str in (annotation, *get_args(annotation)):  # a name such as 010 stays as it was written
+                return value.text
+        if not isinstance(value, dict):  # a section converts its own values
+            value = plain_values(value)
+        is_flag = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not is_flag:  # otherwise `true` would count as 1
+            raise ValueError("a boolean (true, false) is not allowed here")
+        return value
