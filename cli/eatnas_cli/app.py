@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 
 import typer
@@ -65,6 +64,8 @@ app = new_app(cls=RootGroup, no_args_is_help=True)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version  # loading it takes as long as half of typer
+
         try:
             number = version(PACKAGE)
         except PackageNotFoundError:

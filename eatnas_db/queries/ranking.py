@@ -6,7 +6,6 @@ to the older candidate. Accuracy on the test part is shown and never ranks.
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -209,4 +208,6 @@ def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidat
 
 def _mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     """Return the mean, and the standard deviation if there are at least two values."""
+    import statistics  # most rankings have no re-evaluation, and loading it takes time
+
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
