@@ -95,9 +95,10 @@ class Search:
             return Rows.of(PopulationStep, list_steps(connection, search_id))
 
     def pareto(self, cost: CostMetric = "mult_adds") -> Rows[Tradeoff]:
-        """Return the Pareto front of accuracy and cost."""
+        """Return the Pareto front of accuracy (or the metric that the search optimizes instead) and cost."""
         with self._connect() as (connection, search_id):
-            return Rows.of(Tradeoff, list_front(connection, search_id, cost))
+            direction = get_search(connection, self.name).objective.direction
+            return Rows.of(Tradeoff, list_front(connection, search_id, cost, direction))
 
     def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveShare]:
         """Return the share of each primitive's values in the population, at `points` steps of the search."""

@@ -105,6 +105,7 @@ def record_score(
     *,
     fitness: float,
     metrics: dict[str, float],
+    objective: str = VALIDATION_ACCURACY,
     seed: int,
     provenance: Provenance,
     device_seconds: float,
@@ -118,8 +119,8 @@ def record_score(
 ) -> None:
     """End an attempt with a score.
 
-    `memory_share`: the memory used as a share of the estimate by `domain.memory_estimate`; the search keeps the
-    largest. Raises `StaleLeaseError`.
+    `objective`: the metric that the search optimizes. `memory_share`: the memory used as a share of the estimate by
+    `domain.memory_estimate`; the search keeps the largest. Raises `StaleLeaseError`.
     """
     search_id = _move(
         connection,
@@ -127,7 +128,7 @@ def record_score(
         token,
         now,
         fitness=fitness,
-        accuracy=metrics.get(VALIDATION_ACCURACY),
+        accuracy=metrics.get(objective),
         ended_at=now,
         lineage_epochs=lineage_epochs,
         share_inherited=share_inherited,

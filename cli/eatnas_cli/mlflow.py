@@ -86,13 +86,12 @@ def ui(
 
 
 def _print_views(settings: Settings, uri: str, base_url: str) -> None:
-    from eatnas_daemon.mlflow.sync import list_experiment_ids
-    from eatnas_daemon.mlflow.views import link_to_view
+    from eatnas_daemon.mlflow.sync import list_views
     from eatnas_db.database.engine import open_record
 
-    experiments = list_experiment_ids(open_record(settings.database_url), uri)
-    for name, experiment_id in list(experiments.items())[:LINKED_SEARCHES]:
-        typer.echo(f"{name} by fitness, accuracy and cost: {link_to_view(base_url, experiment_id)}")
+    views = list_views(open_record(settings.database_url), uri, base_url)
+    for name, view in list(views.items())[:LINKED_SEARCHES]:
+        typer.echo(f"{name} by {view.columns}: {view.url}")
 
 
 def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -76,7 +76,7 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         fingerprint=get_fingerprint(connection, search.id) if search.settled <= MAX_FINGERPRINTED else None,
         steps=list_steps(connection, search.id),
         tradeoffs=list_tradeoffs(connection, search.id, MAX_TRADEOFFS),
-        front=list_front(connection, search.id),
+        front=list_front(connection, search.id, direction=search.objective.direction),
         lineage=lineage,
         generations=len(ancestors),
         related=tuple(sample_evenly(related, MAX_RELATED)),

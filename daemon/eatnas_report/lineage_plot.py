@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -80,12 +81,17 @@ def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
         return []
     newest_search = scored[max(scored)].search
     members = [relative for relative in scored.values() if relative.search == newest_search]
-    relative: LineageEntry | None = max(members, key=lambda member: (member.fitness or 0.0, -member.id))
+    relative: LineageEntry | None = max(members, key=_rank)
     line = []
     while relative is not None:
         line.append(relative.id)
         relative = scored.get(relative.parent_id or 0)
     return line
+
+
+def _rank(member: LineageEntry) -> tuple[float, int]:
+    # The fitness of a metric to minimize is negative, so 0 would be the best.
+    return -math.inf if member.fitness is None else member.fitness, -member.id
 
 
 def _draw_edge(axes: Axes, parent: PlotPoint, child: PlotPoint, **style: Any) -> None:

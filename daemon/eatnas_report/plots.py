@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from eatnas_db.domain.objective import Objective
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.compute_curves import ComputeCurve
 from eatnas_db.queries.pareto import Tradeoff
@@ -23,6 +24,7 @@ LINE_STYLES: Final = ("-", "--", "-.", ":")
 COMPUTE: Final = "device seconds"
 MAX_POINTS: Final = 2000
 SUFFIXES: Final = (".png", ".svg", ".pdf")
+DEFAULT_OBJECTIVE: Final = Objective()
 
 
 def check_image_suffix(file: Path) -> None:
@@ -64,9 +66,17 @@ def draw_compute_curves(file: Path, curves: Sequence[ComputeCurve], measure: str
         axes.legend()
 
 
-def draw_front(file: Path, name: str, cost: str, tradeoffs: Sequence[Tradeoff], front: Sequence[Tradeoff]) -> None:
-    """Draw scored candidates by accuracy and cost (`mult_adds` or `params`), and the Pareto front as steps."""
-    with _axes(file, f"Accuracy and cost in {name}", cost.replace("_", "-"), "validation accuracy") as axes:
+def draw_front(
+    file: Path,
+    name: str,
+    cost: str,
+    tradeoffs: Sequence[Tradeoff],
+    front: Sequence[Tradeoff],
+    objective: Objective = DEFAULT_OBJECTIVE,
+) -> None:
+    """Draw scored candidates by their metric and cost (`mult_adds` or `params`), and the Pareto front as steps."""
+    title = f"{objective.column[:1].upper()}{objective.column[1:]} and cost in {name}"
+    with _axes(file, title, cost.replace("_", "-"), objective.label) as axes:
         axes.scatter(
             [getattr(candidate, cost) for candidate in tradeoffs],
             [candidate.accuracy for candidate in tradeoffs],

@@ -1,17 +1,31 @@
-"""Fitness: one number from an accuracy and a cost."""
+"""Fitness: one number from a metric and a cost, larger for a better candidate."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from eatnas_db.domain.cost import Cost
 
 VALIDATION_ACCURACY: Final = "val_accuracy"
-"""The metric that a search optimizes."""
+"""The metric that a search optimizes by default."""
+VALIDATION_LOSS: Final = "val_loss"
+BUILT_IN_METRICS: Final = (VALIDATION_ACCURACY, VALIDATION_LOSS)
+"""The metrics that the built-in training measures after each epoch."""
 TEST_ACCURACY: Final = "test_accuracy"
 """The metric of final models; a search never sees it."""
+METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
+"""The names of metrics. The tables have 32 characters for them, and MLflow permits these characters."""
+
+
+class Direction(StrEnum):
+    """Which values of a metric are better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +42,64 @@ class Limits:
         )
 
 
-def fitness(accuracy: float, mult_adds: int, target: int | None = None, exponent: float = 0.0) -> float:
-    """Return `accuracy * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626)."""
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The metric that a search optimizes, its direction, and the weight of the cost."""
+
+    metric: str = VALIDATION_ACCURACY
+    direction: Direction = Direction.MAXIMIZE
+    target_mult_adds: int | None = None
+    exponent: float = 0.0
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Objective:
+        """Return the objective of a stored spec, which leaves out `metric` and `direction` at their defaults."""
+        section = spec["objective"]
+        return cls(
+            metric=section.get("metric", VALIDATION_ACCURACY),
+            direction=Direction(section.get("direction", Direction.MAXIMIZE)),
+            target_mult_adds=section["target_mult_adds"],
+            exponent=section["exponent"],
+        )
+
+    @property
+    def column(self) -> str:
+        """The name of the metric as a column of an answer."""
+        return "accuracy" if self.metric == VALIDATION_ACCURACY else self.metric
+
+    @property
+    def label(self) -> str:
+        """The name of the metric in a picture or a sentence."""
+        return "validation accuracy" if self.metric == VALIDATION_ACCURACY else self.metric
+
+    @property
+    def better(self) -> str:
+        """The word for a better value of the metric."""
+        return "higher" if self.direction is Direction.MAXIMIZE else "lower"
+
+    def fitness(self, value: float, mult_adds: int) -> float:
+        """Return the fitness of a candidate with this value of the metric and this cost; larger is better."""
+        return fitness(value, mult_adds, self.target_mult_adds, self.exponent, self.direction)
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Return whether `value` of the metric is better than `other`."""
+        return value > other if self.direction is Direction.MAXIMIZE else value < other
+
+
+def fitness(
+    value: float,
+    mult_adds: int,
+    target: int | None = None,
+    exponent: float = 0.0,
+    direction: Direction = Direction.MAXIMIZE,
+) -> float:
+    """Return `value * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626).
+
+    A metric to minimize counts with the opposite sign, so that the larger fitness is always the better one. A negative
+    number is divided by the factor: a cost that lowers the fitness of accurate networks also lowers that of others.
+    """
+    signed = value if direction is Direction.MAXIMIZE else -value
     if target is None:
-        return accuracy
-    return accuracy * float((mult_adds / target) ** exponent)
+        return signed
+    factor = float((mult_adds / target) ** exponent)
+    return signed * factor if signed >= 0 else signed / factor

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Macro
+from eatnas_db.domain.objective import BUILT_IN_METRICS, METRIC_PATTERN, VALIDATION_ACCURACY, VALIDATION_LOSS
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
@@ -129,8 +130,16 @@ class EvolutionSpec(SpecSection):
 
 
 class ObjectiveSpec(SpecSection):
-    """The definition of fitness, and hard limits on proposed architectures."""
+    """The metric to optimize, the definition of fitness, and hard limits on proposed architectures."""
 
+    stored_if_set = frozenset({"metric", "direction"})
+
+    metric: str = Field(
+        VALIDATION_ACCURACY, pattern=METRIC_PATTERN, description="the metric of the last epoch that decides fitness"
+    )
+    direction: Literal["maximize", "minimize"] = Field(
+        "maximize", description="whether a larger or a smaller value of the metric is better"
+    )
     target_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
     exponent: float = Field(-0.07, ge=-10, le=10)
     max_params: int | None = Field(None, ge=1, le=MAX_BIGINT)
@@ -242,16 +251,31 @@ class SearchSpec(SpecSection):
             raise ValueError(describe_unknown(value, PRESETS, "space"))
         return value
 
+    @model_validator(mode="after")
+    def _training_measures_the_metric(self) -> SearchSpec:
+        if self.objective.metric not in BUILT_IN_METRICS:
+            raise ValueError(
+                f"objective.metric is {self.objective.metric}, but the built-in training measures only "
+                f"{' and '.join(BUILT_IN_METRICS)}; choose one of them"
+            )
+        return self
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Settings that are valid but may not be intended, one sentence each."""
+        warnings = []
+        if self.objective.metric == VALIDATION_LOSS and self.objective.direction == "maximize":
+            warnings.append(
+                "objective.metric is val_loss and objective.direction is maximize: the search prefers networks with a "
+                "large loss; use direction: minimize"
+            )
         removal = self.evolution.removal
         if self.inheritance.weights == "inherited" and removal != "oldest":
-            return (
+            warnings.append(
                 f"evolution.removal is {removal} and weights are inherited: candidates with a longer training history "
-                "have an advantage and stay in the population; use `oldest` for a fairer comparison",
+                "have an advantage and stay in the population; use `oldest` for a fairer comparison"
             )
-        return ()
+        return tuple(warnings)
 
     def macro(self) -> Macro:
         """Return the macro that `space` names or defines."""

@@ -34,7 +34,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
             if details["type"] == "model_type":
                 message = "expected a section of keys and values"
             shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
-            lines.append(f"{path}: {message[:1].lower()}{message[1:]}{shown}")
+            key = f"{path}: " if path else ""  # a rule about two sections names their keys itself
+            lines.append(f"{key}{message[:1].lower()}{message[1:]}{shown}")
     return lines
 
 

@@ -189,12 +189,12 @@ INVARIANTS: Final = (
         """,
     ),
     Invariant(
-        description="the accuracy of a candidate equals its score on validation",
+        description="the accuracy of a candidate equals one of its scores",
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
-        LEFT JOIN eatnas_score AS s ON s.candidate_id = c.id AND s.metric = 'val_accuracy'
-        WHERE coalesce(c.accuracy, -1) <> coalesce(s.value, -1)
+        WHERE (c.accuracy IS NULL) <> (c.fitness IS NULL OR c.origin = 'final') OR (c.accuracy IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM eatnas_score AS s WHERE s.candidate_id = c.id AND s.value = c.accuracy))
         ORDER BY c.id
         """,
     ),

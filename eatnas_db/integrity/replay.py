@@ -16,7 +16,7 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
 from eatnas_db.domain.macro import Macro, Task
-from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, Limits, fitness
+from eatnas_db.domain.objective import TEST_ACCURACY, Limits, Objective
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import CandidateState, Origin, SearchKind
 from eatnas_db.domain.transfer import PerturbationLimits
@@ -47,6 +47,7 @@ class _ReplayedBirth(NamedTuple):
     fitness: float | None
     joined: int | None
     left: int | None
+    accuracy: float | None
     measured: float | None
 
 
@@ -97,6 +98,7 @@ class _Replay:
     def __init__(self, engine: Engine, record: SearchRecord, offenders: _Offenders) -> None:
         self._engine, self._record, self._offenders = engine, record, offenders
         objective = record.spec["objective"]
+        self._objective = Objective.from_spec(record.spec)
         limits = Limits(objective["max_params"], objective["max_mult_adds"])
         self._space = Space(Macro.from_json(record.macro), Task(**record.task), limits)
         self._digests: set[str] = set()
@@ -127,10 +129,10 @@ class _Replay:
     def _read_births(self, connection: Connection, first: int) -> list[_ReplayedBirth]:
         parent, parent_architecture = candidate.alias("parent"), architecture.alias("parent_architecture")
         is_measure = and_(
-            score.c.candidate_id == candidate.c.id, score.c.metric.in_((VALIDATION_ACCURACY, TEST_ACCURACY))
+            score.c.candidate_id == candidate.c.id, score.c.metric.in_((self._objective.metric, TEST_ACCURACY))
         )
         measured = select(func.max(score.c.value)).where(is_measure).correlate(candidate).scalar_subquery()
-        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left")]
+        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left", "accuracy")]
         query = (
             select(
                 candidate.c.id,
@@ -229,13 +231,12 @@ class _Replay:
         return is_birth and same_network, decided.parent_id == birth.parent_id
 
     def _has_fitness(self, birth: _ReplayedBirth) -> bool:
-        objective = self._record.spec["objective"]
         if birth.measured is None:
             return False
         if birth.origin == Origin.FINAL:  # A final model is not judged by its cost.
             return birth.fitness == birth.measured
-        target, exponent = objective["target_mult_adds"], objective["exponent"]
-        return birth.fitness == fitness(birth.measured, birth.mult_adds, target, exponent)
+        fitness = self._objective.fitness(birth.measured, birth.mult_adds)
+        return (birth.accuracy, birth.fitness) == (birth.measured, fitness)
 
     def _advance(self, last: int) -> None:
         """Make the recorded steps up to `last`, and compare each with what the functions decide."""

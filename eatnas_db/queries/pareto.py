@@ -1,4 +1,4 @@
-"""Query the trade-off between accuracy and cost, and its Pareto front."""
+"""Query the trade-off between the metric of a search and cost, and its Pareto front."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, bindparam, func, select
 
+from eatnas_db.domain.objective import Direction
 from eatnas_db.schema.candidates import candidate
 
 CostMetric = Literal["mult_adds", "params"]
@@ -14,7 +15,7 @@ CostMetric = Literal["mult_adds", "params"]
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """A candidate's validation accuracy, and the cost of its network in parameters and mult-adds."""
+    """A candidate's accuracy, or the metric that its search optimizes instead, and the cost of its network."""
 
     id: int
     birth: int
@@ -29,17 +30,28 @@ class Tradeoff:
 _COLUMNS = tuple(candidate.c[field.name] for field in fields(Tradeoff))
 
 
-def list_front(connection: Connection, search_id: int, cost: CostMetric = "mult_adds") -> tuple[Tradeoff, ...]:
-    """Return the Pareto front, cheapest first: each candidate is more accurate than all that cost no more."""
-    cost_column = candidate.c[cost]
+def list_front(
+    connection: Connection,
+    search_id: int,
+    cost: CostMetric = "mult_adds",
+    direction: Direction = Direction.MAXIMIZE,
+) -> tuple[Tradeoff, ...]:
+    """Return the Pareto front, cheapest first: each candidate is more accurate than all that cost no more.
+
+    `direction` is that of the metric that the search optimizes.
+    """
+    cost_column, accuracy = candidate.c[cost], candidate.c.accuracy
+    maximizes = direction is Direction.MAXIMIZE
+    best_first = accuracy.desc() if maximizes else accuracy.asc()
+    better = accuracy > bindparam("accuracy") if maximizes else accuracy < bindparam("accuracy")
     cheapest = (
         select(*_COLUMNS)
         .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
-        .order_by(cost_column, candidate.c.accuracy.desc(), candidate.c.birth)
+        .order_by(cost_column, best_first, candidate.c.birth)
         .limit(1)
     )
     # Each statement continues along the index where the one before stopped: together they read the index once.
-    following = cheapest.where(cost_column > bindparam("cost"), candidate.c.accuracy > bindparam("accuracy"))
+    following = cheapest.where(cost_column > bindparam("cost"), better)
     front: list[Tradeoff] = []
     row = connection.execute(cheapest).first()
     while row is not None:

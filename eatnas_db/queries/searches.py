@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, func, select
 
+from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.holds import FIRST_REASON, is_trained_elsewhere
@@ -59,6 +60,11 @@ class SearchRecord:
     memory_share: float | None
     created_at: float
     finished_at: float | None
+
+    @property
+    def objective(self) -> Objective:
+        """The metric that the search optimizes, its direction, and the weight of the cost."""
+        return Objective.from_spec(self.spec)
 
     @property
     def births_allowed(self) -> int:

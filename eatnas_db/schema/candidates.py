@@ -82,10 +82,10 @@ candidate = define_table(
 )
 """An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
 
-`accuracy` repeats the score on the validation images, for the Pareto front. `left` equals `joined` if the candidate was
-removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a re-evaluation,
-among final models and among retries; elsewhere it is 0. `thrift` is how the candidate is trained after it ran out of
-memory (`states.MemoryFallback`).
+`accuracy` repeats the score of the metric that the search optimizes, for the Pareto front. `left` equals `joined` if
+the candidate was removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a
+re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the candidate is trained after
+it ran out of memory (`states.MemoryFallback`).
 `activations` are the values per image that its training holds in memory, for the estimate of its memory.
 `share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
 outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.

@@ -111,6 +111,8 @@ def test_wrong_type_error_names_key_and_value(key, value):
         ("evolution.removal", "youngest"),
         ("evolution.lag", 0),
         ("objective.max_params", 0),
+        ("objective.metric", "perplexity of x"),
+        ("objective.direction", "down"),
         ("objective.target_mult_adds", 2**63),
         ("budget.candidates", 0),
         ("budget.device_hours", 0),
@@ -204,3 +206,23 @@ def test_inheritance_without_oldest_removal_warns():
     (warning,) = parse_spec(tree, {"evolution.removal": "worst"}).warnings
     assert warning.startswith("evolution.removal is worst and weights are inherited")
     assert parse_spec(tree, {"evolution.removal": "mixed", "inheritance.weights": "fresh"}).warnings == ()
+
+
+def test_stored_spec_leaves_out_the_default_metric():
+    assert set(parse_spec(MINIMAL).model_dump()["objective"]) == {
+        "target_mult_adds",
+        "exponent",
+        "max_params",
+        "max_mult_adds",
+    }
+    stored = parse_spec(MINIMAL, {"objective.metric": "val_loss"}).model_dump(mode="json")
+    assert stored["objective"]["metric"] == "val_loss"
+    assert parse_spec(stored).objective.metric == "val_loss"
+
+
+def test_metric_must_be_one_that_the_training_measures():
+    message = error_message(objective__metric="perplexity")
+    assert message == (
+        "objective.metric is perplexity, but the built-in training measures only val_accuracy and val_loss; "
+        "choose one of them"
+    )

@@ -32,7 +32,7 @@ COMMANDS: Final = {
     ),
     "pareto": LazyCommand(
         "eatnas_cli.query.pareto",
-        "List the Pareto front: the candidates that no other beats in both accuracy and cost.",
+        "List the Pareto front: the candidates that no other beats in both the metric and the cost.",
     ),
     "calibration": LazyCommand(
         "eatnas_cli.query.calibration",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict, replace
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -21,9 +23,12 @@ from eatnas_db.queries.searches import get_search
 
 app = new_app()
 
+ACCURACY: Final = "accuracy"
+"""The field of a `Tradeoff` with the metric that the search optimizes."""
+
 
 class CostMetric(StrEnum):
-    """Cost to trade off against accuracy."""
+    """Cost to trade off against the metric."""
 
     MULT_ADDS = "mult_adds"
     PARAMS = "params"
@@ -35,26 +40,41 @@ def pareto(
     ctx: typer.Context,
     name: SearchName,
     *,
-    cost: Annotated[CostMetric, typer.Option(help="Cost to trade off against accuracy.")] = CostMetric.MULT_ADDS,
+    cost: Annotated[CostMetric, typer.Option(help="Cost to trade off against the metric.")] = CostMetric.MULT_ADDS,
     picture: PlotFile = None,
     page: Page,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """List the Pareto front: the candidates that no other beats in both accuracy and cost."""
+    """List the Pareto front: the candidates that no other beats in both the metric and the cost."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
-        front = list_front(connection, search.id, cost.value)
+        objective = search.objective
+        front = list_front(connection, search.id, cost.value, objective.direction)
         cloud = list_tradeoffs(connection, search.id) if picture is not None else ()
-        rows = select_page(front, page, row_type=Tradeoff)
+        rows = select_page(front, _with_column(page, objective.column), row_type=Tradeoff)
         empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
     if picture is not None:
         from eatnas_report.plots import draw_front
 
         require_data(front, empty)
-        draw_front(picture, name, cost.value, cloud, front)
+        draw_front(picture, name, cost.value, cloud, front, objective)
         typer.echo(f"wrote {picture}")
         return
-    columns = ("id", "birth", "accuracy", "fitness", "params", "mult_adds", "origin", "code")
-    default = ("id", "birth", "accuracy", cost.value, "origin", "code")
-    show(rows, columns, format, layout=layout, default=default, empty=empty)
+    columns = ("id", "birth", objective.column, "fitness", "params", "mult_adds", "origin", "code")
+    default = ("id", "birth", objective.column, cost.value, "origin", "code")
+    records = [
+        {objective.column if key == ACCURACY else key: value for key, value in asdict(row).items()} for row in rows
+    ]
+    show(records, columns, format, layout=layout, default=default, empty=empty)
+
+
+def _with_column(page: Page, column: str) -> Page:
+    """Return the page with the name of the field in place of the name of the shown column."""
+    if column == ACCURACY:
+        return page
+    sort = page.sort
+    if page.sort_column is not None and page.sort_column[0] == column:
+        sort = "-" * page.sort_column[1] + ACCURACY
+    named = re.compile(rf"\s*{re.escape(column)}(?=\s*[!<>=])")
+    return replace(page, sort=sort, where=tuple(named.sub(ACCURACY, condition, count=1) for condition in page.where))

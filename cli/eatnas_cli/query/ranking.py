@@ -16,6 +16,8 @@ from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.objective import VALIDATION_ACCURACY
+from eatnas_db.queries.metric_values import list_metric_values
 from eatnas_db.queries.mutations import list_changes_by_candidate
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
@@ -60,16 +62,22 @@ def print_best(
         search = get_search(connection, name)
         rows = rank_candidates(connection, search.id, page)
         empty = "" if rows else explain_empty(connection, search, "scored candidate", page)
-        changed = list_changes_by_candidate(connection, [row.id for row in rows])
+        ids = [row.id for row in rows]
+        changed = list_changes_by_candidate(connection, ids)
+        metric = search.objective.metric
+        values = {} if metric == VALIDATION_ACCURACY else list_metric_values(connection, ids)
     for_table = format is Format.TABLE
     measures = [m for m in ("reevaluation", "test") if not for_table or any(getattr(row, f"{m}_seeds") for row in rows)]
     measured = tuple(f"{measure}{part}" for measure in measures for part in ("", "_spread", "_seeds"))
     inherited = inheritance_columns(rows, format)
     deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
-    columns = ("id", "birth", "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
+    # Fitness is the negative of a metric to minimize, so the metric itself is shown as well.
+    own = () if metric == VALIDATION_ACCURACY else (metric,)
+    columns = ("id", "birth", *own, "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
+    records = [{**asdict(row), **{name: values.get(row.id) for name in own}} for row in rows]
     if not for_table and not layout.columns:
-        show(rows, (*columns, *deviating, "code"), format)
+        show(records, (*columns, *deviating, "code"), format)
         return
-    records = [{**asdict(row), "changed": changed.get(row.id, ())} for row in rows]
-    default = ("id", "birth", "fitness", *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
+    records = [{**record, "changed": changed.get(record["id"], ())} for record in records]
+    default = ("id", "birth", *own, "fitness", *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
     show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default, empty=empty)

@@ -25,7 +25,7 @@ from eatnas_daemon.mlflow.client import (
 from eatnas_daemon.mlflow.notes import introduce, space_name
 from eatnas_daemon.mlflow.pictures import RenderProcess, SearchPictures
 from eatnas_daemon.mlflow.search_runs import SearchRuns
-from eatnas_daemon.mlflow.views import EXPERIMENT_TAGS
+from eatnas_daemon.mlflow.views import RunsView, ViewLink
 from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.dialects import is_postgresql, url_of
 from eatnas_db.database.event_watermark import EventWatermark
@@ -77,6 +77,14 @@ def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
         for experiment in client.search_experiments(filter_string=condition, max_results=1000)
     }
     return {search.name: found[str(search.id)] for search in reversed(searches) if str(search.id) in found}
+
+
+def list_views(engine: Engine, tracking_uri: str, base_url: str) -> dict[str, ViewLink]:
+    """Return links to the runs of a record's searches by their names, the newest search first."""
+    ids = list_experiment_ids(engine, tracking_uri)
+    with read_transaction(engine) as connection:
+        metrics = {search.name: search.objective.metric for search in list_searches(connection)}
+    return {name: RunsView(metrics[name]).link(base_url, experiment_id) for name, experiment_id in ids.items()}
 
 
 def print_to_stderr(message: str) -> None:
@@ -171,7 +179,7 @@ class MlflowSync:
             experiment_id = str(existing[0].experiment_id)
             if existing[0].lifecycle_stage == "deleted":
                 self._client.restore_experiment(experiment_id)
-            for key, value in EXPERIMENT_TAGS.items():
+            for key, value in RunsView(search.objective.metric).tags.items():
                 if key not in existing[0].tags:
                     self._client.set_experiment_tag(experiment_id, key, value)
             for run in list_runs(self._client, experiment_id):
@@ -203,7 +211,7 @@ class MlflowSync:
             "eatnas.seed": str(search.seed),
             "eatnas.spec": json.dumps(search.spec, sort_keys=True)[:MAX_TAG_CHARACTERS],
             "mlflow.note.content": introduce(search),
-            **EXPERIMENT_TAGS,
+            **RunsView(search.objective.metric).tags,
         }
         return str(self._client.create_experiment(name, location, tags=tags))
 

@@ -1,34 +1,66 @@
-"""The view of an experiment's runs that MLflow opens: the training view, with fitness, accuracy and cost as columns."""
+"""The view of an experiment's runs that MLflow opens: the training view, with columns for fitness, metric and cost."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Final
+
+from eatnas_db.domain.objective import VALIDATION_ACCURACY
 
 KIND_TAG: Final = "mlflow.experimentKind"
 TRAINING: Final = "custom_model_development"
 """The kind of experiment whose page opens on the table of its runs."""
 VIEW_TAG: Final = "mlflow.sharedViewState."
-COLUMNS: Final = ("fitness", "val_accuracy", "mult_adds", "params")
-"""The metrics of a candidate that the table of runs shows."""
-VIEW: Final = json.dumps(
-    {
-        "searchFilter": "",
-        "orderByKey": "metrics.`fitness`",
-        "orderByAsc": False,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": [f"metrics.`{name}`" for name in COLUMNS],
-    },
-    sort_keys=True,
-)
-VIEW_KEY: Final = hashlib.sha256(VIEW.encode()).hexdigest()
-EXPERIMENT_TAGS: Final = {KIND_TAG: TRAINING, VIEW_TAG + VIEW_KEY: VIEW}
 
 
-def link_to_view(base_url: str, experiment_id: str) -> str:
-    """Return the address of the prepared view of an experiment's runs."""
-    return f"{base_url}/#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
+@dataclass(frozen=True, slots=True)
+class RunsView:
+    """The view of the runs of a search; its columns are fitness, the metric that the search optimizes, and cost."""
+
+    metric: str = VALIDATION_ACCURACY
+
+    @property
+    def content(self) -> str:
+        """The view as MLflow stores it."""
+        return json.dumps(
+            {
+                "searchFilter": "",
+                "orderByKey": "metrics.`fitness`",
+                "orderByAsc": False,
+                "startTime": "ALL",
+                "lifecycleFilter": "Active",
+                "datasetsFilter": [],
+                "modelVersionFilter": "All Runs",
+                "selectedColumns": [f"metrics.`{name}`" for name in ("fitness", self.metric, "mult_adds", "params")],
+            },
+            sort_keys=True,
+        )
+
+    @property
+    def key(self) -> str:
+        """The name of the view in MLflow's addresses."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags of an experiment that store the view."""
+        return {KIND_TAG: TRAINING, VIEW_TAG + self.key: self.content}
+
+    def link(self, base_url: str, experiment_id: str) -> ViewLink:
+        """Return a link to the view of an experiment's runs."""
+        metric = "accuracy" if self.metric == VALIDATION_ACCURACY else self.metric
+        url = f"{base_url}/#/experiments/{experiment_id}/runs?viewStateShareKey={self.key}"
+        return ViewLink(f"fitness, {metric} and cost", url)
+
+
+@dataclass(frozen=True, slots=True)
+class ViewLink:
+    """The address of a view, and its columns in words."""
+
+    columns: str
+    url: str
+
+
+VIEW_KEY: Final = RunsView().key

@@ -13,7 +13,7 @@ from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
 from eatnas_db.domain.memory_estimate import measured_share_of_estimate, variable_bytes
-from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY, fitness
+from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
 from eatnas_db.domain.recipe import class_weights_of, without_timing
 from eatnas_db.provenance import Provenance
 from eatnas_protocol.messages import Finished
@@ -34,13 +34,14 @@ def record_result(
         value = report.accuracy  # A final model is not judged by its cost.
     else:
         metrics = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
-        value = fitness(report.accuracy, leased.mult_adds, objective["target_mult_adds"], objective["exponent"])
+        value = objective.fitness(metrics[objective.metric], leased.mult_adds)
     transitions.record_score(
         connection,
         leased.token,
         fitness=value,
         metrics=metrics,
         seed=message.seed,
+        objective=objective.metric,
         provenance=_provenance(recipe, report.data_digest, worker),
         device_seconds=training.time.device_seconds,
         step_seconds=training.time.step_seconds,

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
+from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
@@ -26,8 +27,7 @@ class Assignment:
 
     leased: LeasedCandidate
     message: Assign
-    objective: dict[str, Any]
-    """The objective of the search's spec."""
+    objective: Objective
     lineage_epochs: int
     """Epochs behind the candidate's score: its own and those of the ancestors that it inherits from."""
     remaining_device_seconds: float | None
@@ -73,7 +73,7 @@ def create_assignment(
     return Assignment(
         leased=leased,
         message=message,
-        objective=search.spec["objective"],
+        objective=search.objective,
         lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,

@@ -93,17 +93,18 @@ def _plot_quality(steps: Sequence[PopulationStep], x: list[float], x_title: str)
 
 
 def front_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw accuracy against mult-adds with the Pareto front; nothing before the first score."""
+    """Draw the metric against mult-adds with the Pareto front; nothing before the first score."""
     if not data.front:
         return []
-    plot = new_plot("mult-adds", "validation accuracy")
+    objective = data.search.objective
+    plot = new_plot("mult-adds", objective.label)
     plot.add_scatter(
         x=[candidate.mult_adds for candidate in data.tradeoffs],
         y=[candidate.accuracy for candidate in data.tradeoffs],
         mode="markers",
         name="scored candidates",
         marker={"symbol": "circle-open", "color": GREY, "size": 6},
-        hovertext=[_describe_tradeoff(candidate) for candidate in data.tradeoffs],
+        hovertext=[_describe_tradeoff(candidate, objective.column) for candidate in data.tradeoffs],
         hoverinfo="text",
     )
     plot.add_scatter(
@@ -113,18 +114,19 @@ def front_figures(data: ReportData) -> list[ReportFigure]:
         name="Pareto front",
         line={"color": BLUE, "shape": "hv"},
         marker={"symbol": "diamond", "size": 9},
-        hovertext=[_describe_tradeoff(candidate) for candidate in data.front],
+        hovertext=[_describe_tradeoff(candidate, objective.column) for candidate in data.front],
         hoverinfo="text",
     )
     plot.update_layout(height=460)
-    caption = "No candidate has both higher accuracy and fewer mult-adds than one on the Pareto front."
+    metric = f"{objective.better} {objective.column}"
+    caption = f"No candidate has both {metric} and fewer mult-adds than one on the Pareto front."
     sample = describe_sample(len(data.tradeoffs), data.search.scored, "scored candidates")
     return [ReportFigure("front", plot, f"{caption} {sample}".strip())]
 
 
-def _describe_tradeoff(candidate: Tradeoff) -> str:
+def _describe_tradeoff(candidate: Tradeoff, metric: str) -> str:
     return (
-        f"{candidate.id}: accuracy {candidate.accuracy:.4f}"
+        f"{candidate.id}: {metric} {candidate.accuracy:.4f}"
         f"<br>{candidate.mult_adds:,} mult-adds, {candidate.params:,} parameters"
         f"<br>birth {candidate.birth}, {candidate.origin}"
     )
