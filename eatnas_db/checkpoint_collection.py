@@ -18,9 +18,10 @@ from eatnas_db.checkpoint_files import CheckpointName, owner_of_file
 from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.states import SETTLED, UNSETTLED
-from eatnas_db.queries.disk_usage import GRACE_SECONDS, list_files
+from eatnas_db.queries.disk_usage import list_files
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
+from eatnas_db.unchanged_files import UnchangedFiles
 
 ANCESTOR_ATTEMPT: Final = 0
 """The number in the names of checkpoints that a worker writes while it trains an ancestor again."""
@@ -28,33 +29,39 @@ ANCESTOR_ATTEMPT: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class _CheckpointFile:
-    """A file of a candidate; `row` is its path in the form of the record, `attempt` None if it is partial."""
+    """A file of a candidate; `row` is its path in the form of the record, `attempt` None if it is partial.
+
+    `unchanged`: whether nobody has written it for the grace period.
+    """
 
     path: Path
     row: str
     candidate_id: int
     attempt: int | None
-    changed_at: float
+    unchanged: bool
 
 
-def collect_checkpoints(engine: Engine, artifacts: Path, now: float) -> int:
-    """Delete the checkpoint files below `artifacts` that no row names and no training needs; return their number."""
+def collect_checkpoints(engine: Engine, artifacts: Path, unchanged: UnchangedFiles, now: float) -> int:
+    """Delete the checkpoint files below `artifacts` that no row names and no training needs; return their number.
+
+    `unchanged` remembers the files from one call to the next; `now` comes from a monotonic clock.
+    """
     deleted = 0
-    for file in _list_unneeded(engine, artifacts, now):
+    for file in _list_unneeded(engine, artifacts, unchanged, now):
         with suppress(OSError):  # the next call tries again
             file.unlink()
             deleted += 1
     return deleted
 
 
-def _list_unneeded(engine: Engine, artifacts: Path, now: float) -> list[Path]:
+def _list_unneeded(engine: Engine, artifacts: Path, unchanged: UnchangedFiles, now: float) -> list[Path]:
     # List the files before the rows: a file that is written later is not in the list, so it is not deleted.
-    files = list(_list_checkpoint_files(artifacts))
+    files = list(_list_checkpoint_files(artifacts, unchanged, now))
     if not files:
         return []
     with read_transaction(engine) as connection:
         states, rows = _read_record(connection, sorted({file.candidate_id for file in files}))
-        unneeded = [file for file in files if file.row not in rows and _has_ended(file, states, now)]
+        unneeded = [file for file in files if file.row not in rows and _has_ended(file, states)]
         if any(file.attempt == ANCESTOR_ATTEMPT for file in unneeded):
             needed = _list_ancestors_of_unsettled(connection)
             unneeded = [
@@ -63,14 +70,17 @@ def _list_unneeded(engine: Engine, artifacts: Path, now: float) -> list[Path]:
     return [file.path for file in unneeded]
 
 
-def _list_checkpoint_files(artifacts: Path) -> Iterator[_CheckpointFile]:
-    for file in list_files(artifacts):
+def _list_checkpoint_files(artifacts: Path, unchanged: UnchangedFiles, now: float) -> Iterator[_CheckpointFile]:
+    files = list(list_files(artifacts))
+    unchanged_paths = unchanged.observe(files, now)
+    for file in files:
         owner = owner_of_file(file.name)
         if owner is not None:
             name = CheckpointName.parse(file.name)
             path = Path(file.path)
             row = path.relative_to(artifacts).as_posix()
-            yield _CheckpointFile(path, row, owner[0], None if name is None else name.attempt, file.changed_at)
+            attempt = None if name is None else name.attempt
+            yield _CheckpointFile(path, row, owner[0], attempt, file.path in unchanged_paths)
 
 
 def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, str], set[str]]:
@@ -85,12 +95,12 @@ def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, 
     return states, rows
 
 
-def _has_ended(file: _CheckpointFile, states: dict[int, str], now: float) -> bool:
+def _has_ended(file: _CheckpointFile, states: dict[int, str]) -> bool:
     """Return whether no worker writes a file, and no training of its candidate continues from it."""
     state = states.get(file.candidate_id)
     if state is None or file.attempt is None:
         # Another record may share the folder, and a worker may write the partial file of an ancestor.
-        return now - file.changed_at > GRACE_SECONDS
+        return file.unchanged
     return state in SETTLED
 
 

@@ -14,18 +14,21 @@ from eatnas_db.queries.disk_usage import RemovableFile, measure_disk_usage, sele
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.settings import Settings
+from eatnas_db.unchanged_files import UnchangedFiles
 
 
-def free_disk_space(engine: Engine, settings: Settings, limit: int, now: float) -> int:
+def free_disk_space(
+    engine: Engine, settings: Settings, limit: int, unchanged: UnchangedFiles, *, monotonic: float, wall: float
+) -> int:
     """Remove files until the home uses at most `limit` bytes. Return the number of bytes still over the limit.
 
     Only the home's one supervisor may call this, because it alone inserts rows of checkpoints. The row of a
-    checkpoint is deleted before its file.
+    checkpoint is deleted before its file. `unchanged` remembers the files from one call to the next.
     """
-    usage = measure_disk_usage(engine, settings, now)
+    usage = measure_disk_usage(engine, settings, unchanged, monotonic)
     excess = usage.bytes - limit
     files = select_for_removal(usage, limit)
-    deleted = _delete_rows(engine, [file for file in files if file.row is not None], now)
+    deleted = _delete_rows(engine, [file for file in files if file.row is not None], wall)
     for file in files:
         if file.row is None or file.row in deleted:
             with suppress(OSError):  # the next call tries again

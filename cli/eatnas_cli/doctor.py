@@ -7,7 +7,6 @@ import platform
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -215,7 +214,7 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
         engine = open_record(settings.database_url)
     except RecordError:
         return
-    usage = measure_disk_usage(engine, settings, time.time())
+    usage = measure_disk_usage(engine, settings)
     engine.dispose()
     if settings.database_file is not None:
         found = f"{format_size(usage.database)}, write-ahead log {format_size(usage.write_ahead_log)}"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy import Connection, Engine, select
 
@@ -22,9 +22,8 @@ from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings
+from eatnas_db.unchanged_files import FoundFile, UnchangedFiles
 
-GRACE_SECONDS: Final = 3600.0
-"""A younger checkpoint file without a row may still be written, or its row may still be inserted."""
 UNKNOWN_SEARCH: Final = "unknown"
 _LOG: Final = re.compile(r"candidate-(\d+)\.log")
 
@@ -78,15 +77,6 @@ class DiskUsage:
         return self.database + self.write_ahead_log + checkpoints + files
 
 
-class FoundFile(NamedTuple):
-    """A file whose path is text: a home may have a hundred thousand logs, and a `Path` costs more."""
-
-    path: str
-    name: str
-    bytes: int
-    changed_at: float
-
-
 @dataclass(frozen=True, slots=True)
 class _RecordedFiles:
     """What the record knows about files.
@@ -100,21 +90,29 @@ class _RecordedFiles:
     orders: dict[str, RemovalOrder | None]
 
 
-def measure_disk_usage(engine: Engine, settings: Settings, now: float) -> DiskUsage:
-    """Read the record in one short transaction, then measure the files of the home."""
+def measure_disk_usage(
+    engine: Engine, settings: Settings, unchanged: UnchangedFiles | None = None, now: float = 0.0
+) -> DiskUsage:
+    """Read the record in one short transaction, then measure the files of the home.
+
+    `unchanged` remembers the files from one call to the next, and `now` comes from a monotonic clock: files that may
+    still be written are not removable. Without it they count as removable, for callers that remove nothing.
+    """
     with read_transaction(engine) as connection:
         recorded = _read_recorded_files(connection)
     checkpoints: Counter[str] = Counter()
     removable: list[RemovableFile] = []
-    for file in list_files(settings.artifacts):
+    artifacts, cached = list(list_files(settings.artifacts)), list(list_files(settings.cache))
+    found = [*artifacts, *cached]
+    settled = frozenset(file.path for file in found) if unchanged is None else unchanged.observe(found, now)
+    for file in artifacts:
         checkpoints[recorded.searches.get(Path(file.path).parent.name, UNKNOWN_SEARCH)] += file.bytes
-        removable += _removable_checkpoint(recorded, settings.artifacts, file, now)
+        removable += _removable_checkpoint(recorded, settings.artifacts, file, settled=file.path in settled)
     logs = 0
     for file in list_files(settings.logs):
         logs += file.bytes
         removable += _removable_log(recorded, file)
-    cached = list(list_files(settings.cache))
-    removable += filter(None, (_removable_cache(file, now) for file in cached))
+    removable += filter(None, (_removable_cache(file, settled=file.path in settled) for file in cached))
     database_files = _database_files(settings.database_file)
     database_sizes = [_size_of(file) for file in database_files]
     measured = frozenset(map(str, (settings.data, settings.artifacts, settings.logs, settings.cache, *database_files)))
@@ -153,16 +151,19 @@ def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
 
 
 def _removable_checkpoint(
-    recorded: _RecordedFiles, artifacts: Path, file: FoundFile, now: float
+    recorded: _RecordedFiles, artifacts: Path, file: FoundFile, *, settled: bool
 ) -> list[RemovableFile]:
-    """Return a file below `artifacts` in a list, which is empty if the file must stay."""
+    """Return a file below `artifacts` in a list, which is empty if the file must stay.
+
+    `settled`: whether nobody has written it for the grace period.
+    """
     path = Path(file.path)
     row = path.relative_to(artifacts).as_posix()
     if row in recorded.orders:
         order = recorded.orders[row]
         return [] if order is None else [RemovableFile(path, file.bytes, file.changed_at, order, row)]
     owner = owner_of_file(file.name)
-    if owner is None or now - file.changed_at <= GRACE_SECONDS:
+    if owner is None or not settled:
         return []
     candidate_id, is_partial = owner
     if candidate_id in recorded.unfinished and not is_partial:
@@ -177,9 +178,9 @@ def _removable_log(recorded: _RecordedFiles, file: FoundFile) -> list[RemovableF
     return [RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.LEFTOVER)]
 
 
-def _removable_cache(file: FoundFile, now: float) -> RemovableFile | None:
+def _removable_cache(file: FoundFile, *, settled: bool) -> RemovableFile | None:
     suffix = Path(file.name).suffix
-    is_written = suffix == ".partial" and now - file.changed_at <= GRACE_SECONDS
+    is_written = suffix == ".partial" and not settled
     if suffix == ".lock" or is_written:
         return None
     return RemovableFile(Path(file.path), file.bytes, file.changed_at, RemovalOrder.CACHE)

@@ -15,10 +15,10 @@ from eatnas_db.checkpoint_collection import collect_checkpoints
 from eatnas_db.checkpoint_files import list_checkpoint_names
 from eatnas_db.database.engine import create_engine_for
 from eatnas_db.database.transactions import transaction
-from eatnas_db.queries.disk_usage import GRACE_SECONDS
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.training_record import CheckpointRecord
+from eatnas_db.unchanged_files import GRACE_SECONDS, UnchangedFiles
 from support.searches import FAST_WORKER, create_home, fetch_rows, supervise_search
 
 PARTS = some.lists(some.sampled_from(["..", ".", "", "a", "checkpoints", "link", "/", "~", "a\0", "..\\"]), max_size=5)
@@ -95,11 +95,11 @@ def test_a_search_deletes_no_file_outside_its_home(tmp_path):
     assert precious.read_text() == "keep me"
 
 
-def file_at(home, name, age=0.0):
+def file_at(home, name):
     file = home.artifacts / "checkpoints" / "1" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"x")
-    os.utime(file, (10_000 - age, 10_000 - age))
+    os.utime(file, (1, 1))  # any time: a clock may have been set
     return file
 
 
@@ -137,21 +137,28 @@ def test_unrecorded_files_of_ended_candidates_are_collected(tmp_path):
         connection.execute(insert(checkpoint), [row | {"path": recorded, "created_at": 0.0}])
     kept = [
         file_at(home, f"c{ended}-a2-e3-b0.ckpt"),
-        file_at(home, f"c{pending}-a1-e1-b0.ckpt", age=2 * GRACE_SECONDS),
-        file_at(home, f".c{ended}-a1-e1-b0.ckpt.0123abcd"),
-        file_at(home, f"c{parent}-a0-e3-b0.ckpt", age=2 * GRACE_SECONDS),
-        file_at(home, "c999-a1-e1-b0.ckpt"),
-        file_at(home, "notes.txt", age=2 * GRACE_SECONDS),
-        *(file_at(home, name.replace("ID", str(ended)), age=2 * GRACE_SECONDS) for name in SIMILAR_NAMES),
+        file_at(home, f"c{pending}-a1-e1-b0.ckpt"),
+        growing := file_at(home, f".c{ended}-a1-e1-b0.ckpt.0123abcd"),
+        file_at(home, f"c{parent}-a0-e3-b0.ckpt"),
+        replaced := file_at(home, "c999-a1-e1-b0.ckpt"),
+        file_at(home, "notes.txt"),
+        *(file_at(home, name.replace("ID", str(ended))) for name in SIMILAR_NAMES),
     ]
     gone = [
         file_at(home, f"c{ended}-a1-e1-b0.ckpt"),
         file_at(home, f"c{ended}-a0-e3-b0.ckpt"),
         file_at(home, f"c{parent}-a1-e3-b0.ckpt"),
-        file_at(home, f".c{ended}-a1-e2-b0.ckpt.0123abcd", age=2 * GRACE_SECONDS),
-        file_at(home, "c999-a1-e2-b0.ckpt", age=2 * GRACE_SECONDS),
+        file_at(home, f".c{ended}-a1-e2-b0.ckpt.0123abcd"),
+        file_at(home, "c999-a1-e2-b0.ckpt"),
     ]
-    assert collect_checkpoints(engine, home.artifacts, 10_000) == len(gone)
+    unchanged = UnchangedFiles()
+    collected = collect_checkpoints(engine, home.artifacts, unchanged, 0.0)
+    assert collected == len(gone) - 2
+    growing.write_bytes(b"xx")
+    os.utime(growing, (1, 1))
+    replaced.write_bytes(b"y")
+    collected += collect_checkpoints(engine, home.artifacts, unchanged, GRACE_SECONDS + 1)
+    assert collected == len(gone)
     assert [file for file in kept if not file.exists()] == []
     assert [file for file in gone if file.exists()] == []
     engine.dispose()

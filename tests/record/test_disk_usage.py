@@ -1,7 +1,6 @@
 """Disk usage of a home, its limit, and results that do not depend on it."""
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.searches.create import create_search
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.unchanged_files import GRACE_SECONDS, UnchangedFiles
 from eatnas_migrations import commands
 from support.simulated_worker import SIMULATED_WORKER
 
@@ -57,6 +57,7 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.settings: Settings = load_settings({}, str(folder))
         folder.mkdir()
+        self.unchanged = UnchangedFiles()
         self.engine: Engine = create_engine_for(self.settings.database_url)
         commands.upgrade(self.engine)
         with transaction(self.engine) as connection:
@@ -73,6 +74,9 @@ class Home:
     def rows(self, query):
         with read_transaction(self.engine) as connection:
             return connection.execute(query).all()
+
+    def free_space(self, limit: int) -> int:
+        return free_disk_space(self.engine, self.settings, limit, self.unchanged, monotonic=0.0, wall=0.0)
 
     def checkpoints(self) -> set[str]:
         return {
@@ -111,8 +115,9 @@ def test_disk_usage_is_measured_by_purpose(home):
     for name in ("key.npy", "key.json", "key.lock", "other.77.partial"):
         (images / name).write_bytes(b"c" * 100)
     (images / "killed.78.partial").write_bytes(b"c" * 100)
-    os.utime(images / "killed.78.partial", (1, 1))
-    usage = measure_disk_usage(home.engine, home.settings, time.time())
+    measure_disk_usage(home.engine, home.settings, home.unchanged, 0.0)
+    (images / "other.77.partial").write_bytes(b"d" * 100)
+    usage = measure_disk_usage(home.engine, home.settings, home.unchanged, GRACE_SECONDS + 1)
     total = sum(file.stat().st_size for file in home.settings.home.rglob("*") if file.is_file())
     assert usage.bytes == total - 100_000
     assert usage.mlflow == 1000
@@ -137,7 +142,7 @@ def test_search_under_a_tight_limit_has_the_same_result(home, tmp_path):
     in_training: list[int] = []
 
     def squeeze(_: Supervisor) -> None:
-        assert free_disk_space(home.engine, home.settings, 1, time.time()) > 0
+        assert home.free_space(1) > 0
         # A leased candidate keeps all its checkpoints.
         of_leased = select(checkpoint.c.path).join(lease, lease.c.candidate_id == checkpoint.c.candidate_id)
         kept = [row.path for row in home.rows(of_leased)]
@@ -146,7 +151,7 @@ def test_search_under_a_tight_limit_has_the_same_result(home, tmp_path):
 
     assert home.train(squeeze) == undisturbed
     assert in_training
-    assert free_disk_space(home.engine, home.settings, 1, time.time()) > 0
+    assert home.free_space(1) > 0
     assert home.rows(select(checkpoint)) == []
     assert home.checkpoints() == set()
     assert not list(home.settings.logs.glob("candidate-*.log"))
@@ -158,7 +163,7 @@ def test_home_under_its_limit_keeps_all_files(home):
     home.train()
     before = home.checkpoints()
     assert before
-    assert free_disk_space(home.engine, home.settings, 10**12, time.time()) == 0
+    assert home.free_space(10**12) == 0
     assert home.checkpoints() == before
 
 
@@ -166,14 +171,14 @@ def test_leftovers_are_removed_first_and_newest_checkpoints_last(home):
     home.train()
     leftover = home.settings.artifacts / "checkpoints" / "1" / "c1-a9-e1-b0.ckpt"
     leftover.write_bytes(b"x")
-    long_ago = time.time() - 7200
-    os.utime(leftover, (long_ago, long_ago))
     fresh = leftover.with_name(".c1-a9-e1-b0.ckpt.0123abcd")
-    fresh.write_bytes(b"x")
     copy = leftover.with_name("c1-a9-e1-b0.ckpt.bak")
     copy.write_bytes(b"x")
-    os.utime(copy, (long_ago, long_ago))
-    usage = measure_disk_usage(home.engine, home.settings, time.time())
+    usage = measure_disk_usage(home.engine, home.settings, home.unchanged, 0.0)
+    assert leftover not in [file.path for file in usage.removable]
+    fresh.write_bytes(b"x")
+    os.utime(fresh, (1, 1))  # as after a clock was set
+    usage = measure_disk_usage(home.engine, home.settings, home.unchanged, GRACE_SECONDS + 1)
     order = [file.order for file in select_for_removal(usage, 0)]
     assert order == sorted(order)
     assert {RemovalOrder.LEFTOVER, RemovalOrder.OLDER, RemovalOrder.NEWEST} == set(order)
@@ -193,7 +198,7 @@ def test_parent_of_a_pending_child_keeps_its_checkpoint(home):
         child = connection.execute(select(candidate.c.id).where(candidate.c.id != parent)).scalars().first()
         values = {"parent_id": parent, "state": "pending", "fitness": None, "joined": None, "left": None}
         connection.execute(candidate.update().where(candidate.c.id == child).values(values))
-    free_disk_space(home.engine, home.settings, 1, time.time())
+    home.free_space(1)
     of_parent = home.rows(select(checkpoint.c.path).where(checkpoint.c.candidate_id == parent))
     assert [row.path for row in of_parent if row.path in home.checkpoints()]
     assert len(of_parent) == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from sqlalchemy import Engine
 
 from eatnas_db.checkpoint_collection import collect_checkpoints
 from eatnas_db.errors import RecordError
+from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class CheckpointCollector:
@@ -18,18 +18,19 @@ class CheckpointCollector:
     The folder holds the checkpoints of living candidates only, so that a collection stays cheap.
     """
 
-    def __init__(self, engine: Engine, artifacts: Path, interval_seconds: float, wall: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, artifacts: Path, interval_seconds: float) -> None:
         self._engine, self._artifacts = engine, artifacts
-        self._interval_seconds, self._wall = interval_seconds, wall
+        self._interval_seconds = interval_seconds
         self._collect_at = 0.0
+        self._unchanged = UnchangedFiles()
 
     def collect(self, now: float) -> None:
         """Collect when a collection is due; an error of the database is left to the next one."""
         if now >= self._collect_at:
             self._collect_at = now + self._interval_seconds
-            self.collect_at_once()
+            self.collect_at_once(now)
 
-    def collect_at_once(self) -> None:
+    def collect_at_once(self, now: float) -> None:
         """Collect, for example after the end of the last search, whose final rows another host may have deleted."""
         with suppress(RecordError, OSError):
-            collect_checkpoints(self._engine, self._artifacts, self._wall())
+            collect_checkpoints(self._engine, self._artifacts, self._unchanged, now)

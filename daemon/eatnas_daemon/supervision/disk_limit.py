@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from eatnas_db import disk_cleanup
 from eatnas_db.errors import RecordError
 from eatnas_db.settings import Settings
+from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class DiskLimit:
@@ -29,6 +30,7 @@ class DiskLimit:
         self._engine, self._settings, self._max_bytes = engine, settings, max_bytes
         self._interval_seconds, self._wall = interval_seconds, wall
         self._check_at = 0.0
+        self._unchanged = UnchangedFiles()
 
     def enforce(self, now: float) -> None:
         """Check the size when a check is due."""
@@ -36,4 +38,6 @@ class DiskLimit:
             return
         self._check_at = now + self._interval_seconds
         with suppress(RecordError):
-            disk_cleanup.free_disk_space(self._engine, self._settings, self._max_bytes, self._wall())
+            disk_cleanup.free_disk_space(
+                self._engine, self._settings, self._max_bytes, self._unchanged, monotonic=now, wall=self._wall()
+            )

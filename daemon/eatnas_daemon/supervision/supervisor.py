@@ -87,7 +87,7 @@ class Supervisor:
         self._placement = WorkerPlacement(self._host, self.slots, self._gpu_scheduler, timeouts)
         self._recorder = self._new_recorder(only, launcher)
         self._disk_limit = DiskLimit(engine, settings, max_bytes, timeouts.disk_check, wall)
-        self._collector = CheckpointCollector(engine, settings.artifacts, timeouts.checkpoint_collection, wall)
+        self._collector = CheckpointCollector(engine, settings.artifacts, timeouts.checkpoint_collection)
         self._draining = self._killing = False
         self._write_at = self._retry_at = 0.0
         self.finished = False
@@ -133,7 +133,7 @@ class Supervisor:
                     self._ownership.require_files()
                     end_host_session(self._engine, self._host, self._wall())
                     if not self._killing:
-                        self._collector.collect_at_once()
+                        self._collector.collect_at_once(self._monotonic())
 
     def stop(self) -> None:
         """Drain: workers checkpoint and exit. The second call kills them. Safe in a signal handler."""
