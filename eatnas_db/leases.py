@@ -63,16 +63,17 @@ class LeaseFilter:
 ANY_CANDIDATE: Final = LeaseFilter()
 _MAX_BIGINT: Final = 2**63 - 1
 
+# A time further ahead than any back-off was written before the clock was set back.
+_BACKOFF_IS_OVER: Final = or_(
+    candidate.c.not_before <= bindparam("now"),
+    candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
+)
 NEXT_PENDING: Final = (
     select(candidate.c.id)
     .where(
         candidate.c.search_id == bindparam("of_search"),
         PENDING,
-        # A time further ahead than any back-off was written before the clock was set back.
-        or_(
-            candidate.c.not_before <= bindparam("now"),
-            candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
-        ),
+        _BACKOFF_IS_OVER,
         candidate.c.thrift <= bindparam("max_memory_fallback"),
         BYTES_PER_PARAMETER * candidate.c.params + candidate.c.activations * bindparam("bytes_per_activation")
         <= bindparam("max_variable_bytes"),
@@ -178,7 +179,7 @@ _COUNT_PENDING: Final = (
     .where(
         candidate.c.search_id == bindparam("search_id"),
         PENDING,
-        candidate.c.not_before <= bindparam("now"),
+        _BACKOFF_IS_OVER,
         candidate.c.thrift <= bindparam("max_memory_fallback"),
     )
 )
