@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Update, bindparam, delete, func, insert, sele
 from eatnas_db.domain.states import FailureKind, MemoryFallback
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken
+from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
 
@@ -99,6 +100,43 @@ def end_attempt(
     if device_seconds or more_scored:
         counters = {"search_id": search_id, "more_seconds": device_seconds, "more_scored": more_scored}
         connection.execute(_ADD_TO_COUNTERS, counters)
+
+
+_SELECT_BOOKED: Final = (
+    select(attempt.c.device_seconds, candidate.c.search_id)
+    .join(candidate, candidate.c.id == attempt.c.candidate_id)
+    .where(
+        attempt.c.candidate_id == bindparam("token_candidate"),
+        attempt.c.number == bindparam("token_attempt"),
+        attempt.c.ended_at.is_not(None),
+    )
+)
+_BOOK_TIME: Final = (
+    update(attempt)
+    .where(
+        attempt.c.candidate_id == bindparam("token_candidate"),
+        attempt.c.number == bindparam("token_attempt"),
+    )
+    .values(device_seconds=bindparam("new_device_seconds"), step_seconds=bindparam("new_step_seconds"))
+)
+
+
+def raise_device_time(connection: Connection, token: LeaseToken, *, device_seconds: float, step_seconds: float) -> None:
+    """Raise the time of an attempt that another program has ended, and of its search, to what its host has measured.
+
+    The program that ends an attempt knows only the epochs that are recorded.
+    """
+    parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}
+    booked = connection.execute(_SELECT_BOOKED, parameters).first()
+    if booked is None or device_seconds <= (booked.device_seconds or 0.0):
+        return
+    connection.execute(
+        _BOOK_TIME, {**parameters, "new_device_seconds": device_seconds, "new_step_seconds": step_seconds}
+    )
+    more_seconds = device_seconds - (booked.device_seconds or 0.0)
+    connection.execute(
+        _ADD_TO_COUNTERS, {"search_id": booked.search_id, "more_seconds": more_seconds, "more_scored": 0}
+    )
 
 
 def discard_progress(connection: Connection, candidate_id: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -132,6 +132,12 @@ def test_cancelled_candidate_stops_training_at_once(tmp_path, home, supervise):
     slow = (*SIMULATED_WORKER, "--seconds-per-epoch", "60")
     supervise(settings, program=slow, on_tick=cancel, timeouts=Timeouts(tick=0.02, database=0.1))
     assert cancelled[1] - cancelled[0] < 5
+    ended = select(attempt.c.outcome, attempt.c.device_seconds).where(attempt.c.candidate_id == 2)
+    ((outcome, seconds),) = fetch_rows(settings, ended)
+    assert outcome == "cancelled"
+    assert seconds > 0  # although it recorded no epoch
+    total = select(func.sum(attempt.c.device_seconds))
+    assert fetch_rows(settings, select(search.c.device_seconds)) == [pytest.approx(fetch_rows(settings, total)[0])]
 
 
 def test_locked_database_delays_but_loses_nothing(tmp_path, home, supervise, expected):

@@ -96,6 +96,9 @@ class Recorder:
                     stale.append(slot)
                 if slot.worker is not None and slot.worker.ended:
                     self._report_writer.write_end(connection, slot.worker, wall, draining=draining)
+        for slot in stale:
+            with faults_of_worker(connection, slot):
+                self._report_writer.write_time(connection, slot)
         return obsolete_files
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
 
 from sqlalchemy import Connection
 
@@ -14,6 +13,7 @@ from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.worker_state import WorkerFailure, WorkerState
 from eatnas_db import hosts, training_record, transitions
+from eatnas_db.attempts import raise_device_time
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import StaleLeaseError
@@ -91,6 +91,11 @@ class ReportWriter:
             now=now,
         )
 
+    def write_time(self, connection: Connection, slot: Slot) -> None:
+        """Write the time that a training without a lease has used: its candidate was cancelled, for example."""
+        if slot.training is not None:
+            _write_time(connection, slot.training)
+
     def write_end(self, connection: Connection, worker: WorkerState, now: float, *, draining: bool) -> None:
         """Write the end of a worker, and the failure of a training that it has left without a final report."""
         failure = worker.kill_reason or _cause_of_death(worker.exit_status)
@@ -98,17 +103,25 @@ class ReportWriter:
             reason = "the daemon was stopped" if draining and worker.exiting else failure.message
             hosts.record_worker_end(connection, worker.worker_id, worker.exit_reason or reason, now)
         training = worker.training
-        if training is not None and not worker.has_final_report:
-            with suppress(StaleLeaseError):
-                transitions.record_failure(
-                    connection,
-                    training.token,
-                    failure.kind,
-                    failure.message,
-                    device_seconds=training.time.device_seconds,
-                    step_seconds=training.time.step_seconds,
-                    now=now,
-                )
+        if training is None or worker.has_final_report:
+            return
+        try:
+            transitions.record_failure(
+                connection,
+                training.token,
+                failure.kind,
+                failure.message,
+                device_seconds=training.time.device_seconds,
+                step_seconds=training.time.step_seconds,
+                now=now,
+            )
+        except StaleLeaseError:
+            _write_time(connection, training)
+
+
+def _write_time(connection: Connection, training: RunningTraining) -> None:
+    time = training.time
+    raise_device_time(connection, training.token, device_seconds=time.device_seconds, step_seconds=time.step_seconds)
 
 
 def _cause_of_death(exit_status: int | None) -> WorkerFailure:
