@@ -16,16 +16,16 @@ class KeyedRng:
     """The stream of draws of one key: blake2b in counter mode, 64 bits per draw."""
 
     def __init__(self, seed: int, purpose: str, *indices: int) -> None:
-        self._key = ":".join([str(seed), purpose, *map(str, indices)]).encode()
+        key = ":".join([str(seed), purpose, *map(str, indices)])
+        self._keyed = hashlib.blake2b(f"{key}#".encode(), digest_size=8, person=b"eatnas-db")
         self._drawn = 0
 
     def bits(self) -> int:
         """Return a uniform integer of 64 bits."""
-        block = hashlib.blake2b(
-            self._key + b"#" + str(self._drawn).encode(), digest_size=8, person=b"eatnas-db"
-        ).digest()
+        block = self._keyed.copy()  # takes half the time of a hash from the start
+        block.update(b"%d" % self._drawn)
         self._drawn += 1
-        return int.from_bytes(block, "big")
+        return int.from_bytes(block.digest(), "big")
 
     def randbelow(self, bound: int) -> int:
         """Return an integer from 0 to `bound - 1`, exactly uniform. Raises `ValueError` if `bound` is below 1."""
