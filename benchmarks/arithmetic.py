@@ -30,7 +30,7 @@ from convolutions import Shape, all_shapes
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.arithmetic import PORTABLE_SETTINGS, worker_variables
-from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.domain.spec_recipe import TrainingRecipe
 
 LIMITS: dict[str, dict[str, str]] = {
     "native": {},
@@ -227,7 +227,7 @@ def step_milliseconds(space: str, side: int, kind: str, steps: int = 12) -> floa
     model = build(Architecture.parse("/".join([block] * len(macro.base))), macro, task)
     initialize(model, 1)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = make_optimizer(model, TrainingSpec())
+    optimizer = make_optimizer(model, TrainingRecipe())
     images = torch.rand(64, 1, side, side).to(memory_format=torch.channels_last)
     labels = torch.arange(64) % 10
     seconds = []

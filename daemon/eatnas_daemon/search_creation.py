@@ -70,13 +70,13 @@ def read_spec_file(path: Path) -> Any:
         ) from None
 
 
-def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
-    """Return the YAML values of `section.key=value` assignments by key. Raises `InvalidSpecError`."""
+def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
+    """Return the YAML values of assignments of this form by key. Raises `InvalidSpecError`."""
     overrides = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
-            raise InvalidSpecError(f"--set {assignment}: write section.key=value")
+            raise InvalidSpecError(f"--set {assignment}: write {form}")
         try:
             overrides[key] = parse_yaml(value)
         except YamlFormatError as error:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import torch
 from torch import nn
 
-from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.domain.spec_recipe import TrainingRecipe
+
+ADAM_BETA: Final = 0.999
 
 
-def make_optimizer(model: nn.Module, recipe: TrainingSpec) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; weight decay applies to weights, not to biases or batch-norm parameters."""
+def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """Return SGD with Nesterov momentum, or AdamW, whose first beta is the momentum.
+
+    Weight decay applies to weights, not to biases or batch-norm parameters.
+    """
     weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim == 1]
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, ADAM_BETA), fused=True)
     return torch.optim.SGD(
-        [
-            {"params": weights, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
+        groups,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import PRESETS, Task
-from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.domain.spec_recipe import TrainingRecipe
 from eatnas_training import network
 from eatnas_training.error_messages import first_line
 from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
@@ -36,7 +36,7 @@ def train_all_operations(device: str) -> None:
     model.to(device=device)
     cast("Any", model).to(memory_format=torch.channels_last)
     # The first optimizer of a process imports torch's compiler, which takes seconds.
-    optimizer = make_optimizer(model, TrainingSpec())
+    optimizer = make_optimizer(model, TrainingRecipe())
     images, labels = torch.zeros((2, 1, 8, 8), device=device), torch.zeros(2, dtype=torch.int64, device=device)
     for precision in dict.fromkeys(("float32", resolve_precision(device, "auto"))):
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):

@@ -13,11 +13,12 @@ from torch import Tensor
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.recipe import class_weights_of
-from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.domain.spec_recipe import TrainingRecipe
 from eatnas_protocol.messages import Assign, EpochDone
 from eatnas_training import network
 from eatnas_training.failures import is_cuda_error, is_out_of_memory
 from eatnas_training.optimizer import make_optimizer
+from eatnas_training.weight_average import WeightAverage
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class TrainingState:
     """
 
     model: network.Network
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     sums: Tensor
     precision: str
     epoch: int = 0
@@ -38,6 +39,13 @@ class TrainingState:
     epoch_reports: list[EpochDone] = field(default_factory=list)
     share_inherited: float | None = None
     logit_distance: float | None = None
+    average: WeightAverage | None = None
+    """The average of the weights, if the recipe has one: the final model."""
+
+    @property
+    def final_model(self) -> network.Network:
+        """The network that is evaluated and kept after the training."""
+        return self.model if self.average is None else cast("network.Network", self.average.model)
 
     def close_epoch(self, report: EpochDone) -> None:
         """Move to the first batch of the next epoch."""
@@ -47,7 +55,7 @@ class TrainingState:
 
     def to_checkpoint(self, identity: str) -> dict[str, Any]:
         """Return all that a process needs to resume this training with the same bits."""
-        return {
+        content = {
             "identity": identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -60,6 +68,9 @@ class TrainingState:
             "share_inherited": self.share_inherited,
             "logit_distance": self.logit_distance,
         }
+        if self.average is not None:
+            content["average"] = self.average.model.state_dict()
+        return content
 
     def restore(self, saved: Mapping[str, Any], *, identity: str, attempt: int) -> None:
         """Take over a checkpoint. Raises `ValueError` or `KeyError` if it belongs to another training."""
@@ -68,6 +79,8 @@ class TrainingState:
         try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
+            if self.average is not None:
+                self.average.model.load_state_dict(saved["average"])
             self.sums.copy_(saved["sums"])
         except RuntimeError as error:
             if is_out_of_memory(error) or is_cuda_error(error):  # the file is not to blame
@@ -82,7 +95,7 @@ class TrainingState:
         self.precision = self.precision if saved["precision"] == self.precision else "mixed"
 
 
-def identity_of(assign: Assign, recipe: TrainingSpec, data_digest: str) -> str:
+def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str:
     """Return, as JSON, all that decides the bits of a training; a checkpoint is used only where it is equal."""
     parent: list[Any] | bool = assign.inherits
     if assign.ancestors:
@@ -109,10 +122,11 @@ def build_network(assign: Assign) -> network.Network:
     return model
 
 
-def initial_state(model: network.Network, recipe: TrainingSpec, device: str, precision: str) -> TrainingState:
+def initial_state(model: network.Network, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:
     """Move a network to its device and return the state before the first batch."""
     model.to(device=device)
     # In torch's stubs `Module.to` has no overload for a memory format alone.
     cast("Any", model).to(memory_format=torch.channels_last)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
-    return TrainingState(model, make_optimizer(model, recipe), sums, precision)
+    average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
+    return TrainingState(model, make_optimizer(model, recipe), sums, precision, average=average)

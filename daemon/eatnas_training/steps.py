@@ -9,20 +9,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from eatnas_db.domain.activations import VALIDATION_FACTOR
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import BALANCED
-from eatnas_db.domain.spec import TrainingSpec
+from eatnas_db.domain.spec_recipe import TrainingRecipe
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import Assign
-from eatnas_training.data.batches import BatchKey, LoadedData
+from eatnas_training.data.batches import BatchKey, DataPart, LoadedData
 from eatnas_training.data.folder_content import Steps, finish
 from eatnas_training.data.loading import loading_steps
+from eatnas_training.dropping import RandomDrops
 from eatnas_training.failures import DivergedError
 from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
 from eatnas_training.micro_batches import one_statistics_update
+from eatnas_training.mixing import Mix, erase, mix
 from eatnas_training.numerics import autocast, resolve_precision, use_deterministic_arithmetic
 from eatnas_training.optimizer import learning_rate
 from eatnas_training.state import TrainingState, build_network, initial_state
@@ -43,11 +46,13 @@ class StepRunner:
 
     def __init__(self, assign: Assign, device: str = "cpu", monotonic: Clock = time.monotonic) -> None:
         self.assign, self.device, self._monotonic = assign, device, monotonic
-        self.recipe = TrainingSpec(**assign.training)
+        self.recipe = TrainingRecipe(**assign.training)
         self.device_seconds = 0.0
         self._precision: str
         self._norms: list[nn.BatchNorm2d] = []
         self._class_weights: Tensor | None = None
+        self._drops: RandomDrops | None = None
+        self._end_data: LoadedData | None = None
 
     def load(self) -> None:
         """Load the images. Raises `DataError` if they do not match the task."""
@@ -55,7 +60,11 @@ class StepRunner:
 
     def load_steps(self) -> Steps[None]:
         """Load the images, and yield the progress. Raises `DataError` if they do not match the task."""
-        self.data = yield from loading_steps(self.assign.data, self.device, final_model=self.assign.final_model)
+        final_model, resolution = self.assign.final_model, self.recipe.end_resolution
+        if resolution is not None and self.recipe.end_epochs:
+            end_data = {**self.assign.data, "resolution": resolution}
+            self._end_data = yield from loading_steps(end_data, self.device, final_model=final_model)
+        self.data = yield from loading_steps(self.assign.data, self.device, final_model=final_model)
         if self.assign.data_state is not None:
             self._require_unchanged(DataState.from_json(self.assign.data_state))
         task = Task(**self.assign.task)
@@ -88,6 +97,8 @@ class StepRunner:
         model = build_network(self.assign)
         inherited = None if parent is None else inherit_from(parent, model, self.assign, self.data)
         self.state = initial_state(model, self.recipe, self.device, self._precision)
+        if self.recipe.stochastic_depth or self.recipe.dropout:
+            self._drops = RandomDrops(model, stochastic_depth=self.recipe.stochastic_depth, dropout=self.recipe.dropout)
         self._norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
         if inherited is not None:
             self.state.share_inherited, self.state.logit_distance = inherited
@@ -112,24 +123,54 @@ class StepRunner:
             size=recipe.batch_size,
             epoch=state.epoch,
             batch=state.batch,
+            policy=recipe.auto_augment,
         )
-        images, labels = self.data.train.batch(key)
+        images, labels = self._train_part().batch(key)
+        images, mixed = self._change(images, labels, key)
         state.optimizer.zero_grad(set_to_none=True)
-        if self.assign.split_batches and len(labels) >= 4:  # a single image has no variance
-            halves = zip(images.tensor_split(2), labels.tensor_split(2), strict=True)
+        count = len(labels)
+        if self.assign.split_batches and count >= 4:  # a single image has no variance
+            middle = (count + 1) // 2
             with one_statistics_update(self._norms):
-                for half_images, half_labels in halves:
-                    self._add_gradients(half_images, half_labels, share=len(half_labels) / len(labels))
+                for part in (slice(0, middle), slice(middle, count)):
+                    self._add_gradients(images, labels, mixed, part)
         else:
-            self._add_gradients(images, labels)
+            self._add_gradients(images, labels, mixed, slice(0, count))
+        if recipe.clip_norm:
+            clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
         state.optimizer.step()
+        if state.average is not None:
+            state.average.update(state.model, state.epoch * self.batches + state.batch)
 
-    def _add_gradients(self, images: Tensor, labels: Tensor, share: float = 1) -> None:
-        """Add the gradients of images that are a `share` of the batch, and their loss and predictions to the sums."""
-        state = self.state
+    def _train_part(self) -> DataPart:
+        """Return the training images in the resolution of the current epoch."""
+        at_end = self.state.epoch >= self.recipe.epochs - self.recipe.end_epochs
+        return (self._end_data if self._end_data is not None and at_end else self.data).train
+
+    def _change(self, images: Tensor, labels: Tensor, key: BatchKey) -> tuple[Tensor, Mix | None]:
+        """Apply what the recipe does to a whole batch, and draw what the network drops."""
+        recipe = self.recipe
+        if recipe.random_erasing:
+            images = erase(images, key, recipe.random_erasing)
+        mixed = None
+        if recipe.mixup or recipe.cutmix:
+            images, mixed = mix(images, labels, key, mixup=recipe.mixup, cutmix=recipe.cutmix)
+        if self._drops is not None:
+            self._drops.draw(key, len(labels))
+        return images.contiguous(memory_format=torch.channels_last), mixed
+
+    def _add_gradients(self, images: Tensor, labels: Tensor, mixed: Mix | None, part: slice) -> None:
+        """Add the gradients of a part of the batch, and its loss and predictions to the sums."""
+        state, batch_size = self.state, len(labels)
+        if self._drops is not None:
+            self._drops.part = part
+        images, labels = images[part], labels[part]
+        share = len(labels) / batch_size
         with autocast(self.device, self._precision):
             logits = state.model(images)
             loss = self._loss(logits, labels)
+            if mixed is not None:
+                loss = mixed.share * loss + (1 - mixed.share) * self._loss(logits, mixed.labels[part])
         (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
         _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
 
@@ -151,12 +192,18 @@ class StepRunner:
         return stop
 
     def _validate_batch(self, start: int, stop: int, sums: Tensor) -> None:
-        self.state.model.eval()
+        model = self.state.final_model
+        model.eval()
         with torch.inference_mode(), autocast(self.device, self._precision):
-            images, labels = self.data.held_out.between(start, stop)
-            logits = self.state.model(images)
+            images, labels = self.held_out.between(start, stop)
+            logits = model(images)
             _add(sums, cross_entropy(logits, labels, reduction="sum"), logits, labels)
         self.state.model.train()
+
+    @property
+    def held_out(self) -> DataPart:
+        """The validation or test images, in the resolution of the last epoch."""
+        return (self._end_data or self.data).held_out
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from the start of the training."""

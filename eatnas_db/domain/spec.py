@@ -1,4 +1,4 @@
-"""The search spec: parsed and validated with pydantic, which no other module of the domain uses."""
+"""The search spec, parsed and validated with pydantic."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.final_recipe import final_recipe
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.objective import BUILT_IN_METRICS, METRIC_PATTERN, VALIDATION_ACCURACY, VALIDATION_LOSS
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
+from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
@@ -233,6 +235,9 @@ class SearchSpec(SpecSection):
     transfer: TransferSpec = TransferSpec()
     inheritance: InheritanceSpec = InheritanceSpec()
     reevaluation: ReevaluationSpec = ReevaluationSpec()
+    final: FinalSpec = FinalSpec()
+
+    stored_if_set = frozenset({"final"})
 
     @field_validator("name")
     @classmethod
@@ -297,9 +302,11 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
     for path, value in (overrides or {}).items():
         tree = _with_override(tree, path.split("."), value, path)
     try:
-        return SearchSpec.model_validate(tree)
+        spec = SearchSpec.model_validate(tree)
     except ValidationError as error:
         raise InvalidSpecError("\n".join(describe_errors(error, SearchSpec))) from None
+    final_recipe(spec.training.model_dump(), spec.final.to_keys())  # to report contradictory keys now
+    return spec
 
 
 def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
@@ -14,9 +14,10 @@ from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth
-from eatnas_db.domain.recipe import FINAL_EPOCHS_FACTOR, without_timing
+from eatnas_db.domain.final_recipe import AUGMENTED_CHANNELS, final_recipe
+from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
-from eatnas_db.errors import ConflictError
+from eatnas_db.errors import ConflictError, InvalidSpecError
 from eatnas_db.events import record_event
 from eatnas_db.queries.final_models import list_final_models
 from eatnas_db.queries.ranking import get_best, list_best, list_fittest
@@ -62,14 +63,16 @@ def create_final_training(
     top: int = 1,
     seeds: int = 3,
     epochs: int | None = None,
+    final: Mapping[str, Any] | None = None,
     again: bool = False,
     now: float,
 ) -> str:
     """Insert a search that trains final models of search `name` and tests each of them once.
 
     The models are those of `candidate_ids`, otherwise of the `top` winners. Each is trained from scratch with fresh
-    `seeds` on training and validation images together. `again` permits candidates that the same recipe has tested
-    before. Return the name of the new search. Raises `NotFoundError` or `ConflictError`.
+    `seeds` on training and validation images together. The keys of `final`, and `epochs`, take precedence over the
+    section `final` of the search's spec. `again` permits candidates that the same recipe has tested before. Return the
+    name of the new search. Raises `NotFoundError`, `ConflictError` or `InvalidSpecError`.
     """
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
@@ -81,7 +84,13 @@ def create_final_training(
     if not codes:
         _require_winners(connection, record)
         codes = [(ranked.id, ranked.code) for ranked in list_best(connection, record.id, top)]
-    training = {**record.spec["training"], "epochs": epochs or FINAL_EPOCHS_FACTOR * record.spec["training"]["epochs"]}
+    section = {**record.spec.get("final", {}), **(final or {}), **({"epochs": epochs} if epochs else {})}
+    training = final_recipe(record.spec["training"], section)
+    if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
+        raise InvalidSpecError(
+            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, and those of "
+            f"{record.name!r} have {record.task['channels']}; use none"
+        )
     retrainings = [
         Retraining(candidate_id, code, replica)
         for candidate_id, code in codes

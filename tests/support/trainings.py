@@ -82,6 +82,10 @@ def assert_same_bits(first: Reports, second: Reports) -> None:
     states = saved_state(first), saved_state(second)
     for name, tensor in states[0]["model"].items():
         assert torch.equal(tensor, states[1]["model"][name]), name
+    for name, tensor in states[0].get("average", {}).items():
+        assert torch.equal(tensor, states[1]["average"][name]), name
     momenta = (state["optimizer"]["state"].values() for state in states)
     for one, other in zip(*momenta, strict=True):
-        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+        assert one.keys() == other.keys()
+        for name, tensor in one.items():
+            assert torch.equal(tensor, other[name]), name

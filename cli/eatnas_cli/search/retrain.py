@@ -11,7 +11,9 @@ from sqlalchemy import Connection
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_daemon.data_sets import describe_final_data
+from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
+from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation
 from eatnas_db.settings import Settings
@@ -51,7 +53,20 @@ def final(
     ] = 1,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000, help="Epochs per training. Default: 4 times as many as in the search."),
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Epochs per training. Default: `final.epochs`, else 4 times those of the search.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Recipe to start from: eatnas-paper or strong.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key of the section `final`, e.g. ema_decay=0.999. Repeatable."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
     again: Annotated[
@@ -63,6 +78,7 @@ def final(
     It trains from scratch with new seeds, in a separate search. No other command reads the test set.
     """
     settings: Settings = ctx.obj
+    keys = parse_final(({"preset": preset} if preset else {}) | parse_overrides(changes or (), form="key=value"))
     with read_connection(settings.database_url) as connection:
         data = get_search(connection, name).spec["data"]
     # A missing test part is reported before days of training.
@@ -76,6 +92,7 @@ def final(
             top=top,
             seeds=seeds,
             epochs=epochs,
+            final=keys,
             again=again,
             now=time.time(),
         )

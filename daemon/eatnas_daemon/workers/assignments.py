@@ -70,6 +70,9 @@ def create_assignment(
     )
     limit = search.spec["budget"]["candidate_seconds"]
     batch_size = images_per_pass(message)
+    enlarged = message.training.get("end_resolution")
+    scale = (enlarged / search.task["resolution"]) ** 2 if enlarged else 1.0
+    activations = round(leased.activations * max(1.0, scale))
     return Assignment(
         leased=leased,
         message=message,
@@ -77,7 +80,7 @@ def create_assignment(
         lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
-        expected_bytes=expected_bytes(leased.params, leased.activations, batch_size, search.memory_share, precision),
+        expected_bytes=expected_bytes(leased.params, activations, batch_size, search.memory_share, precision),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey, to_device
+from eatnas_training.data.policies import draw_operations
 
 SHIFT_SHARE: Final = 8
 """Images are shifted by up to their height divided by this."""
@@ -17,8 +18,22 @@ SHIFT_SHARE: Final = 8
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
     """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of them.
 
-    The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch unchanged.
+    The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch unchanged. The
+    operations of a policy follow.
     """
+    shifted = _shift(images, key)
+    if key.policy == "none":
+        return shifted
+    # Each operation creates an image and leaves the one before as it is.
+    count, side = len(images), images.shape[-1]
+    changed = list(shifted.contiguous())
+    for number, operations in enumerate(draw_operations(key, count, side)):
+        for operation in operations:
+            changed[number] = operation.apply(changed[number])
+    return torch.stack(changed)
+
+
+def _shift(images: Tensor, key: BatchKey) -> Tensor:
     if key.augment == "none":
         return images
     count, _, height, width = images.shape

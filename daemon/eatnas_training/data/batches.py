@@ -23,6 +23,7 @@ class BatchKey:
     size: int
     epoch: int
     batch: int
+    policy: str = "none"
 
     def indices(self, count: int) -> Tensor:
         """Return the indices of the batch's images among `count`: int64 `[B]` on the CPU."""

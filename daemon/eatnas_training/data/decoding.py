@@ -18,6 +18,7 @@ from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey
 from eatnas_training.data.image_files import FileState, open_image
+from eatnas_training.data.policies import Operation
 
 CENTER_SHARE: Final = 224 / 256
 """The side of the center crop as a share of the image's shorter side."""
@@ -81,14 +82,24 @@ def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     return rows
 
 
-def decode_image(path: str, side: int, draws: list[float] | None, state: FileState | None = None) -> Bytes:
+def decode_image(
+    path: str,
+    side: int,
+    draws: list[float] | None,
+    state: FileState | None = None,
+    operations: Sequence[Operation] = (),
+) -> Bytes:
     """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of `draws`.
 
-    Raises `DataError`, also if the file is not in the given state.
+    The operations change the crop before it is mirrored. Raises `DataError`, also if the file is not in the given
+    state.
     """
     image = open_image(path, state)
     box = center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
-    pixels: Bytes = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, box))
+    crop = image.resize((side, side), Image.Resampling.BILINEAR, box)
+    for operation in operations:
+        crop = operation.apply(crop)
+    pixels: Bytes = np.asarray(crop)
     return pixels[:, ::-1] if draws is not None and draws[-1] < 0.5 else pixels
 
 

@@ -22,6 +22,7 @@ from eatnas_training.data.batches import BatchKey, LoadedData, normalize, to_dev
 from eatnas_training.data.decoding import DecoderPool, decode_image, draw_crops
 from eatnas_training.data.image_files import FileState
 from eatnas_training.data.listing_cache import ImageFiles
+from eatnas_training.data.policies import Operation, draw_operations
 from eatnas_training.data.streamed_files import StreamedFiles
 
 BATCHES_AHEAD: Final = 2
@@ -79,12 +80,16 @@ class StreamedPart:
 
     def _submit(self, key: Key) -> list[Future[Bytes]]:
         indices = self._indices(key).tolist()
-        draws = [None] * len(indices) if isinstance(key, range) else draw_crops(key, len(indices))
+        count = len(indices)
+        draws: Sequence[list[float] | None] = [None] * count
+        operations: Sequence[Sequence[Operation]] = [()] * count
+        if not isinstance(key, range):
+            draws, operations = draw_crops(key, count), draw_operations(key, count, self._side)
         return [
             self._decoders.submit(
-                partial(decode_image, self._files.path(index), self._side, image_draws, self._state(index))
+                partial(decode_image, self._files.path(index), self._side, crop, self._state(index), operations=changes)
             )
-            for index, image_draws in zip(indices, draws, strict=True)
+            for index, crop, changes in zip(indices, draws, operations, strict=True)
         ]
 
     def _state(self, index: int) -> FileState:

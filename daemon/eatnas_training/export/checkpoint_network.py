@@ -27,7 +27,8 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, ta
         content = read_checkpoint(path)
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError("its content differs from the recorded digest")
-        state = checkpoint.unpack(content)["model"]
+        saved = checkpoint.unpack(content)
+        state = saved.get("average") or saved["model"]
         return network_of(state, architecture=architecture, macro=macro, task=task)
     except OSError as error:
         raise DataError(f"the weights in {path} cannot be read: {error.strerror}") from error

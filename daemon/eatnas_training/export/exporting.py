@@ -60,7 +60,9 @@ class ExportRequest:
     def images(self) -> DataRequest:
         """The images that the model is verified with."""
         model = self.model
-        return DataRequest(self.data, model["task"], model["data_digest"], model["is_final"])
+        return DataRequest(
+            self.data, model["task"], model["data_digest"], model["is_final"], model["recipe"].get("end_resolution")
+        )
 
 
 def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS) -> list[VerifiedFile]:
@@ -105,7 +107,7 @@ def describe_model(request: ExportRequest) -> tuple[Network, ValidationImages, M
         final=model["is_final"],
         architecture=model["code"],
         macro=model["macro"],
-        task=model["task"],
+        task={**model["task"], "resolution": images.preprocessing.resolution},
         classes=images.classes,
         preprocessing=images.preprocessing,
         digests={

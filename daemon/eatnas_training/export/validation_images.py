@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -43,10 +43,13 @@ class ValidationImages:
             yield self.part.between(start, min(start + BATCH_IMAGES, count))[0]
 
 
-def load_validation(data: Mapping[str, Any], *, task: Task, digest: str, final: bool) -> ValidationImages:
+def load_validation(
+    data: Mapping[str, Any], *, task: Task, digest: str, final: bool, end_resolution: int | None = None
+) -> ValidationImages:
     """Load the validation images of a `DataSpec`, never its test images.
 
-    `final`: normalize them as for a final model, which was trained on them too. Raises `DataError` if the data set
+    `final`: normalize them as for a final model, which was trained on them too. `end_resolution`: resize them to the
+    side of the images in the last epochs of the training. Raises `DataError` if the data set
     differs from the one that the search was created for.
     """
     loaded = load_data(data, "cpu")
@@ -55,6 +58,9 @@ def load_validation(data: Mapping[str, Any], *, task: Task, digest: str, final: 
             f"{data['name']}: the data set is not the one that the model was trained on: it has {loaded.task} and "
             f"digest {loaded.digest[:12]}, and the search has {task} and {digest[:12]}; restore its files"
         )
+    if end_resolution is not None:
+        task = replace(task, resolution=end_resolution)
+        loaded = load_data({**data, "resolution": end_resolution}, "cpu")
     mode = "L" if task.channels == 1 else "RGB"
     train, part = loaded.train, loaded.held_out
     classes = list_class_names(data)

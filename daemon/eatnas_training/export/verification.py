@@ -38,10 +38,18 @@ class DataRequest:
     task: dict[str, int]
     digest: str
     final: bool
+    end_resolution: int | None = None
+    """The side of the images in the last epochs of the model's training, if it differs from the task's."""
 
     def load(self) -> ValidationImages:
         """Load the images. Raises `DataError`."""
-        return load_validation(self.data, task=Task(**self.task), digest=self.digest, final=self.final)
+        return load_validation(
+            self.data,
+            task=Task(**self.task),
+            digest=self.digest,
+            final=self.final,
+            end_resolution=self.end_resolution,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""RandAugment and TrivialAugment: the operations and magnitudes of torchvision, with draws keyed by the batch.
+
+torchvision's own transforms draw from torch's global generator, whose order the threads that decode images would share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from eatnas_db.domain.rng import derive_seed
+from eatnas_training.data.batches import BatchKey
+
+BINS: Final = 31
+RANDAUGMENT_OPERATIONS: Final = 2
+RANDAUGMENT_BIN: Final = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation on an image, by name, and its magnitude, which has a sign if the operation has two directions."""
+
+    name: str
+    magnitude: float
+
+    def apply(self, image: Any) -> Any:
+        """Return the changed image, a PIL image or a uint8 tensor `[..., C, H, W]`."""
+        return _OPERATIONS[self.name](image, self.magnitude)
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Magnitudes from `low` to `high`. `scaled` ones are shares of the image's side."""
+
+    low: float = 0.0
+    high: float = 0.0
+    signed: bool = False
+    scaled: bool = False
+
+
+_WIDE: Final = {
+    "identity": _Range(),
+    "shear_x": _Range(0, 0.99, signed=True),
+    "shear_y": _Range(0, 0.99, signed=True),
+    "translate_x": _Range(0, 32 / 224, signed=True, scaled=True),
+    "translate_y": _Range(0, 32 / 224, signed=True, scaled=True),
+    "rotate": _Range(0, 135, signed=True),
+    "brightness": _Range(0, 0.99, signed=True),
+    "color": _Range(0, 0.99, signed=True),
+    "contrast": _Range(0, 0.99, signed=True),
+    "sharpness": _Range(0, 0.99, signed=True),
+    "posterize": _Range(8, 2),
+    "solarize": _Range(255, 0),
+    "autocontrast": _Range(),
+    "equalize": _Range(),
+}
+"""The operations of TrivialAugment. torchvision translates by up to 32 pixels; here it is a share of the side."""
+_RANDAUGMENT: Final = {
+    **_WIDE,
+    "shear_x": _Range(0, 0.3, signed=True),
+    "shear_y": _Range(0, 0.3, signed=True),
+    "translate_x": _Range(0, 150 / 331, signed=True, scaled=True),
+    "translate_y": _Range(0, 150 / 331, signed=True, scaled=True),
+    "rotate": _Range(0, 30, signed=True),
+    "brightness": _Range(0, 0.9, signed=True),
+    "color": _Range(0, 0.9, signed=True),
+    "contrast": _Range(0, 0.9, signed=True),
+    "sharpness": _Range(0, 0.9, signed=True),
+    "posterize": _Range(8, 4),
+}
+
+
+def draw_operations(key: BatchKey, count: int, side: int) -> Sequence[Sequence[Operation]]:
+    """Return the operations for each of the `count` images of a batch, whose side is `side` pixels."""
+    if key.policy == "none":
+        return [()] * count
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "policy", key.epoch, key.batch))
+    trivial = key.policy == "trivialaugment"
+    ranges = _WIDE if trivial else _RANDAUGMENT
+    names = list(ranges)
+    shape = (count, 1 if trivial else RANDAUGMENT_OPERATIONS)
+    choices = torch.randint(len(names), shape, generator=generator).tolist()
+    bins = torch.randint(BINS, shape, generator=generator) if trivial else torch.full(shape, RANDAUGMENT_BIN)
+    signs = torch.randint(2, shape, generator=generator).tolist()
+    return [
+        [
+            Operation(names[choice], _magnitude(ranges[names[choice]], number, sign, side))
+            for choice, number, sign in zip(*rows, strict=True)
+        ]
+        for rows in zip(choices, bins.tolist(), signs, strict=True)
+    ]
+
+
+def _magnitude(values: _Range, number: int, sign: int, side: int) -> float:
+    magnitude = values.low + (values.high - values.low) * number / (BINS - 1)
+    if values.scaled:
+        magnitude *= side
+    return -magnitude if values.signed and sign else magnitude
+
+
+def _affine(image: Any, *, shift: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Any:
+    return functional.affine(
+        image,
+        angle=0.0,
+        translate=list(shift),
+        scale=1.0,
+        shear=list(shear),
+        interpolation=InterpolationMode.NEAREST,
+        center=None if shear == (0.0, 0.0) else [0.0, 0.0],
+    )
+
+
+def _degrees(magnitude: float) -> float:
+    return math.degrees(math.atan(magnitude))
+
+
+def _enhance(function: Callable[[Any, float], Any], image: Any, magnitude: float) -> Any:
+    return function(image, 1 + magnitude)
+
+
+_OPERATIONS: Final[dict[str, Callable[[Any, float], Any]]] = {
+    "identity": lambda image, _: image,
+    "shear_x": lambda image, magnitude: _affine(image, shear=(_degrees(magnitude), 0.0)),
+    "shear_y": lambda image, magnitude: _affine(image, shear=(0.0, _degrees(magnitude))),
+    "translate_x": lambda image, magnitude: _affine(image, shift=(int(magnitude), 0)),
+    "translate_y": lambda image, magnitude: _affine(image, shift=(0, int(magnitude))),
+    "rotate": lambda image, magnitude: functional.rotate(image, magnitude),
+    "brightness": partial(_enhance, functional.adjust_brightness),
+    "color": partial(_enhance, functional.adjust_saturation),
+    "contrast": partial(_enhance, functional.adjust_contrast),
+    "sharpness": partial(_enhance, functional.adjust_sharpness),
+    "posterize": lambda image, magnitude: functional.posterize(image, round(magnitude)),
+    "solarize": lambda image, magnitude: functional.solarize(image, magnitude),
+    "autocontrast": lambda image, _: functional.autocontrast(image),
+    "equalize": lambda image, _: functional.equalize(image),
+}

@@ -1,0 +1,57 @@
+"""Stochastic depth and dropout, whose draws are keyed by the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eatnas_db.domain.rng import derive_seed
+from eatnas_training.data.batches import BatchKey, to_device
+from eatnas_training.network import Layer, Network
+
+
+class RandomDrops:
+    """Drop bodies of residual layers and inputs of the classifier of a network in training mode.
+
+    `stochastic_depth` is the share of images for which the body of the last residual layer is dropped; it grows
+    linearly from the first layer. `dropout` is the share of inputs of the classifier that are set to 0.
+    """
+
+    def __init__(self, model: Network, *, stochastic_depth: float, dropout: float) -> None:
+        bodies = [part.body for part in model.modules() if isinstance(part, Layer)] if stochastic_depth else []
+        self._rates = [stochastic_depth * (number + 1) / len(bodies) for number in range(len(bodies))]
+        self._dropout, self._features = dropout, model.classifier.in_features
+        self._device = model.classifier.weight.device
+        self._body_factors: Sequence[Tensor] = ()
+        self._feature_factors: Tensor | None = None
+        self.part = slice(None)
+        """The images of the batch that the next forward pass computes."""
+        for number, body in enumerate(bodies):
+            body.register_forward_hook(self._drop_body(number))
+        if dropout:
+            model.classifier.register_forward_pre_hook(self._drop_features)
+
+    def draw(self, key: BatchKey, count: int) -> None:
+        """Draw for the `count` images of a batch."""
+        generator = torch.Generator().manual_seed(derive_seed(key.seed, "drops", key.epoch, key.batch))
+        kept = 1 - torch.tensor(self._rates)[:, None]
+        body_factors = (torch.rand((len(self._rates), count), generator=generator) < kept) / kept
+        self._body_factors = list(to_device(body_factors, self._device)[:, :, None, None, None])
+        if self._dropout:
+            share = 1 - self._dropout
+            feature_factors = (torch.rand((count, self._features), generator=generator) < share) / share
+            self._feature_factors = to_device(feature_factors, self._device)
+
+    def _drop_body(self, number: int) -> Any:
+        def drop(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output * self._body_factors[number][self.part].to(output.dtype) if module.training else output
+
+        return drop
+
+    def _drop_features(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+        if not module.training or self._feature_factors is None:
+            return None
+        return (inputs[0] * self._feature_factors[self.part],)

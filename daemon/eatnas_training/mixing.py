@@ -1,0 +1,73 @@
+"""Changes of a whole normalized batch: random erasing, mixup and cutmix. All draws are keyed by the batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eatnas_db.domain.rng import derive_seed
+from eatnas_training.data.batches import BatchKey, to_device
+
+ERASED_AREA: Final = (0.02, 1 / 3)
+ERASED_RATIO: Final = (0.3, 3.3)
+"""The share of the image's area that is erased, and the ratio of its sides, as in torchvision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """The share of the images themselves in their mixed images, and the classes of the images mixed in, int64 `[B]`."""
+
+    share: float
+    labels: Tensor
+
+
+def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
+    """Set a random rectangle to 0, the mean of all images, in this share of the images `[B, C, H, W]`."""
+    count, _, height, width = images.shape
+    generator = torch.Generator().manual_seed(derive_seed(key.seed, "erasing", key.epoch, key.batch))
+    erased, area, ratio, down, across = torch.rand((5, count), generator=generator, dtype=torch.float64)
+    pixels = height * width * (ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0]))
+    low, high = (math.log(value) for value in ERASED_RATIO)
+    sides = (ratio * (high - low) + low).exp()
+    rows = (pixels * sides).sqrt().round().clamp(1, height)
+    columns = (pixels / sides).sqrt().round().clamp(1, width)
+    rows = torch.where(erased < probability, rows, 0)
+    top, left = (down * (height - rows + 1)).floor(), (across * (width - columns + 1)).floor()
+    # Drawn on the CPU, so that every device gets the same draws, and copied in one piece.
+    box = to_device(torch.stack((top, top + rows, left, left + columns)).long(), images.device)[:, :, None]
+    row, column = (torch.arange(length, device=images.device) for length in (height, width))
+    inside = ((row >= box[0]) & (row < box[1]))[:, :, None] & ((column >= box[2]) & (column < box[3]))[:, None, :]
+    return images.masked_fill(inside[:, None], 0.0)
+
+
+def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: float) -> tuple[Tensor, Mix]:
+    """Mix each image of a batch with its predecessor by mixup or cutmix, whose alpha is above 0.
+
+    With both, each batch draws one of them. The share is drawn once for the batch from Beta(alpha, alpha).
+    """
+    draws = np.random.default_rng(derive_seed(key.seed, "mixing", key.epoch, key.batch))
+    cuts = cutmix > 0 and (mixup == 0 or draws.random() < 0.5)
+    alpha = cutmix if cuts else mixup
+    share = float(draws.beta(alpha, alpha))
+    others, other_labels = images.roll(1, 0), labels.roll(1, 0)
+    if not cuts:
+        return images.lerp(others, 1 - share), Mix(share, other_labels)
+    height, width = images.shape[2:]
+    side = math.sqrt(1 - share)
+    center_row, center_column = int(draws.integers(height)), int(draws.integers(width))
+    top, bottom = _clip(center_row, height, side)
+    left, right = _clip(center_column, width, side)
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
+    return mixed, Mix(1 - (bottom - top) * (right - left) / (height * width), other_labels)
+
+
+def _clip(center: int, length: int, share: float) -> tuple[int, int]:
+    """Return the part within the image of a range that has this share of its length."""
+    half = round(length * share / 2)
+    return max(0, center - half), min(length, center + half)

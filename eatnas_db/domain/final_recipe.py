@@ -1,0 +1,65 @@
+"""The recipe of final models: that of their search, changed by a preset and by the keys of the section `final`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from eatnas_db.domain.recipe import FINAL_EPOCHS_FACTOR
+from eatnas_db.errors import InvalidSpecError
+
+METHODS_OFF: Final[dict[str, Any]] = {
+    "optimizer": "sgd",
+    "clip_norm": 0.0,
+    "ema_decay": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "auto_augment": "none",
+    "random_erasing": 0.0,
+    "stochastic_depth": 0.0,
+    "dropout": 0.0,
+    "end_resolution": None,
+    "end_epochs": 0,
+}
+"""The keys that only the recipes of final models have. A recipe contains those that differ from these values."""
+AUGMENTED_CHANNELS: Final = (1, 3)
+"""The numbers of channels that RandAugment and TrivialAugment can change."""
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    # 250 epochs with label smoothing; the paper does not state the rest of its recipe.
+    "eatnas-paper": {
+        "epochs": 250,
+        "label_smoothing": 0.1,
+        "weight_decay": 4e-5,
+        "augment": "crop_flip",
+    },
+    # Methods of torchvision's recipe of 2021, with values chosen on validation images.
+    "strong": {
+        "optimizer": "adamw",
+        "learning_rate": 0.005,
+        "weight_decay": 0.05,
+        "clip_norm": 5.0,
+        "ema_decay": 0.99,
+        "augment": "crop_flip",
+    },
+}
+"""The keys that `final.preset` sets, by its name."""
+
+
+def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of final models of a search with this section `training`.
+
+    A key of the section `final` takes precedence over its preset, and the preset over `training`. Raises
+    `InvalidSpecError` if the keys contradict each other.
+    """
+    keys = {key: value for key, value in final.items() if value is not None}
+    chosen = PRESETS.get(keys.pop("preset", ""), {}) | keys
+    recipe = {"epochs": FINAL_EPOCHS_FACTOR * training["epochs"], **chosen}
+    recipe = {key: value for key, value in ({**training, **recipe}).items() if value != METHODS_OFF.get(key, object())}
+    if ("end_resolution" in recipe) != ("end_epochs" in recipe):
+        raise InvalidSpecError("final: end_resolution and end_epochs need each other; set both or neither")
+    if recipe.get("end_epochs", 0) > recipe["epochs"]:
+        raise InvalidSpecError(
+            f"final.end_epochs: {recipe['end_epochs']} exceeds the {recipe['epochs']} epochs of a final model; "
+            "lower it or raise final.epochs"
+        )
+    return recipe

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eatnas_db.domain.final_recipe import METHODS_OFF, PRESETS, final_recipe
+from eatnas_db.domain.spec import TrainingSpec, parse_spec
+from eatnas_db.domain.spec_final import FinalSpec, parse_final
+from eatnas_db.domain.spec_recipe import TrainingRecipe
+from eatnas_db.errors import InvalidSpecError
+
+SPEC: dict[str, Any] = {"name": "s", "data": {"name": "digits"}}
+TRAINING = TrainingSpec().model_dump()
+
+
+def test_recipe_without_keys_is_the_search_recipe_for_longer():
+    assert final_recipe(TRAINING, {}) == {**TRAINING, "epochs": 40}
+
+
+def test_keys_take_precedence_over_the_preset_and_the_search():
+    recipe = final_recipe(TRAINING, {"preset": "strong", "epochs": 5, "ema_decay": 0.5})
+    assert recipe == {**TRAINING, **PRESETS["strong"], "epochs": 5, "ema_decay": 0.5}
+
+
+def test_method_that_is_off_is_not_in_the_recipe():
+    off = {key: value for key, value in METHODS_OFF.items() if value is not None}
+    assert not METHODS_OFF.keys() & final_recipe(TRAINING, {"preset": "strong", **off}).keys()
+
+
+def test_stored_spec_has_the_section_only_if_set():
+    assert "final" not in parse_spec(SPEC).model_dump(mode="json")
+    stored = parse_spec({**SPEC, "final": {"preset": "strong", "mixup": 0}}).model_dump(mode="json")
+    assert stored["final"] == {"preset": "strong", "mixup": 0.0}
+
+
+def test_every_key_of_the_section_is_one_of_the_recipe():
+    keys = FinalSpec.model_fields.keys() - {"preset"}
+    assert keys <= TrainingRecipe.model_fields.keys()
+    added = TrainingRecipe.model_fields.keys() - TrainingSpec.model_fields.keys()
+    assert {key: TrainingRecipe.model_fields[key].default for key in added} == METHODS_OFF
+    for preset in PRESETS.values():
+        TrainingRecipe(**final_recipe(TRAINING, parse_final(preset)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"presett": "strong"}, "final.presett: unknown key 'presett'; did you mean preset?"),
+        ({"preset": "weak"}, "final.preset: input should be 'eatnas-paper' or 'strong' (given: 'weak')"),
+        ({"mixup": -1}, "final.mixup: input should be greater than or equal to 0 (given: -1)"),
+        ({"end_epochs": 3}, "final: end_resolution and end_epochs need each other; set both or neither"),
+        ({"end_epochs": 41, "end_resolution": 9}, "final.end_epochs: 41 exceeds the 40 epochs of a final model"),
+    ],
+)
+def test_invalid_section_is_one_line(keys: dict[str, Any], line: str):
+    with pytest.raises(InvalidSpecError) as raised:
+        parse_spec({**SPEC, "final": keys})
+    assert str(raised.value).startswith(line)
+    assert "\n" not in str(raised.value)
