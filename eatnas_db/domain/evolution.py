@@ -16,6 +16,8 @@ from eatnas_db.errors import SpaceExhaustedError
 
 GUIDED_RANDOM_BIRTHS: Final = 8
 """The first births of a guided search from scratch are random."""
+GUIDED_MIN_SCORES: Final = 4
+"""With fewer visible births, evolution decides in a guided search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class PopulationSummary:
     spread: float | None
     best: float | None
     quality: float | None
+
+
+def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -> int:
+    """Return the number of births that are decided without any score."""
+    return min(population, GUIDED_RANDOM_BIRTHS) if guided and from_scratch else population
 
 
 def rank(population: Sequence[Member]) -> list[Member]:

@@ -8,12 +8,11 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from scipy.special import ndtr
 
-from eatnas_db.domain.evolution import BirthPrediction
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
 from eatnas_db.guidance.process import Points, Posterior, ProcessModel, choose_model, make_points, normal_scores
 
-MIN_SCORES: Final = 4
 MAX_ROWS: Final = 300
 PARENTS: Final = 8
 MUTANTS: Final = 12
@@ -66,7 +65,7 @@ class GuidedProposal(NamedTuple):
 
 def model_rows(visible: int) -> int:
     """Return the number of first births that choose the model; it changes when the births have grown by 30%."""
-    size = float(MIN_SCORES)
+    size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH
     return int(size)
@@ -88,10 +87,10 @@ def propose(
 ) -> GuidedProposal | None:
     """Return the accepted code with the largest expected improvement, or None if evolution should decide.
 
-    This is the case with fewer than `MIN_SCORES` scores, if predictions and scores do not agree, or if no code is
-    accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
+    This is the case with fewer than `GUIDED_MIN_SCORES` scores, if predictions and scores do not agree, or if no code
+    is accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
     """
-    if len(rows) < MIN_SCORES:
+    if len(rows) < GUIDED_MIN_SCORES:
         return None
     encoding, targets = space.encoding, _targets(rows)
     points = _points(encoding, [row.code for row in rows])

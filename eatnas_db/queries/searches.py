@@ -23,7 +23,8 @@ class SearchRecord:
     """A row of the table of searches, and its status: running, waiting, paused, finished, failed or cancelled.
 
     `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it. A search
-    that ends without a scored candidate has failed. Equal failures are counted from birth `streak_start` on.
+    that ends without a scored candidate has failed. The first `initial_births` are decided without any score. Equal
+    failures are counted from birth `streak_start` on.
     """
 
     id: int
@@ -41,6 +42,7 @@ class SearchRecord:
     data_digest: str
     data_state: dict[str, str | None] | None
     population: int
+    initial_births: int
     lag: int
     budget_candidates: int
     budget_device_seconds: float | None

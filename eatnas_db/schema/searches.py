@@ -41,6 +41,7 @@ search = define_table(
     Column("data_digest", String(64), nullable=False),
     Column("data_state", JSON(none_as_null=True)),
     Column("population", Integer, nullable=False),
+    Column("initial_births", Integer, nullable=False),
     Column("lag", Integer, nullable=False),
     Column("budget_candidates", BigInteger, nullable=False),
     Column("budget_device_seconds", Float),
@@ -71,8 +72,8 @@ search = define_table(
 
 `source_id` is the search that this one was transferred from, re-evaluates or trains final models of. `basic_code` is
 the architecture that the search starts with; a transferred search also names the candidate of the source that it
-comes from, `basic_id`. `data_state` is a `domain.data_state.DataState`, with which workers compare the images that they
-load; null: they compare nothing.
+comes from, `basic_id`. The first `initial_births` are decided without any score. `data_state` is a
+`domain.data_state.DataState`, with which workers compare the images that they load; null: they compare nothing.
 With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
 `ends_at` is the number of births after which the search ends. A search has `failed` if it ended without a scored
 candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has.

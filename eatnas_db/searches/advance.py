@@ -13,20 +13,24 @@ from eatnas_db.searches.breeding import breed
 from eatnas_db.searches.failure_streak import pause_after_equal_failures
 from eatnas_db.searches.finishing import finish
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.prepared_births import PreparedBirths
 from eatnas_db.searches.settling import settle
 
 
-def advance_search(connection: Connection, search: SearchRecord, now: float) -> bool:
+def advance_search(
+    connection: Connection, search: SearchRecord, now: float, prepared: PreparedBirths | None = None
+) -> bool:
     """Settle, breed and finish or pause a search that was read in this transaction.
 
-    Return whether it needs no training now.
+    Return whether it needs no training now. `prepared`: the only source of births that need the model; None: they are
+    decided in this transaction.
 
     On a server, the transaction must have locked the search (`database.locks.lock_searches`). Raises `CollisionError`
     or `TransactionRollbackError` if another program has advanced the search since it was read.
     """
     state = AdvanceState.of(search)
     settle(connection, state, now)
-    breed(connection, state, now)
+    breed(connection, state, now, prepared)
     if finish(connection, state, now):
         return True
     return state.settled_failure and pause_after_equal_failures(connection, state, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eatnas_db.domain.evolution import GUIDED_RANDOM_BIRTHS, Member, Plateau
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Member, Plateau
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.queries.searches import SearchRecord, births_allowed
 
@@ -23,6 +23,8 @@ class AdvanceState:
     """The members after the last settled birth, if they have been read."""
     settled_failure: bool = False
     """Whether a failed birth was settled."""
+    awaits_model: bool = False
+    """Whether the next birth has to be decided by the model before another transaction."""
 
     @classmethod
     def of(cls, search: SearchRecord) -> AdvanceState:
@@ -48,14 +50,6 @@ class AdvanceState:
         return bool(self.search.spec["evolution"]["births"] == "guided")
 
     @property
-    def initial_births(self) -> int:
-        """The number of births that are decided without any score."""
-        population = self.search.population
-        if self.is_guided and self.search.basic_code is None:
-            return min(population, GUIDED_RANDOM_BIRTHS)
-        return population
-
-    @property
     def visible_step(self) -> int:
         """The step whose population the next birth is bred from."""
         return self.born - self.search.lag + 1
@@ -64,8 +58,14 @@ class AdvanceState:
     def can_breed(self) -> bool:
         """Whether the next birth can be decided now."""
         search = self.search
-        if self.exhausted or search.wish != DesiredState.RUN:
+        if self.exhausted or self.awaits_model or search.wish != DesiredState.RUN:
             return False
         if self.born >= self.births_allowed or search.over_budget:
             return False
-        return self.born < self.initial_births or self.visible_step <= self.settled
+        return self.born < search.initial_births or self.visible_step <= self.settled
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the next birth can be decided now, and the model decides it."""
+        is_predictable = self.visible_step >= GUIDED_MIN_SCORES and self.born >= self.search.initial_births
+        return self.is_guided and is_predictable and self.can_breed

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, select, update
 
 from eatnas_db.candidates import MAX_BIRTHS, insert_candidates
 from eatnas_db.domain.architecture import Architecture
@@ -14,20 +14,28 @@ from eatnas_db.domain.space import DigestLookup, Space
 from eatnas_db.domain.transfer import PerturbationLimits
 from eatnas_db.errors import SpaceExhaustedError
 from eatnas_db.events import record_event
-from eatnas_db.schema.candidates import architecture, candidate
+from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance_state import AdvanceState
+from eatnas_db.searches.birth_digests import digest_lookup, initial_digest_lookup
 from eatnas_db.searches.population import list_members
+from eatnas_db.searches.prepared_births import PreparedBirth, PreparedBirths
 from eatnas_db.searches.search_space import space_of
 
+if TYPE_CHECKING:
+    from eatnas_db.searches.guided_births import GuidedInputs
 
-def breed(connection: Connection, state: AdvanceState, now: float) -> int:
-    """Insert births until the next one cannot be decided yet, and return their number."""
+
+def breed(connection: Connection, state: AdvanceState, now: float, prepared: PreparedBirths | None = None) -> int:
+    """Insert births until the next one cannot be decided yet, and return their number.
+
+    Births that need the model are taken from `prepared`, or decided here if it is None.
+    """
     before = state.born
     while state.can_breed:
         births: list[Birth] = []
         try:
-            for birth in _decide_births(connection, state):
+            for birth in _decide_births(connection, state, prepared):
                 births.append(birth)
                 state.born += 1
             insert_candidates(connection, state.search.id, births, now)
@@ -40,20 +48,20 @@ def breed(connection: Connection, state: AdvanceState, now: float) -> int:
     return state.born - before
 
 
-def _decide_births(connection: Connection, state: AdvanceState) -> Iterator[Birth]:
+def _decide_births(connection: Connection, state: AdvanceState, prepared: PreparedBirths | None) -> Iterator[Birth]:
     """Yield the next births that can be inserted together; the caller counts each of them in `state.born`.
 
     Birth 0 alone, where it is the parent of the other initial births. Raises `SpaceExhaustedError`.
     """
     record, first = state.search, state.born
-    space, is_initial = space_of(record), first < state.initial_births
+    space, is_initial = space_of(record), first < state.search.initial_births
     initial = _initial_architecture(connection, state) if is_initial else None
-    is_stored = (_initial_digest_lookup if is_initial else digest_lookup)(connection, record.id, first)
+    is_stored = (initial_digest_lookup if is_initial else digest_lookup)(connection, record.id, first)
     decided: set[str] = set()
-    while state.can_breed and (state.born < state.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
-        if state.is_guided and not is_initial:
+    while state.can_breed and (state.born < record.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
+        if state.needs_model:
             # One at a time: the next birth reads this one from the record.
-            yield _decide_guided_birth(connection, state, space, is_stored)
+            yield from _decide_guided_birth(connection, state, space, is_stored, prepared)
             return
         birth = _decide_birth(connection, state, space, lambda digest: digest in decided or is_stored(digest), initial)
         decided.add(birth.proposal.digest)
@@ -82,13 +90,38 @@ def _decide_birth(
     )
 
 
-def _decide_guided_birth(connection: Connection, state: AdvanceState, space: Space, is_held: DigestLookup) -> Birth:
-    """Decide a birth by the model, or by evolution if the model does not."""
-    # Only here, because the model loads SciPy.
-    from eatnas_db.searches.guided_births import decide_guided_birth
+def _decide_guided_birth(
+    connection: Connection,
+    state: AdvanceState,
+    space: Space,
+    is_held: DigestLookup,
+    prepared: PreparedBirths | None,
+) -> Iterator[Birth]:
+    """Yield the birth that the model decides, or that of evolution if the model does not.
 
-    birth = decide_guided_birth(connection, state.search, state.born, space, is_held)
-    return _decide_birth(connection, state, space, is_held) if birth is None else birth
+    Yield nothing, and note this in the state, if the birth was not prepared or if the record has changed since then.
+    """
+    # Only here, because the model loads SciPy.
+    from eatnas_db.searches.guided_births import decide_guided_birth, read_inputs
+
+    record, number = state.search, state.born
+    if prepared is None:
+        birth = decide_guided_birth(record, space, read_inputs(connection, record, number), is_held)
+    else:
+        found = prepared.take(record.id, number)
+        if found is not None and _has_changed(found, read_inputs(connection, record, number), is_held):
+            prepared.discard(record.id)
+            found = None
+        if found is None:
+            state.awaits_model = True
+            return
+        birth = found.birth
+    yield _decide_birth(connection, state, space, is_held) if birth is None else birth
+
+
+def _has_changed(found: PreparedBirth, inputs: GuidedInputs, is_held: DigestLookup) -> bool:
+    """Return whether the record no longer holds what a birth was decided by."""
+    return found.inputs != inputs or (found.birth is not None and is_held(found.birth.proposal.digest))
 
 
 def _initial_architecture(connection: Connection, state: AdvanceState) -> InitialArchitecture | None:
@@ -106,31 +139,3 @@ def _initial_architecture(connection: Connection, state: AdvanceState) -> Initia
         return InitialArchitecture(candidate_id=None, basic=basic, before=basic, perturbation=perturbation)
     before = Architecture.parse(parent.code)
     return InitialArchitecture(candidate_id=parent.id, basic=basic, before=before, perturbation=perturbation)
-
-
-_SELECT_DIGEST: Final = (
-    select(candidate.c.id)
-    .join(architecture)
-    .where(
-        architecture.c.digest == bindparam("digest"),
-        candidate.c.search_id == bindparam("search_id"),
-        candidate.c.birth < bindparam("birth"),
-    )
-)
-
-
-def _initial_digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return the same function as `digest_lookup` for initial births: it reads all births at once."""
-    earlier = (candidate.c.search_id == search_id, candidate.c.birth < birth)
-    query = select(architecture.c.digest).join(candidate).where(*earlier)
-    return set(connection.execute(query).scalars()).__contains__
-
-
-def digest_lookup(connection: Connection, search_id: int, birth: int) -> Callable[[str], bool]:
-    """Return a function that returns whether a birth before `birth` has the network of a digest."""
-
-    def is_held(digest: str) -> bool:
-        parameters = {"digest": digest, "search_id": search_id, "birth": birth}
-        return connection.execute(_SELECT_DIGEST, parameters).first() is not None
-
-    return is_held

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.data_state import DataState
+from eatnas_db.domain.evolution import count_initial_births
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
@@ -90,6 +91,9 @@ def insert_search(
         "data_digest": data_digest,
         "data_state": None if data_state is None else asdict(data_state),
         "population": spec.evolution.population,
+        "initial_births": count_initial_births(
+            spec.evolution.population, guided=spec.evolution.births == "guided", from_scratch=basic_code is None
+        ),
         "lag": spec.evolution.lag or _default_lag(spec, slots),
         "budget_candidates": spec.budget.candidates,
         "budget_device_seconds": spec.budget.device_hours and spec.budget.device_hours * 3600,

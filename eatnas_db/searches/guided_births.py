@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ from eatnas_db.domain.evolution import Birth, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
+from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Code
 from eatnas_db.guidance.process import Kernel, ProcessModel
@@ -56,66 +57,95 @@ _LAST_MODEL: Final = (
 )
 
 
-def decide_guided_birth(
-    connection: Connection, record: SearchRecord, number: int, space: Space, is_held: Callable[[str], bool]
-) -> Birth | None:
-    """Decide birth `number` by the births settled up to `number` - lag, or return None if evolution should.
+@dataclass(frozen=True, slots=True)
+class GuidedInputs:
+    """Everything in the record that decides a guided birth: births that are settled, and codes, which never change."""
 
-    It depends on the record alone: a birth that is decided again is the same.
-    """
+    number: int
+    scored: tuple[_ScoredRow, ...]
+    pending: tuple[str, ...]
+    """The codes of the births before this one whose scores it must not see."""
+    model: ProcessModel | tuple[_ScoredRow, ...]
+    """The model of the previous birth, or the births by which it is chosen again."""
+
+
+def read_inputs(
+    connection: Connection, record: SearchRecord, number: int, undecided: Sequence[Birth] = ()
+) -> GuidedInputs:
+    """Read what decides birth `number`; `undecided`: the births directly before it that are not in the record yet."""
     visible = number - record.lag + 1
+    recorded = number - len(undecided)
+    window = {"search_id": record.id, "first": visible, "before": recorded}
+    pending = [*connection.execute(_PENDING, window).scalars()]
+    pending += [str(birth.proposal.architecture) for birth in undecided if birth.number >= visible]
+    return GuidedInputs(
+        number=number,
+        scored=_list_scored(connection, record.id, visible),
+        pending=tuple(pending),
+        model=_read_model(connection, record.id, recorded, model_rows(visible), undecided),
+    )
+
+
+def decide_guided_birth(
+    record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
+) -> Birth | None:
+    """Decide a birth by the births settled up to its number - lag, or return None if evolution should.
+
+    It depends on its arguments alone: a birth that is decided again is the same.
+    """
     codes = BlockCodes(space)
-    rows = _list_scored(connection, record.id, visible)
-    model = _get_model(connection, record.id, number, model_rows(visible), space)
-    if model is None:
+    if not inputs.model:
         return None
-    window = {"search_id": record.id, "first": visible, "before": number}
-    pending = [_encode(space, code) for code in connection.execute(_PENDING, window).scalars()]
+    if isinstance(inputs.model, ProcessModel):
+        model = inputs.model
+    else:
+        births = model_rows(inputs.number - record.lag + 1)
+        with one_thread():
+            model = fit_model(codes.encoding, _encode_rows(space, inputs.model), births)
     proposals: dict[Code, Proposal] = {}
 
     def accepts(code: Code) -> bool:
         proposals[code] = proposal = space.propose(codes.decode(code))
         return space.limits.allow(proposal.cost) and not is_held(proposal.digest)
 
-    guided = propose(
-        codes,
-        model,
-        _encode_rows(space, rows),
-        pending,
-        KeyedRng(record.seed, "proposal", number),
-        accepts,
-    )
+    rows, pending = _encode_rows(space, inputs.scored), [_encode(space, code) for code in inputs.pending]
+    with one_thread():
+        guided = propose(codes, model, rows, pending, KeyedRng(record.seed, "proposal", inputs.number), accepts)
     if guided is None:
         return None
-    parent = next((row for row in rows if row.birth == guided.parent_birth), None)
-    return _make_birth(number, proposals[guided.code], parent, guided.prediction)
+    parent = next((row for row in inputs.scored if row.birth == guided.parent_birth), None)
+    return _make_birth(inputs.number, proposals[guided.code], parent, guided.prediction)
 
 
-def _list_scored(connection: Connection, search_id: int, before: int) -> list[_ScoredRow]:
+def _list_scored(connection: Connection, search_id: int, before: int) -> tuple[_ScoredRow, ...]:
     """Return the scored births before `before`: all, or the best and the latest ones if there are many."""
     latest = _read(connection, _LATEST, search_id, before)
     if len(latest) == MAX_ROWS:
         latest = latest[: MAX_ROWS // 2]
         latest += _read(connection, _BEST, search_id, latest[-1].birth)
-    return sorted(latest, key=lambda row: row.birth)
+    return tuple(sorted(latest, key=lambda row: row.birth))
 
 
 def _read(connection: Connection, query: Select[Any], search_id: int, before: int) -> list[_ScoredRow]:
     return [_ScoredRow._make(row) for row in connection.execute(query, {"search_id": search_id, "before": before})]
 
 
-def _get_model(
-    connection: Connection, search_id: int, number: int, model_births: int, space: Space
-) -> ProcessModel | None:
-    """Return the model chosen by the first `model_births` births: that of the last prediction if it is the same."""
-    row = connection.execute(_LAST_MODEL, {"search_id": search_id, "before": number}).first()
-    if row is not None and row.model_births == model_births:
-        return ProcessModel(Kernel(*row.kernel), row.noise, model_births)
-    rows = _encode_rows(space, _list_scored(connection, search_id, model_births))
-    return fit_model(BlockCodes(space).encoding, rows, model_births) if rows else None
+def _read_model(
+    connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
+) -> ProcessModel | tuple[_ScoredRow, ...]:
+    """Return the model chosen by the first `model_births` births: that of the last prediction if it is the same.
+
+    Otherwise return the births by which it is chosen.
+    """
+    last: Any = next((birth.prediction for birth in reversed(undecided) if birth.prediction is not None), None)
+    if last is None:
+        last = connection.execute(_LAST_MODEL, {"search_id": search_id, "before": recorded}).first()
+    if last is not None and last.model_births == model_births:
+        return ProcessModel(Kernel(*last.kernel), last.noise, model_births)
+    return _list_scored(connection, search_id, model_births)
 
 
-def _encode_rows(space: Space, rows: list[_ScoredRow]) -> list[ScoredCode]:
+def _encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
     return [ScoredCode(row.birth, _encode(space, row.code), row.fitness) for row in rows]
 
 

@@ -31,7 +31,7 @@ _CAN_BREED: Final = and_(
     search.c.born < search.c.budget_candidates,
     search.c.born < _BIRTHS_ALLOWED,
     ~_OVER_BUDGET,
-    or_(search.c.born < search.c.population, search.c.born - search.c.lag + 1 <= search.c.settled),
+    or_(search.c.born < search.c.initial_births, search.c.born - search.c.lag + 1 <= search.c.settled),
 )
 _TRAINS: Final = (
     select(lease.c.candidate_id)
@@ -46,10 +46,7 @@ _ALL_SETTLED: Final = and_(
 )
 _CAN_FINISH: Final = and_(or_(_OVER_BUDGET, _ALL_SETTLED), ~_TRAINS)
 _CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_FINISH))
-"""The conditions of `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate.
-
-A guided search meets them until its population is full: it is advanced more often than necessary, but never too seldom.
-"""
+"""The conditions of `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate."""
 
 BY_PRIORITY: Final = (search.c.priority.desc(), search.c.id)
 

@@ -195,6 +195,7 @@ def insert_retrainings(
         # Trained before other searches, because a user waits for the result.
         "priority": source.priority + 1,
         "population": len(retrainings),
+        "initial_births": len(retrainings),
         "lag": len(retrainings),
         "budget_candidates": len(retrainings),
         "wish": DesiredState.RUN,
@@ -214,7 +215,9 @@ def append_retrainings(
     connection.execute(
         update(search)
         .where(search.c.id == record.id)
-        .values(population=total, lag=total, budget_candidates=total, finished_at=None, failed=False)
+        .values(
+            population=total, initial_births=total, lag=total, budget_candidates=total, finished_at=None, failed=False
+        )
     )
     detail = {"candidates": total, "birth": record.born, "step": record.settled}
     record_event(connection, now, "extended", search_id=record.id, detail=detail)

@@ -100,7 +100,7 @@ def create_searches() -> None:
         sa.Column("task", sa.JSON(), nullable=False),
         sa.Column("data_digest", sa.String(length=64), nullable=False),
         sa.Column("data_state", sa.JSON(none_as_null=True), nullable=True),
-        sa.Column("population", sa.Integer(), nullable=False),
+        *(sa.Column(name, sa.Integer(), nullable=False) for name in ("population", "initial_births")),
         sa.Column("lag", sa.Integer(), nullable=False),
         sa.Column("budget_candidates", sa.BigInteger(), nullable=False),
         sa.Column("budget_device_seconds", sa.Float(), nullable=True),

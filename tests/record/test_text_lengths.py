@@ -118,7 +118,15 @@ def test_name_taken_by_an_open_transaction_is_a_conflict(engine, search_factory)
 
     with transaction(engine) as connection:
         row = {"name": "same", "kind": "evolution", "seed": 1, "priority": 0, "spec": {}, "macro": {}, "task": {}}
-        row |= {"data_digest": "d", "population": 2, "lag": 1, "budget_candidates": 2, "wish": "run", "created_at": 0}
+        row |= {
+            "data_digest": "d",
+            "population": 2,
+            "initial_births": 2,
+            "lag": 1,
+            "budget_candidates": 2,
+            "wish": "run",
+            "created_at": 0,
+        }
         connection.execute(insert(search).values(**row))
         thread = threading.Thread(target=create)
         thread.start()

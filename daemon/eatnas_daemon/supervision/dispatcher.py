@@ -27,6 +27,7 @@ from eatnas_db.searches.open_searches import (
     list_leasable_searches,
     lock_active_searches,
 )
+from eatnas_db.searches.prepared_births import PreparedBirths
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
@@ -63,9 +64,11 @@ class Dispatcher:
         timeouts: Timeouts,
         only: str | None,
         holds: SearchHolds,
+        births: PreparedBirths,
     ) -> None:
         self._settings, self._host_id, self._slots, self._holds = settings, host_id, slots, holds
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
+        self._births = births
         self._cleanup_at = self._now = 0.0
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
@@ -88,7 +91,7 @@ class Dispatcher:
                 self._request_stops(row, now)
             elif self._holds.allows_advance(row.id, wall):
                 with faults_of_search(connection, row.id):
-                    cleanup_due = advance_search(connection, row, wall) or cleanup_due
+                    cleanup_due = advance_search(connection, row, wall, self._births) or cleanup_due
                     self._holds.record_advance(connection, row.id, wall)
         if not draining:
             self._lease_candidates(connection, dispatch, wall)

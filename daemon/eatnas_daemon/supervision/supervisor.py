@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.devices.probe import count_cores
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
+from eatnas_daemon.supervision.birth_preparer import BirthPreparer
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_daemon.supervision.checkpoint_collector import CheckpointCollector
 from eatnas_daemon.supervision.commit_actions import CommitActions, record_gpu_results, run_commit_actions
@@ -72,6 +73,7 @@ class Supervisor:
         self._gpu_scheduler = gpu_scheduler
         self._selector = selectors.DefaultSelector()
         self._changes = ChangeListener(engine, self._selector)
+        self._births = BirthPreparer(engine, self._selector)
         self._host = start_host_session(engine, self._changes, host_name, wall(), with_processor=slots > 0)
         self._pool = WorkerPool(
             launcher,
@@ -106,7 +108,7 @@ class Supervisor:
             device_reporter=DeviceReporter(host.id, gpus),
             report_writer=ReportWriter(host, gpus),
             fencing=LeaseFencing(host.id, slots, timeouts.lease, self._monotonic()),
-            dispatcher=Dispatcher(self._settings, host.id, slots, gpus, timeouts, only, holds),
+            dispatcher=Dispatcher(self._settings, host.id, slots, gpus, timeouts, only, holds, self._births),
             waiting_reason=WaitingReason(slots, self._placement, gpus, artifacts=artifacts, log_file=log_file),
             holds=holds,
             heartbeat_seconds=timeouts.lease / 3,
@@ -180,7 +182,8 @@ class Supervisor:
 
     def _is_write_due(self, now: float) -> bool:
         reported = any(worker.ended or worker.reports for worker in self._pool.workers)
-        return now >= self._retry_at and (reported or self._changes.changed or now >= self._write_at)
+        due = self._births.poll() or reported or self._changes.changed or now >= self._write_at
+        return due and now >= self._retry_at
 
     def _write(self, now: float) -> None:
         self._write_at = now + self._timeouts.database
@@ -203,6 +206,7 @@ class Supervisor:
         self._changes.changed = False
         self.trouble = self._recorder.waiting_reason
         self._recorder.after_commit(now)
+        self._births.start()
         record_gpu_results(self.slots, self._gpu_scheduler)
         run_commit_actions(actions, self.slots, self._settings.artifacts, self._timeouts, now)
         self.finished = actions.finished and all(slot.training is None for slot in self.slots)
@@ -252,6 +256,7 @@ class Supervisor:
     def _close(self) -> None:
         self._pool.close()
         self._gpu_scheduler.close()
+        self._births.close()
         self._selector.close()
         self._changes.close()
 

@@ -7,8 +7,8 @@ from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness
 from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.paging import EVERYTHING, Page
 from eatnas_db.queries.searches import get_search
-from eatnas_db.searches.breeding import digest_lookup
-from eatnas_db.searches.guided_births import decide_guided_birth
+from eatnas_db.searches.birth_digests import digest_lookup
+from eatnas_db.searches.guided_births import decide_guided_birth, read_inputs
 from eatnas_db.searches.search_space import space_of
 
 
@@ -62,7 +62,8 @@ def test_birth_decided_again_is_the_same(guided, connection):
     search = get_search(connection, "s")
     for row in list_predictions(connection, guided, EVERYTHING):
         is_held = digest_lookup(connection, guided, row.birth)
-        again = decide_guided_birth(connection, search, row.birth, space_of(search), is_held)
+        inputs = read_inputs(connection, search, row.birth)
+        again = decide_guided_birth(search, space_of(search), inputs, is_held)
         candidate = get_candidate(connection, row.id)
         assert str(again.proposal.architecture) == candidate.code
         assert (again.parent_id, again.prediction.middle) == (candidate.parent_id, row.predicted)

@@ -1,0 +1,97 @@
+"""Births that are decided before the transaction that inserts them."""
+
+import pytest
+from sqlalchemy import select, update
+
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.open_searches import list_active_searches
+from eatnas_db.searches.prepared_births import prepare_births
+
+GUIDED = {"evolution__births": "guided", "evolution__population": 12, "budget__candidates": 30, "evolution__lag": 4}
+
+
+class Prepared:
+    """Births of one search, and the questions that a transaction has asked."""
+
+    def __init__(self, births):
+        self.births = {birth.inputs.number: birth for birth in births}
+        self.missing, self.discarded = [], []
+
+    def take(self, search_id, number):
+        if number not in self.births:
+            self.missing.append(number)
+        return self.births.get(number)
+
+    def discard(self, search_id):
+        self.discarded.append(search_id)
+
+
+@pytest.fixture
+def make_search(search_factory, lease_factory, score_factory):
+    """Make a guided search whose eight random births are scored and not settled."""
+
+    def make(name="s"):
+        search_id = search_factory(name, **GUIDED)
+        for number in range(8):
+            score_factory(lease_factory(search_id), (number * 5 % 8) / 10)
+        return search_id
+
+    return make
+
+
+@pytest.fixture
+def search_id(make_search):
+    return make_search()
+
+
+def advance(engine, search_id, prepared=None):
+    """Advance the search, and return the codes of its guided births."""
+    with transaction(engine) as connection:
+        advance_search(connection, lock_search(connection, search_id), 3.0, prepared)
+    with read_transaction(engine) as connection:
+        query = select(candidate.c.code).join(prediction).where(candidate.c.search_id == search_id)
+        return connection.execute(query.order_by(candidate.c.birth)).scalars().all()
+
+
+def settle_only(engine, search_id):
+    assert advance(engine, search_id, Prepared([])) == []
+
+
+def test_prepared_births_are_those_of_the_transaction(engine, make_search):
+    search_id, other_id = make_search("prepared"), make_search("decided")
+    settle_only(engine, search_id)
+    births = prepare_births(engine, search_id)
+    assert [birth.inputs.number for birth in births] == [8, 9, 10, 11]
+    inserted = advance(engine, search_id, Prepared(births))
+    assert inserted == [str(birth.birth.proposal.architecture) for birth in births]
+    assert advance(engine, other_id) == inserted
+
+
+def test_transaction_never_decides_by_the_model_itself(engine, search_id):
+    prepared = Prepared([])
+    assert advance(engine, search_id, prepared) == []
+    assert prepared.missing == [8]
+
+
+def test_births_prepared_from_other_scores_are_discarded(engine, search_id):
+    settle_only(engine, search_id)
+    births = prepare_births(engine, search_id)
+    with transaction(engine) as connection:
+        connection.execute(update(candidate).where(candidate.c.birth == 2).values(fitness=0.99))
+    prepared = Prepared(births)
+    assert advance(engine, search_id, prepared) == []
+    assert prepared.discarded == [search_id]
+    assert [birth.inputs.number for birth in prepare_births(engine, search_id)] == [8, 9, 10, 11]
+
+
+def test_births_of_a_deleted_search_are_not_prepared(engine, search_id):
+    assert prepare_births(engine, search_id + 1) == ()
+
+
+def test_guided_search_is_idle_while_no_birth_can_be_decided(engine, search_factory):
+    search_factory(**GUIDED)
+    with read_transaction(engine) as connection:
+        assert list_active_searches(connection, None, stopping=(), held=()) == ()
