@@ -146,7 +146,11 @@ def digest_source(package: str) -> str:
 
 
 def _find_version(package: str) -> str:
-    for distribution in packages_distributions().get(package, []):
+    try:
+        return version(package)  # usually the distribution has the name of its package
+    except PackageNotFoundError:
+        pass
+    for distribution in packages_distributions().get(package, []):  # this reads the files of all distributions
         try:
             return version(distribution)
         except PackageNotFoundError:

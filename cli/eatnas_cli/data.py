@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -23,10 +23,13 @@ from eatnas_daemon.data_sets import (
     verify_data_set,
 )
 from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.data_source import with_absolute_path
 from eatnas_db.domain.data_state import DataState
+from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.errors import ConflictError, DataError, RecordError
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.settings import Settings
+from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 app = new_app(no_args_is_help=True)
 
@@ -73,12 +76,18 @@ def prepare_data(
     on_unreadable: Annotated[
         OnUnreadable, typer.Option(help="data.on_unreadable of your searches: refuse or skip unreadable images.")
     ] = OnUnreadable.FAIL,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="One of data.options of your searches. Repeatable."),
+    ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
     """Download a data set if necessary, read all its files, and say what they hold; exit 1 if one is unreadable."""
     settings: Settings = ctx.obj
-    section = {"name": name, "root": root, "resolution": resolution, "on_unreadable": on_unreadable.value}
+    name = with_absolute_path(name, Path(root or "."))
+    section: dict[str, Any] = {"name": name, "root": root, "resolution": resolution}
+    section |= {"on_unreadable": on_unreadable.value, "options": _parse_options(options or [])}
     data = settings.locate_data(section)
     if sys.stderr.isatty():
         typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
@@ -88,6 +97,7 @@ def prepare_data(
     del facts["notes"]  # `folder` contains them too
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
+        facts = {field: value for field, value in facts.items() if field != "plugin" or value is not None}
         show_one(facts, format, layout=layout)
         _refuse_changed_searches(settings, data)
         return
@@ -121,8 +131,8 @@ def verify_data(
         raise ConflictError(f"the record has no digests of the images of search {name!r}; there is nothing to compare")
     then, now = _state_of(row), verify_data_set(settings.locate_data(row.spec["data"])).state
     digests = [
-        {"digest": kind, "at_creation": value, "now": asdict(now)[kind], "equal": value == asdict(now)[kind]}
-        for kind, value in asdict(then).items()
+        {"digest": kind, "at_creation": value, "now": now.digests()[kind], "equal": value == now.digests()[kind]}
+        for kind, value in then.digests().items()
         if value is not None
     ]
     show(digests, ("digest", "at_creation", "now", "equal"), format, layout=layout)
@@ -130,6 +140,19 @@ def verify_data(
         raise changed_error(name, change)
     if format is Format.TABLE:
         typer.echo(f"the images of search {name!r} are the same as at its creation")
+
+
+def _parse_options(assignments: Sequence[str]) -> dict[str, Any]:
+    options = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{assignment!r} is no KEY=VALUE", param_hint="--option")
+        try:
+            options[key] = plain_values(parse_yaml(value))
+        except YamlFormatError as error:
+            raise typer.BadParameter(f"{assignment!r}: the value is not YAML: {error}", param_hint="--option") from None
+    return options
 
 
 def _refuse_changed_searches(settings: Settings, data: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ class DataDescription:
 
     `data_digest` covers the content; if the images are streamed, only names, sizes and classes. Only streamed images
     have the other digests: `files_digest` also covers modification times, and `content_digest` the bytes, if they have
-    been read. `notes`: a sentence for each omission of a search.
+    been read. `plugin`: the identity of a plug-in's source. `notes`: a sentence for each omission of a search.
     """
 
     resolution: int
@@ -30,12 +30,13 @@ class DataDescription:
     data_digest: str
     files_digest: str | None = None
     content_digest: str | None = None
+    plugin: dict[str, str] | None = None
     notes: Sequence[str] = ()
 
     @property
     def state(self) -> DataState:
-        """The digests."""
-        return DataState(self.data_digest, self.files_digest, self.content_digest)
+        """The digests, and the plug-in that they are of."""
+        return DataState(self.data_digest, self.files_digest, self.content_digest, self.plugin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class PreparedData:
     data_digest: str | None
     files_digest: str | None = None
     content_digest: str | None = None
+    plugin: dict[str, str] | None = None
     notes: Sequence[str] = ()
     folder: dict[str, list[dict[str, Any]]] | None = None
 

@@ -25,6 +25,7 @@ from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_db.database.engine import open_record, write_record
+from eatnas_db.domain.data_source import names_a_path, with_absolute_path
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
@@ -140,10 +141,12 @@ def create_search_from_spec(
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
     """Return the spec with paths that do not depend on the working folder."""
-    if not spec.data.root:
-        return spec
-    root = str(expand_home(Path(spec.data.root)).absolute())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
+    changes = {}
+    if spec.data.root:
+        changes["root"] = str(expand_home(Path(spec.data.root)).absolute())
+    if names_a_path(spec.data.name):
+        changes["name"] = with_absolute_path(spec.data.name, Path(changes.get("root", ".")))
+    return spec.model_copy(update={"data": spec.data.model_copy(update=changes)}) if changes else spec
 
 
 def _default_slots(spec: SearchSpec) -> int:

@@ -40,7 +40,7 @@ class Assign:
     begins_after: int = 0
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     final_model: bool = False
-    data_state: dict[str, str | None] | None = None
+    data_state: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

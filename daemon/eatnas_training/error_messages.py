@@ -15,3 +15,9 @@ def first_line(error: BaseException) -> str:
 def unreadable(error: OSError, path: str | Path | None = None) -> DataError:
     """Return the error for a file or folder that the system cannot read; `path` if the error does not name it."""
     return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}")
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its message, at most 300 characters."""
+    name, message = type(error).__name__, first_line(error)
+    return (name if message == name else f"{name}: {message}")[:300]

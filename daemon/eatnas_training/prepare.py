@@ -11,15 +11,17 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.errors import DataError, describe_os_error
 from eatnas_training.data import datasets
-from eatnas_training.data.catalog import DATA_SETS, FOLDER_SETS, get_data_set
+from eatnas_training.data.arrays import SKIP
+from eatnas_training.data.catalog import describe_plugin, get_data_set, is_map_style, list_known
 from eatnas_training.data.download import SOURCES, Source, download_missing
+from eatnas_training.data.file_sets import data_root, is_file_set
 from eatnas_training.data.folder_content import LoadProgress, Reporter, finish, ignore_progress
 from eatnas_training.data.folder_report import list_notes, read_image_folder
 from eatnas_training.data.streamed_files import listing_steps
@@ -39,7 +41,7 @@ NOT_DESCRIBED: Final[dict[str, Any]] = {
 
 def list_data_sets() -> list[dict[str, Any]]:
     """Return a row for each data set: its name and the fields of `DataSetInfo`."""
-    return [{"name": name, **asdict(info)} for name, info in DATA_SETS.items()]
+    return [{"name": name, **asdict(info)} for name, info in list_known().items()]
 
 
 def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
@@ -50,7 +52,11 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
         channels, side, classes, skipped = 3, files.side, files.classes, files.skipped
     else:
         loaded = finish(datasets.training_steps(data), report)
-        train, validation, state = loaded.train.labels, loaded.validation.labels, DataState(loaded.digest)
+        train, validation, state = (
+            loaded.train.labels,
+            loaded.validation.labels,
+            DataState(loaded.digest, plugin=describe_plugin(str(data["name"]))),
+        )
         _, channels, side, _ = loaded.train.images.shape
         classes, skipped = loaded.train.classes, loaded.train.skipped
     return {
@@ -60,9 +66,15 @@ def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dic
         "train_images": len(train),
         "validation_images": len(validation),
         "test_images": get_data_set(data["name"]).test_images,
-        **asdict(state),
-        "notes": list_notes(data, skipped) if data["name"] in FOLDER_SETS else [],
+        **state.to_json(),
+        "notes": _list_notes(data, skipped),
     }
+
+
+def _list_notes(data: Mapping[str, Any], skipped: Sequence[str]) -> list[str]:
+    if is_file_set(str(data["name"])):
+        return list_notes(data, skipped)
+    return [f"items that cannot be used are skipped: {len(skipped)}, the first is {skipped[0]}"] if skipped else []
 
 
 def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
@@ -86,18 +98,20 @@ def download(
     spec skips them.
     """
     name = str(data["name"])
+    if is_map_style(name):
+        return _prepare_map_style(data, report)
     if get_data_set(name).needs_download:
-        root = datasets.data_root(data)
+        root = data_root(data)
         try:
             download_missing(root, name, sources[name])
         except OSError as error:
             raise DataError(f"{name}: {error.filename or root} cannot be written: {error.strerror}") from error
         datasets.load_test(data)
-    if name not in FOLDER_SETS:
+    if not is_file_set(name):
         return describe(data, report)
     folder = read_image_folder(data, report)
-    complete = not folder.unreadable or data.get("on_unreadable") == datasets.SKIP
-    if complete and (data.get("resolution") or DATA_SETS[name].side):
+    complete = not folder.unreadable or data.get("on_unreadable") == SKIP
+    if complete and (data.get("resolution") or get_data_set(name).side):
         described = describe(data, report)
     else:
         described = {**NOT_DESCRIBED, "classes": len(folder.images_by_class)}
@@ -105,9 +119,20 @@ def download(
     return {**described, "folder": asdict(folder)}
 
 
+def _prepare_map_style(data: Mapping[str, Any], report: Reporter) -> dict[str, Any]:
+    """Let torchvision download missing files, read both parts, and describe the data set."""
+    from eatnas_training.data.map_style import open_map_style  # it imports torch
+
+    open_map_style(data, train=True, download=True)
+    described = describe(data, report)
+    if open_map_style(data, train=False, download=True) is not None:
+        described["test_images"] = len(finish(datasets.testing_steps(data), report).labels)
+    return described
+
+
 def verify(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
     """Read all files again, even if they are in the cache, and describe the data set. Raises `DataError`."""
-    if data["name"] in FOLDER_SETS:
+    if is_file_set(str(data["name"])):
         read_image_folder(data, report, test=False)
     return describe(data, report)
 

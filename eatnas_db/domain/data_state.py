@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,24 +13,37 @@ class DataState:
 
     `data_digest` covers the images in memory; for streamed images only names, sizes and classes. Only streamed images
     have the others: `files_digest` also covers modification times; `content_digest` covers the bytes, and is None if
-    they have not been read.
+    they have not been read. Only the data set of a package has `plugin`, the identity of its source.
     """
 
     data_digest: str
     files_digest: str | None = None
     content_digest: str | None = None
+    plugin: Mapping[str, str] | None = None
 
     @classmethod
-    def from_json(cls, content: Mapping[str, str | None]) -> DataState:
+    def from_json(cls, content: Mapping[str, Any]) -> DataState:
         """Return the state that the record or a message holds."""
-        data_digest = content["data_digest"]
-        assert data_digest is not None
-        return cls(data_digest, content.get("files_digest"), content.get("content_digest"))
+        return cls(
+            content["data_digest"], content.get("files_digest"), content.get("content_digest"), content.get("plugin")
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as plain JSON values."""
+        return {**self.digests(), **({} if self.plugin is None else {"plugin": dict(self.plugin)})}
+
+    def digests(self) -> dict[str, str | None]:
+        """Return the digests of the images by name."""
+        return {
+            "data_digest": self.data_digest,
+            "files_digest": self.files_digest,
+            "content_digest": self.content_digest,
+        }
 
     def describe_change(self, now: DataState) -> str | None:
         """Describe the difference, with both digests; return None if the images are the same."""
         if self.data_digest != now.data_digest:
-            return f"their digest was {self.data_digest} at creation and is {now.data_digest} now"
+            return f"their digest was {self.data_digest} at creation and is {now.data_digest} now{self._plugins(now)}"
         if self.content_digest is not None and now.content_digest is not None:
             if self.content_digest == now.content_digest:
                 return None
@@ -40,3 +54,12 @@ class DataState:
                 f"is {now.files_digest} now, though names and sizes are the same"
             )
         return None
+
+    def _plugins(self, now: DataState) -> str:
+        then, present = self.plugin, now.plugin
+        if then is None or present is None or then["source_digest"] == present["source_digest"]:
+            return ""
+        return (
+            f" (the source of {then['reference']} has changed too, from version {then['version']} to "
+            f"{present['version']})"
+        )

@@ -73,7 +73,21 @@ class DataSpec(SpecSection):
         "none", description="balanced: the loss of an image is divided by the share of its class"
     )
 
-    stored_if_set = frozenset({"stratify", "class_weights"})
+    options: dict[str, str | int | float | bool | None] = Field(
+        {}, description="further arguments of a data set of torchvision or of a package, or the names of columns"
+    )
+
+    stored_if_set = frozenset({"stratify", "class_weights", "options"})
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _convert_options(cls, value: Any) -> Any:
+        options = plain_values(value)
+        if isinstance(options, dict):
+            for key, option in options.items():
+                if not isinstance(key, str) or isinstance(option, dict | list):
+                    raise ValueError(f"{key!r} must be a name, and its value a text, a number, true, false or null")
+        return options
 
 
 class TrainingSpec(SpecSection):

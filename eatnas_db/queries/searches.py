@@ -40,7 +40,7 @@ class SearchRecord:
     macro: dict[str, Any]
     task: dict[str, Any]
     data_digest: str
-    data_state: dict[str, str | None] | None
+    data_state: dict[str, Any] | None
     population: int
     initial_births: int
     lag: int

@@ -89,7 +89,7 @@ def insert_search(
         "macro": space.macro.to_json(),
         "task": asdict(space.task),
         "data_digest": data_digest,
-        "data_state": None if data_state is None else asdict(data_state),
+        "data_state": None if data_state is None else data_state.to_json(),
         "population": spec.evolution.population,
         "initial_births": count_initial_births(
             spec.evolution.population, guided=spec.evolution.births == "guided", from_scratch=basic_code is None

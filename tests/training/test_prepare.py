@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 from eatnas_db.errors import DataError
 from eatnas_training import prepare
-from eatnas_training.data.catalog import DATA_SETS
+from eatnas_training.data.catalog import DATA_SETS, FORMS
 from eatnas_training.data.dataset_files import FOLDERS
 from eatnas_training.data.download import SOURCES, Source
 
@@ -233,7 +233,7 @@ def test_program_describes_digits_and_lists_data_sets() -> None:
     assert described["train_images"] == 1150
     assert (described["resolution"], described["channels"], described["classes"]) == (8, 1, 10)
     assert len(described["data_digest"]) == 64
-    assert [row["name"] for row in json.loads(run_program("list").stdout)] == list(DATA_SETS)
+    assert [row["name"] for row in json.loads(run_program("list").stdout)] == [*DATA_SETS, *FORMS.values()]
 
 
 def test_program_reports_an_error_in_one_line() -> None:

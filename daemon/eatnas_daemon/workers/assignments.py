@@ -133,7 +133,7 @@ def _assign_message(
     begins_after: int = 0,
     ancestors: list[dict[str, Any]] | None = None,
     final_model: bool = False,
-    data_state: dict[str, str | None] | None = None,
+    data_state: dict[str, Any] | None = None,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
+RESIDENT_BYTES: Final = 2**30
+"""Images in memory take at most this many bytes; files of images that would take more are streamed."""
+SKIP: Final = "skip"
+"""The value of `data.on_unreadable` that leaves out images that cannot be read."""
 _RESIZE_CHUNK: Final = 1024
 """Images that are resized at a time; it bounds the memory for their float64 values."""
 
@@ -19,13 +23,15 @@ _RESIZE_CHUNK: Final = 1024
 class Images:
     """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
 
-    `skipped`: the names of files that cannot be read and are left out.
+    `skipped`: the names of files that cannot be read and are left out. `identity`: what a data set of a package adds
+    to the digest.
     """
 
     images: Bytes
     labels: Integers
     classes: int
     skipped: tuple[str, ...] = ()
+    identity: str | None = None
 
 
 def resize_images(images: Bytes, side: int | None) -> Bytes:

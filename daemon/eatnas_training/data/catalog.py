@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from eatnas_db.domain.data_source import CSV, HUGGING_FACE, TORCHVISION, split_source
 from eatnas_db.domain.suggestions import did_you_mean
-from eatnas_db.errors import DataError
+from eatnas_db.errors import DataError, PluginError
+from eatnas_db.plugins import DATASETS, Plugin, find_function, list_plugins
 
 DIGITS_IMAGES: Final = 1797
 DIGITS_TEST_IMAGES: Final = 360
@@ -15,7 +17,7 @@ _FOLDER: Final = "a folder of your own: root"
 
 @dataclass(frozen=True, slots=True)
 class DataSetInfo:
-    """The size of a data set and its source. A figure of 0 depends on the folder."""
+    """The size of a data set and its source. A figure of 0 depends on its files."""
 
     images: int
     test_images: int
@@ -43,8 +45,60 @@ CIFAR_SETS: Final = ("CIFAR10", "CIFAR100")
 FOLDER_SETS: Final = ("ImageFolder", "ImageNet")
 
 
+SOURCE_SETS: Final[dict[str, DataSetInfo]] = {
+    TORCHVISION: DataSetInfo(0, 0, 0, 0, 0, "a class of torchvision.datasets", True),
+    HUGGING_FACE: DataSetInfo(0, 0, 0, 0, 0, "a folder of Parquet files", False),
+    CSV: DataSetInfo(0, 0, 0, 3, 0, "a CSV file of paths and labels", False),
+}
+"""The sources that a name can begin with."""
+FORMS: Final = {TORCHVISION: "torchvision:CLASS", HUGGING_FACE: "hf:PATH", CSV: "csv:PATH"}
+"""How a name with a source is written."""
+
+
 def get_data_set(name: str) -> DataSetInfo:
     """Return the data set of that name. Raises `DataError` with the most similar name."""
-    if name not in DATA_SETS:
-        raise DataError(f"unknown data set {name!r}{did_you_mean(name, DATA_SETS)} (known: {', '.join(DATA_SETS)})")
-    return DATA_SETS[name]
+    if name in DATA_SETS:
+        return DATA_SETS[name]
+    source, _ = split_source(name)
+    return SOURCE_SETS[source] if source else _describe_plugin(find_data_plugin(name))
+
+
+def is_map_style(name: str) -> bool:
+    """Return whether a data set is read item by item, and not by a reader of this package for its files."""
+    return name not in DATA_SETS and split_source(name)[0] != CSV
+
+
+def describe_plugin(name: str) -> dict[str, str] | None:
+    """Return the identity of the package's source for a data set of a package, else None. Raises `DataError`."""
+    if not is_map_style(name) or split_source(name)[0]:
+        return None
+    return find_data_plugin(name).identity().to_json()
+
+
+def find_data_plugin(name: str) -> Plugin:
+    """Return the plug-in for a name, or for `module:function`. Raises `DataError` with the most similar name."""
+    try:
+        plugins = list_plugins(DATASETS)
+        if name in plugins:
+            return plugins[name]
+        if ":" in name:
+            return find_function(name)
+    except PluginError as error:
+        raise DataError(str(error)) from error
+    known = [*DATA_SETS, *plugins]
+    forms = ", ".join(FORMS.values())
+    raise DataError(
+        f"unknown data set {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}, {forms}); correct the "
+        "name, or install the package that defines it"
+    )
+
+
+def list_known() -> dict[str, DataSetInfo]:
+    """Return the data sets that have a name here, the sources, and those of installed packages."""
+    sources = {FORMS[source]: info for source, info in SOURCE_SETS.items()}
+    plugins = {name: _describe_plugin(plugin) for name, plugin in list_plugins(DATASETS).items()}
+    return {**DATA_SETS, **sources, **plugins}
+
+
+def _describe_plugin(plugin: Plugin) -> DataSetInfo:
+    return DataSetInfo(0, 0, 0, 0, 0, f"the package {plugin.package}", False)

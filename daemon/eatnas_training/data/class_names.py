@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, Final
 
-from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
-from eatnas_training.data.datasets import data_root
-from eatnas_training.data.image_folder import list_training_folder
+from eatnas_training.data.catalog import get_data_set, is_map_style
+from eatnas_training.data.file_sets import is_file_set, list_training_files
+from eatnas_training.data.map_style import open_map_style
 
 _NAMES: Final = {
     "FashionMNIST": "T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot",
@@ -26,13 +26,20 @@ _NAMES: Final = {
 }
 
 
-def list_class_names(data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the classes of a `DataSpec`: those of its folders, or digits. Raises `DataError`."""
+def list_class_names(data: Mapping[str, Any], classes: int | None = None) -> tuple[str, ...]:
+    """Return the names of the classes of a `DataSpec`: its own, those of its folders, or digits. Raises `DataError`.
+
+    `classes`: their number, for a data set that names none.
+    """
     name = str(data["name"])
-    if name in FOLDER_SETS:
-        folders = list_training_folder(data_root(data), name).class_names
+    if is_file_set(name):
         # Other programs read these names as UTF-8; a folder's name may be any bytes.
-        return tuple(os.fsencode(folder).decode("utf-8", "replace") for folder in folders)
+        return tuple(os.fsencode(label).decode("utf-8", "replace") for label in list_training_files(data).class_names)
+    if is_map_style(name):
+        part = open_map_style(data, train=True)
+        if part is not None and part.class_names is not None:
+            return part.class_names
+        return tuple(map(str, range(classes or 0)))
     if name in _NAMES:
         return tuple(_NAMES[name].split(", "))
     return tuple(map(str, range(get_data_set(name).classes)))

@@ -13,9 +13,10 @@ import numpy as np
 
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.errors import DataError
-from eatnas_training.data.arrays import Bytes, Images, Integers, resize_images
-from eatnas_training.data.catalog import CIFAR_SETS, DATA_SETS, IDX_SETS, get_data_set
+from eatnas_training.data.arrays import RESIDENT_BYTES, SKIP, Bytes, Images, Integers, resize_images
+from eatnas_training.data.catalog import CIFAR_SETS, IDX_SETS, get_data_set, is_map_style
 from eatnas_training.data.dataset_files import read_cifar, read_digits, read_idx_set, read_svhn
+from eatnas_training.data.file_sets import data_root, is_file_set, list_test_files, list_training_files
 from eatnas_training.data.folder_cache import read_folder
 from eatnas_training.data.folder_content import (
     FolderContent,
@@ -25,12 +26,8 @@ from eatnas_training.data.folder_content import (
     read_file_times,
     unreadable_error,
 )
-from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
+from eatnas_training.data.image_folder import ImageFolder
 
-RESIDENT_BYTES: Final = 2**30
-"""An image folder that would take more memory than this at its resolution is streamed."""
-SKIP: Final = "skip"
-"""The value of `data.on_unreadable` that leaves out files that cannot be read."""
 VALIDATION_SHARE: Final = 5
 """By default one image in this many is for validation."""
 
@@ -89,6 +86,11 @@ def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
     train = _select(images, indices, data)
     search_digest = _digest([_select(images, part, data) for part in parts], list(parts))
     test = yield from testing_steps(data)
+    if test.labels.max(initial=0) >= images.classes:
+        raise DataError(
+            f"{data['name']}: the test part has the label {test.labels.max()}, and the training part has only "
+            f"{images.classes} classes; correct one of them"
+        )
     digest = _digest([train, test], [indices, np.arange(len(test.labels))])
     return FinalData(train, test, digest, search_digest)
 
@@ -142,16 +144,9 @@ def _spread_classes(labels: Integers, order: Integers) -> Integers:
     return order[np.argsort(position, kind="stable")]
 
 
-def data_root(data: Mapping[str, Any]) -> Path:
-    """Return the folder of the files. Raises `DataError` if the spec names none."""
-    if not data.get("root"):
-        raise DataError(f"{data['name']}: set data.root to the folder of its files")
-    return Path(str(data["root"])).expanduser()
-
-
 def image_side(data: Mapping[str, Any]) -> int:
     """Return the side that images are resized to. Raises `DataError` if the spec does not set it."""
-    side = data.get("resolution") or DATA_SETS[data["name"]].side
+    side = data.get("resolution") or get_data_set(str(data["name"])).side
     if not side:
         raise DataError(f"{data['name']}: set data.resolution, the side that images are resized to")
     return int(side)
@@ -167,17 +162,19 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
     classes = get_data_set(name).classes
     if name == "digits":
         return read_digits(train=train)
+    if is_map_style(name):
+        from eatnas_training.data.map_style import read_map_style  # it imports torch
+
+        return (yield from read_map_style(data, train=train))
+    if is_file_set(name):
+        folder = list_training_files(data)
+        return (yield from _read_image_folder(folder if train else list_test_files(data, folder), data))
     root = data_root(data)
     if name in IDX_SETS:
         return read_idx_set(root, name, classes, train=train)
     if name in CIFAR_SETS:
         return read_cifar(root, name, classes, train=train)
-    if name == "SVHN":
-        return read_svhn(root, classes, train=train)
-    folder = list_training_folder(root, name)
-    if not train:
-        folder = list_test_folder(root, name, folder)
-    return (yield from _read_image_folder(folder, data))
+    return read_svhn(root, classes, train=train)
 
 
 def _read_image_folder(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[Images]:
@@ -217,6 +214,8 @@ def _digest(parts: list[Images], indices: list[Integers]) -> str:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(skipped_bytes(part.skipped))
+        if part.identity is not None:
+            sha.update(f"identity {part.identity}\n".encode())
     for part, part_indices in zip(parts, indices, strict=True):
         for array in (part.images, part.labels, part_indices):
             sha.update(f"{array.dtype.str}{array.shape}".encode())

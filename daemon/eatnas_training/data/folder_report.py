@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eatnas_training.data.catalog import DATA_SETS
-from eatnas_training.data.datasets import RESIDENT_BYTES, data_cache, data_root
+from eatnas_training.data.arrays import RESIDENT_BYTES
+from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
+from eatnas_training.data.datasets import data_cache
+from eatnas_training.data.file_sets import data_root, has_test_files, list_test_files, list_training_files
 from eatnas_training.data.folder_cache import read_folder
 from eatnas_training.data.folder_content import NAMED, Reporter, files_digest, finish, read_file_times
 from eatnas_training.data.folder_walk import HIDDEN, SYSTEM_FILE
-from eatnas_training.data.image_folder import TEST, ImageFolder, list_test_folder, list_training_folder
+from eatnas_training.data.image_folder import ImageFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,13 @@ def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool =
 
     `test`: read the test part too, if there is one. Raises `DataError`.
     """
-    root, name = data_root(data), str(data["name"])
-    train = list_training_folder(root, name)
+    train = list_training_files(data)
     parts = [train]
-    if test and (root / TEST).is_dir():
-        parts.append(list_test_folder(root, name, train))
+    if test and has_test_files(data):
+        parts.append(list_test_files(data, train))
     skipped, unreadable = [], []
     for part in parts:
-        prefix = "" if part.top == root else f"{part.top.name}/"
+        prefix = "" if data["name"] not in FOLDER_SETS or part.top == data_root(data) else f"{part.top.name}/"
         skipped += [asdict(replace(item, path=posixpath.normpath(prefix + item.path))) for item in part.skipped]
         unreadable += _read(part, data, prefix, report)
     counts = [part.count_images() for part in parts]
@@ -56,7 +57,7 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
 
     `unreadable`: the names of images that the spec skips. Raises `DataError`.
     """
-    train = list_training_folder(data_root(data), str(data["name"]))
+    train = list_training_files(data)
     surprises = [item for item in train.skipped if item.reason not in (HIDDEN, SYSTEM_FILE)]
     notes = [f"{posixpath.normpath(f'{train.top}/{item.path}')} is skipped: {item.reason}" for item in surprises]
     if len(notes) > NAMED:
@@ -67,8 +68,8 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
 
 
 def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Reporter) -> list[dict[str, str]]:
-    side = data.get("resolution") or DATA_SETS[str(data["name"])].side
-    if data["name"] != "ImageFolder" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
+    side = data.get("resolution") or get_data_set(str(data["name"])).side
+    if data["name"] == "ImageNet" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
         side = None  # streamed
     digest = files_digest(part, finish(read_file_times(part), report))
     content = finish(read_folder(data_cache(data), part, digest, side, again=True), report)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from eatnas_db.errors import DataError
 from eatnas_training.data.batches import LoadedData
-from eatnas_training.data.catalog import FOLDER_SETS
+from eatnas_training.data.file_sets import is_file_set
 from eatnas_training.data.folder_content import Steps, count_cores, finish
 from eatnas_training.data.resident import load_resident
 from eatnas_training.data.streamed_files import forget_listing, listing_steps
@@ -40,7 +40,7 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
 def forget_loaded_data(data: Mapping[str, Any]) -> None:
     """Make the next call look at all files of a `DataSpec` again."""
     _loaded_last.clear()
-    if data["name"] in FOLDER_SETS:
+    if is_file_set(str(data["name"])):
         forget_listing(data)
 
 

@@ -16,6 +16,7 @@ from eatnas_training.data import datasets
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.augment import augment_batch
 from eatnas_training.data.batches import BatchKey, LoadedData, normalize, to_device
+from eatnas_training.data.catalog import describe_plugin
 from eatnas_training.data.folder_content import Steps
 
 
@@ -47,11 +48,11 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
     if final_model:
         final = yield from datasets.final_steps(data)
         train, held_out, digest = final.train, final.test, final.digest
-        state = DataState(final.search_digest)
+        state = DataState(final.search_digest, plugin=describe_plugin(str(data["name"])))
     else:
         loaded = yield from datasets.training_steps(data)
         train, held_out, digest = loaded.train, loaded.validation, loaded.digest
-        state = DataState(digest)
+        state = DataState(digest, plugin=describe_plugin(str(data["name"])))
     mean, scale = (torch.from_numpy(array).to(device) for array in channel_statistics(train.images))
     train_part, held_out_part = (
         ResidentPart(

@@ -14,21 +14,13 @@ import numpy as np
 
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.errors import DataError
-from eatnas_training.data.arrays import Integers
-from eatnas_training.data.catalog import FOLDER_SETS, get_data_set
-from eatnas_training.data.datasets import (
-    RESIDENT_BYTES,
-    SKIP,
-    data_cache,
-    data_root,
-    image_side,
-    readable_files,
-    skipped_bytes,
-    split,
-)
+from eatnas_training.data.arrays import RESIDENT_BYTES, SKIP, Integers
+from eatnas_training.data.catalog import get_data_set
+from eatnas_training.data.datasets import data_cache, image_side, readable_files, skipped_bytes, split
+from eatnas_training.data.file_sets import is_file_set, list_test_files, list_training_files, watched_folders
 from eatnas_training.data.folder_cache import content_entry, read_folder
 from eatnas_training.data.folder_content import UNKNOWN_SIZE, FileTimes, Steps, files_digest, finish, read_file_times
-from eatnas_training.data.image_folder import ImageFolder, list_test_folder, list_training_folder
+from eatnas_training.data.image_folder import ImageFolder
 from eatnas_training.data.listing_cache import (
     MIN_FILES,
     ImageFiles,
@@ -97,15 +89,15 @@ def listing_steps(
     """
     name = str(data["name"])
     get_data_set(name)
-    if name not in FOLDER_SETS:
+    if not is_file_set(name):
         return None
     cache, started_at = data_cache(data), time.time()
     file = None if cache is None else listing_file(cache, data, final_model=final_model)
     if reuse and file is not None and (stored := load_listing(file)) is not None:
         return _streamed_files(stored, data)
-    folder = list_training_folder(data_root(data), name)
+    folder = list_training_files(data)
     side = image_side(data)
-    if name == "ImageFolder" and folder.resident_bytes(side) <= RESIDENT_BYTES:
+    if name != "ImageNet" and folder.resident_bytes(side) <= RESIDENT_BYTES:
         return None
     whole = yield from _read_part(folder, data)
     labels = folder.labels[whole.readable]
@@ -118,11 +110,11 @@ def listing_steps(
         "files_digest": whole.digest,
         "skipped": whole.skipped,
     }
-    folders = [str(data_root(data)), *_paths(folder)]
+    folders = watched_folders(data, folder)
     may_change = whole.may_change
     if final_model:
-        test = yield from _read_part(list_test_folder(data_root(data), name, folder), data)
-        folders += _paths(test.folder)
+        test = yield from _read_part(list_test_files(data, folder), data)
+        folders += watched_folders(data, test.folder)
         may_change = may_change or test.may_change
         both = np.concatenate((train, validation))
         files, digest = _digest_parts(side, [("train", whole, both), ("test", test, test.readable)])
@@ -149,10 +141,6 @@ def _streamed_files(listing: StreamedListing, data: Mapping[str, Any]) -> Stream
     return StreamedFiles(
         train, held_out, facts["side"], facts["classes"], facts["digest"], state, tuple(facts["skipped"])
     )
-
-
-def _paths(folder: ImageFolder) -> list[str]:
-    return [f"{folder.top}/{name}" for name in folder.folders]
 
 
 def _digest_parts(side: int, parts: list[tuple[str, _Part, Integers]]) -> tuple[list[ImageFiles], str]:

@@ -63,7 +63,7 @@ def load_validation(
         loaded = load_data({**data, "resolution": end_resolution}, "cpu")
     mode = "L" if task.channels == 1 else "RGB"
     train, part = loaded.train, loaded.held_out
-    classes = list_class_names(data)
+    classes = list_class_names(data, task.classes)
     if not (isinstance(train, ResidentPart) and isinstance(part, ResidentPart)):
         preprocessing = Preprocessing(
             mode=mode,

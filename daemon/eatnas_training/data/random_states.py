@@ -1,0 +1,45 @@
+"""The global random generators: code that draws from them has other results in each process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from eatnas_db.errors import DataError
+
+
+@contextmanager
+def refuse_global_draws(name: str) -> Iterator[None]:
+    """Raise `DataError` if a data set draws from a global generator in this context, and restore all of them."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    drawn: list[str] = []
+    try:
+        yield
+        drawn = _list_changed(before)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+    if drawn:
+        raise DataError(
+            f"{name} draws from the global generator of {' and '.join(drawn)}, so its items differ between processes; "
+            "it must seed a generator of its own, for example numpy.random.default_rng(index)"
+        )
+
+
+def _list_changed(before: tuple[object, object, torch.Tensor]) -> list[str]:
+    numpy_state = np.random.get_state(legacy=False)
+    former = before[1]
+    assert isinstance(former, tuple)
+    assert isinstance(numpy_state, dict)
+    same_numpy = np.array_equal(former[1], numpy_state["state"]["key"]) and former[2] == numpy_state["state"]["pos"]
+    changed = {
+        "random": random.getstate() != before[0],
+        "numpy.random": not same_numpy,
+        "torch": not torch.equal(torch.get_rng_state(), before[2]),
+    }
+    return [library for library, differs in changed.items() if differs]

@@ -1,0 +1,33 @@
+"""What a data set of another package returns, which it adds by an entry point in the group `eatnas_db.datasets`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ImageDataset:
+    """One part of a data set: its items, and a description of them.
+
+    `items`: a map-style data set of torch. `len(items)` is the number of images, and `items[index]` is an image and
+    its label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array `[channels, height, width]`
+    or `[height, width]`, of uint8, or of floats from 0 (black) to 1 (white). An item depends on its index alone.
+    `classes`: the names of the classes, or their number; None: the largest label plus 1. `channels`: 1 (grey) or 3
+    (RGB); None: as in the first image. `resolution`: the side of all images; None: sizes may differ.
+    `digest`: anything else that identifies the content, for example a version; it becomes part of the digest.
+    """
+
+    items: Any
+    classes: Sequence[str] | int | None
+    channels: int | None = None
+    resolution: int | None = None
+    digest: str | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes, or None if only the labels define them."""
+        if self.classes is None:
+            return None
+        return tuple(map(str, range(self.classes) if isinstance(self.classes, int) else self.classes))

@@ -1,0 +1,243 @@
+"""Data sets of other packages: read item by item, checked, and the same bits in every process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eatnas_db.domain.states import FailureKind
+from eatnas_db.errors import DataError
+from eatnas_db.plugins import digest_source
+from eatnas_training import prepare
+from eatnas_training.data import datasets, loading
+from eatnas_training.data.class_names import list_class_names
+from eatnas_training.worker_protocol import StopRequest
+from support.dataset_plugins import SQUARES, install_dataset
+from support.trainings import MakeAssignment, after_calls, assert_same_bits, failed, finished, run_training
+
+HEAD = "import numpy, random, torch\nfrom eatnas_db.datasets import ImageDataset\n"
+Load = Callable[..., datasets.TrainingData]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Path]:
+    """A folder of installed packages on `sys.path`."""
+    site = tmp_path / "site"
+    site.mkdir()
+    sys.path.insert(0, str(site))
+    yield site
+    sys.path.remove(str(site))
+    digest_source.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("data_sample")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def load(site: Path, tmp_path: Path) -> Load:
+    """Return a function that loads a data set of 20 items of two classes, each the value of an expression."""
+    numbers = iter(range(1000))
+
+    def load(
+        item: str = "(image, index % 2)",
+        *,
+        returns: str = "ImageDataset(Items(), 2, 1, 8)",
+        more: str = "",
+        **keys: Any,
+    ) -> datasets.TrainingData:
+        package = f"data_sample_{next(numbers)}"
+        source = f"""{HEAD}{more}
+class Items:
+    length = 20
+    def __len__(self):
+        return self.length
+    def __getitem__(self, index):
+        image = numpy.full((8, 8), index, numpy.uint8)
+        return {item}
+
+def load(root, part, **options):
+    return {returns}
+"""
+        install_dataset(site, package, source)
+        return datasets.load_training({"name": package, "root": str(tmp_path), **keys})
+
+    return load
+
+
+@pytest.fixture
+def squares(site: Path, tmp_path: Path) -> dict[str, Any]:
+    install_dataset(site, "data_sample_squares")
+    return {"name": "data_sample_squares", "root": str(tmp_path)}
+
+
+def test_items_are_read_split_and_digested(squares: dict[str, Any]) -> None:
+    data = datasets.load_training(squares)
+    assert data.train.images.shape == (48, 1, 8, 8)
+    assert len(data.validation.labels) == 12
+    assert datasets.load_training(squares).digest == data.digest
+    assert datasets.load_training({**squares, "split_seed": 1}).digest != data.digest
+    assert list_class_names(squares) == ("left", "middle", "right")
+    assert len(datasets.load_final(squares).test.labels) == 9
+
+
+def test_description_has_the_identity_of_the_source(squares: dict[str, Any]) -> None:
+    described = prepare.describe(squares)
+    assert (described["resolution"], described["channels"], described["classes"]) == (8, 1, 3)
+    assert described["plugin"]["reference"] == "data_sample_squares:load"
+    assert described["plugin"]["version"] == "1.0"
+    assert prepare.download(squares)["test_images"] == 9
+    assert "data_sample_squares" in {row["name"] for row in prepare.list_data_sets()}
+
+
+def test_options_and_references_reach_the_function(squares: dict[str, Any]) -> None:
+    data = datasets.load_training({**squares, "name": "data_sample_squares:load", "options": {"count": 30}})
+    assert len(data.train.labels) == 24
+    with pytest.raises(DataError, match="unexpected keyword argument 'size'"):
+        datasets.load_training({**squares, "options": {"size": 3}})
+
+
+def test_training_resumes_with_the_same_bits(assignment: MakeAssignment, squares: dict[str, Any]) -> None:
+    task = {"resolution": 8, "channels": 1, "classes": 3}
+    whole, stopped = (replace(assignment(data=squares, epochs=1, batch_size=12), task=task) for _ in range(2))
+    run_training(stopped, after_calls(3, StopRequest.RELEASE))
+    loading.forget_loaded_data(squares)
+    assert_same_bits(run_training(whole), run_training(replace(stopped, attempt=2)))
+
+
+def test_changed_items_fail_the_training_with_both_digests(
+    assignment: MakeAssignment, squares: dict[str, Any], site: Path
+) -> None:
+    task = {"resolution": 8, "channels": 1, "classes": 3}
+    described = prepare.describe(squares)
+    state = {key: described.get(key) for key in ("data_digest", "files_digest", "content_digest", "plugin")}
+    assign = replace(assignment(data=squares, epochs=1), task=task, data_state=state)
+    finished(run_training(assign))
+    install_dataset(site, "data_sample_squares", SQUARES.replace("+= 150", "+= 151"))
+    del sys.modules["data_sample_squares"]
+    digest_source.cache_clear()
+    loading.forget_loaded_data(squares)
+    report = failed(run_training(replace(assign, attempt=2)))
+    assert report.kind == FailureKind.UNREADABLE_DATA
+    assert described["data_digest"] in report.message
+    assert "the source of data_sample_squares:load has changed too" in report.message
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("1 / 0", r"item 0 .*ZeroDivisionError: division by zero"),
+        ("exit('stop')", "item 0 .*SystemExit: stop"),
+        ("(image[:7], 0)", r"item 0 .*it has 7 × 8 pixels instead of 8 × 8"),
+        ("(numpy.zeros((8, 8, 3), numpy.uint8), 0)", r"its shape is \[8, 8, 3\].*channels first"),
+        ("(image * float('nan'), 0)", r"no numbers \(NaN\)"),
+        ("(image / 5.0, index % 2)", r"item 6 .*floats from 1.2 to 1.2; they must lie from 0 to 1"),
+        ("(image.astype(int), 0)", "its values are int64"),
+        ("(image, 2)", "its label is 2, and labels are from 0 to 1"),
+        ("(image, -1)", "its label is -1"),
+        ("(image, None)", "it has no label"),
+        ("(image, 0.5)", "its label is float"),
+        ("(image, True)", "its label is bool"),
+        ("image", "it is ndarray, not an image and its label"),
+        ("('image.png', 0)", "its image is str; return an image of Pillow"),
+        ("(image, 0)", "only one class with images, 0, and a search needs two"),
+        ("(image, index % 2 + 0 * random.getrandbits(1))", "global generator of random,"),
+        ("(image, index % 2 + 0 * numpy.random.randint(2))", r"global generator of numpy\.random,"),
+        ("(image, index % 2 + 0 * int(torch.rand(1)))", "global generator of torch,"),
+        ("(image + numpy.random.default_rng().integers(0, 200, (8, 8)).astype(numpy.uint8), index % 2)", "two reads"),
+        ("(setattr(Items, 'length', 19), (image, index % 2))[1]", "length .* changed from 20 to 19"),
+    ],
+)
+def test_misbehaviour_of_items_is_explained(load: Load, item: str, message: str) -> None:
+    state = random_state()
+    with pytest.raises(DataError, match=message) as raised:
+        load(item)
+    assert "\n" not in str(raised.value)
+    assert random_state() == state
+
+
+def random_state() -> tuple[Any, ...]:
+    import random
+
+    import torch
+
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("returns", "message"),
+    [
+        ("1 / 0", "cannot be opened in .*ZeroDivisionError"),
+        ("open(root / 'away.bin')", "cannot be opened in .*No such file or directory"),
+        ("None", "returned NoneType for its train part"),
+        ("Items()", "must return an eatnas_db.datasets.ImageDataset"),
+        ("ImageDataset((image for image in []), 2)", "not a map-style data set: generator"),
+        ("ImageDataset([], 2)", "has no items"),
+        ("ImageDataset(Items(), 2, 4)", "has 4 channels; only 1"),
+        ("ImageDataset(Items(), 2, 3, 8)", r"its shape is \[1, 8, 8\], and \[3, height"),
+        ("ImageDataset(Items(), 2, 1, 9)", "8 × 8 pixels instead of 9 × 9"),
+        ("random.random() and ImageDataset(Items(), 2)", "draws from the global generator of random"),
+        ("exit(3)", "cannot be opened in .*SystemExit: 3"),
+    ],
+)
+def test_misbehaviour_of_the_function_is_explained(load: Load, returns: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(returns=returns)
+
+
+def test_packages_that_cannot_be_imported_are_named(load: Load) -> None:
+    with pytest.raises(DataError, match=r"cannot be loaded \(ZeroDivisionError"):
+        load(more="1 / 0\n")
+    with pytest.raises(DataError, match="ends the process when it is imported"):
+        load(more="exit(3)\n")
+
+
+def test_unusable_items_are_skipped_on_demand(load: Load, tmp_path: Path) -> None:
+    broken = "(image, index % 2 if index != 5 else None)"
+    data = load(broken, on_unreadable="skip")
+    assert len(data.train.labels) + len(data.validation.labels) == 19
+    assert data.train.skipped == ("item 5",)
+    assert data.digest != load().digest
+
+
+def test_items_of_any_size_need_a_resolution(load: Load) -> None:
+    sizes = "(numpy.full((8 + index, 9 + index), index, numpy.uint8), index % 2)"
+    any_size = "ImageDataset(Items(), 2)"
+    with pytest.raises(DataError, match=r"8 × 9 pixels instead of 8 × 8; set data\.resolution"):
+        load(sizes, returns=any_size)
+    assert load(sizes, returns=any_size, resolution=6).train.images.shape == (16, 1, 6, 6)
+
+
+def test_floats_pillow_images_and_mappings_are_images_too(load: Load) -> None:
+    more = "import PIL.Image\n"
+    plain = load()
+    for item in (
+        "(image / 255, numpy.int64(index % 2))",
+        "(torch.from_numpy(image)[None], torch.tensor(index % 2))",
+        "{'image': PIL.Image.fromarray(image), 'label': index % 2}",
+    ):
+        assert load(item, more=more).digest == plain.digest
+
+
+def test_declared_digest_is_part_of_the_digest(load: Load) -> None:
+    first, second = (load(returns=f"ImageDataset(Items(), 2, 1, 8, digest='{version}')") for version in "ab")
+    assert first.digest != second.digest
+    assert np.array_equal(first.train.images, second.train.images)
+
+
+def test_missing_test_part_is_refused_only_when_it_is_needed(load: Load, tmp_path: Path) -> None:
+    load(returns="ImageDataset(Items(), 2, 1, 8) if part == 'train' else None")
+    with pytest.raises(DataError, match="has no test part"):
+        datasets.load_final({"name": "data_sample_0", "root": str(tmp_path)})
+    assert prepare.download({"name": "data_sample_0", "root": str(tmp_path)})["test_images"] == 0
+
+
+def test_unknown_name_lists_what_is_known(squares: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"did you mean data_sample_squares\?.*torchvision:CLASS, hf:PATH, csv:PATH"):
+        datasets.load_training({**squares, "name": "data_sample_square"})
+    with pytest.raises(DataError, match="the package no_such_package is not installed"):
+        datasets.load_training({**squares, "name": "no_such_package:load"})
