@@ -15,6 +15,7 @@ from typing import Any
 class Assign:
     """Train this candidate; resume from its newest valid checkpoint in `checkpoint_folder`.
 
+    `code`: the architecture in the notation of its space, which `macro` defines.
     `inherits`: start from the weights of the parent, the last of `ancestors`. These are the fields of one `Assign`
     each, oldest first. If an ancestor's checkpoint cannot be used, the worker trains that ancestor again, from the
     weights of the one before it. The list is incomplete if its first entry itself has `inherits` set.
@@ -27,7 +28,7 @@ class Assign:
 
     candidate: int
     attempt: int
-    code: list[list[int | float]]
+    code: list[list[int | float]] | str
     macro: dict[str, Any]
     task: dict[str, Any]
     data: dict[str, Any]

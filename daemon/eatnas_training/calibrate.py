@@ -30,7 +30,7 @@ def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> l
     return [_measure(request, code, clock) for code in request["codes"]]
 
 
-def _measure(request: Mapping[str, Any], code: list[list[int | float]], clock: Clock) -> dict[str, float]:
+def _measure(request: Mapping[str, Any], code: list[list[int | float]] | str, clock: Clock) -> dict[str, float]:
     device = str(request.get("device", "cpu"))
     assign = Assign(
         candidate=0,

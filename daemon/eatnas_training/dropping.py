@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey, to_device
-from eatnas_training.network import Layer, Network
+from eatnas_training.network import ResidualLayer
 
 
 class RandomDrops:
@@ -20,11 +20,12 @@ class RandomDrops:
     linearly from the first layer. `dropout` is the share of inputs of the classifier that are set to 0.
     """
 
-    def __init__(self, model: Network, *, stochastic_depth: float, dropout: float) -> None:
-        bodies = [part.body for part in model.modules() if isinstance(part, Layer)] if stochastic_depth else []
+    def __init__(self, model: nn.Module, *, stochastic_depth: float, dropout: float) -> None:
+        bodies = [part.body for part in model.modules() if isinstance(part, ResidualLayer)] if stochastic_depth else []
         self._rates = [stochastic_depth * (number + 1) / len(bodies) for number in range(len(bodies))]
-        self._dropout, self._features = dropout, model.classifier.in_features
-        self._device = model.classifier.weight.device
+        classifier = [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
+        self._dropout, self._features = dropout, classifier.in_features
+        self._device = classifier.weight.device
         self._body_factors: Sequence[Tensor] = ()
         self._feature_factors: Tensor | None = None
         self.part = slice(None)
@@ -32,7 +33,7 @@ class RandomDrops:
         for number, body in enumerate(bodies):
             body.register_forward_hook(self._drop_body(number))
         if dropout:
-            model.classifier.register_forward_pre_hook(self._drop_features)
+            classifier.register_forward_pre_hook(self._drop_features)
 
     def draw(self, key: BatchKey, count: int) -> None:
         """Draw for the `count` images of a batch."""

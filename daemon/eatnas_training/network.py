@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from eatnas_db.domain.architecture import Architecture, Block
-from eatnas_db.domain.cost import EXPANSION
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cost import count_layers
 from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.operators import EXPANSION, Layer
+from eatnas_db.plugins import Plugin
 
 EPSILON: Final = 2e-5
 MOMENTUM: Final = 0.1
@@ -47,7 +51,7 @@ class Classifier(nn.Linear):
         """Do nothing, like `Convolution.reset_parameters`."""
 
 
-class Layer(nn.Module):
+class ResidualLayer(nn.Module):
     """The sum of a body and a shortcut: `[N, in, H, W]` to `[N, out, H / stride, W / stride]`."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:
@@ -92,11 +96,10 @@ def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
     macro.require_block_count(architecture)
     channels = macro.stem_channels
     parts = _with_norm(Convolution(task.channels, channels, 3, macro.stem_stride), relu=True)
-    for position, block in enumerate(architecture.blocks):
-        out = macro.block_channels(position, block.width)
-        for layer in range(block.depth):
-            parts.append(_layer(block, channels, out, macro.strides[position] if layer == 0 else 1))
-            channels = out
+    for position, layer, _, times in count_layers(architecture, macro, task):
+        build_layer = _load(macro.operator(architecture.blocks[position].op).module)
+        parts += [build_layer(layer) for _ in range(times)]
+        channels = layer.outputs
     parts += _with_norm(Convolution(channels, macro.head_channels), relu=True)
     return Network(nn.Sequential(*parts), Classifier(macro.head_channels, task.classes))
 
@@ -119,24 +122,43 @@ def initialize(network: nn.Module, seed: int) -> None:
                 module.bias.zero_()
 
 
-def _layer(block: Block, inputs: int, outputs: int, stride: int) -> nn.Module:
-    same_shape = stride == 1 and inputs == outputs
-    if block.op == "sep":
-        body = nn.Sequential(
-            *_with_norm(Convolution(inputs, inputs, block.kernel, stride, groups=inputs), relu=True),
-            *_with_norm(Convolution(inputs, outputs), relu=True),
-        )
-        return Layer(body, nn.Identity()) if block.skip and same_shape else body
-    hidden = EXPANSION[block.op] * inputs
+def separable_layer(layer: Layer) -> nn.Module:
+    """Return a layer of the operator `sep`."""
+    inputs, outputs = layer.inputs, layer.outputs
+    body = nn.Sequential(
+        *_with_norm(Convolution(inputs, inputs, layer.kernel, layer.stride, groups=inputs), relu=True),
+        *_with_norm(Convolution(inputs, outputs), relu=True),
+    )
+    return ResidualLayer(body, nn.Identity()) if layer.skip and layer.keeps_shape else body
+
+
+def mb3_layer(layer: Layer) -> nn.Module:
+    """Return a layer of the operator `mb3`."""
+    return _bottleneck_layer(layer, EXPANSION["mb3"])
+
+
+def mb6_layer(layer: Layer) -> nn.Module:
+    """Return a layer of the operator `mb6`."""
+    return _bottleneck_layer(layer, EXPANSION["mb6"])
+
+
+def _bottleneck_layer(layer: Layer, expansion: int) -> nn.Module:
+    inputs, outputs, hidden = layer.inputs, layer.outputs, expansion * layer.inputs
     body = nn.Sequential(
         *_with_norm(Convolution(inputs, hidden), relu=True),
-        *_with_norm(Convolution(hidden, hidden, block.kernel, stride, groups=hidden), relu=True),
+        *_with_norm(Convolution(hidden, hidden, layer.kernel, layer.stride, groups=hidden), relu=True),
         *_with_norm(Convolution(hidden, outputs), relu=False),
     )
-    if not block.skip:
+    if not layer.skip:
         return body
-    bypass = _with_norm(Convolution(inputs, outputs, 1, stride), relu=False)
-    return Layer(body, nn.Identity() if same_shape else nn.Sequential(*bypass))
+    bypass = _with_norm(Convolution(inputs, outputs, 1, layer.stride), relu=False)
+    return ResidualLayer(body, nn.Identity() if layer.keeps_shape else nn.Sequential(*bypass))
+
+
+@cache
+def _load(reference: str) -> Callable[[Layer], nn.Module]:
+    loaded: Callable[[Layer], nn.Module] = Plugin(reference, reference).load()
+    return loaded
 
 
 def _with_norm(convolution: Convolution, *, relu: bool) -> list[nn.Module]:

@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import class_weights_of
 from eatnas_db.domain.spec_recipe import TrainingRecipe
+from eatnas_db.spaces import read_space
 from eatnas_protocol.messages import Assign, EpochDone
 from eatnas_training import network
+from eatnas_training.building import build
 from eatnas_training.failures import is_cuda_error, is_out_of_memory
 from eatnas_training.optimizer import make_optimizer
 from eatnas_training.weight_average import WeightAverage
@@ -29,7 +30,7 @@ class TrainingState:
     `precision`: `mixed` if devices of different precisions took part.
     """
 
-    model: network.Network
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     sums: Tensor
     precision: str
@@ -43,9 +44,9 @@ class TrainingState:
     """The average of the weights, if the recipe has one: the final model."""
 
     @property
-    def final_model(self) -> network.Network:
+    def final_model(self) -> nn.Module:
         """The network that is evaluated and kept after the training."""
-        return self.model if self.average is None else cast("network.Network", self.average.model)
+        return self.model if self.average is None else self.average.model
 
     def close_epoch(self, report: EpochDone) -> None:
         """Move to the first batch of the next epoch."""
@@ -114,15 +115,15 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
     return json.dumps(identity, sort_keys=True)
 
 
-def build_network(assign: Assign) -> network.Network:
+def build_network(assign: Assign) -> nn.Module:
     """Return the network of an assignment on the CPU, with the initial weights of its seed."""
-    architecture = Architecture.from_code(assign.code)
-    model = network.build(architecture, Macro.from_json(assign.macro), Task(**assign.task))
+    space = read_space(assign.macro)
+    model = build(space.from_code(assign.code), space, Task(**assign.task))
     network.initialize(model, assign.seed)
     return model
 
 
-def initial_state(model: network.Network, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:
+def initial_state(model: nn.Module, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:
     """Move a network to its device and return the state before the first batch."""
     model.to(device=device)
     # In torch's stubs `Module.to` has no overload for a memory format alone.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from eatnas_db.errors import InvalidArchitectureError
 
@@ -33,7 +33,7 @@ PRIMITIVES: Final[dict[str, tuple[PrimitiveValue, ...]]] = {
 """The values of every primitive, cheapest first: an earlier value never makes a network larger."""
 
 _READABLE: Final = re.compile(
-    r"(?P<op>sep|mb3|mb6)_k(?P<kernel>[0-9])_d(?P<depth>[0-9])_w(?P<width>[0-9]\.[0-9])(?P<skip>_skip)?"
+    r"(?P<op>[A-Za-z][A-Za-z0-9]*)_k(?P<kernel>[0-9])_d(?P<depth>[0-9])_w(?P<width>[0-9]\.[0-9])(?P<skip>_skip)?"
 )
 
 
@@ -48,10 +48,7 @@ class Block:
     width: float
 
     def __post_init__(self) -> None:
-        for primitive, allowed in PRIMITIVES.items():
-            value = getattr(self, primitive)
-            if value not in allowed:
-                raise InvalidArchitectureError(f"{primitive} {value!r} is not one of {', '.join(map(str, allowed))}")
+        _require_allowed(self, PRIMITIVES)
 
     def __str__(self) -> str:
         skip = "_skip" if self.skip else ""
@@ -63,16 +60,74 @@ class Block:
         """Return the block with these values; there are only a few hundred, and each is made once."""
         return cls(op=op, kernel=kernel, skip=skip, depth=depth, width=width)
 
+    @property
+    def primitives(self) -> Iterable[str]:
+        """The names of the primitives."""
+        return PRIMITIVES
+
+    def value(self, primitive: str) -> PrimitiveValue:
+        """Return the value of a primitive."""
+        value: PrimitiveValue = getattr(self, primitive)
+        return value
+
     def with_value(self, primitive: str, value: PrimitiveValue) -> Block:
         """Return a copy with one primitive changed."""
         return replace(self, **{primitive: value})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
-    """A genotype: the blocks between the stem and the head, in order."""
+class OperatorBlock(Block):
+    """A block of a space with further operators, which the space checks."""
 
-    blocks: tuple[Block, ...]
+    def __post_init__(self) -> None:
+        _require_allowed(self, [primitive for primitive in PRIMITIVES if primitive != "op"])
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceBlock:
+    """A block of named choices; its text is `op=conv,kernel=3`, or the value alone if there is one choice."""
+
+    choices: tuple[tuple[str, PrimitiveValue], ...]
+
+    def __str__(self) -> str:
+        if len(self.choices) == 1:
+            return str(self.choices[0][1])
+        return ",".join(f"{name}={value}" for name, value in self.choices)
+
+    @classmethod
+    def parse(cls, text: str, primitives: Mapping[str, Sequence[PrimitiveValue]]) -> ChoiceBlock:
+        """Parse the text of a block with these primitives. Raises `InvalidArchitectureError`."""
+        parts = [text] if len(primitives) == 1 else text.split(",")
+        if len(parts) != len(primitives):
+            raise InvalidArchitectureError(f"expected a value for each of {', '.join(primitives)}, got {text!r}")
+        choices = []
+        for part, (name, allowed) in zip(parts, primitives.items(), strict=True):
+            written = part.strip().removeprefix(f"{name}=")
+            value = next((value for value in allowed if str(value) == written), None)
+            if value is None:
+                raise InvalidArchitectureError(f"{name} {written!r} is not one of {', '.join(map(str, allowed))}")
+            choices.append((name, value))
+        return cls(tuple(choices))
+
+    @property
+    def primitives(self) -> Iterable[str]:
+        """The names of the primitives."""
+        return [name for name, _ in self.choices]
+
+    def value(self, primitive: str) -> PrimitiveValue:
+        """Return the value of a primitive."""
+        return next(value for name, value in self.choices if name == primitive)
+
+    def with_value(self, primitive: str, value: PrimitiveValue) -> ChoiceBlock:
+        """Return a copy with one primitive changed."""
+        return ChoiceBlock(tuple((name, value if name == primitive else old) for name, old in self.choices))
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A genotype: the blocks between the stem and the head, in order. The space defines the type of its blocks."""
+
+    blocks: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         if not self.blocks:
@@ -81,7 +136,7 @@ class Architecture:
     def __str__(self) -> str:
         return "/".join(map(str, self.blocks))
 
-    def __iter__(self) -> Iterator[Block]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.blocks)
 
     def with_block(self, position: int, block: Block) -> Architecture:
@@ -106,8 +161,13 @@ class Architecture:
 
 
 def architecture_digest(effective: Architecture) -> str:
-    """Return 32 hexadecimal digits that identify a network; `effective` is the result of `Space.effective`."""
-    return hashlib.blake2b(str(effective).encode(), digest_size=16).hexdigest()
+    """Return 32 hexadecimal digits that identify a network of EAT-NAS; `effective` is a result of `Space.effective`."""
+    return text_digest(str(effective))
+
+
+def text_digest(text: str) -> str:
+    """Return 32 hexadecimal digits that identify a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _block_from_code(number: int, row: object) -> Block:
@@ -128,19 +188,33 @@ def _block_from_code(number: int, row: object) -> Block:
     return Block(op=OPS[op], kernel=KERNELS[kernel], skip=SKIPS[skip], depth=DEPTHS[depth], width=float(width))
 
 
-def _block_from_text(number: int, text: str) -> Block:
+def parse_block(text: str, operators: Collection[str] = OPS) -> Block:
+    """Parse one block in the readable notation. Raises `InvalidArchitectureError` without the number of the block."""
     match = _READABLE.fullmatch(text.strip())
-    if match is None:
+    if match is None or match["op"] not in operators:
+        known = "" if operators == OPS else f" (operators: {', '.join(operators)})"
         raise InvalidArchitectureError(
-            f"block {number}: cannot parse {text!r}; expected a block like mb6_k3_d4_w1.0_skip or sep_k5_d1_w0.5"
+            f"cannot parse {text!r}; expected a block like mb6_k3_d4_w1.0_skip or sep_k5_d1_w0.5{known}"
         )
+    block_class = Block if operators == OPS else OperatorBlock
+    return block_class(
+        op=match["op"],
+        kernel=int(match["kernel"]),
+        skip=match["skip"] is not None,
+        depth=int(match["depth"]),
+        width=float(match["width"]),
+    )
+
+
+def _block_from_text(number: int, text: str) -> Block:
     try:
-        return Block(
-            op=match["op"],
-            kernel=int(match["kernel"]),
-            skip=match["skip"] is not None,
-            depth=int(match["depth"]),
-            width=float(match["width"]),
-        )
+        return parse_block(text)
     except InvalidArchitectureError as error:
         raise InvalidArchitectureError(f"block {number}: {error}") from None
+
+
+def _require_allowed(block: Block, primitives: Iterable[str]) -> None:
+    for primitive in primitives:
+        value, allowed = getattr(block, primitive), PRIMITIVES[primitive]
+        if value not in allowed:
+            raise InvalidArchitectureError(f"{primitive} {value!r} is not one of {', '.join(map(str, allowed))}")

@@ -131,7 +131,7 @@ def decide_birth(
         while remaining:
             parent = run_tournament(remaining, tournament_size, rng)
             try:
-                proposal = space.mutate(Architecture.parse(parent.code), KeyedRng(seed, "mutation", number), is_held)
+                proposal = space.mutate(space.parse(parent.code), KeyedRng(seed, "mutation", number), is_held)
             except SpaceExhaustedError:
                 remaining.remove(parent)
                 continue

@@ -8,18 +8,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from dataclasses import InitVar, asdict, dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Final
 
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.errors import InvalidArchitectureError
+from eatnas_db.domain.activations import sum_activations
+from eatnas_db.domain.architecture import (
+    PRIMITIVES,
+    WIDTHS,
+    Architecture,
+    Block,
+    OperatorBlock,
+    PrimitiveValue,
+    parse_block,
+)
+from eatnas_db.domain.cost import Cost, count_layers, sum_costs
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Operator
+from eatnas_db.domain.space_definition import Primitives, SpaceDefinition
 
 MIN_CHANNELS: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Macro:
-    """The stem, the strides and base channels of the blocks, the head, and a multiplier of all block channels."""
+@dataclass(frozen=True)
+class Macro(SpaceDefinition):
+    """EAT-NAS's space: the stem, the strides and base channels of the blocks, the head, and a multiplier of channels.
+
+    `operators`: the values of the primitive `op`, cheapest first.
+    """
 
     name: str
     stem_channels: int
@@ -28,6 +43,19 @@ class Macro:
     base: tuple[int, ...]
     head_channels: int
     multiplier: float = 1.0
+    operators: InitVar[tuple[Operator, ...]] = BUILT_IN_OPERATORS
+
+    network: ClassVar[str] = "eatnas_training.network:build"
+    inheritance: ClassVar[str | None] = "eatnas_training.inheritance.transfer:inherit_weights"
+
+    def __post_init__(self, operators: tuple[Operator, ...]) -> None:
+        # Operators are no field, because they are not data: `to_json` has their names.
+        object.__setattr__(self, "operators", operators)
+
+    @property
+    def _operators(self) -> tuple[Operator, ...]:
+        operators: tuple[Operator, ...] = self.__dict__["operators"]
+        return operators
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Macro:
@@ -38,19 +66,87 @@ class Macro:
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the macro as plain JSON values."""
-        return asdict(self)
+        """Return the macro as plain JSON values; operators by name, and only if they are not those of EAT-NAS."""
+        stored = asdict(self)
+        if self.has_own_operators:
+            stored["ops"] = list(self._operator_names)
+        return stored
+
+    @property
+    def has_own_operators(self) -> bool:
+        """Whether the operators are not those of EAT-NAS."""
+        return self._operators != BUILT_IN_OPERATORS
+
+    @cached_property
+    def blocks(self) -> tuple[Primitives, ...]:
+        """The primitives of each block with their values, cheapest first."""
+        primitives = PRIMITIVES
+        if self.has_own_operators:
+            primitives = {**PRIMITIVES, "op": self._operator_names}
+        return (primitives,) * len(self.base)
+
+    @cached_property
+    def _operator_names(self) -> tuple[str, ...]:
+        return tuple(operator.name for operator in self._operators)
+
+    @cached_property
+    def _block_class(self) -> type[Block]:
+        return OperatorBlock if self.has_own_operators else Block
+
+    @cached_property
+    def _operators_by_name(self) -> dict[str, Operator]:
+        return {operator.name: operator for operator in self._operators}
+
+    def operator(self, name: str) -> Operator:
+        """Return an operator of the space by name."""
+        return self._operators_by_name[name]
 
     def block_channels(self, position: int, width: float) -> int:
         """Return the output channels of the block at `position` (from 0), at least `MIN_CHANNELS`."""
         return max(MIN_CHANNELS, int(self.base[position] * width * self.multiplier))
 
-    def require_block_count(self, architecture: Architecture) -> None:
-        """Raise `InvalidArchitectureError` unless the architecture has as many blocks as the macro."""
-        if len(architecture.blocks) != len(self.base):
-            raise InvalidArchitectureError(
-                f"space {self.name} has {len(self.base)} blocks, but the architecture has {len(architecture.blocks)}"
-            )
+    def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Block:
+        """Return the block with these values."""
+        return self._block_class.of(*values)
+
+    def parse_block(self, position: int, text: str) -> Block:
+        """Return a block from its text."""
+        return parse_block(text, self._operator_names)
+
+    def effective(self, architecture: Architecture) -> Architecture:
+        """Return the one architecture that represents all that build the same network.
+
+        It has no skip that no layer can use (SepConv adds the identity only if shape and stride allow it). If several
+        widths give the same number of channels, it has the smallest of them.
+        """
+        self.require_block_count(architecture)
+        inputs = self.stem_channels
+        blocks = []
+        for position, block in enumerate(architecture.blocks):
+            outputs = self.block_channels(position, block.width)
+            usable = block.op != "sep" or block.depth > 1 or (self.strides[position] == 1 and inputs == outputs)
+            width = next(width for width in WIDTHS if self.block_channels(position, width) == outputs)
+            blocks.append(self._block_class.of(block.op, block.kernel, block.skip and usable, block.depth, width))
+            inputs = outputs
+        return Architecture(tuple(blocks))
+
+    def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
+        """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
+        self.require_block_count(architecture)
+        layers = list(count_layers(architecture, self, task))
+        return sum_costs(layers, self, task), sum_activations(layers, self, task)
+
+    def to_code(self, architecture: Architecture) -> Any:
+        """Return the authors' notation of an architecture, or its text if the space has other operators."""
+        return str(architecture) if self.has_own_operators else architecture.to_code()
+
+    def from_code(self, code: Any) -> Architecture:
+        """Return the architecture that `to_code` was called on."""
+        return self.parse(code) if isinstance(code, str) else Architecture.from_code(code)
+
+    def digest_text(self, effective: Architecture) -> str:
+        """Return the text that identifies the network: it is the same in all macros."""
+        return str(effective)
 
     @property
     def reduction(self) -> int:

@@ -1,28 +1,18 @@
-"""The search space of a macro: equivalent architectures, random samples, and mutations."""
+"""A search space on a task: equivalent architectures, random samples, and mutations."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from eatnas_db.domain.activations import count_activations
-from eatnas_db.domain.architecture import (
-    DEPTHS,
-    KERNELS,
-    OPS,
-    PRIMITIVES,
-    SKIPS,
-    WIDTHS,
-    Architecture,
-    Block,
-    PrimitiveValue,
-    architecture_digest,
-)
-from eatnas_db.domain.cost import Cost, compute_cost
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.architecture import Architecture, PrimitiveValue, text_digest
+from eatnas_db.domain.cost import Cost
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space_definition import Primitives, SpaceDefinition
 from eatnas_db.errors import SpaceExhaustedError
 
 MAX_PROPOSALS: Final = 2000
@@ -65,45 +55,43 @@ DigestLookup = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A macro, the task that its networks are built for, and hard limits on proposed architectures."""
+    """A space, the task that its networks are built for, and hard limits on proposed architectures.
 
-    macro: Macro
+    `macro` defines the primitives and the network around the blocks.
+    """
+
+    macro: SpaceDefinition
     task: Task
     limits: Limits = field(default_factory=Limits)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all that build the same network.
+        """Return the one architecture that represents all that build the same network."""
+        return self.macro.effective(architecture)
 
-        It has no skip that no layer can use (SepConv adds the identity only if shape and stride allow it). If several
-        widths give the same number of channels, it has the smallest of them.
-        """
-        self.macro.require_block_count(architecture)
-        inputs = self.macro.stem_channels
-        blocks = []
-        for position, block in enumerate(architecture.blocks):
-            outputs = self.macro.block_channels(position, block.width)
-            usable = block.op != "sep" or block.depth > 1 or (self.macro.strides[position] == 1 and inputs == outputs)
-            width = next(width for width in WIDTHS if self.macro.block_channels(position, width) == outputs)
-            blocks.append(Block.of(block.op, block.kernel, block.skip and usable, block.depth, width))
-            inputs = outputs
-        return Architecture(tuple(blocks))
+    def parse(self, code: str) -> Architecture:
+        """Parse the stored text of an architecture. Raises `InvalidArchitectureError`."""
+        return self.macro.parse(code)
+
+    def digest(self, effective: Architecture) -> str:
+        """Return the digest of the network of an effective architecture."""
+        return text_digest(self.macro.digest_text(effective))
 
     def propose(self, architecture: Architecture, *changes: Change) -> Proposal:
         """Return an architecture together with its effective form, digest and cost."""
         effective = self.effective(architecture)
+        cost, activations = self.macro.measure(architecture, self.task)
         return Proposal(
             architecture=architecture,
             effective=effective,
-            digest=architecture_digest(effective),
-            cost=compute_cost(architecture, self.macro, self.task),
-            activations=count_activations(architecture, self.macro, self.task),
+            digest=self.digest(effective),
+            cost=cost,
+            activations=activations,
             changes=changes,
         )
 
     def smallest(self) -> Proposal:
         """Return the network of the space with the fewest parameters, which also has the fewest mult-adds."""
-        block = Block(op=OPS[0], kernel=KERNELS[0], skip=SKIPS[0], depth=DEPTHS[0], width=WIDTHS[0])
-        return self.propose(Architecture((block,) * len(self.macro.base)))
+        return self.propose(self._make_architecture(lambda values: values[0]))
 
     def require_feasible(self) -> None:
         """Raise `SpaceExhaustedError` if the smallest network is over a limit."""
@@ -126,8 +114,7 @@ class Space:
         `SpaceExhaustedError` if no architecture is found.
         """
         for count in range(MAX_PROPOSALS):
-            blocks = (_random_block(rng) for _ in self.macro.base)
-            proposal = self.propose(Architecture(tuple(blocks)))
+            proposal = self.propose(self._make_architecture(rng.choice))
             if count >= UNSHRUNK_PROPOSALS:
                 proposal = self._shrink(proposal, rng)
             if self.limits.allow(proposal.cost) and not is_held(proposal.digest):
@@ -145,7 +132,7 @@ class Space:
         self.macro.require_block_count(parent)
         refused: set[Change] = set()
         while len(refused) < self.neighbour_count:
-            change = _random_change(parent, rng)
+            change = self._random_change(parent, rng)
             if change in refused:
                 continue
             proposal = self.propose(apply_change(parent, change), change)
@@ -157,23 +144,43 @@ class Space:
     @property
     def neighbour_count(self) -> int:
         """The number of architectures that differ from another in one primitive of one block."""
-        return len(self.macro.base) * sum(len(allowed) - 1 for allowed in PRIMITIVES.values())
+        return sum(len(allowed) - 1 for primitives in self.macro.blocks for allowed in primitives.values())
 
     @property
     def code_count(self) -> int:
         """The number of architectures in the space, counting those that build the same network."""
-        block = 1
-        for allowed in PRIMITIVES.values():
-            block *= len(allowed)
-        return int(block ** len(self.macro.base))
+        return math.prod(len(allowed) for primitives in self.macro.blocks for allowed in primitives.values())
 
     def _shrink(self, proposal: Proposal, rng: KeyedRng) -> Proposal:
         while not self.limits.allow(proposal.cost):
-            steps = _list_steps_down(proposal.architecture)
+            steps = self._list_steps_down(proposal.architecture)
             if not steps:
                 break
             proposal = self.propose(apply_change(proposal.architecture, rng.choice(steps)))
         return proposal
+
+    def _make_architecture(self, choose: Callable[[tuple[PrimitiveValue, ...]], PrimitiveValue]) -> Architecture:
+        make_block = self.macro.make_block
+        return Architecture(
+            tuple(
+                # From left to right, which is the order of the draws.
+                make_block(position, tuple(map(choose, primitives.values())))
+                for position, primitives in enumerate(self.macro.blocks)
+            )
+        )
+
+    def _random_change(self, parent: Architecture, rng: KeyedRng) -> Change:
+        position, primitives = rng.choice(self.macro.variable)
+        return random_change(parent, position, rng.choice(primitives), self.macro.blocks[position], rng)
+
+    def _list_steps_down(self, architecture: Architecture) -> list[Change]:
+        steps = []
+        for number, (block, primitives) in enumerate(zip(architecture.blocks, self.macro.blocks, strict=True), 1):
+            for primitive, allowed in primitives.items():
+                index = allowed.index(block.value(primitive))
+                if index > 0:
+                    steps.append(Change(number, primitive, allowed[index], allowed[index - 1]))
+        return steps
 
 
 def apply_change(architecture: Architecture, change: Change) -> Architecture:
@@ -183,37 +190,24 @@ def apply_change(architecture: Architecture, change: Change) -> Architecture:
     return architecture.with_block(position, block)
 
 
-def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...]:
-    """List the changes from one architecture to another with the same number of blocks."""
-    return tuple(
-        Change(number, primitive, old, new)
-        for number, (old_block, new_block) in enumerate(zip(before.blocks, after.blocks, strict=True), 1)
-        for primitive in PRIMITIVES
-        if (old := getattr(old_block, primitive)) != (new := getattr(new_block, primitive))
-    )
-
-
-def _random_block(rng: KeyedRng) -> Block:
-    # The arguments are evaluated from left to right, which is the order of the draws.
-    return Block.of(rng.choice(OPS), rng.choice(KERNELS), rng.choice(SKIPS), rng.choice(DEPTHS), rng.choice(WIDTHS))
-
-
-def _random_change(parent: Architecture, rng: KeyedRng) -> Change:
-    position = rng.randbelow(len(parent.blocks))
-    primitive = rng.choice(tuple(PRIMITIVES))
-    before = getattr(parent.blocks[position], primitive)
-    after = rng.choice([value for value in PRIMITIVES[primitive] if value != before])
+def random_change(
+    architecture: Architecture, position: int, primitive: str, primitives: Primitives, rng: KeyedRng
+) -> Change:
+    """Return a change of one primitive of the block at `position` (from 0) to another of its values."""
+    before = architecture.blocks[position].value(primitive)
+    after = rng.choice([value for value in primitives[primitive] if value != before])
     return Change(position + 1, primitive, before, after)
 
 
-def _list_steps_down(architecture: Architecture) -> list[Change]:
-    steps = []
-    for number, block in enumerate(architecture.blocks, 1):
-        for primitive, allowed in PRIMITIVES.items():
-            index = allowed.index(getattr(block, primitive))
-            if index > 0:
-                steps.append(Change(number, primitive, allowed[index], allowed[index - 1]))
-    return steps
+def list_changes(before: Architecture, after: Architecture) -> tuple[Change, ...]:
+    """List the changes from one architecture to another with the same number of blocks."""
+    return tuple(
+        Change(number, primitive, old_block.value(primitive), new_block.value(primitive))
+        for number, (old_block, new_block) in enumerate(zip(before.blocks, after.blocks, strict=True), 1)
+        if old_block != new_block
+        for primitive in new_block.primitives
+        if old_block.value(primitive) != new_block.value(primitive)
+    )
 
 
 def _format(value: PrimitiveValue) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from eatnas_db.domain.architecture import PRIMITIVES, Architecture
+from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import (
     MAX_PROPOSALS,
@@ -20,6 +20,7 @@ from eatnas_db.domain.space import (
     Space,
     apply_change,
     list_changes,
+    random_change,
 )
 from eatnas_db.errors import SpaceExhaustedError
 
@@ -77,11 +78,14 @@ def perturb(
 
     The result is within the hard limits of the space and not yet held. Raises `SpaceExhaustedError` if none is found.
     """
-    for _ in range(MAX_PROPOSALS):
-        count = 1 + rng.randbelow(min(limits.max_blocks, len(basic.blocks)))
+    variable = [
+        position for position, names in space.macro.variable if any(name in limits.primitives for name in names)
+    ]
+    for _ in range(MAX_PROPOSALS if variable else 0):
+        count = 1 + rng.randbelow(min(limits.max_blocks, len(variable)))
         architecture = basic
-        for position in sorted(rng.sample(len(basic.blocks), count)):
-            architecture = apply_change(architecture, _random_change(basic, position, limits.primitives, rng))
+        for position in sorted(variable[index] for index in rng.sample(len(variable), count)):
+            architecture = apply_change(architecture, _random_change(basic, position, space, limits.primitives, rng))
         proposal = space.propose(architecture, *list_changes(basic, architecture))
         if space.limits.allow(proposal.cost) and not is_held(proposal.digest):
             return proposal
@@ -102,27 +106,28 @@ def stretch(
     architecture = basic
     distance = abs(space.propose(architecture).cost.mult_adds - mult_adds)
     while True:
-        steps = [apply_change(architecture, change) for change in _list_moves(architecture, primitives)]
+        steps = [apply_change(architecture, change) for change in _list_moves(architecture, space, primitives)]
         distances = [abs(space.propose(step).cost.mult_adds - mult_adds) for step in steps]
-        closest = min(range(len(steps)), key=distances.__getitem__)
-        if distances[closest] >= distance:
+        closest = min(range(len(steps)), key=distances.__getitem__, default=None)
+        if closest is None or distances[closest] >= distance:
             return architecture
         architecture, distance = steps[closest], distances[closest]
 
 
-def _list_moves(architecture: Architecture, primitives: Sequence[str]) -> list[Change]:
+def _list_moves(architecture: Architecture, space: Space, primitives: Sequence[str]) -> list[Change]:
     moves = []
-    for number, block in enumerate(architecture.blocks, 1):
-        for primitive in primitives:
-            allowed = PRIMITIVES[primitive]
-            index = allowed.index(getattr(block, primitive))
+    for number, (block, values) in enumerate(zip(architecture.blocks, space.macro.blocks, strict=True), 1):
+        for primitive in (name for name in primitives if name in values):
+            allowed = values[primitive]
+            index = allowed.index(block.value(primitive))
             neighbours = (place for place in (index - 1, index + 1) if 0 <= place < len(allowed))
             moves += [Change(number, primitive, allowed[index], allowed[place]) for place in neighbours]
     return moves
 
 
-def _random_change(basic: Architecture, position: int, primitives: Sequence[str], rng: KeyedRng) -> Change:
-    primitive = rng.choice(primitives)
-    before = getattr(basic.blocks[position], primitive)
-    after = rng.choice([value for value in PRIMITIVES[primitive] if value != before])
-    return Change(position + 1, primitive, before, after)
+def _random_change(
+    basic: Architecture, position: int, space: Space, primitives: Sequence[str], rng: KeyedRng
+) -> Change:
+    values = space.macro.blocks[position]
+    primitive = rng.choice([name for name in primitives if len(values.get(name, ())) > 1])
+    return random_change(basic, position, primitive, values, rng)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
-from eatnas_db.domain.architecture import PRIMITIVES, Architecture, Block
+from eatnas_db.domain.architecture import Architecture, PrimitiveValue
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.encoding import Code, Encoding
-
-VALUES: Final = tuple(PRIMITIVES.values())
-LEVELS: Final = tuple(map(len, VALUES))
-ORDERED: Final = ("kernel", "depth", "width")
 
 
 class BlockCodes:
@@ -19,30 +15,33 @@ class BlockCodes:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._blocks = len(space.macro.base)
+        self._values = [list(primitives.values()) for primitives in space.macro.blocks]
+        named = [item for primitives in space.macro.blocks for item in primitives.items()]
+        # Positions count as one primitive only if their values are the same, too.
+        numbers = {item: number for number, item in enumerate(dict.fromkeys(named))}
         self.encoding = Encoding(
-            levels=LEVELS * self._blocks,
-            ordered=tuple(primitive in ORDERED for primitive in PRIMITIVES) * self._blocks,
-            primitives=tuple(range(len(LEVELS))) * self._blocks,
+            levels=tuple(len(values) for _, values in named),
+            ordered=tuple(_are_numbers(values) for _, values in named),
+            primitives=tuple(numbers[item] for item in named),
         )
 
     def encode(self, architecture: Architecture) -> Code:
         """Return the code of an architecture's effective form."""
         return tuple(
-            allowed.index(getattr(block, primitive))
-            for block in self._space.effective(architecture)
-            for primitive, allowed in PRIMITIVES.items()
+            allowed.index(block.value(primitive))
+            for block, primitives in zip(self._space.effective(architecture), self._space.macro.blocks, strict=True)
+            for primitive, allowed in primitives.items()
         )
 
     def decode(self, code: Code) -> Architecture:
         """Return the architecture of a code."""
-        size = len(LEVELS)
-        rows = (code[start : start + size] for start in range(0, len(code), size))
-        values = (
-            {primitive: allowed[index] for (primitive, allowed), index in zip(PRIMITIVES.items(), row, strict=True)}
-            for row in rows
+        indices = iter(code)
+        return Architecture(
+            tuple(
+                self._space.macro.make_block(position, tuple(allowed[next(indices)] for allowed in values))
+                for position, values in enumerate(self._values)
+            )
         )
-        return Architecture(tuple(Block(**block) for block in values))  # type: ignore[arg-type]
 
     def sample(self, rng: KeyedRng) -> Code:
         """Return a random code."""
@@ -64,3 +63,7 @@ class BlockCodes:
             other = rng.randbelow(self.encoding.levels[position] - 1)
             mutant[position] = other + (other >= code[position])
         return tuple(mutant)
+
+
+def _are_numbers(values: Sequence[PrimitiveValue]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -9,13 +10,14 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine, select
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.architecture import Architecture, Block, architecture_digest
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space, list_changes
 from eatnas_db.errors import EatnasError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
+from eatnas_db.spaces import read_space
 
 _BATCH: Final = 5000
 """Candidates read in one transaction."""
@@ -41,7 +43,8 @@ def check_genotypes(engine: Engine) -> list[Violation]:
     """Check the stored genotype and digest of every code, and the mutations between parent and child."""
     with read_transaction(engine) as connection:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
-    spaces = {row.id: Space(Macro.from_json(row.macro), Task(**row.task)) for row in rows}
+    spaces = {row.id: Space(read_space(row.macro), Task(**row.task)) for row in rows}
+    parsers = {search_id: _parser_of(space) for search_id, space in spaces.items()}
     wrong_genotype: list[int] = []
     wrong_mutations: list[int] = []
     last = 0
@@ -54,10 +57,11 @@ def check_genotypes(engine: Engine) -> list[Violation]:
             mutations = _read_mutations(connection, first=genotypes[0].candidate_id, last=last)
         for row in genotypes:
             try:
-                proposed = _parse(row.code)
-                if not _has_genotype(row, spaces[row.search_id].effective(proposed)):
+                space, parse = spaces[row.search_id], parsers[row.search_id]
+                proposed = parse(row.code)
+                if not _has_genotype(row, space, proposed):
                     wrong_genotype.append(row.candidate_id)
-                if _mutations_of(row, proposed) != mutations.get(row.candidate_id, []):
+                if _mutations_of(row, proposed, parse) != mutations.get(row.candidate_id, []):
                     wrong_mutations.append(row.candidate_id)
             except (EatnasError, ValueError):
                 wrong_genotype.append(row.candidate_id)
@@ -99,22 +103,29 @@ def _read_mutations(connection: Connection, *, first: int, last: int) -> dict[in
     return {candidate_id: [_StoredMutation(*row[1:]) for row in group] for candidate_id, group in groups}
 
 
-def _has_genotype(row: _StoredGenotype, effective: Architecture) -> bool:
-    return str(effective) == row.genotype and architecture_digest(effective) == row.digest
+def _has_genotype(row: _StoredGenotype, space: Space, proposed: Architecture) -> bool:
+    effective = space.effective(proposed)
+    return str(effective) == row.genotype and space.digest(effective) == row.digest
 
 
-def _mutations_of(row: _StoredGenotype, proposed: Architecture) -> list[_StoredMutation]:
+def _mutations_of(
+    row: _StoredGenotype, proposed: Architecture, parse: Callable[[str], Architecture]
+) -> list[_StoredMutation]:
     # A candidate without a parent, or whose parent's row is missing, has no mutations.
-    changes = () if row.parent_code is None else list_changes(_parse(row.parent_code), proposed)
+    changes = () if row.parent_code is None else list_changes(parse(row.parent_code), proposed)
     return [
         _StoredMutation(change.block, change.primitive, str(change.before), str(change.after)) for change in changes
     ]
 
 
-@cache  # a space has a few hundred different blocks
-def _parse_block(code: str) -> Block:
-    return Architecture.parse(code).blocks[0]
+def _parser_of(space: Space) -> Callable[[str], Architecture]:
+    """Return a function that parses a code of the space; it parses each of the few hundred different blocks once."""
+    parse_block = cache(space.macro.parse_block)
+    last = len(space.macro.blocks) - 1
 
+    def parse(code: str) -> Architecture:
+        return Architecture(
+            tuple(parse_block(min(position, last), text) for position, text in enumerate(code.split("/")))
+        )
 
-def _parse(code: str) -> Architecture:
-    return Architecture(tuple(map(_parse_block, code.split("/"))))
+    return parse

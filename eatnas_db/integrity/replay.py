@@ -13,9 +13,8 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine, and_, func, select
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import TEST_ACCURACY, Limits, Objective
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import CandidateState, Origin, SearchKind
@@ -27,6 +26,7 @@ from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import step
 from eatnas_db.schema.trainings import score
+from eatnas_db.spaces import read_space
 
 _BATCH: Final = 2000
 """Births read in one transaction."""
@@ -100,7 +100,7 @@ class _Replay:
         objective = record.spec["objective"]
         self._objective = Objective.from_spec(record.spec)
         limits = Limits(objective["max_params"], objective["max_mult_adds"])
-        self._space = Space(Macro.from_json(record.macro), Task(**record.task), limits)
+        self._space = Space(read_space(record.macro), Task(**record.task), limits)
         self._digests: set[str] = set()
         self._population: list[Member] = []
         self._leaving: dict[int, set[int]] = {}
@@ -173,12 +173,12 @@ class _Replay:
             return None
         transfer = record.spec["transfer"]
         perturbation = PerturbationLimits(transfer["blocks"], tuple(transfer["primitives"]))
-        basic = Architecture.parse(record.basic_code)
+        basic = self._space.parse(record.basic_code)
         source, code = first.id, record.basic_code
         if record.basic_id is not None:
             source = record.basic_id
             code = connection.execute(select(candidate.c.code).where(candidate.c.id == source)).scalar() or code
-        return InitialArchitecture(source, basic, Architecture.parse(code), perturbation)
+        return InitialArchitecture(source, basic, self._space.parse(code), perturbation)
 
     def _check_birth(self, birth: _ReplayedBirth) -> None:
         record = self._record
@@ -200,7 +200,7 @@ class _Replay:
     def _matches(self, birth: _ReplayedBirth) -> tuple[bool, bool]:
         """Return whether the architecture and the origin, and whether the parent of a birth are as decided."""
         record = self._record
-        proposal = self._space.propose(Architecture.parse(birth.code))
+        proposal = self._space.propose(self._space.parse(birth.code))
         same_network = (proposal.digest, proposal.cost.params, proposal.cost.mult_adds) == (
             birth.digest,
             birth.params,

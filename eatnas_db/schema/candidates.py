@@ -34,7 +34,7 @@ block = define_table(
     "block",
     Column("architecture_id", Id, ForeignKey(architecture.c.id), primary_key=True),
     Column("position", Integer, primary_key=True),
-    Column("op", String(3), nullable=False),
+    Column("op", String(32), nullable=False),
     Column("kernel", Integer, nullable=False),
     Column("skip", Boolean(name="skip"), nullable=False),
     Column("depth", Integer, nullable=False),

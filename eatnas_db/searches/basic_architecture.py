@@ -68,10 +68,10 @@ def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space
 
 def require_block_count(architecture: Architecture, label: str, space: Space) -> None:
     """Raise `ConflictError` unless the architecture has as many blocks as the space."""
-    if len(architecture.blocks) != len(space.macro.base):
+    if len(architecture.blocks) != len(space.macro.blocks):
         raise ConflictError(
-            f"{label} has {len(architecture.blocks)} blocks, but space {space.macro.name} has {len(space.macro.base)}; "
-            "choose a space with as many blocks"
+            f"{label} has {len(architecture.blocks)} blocks, but space {space.macro.name} has "
+            f"{len(space.macro.blocks)}; choose a space with as many blocks"
         )
 
 

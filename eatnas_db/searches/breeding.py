@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select, update
 
 from eatnas_db.candidates import MAX_BIRTHS, insert_candidates
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth, InitialArchitecture, decide_birth
 from eatnas_db.domain.space import DigestLookup, Space
 from eatnas_db.domain.transfer import PerturbationLimits
@@ -55,7 +54,7 @@ def _decide_births(connection: Connection, state: AdvanceState, prepared: Prepar
     """
     record, first = state.search, state.born
     space, is_initial = space_of(record), first < state.search.initial_births
-    initial = _initial_architecture(connection, state) if is_initial else None
+    initial = _initial_architecture(connection, state, space) if is_initial else None
     is_stored = (initial_digest_lookup if is_initial else digest_lookup)(connection, record.id, first)
     decided: set[str] = set()
     while state.can_breed and (state.born < record.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
@@ -124,7 +123,7 @@ def _has_changed(found: PreparedBirth, inputs: GuidedInputs, is_held: DigestLook
     return found.inputs != inputs or (found.birth is not None and is_held(found.birth.proposal.digest))
 
 
-def _initial_architecture(connection: Connection, state: AdvanceState) -> InitialArchitecture | None:
+def _initial_architecture(connection: Connection, state: AdvanceState, space: Space) -> InitialArchitecture | None:
     """Return the architecture that the initial population is grown from, or None if it is random."""
     record = state.search
     if record.basic_code is None:
@@ -132,10 +131,10 @@ def _initial_architecture(connection: Connection, state: AdvanceState) -> Initia
     first_birth = (candidate.c.search_id == record.id) & (candidate.c.birth == 0)
     is_parent = first_birth if record.basic_id is None else candidate.c.id == record.basic_id
     parent = connection.execute(select(candidate.c.id, candidate.c.code).where(is_parent)).first()
-    basic = Architecture.parse(record.basic_code)
+    basic = space.parse(record.basic_code)
     transfer = record.spec["transfer"]
     perturbation = PerturbationLimits(transfer["blocks"], tuple(transfer["primitives"]))
     if parent is None:
         return InitialArchitecture(candidate_id=None, basic=basic, before=basic, perturbation=perturbation)
-    before = Architecture.parse(parent.code)
+    before = space.parse(parent.code)
     return InitialArchitecture(candidate_id=parent.id, basic=basic, before=before, perturbation=perturbation)

@@ -8,7 +8,6 @@ from typing import Final
 from sqlalchemy import Connection
 
 from eatnas_db.database.dialects import insert_or_ignore
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.evolution import count_initial_births
 from eatnas_db.domain.macro import Task
@@ -44,7 +43,7 @@ def create_search(
     space = feasible_space(spec, task)
     basic_code = None
     if spec.transfer.basic is not None:
-        basic = adapt_architecture(Architecture.parse(spec.transfer.basic), "transfer.basic", spec, space)
+        basic = adapt_architecture(space.parse(spec.transfer.basic), "transfer.basic", spec, space)
         basic_code = str(basic)
     search_id = insert_search(
         connection,

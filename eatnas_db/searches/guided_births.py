@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Select, bindparam, select
 
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
@@ -114,7 +113,7 @@ def decide_guided_birth(
     if guided is None:
         return None
     parent = next((row for row in inputs.scored if row.birth == guided.parent_birth), None)
-    return _make_birth(inputs.number, proposals[guided.code], parent, guided.prediction)
+    return _make_birth(space, inputs.number, proposals[guided.code], parent, guided.prediction)
 
 
 def _list_scored(connection: Connection, search_id: int, before: int) -> tuple[_ScoredRow, ...]:
@@ -151,11 +150,13 @@ def _encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
 
 @lru_cache(maxsize=10_000)
 def _encode(space: Space, code: str) -> Code:
-    return BlockCodes(space).encode(Architecture.parse(code))
+    return BlockCodes(space).encode(space.parse(code))
 
 
-def _make_birth(number: int, proposal: Proposal, parent: _ScoredRow | None, predicted: BirthPrediction) -> Birth:
+def _make_birth(
+    space: Space, number: int, proposal: Proposal, parent: _ScoredRow | None, predicted: BirthPrediction
+) -> Birth:
     if parent is None:
         return Birth(number, Origin.RANDOM, proposal, prediction=predicted)
-    changes = list_changes(Architecture.parse(parent.code), proposal.architecture)
+    changes = list_changes(space.parse(parent.code), proposal.architecture)
     return Birth(number, Origin.MUTATION, replace(proposal, changes=changes), parent.id, prediction=predicted)

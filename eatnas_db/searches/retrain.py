@@ -12,7 +12,6 @@ from sqlalchemy import Connection, func, select, update
 from eatnas_db.candidates import insert_candidates
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.final_recipe import AUGMENTED_CHANNELS, final_recipe
 from eatnas_db.domain.recipe import without_timing
@@ -238,7 +237,7 @@ def _insert_births(connection: Connection, record: SearchRecord, retrainings: Se
         Birth(
             number,
             origin,
-            space.propose(Architecture.parse(retraining.code)),
+            space.propose(space.parse(retraining.code)),
             parent_id=retraining.candidate_id,
             replica=retraining.replica,
         )

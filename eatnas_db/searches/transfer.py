@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from eatnas_db.candidates import insert_candidates
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.arithmetic import arithmetic_of
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.evolution import Birth
@@ -64,7 +63,7 @@ def create_transfer(
     if candidate_id is None:
         basic = ranking[selection.survivors[0].place] if selection.survivors else basic
         reason = basic.reason + (f"; {open_reevaluation.name!r} is not finished" if open_reevaluation else "")
-    adapted = adapt_architecture(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
+    adapted = adapt_architecture(space.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
     search_id = insert_search(
         connection,
         spec,
@@ -112,7 +111,7 @@ def _select_survivors(
     """
     if spec.transfer.start != "survivors":
         return [basic], SurvivorSelection((), 0, 0)
-    require_block_count(Architecture.parse(basic.code), f"candidate {basic.candidate_id}", space)
+    require_block_count(space.parse(basic.code), f"candidate {basic.candidate_id}", space)
     reason = "the best of its population within the limits of this task"
     others = [
         BasicChoice(member.id, member.code, reason)
@@ -120,7 +119,7 @@ def _select_survivors(
         if member.id != basic.candidate_id
     ]
     ranking = [basic, *others]
-    architectures = [Architecture.parse(choice.code) for choice in ranking]
+    architectures = [space.parse(choice.code) for choice in ranking]
     selection = select_survivors(architectures, space, spec.evolution.population)
     if len(selection.survivors) > spec.budget.candidates:
         # Otherwise an extension would continue with perturbations where a larger budget has survivors.

@@ -163,7 +163,7 @@ def create_architectures() -> None:
         "block",
         sa.Column("architecture_id", ID, nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("op", sa.String(length=3), nullable=False),
+        sa.Column("op", sa.String(length=32), nullable=False),
         sa.Column("kernel", sa.Integer(), nullable=False),
         sa.Column("skip", sa.Boolean(name="skip"), nullable=False),
         sa.Column("depth", sa.Integer(), nullable=False),

@@ -103,8 +103,8 @@ def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: 
     rows = run_training_program(
         "eatnas_training.calibrate",
         request={
-            "codes": [proposal.architecture.to_code() for proposal in proposals],
-            "macro": asdict(space.macro),
+            "codes": [space.macro.to_code(proposal.architecture) for proposal in proposals],
+            "macro": space.macro.to_json(),
             "task": asdict(task),
             "data": settings.locate_data(spec.data.model_dump()),
             "training": spec.training.model_dump(),

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eatnas_db.checkpoint_files import checkpoint_folder
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
@@ -18,6 +17,7 @@ from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.inheritance import InheritanceLink, list_inheritance_chain
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.settings import Settings
+from eatnas_db.spaces import read_space
 from eatnas_protocol.messages import Assign
 
 
@@ -137,10 +137,11 @@ def _assign_message(
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])
+    space = read_space(source.macro)
     return Assign(
         candidate=candidate_id,
         attempt=attempt,
-        code=Architecture.parse(code).to_code(),
+        code=space.to_code(space.parse(code)),
         macro=source.macro,
         task=source.task,
         data=data,

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from eatnas_db.checkpoint_files import read_checkpoint
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.errors import DataError
 from eatnas_training import checkpoint
+from eatnas_training.building import build
 from eatnas_training.error_messages import first_line
-from eatnas_training.network import Network, build
 
 
-def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, task: Task) -> Network:
+def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
     """Return the network of a checkpoint in evaluation mode, on the CPU.
 
     Raises `DataError` if the file is missing or damaged, or if it is not the recorded one.
@@ -39,9 +39,9 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: Macro, ta
         ) from error
 
 
-def network_of(state: Mapping[str, Tensor], *, architecture: str, macro: Macro, task: Task) -> Network:
+def network_of(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
     """Return a network with these weights, in evaluation mode. Raises `ValueError` if they do not fit."""
-    network = build(Architecture.parse(architecture), macro, task)
+    network = build(macro.parse(architecture), macro, task)
     try:
         network.load_state_dict(dict[str, Any](state))
     except RuntimeError as error:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.errors import DataError
+from eatnas_db.spaces import read_space
 
 FORMAT_KEY: Final = "eatnas_format"
 FORMAT: Final = "1"
@@ -62,9 +64,17 @@ class ModelDescription:
     device: str
 
     @property
-    def network_macro(self) -> Macro:
-        """The macro in the form that the network's builder takes."""
-        return Macro.from_json(self.macro)
+    def network_macro(self) -> SpaceDefinition:
+        """The space in the form that the network's builder takes."""
+        return read_space(self.macro)
+
+    def require_macro(self, purpose: str) -> Macro:
+        """Return the macro of EAT-NAS. Raises `DataError` if the network is from a space of another kind."""
+        if not isinstance(self.network_macro, Macro):
+            raise DataError(
+                f"{purpose} needs a network of an EAT-NAS space, but {self.search} searched {self.network_macro.name}"
+            )
+        return self.network_macro
 
     @property
     def network_task(self) -> Task:

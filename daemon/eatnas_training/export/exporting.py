@@ -18,14 +18,15 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eatnas_db.atomic_files import sync_and_replace
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import VALIDATION_ACCURACY
 from eatnas_db.errors import DataError
 from eatnas_db.interpreter import python_command
 from eatnas_db.output_files import require_free
+from eatnas_db.spaces import read_space
 from eatnas_training.export.checkpoint_network import read_network
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import WRITERS, Writer, require_packages
@@ -38,7 +39,6 @@ from eatnas_training.export.verification import (
     compute_logits,
     require_recorded_accuracy,
 )
-from eatnas_training.network import Network
 
 VERIFICATION_PROGRAM: Final = "eatnas_training.export.verification"
 
@@ -90,14 +90,14 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
     return [replace(file, file=str(path)) for file, path in zip(verified, targets.values(), strict=True)]
 
 
-def describe_model(request: ExportRequest) -> tuple[Network, ValidationImages, ModelDescription]:
+def describe_model(request: ExportRequest) -> tuple[nn.Module, ValidationImages, ModelDescription]:
     """Return the network of the checkpoint, its validation images, and its description. Raises `DataError`."""
     model = request.model
     network = read_network(
         Path(request.checkpoint),
         model["checkpoint_digest"],
         architecture=model["code"],
-        macro=Macro.from_json(model["macro"]),
+        macro=read_space(model["macro"]),
         task=Task(**model["task"]),
     )
     images = request.images.load()

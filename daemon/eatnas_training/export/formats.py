@@ -14,7 +14,6 @@ from eatnas_db.errors import DataError
 from eatnas_training.error_messages import first_line
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.python_module import write_module
-from eatnas_training.network import Network
 
 SUFFIXES: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx", "python": ".py"}
 PT2_DESCRIPTION: Final = "eatnas.json"
@@ -23,7 +22,7 @@ INPUT: Final = "images"
 OUTPUT: Final = "logits"
 
 
-def write_safetensors(network: Network, description: ModelDescription) -> bytes:
+def write_safetensors(network: nn.Module, description: ModelDescription) -> bytes:
     """Return the weights under the names of the state dict."""
     from safetensors.torch import save
 
@@ -31,7 +30,7 @@ def write_safetensors(network: Network, description: ModelDescription) -> bytes:
     return save(state, description.to_metadata())
 
 
-def write_pt2(network: Network, description: ModelDescription) -> bytes:
+def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
     """Return the program of `torch.export`, with a dynamic batch."""
     buffer = io.BytesIO()
     extra_files = {PT2_DESCRIPTION: json.dumps(description.to_metadata())}
@@ -39,7 +38,7 @@ def write_pt2(network: Network, description: ModelDescription) -> bytes:
     return buffer.getvalue()
 
 
-def write_onnx(network: Network, description: ModelDescription) -> bytes:
+def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
     """Return the graph of torch's ONNX exporter, with a dynamic batch."""
     program = torch.onnx.export(
         _export_program(network, description),
@@ -58,12 +57,12 @@ def write_onnx(network: Network, description: ModelDescription) -> bytes:
     return content
 
 
-def write_python(network: Network, description: ModelDescription) -> bytes:
+def write_python(network: nn.Module, description: ModelDescription) -> bytes:
     """Return a module that does not depend on this program."""
     return write_module(description).encode()
 
 
-Writer = Callable[[Network, ModelDescription], bytes]
+Writer = Callable[[nn.Module, ModelDescription], bytes]
 WRITERS: Final[dict[str, Writer]] = {
     "safetensors": write_safetensors,
     "pt2": write_pt2,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import DataError
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.exporting import ExportRequest, describe_model
 from eatnas_training.export.features import StageFeatures
 from eatnas_training.export.model_files import read_pt2, read_safetensors, require_file
 from eatnas_training.export.preprocessing import ImageTransform
-from eatnas_training.network import Network
+
+if TYPE_CHECKING:
+    from eatnas_training.network import Network
 
 
 class ExportedProgramNetwork(nn.Module):
@@ -65,11 +66,12 @@ def load_checkpoint(request: Mapping[str, Any], *, features_only: bool) -> nn.Mo
     return _of_network(network, description, features_only=features_only)
 
 
-def _of_network(network: Network, description: ModelDescription, *, features_only: bool) -> nn.Module:
+def _of_network(network: nn.Module, description: ModelDescription, *, features_only: bool) -> nn.Module:
     if not features_only:
         return _finish(network, description)
-    architecture = Architecture.parse(description.architecture)
-    return _finish(StageFeatures(network, architecture, description.network_macro), description)
+    macro = description.require_macro("features_only")
+    architecture = macro.parse(description.architecture)
+    return _finish(StageFeatures(cast("Network", network), architecture, macro), description)
 
 
 def _finish(module: nn.Module, description: ModelDescription) -> nn.Module:

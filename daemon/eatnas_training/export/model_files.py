@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eatnas_db.errors import DataError, NotFoundError
 from eatnas_training.error_messages import first_line
 from eatnas_training.export.checkpoint_network import network_of
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import INPUT, PT2_DESCRIPTION, SUFFIXES, missing_onnx
-from eatnas_training.network import Network
 
 Forward = Callable[[Tensor], Tensor]
 """Maps normalized images, float32 `[N, C, side, side]`, to logits `[N, classes]`."""
@@ -60,7 +59,7 @@ def require_file(path: Path) -> None:
         raise NotFoundError(f"no file {path}; `eatnas-db export` writes models")
 
 
-def read_safetensors(path: Path) -> tuple[Network, ModelDescription]:
+def read_safetensors(path: Path) -> tuple[nn.Module, ModelDescription]:
     """Return the network and the description of a safetensors file. Raises `DataError`."""
     from safetensors import SafetensorError, safe_open
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from eatnas_db.domain.architecture import Architecture, Block
-from eatnas_db.domain.cost import EXPANSION
 from eatnas_db.domain.macro import Macro
+from eatnas_db.domain.operators import EXPANSION
+from eatnas_db.errors import DataError
 from eatnas_training.export.description import ModelDescription, Preprocessing
 from eatnas_training.network import EPSILON
 
@@ -166,7 +167,10 @@ _RESIZE_PILLOW: Final = '''def preprocess(image):
 
 def write_module(description: ModelDescription) -> str:
     """Return the source of a module that builds the network and loads its weights."""
-    preprocessing, macro, task = description.preprocessing, description.network_macro, description.network_task
+    preprocessing, task = description.preprocessing, description.network_task
+    macro = description.require_macro("the format python")
+    if macro.has_own_operators:
+        raise DataError(f"the format python knows the operators of EAT-NAS alone; export {description.search} as pt2")
     head = _HEAD.format(
         candidate=description.candidate,
         search=description.search,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_training.network import Layer, Network
+from eatnas_training.network import Network, ResidualLayer
 
 
 class ConvNorm(NamedTuple):
@@ -64,7 +64,7 @@ def split_network(model: Network, architecture: Architecture) -> NetworkParts:
 
 
 def _split_layer(module: nn.Module) -> LayerParts:
-    if not isinstance(module, Layer):
+    if not isinstance(module, ResidualLayer):
         return LayerParts(_conv_norms(module.children()))
     body = _conv_norms(module.body.children())
     if isinstance(module.shortcut, nn.Identity):

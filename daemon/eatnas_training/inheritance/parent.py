@@ -10,13 +10,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
+from eatnas_db.spaces import read_space
 from eatnas_protocol.messages import Assign
-from eatnas_training import checkpoint, network
+from eatnas_training import checkpoint
+from eatnas_training.building import build
 from eatnas_training.data.batches import LoadedData
 from eatnas_training.failures import ParentMissingError
-from eatnas_training.inheritance.transfer import NetworkSpec, inherit_weights
+from eatnas_training.inheritance.transfer import NetworkSpec, inherit
 
 COMPARED_IMAGES: Final = 256
 """Validation images on which the logits of parent and child are compared."""
@@ -32,7 +33,8 @@ class TrainedNetwork:
 
 def spec_of(assign: Assign) -> NetworkSpec:
     """Return the network of an assignment."""
-    return NetworkSpec(Architecture.from_code(assign.code), Macro.from_json(assign.macro), Task(**assign.task))
+    space = read_space(assign.macro)
+    return NetworkSpec(space.from_code(assign.code), space, Task(**assign.task))
 
 
 def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[Assign]]:
@@ -56,7 +58,7 @@ def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[A
 
 
 def inherit_from(
-    parent: TrainedNetwork, model: network.Network, assign: Assign, data: LoadedData
+    parent: TrainedNetwork, model: nn.Module, assign: Assign, data: LoadedData
 ) -> tuple[float, float | None]:
     """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
 
@@ -68,10 +70,10 @@ def inherit_from(
     # Weights from a file and from a training in this process may differ in memory layout, and a sum in another order
     # has other bits.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
-    inheritance = inherit_weights(weights, parent.spec, model, child)
+    inheritance = inherit(weights, parent.spec, model, child)
     if parent.spec.task != child.task:
         return inheritance.share, None
-    source = network.build(parent.spec.architecture, parent.spec.macro, parent.spec.task)
+    source = build(parent.spec.architecture, parent.spec.macro, parent.spec.task)
     source.load_state_dict(weights)
     images, _ = data.held_out.between(0, min(COMPARED_IMAGES, len(data.held_out.labels)))
     before, after = (_logits(net, images.cpu()) for net in (source, model))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.space_definition import SpaceDefinition
+from eatnas_db.errors import PluginError
+from eatnas_db.plugins import Plugin
+from eatnas_training.building import build
 from eatnas_training.inheritance.channel_statistics import (
     layer_input_weights,
     moments_after_layer,
@@ -18,15 +23,15 @@ from eatnas_training.inheritance.channel_statistics import (
 )
 from eatnas_training.inheritance.copying import WeightCopier
 from eatnas_training.inheritance.network_parts import split_network
-from eatnas_training.network import Network, build
+from eatnas_training.network import Network
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkSpec:
-    """The arguments of `network.build`."""
+    """The arguments of `building.build`."""
 
     architecture: Architecture
-    macro: Macro
+    macro: SpaceDefinition
     task: Task
 
 
@@ -44,6 +49,17 @@ class Inheritance:
     reinitialized_blocks: tuple[int, ...]
 
 
+def inherit(
+    parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
+) -> Inheritance:
+    """Write the parent's weights into `model` in the way of the child's space. Raises `PluginError`."""
+    reference = child.macro.inheritance
+    if reference is None:
+        raise PluginError(f"space {child.macro.name} says no way to inherit weights; use inheritance.weights: fresh")
+    inheritance: Inheritance = Plugin(reference, reference).load()(parent_state, parent, model, child)
+    return inheritance
+
+
 def inherit_weights(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: Network, child: NetworkSpec
 ) -> Inheritance:
@@ -53,7 +69,7 @@ def inherit_weights(
     the state of the parent's network, `ValueError` if the two have different numbers of blocks.
     """
     with torch.device("meta"):
-        source = build(parent.architecture, parent.macro, parent.task)
+        source = cast("Network", build(parent.architecture, parent.macro, parent.task))
     source.load_state_dict(parent_state, assign=True)
     with torch.no_grad():
         return _transfer(source, parent, model, child)
@@ -61,7 +77,8 @@ def inherit_weights(
 
 def _transfer(source: Network, parent: NetworkSpec, model: Network, child: NetworkSpec) -> Inheritance:
     old, new = split_network(source, parent.architecture), split_network(model, child.architecture)
-    old_strides, new_strides = ((spec.macro.stem_stride, spec.macro.strides) for spec in (parent, child))
+    old_macro, new_macro = cast("Macro", parent.macro), cast("Macro", child.macro)
+    old_strides, new_strides = ((macro.stem_stride, macro.strides) for macro in (old_macro, new_macro))
     copier = WeightCopier(exact=old_strides == new_strides and parent.task == child.task)
 
     old_moments = moments_after_relu(old.stem.norm)

@@ -1,0 +1,154 @@
+"""Operators: what a layer of a block computes, its cost, the module that computes it, and what a child inherits.
+
+`sep`, `mb3` and `mb6` are the operators of EAT-NAS. A package adds others by an entry point of the group
+`eatnas_db.operators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+EXPANSION: Final = {"mb3": 3, "mb6": 6}
+
+
+class Layer(NamedTuple):
+    """One layer of a block: it maps `inputs` channels of `side` x `side` pixels to `outputs` channels.
+
+    `skip`: the block asks for a shortcut. Only the first layer of a block has a `stride` above 1.
+    """
+
+    kernel: int
+    skip: bool
+    inputs: int
+    outputs: int
+    side: int
+    stride: int
+
+    @property
+    def output_side(self) -> int:
+        """The side of the output in pixels."""
+        return output_side(self.side, self.stride)
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the output has the shape of the input, so that an identity can be its shortcut."""
+        return self.stride == 1 and self.inputs == self.outputs
+
+
+class Part(NamedTuple):
+    """The cost of one part of a layer for one image.
+
+    `kept`: the values that it keeps for the backward pass. `held`: further values that are in memory while a training
+    step computes the part. `validation`: the values that are in memory while a validation step computes it.
+    """
+
+    params: int
+    mult_adds: int
+    kept: int
+    held: int = 0
+    validation: int = 0
+
+
+class LayerCost(NamedTuple):
+    """The cost of a whole layer: the sums of its parts, and the most memory that one of them needs."""
+
+    params: int
+    mult_adds: int
+    kept: int
+    training: int
+    validation: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Operator:
+    """An operator by name.
+
+    `count` returns the parts of a layer, in the order of their computation. It is pure and needs no torch. `module` is
+    the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only workers
+    import it. `inherit` is the reference of a function that copies weights from a parent's layer to its child's and
+    returns the number of copied elements; None: such a layer keeps its initial weights.
+    """
+
+    name: str
+    count: Callable[[Layer], Iterable[Part]]
+    module: str
+    inherit: str | None = None
+
+
+def output_side(side: int, stride: int) -> int:
+    """Return the side of a convolution's output. The padding is k // 2, so only the stride reduces the side."""
+    return (side - 1) // stride + 1
+
+
+def convolution(
+    kernel: int, inputs: int, outputs: int, side: int, *, stride: int = 1, groups: int = 1, beside: int = 0
+) -> Part:
+    """Count a convolution without bias and its batch norm; a ReLU after them adds nothing.
+
+    `side` is that of the input. `beside`: values of a shortcut that stay in memory next to it.
+    """
+    after = output_side(side, stride)
+    weights = kernel * kernel * inputs * outputs // groups
+    read, written = inputs * side * side, outputs * after * after
+    return Part(
+        params=weights + 2 * outputs,
+        mult_adds=weights * after * after,
+        kept=2 * written,
+        held=read + written,
+        validation=beside + read + 2 * written,
+    )
+
+
+@lru_cache(maxsize=65536)
+def count_layer(operator: Operator, layer: Layer) -> LayerCost:
+    """Return the cost of a layer."""
+    params = mult_adds = kept = training = validation = 0
+    for part in operator.count(layer):
+        params += part.params
+        mult_adds += part.mult_adds
+        kept += part.kept
+        training = max(training, kept + part.held)
+        validation = max(validation, part.validation)
+    return LayerCost(params, mult_adds, kept, training, validation)
+
+
+def _count_separable(layer: Layer) -> list[Part]:
+    result = layer.outputs * layer.output_side**2
+    shortcut = layer.inputs * layer.side**2 if layer.skip and layer.keeps_shape else 0
+    parts = [
+        convolution(layer.kernel, layer.inputs, layer.inputs, layer.side, stride=layer.stride, groups=layer.inputs),
+        convolution(1, layer.inputs, layer.outputs, layer.output_side, beside=shortcut),
+    ]
+    # The next convolution keeps the sum of a body without a last norm and its shortcut.
+    return [*parts, Part(0, 0, kept=result)] if shortcut else parts
+
+
+def _count_bottleneck(expansion: int) -> Callable[[Layer], list[Part]]:
+    def count(layer: Layer) -> list[Part]:
+        hidden, after = expansion * layer.inputs, layer.output_side
+        shortcut = layer.inputs * layer.side**2 if layer.skip else 0
+        parts = [
+            convolution(1, layer.inputs, hidden, layer.side),
+            convolution(layer.kernel, hidden, hidden, layer.side, stride=layer.stride, groups=hidden, beside=shortcut),
+            convolution(1, hidden, layer.outputs, after, beside=shortcut),
+        ]
+        if layer.skip and not layer.keeps_shape:
+            # The bypass keeps the input of its norm; the sum of both branches replaces the output of the body's norm.
+            bypass = convolution(1, layer.inputs, layer.outputs, after)
+            parts.append(Part(bypass.params, bypass.mult_adds, kept=layer.outputs * after**2))
+        return parts
+
+    return count
+
+
+BUILT_IN_OPERATORS: Final = (
+    Operator("sep", _count_separable, "eatnas_training.network:separable_layer"),
+    *(
+        Operator(name, _count_bottleneck(expansion), f"eatnas_training.network:{name}_layer")
+        for name, expansion in EXPANSION.items()
+    ),
+)
+"""The operators of EAT-NAS, cheapest first. `eatnas_training.inheritance` knows the layers of all three."""

@@ -1,0 +1,99 @@
+"""The interface of a search space: its primitives, its codes, what is effective, the cost, and how it builds.
+
+`Macro` is EAT-NAS's space and `CellMacro` that of NAS-Bench-201. A package adds others by an entry point of the group
+`eatnas_db.spaces`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from eatnas_db.domain.architecture import Architecture, ChoiceBlock, PrimitiveValue
+from eatnas_db.errors import InvalidArchitectureError
+
+if TYPE_CHECKING:
+    from eatnas_db.domain.cost import Cost
+    from eatnas_db.domain.macro import Task
+
+Primitives = Mapping[str, tuple[PrimitiveValue, ...]]
+"""The values of each primitive of a block, cheapest first: an earlier value never makes a network larger."""
+
+
+class SpaceDefinition(ABC):
+    """The primitives of each block, and the network around the blocks.
+
+    All methods are pure, and none needs torch: the daemon calls them to decide births. Only workers import `network`,
+    the reference `module:name` of a function from an architecture, the definition and a task to a `torch.nn.Module`,
+    and `inheritance`, that of a function which writes a parent's weights into a child; None: no child inherits.
+    """
+
+    name: str
+    network: ClassVar[str]
+    inheritance: ClassVar[str | None] = None
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Primitives, ...]:
+        """The primitives of each block with their values, cheapest first."""
+
+    @abstractmethod
+    def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
+        """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
+
+    def effective(self, architecture: Architecture) -> Architecture:
+        """Return the one architecture that represents all that build the same network."""
+        return architecture
+
+    def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Any:
+        """Return the block at `position` (from 0) with these values, in the order of its primitives."""
+        return ChoiceBlock(tuple(zip(self.blocks[position], values, strict=True)))
+
+    def parse_block(self, position: int, text: str) -> Any:
+        """Return the block at `position` from its text. Raises `InvalidArchitectureError` without the position."""
+        return ChoiceBlock.parse(text, self.blocks[position])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the record stores of the space, as plain JSON values."""
+        return {"name": self.name}
+
+    @cached_property
+    def variable(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
+        """The position of every block that can change, with the primitives that have several values."""
+        several = (
+            (position, tuple(name for name, values in primitives.items() if len(values) > 1))
+            for position, primitives in enumerate(self.blocks)
+        )
+        return tuple((position, names) for position, names in several if names)
+
+    def parse(self, text: str) -> Architecture:
+        """Parse the stored text of an architecture. Raises `InvalidArchitectureError`, which names the block."""
+        blocks = []
+        for position, part in enumerate(text.split("/")):
+            try:
+                # The text may belong to a space with more blocks, which its reader reports.
+                blocks.append(self.parse_block(min(position, len(self.blocks) - 1), part))
+            except InvalidArchitectureError as error:
+                raise InvalidArchitectureError(f"block {position + 1}: {error}") from None
+        return Architecture(tuple(blocks))
+
+    def to_code(self, architecture: Architecture) -> Any:
+        """Return the architecture as JSON values, for a worker."""
+        return str(architecture)
+
+    def from_code(self, code: Any) -> Architecture:
+        """Return the architecture that `to_code` was called on."""
+        return self.parse(str(code))
+
+    def digest_text(self, effective: Architecture) -> str:
+        """Return the text that identifies the network of an effective architecture among those of all spaces."""
+        return f"{self.name}:{effective}"
+
+    def require_block_count(self, architecture: Architecture) -> None:
+        """Raise `InvalidArchitectureError` unless the architecture has as many blocks as the space."""
+        if len(architecture.blocks) != len(self.blocks):
+            raise InvalidArchitectureError(
+                f"space {self.name} has {len(self.blocks)} blocks, but the architecture has {len(architecture.blocks)}"
+            )
