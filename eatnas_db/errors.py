@@ -49,6 +49,10 @@ class DataError(EatnasError):
     """A data set is unknown, missing or damaged."""
 
 
+class MetricError(EatnasError):
+    """A training has no usable value of a metric that the search optimizes."""
+
+
 class PluginError(EatnasError):
     """A plug-in is not installed, cannot be loaded, has changed, or does not keep what its interface demands."""
 

@@ -1,17 +1,35 @@
-"""Record the scores of a finished training and its use of memory."""
+"""Record the scores of a finished training, its measurements and its use of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, insert, or_, update
 
 from eatnas_db.leases import LeaseToken
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import score
+from eatnas_db.schema.trainings import measurement, score
 
 _INSERT_SCORE: Final = insert(score)
+_INSERT_MEASUREMENT: Final = insert(measurement)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A row of the table of measurements, which describes the columns."""
+
+    metric: str
+    device: str
+    device_name: str
+    batch: int
+    threads: int
+    runs: int
+    median: float
+    low: float
+    high: float
+    quiet: bool | None
 
 
 def insert_scores(
@@ -30,6 +48,13 @@ def insert_scores(
         for metric, value in metrics.items()
     ]
     connection.execute(_INSERT_SCORE, rows)
+
+
+def insert_measurements(connection: Connection, token: LeaseToken, measurements: Sequence[Measurement]) -> None:
+    """Insert a row for each measurement; without any, no statement is executed."""
+    if measurements:
+        key = {"candidate_id": token.candidate, "attempt": token.attempt}
+        connection.execute(_INSERT_MEASUREMENT, [{**asdict(measured), **key} for measured in measurements])
 
 
 _RAISE_MEMORY_SHARE: Final = (

@@ -6,6 +6,7 @@ generated from the table of edges in `domain.states`. A write with an outdated l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -40,7 +41,7 @@ from eatnas_db.leases import (
 )
 from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.schema.candidates import PENDING, candidate
-from eatnas_db.scores import insert_scores, raise_memory_share
+from eatnas_db.scores import Measurement, insert_measurements, insert_scores, raise_memory_share
 from eatnas_db.text_encoding import to_storable
 
 _LEASE_NEXT: Final = (
@@ -116,12 +117,16 @@ def record_score(
     logit_distance: float | None = None,
     peak_bytes: int | None = None,
     memory_share: float | None = None,
+    objectives: Sequence[float] | None = None,
+    measurements: Sequence[Measurement] = (),
 ) -> None:
     """End an attempt with a score.
 
-    `objective`: the metric that the search optimizes. `memory_share`: the memory used as a share of the estimate by
-    `domain.memory_estimate`; the search keeps the largest. Raises `StaleLeaseError`.
+    `objective`: the metric that the search optimizes. `objectives`: the values of several objectives, in the order of
+    the spec. `memory_share`: the memory used as a share of the estimate by `domain.memory_estimate`; the search keeps
+    the largest. Raises `StaleLeaseError`.
     """
+    several: dict[str, Any] = {} if objectives is None else {"objectives": list(objectives)}
     search_id = _move(
         connection,
         Transition.SCORE,
@@ -133,6 +138,7 @@ def record_score(
         lineage_epochs=lineage_epochs,
         share_inherited=share_inherited,
         logit_distance=logit_distance,
+        **several,
     )
     end_attempt(
         connection,
@@ -147,6 +153,7 @@ def record_score(
     if memory_share is not None:
         raise_memory_share(connection, search_id, memory_share)
     insert_scores(connection, token, metrics, seed=seed, provenance_id=store_provenance(connection, provenance))
+    insert_measurements(connection, token, measurements)
     if TEST_ACCURACY in metrics:
         detail = {"accuracy": metrics[TEST_ACCURACY]}
         record_attempt_event(connection, now, "tested", search_id, token, detail)

@@ -24,6 +24,7 @@ class Assign:
     `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
     test images. No other training reads these.
     `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
+    `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
     """
 
     candidate: int
@@ -42,6 +43,7 @@ class Assign:
     ancestors: list[dict[str, Any]] = field(default_factory=list)
     final_model: bool = False
     data_state: dict[str, Any] | None = None
+    latency: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ class Unavailable:
 class Phase:
     """The training enters a phase.
 
-    `phase` is `loading`, `building`, `training`, `validating`, `testing`, `saving`, `restoring` or `disk full`.
+    `phase` is `loading`, `building`, `training`, `validating`, `testing`, `measuring`, `saving`, `restoring` or
+    `disk full`.
     """
 
     candidate: int
@@ -203,6 +206,8 @@ class Finished:
     parent's logits. None if nothing was inherited; the distance is also None if the tasks differ.
     `precision`: the precision used, `float32` or `bfloat16`; `mixed` if devices of both kinds took part.
     `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data set.
+    `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and `latency_high`,
+    on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if unknown.
     """
 
     candidate: int
@@ -216,6 +221,11 @@ class Finished:
     precision: str = "float32"
     peak_bytes: int | None = None
     images_bytes: int = 0
+    latency_ms: float | None = None
+    latency_low: float | None = None
+    latency_high: float | None = None
+    latency_device: str | None = None
+    latency_quiet: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

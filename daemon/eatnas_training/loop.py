@@ -7,10 +7,11 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 
+from eatnas_db.domain.macro import Task
 from eatnas_db.errors import DataError
 from eatnas_protocol.messages import (
     AncestorRetrained,
@@ -27,6 +28,7 @@ from eatnas_training import checkpoint
 from eatnas_training.data.loading import forget_loaded_data
 from eatnas_training.failures import failure_kind, is_cuda_error
 from eatnas_training.inheritance.parent import TrainedNetwork, find_nearest_ancestor, spec_of
+from eatnas_training.latency import Latency, LatencyMeasurement, load_of_other_processes
 from eatnas_training.state import identity_of
 from eatnas_training.steps import Clock, StepRunner, require_finite
 from eatnas_training.worker_protocol import StopRequest
@@ -132,7 +134,13 @@ class Training:
             loss, accuracy = test
         assert loss is not None
         assert accuracy is not None
-        yield self._finished(loss, accuracy)
+        latency = None
+        if self.assign.latency is not None:
+            yield Phase(*self._token, "measuring")
+            latency = yield from self._measure_latency(self.assign.latency)
+            if latency is None:
+                return
+        yield self._finished(loss, accuracy, latency)
 
     def _load(self) -> Generator[Report, None, bool]:
         """Load the images; return False if stopped. Decoding a large folder takes minutes."""
@@ -206,6 +214,27 @@ class Training:
         require_finite(loss, self.runner.state.epoch)
         return loss / count, correct / count
 
+    def _measure_latency(self, settings: dict[str, Any]) -> Generator[Report, None, Latency | None]:
+        """Return the latency of the trained network, or None if stopped. It does not count as device time."""
+        state = self.runner.state
+        measurement = LatencyMeasurement(
+            state.model,
+            Task(**self.assign.task),
+            settings,
+            device=self.runner.device,
+            precision=state.precision,
+            clock=self.monotonic,
+            other_load=load_of_other_processes,
+        )
+        for latency in measurement.steps():
+            if latency is not None:
+                return latency
+            if (request := self.stop_request()) is not StopRequest.NONE:
+                yield from self._stop(request)
+                break
+            yield from self._progress()
+        return None
+
     def _epoch_report(self, validation: tuple[float, float] | None) -> EpochDone:
         runner, state = self.runner, self.runner.state
         val_loss, val_accuracy = validation or (None, None)
@@ -223,9 +252,9 @@ class Training:
             ended_at=self.wall_clock(),
         )
 
-    def _finished(self, loss: float, accuracy: float) -> Finished:
+    def _finished(self, loss: float, accuracy: float, latency: Latency | None) -> Finished:
         state = self.runner.state
-        return Finished(
+        finished = Finished(
             candidate=self.assign.candidate,
             attempt=self.assign.attempt,
             accuracy=accuracy,
@@ -236,6 +265,7 @@ class Training:
             logit_distance=state.logit_distance,
             precision=state.precision,
         )
+        return finished if latency is None else _with_latency(finished, latency)
 
     def save(self) -> Iterator[Report]:
         """Write a checkpoint between two batches; on a full disk wait for space or for a stop request."""
@@ -269,3 +299,14 @@ class Training:
             device_seconds=self.device_seconds,
             memory_bytes=0 if device == "cpu" else torch.cuda.memory_reserved(device),
         )
+
+
+def _with_latency(report: Finished, latency: Latency) -> Finished:
+    return replace(
+        report,
+        latency_ms=latency.median,
+        latency_low=latency.low,
+        latency_high=latency.high,
+        latency_device=latency.device_name,
+        latency_quiet=latency.quiet,
+    )

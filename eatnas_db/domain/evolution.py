@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.dominance import Values, rank_and_crowding
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import DigestLookup, Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
@@ -22,13 +23,17 @@ GUIDED_MIN_SCORES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of the population; `joined` is the step at which it joined."""
+    """A member of the population; `joined` is the step at which it joined.
+
+    `values` are the values of several objectives, the greater the better; empty with one objective.
+    """
 
     candidate_id: int
     birth: int
     joined: int
     fitness: float
     code: str
+    values: Values = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,15 @@ def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -
 
 
 def rank(population: Sequence[Member]) -> list[Member]:
-    """Sort by fitness, the fittest first; ties go to the older member."""
-    return sorted(population, key=lambda member: (-member.fitness, member.birth))
+    """Sort by fitness, the fittest first; ties go to the older member.
+
+    With several objectives, sort by front and crowding distance, as NSGA-II does.
+    """
+    by_age = sorted(population, key=lambda member: member.birth)
+    if by_age and by_age[0].values:
+        keys = rank_and_crowding([member.values for member in by_age])
+        return [by_age[place] for place in sorted(range(len(by_age)), key=keys.__getitem__)]
+    return sorted(by_age, key=lambda member: -member.fitness)
 
 
 def run_tournament(population: Sequence[Member], size: int, rng: KeyedRng) -> Member:

@@ -17,6 +17,11 @@ BUILT_IN_METRICS: Final = (VALIDATION_ACCURACY, VALIDATION_LOSS)
 """The metrics that the built-in training measures after each epoch."""
 TEST_ACCURACY: Final = "test_accuracy"
 """The metric of final models; a search never sees it."""
+PARAMS: Final = "params"
+MULT_ADDS: Final = "mult_adds"
+LATENCY: Final = "latency_ms"
+COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
+"""The metrics of several objectives that are no scores: no training measures them."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
 """The names of metrics. The tables have 32 characters for them, and MLflow permits these characters."""
 
@@ -53,8 +58,14 @@ class Objective:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Objective:
-        """Return the objective of a stored spec, which leaves out `metric` and `direction` at their defaults."""
+        """Return the objective of a stored spec, which leaves out `metric` and `direction` at their defaults.
+
+        Of several objectives, it is the first that the training measures.
+        """
         section = spec["objective"]
+        for entry in section.get("metrics") or ():
+            if entry["metric"] not in COST_METRICS:
+                return cls(entry["metric"], Direction(entry["direction"]))
         return cls(
             metric=section.get("metric", VALIDATION_ACCURACY),
             direction=Direction(section.get("direction", Direction.MAXIMIZE)),

@@ -11,10 +11,12 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.final_recipe import final_recipe
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.objective import BUILT_IN_METRICS, METRIC_PATTERN, VALIDATION_ACCURACY, VALIDATION_LOSS
+from eatnas_db.domain.objectives import DIRECTIONS
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
 from eatnas_db.domain.spec_final import FinalSpec
+from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
@@ -148,7 +150,7 @@ class EvolutionSpec(SpecSection):
 class ObjectiveSpec(SpecSection):
     """The metric to optimize, the definition of fitness, and hard limits on proposed architectures."""
 
-    stored_if_set = frozenset({"metric", "direction"})
+    stored_if_set = frozenset({"metric", "direction", "metrics"})
 
     metric: str = Field(
         VALIDATION_ACCURACY, pattern=METRIC_PATTERN, description="the metric of the last epoch that decides fitness"
@@ -160,6 +162,16 @@ class ObjectiveSpec(SpecSection):
     exponent: float = Field(-0.07, ge=-10, le=10)
     max_params: int | None = Field(None, ge=1, le=MAX_BIGINT)
     max_mult_adds: int | None = Field(None, ge=1, le=MAX_BIGINT)
+    metrics: tuple[MetricSpec, ...] | None = Field(None, description="several objectives; see the page on them")
+
+    @model_validator(mode="after")
+    def _require_one_form(self) -> ObjectiveSpec:
+        alone = self.model_fields_set & {"metric", "direction"}
+        if self.metrics is not None and self.target_mult_adds is not None:
+            raise ValueError("target_mult_adds and metrics cannot be combined; add mult_adds to the metrics instead")
+        if self.metrics is not None and alone:
+            raise ValueError(f"{min(alone)} and metrics cannot be combined; describe every metric in metrics")
+        return self
 
 
 class BudgetSpec(SpecSection):
@@ -269,6 +281,27 @@ class SearchSpec(SpecSection):
         if isinstance(value, str) and value not in PRESETS:
             raise ValueError(describe_unknown(value, PRESETS, "space"))
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_objectives(cls, tree: Any) -> Any:
+        return expand_objectives(tree)
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> SearchSpec:
+        metrics = self.objective.metrics
+        if metrics is not None:
+            try:
+                require_metrics(metrics, DIRECTIONS)
+            except ValueError as error:
+                raise ValueError(f"objective.metrics: {error}") from None
+            require_population(metrics, self.evolution.population)
+            if self.evolution.births == "guided":
+                raise ValueError(
+                    "evolution.births: guided models one objective and cannot be combined with objective.metrics; "
+                    "use births: mutation"
+                )
+        return self
 
     @model_validator(mode="after")
     def _training_measures_the_metric(self) -> SearchSpec:

@@ -63,8 +63,11 @@ def _describe_unknown_key(location: Sequence[str], model: type[BaseModel]) -> st
 def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_unions: bool = True) -> list[str]:
     """Return the keys of the section at `location`, or none if that is not a section."""
     for part in location:
+        if part.isdecimal():  # an entry of a list, which has the keys of all entries
+            continue
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        options = [annotation, *get_args(annotation)] if include_unions else [annotation]
+        arguments = get_args(annotation) if include_unions else ()
+        options = [annotation, *arguments, *(inner for option in arguments for inner in get_args(option))]
         sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
         if not sections:
             return []

@@ -5,7 +5,7 @@ A settled birth never changes, so a search that is in use can be replayed up to 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -15,17 +15,24 @@ from sqlalchemy import Connection, Engine, and_, func, select
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
 from eatnas_db.domain.macro import Task
-from eatnas_db.domain.objective import TEST_ACCURACY, Limits, Objective
+from eatnas_db.domain.objective import MULT_ADDS, PARAMS, TEST_ACCURACY, Limits, Objective
+from eatnas_db.domain.objectives import (
+    choose_reference,
+    list_objectives,
+    orient_values,
+    relative_hypervolume,
+    select_values,
+)
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import CandidateState, Origin, SearchKind
 from eatnas_db.domain.transfer import PerturbationLimits
-from eatnas_db.errors import EatnasError
+from eatnas_db.errors import EatnasError, MetricError
 from eatnas_db.integrity import violations
 from eatnas_db.integrity.violations import Violation
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.searches import step
-from eatnas_db.schema.trainings import score
+from eatnas_db.schema.trainings import measurement, score
 from eatnas_db.spaces import read_space
 
 _BATCH: Final = 2000
@@ -48,6 +55,7 @@ class _ReplayedBirth(NamedTuple):
     joined: int | None
     left: int | None
     accuracy: float | None
+    objectives: list[float] | None
     measured: float | None
 
 
@@ -57,6 +65,7 @@ class _StoredStep(NamedTuple):
     spread: float | None
     best: float | None
     quality: float | None
+    hypervolume: float | None
 
 
 @dataclass(slots=True)
@@ -108,6 +117,13 @@ class _Replay:
         self._step = 0
         self._unapplied: deque[_ReplayedBirth] = deque()
         self._steps: dict[int, _StoredStep] = {}
+        self._objectives = list_objectives(record.spec)
+        self._selects = bool(self._objectives) and record.kind == SearchKind.EVOLUTION
+        """Whether several objectives decide its births and removals."""
+        self._metrics: dict[int, dict[str, float]] = {}
+        """The scores and measurements of the candidates of the batch, for several objectives."""
+        self._initial_values: list[list[float]] = []
+        """The values of the objectives of the initial births."""
         self._initial: InitialArchitecture | None = None
 
     def run(self) -> None:
@@ -117,6 +133,7 @@ class _Replay:
             with read_transaction(self._engine) as connection:
                 births = self._read_births(connection, first)
                 self._steps |= self._read_steps(connection, first)
+                self._metrics = self._read_metrics(connection, first) if self._objectives else {}
                 if first == 0 and births:
                     self._initial = self._read_initial(connection, births[0])
             if not births:
@@ -132,7 +149,7 @@ class _Replay:
             score.c.candidate_id == candidate.c.id, score.c.metric.in_((self._objective.metric, TEST_ACCURACY))
         )
         measured = select(func.max(score.c.value)).where(is_measure).correlate(candidate).scalar_subquery()
-        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left", "accuracy")]
+        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left", "accuracy", "objectives")]
         query = (
             select(
                 candidate.c.id,
@@ -162,10 +179,26 @@ class _Replay:
         return [_ReplayedBirth._make(row) for row in connection.execute(query)]
 
     def _read_steps(self, connection: Connection, first: int) -> dict[int, _StoredStep]:
-        query = select(step.c.number, step.c.size, step.c.mean, step.c.spread, step.c.best, step.c.quality).where(
+        query = select(step.c.number, *(step.c[name] for name in _StoredStep._fields)).where(
             step.c.search_id == self._record.id, step.c.number > first, step.c.number <= first + _BATCH
         )
         return {row[0]: _StoredStep(*row[1:]) for row in connection.execute(query)}
+
+    def _read_metrics(self, connection: Connection, first: int) -> dict[int, dict[str, float]]:
+        metrics: dict[int, dict[str, float]] = defaultdict(dict)
+        for table, value in ((score, score.c.value), (measurement, measurement.c.median)):
+            query = (
+                select(table.c.candidate_id, table.c.metric, value)
+                .join(candidate, candidate.c.id == table.c.candidate_id)
+                .where(
+                    candidate.c.search_id == self._record.id,
+                    candidate.c.birth >= first,
+                    candidate.c.birth < first + _BATCH,
+                )
+            )
+            for candidate_id, metric, measured in connection.execute(query):
+                metrics[candidate_id][metric] = measured
+        return metrics
 
     def _read_initial(self, connection: Connection, first: _ReplayedBirth) -> InitialArchitecture | None:
         record = self._record
@@ -236,7 +269,17 @@ class _Replay:
         if birth.origin == Origin.FINAL:  # A final model is not judged by its cost.
             return birth.fitness == birth.measured
         fitness = self._objective.fitness(birth.measured, birth.mult_adds)
-        return (birth.accuracy, birth.fitness) == (birth.measured, fitness)
+        if (birth.accuracy, birth.fitness) != (birth.measured, fitness):
+            return False
+        return not self._objectives or self._has_objectives(birth)
+
+    def _has_objectives(self, birth: _ReplayedBirth) -> bool:
+        costs = {PARAMS: birth.params, MULT_ADDS: birth.mult_adds}
+        try:
+            values = select_values(self._objectives, {**self._metrics.get(birth.id, {}), **costs})
+        except MetricError:
+            return False
+        return birth.objectives == list(values)
 
     def _advance(self, last: int) -> None:
         """Make the recorded steps up to `last`, and compare each with what the functions decide."""
@@ -248,7 +291,10 @@ class _Replay:
     def _make_step(self, birth: _ReplayedBirth) -> None:
         record, number = self._record, self._step
         if birth.joined is not None and birth.fitness is not None:
-            self._population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code))
+            values = orient_values(self._objectives, birth.objectives or ()) if self._selects else ()
+            self._population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values))
+            if birth.objectives is not None and birth.birth < record.population:
+                self._initial_values.append(birth.objectives)
             if birth.left is not None:
                 self._leaving.setdefault(birth.left, set()).add(birth.id)
         removal = record.spec["evolution"]["removal"]
@@ -259,5 +305,15 @@ class _Replay:
         self._population = [member for member in self._population if member.candidate_id not in recorded]
         summary = summarize([member.fitness for member in self._population])
         stored = self._steps.pop(number, None)
-        if stored != _StoredStep(summary.size, summary.mean, summary.spread, summary.best, summary.quality):
+        if stored != _StoredStep(
+            summary.size, summary.mean, summary.spread, summary.best, summary.quality, self._hypervolume(number)
+        ):
             self._offenders.steps.append(f"step {number} of {record.name}")
+
+    def _hypervolume(self, number: int) -> float | None:
+        if not self._selects or number < self._record.population:
+            return None
+        reference = choose_reference(self._objectives, self._initial_values)
+        if reference is None:
+            return None
+        return relative_hypervolume(self._objectives, [member.values for member in self._population], reference)

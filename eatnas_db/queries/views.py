@@ -13,7 +13,7 @@ VIEWS: Final[dict[str, str]] = {
     "candidates": """
         SELECT c.id, s.name AS search, c.birth, c.origin, c.parent_id, c.state, c.fitness, c.accuracy, c.params,
                c.mult_adds, c.joined, c."left", c.share_inherited, c.logit_distance, c.lineage_epochs, c.code, a.digest,
-               c.created_at, c.ended_at
+               c.created_at, c.ended_at, c.objectives
         FROM eatnas_candidate AS c
         JOIN eatnas_search AS s ON s.id = c.search_id JOIN eatnas_architecture AS a ON a.id = c.architecture_id""",
     "blocks": """
@@ -43,8 +43,14 @@ VIEWS: Final[dict[str, str]] = {
         FROM eatnas_score AS t
         JOIN eatnas_candidate AS c ON c.id = t.candidate_id JOIN eatnas_search AS s ON s.id = c.search_id
         JOIN eatnas_provenance AS p ON p.id = t.provenance_id""",
+    "measurements": """
+        SELECT t.candidate_id, s.name AS search, t.metric, t.median, t.low, t.high, t.device, t.device_name, t.batch,
+               t.threads, t.runs, t.quiet, t.attempt
+        FROM eatnas_measurement AS t
+        JOIN eatnas_candidate AS c ON c.id = t.candidate_id JOIN eatnas_search AS s ON s.id = c.search_id""",
     "steps": """
-        SELECT s.name AS search, t.number, t.size, t.mean, t.spread, t.best, t.quality, t.device_seconds, t.at
+        SELECT s.name AS search, t.number, t.size, t.mean, t.spread, t.best, t.quality, t.device_seconds, t.at,
+               t.hypervolume
         FROM eatnas_step AS t JOIN eatnas_search AS s ON s.id = t.search_id""",
     "events": """
         SELECT t.id, t.at, s.name AS search, t.candidate_id, t.attempt, t.kind, t.detail

@@ -65,6 +65,7 @@ candidate = define_table(
     Column("activations", BigInteger, nullable=False),
     Column("fitness", Float),
     Column("accuracy", Float),
+    Column("objectives", JSON(none_as_null=True)),
     Column("share_inherited", Float),
     Column("logit_distance", Float),
     Column("lineage_epochs", Integer),
@@ -82,7 +83,8 @@ candidate = define_table(
 )
 """An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
 
-`accuracy` repeats the score of the metric that the search optimizes, for the Pareto front. `left` equals `joined` if
+`accuracy` repeats the score of the metric that the search optimizes, for the Pareto front. `objectives` is the list of
+the values of several objectives, in the order of the spec; null with one objective. `left` equals `joined` if
 the candidate was removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a
 re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the candidate is trained after
 it ran out of memory (`states.MemoryFallback`).

@@ -97,12 +97,15 @@ step = define_table(
     Column("spread", Float),
     Column("best", Float),
     Column("quality", Float),
+    Column("hypervolume", Float),
     Column("device_seconds", Float, nullable=False),
     Column("at", Float, nullable=False),
     rowid=False,
 )
 """The size and quality of the population after `number` settled births.
 
+`hypervolume` is that of several objectives, from the step on at which all initial births are settled; null with one
+objective.
 `device_seconds` is the device time that these births had used when they were settled. It is summed by birth and not by
 time, so that a curve is the same on one slot and on eight.
 """

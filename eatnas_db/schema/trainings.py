@@ -131,6 +131,30 @@ score = define_table(
 """A metric of a trained candidate, with its seed and provenance."""
 
 
+measurement = define_table(
+    "measurement",
+    Column("candidate_id", Id, nullable=False, primary_key=True),
+    Column("metric", String(32), primary_key=True),
+    Column("device", String(16), nullable=False),
+    Column("device_name", String(MAX_DEVICE_NAME), nullable=False),
+    Column("batch", Integer, nullable=False),
+    Column("threads", Integer, nullable=False),
+    Column("runs", Integer, nullable=False),
+    Column("median", Float, nullable=False),
+    Column("low", Float, nullable=False),
+    Column("high", Float, nullable=False),
+    Column("quiet", Boolean(name="quiet")),
+    Column("attempt", Integer, nullable=False),
+    ForeignKeyConstraint(["candidate_id", "attempt"], [attempt.c.candidate_id, attempt.c.number]),
+    rowid=False,
+)
+"""A metric that was measured on a device after the training, such as the latency in milliseconds.
+
+`median`, `low` and `high` are the quartiles of `runs` measurements. `quiet` is whether the processor had little other
+work meanwhile; null where that is unknown. It depends on the machine, so it is no score and no part of the fingerprint.
+"""
+
+
 checkpoint = define_table(
     "checkpoint",
     Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Member, Plateau
-from eatnas_db.domain.states import DesiredState
+from eatnas_db.domain.objectives import OptimizedMetric, list_objectives
+from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.queries.searches import SearchRecord, births_allowed
 
 
@@ -19,6 +20,10 @@ class AdvanceState:
     exhausted: bool
     ends_at: int | None
     plateau: Plateau | None
+    objectives: tuple[OptimizedMetric, ...] = ()
+    """The objectives of a search that has several; a search that retrains candidates selects none of them."""
+    reference: tuple[float, ...] | None = None
+    """Where the hypervolume of these begins, if it has been read."""
     population: list[Member] | None = None
     """The members after the last settled birth, if they have been read."""
     settled_failure: bool = False
@@ -37,6 +42,7 @@ class AdvanceState:
             exhausted=search.exhausted,
             ends_at=search.ends_at,
             plateau=None if mark is None or since is None else Plateau(mark, since),
+            objectives=list_objectives(search.spec) if search.kind == SearchKind.EVOLUTION else (),
         )
 
     @property

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, update
 
 from eatnas_db.domain.evolution import Member
+from eatnas_db.domain.objectives import orient_values
 from eatnas_db.queries.population import select_members
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance_state import AdvanceState
@@ -15,7 +16,12 @@ from eatnas_db.searches.advance_state import AdvanceState
 _JOIN: Final = update(candidate).where(candidate.c.id == bindparam("candidate_id")).values(joined=bindparam("step"))
 _LEAVE: Final = update(candidate).where(candidate.c.id == bindparam("candidate_id")).values(left=bindparam("step"))
 _MEMBERS: Final = select_members(
-    candidate.c.id, candidate.c.birth, candidate.c.joined, candidate.c.fitness, candidate.c.code
+    candidate.c.id,
+    candidate.c.birth,
+    candidate.c.joined,
+    candidate.c.fitness,
+    candidate.c.code,
+    candidate.c.objectives,
 )
 
 
@@ -41,4 +47,15 @@ def list_members(connection: Connection, state: AdvanceState, step: int) -> list
     rows = [*connection.execute(_MEMBERS.living, parameters)]
     if step < state.settled:
         rows += connection.execute(_MEMBERS.left_later, parameters)
-    return sorted((Member(*row) for row in rows), key=lambda member: member.birth)
+    members = (
+        Member(
+            row.id,
+            row.birth,
+            row.joined,
+            row.fitness,
+            row.code,
+            orient_values(state.objectives, row.objectives or ()),
+        )
+        for row in rows
+    )
+    return sorted(members, key=lambda member: member.birth)

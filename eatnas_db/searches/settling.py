@@ -18,6 +18,7 @@ from eatnas_db.domain.evolution import (
     summarize,
     update_plateau,
 )
+from eatnas_db.domain.objectives import orient_values
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
 from eatnas_db.errors import CollisionError
 from eatnas_db.events import record_event
@@ -25,6 +26,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search, step
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance_state import AdvanceState
+from eatnas_db.searches.hypervolume import compute_hypervolume
 from eatnas_db.searches.population import join_population, leave_population, list_members
 
 DEFAULT_FLAT_POPULATIONS: Final = 4
@@ -45,6 +47,7 @@ _SELECT_BIRTHS: Final = (
         candidate.c.state,
         candidate.c.fitness,
         candidate.c.code,
+        candidate.c.objectives,
         func.coalesce(_BIRTH_SECONDS.scalar_subquery(), 0.0).label("device_seconds"),
         func.coalesce(_PREVIOUS_SECONDS.scalar_subquery(), 0.0).label("previous_seconds"),
     )
@@ -68,6 +71,7 @@ class _Birth(NamedTuple):
     state: str
     fitness: float | None
     code: str
+    objectives: list[float] | None
     device_seconds: float
     previous_seconds: float
 
@@ -106,6 +110,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
         raise CollisionError(f"another program has settled birth {state.settled} of search {record.name!r}; try again")
     state.settled_failure |= any(birth.state == CandidateState.FAILED for birth in births)
     changes, summary = _Changes(), summarize([member.fitness for member in population])
+    hypervolume = compute_hypervolume(connection, state, population)
     seconds = births[0].previous_seconds
     for birth in births:
         state.settled += 1
@@ -113,9 +118,11 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
         if birth.state == CandidateState.SCORED:
             _change_population(state, population, birth, changes)
             summary = summarize([member.fitness for member in population])
-        changes.steps.append(_step_row(state, summary, seconds, now))
+        if birth.state == CandidateState.SCORED or hypervolume is None:
+            hypervolume = compute_hypervolume(connection, state, population)
+        changes.steps.append({**_step_row(state, summary, seconds, now), "hypervolume": hypervolume})
         if record.kind == SearchKind.EVOLUTION and record.spec["evolution"]["stop_when"] == "quality_flat":
-            _check_plateau(connection, state, summary.quality, now)
+            _check_plateau(connection, state, hypervolume if state.objectives else summary.quality, now)
     state.population = population
     join_population(connection, changes.joined)
     leave_population(connection, changes.left)
@@ -126,7 +133,8 @@ def _change_population(state: AdvanceState, population: list[Member], birth: _Bi
     """Let a scored candidate join at the present step, and let one leave if the population is over its limit."""
     assert birth.fitness is not None
     record, number = state.search, state.settled
-    population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code))
+    values = orient_values(state.objectives, birth.objectives or ())
+    population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values))
     changes.joined[birth.id] = number
     removal = record.spec["evolution"]["removal"]
     removed = select_removed(population, record.population, removal, seed=record.seed, step=number)

@@ -10,7 +10,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-TABLES = ("provenance", "attempt", "lease", "epoch", "score", "checkpoint", "event", "hold")
+TABLES = ("provenance", "attempt", "lease", "epoch", "score", "measurement", "checkpoint", "event", "hold")
 
 
 def upgrade() -> None:
@@ -107,6 +107,24 @@ def create_results() -> None:
         ),
         foreign_key("score", "provenance_id", "provenance"),
         sa.PrimaryKeyConstraint("candidate_id", "metric", "seed", name=op.f("pk_eatnas_score")),
+        rowid=False,
+    )
+    create_table(
+        "measurement",
+        sa.Column("candidate_id", ID, nullable=False),
+        sa.Column("metric", sa.String(length=32), nullable=False),
+        sa.Column("device", sa.String(length=16), nullable=False),
+        sa.Column("device_name", sa.String(length=255), nullable=False),
+        *(sa.Column(name, sa.Integer(), nullable=False) for name in ("batch", "threads", "runs")),
+        *(sa.Column(name, sa.Float(), nullable=False) for name in ("median", "low", "high")),
+        sa.Column("quiet", sa.Boolean(name="quiet"), nullable=True),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["candidate_id", "attempt"],
+            ["eatnas_attempt.candidate_id", "eatnas_attempt.number"],
+            name=op.f("fk_eatnas_measurement_candidate_id_attempt"),
+        ),
+        sa.PrimaryKeyConstraint("candidate_id", "metric", name=op.f("pk_eatnas_measurement")),
         rowid=False,
     )
 

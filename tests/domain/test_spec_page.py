@@ -4,6 +4,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from eatnas_db.domain.spec import MacroSpec, SearchSpec
+from eatnas_db.domain.spec_objective import MetricSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "search-spec.md").read_text()
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
@@ -28,7 +29,7 @@ def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
 
 def test_page_lists_exactly_the_keys_with_their_defaults():
     rows = {key: default for key, default, _ in ROW.findall(PAGE)}
-    assert rows == fields(SearchSpec) | fields(MacroSpec, "space.")
+    assert rows == fields(SearchSpec) | fields(MacroSpec, "space.") | fields(MetricSpec, "metric.")
 
 
 def test_page_lists_every_choice():

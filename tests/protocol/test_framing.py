@@ -27,7 +27,9 @@ BY_ANNOTATION = {
     "dict[str, str]": st.dictionaries(texts, texts, max_size=3),
     "dict[str, str | None] | None": st.none() | st.dictionaries(texts, st.none() | texts, max_size=3),
     "dict[str, Any]": mappings,
-    "list[list[int | float]]": st.lists(st.lists(ints | numbers, max_size=5), max_size=7),
+    "dict[str, Any] | None": st.none() | mappings,
+    "bool | None": st.none() | st.booleans(),
+    "list[list[int | float]] | str": texts | st.lists(st.lists(ints | numbers, max_size=5), max_size=7),
 }
 any_message = st.one_of(
     [

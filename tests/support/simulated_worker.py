@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from eatnas_db.domain.architecture import KERNELS, OPS, Architecture, architecture_digest
 from eatnas_db.domain.arithmetic import recorded_settings
@@ -132,6 +132,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
         data_digest=DATA_DIGEST,
         device_seconds=time.monotonic() - started,
         peak_bytes=behavior.peak_bytes,
+        **_latency(assign, architecture),
     )
 
 
@@ -214,6 +215,20 @@ def _capacity(architecture: Architecture) -> float:
         for block in architecture.blocks
     )
     return total / (5 * len(architecture.blocks))
+
+
+def _latency(assign: Assign, architecture: Architecture) -> dict[str, Any]:
+    """Return the fields of a latency that rises with capacity, if it is to be measured."""
+    if assign.latency is None:
+        return {}
+    median = round(1 + 10 * _capacity(architecture), 6)
+    return {
+        "latency_ms": median,
+        "latency_low": 0.9 * median,
+        "latency_high": 1.1 * median,
+        "latency_device": "arithmetic",
+        "latency_quiet": True,
+    }
 
 
 def _save(assign: Assign, rows: list[EpochDone], wanted: Callable[[], StopRequest]) -> Iterator[Report]:

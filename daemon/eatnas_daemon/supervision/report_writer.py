@@ -16,7 +16,7 @@ from eatnas_db import hosts, training_record, transitions
 from eatnas_db.attempts import raise_device_time
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.errors import StaleLeaseError
+from eatnas_db.errors import MetricError, StaleLeaseError
 from eatnas_db.training_record import CheckpointRecord, EpochRecord, ResourceUse, ResumptionRecord
 from eatnas_protocol.messages import AncestorRetrained, Checkpointed, EpochDone, Failed, Finished, Released, Resumed
 
@@ -62,7 +62,10 @@ class ReportWriter:
                 case AncestorRetrained():
                     training_record.record_restoration(connection, token, report.ancestor, now)
                 case Finished():
-                    record_result(connection, worker, training, report, now)
+                    try:
+                        record_result(connection, worker, training, report, now)
+                    except MetricError as error:
+                        self._write_failure(connection, worker, training, _without_score(report, error), now)
                 case Released():
                     time = training.time
                     transitions.release(connection, token, time.device_seconds, now, step_seconds=time.step_seconds)
@@ -166,4 +169,15 @@ def _resumption_record(report: Resumed, folder: str) -> ResumptionRecord:
     return ResumptionRecord(
         checkpoint=None if report.path is None else _checkpoint_record(report, folder + report.path),
         damaged={folder + path: reason for path, reason in report.damaged.items()},
+    )
+
+
+def _without_score(report: Finished, error: MetricError) -> Failed:
+    return Failed(
+        candidate=report.candidate,
+        attempt=report.attempt,
+        kind=FailureKind.EXCEPTION,
+        message=str(error),
+        traceback="",
+        device_seconds=report.device_seconds,
     )

@@ -13,28 +13,33 @@ from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
 from eatnas_db.domain.memory_estimate import measured_share_of_estimate, variable_bytes
-from eatnas_db.domain.objective import TEST_ACCURACY, VALIDATION_ACCURACY
+from eatnas_db.domain.objective import LATENCY, MULT_ADDS, PARAMS, TEST_ACCURACY, VALIDATION_ACCURACY
+from eatnas_db.domain.objectives import select_values
 from eatnas_db.domain.recipe import class_weights_of, without_timing
 from eatnas_db.provenance import Provenance
-from eatnas_protocol.messages import Finished
+from eatnas_db.schema.hosts import MAX_DEVICE_NAME
+from eatnas_db.scores import Measurement
+from eatnas_protocol.messages import Assign, Finished
 
 
 def record_result(
     connection: Connection, worker: WorkerState, training: RunningTraining, report: Finished, now: float
 ) -> None:
-    """Record the score of a training. Raises `StaleLeaseError`."""
+    """Record the score of a training. Raises `StaleLeaseError`, or `MetricError` if it has no usable score."""
     assignment = training.assignment
     message = assignment.message
     recipe = {**without_timing(message.training), **class_weights_of(message.data), "precision": report.precision}
     if message.split_batches:  # a deviation from the recipe, recorded with the score
         recipe["micro_batch"] = images_per_pass(message)
-    leased, objective = assignment.leased, assignment.objective
+    leased, objective, values = assignment.leased, assignment.objective, None
     if message.final_model:
         metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
         value = report.accuracy  # A final model is not judged by its cost.
     else:
         metrics = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
         value = objective.fitness(metrics[objective.metric], leased.mult_adds)
+        if assignment.objectives:
+            values = select_values(assignment.objectives, {**metrics, **_costs(assignment, report)})
     transitions.record_score(
         connection,
         leased.token,
@@ -51,7 +56,33 @@ def record_result(
         logit_distance=report.logit_distance,
         peak_bytes=report.peak_bytes,
         memory_share=_memory_share(assignment, report),
+        objectives=values,
+        measurements=_measurements(message, report),
     )
+
+
+def _costs(assignment: Assignment, report: Finished) -> dict[str, float]:
+    """Return the metrics that are not scores: those of the architecture, and the latency if it was measured."""
+    costs: dict[str, float] = {PARAMS: assignment.leased.params, MULT_ADDS: assignment.leased.mult_adds}
+    return costs if report.latency_ms is None else {**costs, LATENCY: report.latency_ms}
+
+
+def _measurements(message: Assign, report: Finished) -> list[Measurement]:
+    settings, median = message.latency, report.latency_ms
+    low, high = report.latency_low, report.latency_high
+    if settings is None or median is None or low is None or high is None:
+        return []
+    name = (report.latency_device or settings["device"])[:MAX_DEVICE_NAME]
+    latency = Measurement(
+        metric=LATENCY,
+        device_name=name,
+        median=median,
+        low=low,
+        high=high,
+        quiet=report.latency_quiet,
+        **settings,
+    )
+    return [latency]
 
 
 def _memory_share(assignment: Assignment, report: Finished) -> float | None:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
@@ -28,6 +29,8 @@ class Assignment:
     leased: LeasedCandidate
     message: Assign
     objective: Objective
+    objectives: tuple[OptimizedMetric, ...]
+    """The objectives of the search if it has several."""
     lineage_epochs: int
     """Epochs behind the candidate's score: its own and those of the ancestors that it inherits from."""
     remaining_device_seconds: float | None
@@ -53,6 +56,8 @@ def create_assignment(
     """Return the assignment of a candidate that was leased in this transaction, for a device of this precision."""
     ancestors = _ancestors(connection, search, leased)
     final = leased.origin == Origin.FINAL
+    objectives = list_objectives(search.spec)
+    latency = None if final else latency_settings(objectives)
     message = _assign_message(
         settings,
         search,
@@ -67,6 +72,7 @@ def create_assignment(
         ancestors=[asdict(_ancestor_message(settings, ancestor)) for ancestor in ancestors],
         final_model=final,
         data_state=search.data_state,
+        latency=None if latency is None else asdict(latency),
     )
     limit = search.spec["budget"]["candidate_seconds"]
     batch_size = images_per_pass(message)
@@ -77,6 +83,7 @@ def create_assignment(
         leased=leased,
         message=message,
         objective=search.objective,
+        objectives=objectives,
         lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
@@ -134,6 +141,7 @@ def _assign_message(
     ancestors: list[dict[str, Any]] | None = None,
     final_model: bool = False,
     data_state: dict[str, Any] | None = None,
+    latency: dict[str, Any] | None = None,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])
@@ -155,4 +163,5 @@ def _assign_message(
         ancestors=ancestors or [],
         final_model=final_model,
         data_state=data_state,
+        latency=latency,
     )

@@ -1,0 +1,97 @@
+"""Compare a search with two objectives with a search for one scalar fitness, at equal device seconds.
+
+    python benchmarks/experiments/several_objectives.py --slots 1
+
+Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
+both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of a middling network as the target. It
+writes a row for each scored candidate, with the hypervolume of all candidates so far: the accuracy from 0 up, and the
+mult-adds from `REFERENCE` down, so that it is from 0 to 1. Finished searches are not repeated.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Final
+
+from arm_specs import ArmSearch
+from search_runner import SearchRunner, common_options
+from sqlalchemy import select
+
+from eatnas_db.database.engine import open_record
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.domain.dominance import hypervolume
+from eatnas_db.queries.searches import get_search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import step
+
+REFERENCE: Final = 5_000_000
+"""Mult-adds of a network that is no gain: few networks of the space are larger on these images."""
+TARGET: Final = 1_500_000
+ARMS: Final[dict[str, dict[str, Any]]] = {
+    "pareto": {"metrics": [{"metric": "val_accuracy"}, {"metric": "mult_adds", "reference": REFERENCE}]},
+    "scalar": {"target_mult_adds": TARGET},
+}
+SPEC: Final[dict[str, Any]] = {
+    "space": "eatnas-tiny",
+    "data": {"name": "digits", "train_images": 700},
+    "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.1, "augment": "none"},
+    "evolution": {"population": 8, "tournament": 4, "lag": 2},
+    "budget": {"candidates": 32},
+    "reevaluation": {"top": 0},
+}
+FIELDS: Final = ("arm", "seed", "birth", "accuracy", "mult_adds", "device_seconds", "hypervolume")
+
+
+def spec_of(arm: str, seed: int, candidates: int) -> dict[str, Any]:
+    """Return the spec of one search."""
+    return {**SPEC, "seed": seed, "objective": ARMS[arm], "budget": {"candidates": candidates}}
+
+
+def list_curve(runner: SearchRunner, name: str) -> list[tuple[int, float, int, float, float]]:
+    """Return a row for each scored birth: birth, accuracy, mult-adds, device seconds so far, hypervolume so far."""
+    with read_transaction(open_record(runner.settings.database_url)) as connection:
+        search_id = get_search(connection, name).id
+        query = (
+            select(candidate.c.birth, candidate.c.accuracy, candidate.c.mult_adds, step.c.device_seconds)
+            .join(step, (step.c.search_id == candidate.c.search_id) & (step.c.number == candidate.c.birth + 1))
+            .where(candidate.c.search_id == search_id, candidate.c.accuracy.is_not(None))
+            .order_by(candidate.c.birth)
+        )
+        rows = connection.execute(query).all()
+    points: list[tuple[float, ...]] = []
+    curve = []
+    for birth, accuracy, mult_adds, seconds in rows:
+        points.append((accuracy, 1 - mult_adds / REFERENCE))
+        curve.append((birth, accuracy, mult_adds, seconds, hypervolume(points, (0.0, 0.0))))
+    return curve
+
+
+def main() -> None:
+    """Run the searches and write the rows; print the hypervolume at equal device seconds."""
+    parser = common_options(__doc__)
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--candidates", type=int, default=SPEC["budget"]["candidates"])
+    options = parser.parse_args()
+    runner = SearchRunner(options.home, str(Path.cwd()), options.slots, options.out)
+    rows = []
+    for seed in range(1, options.seeds + 1):
+        curves = {}
+        for arm in ARMS:
+            name = f"{arm}-{seed}"
+            runner.run(ArmSearch(name, spec_of(arm, seed, options.candidates)))
+            curves[arm] = list_curve(runner, name)
+            rows += [(arm, seed, *row) for row in curves[arm]]
+        seconds = min(curve[-1][3] for curve in curves.values())
+        for arm, curve in curves.items():
+            reached = max((row[4] for row in curve if row[3] <= seconds), default=0.0)
+            print(f"seed {seed}, {arm}: hypervolume {reached:.4f} after {seconds:.1f} device seconds", flush=True)
+        with (options.out / "several-objectives.csv").open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(FIELDS)
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Compare vectors of objective values: Pareto dominance, the ranks of NSGA-II, and hypervolume.
+
+In each vector, greater values are better. The functions need only comparisons and basic arithmetic, so their results
+are equal on all machines.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterable, Sequence
+
+Values = tuple[float, ...]
+
+
+def dominates(first: Values, second: Values) -> bool:
+    """Return whether `first` is at least as good in every objective and better in one."""
+    return first != second and all(a >= b for a, b in zip(first, second, strict=True))
+
+
+def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
+    """Return the positions of the vectors by front, each in ascending order.
+
+    No vector dominates another of the same front, and each vector of a later front is dominated by one of the front
+    before it.
+    """
+    fronts: list[list[int]] = []
+    # A vector comes after all that dominate it, so its front is known when it is reached.
+    for position in sorted(range(len(vectors)), key=lambda number: vectors[number], reverse=True):
+        vector = vectors[position]
+        for front in fronts:
+            # With two objectives, the last vector of a front has its largest second value.
+            rivals = front[-1:] if len(vector) == 2 else reversed(front)
+            if not any(dominates(vectors[rival], vector) for rival in rivals):
+                front.append(position)
+                break
+        else:
+            fronts.append([position])
+    return [sorted(front) for front in fronts]
+
+
+def crowding_distances(front: Sequence[Values]) -> list[float]:
+    """Return the distance of each vector of a front from its neighbours, as in NSGA-II (Deb et al., 2002).
+
+    It is the mean, over the objectives, of the gap between the two neighbours as a share of the front's extent. The
+    first and the last vector of an objective have an infinite distance. Of equal vectors only the first has a distance;
+    that of the others is 0. Ties within an objective are ordered by position.
+    """
+    distinct = list({vector: number for number, vector in reversed(list(enumerate(front)))}.values())
+    distinct.sort()
+    distances = [0.0] * len(front)
+    if len(distinct) <= 2:
+        for number in distinct:
+            distances[number] = math.inf
+        return distances
+    for objective in range(len(front[0])):
+        # Halves, because the difference of two large numbers may be infinite.
+        halves = {number: front[number][objective] / 2 for number in distinct}
+        ordered = sorted(distinct, key=lambda number: -halves[number])
+        extent = halves[ordered[0]] - halves[ordered[-1]]
+        if extent == 0:
+            continue
+        distances[ordered[0]] = distances[ordered[-1]] = math.inf
+        for before, number, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distances[number] += (halves[before] - halves[after]) / extent
+    return [distance / len(front[0]) for distance in distances]
+
+
+def rank_and_crowding(vectors: Sequence[Values]) -> list[tuple[int, float]]:
+    """Return the front of each vector, counted from 0, and the negative of its crowding distance there.
+
+    In ascending order these are the preferences of NSGA-II.
+    """
+    keys = [(0, 0.0)] * len(vectors)
+    for number, front in enumerate(sort_into_fronts(vectors)):
+        for position, distance in zip(front, crowding_distances([vectors[place] for place in front]), strict=True):
+            keys[position] = (number, -distance)
+    return keys
+
+
+def hypervolume(points: Sequence[Values], reference: Values) -> float:
+    """Return the volume of all vectors that a point dominates and that dominate the reference point.
+
+    Exact sums over sorted points make the result independent of their order.
+    """
+    gains = [tuple(a - b for a, b in zip(point, reference, strict=True)) for point in points]
+    return _volume({gain for gain in gains if min(gain) > 0})
+
+
+def _volume(points: Iterable[Values]) -> float:
+    """Return the volume between the origin and distinct points with positive coordinates."""
+    # From the point with the largest last coordinate down, in slices: between two points, the volume has the same
+    # cross-section, which the coordinates of the points so far decide.
+    ordered = sorted(points, key=lambda point: (point[-1], point), reverse=True)
+    bottoms = [*(point[-1] for point in ordered[1:]), 0.0]
+    section: list[Values] = []
+    slices = []
+    for point, bottom in zip(ordered, bottoms, strict=False):
+        _add_to_front(section, point[:-1])
+        if point[-1] > bottom:
+            slices.append((point[-1] - bottom) * _cross_section(section))
+    return math.fsum(slices)
+
+
+def _cross_section(front: list[Values]) -> float:
+    """Return the volume between the origin and a front, which `_add_to_front` keeps in order."""
+    if len(front[0]) == 1:
+        return front[0][0]
+    if len(front[0]) > 2:
+        return _volume(front)
+    heights = [0.0, *(height for _, height in front)]
+    return math.fsum(width * (height - below) for (width, height), below in zip(front, heights, strict=False))
+
+
+def _add_to_front(front: list[Values], point: Values) -> None:
+    """Add a point to a front in descending order, unless a member is at least as good; remove the members it beats."""
+    if any(all(a >= b for a, b in zip(member, point, strict=True)) for member in front):
+        return
+    front[:] = [member for member in front if not dominates(point, member)]
+    insort(front, point, key=lambda member: tuple(-value for value in member))

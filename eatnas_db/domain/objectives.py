@@ -1,0 +1,126 @@
+"""The objectives of a search that has several: their metrics, directions and values. Reads stored specs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eatnas_db.domain.dominance import Values, hypervolume
+from eatnas_db.domain.objective import (
+    COST_METRICS,
+    LATENCY,
+    VALIDATION_ACCURACY,
+    VALIDATION_LOSS,
+    Direction,
+)
+from eatnas_db.errors import MetricError
+
+DIRECTIONS: Final = {
+    VALIDATION_ACCURACY: Direction.MAXIMIZE,
+    VALIDATION_LOSS: Direction.MINIMIZE,
+    **dict.fromkeys(COST_METRICS, Direction.MINIMIZE),
+}
+"""The metrics that every search may use, with the direction in which each improves."""
+
+MIN_OBJECTIVES: Final = 2
+MAX_OBJECTIVES: Final = 4
+MAX_POPULATION: Final = {2: 1000, 3: 200, 4: 200}
+"""The largest population by the number of objectives: each birth compares all members with each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySettings:
+    """How the latency of a network is measured: the median time of `runs` batches on a kind of device.
+
+    `device` is `cpu` or `cuda`; `threads` counts on a processor only.
+    """
+
+    device: str
+    batch: int
+    threads: int
+    runs: int
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizedMetric:
+    """One of several metrics to optimize; `reference` is where the hypervolume begins, if the spec says so."""
+
+    metric: str
+    direction: Direction
+    reference: float | None = None
+    latency: LatencySettings | None = None
+
+    def orient(self, value: float) -> float:
+        """Return a number that is greater for better values."""
+        return value if self.direction is Direction.MAXIMIZE else -value
+
+
+def list_objectives(spec: Mapping[str, Any]) -> tuple[OptimizedMetric, ...]:
+    """Return the objectives of a stored spec; none if it has a single one."""
+    return tuple(_read_objective(entry) for entry in spec["objective"].get("metrics") or ())
+
+
+def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
+    latency = None
+    if entry["metric"] == LATENCY:
+        latency = LatencySettings(*(entry[key] for key in ("device", "batch", "threads", "runs")))
+    return OptimizedMetric(entry["metric"], Direction(entry["direction"]), entry.get("reference"), latency)
+
+
+def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
+    """Return how latency is measured, or None if no objective needs it. Then births depend on the machine."""
+    return next((objective.latency for objective in objectives if objective.latency is not None), None)
+
+
+def select_values(objectives: Sequence[OptimizedMetric], metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the value of each objective. Raises `MetricError` if a metric is missing or not finite."""
+    values = []
+    for objective in objectives:
+        value = metrics.get(objective.metric)
+        if value is None or not math.isfinite(value):
+            found = "has no value" if value is None else f"is {value}"
+            raise MetricError(f"the objective {objective.metric} {found}")
+        values.append(float(value))
+    return tuple(values)
+
+
+def orient_values(objectives: Sequence[OptimizedMetric], values: Sequence[float]) -> Values:
+    """Return the values of the objectives as numbers that are greater for better values."""
+    return tuple(objective.orient(value) for objective, value in zip(objectives, values, strict=True))
+
+
+def choose_reference(
+    objectives: Sequence[OptimizedMetric], initial: Sequence[Sequence[float]]
+) -> tuple[float, ...] | None:
+    """Return the point from which the hypervolume is counted.
+
+    It has the reference of each objective: the one in the spec, 0 for the accuracy, and otherwise the worst value among
+    the `initial` births. Return None if that is needed and there are none.
+    """
+    reference = []
+    for number, objective in enumerate(objectives):
+        if objective.reference is not None:
+            reference.append(objective.reference)
+        elif objective.metric == VALIDATION_ACCURACY and objective.direction is Direction.MAXIMIZE:
+            reference.append(0.0)
+        elif initial:
+            reference.append(min((values[number] for values in initial), key=objective.orient))
+        else:
+            return None
+    return tuple(reference)
+
+
+def relative_hypervolume(
+    objectives: Sequence[OptimizedMetric], vectors: Iterable[Values], reference: Sequence[float]
+) -> float:
+    """Return the hypervolume of vectors from `orient_values`, each objective counted in multiples of its reference.
+
+    An objective whose reference is 0 is counted in its own unit. With the accuracy and a cost, the hypervolume is from
+    0 to 1.
+    """
+    units = [abs(value) or 1.0 for value in reference]
+    points = [tuple(value / unit for value, unit in zip(vector, units, strict=True)) for vector in vectors]
+    oriented = orient_values(objectives, reference)
+    return hypervolume(points, tuple(value / unit for value, unit in zip(oriented, units, strict=True)))
