@@ -57,11 +57,11 @@ docs: $(VENV)/.installed-dev ## build the documentation in site/index.html; brok
 	$(BIN)/python docs/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-wheel: $(VENV)/.installed-dev ## build the wheel in dist/
-	$(BIN)/python -m build --wheel
+wheel: $(VENV)/.installed-dev ## build the wheels of eatnas-db and eatnas-db-core in dist/
+	for name in eatnas-db-core eatnas-db; do $(BIN)/python -m build --wheel --outdir dist distributions/$$name || exit 1; done
 
 clean: ## remove .venv and everything that was built, but not the searches in .eatnas
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info distributions/*/build distributions/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -57,6 +57,10 @@ class PluginError(EatnasError):
     """A plug-in is not installed, cannot be loaded, has changed, or does not keep what its interface demands."""
 
 
+class MissingPackageError(EatnasError):
+    """A command needs a package that this installation does not have."""
+
+
 class StaleLeaseError(EatnasError):
     """The writer no longer holds the lease of the candidate."""
 

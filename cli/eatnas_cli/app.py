@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated, Final
 
 import typer
 
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
+from eatnas_db.distributions import CORE, WHOLE, explain_missing_module
 from eatnas_db.errors import EatnasError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
 from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
 
-PACKAGE: Final = "eatnas-db"
 COMMANDS: Final = {
     "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
     "query": LazyCommand("eatnas_cli.query.app", "Query the database."),
@@ -59,19 +60,18 @@ class RootGroup(LazyGroup):
     lazy_commands = COMMANDS
 
 
-app = new_app(cls=RootGroup, no_args_is_help=True)
+app = new_app(cls=RootGroup, no_args_is_help=True, add_completion=True)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version  # loading it takes as long as half of typer
 
-        try:
-            number = version(PACKAGE)
-        except PackageNotFoundError:
-            raise NotFoundError(f"{PACKAGE} is not installed; run `pip install .` in its source folder") from None
-        typer.echo(f"{PACKAGE} {number}")
-        raise typer.Exit
+        for name in (WHOLE, CORE):
+            with suppress(PackageNotFoundError):
+                typer.echo(f"{name} {version(name)}")
+                raise typer.Exit
+        raise NotFoundError(f"{WHOLE} is not installed; run `pip install .` in its source folder")
 
 
 @app.callback()
@@ -106,6 +106,12 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except EatnasError as error:
         print(f"eatnas-db: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        explained = explain_missing_module(error)
+        if explained is None:
+            raise
+        print(f"eatnas-db: {explained}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         print(f"eatnas-db: {describe_os_error(error)}", file=sys.stderr)

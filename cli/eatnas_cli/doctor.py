@@ -32,6 +32,7 @@ from eatnas_daemon.devices.placement import torch_device_name, worker_environmen
 from eatnas_daemon.mlflow.problems import read_problem
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.database.engine import open_record, read_connection
+from eatnas_db.distributions import CORE, WHOLE
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.home_config import read_hooks, read_max_bytes
@@ -44,7 +45,6 @@ from eatnas_report.formats import format_size, format_time
 
 app = new_app()
 
-PACKAGE: Final = "eatnas-db"
 ENOUGH_BYTES: Final = 1_000_000_000
 MLFLOW_SECONDS: Final = 3.0
 TORCH_SECONDS: Final = 120.0
@@ -110,12 +110,24 @@ def _platform() -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     """Check the package and the versions of its dependencies."""
+    installed = [name for name in (WHOLE, CORE) if _is_installed(name)]
+    if not installed:
+        yield Finding(WHOLE, False, "not installed", "run `pip install .` in its source folder")
+    for name in installed:
+        yield Finding(name, True, version(name))
+        yield from _dependencies(name)
+
+
+def _is_installed(distribution: str) -> bool:
     try:
-        yield Finding(PACKAGE, True, version(PACKAGE))
+        version(distribution)
     except PackageNotFoundError:
-        yield Finding(PACKAGE, False, "not installed", "run `pip install .` in its source folder")
-        return
-    for line in requires(PACKAGE) or ():
+        return False
+    return True
+
+
+def _dependencies(distribution: str) -> Iterator[Finding]:
+    for line in requires(distribution) or ():
         needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue

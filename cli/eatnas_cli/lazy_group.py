@@ -17,7 +17,8 @@ from eatnas_cli.direct_conversion import convert_directly
 def new_app(**settings: Any) -> typer.Typer:
     """Return an empty Typer app with the settings that all commands share."""
     # Markup and pretty exceptions load rich, which takes longer than a quick query.
-    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+    defaults: dict[str, Any] = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+    return typer.Typer(**{**defaults, **settings})
 
 
 @dataclass(frozen=True, slots=True)

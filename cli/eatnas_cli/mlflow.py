@@ -15,6 +15,7 @@ import psutil
 import typer
 
 from eatnas_cli.lazy_group import new_app
+from eatnas_db.distributions import require_module
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.interpreter import python_command
 from eatnas_db.settings import Settings
@@ -43,6 +44,7 @@ def sync_runs(
     ] = False,
 ) -> None:
     """Write the runs that MLflow does not have yet; safe to repeat."""
+    require_module("mlflow")
     uri = mlflow_tracking_uri(ctx.obj)
     if rebuild:
         from eatnas_daemon.mlflow.rebuild import move_store_aside
@@ -61,6 +63,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Sync, then start MLflow's user interface and print links to the runs of the newest searches; Ctrl-C ends it."""
+    require_module("mlflow")
     uri = mlflow_tracking_uri(ctx.obj)
     if uri.startswith(("http://", "https://")):
         raise RecordError(f"{hide_passwords(uri)} is an MLflow server; open it in a browser")

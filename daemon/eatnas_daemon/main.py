@@ -36,6 +36,7 @@ from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.distributions import TRAINING, require_module
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
@@ -120,6 +121,7 @@ def supervise(
 
     The caller holds the lock. Raises `EatnasError`; errors are logged too.
     """
+    require_module(TRAINING)
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     event_log, followers = EventLog(engine, log), _followers(settings)

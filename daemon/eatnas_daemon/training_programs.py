@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from eatnas_db.distributions import TRAINING, require_module
 from eatnas_db.errors import DataError
 from eatnas_db.interpreter import python_command
 
@@ -23,9 +24,11 @@ def run_training_program(
     """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
 
     `environment` is added to this process's own; `timeout` is in seconds. `show_progress`: if stderr is a terminal, let
-    the program write its progress to it; the program must have the option `--progress-fd`. Raises `DataError` with the
+    the program write its progress to it; the program must have the option `--progress-fd`. Raises
+    `MissingPackageError` if the training package is not installed, and `DataError` with the
     last line that the program printed on stderr, or if the program does not answer within `timeout`.
     """
+    require_module(TRAINING)
     program = " ".join([module, *arguments])
     # The program's own stderr is captured, because its last line is the error.
     progress_fd = os.dup(2) if show_progress and os.isatty(2) else None

@@ -1,0 +1,42 @@
+"""The two distributions of this package, and the error for a module that only the larger one installs.
+
+`eatnas-db-core` has everything but the training, and installs neither PyTorch nor MLflow. `eatnas-db` adds both.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final
+
+from eatnas_db.errors import MissingPackageError
+
+WHOLE: Final = "eatnas-db"
+CORE: Final = "eatnas-db-core"
+TRAINING: Final = "eatnas_training"
+
+INSTALLED_BY: Final = {
+    **dict.fromkeys(
+        (TRAINING, "matplotlib", "mlflow", "numpy", "pandas", "PIL", "safetensors", "scipy", "sklearn", "torch"), WHOLE
+    ),
+    "plotly": f"{CORE}[report]",
+    "psycopg": f"{CORE}[postgres]",
+}
+"""The modules that `eatnas-db-core` may lack, and the requirement that installs each."""
+
+
+def explain_missing_module(error: ModuleNotFoundError) -> MissingPackageError | None:
+    """Return an error that names the requirement to install, or None if the module is no dependency of ours."""
+    module = (error.name or "").partition(".")[0]
+    return _missing(module) if module in INSTALLED_BY else None
+
+
+def require_module(module: str) -> None:
+    """Raise `MissingPackageError` unless a module of `INSTALLED_BY` is installed."""
+    if importlib.util.find_spec(module) is None:
+        raise _missing(module)
+
+
+def _missing(module: str) -> MissingPackageError:
+    return MissingPackageError(
+        f"this needs {module}, which is not installed; run `pip install '{INSTALLED_BY[module]}'`"
+    )
