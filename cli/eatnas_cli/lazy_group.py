@@ -60,6 +60,11 @@ class LazyGroup(TyperGroup):
         convert_directly(self)
         self.commands: Any = _LoadedOnAccess(self.lazy_commands)
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Return the context of a call. Typer adds the options of shell completion after `__init__`."""
+        convert_directly(self)
+        return super().make_context(*arguments, **settings)
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands in the order of the table."""
         return list(self.lazy_commands)

@@ -1,5 +1,6 @@
 """What a command loads before it does its work."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -117,3 +118,13 @@ def test_direct_conversion_refuses_what_typer_refuses(converted, arguments):
     with pytest.raises(SystemExit) as left:
         converted.main(arguments)
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize(("words", "completed"), [("eatnas-db que", "query"), ("eatnas-db query linea", "lineage")])
+def test_shell_completes_commands(words, completed):
+    program = "import sys; sys.argv[0] = 'eatnas-db'; from eatnas_cli.app import main; main()"
+    environment = {"_EATNAS_DB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [completed]
