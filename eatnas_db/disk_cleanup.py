@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Connection, Engine, delete, select
 
 from eatnas_db import events
-from eatnas_db.database.transactions import transaction
+from eatnas_db.database.transactions import run_transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.disk_usage import RemovableFile, measure_disk_usage, select_for_removal
 from eatnas_db.schema.candidates import candidate
@@ -42,12 +42,15 @@ def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> 
     if not files:
         return set()
     settled = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))
-    deleted: set[str] = set()
-    with transaction(engine) as connection:
+
+    def write(connection: Connection) -> set[str]:
+        deleted: set[str] = set()
         for file in files:
             is_removable = (checkpoint.c.path == file.row, checkpoint.c.candidate_id.in_(settled))
             paths = connection.execute(delete(checkpoint).where(*is_removable).returning(checkpoint.c.path))
             deleted.update(paths.scalars())
         detail = {"files": len(deleted), "bytes": sum(file.bytes for file in files if file.row in deleted)}
         events.record_event(connection, now, "room_made", detail=detail)
-    return deleted
+        return deleted
+
+    return run_transaction(engine, write)

@@ -33,6 +33,10 @@ class RecordError(EatnasError):
     """The database cannot be used: it is unreachable, damaged, read-only, no record, or of another version."""
 
 
+class DamagedRecordError(EatnasError):
+    """A value in the record is not what this program writes; other rows may be whole."""
+
+
 class UnstorableTextError(RecordError):
     """A text is too long, or has characters that no database can store; the same text fails again."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -17,7 +17,7 @@ from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_cli.query.page_options import Conditions
 from eatnas_db import transitions
-from eatnas_db.database.engine import read_connection, write_connection, write_record
+from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.candidates import get_candidate, require_candidate
@@ -92,16 +92,19 @@ def _retry_one(settings: Settings, candidate: int) -> None:
 
 
 def _retry_failed(settings: Settings, name: str, page: Page) -> None:
-    from eatnas_db.searches.retry import list_retried, retry_candidates
+    from eatnas_db.searches.retry import Retry, list_retried, retry_candidates
 
     asked = " ".join(f"--where {condition}" for condition in page.where)
     of_search = f"search {name}{' with ' if asked else ''}{asked}"
-    with write_connection(settings.database_url) as connection:
+
+    def write(connection: Connection) -> tuple[list[int], set[int], Sequence[Retry]]:
         failures = list_failures(connection, get_search(connection, name).id)
         last = {row.candidate_id: row for row in failures if row.state == CandidateState.FAILED}
         ids = [row.candidate_id for row in select_page(last.values(), page, row_type=FailedAttempt)]
         earlier = list_retried(connection, ids)
-        retries = retry_candidates(connection, [key for key in ids if key not in earlier], time.time())
+        return ids, earlier, retry_candidates(connection, [key for key in ids if key not in earlier], time.time())
+
+    ids, earlier, retries = write_record(settings.database_url, write)
     for target, count in Counter(retry.search for retry in retries).items():
         typer.echo(f"search {target} will train {count} failed candidates of {of_search} again")
     if earlier:

@@ -19,7 +19,8 @@ from eatnas_db.database.filesystem import refuse_network_file_system
 from eatnas_db.database.limited_connection import limit_answers
 from eatnas_db.database.mounts import MOUNTS
 from eatnas_db.database.sqlite_access import connect_for_reading, may_write
-from eatnas_db.database.transactions import mark_write, read_transaction, run_transaction, transaction
+from eatnas_db.database.stored_json import read_json
+from eatnas_db.database.transactions import mark_write, read_transaction, run_transaction
 from eatnas_db.errors import RecordError
 from eatnas_db.file_identity import require_single_name
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
@@ -66,7 +67,10 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
         return _create_reading_engine(file, busy_seconds)
     # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently.
     engine = create_engine(
-        URL.create("sqlite", database=str(file)), connect_args={"timeout": busy_seconds}, json_serializer=storable_json
+        URL.create("sqlite", database=str(file)),
+        connect_args={"timeout": busy_seconds},
+        json_serializer=storable_json,
+        json_deserializer=read_json,
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -82,6 +86,7 @@ def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
         URL.create("sqlite", database=str(file)),
         creator=lambda: connect_for_reading(file, busy_seconds),
         poolclass=NullPool,
+        json_deserializer=read_json,
     )
     event.listen(engine, "connect", _leave_transactions_to_engine)
     event.listen(engine, "begin", _begin_reading)
@@ -133,13 +138,6 @@ def current_revision(engine: Engine) -> str | None:
 def read_connection(url: str) -> Iterator[Connection]:
     """Open a record for one read transaction. Raises `RecordError`."""
     with _disposed_engine(url) as engine, read_transaction(engine) as connection:
-        yield connection
-
-
-@contextmanager
-def write_connection(url: str) -> Iterator[Connection]:
-    """Open a record for one write transaction. Raises `RecordError`."""
-    with _disposed_engine(url) as engine, transaction(engine) as connection:
         yield connection
 
 

@@ -10,21 +10,26 @@ for each other; `transactions.run_transaction` repeats the one that the server r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, Engine, Select, select, text
 
-from eatnas_db.database.dialects import detached_connection, is_postgresql
+from eatnas_db.database.dialects import describe_location, detached_connection, is_postgresql
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.errors import ConflictError
-from eatnas_db.file_lock import exclusive_lock
+from eatnas_db.file_lock import try_lock
 from eatnas_db.schema.searches import search
 
 HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
 """The first keys of PostgreSQL's advisory locks: numbers that other programs in the database are unlikely to use."""
+
+NOTICE_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 0.1
+_TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 
 def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> None:
@@ -44,16 +49,35 @@ def lock_schema(connection: Connection) -> None:
 
 
 @contextmanager
-def task_lock(engine: Engine, task: str) -> Iterator[None]:
-    """Let one program at a time, on any host, run the task with this name."""
+def task_lock(
+    engine: Engine,
+    task: str,
+    log: Callable[[str], None] = lambda _: None,
+    *,
+    notice_seconds: float = NOTICE_SECONDS,
+) -> Iterator[None]:
+    """Let one program at a time, on any host, run the task with this name. Wait as long as another one runs it.
+
+    `log` gets a line if that takes longer than `notice_seconds`.
+    """
+
+    def wait(try_once: Callable[[], bool]) -> None:
+        # Short tries: a statement that waits in the server would exceed the time limit for answers.
+        started, is_noticed = time.monotonic(), False
+        while not try_once():
+            if not is_noticed and time.monotonic() - started >= notice_seconds:
+                log(f"waiting for another program that runs the task {task!r} on {describe_location(engine)}")
+                is_noticed = True
+            time.sleep(POLL_SECONDS)
+
     if not is_postgresql(engine):
         # Links to the file share its locks.
-        with exclusive_lock(Path(f"{Path(str(engine.url.database)).resolve()}.{task}.lock")):
+        with Path(f"{Path(str(engine.url.database)).resolve()}.{task}.lock").open("a") as file:
+            wait(lambda: try_lock(file))
             yield
         return
     with translated_errors(engine), closing(detached_connection(engine)) as connection:
-        connection.execute("SET lock_timeout = 0")
-        connection.execute("SELECT pg_advisory_lock(%s, hashtext(%s))", (TASK_LOCK, task))
+        wait(lambda: bool(connection.execute(_TRY_TASK_LOCK, (TASK_LOCK, task)).fetchone() == (True,)))
         yield
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.states import CandidateState
+from eatnas_db.errors import DamagedRecordError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -65,5 +66,8 @@ def _complete(row: _EpochCount, spec: Mapping[str, Any]) -> bool:
 
 
 def _epochs_of_recipe(row: _EpochCount, spec: Mapping[str, Any]) -> int:
-    inheriting = inherits_weights(spec, origin=row.origin, parent_id=row.parent_id)
-    return int(recipe_of(spec, inheriting=inheriting)["epochs"])
+    try:
+        inheriting = inherits_weights(spec, origin=row.origin, parent_id=row.parent_id)
+        return int(recipe_of(spec, inheriting=inheriting)["epochs"])
+    except (DamagedRecordError, KeyError, TypeError, ValueError):
+        return row.made  # the replay reports that the spec cannot be read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space, list_changes
-from eatnas_db.errors import EatnasError
+from eatnas_db.errors import DamagedRecordError, EatnasError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
@@ -43,7 +44,10 @@ def check_genotypes(engine: Engine) -> list[Violation]:
     """Check the stored genotype and digest of every code, and the mutations between parent and child."""
     with read_transaction(engine) as connection:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
-    spaces = {row.id: Space(read_space(row.macro), Task(**row.task)) for row in rows}
+    spaces: dict[int, Space] = {}
+    for stored in rows:
+        with suppress(DamagedRecordError, AttributeError, TypeError):  # the replay reports that it cannot be read
+            spaces[stored.id] = Space(read_space(stored.macro), Task(**stored.task))
     parsers = {search_id: _parser_of(space) for search_id, space in spaces.items()}
     wrong_genotype: list[int] = []
     wrong_mutations: list[int] = []
@@ -56,6 +60,8 @@ def check_genotypes(engine: Engine) -> list[Violation]:
             last = genotypes[-1].candidate_id
             mutations = _read_mutations(connection, first=genotypes[0].candidate_id, last=last)
         for row in genotypes:
+            if row.search_id not in spaces:
+                continue
             try:
                 space, parse = spaces[row.search_id], parsers[row.search_id]
                 proposed = parse(row.code)

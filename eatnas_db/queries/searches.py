@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Select, func, select
 
+from eatnas_db.database.stored_json import DamagedJson
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
@@ -67,6 +68,16 @@ class SearchRecord:
     def objective(self) -> Objective:
         """The metric that the search optimizes, its direction, and the weight of the cost."""
         return Objective.from_spec(self.spec)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether its spec, its macro or its task is not JSON: somebody edited the record by hand."""
+        return any(isinstance(value, DamagedJson) for value in (self.spec, self.macro, self.task))
+
+    def require_whole(self) -> None:
+        """Raise `DamagedRecordError` if the search is damaged."""
+        for value in (self.spec, self.macro, self.task):
+            len(value)
 
     @property
     def births_allowed(self) -> int:

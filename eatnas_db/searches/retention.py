@@ -6,13 +6,14 @@ from typing import Final
 
 from sqlalchemy import Connection, case, delete, func, or_, select
 
+from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 
-_TOP: Final = search.c.spec["reevaluation"]["top"].as_integer()
+_STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
         checkpoint.c.path,
@@ -46,6 +47,11 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
     yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. The table contains
     little else, so reading it stays cheap. The work does not depend on the number of searches.
     """
+    # A spec that was damaged by hand must not fail the statement: all searches would stop.
+    if is_postgresql(connection):
+        top = case((func.json_typeof(_STORED_TOP) == "number", _STORED_TOP.as_float()))
+    else:
+        top = case((func.json_valid(search.c.spec) == 1, _STORED_TOP.as_float()))
     unneeded = (
         select(_HELD.c.path)
         .join(search, search.c.id == _HELD.c.search_id)
@@ -53,7 +59,7 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
             _HELD.c.state.in_(SETTLED),
             _HELD.c.birth < search.c.settled,
             or_(_HELD.c.joined.is_(None), _HELD.c.left <= search.c.born - search.c.lag + 1),
-            or_(_HELD.c.fitness.is_(None), _HELD.c.place > case((_TOP > 1, _TOP), else_=1)),
+            or_(_HELD.c.fitness.is_(None), _HELD.c.place > case((top > 1, top), else_=1)),
             ~has_unsettled_child(_HELD.c.id),
         )
     )

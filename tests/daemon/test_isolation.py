@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from eatnas_daemon.supervision.faults import SearchError
 from eatnas_daemon.supervision.supervisor import Supervisor
@@ -22,6 +22,7 @@ from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.holds import list_holds
 from eatnas_db.queries.searches import get_search, list_search_summaries
 from eatnas_db.schema.candidates import candidate
@@ -335,6 +336,38 @@ def test_broken_search_is_set_aside_and_taken_up_again(pair, supervise):
     assert [row.kind for row in kinds] == ["held", "hold_lifted"]
     with read_transaction(engine) as connection:
         assert list_holds(connection) == ()
+
+
+DAMAGED = {
+    "cut": ("spec", "{"),
+    "scalar": ("spec", '"text"'),
+    "empty": ("spec", "{}"),
+    "list": ("spec", "[]"),
+    "wrong-type": ("spec", '{"training": 1, "budget": [], "reevaluation": {"top": "x"}}'),
+    "macro": ("macro", "not json"),
+    "task": ("task", ""),
+}
+
+
+def test_search_with_damaged_json_stops_no_other_search(tmp_path, home, supervise):
+    settings = home(tmp_path / "home", budget__candidates=4)
+    engine = open_record(settings.database_url)
+    with transaction(engine) as connection:
+        for name, (column, content) in DAMAGED.items():
+            spec = parse_spec(SPEC, {"name": name, "priority": 1, "budget.candidates": 4})
+            create_search(connection, spec, task=Task(8, 1, 10), data_digest="arithmetic", slots=2, now=0.0)
+            damage = text(f"UPDATE eatnas_search SET {column} = :content, settled = 0 WHERE name = :name")
+            connection.execute(damage, {"content": content, "name": name})
+
+    def observe(supervisor):
+        if statuses(engine)["s"] == "finished":
+            supervisor.stop()
+
+    supervise(settings, only=None, on_tick=observe, timeouts=QUICK)
+    violations = list(list_violations(engine, settings.artifacts))
+    (unreadable,) = [violation for violation in violations if "can be read" in violation.invariant]
+    assert unreadable.count == len(DAMAGED)
+    engine.dispose()
 
 
 @pytest.mark.slow

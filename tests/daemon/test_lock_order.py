@@ -12,7 +12,8 @@ from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS
 from eatnas_db import transitions
-from eatnas_db.database.engine import open_record
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.locks import task_lock
 from eatnas_db.database.transactions import run_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -102,3 +103,27 @@ def test_a_transaction_is_repeated_once_after_a_deadlock(postgres):
         run_transaction(engine, lambda connection: fail(connection, "40001"))
     assert calls == ["40P01", "40001", "40001"]
     engine.dispose()
+
+
+@pytest.mark.parametrize("on_server", [False, True])
+def test_a_task_waits_for_another_program_and_says_so(tmp_path, postgres, on_server):
+    url = postgres.new_database() if on_server else f"sqlite:///{tmp_path / 'a.db'}"
+    engine, other = create_engine_for(url), create_engine_for(url)
+    lines, entered, released = [], [], []
+
+    def wait() -> None:
+        with task_lock(other, "mlflow", lines.append, notice_seconds=0.0):
+            entered.extend(released)
+
+    with task_lock(engine, "mlflow"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while not lines:
+            time.sleep(0.01)
+        released.append(True)
+    waiting.join()
+    assert entered == [True]
+    (line,) = lines
+    assert "waiting for another program" in line
+    engine.dispose()
+    other.dispose()

@@ -13,7 +13,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import checkpoint_folder
-from eatnas_db.database.engine import read_connection, write_connection
+from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.errors import ConflictError
 from eatnas_db.searches.delete import DeletedSearch, delete_search, require_deletable
 from eatnas_db.settings import Settings
@@ -33,8 +33,7 @@ def delete(
         count = require_deletable(connection, name)
     if not yes:
         _confirm(f"search {name} with its {count} candidates, their checkpoints and their logs")
-    with write_connection(settings.database_url) as connection:
-        deleted = delete_search(connection, name, time.time())
+    deleted = write_record(settings.database_url, lambda connection: delete_search(connection, name, time.time()))
     _delete_files(settings, deleted)
     typer.echo(f"search {name} is deleted, with {len(deleted.candidate_ids)} candidates; its runs in MLflow are kept")
 

@@ -44,7 +44,7 @@ class LiveSync:
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
         sync, self._sync = self._sync, None  # kept only if this call succeeds
         if sync is None and changed:
-            client = open_store(self._engine, self._tracking_uri)
+            client = open_store(self._engine, self._tracking_uri, print_to_stderr)
             self._store_file = identify_store_file(self._tracking_uri)
             if self._problem_file is not None:
                 clear_problem(self._problem_file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,12 +28,12 @@ METRICS_PER_BATCH: Final = 800
 MAX_ERROR_CHARACTERS: Final = 300
 
 
-def open_store(engine: Engine, tracking_uri: str) -> MlflowClient:
+def open_store(engine: Engine, tracking_uri: str, log: Callable[[str], None] = lambda _: None) -> MlflowClient:
     """Connect to a store, and create its tables if it is new.
 
     A lock on the record serializes this: two programs that create a store at once would corrupt it.
     """
-    with task_lock(engine, "mlflow"):
+    with task_lock(engine, "mlflow", log):
         client = connect(tracking_uri)
         client.search_experiments(max_results=1)
     return client

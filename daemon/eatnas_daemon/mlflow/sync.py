@@ -55,7 +55,7 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
     """
     configure_mlflow()
     try:
-        mlflow_sync = MlflowSync(engine, open_store(engine, tracking_uri), pictures=pictures)
+        mlflow_sync = MlflowSync(engine, open_store(engine, tracking_uri, print_to_stderr), pictures=pictures)
         written = mlflow_sync.sync_changes()
         mlflow_sync.update_pictures(at_once=True)
     except EatnasError:
@@ -130,11 +130,11 @@ class MlflowSync:
         `stopping_pid`: a supervisor that is about to exit; what it has leased no longer counts as running.
         """
         # Without the lock, two programs could both create a run that is missing.
-        with task_lock(self._engine, "mlflow"):
+        with task_lock(self._engine, "mlflow", print_to_stderr):
             newest_event = self._watermark.advance(self._engine)
             with read_transaction(self._engine) as connection:
                 ids = list_attempted_ids(connection, self._synced_event)
-                searches = list_searches(connection)
+                searches = [row for row in list_searches(connection) if not row.is_damaged]
                 live_hosts = _list_live_hosts(connection, stopping_pid)
             for search in searches:
                 if search.id not in self._experiments:

@@ -91,6 +91,7 @@ class Dispatcher:
                 self._request_stops(row, now)
             elif self._holds.allows_advance(row.id, wall):
                 with faults_of_search(connection, row.id):
+                    row.require_whole()
                     cleanup_due = advance_search(connection, row, wall, self._births) or cleanup_due
                     self._holds.record_advance(connection, row.id, wall)
         if not draining:
@@ -109,6 +110,7 @@ class Dispatcher:
             for row in rows:
                 if idle and self._holds.allows_advance(row.id, wall):
                     with faults_of_search(connection, row.id):
+                        row.require_whole()
                         idle = self._lease_to_able(connection, row, idle, dispatch, wall)
             if len(rows) < PAGE:
                 break

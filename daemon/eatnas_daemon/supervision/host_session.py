@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from eatnas_daemon.devices.model import CPU, CPU_DEVICE
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_db import hosts
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.locks import list_connected_hosts
-from eatnas_db.database.transactions import transaction
+from eatnas_db.database.transactions import run_transaction
 from eatnas_db.holds import remove_holds_of_other_sessions
 from eatnas_db.lost_leases import reclaim_leases
 from eatnas_db.searches.control import set_waiting_reason
@@ -39,13 +39,14 @@ def start_host_session(
     Raises `ConflictError` if another supervisor runs under this host's name.
     """
     processor = hosts.cpu_uuid(name)
-    with transaction(engine) as connection:
+
+    def register(connection: Connection) -> tuple[int, frozenset[str]]:
         host_id = hosts.register_host(connection, name, now)
         if with_processor:
             hosts.register_device(connection, host_id, processor, CPU, CPU_DEVICE.name)
-        paused = hosts.list_paused_devices(connection, host_id)
-    changes.lock_host(host_id, name)
-    with transaction(engine) as connection:
+        return host_id, hosts.list_paused_devices(connection, host_id)
+
+    def claim(connection: Connection) -> str:
         lock_open_searches(connection)
         owner = hosts.claim_host(connection, host_id)
         reclaim_leases(connection, host_id, now)
@@ -57,11 +58,19 @@ def start_host_session(
         if connected <= {host_id}:
             # A reason that an earlier daemon has left.
             set_waiting_reason(connection, None)
+        return owner
+
+    host_id, paused = run_transaction(engine, register)
+    changes.lock_host(host_id, name)
+    owner = run_transaction(engine, claim)
     return SupervisedHost(host_id, owner, processor, paused)
 
 
 def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
     """Mark the workers of the host as ended. Raises `RecordError`, and `OwnershipError` if another daemon owns it."""
-    with transaction(engine) as connection:
+
+    def end(connection: Connection) -> None:
         hosts.require_owner(connection, host.id, host.owner)
         hosts.record_lost_workers(connection, host.id, "the daemon left", now)
+
+    run_transaction(engine, end)

@@ -33,9 +33,9 @@ from eatnas_daemon.supervision.worker_pool import WorkerPool
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
-from eatnas_db.database.transactions import transaction
+from eatnas_db.database.transactions import run_transaction, transaction
 from eatnas_db.domain.arithmetic import NATIVE, arithmetic_of
-from eatnas_db.errors import EatnasError, OwnershipError, RecordError, TransactionRollbackError
+from eatnas_db.errors import DamagedRecordError, EatnasError, OwnershipError, RecordError, TransactionRollbackError
 from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
@@ -263,6 +263,8 @@ class Supervisor:
 
 def _first_arithmetic(engine: Engine, only: str | None, now: float) -> str:
     """Return the arithmetic of the search that is trained first, so that the first workers need not be replaced."""
-    with transaction(engine) as connection:
-        searches = list_leasable_searches(connection, only, now, limit=1)
-    return arithmetic_of(searches[0].spec) if searches else NATIVE
+    searches = run_transaction(engine, lambda connection: list_leasable_searches(connection, only, now, limit=1))
+    try:
+        return arithmetic_of(searches[0].spec) if searches else NATIVE
+    except (DamagedRecordError, LookupError, TypeError, AttributeError):  # the first tick sets the search aside
+        return NATIVE
