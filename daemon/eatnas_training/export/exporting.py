@@ -30,7 +30,7 @@ from eatnas_db.spaces import read_space
 from eatnas_training.export.checkpoint_network import read_network
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import WRITERS, Writer, require_packages
-from eatnas_training.export.program import run_program
+from eatnas_training.export.program import limit_threads, run_program
 from eatnas_training.export.validation_images import ValidationImages
 from eatnas_training.export.verification import (
     DataRequest,
@@ -72,6 +72,7 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
     _require_all_free(targets, force=request.force)
     with _start_verifier(request.images) as verifier:
         network, images, description = describe_model(request)
+        limit_threads(request.model["mult_adds"] * len(images.labels))
         reference = compute_logits(network.to(memory_format=torch.channels_last), images.batches())
         _require_recorded(request, images, reference)
         network = network.to(memory_format=torch.contiguous_format)
@@ -83,7 +84,9 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
                 path.write_bytes(writers[name](network, description))
             logits = Path(staging) / "reference.npy"
             np.save(logits, reference.numpy())
-            verified = _verify(verifier, FilesRequest(str(logits), list(map(str, staged.values()))))
+            verified = _verify(
+                verifier, FilesRequest(str(logits), list(map(str, staged.values())), description.mult_adds)
+            )
             _require_all_free(targets, force=request.force)
             for name, path in staged.items():
                 sync_and_replace(path, targets[name])

@@ -17,7 +17,7 @@ import torch
 from eatnas_training.data.image_files import open_image
 from eatnas_training.export.model_files import open_model_file
 from eatnas_training.export.preprocessing import ImageTransform
-from eatnas_training.export.program import run_program
+from eatnas_training.export.program import limit_threads, run_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Prediction:
 def predict(request: PredictionRequest) -> list[Prediction]:
     """Return the most probable classes of each image. Raises `DataError`, `NotFoundError`."""
     model = open_model_file(Path(request.file))
+    limit_threads(model.description.mult_adds * len(request.images))
     transform = ImageTransform(model.description.preprocessing)
     predictions = []
     for image in request.images:

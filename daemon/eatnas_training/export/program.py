@@ -6,9 +6,20 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from eatnas_db.errors import EatnasError
+
+SMALL_WORK: Final = 2e10
+"""Mult-adds that one core computes in about a second."""
+
+
+def limit_threads(mult_adds: float) -> None:
+    """Compute on one core if the work is small: waiting for each other would take the threads longer than the work."""
+    if mult_adds <= SMALL_WORK:
+        torch.set_num_threads(1)
 
 
 def run_program(main: Callable[[], Any]) -> None:

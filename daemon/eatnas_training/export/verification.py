@@ -20,7 +20,7 @@ from torch import Tensor
 from eatnas_db.domain.macro import Task
 from eatnas_db.errors import DataError
 from eatnas_training.export.model_files import Forward, open_model_file
-from eatnas_training.export.program import run_program
+from eatnas_training.export.program import limit_threads, run_program
 from eatnas_training.export.validation_images import ValidationImages, load_validation
 
 TOLERANCE: Final = 1e-4
@@ -58,6 +58,7 @@ class FilesRequest:
 
     reference: str
     files: list[str]
+    mult_adds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ def main() -> list[dict[str, Any]]:
         return []
     files = FilesRequest(**json.loads(line))
     reference = torch.from_numpy(np.load(files.reference))
+    limit_threads(files.mult_adds * len(images.labels))
     return [asdict(verify_file(Path(file), images, reference)) for file in files.files]
 
 
