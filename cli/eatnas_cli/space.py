@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
+from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_protocol.long_texts import shorten_middle
 
@@ -106,7 +106,7 @@ def _lines(file: str) -> Iterator[bytes]:
 
 def _compute_row(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
         if not isinstance(fields, dict):
             raise InvalidArchitectureError("not an object with code, resolution and classes")
         if "code" not in fields:

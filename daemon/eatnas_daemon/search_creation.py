@@ -32,6 +32,7 @@ from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
@@ -73,16 +74,23 @@ def read_spec_file(path: Path) -> Any:
 
 def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
     """Return the YAML values of assignments of this form by key. Raises `InvalidSpecError`."""
-    overrides = {}
+    overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals:
             raise InvalidSpecError(f"--set {assignment}: write {form}")
+        if (replaced := _replaced_key(key, overrides)) is not None:
+            raise InvalidSpecError(f"--set {assignment}: it replaces the value of --set {replaced}; remove one of them")
         try:
             overrides[key] = parse_yaml(value)
         except YamlFormatError as error:
             raise InvalidSpecError(f"--set {assignment}: not YAML: {error}") from None
     return overrides
+
+
+def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
+    """Return the earlier key that a later assignment to `key` would replace: the same, or one of that section."""
+    return next((earlier for earlier in overrides if earlier == key or earlier.startswith(f"{key}.")), None)
 
 
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
@@ -165,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         settings = load_settings(os.environ)
-        tree = read_spec_file(options.file) if options.file is not None else json.load(sys.stdin)
+        tree = read_spec_file(options.file) if options.file is not None else parse_json(sys.stdin.read())
         source = None
         if options.source is not None:
             source = TransferSource(options.source, options.candidate, options.force)

@@ -1,11 +1,14 @@
 """Specs are YAML 1.2, and a field that holds a text takes numbers and booleans as written."""
 
+import re
+
 import pytest
 
 from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import InvalidSpecError
+from eatnas_db.strict_json import DuplicateKeyError, parse_json
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 SPEC = {"name": "s", "data": {"name": "digits"}}
@@ -90,3 +93,27 @@ def test_value_of_another_kind_is_refused_plainly(change, message):
     with pytest.raises(InvalidSpecError) as raised:
         parse_spec(SPEC, parse_overrides([change]))
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (["seed=1", "seed=1"], "replaces the value of --set seed"),
+        (["training.epochs=1", "training.augment=none", "training.epochs=2"], "--set training.epochs=2: it replaces"),
+        (["training.epochs=1", "training={epochs: 2}"], "replaces the value of --set training.epochs"),
+    ],
+)
+def test_a_set_option_that_replaces_another_one_is_refused(assignments, words):
+    with pytest.raises(InvalidSpecError, match=re.escape(words)):
+        parse_overrides(assignments)
+
+
+def test_set_options_may_complete_each_other():
+    overrides = parse_overrides(["training={epochs: 1}", "training.augment=none", "train=1"])
+    assert list(overrides) == ["training", "training.augment", "train"]
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "c": 2, "a": 3}}]'])
+def test_json_with_a_duplicate_key_is_refused(text):
+    with pytest.raises(DuplicateKeyError, match="the key 'a' is given twice"):
+        parse_json(text)

@@ -1,0 +1,26 @@
+"""Read JSON in which each object has each key once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from eatnas_db.errors import EatnasError
+
+
+class DuplicateKeyError(EatnasError):
+    """An object has a key twice, and a usual parser would drop the first value silently."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text. Raises `DuplicateKeyError`, and `ValueError` if it is not JSON."""
+    return json.loads(text, object_pairs_hook=_require_distinct_keys)
+
+
+def _require_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise DuplicateKeyError(f"the key {key!r} is given twice; remove one of them")
+        content[key] = value
+    return content
