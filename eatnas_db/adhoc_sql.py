@@ -88,6 +88,7 @@ def _guarded_connection(file: Path, deadline: float) -> Iterator[sqlite3.Connect
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _OPERATIONS_PER_CHECK)
         connection.set_authorizer(_authorize)
         yield connection
+        connection.require_unchanged()
 
 
 def _authorize(action: int, first: str | None, second: str | None, _database: str | None, _through: str | None) -> int:

@@ -20,7 +20,7 @@ from eatnas_db import events
 from eatnas_db.atomic_files import sync_and_replace
 from eatnas_db.database.engine import BUSY_SECONDS, create_engine_for
 from eatnas_db.database.filesystem import refuse_network_file_system
-from eatnas_db.database.sqlite_access import connect_for_reading, may_write
+from eatnas_db.database.sqlite_access import ReadingConnection, connect_for_reading, may_write
 from eatnas_db.database.transactions import transaction
 from eatnas_db.errors import ConflictError, NotFoundError, RecordError
 from eatnas_db.lost_leases import reclaim_leases
@@ -116,6 +116,8 @@ def _temporary_copy(source: Path, target: Path) -> Iterator[Path]:
         ):
             # In one step: a copy in several steps starts over whenever another program writes in between.
             old.backup(new)
+            if isinstance(old, ReadingConnection):
+                old.require_unchanged()
             # A file in WAL mode cannot be read without permission to write.
             new.execute("PRAGMA journal_mode = DELETE")
         yield copy

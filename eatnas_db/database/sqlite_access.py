@@ -8,12 +8,57 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from eatnas_db.errors import RecordError
 
 ATTEMPTS: Final = 3
+MAX_COPY_BYTES: Final = 64 * 2**20
+"""A database file up to this size is read into memory at once."""
+UNSHARED: Final = "mode=ro&immutable=1"
+"""The parameters for a file that no program writes: SQLite takes no locks, and does not notice a writer."""
+_FORMAT_BYTES: Final = slice(18, 20)
+"""The bytes of a database file that say whether it has a write-ahead log."""
+
+
+class FileChangedError(RecordError):
+    """Another program has begun to write a database file that was read without its locks."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What a program changes that writes a database file."""
+
+    file: Path
+    inode: int
+    bytes: int
+    modified_at: int
+    has_log: bool
+
+    @classmethod
+    def of(cls, file: Path) -> FileState:
+        """Return the present state of a file. Raises `OSError`."""
+        status = file.stat()
+        return cls(file, status.st_ino, status.st_size, status.st_mtime_ns, _log_of(file).exists())
+
+    def require_unchanged(self) -> None:
+        """Raise `FileChangedError` if the file has changed."""
+        if FileState.of(self.file) != self:
+            raise FileChangedError(f"another program has begun to write {self.file} while it was read; try again")
+
+
+class ReadingConnection(sqlite3.Connection):
+    """A connection that can report whether all that it has read belongs together."""
+
+    state_before: FileState | None = None
+    """The file as it was opened, if nothing keeps other programs from writing it."""
+
+    def require_unchanged(self) -> None:
+        """Raise `FileChangedError` if what was read may be torn."""
+        if self.state_before is not None:
+            self.state_before.require_unchanged()
 
 
 def may_write(file: Path) -> bool:
@@ -21,13 +66,16 @@ def may_write(file: Path) -> bool:
     return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)
 
 
-def connect_for_reading(file: Path, timeout: float) -> sqlite3.Connection:
+def connect_for_reading(file: Path, timeout: float) -> ReadingConnection:
     """Open an existing database file for reads. Raises `RecordError`, and the errors of `sqlite3`.
 
     The connection may be used by several threads, one at a time.
     """
     for _ in range(ATTEMPTS):
-        connection = _connect(file, timeout)
+        try:
+            connection = _connect(file, timeout)
+        except FileChangedError:
+            continue
         try:
             connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
@@ -37,15 +85,33 @@ def connect_for_reading(file: Path, timeout: float) -> sqlite3.Connection:
     return _connect(file, timeout)
 
 
-def _connect(file: Path, timeout: float) -> sqlite3.Connection:
-    uri = f"{file.absolute().as_uri()}?{_parameters(file)}"
-    return sqlite3.connect(uri, uri=True, timeout=timeout, check_same_thread=False)
+def _connect(file: Path, timeout: float) -> ReadingConnection:
+    """Open a file. Raises `FileChangedError` if a program begins to write it at the same time."""
+    parameters = _parameters(file)
+    before = FileState.of(file)
+    if parameters == UNSHARED and before.bytes <= MAX_COPY_BYTES:
+        return copy_to_memory(file, before)
+    uri = f"{file.absolute().as_uri()}?{parameters}"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, check_same_thread=False, factory=ReadingConnection)
+    if parameters == UNSHARED:
+        connection.state_before = before
+    return connection
+
+
+def copy_to_memory(file: Path, before: FileState) -> ReadingConnection:
+    """Return a connection to a copy of a whole file in memory, which is discarded with the connection."""
+    content = bytearray(file.read_bytes())
+    before.require_unchanged()
+    content[_FORMAT_BYTES] = b"\1\1"  # a database in memory has no log
+    connection = sqlite3.connect(":memory:", check_same_thread=False, factory=ReadingConnection)
+    connection.deserialize(bytes(content))
+    return connection
 
 
 def _parameters(file: Path) -> str:
     if may_write(file):
         return "mode=ro"
-    log, memory = (file.with_name(file.name + suffix) for suffix in ("-wal", "-shm"))
+    log, memory = _log_of(file), file.with_name(f"{file.name}-shm")
     if memory.exists() and log.exists():
         return "mode=ro"  # The programs that write share their memory with this one.
     if _size(log):
@@ -54,7 +120,11 @@ def _parameters(file: Path) -> str:
             f"run `eatnas-db search list`, or copy it and {log.name} to a folder of your own"
         )
     # No program writes: its log would be there.
-    return "mode=ro&immutable=1"
+    return UNSHARED
+
+
+def _log_of(file: Path) -> Path:
+    return file.with_name(f"{file.name}-wal")
 
 
 def _size(file: Path) -> int:

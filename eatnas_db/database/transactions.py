@@ -14,6 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.errors import translated_errors
+from eatnas_db.database.sqlite_access import ReadingConnection
 from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.definitions import PREFIX
@@ -63,7 +64,8 @@ def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
 def read_transaction(engine: Engine) -> Iterator[Connection]:
     """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open.
 
-    It is always rolled back, so nothing that a query does becomes visible.
+    It is always rolled back, so nothing that a query does becomes visible. Raises `RecordError` if another program has
+    begun to write a file that this one may only read; what was read may then be torn.
     """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
@@ -77,7 +79,10 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
         if is_postgresql(engine):
             connection.execute(_READER_IDLE_TIMEOUT)
         yield connection
+        driver = connection.connection.driver_connection
         snapshot.rollback()
+        if isinstance(driver, ReadingConnection):
+            driver.require_unchanged()
 
 
 class _GcPaused:
