@@ -34,6 +34,7 @@ from eatnas_migrations import commands
 from support.simulated_worker import SIMULATED_WORKER
 
 LAG = 4
+POPULATION = 20
 
 
 class PreparedNow:
@@ -79,8 +80,12 @@ def build(url: str, births: int) -> Engine:
         )
         scored = "state = 'scored', fitness = 0.5 + mult_adds * 1e-9 + (params % 97) * 1e-6, accuracy = 0.5"
         connection.execute(text(f"UPDATE eatnas_candidate SET {scored}, joined = birth + 1"))
+        gone = f'UPDATE eatnas_candidate SET "left" = birth + 1 + {POPULATION} WHERE birth < {births - POPULATION}'
+        connection.execute(text(gone))
         guided = "spec = json_set(spec, '$.evolution.births', 'guided')"
-        connection.execute(text(f"UPDATE eatnas_search SET settled = {births}, scored = {births}, {guided}"))
+        connection.execute(
+            text(f"UPDATE eatnas_search SET settled = {births}, scored = {births}, population = {POPULATION}, {guided}")
+        )
     return engine
 
 

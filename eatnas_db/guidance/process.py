@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -14,6 +14,7 @@ from eatnas_db.guidance.encoding import Codes, Encoding, Reals
 
 SMALLEST_NOISE: Final = 0.01
 SMALLEST_SCALE: Final = 1e-6
+LIKELIHOOD_MARGIN: Final = 1e-6
 
 
 class Kernel(NamedTuple):
@@ -97,6 +98,15 @@ def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) 
 def choose_model(encoding: Encoding, points: Points, targets: Reals) -> ProcessModel:
     """Return the kernel and the noise with the largest marginal likelihood, the scale being fitted to each."""
     best, best_likelihood = ProcessModel(KERNELS[0], NOISES[-1]), -np.inf
+    for model, likelihood in likelihoods(encoding, points, targets):
+        # A margin, so that rounding does not choose between models of equal likelihood.
+        if likelihood > best_likelihood + LIKELIHOOD_MARGIN:
+            best, best_likelihood = model, likelihood
+    return best
+
+
+def likelihoods(encoding: Encoding, points: Points, targets: Reals) -> Iterator[tuple[ProcessModel, float]]:
+    """Yield each kernel with each noise and the logarithm of its marginal likelihood."""
     count = len(targets)
     for kernel in KERNELS:
         values, vectors = eigh(covariance(encoding, kernel, points, points))
@@ -104,11 +114,7 @@ def choose_model(encoding: Encoding, points: Points, targets: Reals) -> ProcessM
         for noise in NOISES:
             spectrum = np.maximum(values, 0) + noise
             scale = max(float((rotated / spectrum).sum()) / count, SMALLEST_SCALE)
-            likelihood = -0.5 * (count * np.log(scale) + float(np.log(spectrum).sum()))
-            # A margin, so that rounding does not choose between models of equal likelihood.
-            if likelihood > best_likelihood + 1e-6:
-                best, best_likelihood = ProcessModel(kernel, noise), likelihood
-    return best
+            yield ProcessModel(kernel, noise), -0.5 * (count * np.log(scale) + float(np.log(spectrum).sum()))
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,25 @@ class ScoredCode(NamedTuple):
     score: float
 
 
+class EvaluatedPool(NamedTuple):
+    """The codes to choose from, the birth that each is derived from (None for a random one), and their predictions."""
+
+    codes: list[Code]
+    parent_of: dict[Code, int | None]
+    mean: Reals
+    deviation: Reals
+    improvement: Reals
+    agreement: float
+    scores: int
+    parents_fitted: Reals
+    """The fitted means of the codes that the pool is derived from, and of the next best code."""
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether the scores and their predictions do not agree, so that evolution decides."""
+        return self.scores >= WATCHED_SCORES and self.agreement < MIN_AGREEMENT
+
+
 class GuidedProposal(NamedTuple):
     """A proposed code, the birth it was derived from (None for a random one), and the prediction for it."""
 
@@ -90,40 +109,57 @@ def propose(
     This is the case with fewer than `GUIDED_MIN_SCORES` scores, if predictions and scores do not agree, or if no code
     is accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
     """
-    if len(rows) < GUIDED_MIN_SCORES:
+    pool = evaluate_pool(space, model, rows, pending, rng)
+    if pool is None or pool.hands_over:
         return None
-    encoding, targets = space.encoding, _targets(rows)
-    points = _points(encoding, [row.code for row in rows])
-    posterior = Posterior.fit(encoding, model, points=points, targets=targets, pending=_points(encoding, pending))
-    agreement = posterior.agreement(targets)
-    if len(rows) >= WATCHED_SCORES and agreement < MIN_AGREEMENT:
-        return None
-    fitted = posterior.fitted(targets)
-    best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))
-    parent_of = _collect_pool(space, [rows[row] for row in best_first[:PARENTS]], rng)
-    pool = list(parent_of)
-    mean, deviation = posterior.predict(_points(encoding, pool))
-    improvement = expected_improvement(mean, deviation, float(fitted.max()))
-    chosen = _choose(pool, improvement, rng, accepts)
+    chosen = _choose(pool.codes, pool.improvement, rng, accepts)
     if chosen is None:
         return None
     place, margin = chosen
-    low, middle, high = _as_fitness(rows, targets, mean[place] + deviation[place] * np.array([-1.0, 0.0, 1.0]))
+    mean, deviation = float(pool.mean[place]), float(pool.deviation[place])
+    low, middle, high = _as_fitness(rows, _targets(rows), mean + deviation * np.array([-1.0, 0.0, 1.0]))
     prediction = BirthPrediction(
         low=low,
         middle=middle,
         high=high,
-        mean=float(mean[place]),
-        deviation=float(deviation[place]),
-        improvement=float(improvement[place]),
+        mean=mean,
+        deviation=deviation,
+        improvement=float(pool.improvement[place]),
         margin=margin,
-        agreement=agreement,
+        agreement=pool.agreement,
         scores=len(rows),
         model_births=model.births,
         kernel=tuple(model.kernel),
         noise=model.noise,
     )
-    return GuidedProposal(pool[place], parent_of[pool[place]], prediction)
+    code = pool.codes[place]
+    return GuidedProposal(code, pool.parent_of[code], prediction)
+
+
+def evaluate_pool(
+    space: CodeSpace, model: ProcessModel, rows: Sequence[ScoredCode], pending: Sequence[Code], rng: KeyedRng
+) -> EvaluatedPool | None:
+    """Return the codes to choose from with their predictions, or None if there are too few scores."""
+    if len(rows) < GUIDED_MIN_SCORES:
+        return None
+    encoding, targets = space.encoding, _targets(rows)
+    points = _points(encoding, [row.code for row in rows])
+    posterior = Posterior.fit(encoding, model, points=points, targets=targets, pending=_points(encoding, pending))
+    fitted = posterior.fitted(targets)
+    best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))
+    parent_of = _collect_pool(space, [rows[row] for row in best_first[:PARENTS]], rng)
+    codes = list(parent_of)
+    mean, deviation = posterior.predict(_points(encoding, codes))
+    return EvaluatedPool(
+        codes=codes,
+        parent_of=parent_of,
+        mean=mean,
+        deviation=deviation,
+        improvement=expected_improvement(mean, deviation, float(fitted.max())),
+        agreement=posterior.agreement(targets),
+        scores=len(rows),
+        parents_fitted=fitted[best_first[: PARENTS + 1]],
+    )
 
 
 def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:

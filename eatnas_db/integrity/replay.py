@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, and_, func, select
+from sqlalchemy import Connection, Engine, and_, exists, func, select
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
@@ -30,13 +30,15 @@ from eatnas_db.errors import EatnasError, MetricError
 from eatnas_db.integrity import violations
 from eatnas_db.integrity.violations import Violation
 from eatnas_db.queries.searches import SearchRecord, list_searches
-from eatnas_db.schema.candidates import architecture, candidate
+from eatnas_db.schema.candidates import architecture, candidate, prediction
 from eatnas_db.schema.searches import step
 from eatnas_db.schema.trainings import measurement, score
 from eatnas_db.spaces import read_space
 
 _BATCH: Final = 2000
 """Births read in one transaction."""
+MODEL_BIRTHS: Final = 200
+"""About this many births of a search are compared with its model, at equal distances: each takes up to 0.1 s."""
 
 
 class _ReplayedBirth(NamedTuple):
@@ -56,6 +58,7 @@ class _ReplayedBirth(NamedTuple):
     left: int | None
     accuracy: float | None
     objectives: list[float] | None
+    predicted: bool
     measured: float | None
 
 
@@ -163,6 +166,7 @@ class _Replay:
                 candidate.c.params,
                 candidate.c.mult_adds,
                 *own,
+                exists().where(prediction.c.candidate_id == candidate.c.id),
                 measured,
             )
             .join(architecture, architecture.c.id == candidate.c.architecture_id)
@@ -244,8 +248,11 @@ class _Replay:
             return same_network, birth.parent_code == birth.code
         if record.kind != SearchKind.EVOLUTION:
             return same_network, birth.parent_digest == birth.digest
-        if record.spec["evolution"].get("births") == "guided":
-            return same_network, True  # The model is not run again.
+        if record.spec["evolution"].get("births") == "guided" and birth.birth >= record.initial_births:
+            if not self._follows_from_model(birth):
+                return False, True
+            if birth.predicted:
+                return same_network, True
         initial = self._initial
         if initial is not None and birth.birth == 0 and record.basic_id is None:
             initial = InitialArchitecture(None, initial.basic, initial.before, initial.perturbation)
@@ -262,6 +269,17 @@ class _Replay:
         recorded = (birth.origin, birth.code, birth.digest)
         is_birth = (decided.origin, str(decided.proposal.architecture), decided.proposal.digest) == recorded
         return is_birth and same_network, decided.parent_id == birth.parent_id
+
+    def _follows_from_model(self, birth: _ReplayedBirth) -> bool:
+        """Return whether the model may have decided a birth; in a long search, only some are compared."""
+        if birth.birth % (self._record.born // MODEL_BIRTHS + 1):
+            return True
+        # Only here, because the model loads SciPy.
+        from eatnas_db.integrity.guided_replay import RecordedBirth, follows_from_model
+
+        recorded = RecordedBirth(birth.id, birth.birth, birth.code)
+        with read_transaction(self._engine) as connection:
+            return follows_from_model(connection, self._record, self._space, recorded, self._digests.__contains__)
 
     def _has_fitness(self, birth: _ReplayedBirth) -> bool:
         if birth.measured is None:

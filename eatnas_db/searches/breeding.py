@@ -22,7 +22,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth, PreparedBirths
 from eatnas_db.searches.search_space import space_of
 
 if TYPE_CHECKING:
-    from eatnas_db.searches.guided_births import GuidedInputs
+    from eatnas_db.guided_births import GuidedInputs
 
 
 def breed(connection: Connection, state: AdvanceState, now: float, prepared: PreparedBirths | None = None) -> int:
@@ -101,7 +101,7 @@ def _decide_guided_birth(
     Yield nothing, and note this in the state, if the birth was not prepared or if the record has changed since then.
     """
     # Only here, because the model loads SciPy.
-    from eatnas_db.searches.guided_births import decide_guided_birth, read_inputs
+    from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     record, number = state.search, state.born
     if prepared is None:

@@ -17,7 +17,7 @@ from eatnas_db.searches.birth_digests import digest_lookup
 from eatnas_db.searches.search_space import space_of
 
 if TYPE_CHECKING:
-    from eatnas_db.searches.guided_births import GuidedInputs
+    from eatnas_db.guided_births import GuidedInputs
 
 MAX_PREPARED: Final = 8
 """Births of one search that are decided one after the other before the first of them is inserted."""
@@ -47,7 +47,7 @@ class PreparedBirths(Protocol):
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
     """Decide the next guided births of a search by one snapshot of the record, and write nothing."""
     # Only here, because the model loads SciPy.
-    from eatnas_db.searches.guided_births import decide_guided_birth, read_inputs
+    from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     prepared: list[PreparedBirth] = []
     undecided: list[Birth] = []

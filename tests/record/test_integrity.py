@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select, update
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -19,6 +19,7 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.integrity.violations import Violation
+from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
@@ -102,6 +103,26 @@ def checkpoint_file(settings: Settings) -> Iterator[tuple[str, Path]]:
 
 def test_a_finished_search_violates_nothing(find_violations):
     assert find_violations() == {}
+
+
+def test_guided_births_are_replayed(engine: Engine, search_factory, lease_factory, score_factory, tmp_path):
+    search_id = search_factory(evolution__births="guided", evolution__population=10, budget__candidates=20)
+    for _ in range(20):
+        leased = lease_factory(search_id)
+        score_factory(leased, leased.mult_adds / 1e9)
+        with transaction(engine) as connection:
+            advance_search(connection, lock_search(connection, search_id), 2.0)
+    rule = "each birth is the one that the spec, the seed and the earlier births decide"
+    of_rule = [violation for violation in list_violations(engine, tmp_path) if violation.invariant == rule]
+    assert of_rule == []
+    with transaction(engine) as connection:
+        network = ("architecture_id", "params", "mult_adds", "code")
+        copied = select(*(candidate.c[name] for name in network)).where(candidate.c.birth == 3)
+        values = connection.execute(copied).one()._asdict()
+        connection.execute(update(candidate).where(candidate.c.birth == 19).values(**values, replica=1))
+        connection.execute(delete(prediction).where(prediction.c.candidate_id == 13))
+    (violation,) = [violation for violation in list_violations(engine, tmp_path) if violation.invariant == rule]
+    assert violation.examples == (13, 20)
 
 
 def test_an_unfinished_search_violates_nothing(engine: Engine, search_factory, lease_factory, tmp_path):

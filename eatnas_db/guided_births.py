@@ -27,6 +27,9 @@ from eatnas_db.guidance.proposals import (
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate, prediction
 
+MODEL_LOOKBACK: Final = 64
+"""If none of this many last births has a prediction, the model is chosen again: the result is the same."""
+
 
 class _ScoredRow(NamedTuple):
     id: int
@@ -50,7 +53,11 @@ _PENDING: Final = select(candidate.c.code).where(
 _LAST_MODEL: Final = (
     select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise)
     .join(candidate, candidate.c.id == prediction.c.candidate_id)
-    .where(candidate.c.search_id == bindparam("search_id"), candidate.c.birth < bindparam("before"))
+    .where(
+        candidate.c.search_id == bindparam("search_id"),
+        candidate.c.birth < bindparam("before"),
+        candidate.c.birth >= bindparam("before") - MODEL_LOOKBACK,
+    )
     .order_by(candidate.c.birth.desc())
     .limit(1)
 )
@@ -100,20 +107,32 @@ def decide_guided_birth(
     else:
         births = model_rows(inputs.number - record.lag + 1)
         with one_thread():
-            model = fit_model(codes.encoding, _encode_rows(space, inputs.model), births)
-    proposals: dict[Code, Proposal] = {}
-
-    def accepts(code: Code) -> bool:
-        proposals[code] = proposal = space.propose(codes.decode(code))
-        return space.limits.allow(proposal.cost) and not is_held(proposal.digest)
-
-    rows, pending = _encode_rows(space, inputs.scored), [_encode(space, code) for code in inputs.pending]
+            model = fit_model(codes.encoding, encode_rows(space, inputs.model), births)
+    choice = GuidedChoice(record, space, inputs, is_held)
     with one_thread():
-        guided = propose(codes, model, rows, pending, KeyedRng(record.seed, "proposal", inputs.number), accepts)
+        guided = propose(codes, model, choice.rows, choice.pending, choice.rng, choice.accepts)
     if guided is None:
         return None
     parent = next((row for row in inputs.scored if row.birth == guided.parent_birth), None)
-    return _make_birth(space, inputs.number, proposals[guided.code], parent, guided.prediction)
+    return _make_birth(space, inputs.number, choice.proposals[guided.code], parent, guided.prediction)
+
+
+class GuidedChoice:
+    """What the model chooses by, as codes; `accepts` keeps the proposal of each code in `proposals`."""
+
+    def __init__(
+        self, record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
+    ) -> None:
+        self._space, self._codes, self._is_held = space, BlockCodes(space), is_held
+        self.rows = encode_rows(space, inputs.scored)
+        self.pending = [_encode(space, code) for code in inputs.pending]
+        self.rng = KeyedRng(record.seed, "proposal", inputs.number)
+        self.proposals: dict[Code, Proposal] = {}
+
+    def accepts(self, code: Code) -> bool:
+        """Return whether a code is within the limits, and no earlier birth has its network."""
+        self.proposals[code] = proposal = self._space.propose(self._codes.decode(code))
+        return self._space.limits.allow(proposal.cost) and not self._is_held(proposal.digest)
 
 
 def _list_scored(connection: Connection, search_id: int, before: int) -> tuple[_ScoredRow, ...]:
@@ -144,7 +163,8 @@ def _read_model(
     return _list_scored(connection, search_id, model_births)
 
 
-def _encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
+def encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
+    """Return scored births with their codes for the model."""
     return [ScoredCode(row.birth, _encode(space, row.code), row.fitness) for row in rows]
 
 

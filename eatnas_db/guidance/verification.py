@@ -1,0 +1,71 @@
+"""Check a recorded birth against the model, with a tolerance for processors that round differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
+from eatnas_db.guidance.process import LIKELIHOOD_MARGIN, ProcessModel, likelihoods, make_points, normal_scores
+from eatnas_db.guidance.proposals import (
+    MIN_AGREEMENT,
+    PARENTS,
+    TOLERANCE,
+    CodeSpace,
+    EvaluatedPool,
+    ScoredCode,
+    evaluate_pool,
+)
+
+ROUNDING: Final = 1e-9
+"""Values from different processors differ by less."""
+
+
+def may_choose_model(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel) -> bool:
+    """Return whether the scored rows choose a kernel and a noise, or others of nearly the same likelihood."""
+    points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))
+    found = dict(likelihoods(encoding, points, normal_scores(np.array([row.score for row in rows]))))
+    likelihood = found.get(model._replace(births=0))
+    return likelihood is not None and likelihood >= max(found.values()) - len(found) * LIKELIHOOD_MARGIN
+
+
+def may_propose(
+    space: CodeSpace,
+    model: ProcessModel,
+    rows: Sequence[ScoredCode],
+    pending: Sequence[Code],
+    rng: KeyedRng,
+    accepts: Callable[[Code], bool],
+    is_recorded: Callable[[Code], bool] | None,
+) -> bool:
+    """Return whether the model proposes the recorded code, or leaves the birth to evolution (None).
+
+    A choice that is not certain, because it depends on rounding, is right.
+    """
+    pool = evaluate_pool(space, model, rows, pending, rng)
+    if pool is None:
+        return is_recorded is None
+    if abs(pool.agreement - MIN_AGREEMENT) < ROUNDING or _depends_on_rounding(pool.parents_fitted):
+        return True
+    if pool.hands_over or is_recorded is None:
+        return is_recorded is None and (pool.hands_over or not any(map(accepts, pool.codes)))
+    return _is_best(pool, accepts, is_recorded)
+
+
+def _is_best(pool: EvaluatedPool, accepts: Callable[[Code], bool], is_recorded: Callable[[Code], bool]) -> bool:
+    """Return whether the recorded code is accepted and nearly the best of the accepted ones."""
+    by_improvement = sorted(range(len(pool.codes)), key=lambda place: -pool.improvement[place])
+    best = next((pool.improvement[place] for place in by_improvement if accepts(pool.codes[place])), None)
+    if best is None:
+        return False
+    tied = [place for place in by_improvement if pool.improvement[place] >= best - TOLERANCE - ROUNDING]
+    return any(is_recorded(pool.codes[place]) and accepts(pool.codes[place]) for place in tied)
+
+
+def _depends_on_rounding(parents_fitted: Reals) -> bool:
+    """Return whether other rounding may give other parents of the pool or another order of them."""
+    steps = parents_fitted[: PARENTS + 1] / TOLERANCE
+    return bool((np.abs(steps - np.floor(steps) - 0.5) < ROUNDING / TOLERANCE).any())

@@ -1,0 +1,83 @@
+"""Compare recorded births with the model of their search. It is loaded only for searches with such births."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlalchemy import Connection, select
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.space import Space
+from eatnas_db.guidance.blas_threads import one_thread
+from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.guidance.process import Kernel, ProcessModel
+from eatnas_db.guidance.proposals import fit_model, model_rows
+from eatnas_db.guidance.verification import may_choose_model, may_propose
+from eatnas_db.guided_births import GuidedChoice, GuidedInputs, encode_rows, read_inputs
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.schema.candidates import prediction
+
+
+class RecordedBirth(NamedTuple):
+    """A birth of the record."""
+
+    id: int
+    number: int
+    code: str
+
+
+def follows_from_model(
+    connection: Connection, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
+) -> bool:
+    """Return whether the model may have decided a birth, or may have left it to evolution if it has no prediction."""
+    stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise)
+    row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()
+    inputs = read_inputs(connection, record, birth.number)
+    with one_thread():
+        if row is None:
+            return _is_left_to_evolution(record, space, inputs, is_held)
+        model = ProcessModel(Kernel(*row.kernel), row.noise, row.model_births)
+        return _is_chosen(record, space, inputs, model) and _may_propose(
+            record, space, inputs, model, is_held, space.parse(birth.code)
+        )
+
+
+def _is_left_to_evolution(
+    record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
+) -> bool:
+    if not inputs.model:
+        return True
+    model = inputs.model
+    if not isinstance(model, ProcessModel):
+        births = model_rows(inputs.number - record.lag + 1)
+        model = fit_model(BlockCodes(space).encoding, encode_rows(space, model), births)
+    return _may_propose(record, space, inputs, model, is_held, None)
+
+
+def _is_chosen(record: SearchRecord, space: Space, inputs: GuidedInputs, model: ProcessModel) -> bool:
+    """Return whether the stored model is that of the birth before, or may have been chosen for this one."""
+    if isinstance(inputs.model, ProcessModel):
+        return inputs.model == model
+    is_current = model.births == model_rows(inputs.number - record.lag + 1)
+    return is_current and may_choose_model(BlockCodes(space).encoding, encode_rows(space, inputs.model), model)
+
+
+def _may_propose(
+    record: SearchRecord,
+    space: Space,
+    inputs: GuidedInputs,
+    model: ProcessModel,
+    is_held: Callable[[str], bool],
+    recorded: Architecture | None,
+) -> bool:
+    choice, codes = GuidedChoice(record, space, inputs, is_held), BlockCodes(space)
+    return may_propose(
+        codes,
+        model,
+        choice.rows,
+        choice.pending,
+        choice.rng,
+        choice.accepts,
+        None if recorded is None else lambda code: codes.decode(code) == recorded,
+    )
