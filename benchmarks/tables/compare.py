@@ -14,16 +14,19 @@ import statistics
 import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tables.methods import METHODS, trainings_to_targets
+from tables.methods import METHODS, late_spread, trainings_to_targets
 from tables.tables import Table
 
 SHARES: Final = (0.01, 0.003, 0.001)
+FINALISTS: Final = 3
+"""With noise, this number of best networks is trained again before one is chosen."""
 
 
 class Run(NamedTuple):
@@ -34,11 +37,22 @@ class Run(NamedTuple):
     lag: int
     budget: int
     seed: int
+    noise: float = 0.0
+    """The standard deviation of noise on each score, as a multiple of the spread of a late population."""
+
+
+@cache
+def late_spread_of(file: Path) -> float:
+    """Return the spread of a late population on a table."""
+    return late_spread(Table.load(file))
 
 
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
     """Run one search, and return the line of its result."""
-    table = Table.load(folder / f"{run.table}.npz")
+    file = folder / f"{run.table}.npz"
+    table = Table.load(file)
+    if run.noise:
+        table = table.with_noise(run.noise * late_spread_of(file), run.seed)
     reached = trainings_to_targets(
         table,
         METHODS[run.method](table, run.seed, run.lag),
@@ -46,6 +60,7 @@ def run_search(folder: Path, run: Run) -> dict[str, Any]:
         lag=run.lag,
         column=run.seed % table.scores.shape[1],
         shares=SHARES,
+        finalists=FINALISTS if run.noise else 1,
     )
     return {**run._asdict(), "reached": reached}
 
@@ -91,13 +106,14 @@ def main() -> None:
     parser.add_argument("--lags", nargs="+", type=int, default=[4])
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
+    parser.add_argument("--noise", type=float, default=0.0, help="noise of a score, in spreads of a late population")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     names = options.tables or sorted(file.stem for file in options.folder.glob("*.npz"))
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {tuple(line[field] for field in Run._fields) for line in lines}
-    wanted = product(names, options.methods, options.lags, [options.budget], range(options.seeds))
+    known = {Run(**{field: line[field] for field in Run._fields if field in line}) for line in lines}
+    wanted = product(names, options.methods, options.lags, [options.budget], range(options.seeds), [options.noise])
     missing = [run for run in map(Run._make, wanted) if run not in known]
     with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
         for number, line in enumerate(pool.map(run_search, [options.folder] * len(missing), missing), 1):

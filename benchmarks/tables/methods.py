@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from eatnas_db.domain.evolution import GUIDED_RANDOM_BIRTHS, Member, run_tournament, select_removed
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, GUIDED_RANDOM_BIRTHS, Member, run_tournament, select_removed
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.process import ProcessModel
 from eatnas_db.guidance.proposals import (
     MAX_ROWS,
-    MIN_SCORES,
     ScoredCode,
     fit_model,
     model_rows,
@@ -108,7 +108,7 @@ class Guided:
     def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
         """Return the proposal of the model, or a random code at first."""
         birth, held = len(codes), set(codes)
-        if birth < GUIDED_RANDOM_BIRTHS or len(scores) < MIN_SCORES:
+        if birth < GUIDED_RANDOM_BIRTHS or len(scores) < GUIDED_MIN_SCORES:
             return sample_new(self._table, self._seed, codes)
         rows = [ScoredCode(birth, codes[birth], score) for birth, score in enumerate(scores)]
         size = model_rows(len(rows))
@@ -219,28 +219,50 @@ METHODS: Final[dict[str, Callable[[Table, int, int], Method]]] = {
 
 
 def trainings_to_targets(
-    table: Table, method: Method, *, budget: int, lag: int, column: int, shares: Sequence[float]
+    table: Table,
+    method: Method,
+    *,
+    budget: int,
+    lag: int,
+    column: int,
+    shares: Sequence[float],
+    finalists: int = 1,
 ) -> list[int | None]:
-    """Return, for each share of the table, the trainings until the best observed code is truly within it.
+    """Return, for each share of the table, the trainings until one of the best observed codes is truly within it.
 
-    The number is None for a share that is not reached within the budget.
+    `finalists`: the number of best codes that would be trained again to find the truly best of them. The number of
+    trainings is None for a share that is not reached within the budget.
     """
     count = len(table.true_ranks)
     ranks = [max(1, math.ceil(share * count)) for share in shares]
     reached: list[int | None] = [None] * len(shares)
     codes: list[Code] = []
     scores: list[float] = []
-    best, best_rank = -math.inf, count
+    best: list[tuple[float, int]] = []
     for birth in range(budget):
         code = method.choose(codes, scores[: max(0, birth - lag + 1)])
         row = table.row_of[code]
         codes.append(code)
         scores.append(float(table.scores[row, column]))
-        if scores[-1] > best:
-            best, best_rank = scores[-1], int(table.true_ranks[row])
+        best = sorted([*best, (scores[-1], row)], key=lambda entry: -entry[0])[:finalists]
+        best_rank = min(int(table.true_ranks[row]) for _, row in best)
         for number, rank in enumerate(ranks):
             if reached[number] is None and best_rank <= rank:
                 reached[number] = birth + 1
         if None not in reached:
             break
     return reached
+
+
+def late_spread(table: Table, *, births: int = 120, seeds: int = 10) -> float:
+    """Return the mean spread of the true scores in populations of evolution after `births`."""
+    spreads = []
+    for seed in range(seeds):
+        method = Evolution(table, seed, 1)
+        codes: list[Code] = []
+        scores: list[float] = []
+        for _ in range(births):
+            codes.append(method.choose(codes, scores))
+            scores.append(float(table.true[table.row_of[codes[-1]]]))
+        spreads.append(statistics.pstdev(scores[-POPULATION:]))
+    return statistics.fmean(spreads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ class Table:
     levels: tuple[int, ...]
     row_of: dict[Code, int]
     scores: np.ndarray
+    true: np.ndarray
     true_ranks: np.ndarray
 
     @classmethod
@@ -36,8 +37,14 @@ class Table:
             levels=tuple(map(int, content["levels"])),
             row_of={code: row for row, code in enumerate(codes)},
             scores=content["sel"],
+            true=content["true"],
             true_ranks=ranks,
         )
+
+    def with_noise(self, spread: float, seed: int) -> Table:
+        """Return the table with one column of scores: the true ones with normal noise of this standard deviation."""
+        noise = np.random.default_rng(seed).normal(0, spread, len(self.true))
+        return replace(self, scores=(self.true + noise)[:, None])
 
     @property
     def encoding(self) -> Encoding:
