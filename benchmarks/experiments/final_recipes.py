@@ -13,22 +13,26 @@ from __future__ import annotations
 
 import argparse
 import csv
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from arm_specs import SMALL, merge
+from arm_specs import SMALL
 from standalone_trainings import new_assignment, parse_arm_spec
 
 from eatnas_db.domain.recipe import FINAL_EPOCHS_FACTOR
 from eatnas_protocol.messages import Failed, Finished
 from eatnas_training import loop
+from eatnas_training.data.dataset_files import read_idx_set
+from eatnas_training.data.datasets import split
 from eatnas_training.worker_protocol import StopRequest
 
 WINNER: Final = (
     "mb6_k5_d1_w1.0/mb3_k3_d1_w0.5_skip/mb3_k7_d2_w2.0_skip/mb6_k5_d2_w0.5_skip/mb3_k5_d2_w0.5_skip/"
     "mb6_k5_d2_w1.5_skip/sep_k3_d3_w1.5_skip"
 )
+CHOICE_IMAGES: Final = SMALL["data"]["train_images"] + SMALL["data"]["validation_images"]
 EPOCHS: Final = FINAL_EPOCHS_FACTOR * SMALL["training"]["epochs"]
 ADAMW: Final = {
     "optimizer": "adamw",
@@ -37,13 +41,17 @@ ADAMW: Final = {
     "clip_norm": 5.0,
     "ema_decay": 0.99,
 }
+LARGER: Final = {"ema_decay": 0.99, "end_resolution": 28, "end_epochs": 3}
 CHOICES: Final[dict[str, dict[str, Any]]] = {
     "search": {},
     "crop_flip, average": {"augment": "crop_flip", "ema_decay": 0.99},
     "adamw, batch 32": {**ADAMW, "batch_size": 32},
-    "adamw, batch 32, shift": {**ADAMW, "batch_size": 32, "augment": "shift"},
-    "adamw": ADAMW,
-    "adamw, batch 32, cutmix": {**ADAMW, "batch_size": 32, "cutmix": 1.0},
+    "average, larger images": LARGER,
+    "batch 32, average, decay 5e-4": {"batch_size": 32, "ema_decay": 0.99, "weight_decay": 5e-4},
+    "average, decay 5e-4, shift": {"ema_decay": 0.99, "weight_decay": 5e-4, "augment": "shift"},
+    "average, decay 5e-4, mixup": {"ema_decay": 0.99, "weight_decay": 5e-4, "mixup": 0.2},
+    "average, decay 5e-4, erasing": {"ema_decay": 0.99, "weight_decay": 5e-4, "random_erasing": 0.25},
+    "average, decay 2e-3": {"ema_decay": 0.99, "weight_decay": 2e-3},
 }
 COLUMNS: Final = ("recipe", "seed", "epochs", "accuracy", "loss", "device_seconds")
 
@@ -52,16 +60,29 @@ def train(
     name: str, number: int, seed: int, options: argparse.Namespace, *, test: bool, **recipe: Any
 ) -> tuple[Any, ...]:
     """Train one network and return its row of the table."""
-    changes = {} if test else {"data": {"train_images": 7000}}
-    spec = parse_arm_spec(merge(SMALL, changes), options.data_root)
+    spec = parse_arm_spec(SMALL, options.data_root if test else str(_validation_as_test(options)))
     folder = options.work / ("test" if test else "choose")
     assign = new_assignment(spec, number, WINNER, seed, folder, epochs=EPOCHS, **recipe)
-    for report in loop.train(replace(assign, final_model=test), lambda: StopRequest.NONE):
+    for report in loop.train(replace(assign, final_model=True), lambda: StopRequest.NONE):
         if isinstance(report, Failed):
             raise RuntimeError(f"{name}: {report.message}")
         if isinstance(report, Finished):
             return name, seed, EPOCHS, round(report.accuracy, 4), round(report.loss, 4), round(report.device_seconds, 1)
     raise AssertionError("a training ends with a report")
+
+
+def _validation_as_test(options: argparse.Namespace) -> Path:
+    """Return a folder whose test images are validation images, and whose training images are 7,000 others."""
+    folder: Path = options.work / "choose-data"
+    folder.mkdir(parents=True, exist_ok=True)
+    images = read_idx_set(Path(options.data_root), "FashionMNIST", 10, train=True)
+    train, validation = split(len(images.labels), {**SMALL["data"], "train_images": CHOICE_IMAGES})
+    for part, indices in (("train", train), ("t10k", validation)):
+        pixels, labels = images.images[indices, 0], images.labels[indices].astype("uint8")
+        for name, array in ((f"{part}-images-idx3-ubyte", pixels), (f"{part}-labels-idx1-ubyte", labels)):
+            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (folder / name).write_bytes(head + array.tobytes())
+    return folder
 
 
 def main() -> None:

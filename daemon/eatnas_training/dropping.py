@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey, to_device
 from eatnas_training.network import ResidualLayer
 
@@ -37,7 +36,7 @@ class RandomDrops:
 
     def draw(self, key: BatchKey, count: int) -> None:
         """Draw for the `count` images of a batch."""
-        generator = torch.Generator().manual_seed(derive_seed(key.seed, "drops", key.epoch, key.batch))
+        generator = torch.Generator().manual_seed(key.draw_seed("drops"))
         kept = 1 - torch.tensor(self._rates)[:, None]
         body_factors = (torch.rand((len(self._rates), count), generator=generator) < kept) / kept
         self._body_factors = list(to_device(body_factors, self._device)[:, :, None, None, None])

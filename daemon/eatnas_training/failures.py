@@ -46,8 +46,18 @@ class ParentMissingError(Exception):
     """The parent's weights are missing or damaged, and the assignment lacks the ancestors to train them again."""
 
 
+class RankError(Exception):
+    """Another process of a training on several devices has failed."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
 def failure_kind(error: Exception) -> FailureKind:
     """Return the kind of failure that an exception stands for."""
+    if isinstance(error, RankError):
+        return error.kind
     if isinstance(error, DivergedError):
         return FailureKind.DIVERGED
     if isinstance(error, DataError):

@@ -29,6 +29,7 @@ from eatnas_training.data.loading import forget_loaded_data
 from eatnas_training.failures import failure_kind, is_cuda_error
 from eatnas_training.inheritance.parent import TrainedNetwork, find_nearest_ancestor, spec_of
 from eatnas_training.latency import Latency, LatencyMeasurement, load_of_other_processes
+from eatnas_training.rank_group import STEP_SECONDS, RankGroup
 from eatnas_training.state import identity_of
 from eatnas_training.steps import Clock, StepRunner, require_finite
 from eatnas_training.worker_protocol import StopRequest
@@ -45,9 +46,11 @@ def train(
     device: str = "cpu",
     monotonic: Clock = time.monotonic,
     wall_clock: Clock = time.time,
+    step_seconds: float = STEP_SECONDS,
 ) -> Iterator[Report]:
     """Train one candidate, calling `stop_request` between batches. The last report is Finished, Released or Failed."""
     training = Training(assign, stop_request, device, monotonic, wall_clock)
+    training.step_seconds = step_seconds
     try:
         yield from training.run()
     except Exception as error:
@@ -62,6 +65,9 @@ def train(
             device_seconds=training.device_seconds,
             fatal=is_cuda_error(error),
         )
+    finally:
+        if training.ranks is not None:
+            training.ranks.close()
 
 
 class Training:
@@ -83,6 +89,8 @@ class Training:
         self._ancestor_seconds = 0.0
         self._reported_at = -math.inf
         self._saved_at = monotonic()
+        self.step_seconds = STEP_SECONDS
+        self.ranks: RankGroup | None = None
 
     @property
     def device_seconds(self) -> float:
@@ -99,6 +107,8 @@ class Training:
         runner.build()
         resumed = yield from self._resume()
         if self.assign.inherits and not resumed and not (yield from self._inherit()):
+            return
+        if recipe.devices > 1 and runner.state.epoch < recipe.epochs and not (yield from self._start_ranks()):
             return
         yield from runner.state.epoch_reports
         self._saved_at = self.monotonic()
@@ -153,6 +163,17 @@ class Training:
                 logged_at = self.monotonic()
                 print(progress.describe(), flush=True)
             yield Phase(*self._token, "loading")
+        return True
+
+    def _start_ranks(self) -> Generator[Report, None, bool]:
+        """Start the processes of the other ranks; return False if stopped while they load the images."""
+        runner = self.runner
+        self.ranks = RankGroup(self.assign, runner.recipe.devices, self.step_seconds, monotonic=self.monotonic)
+        state = checkpoint.pack(runner.state.to_checkpoint(self._identity()))
+        if not (yield from self.ranks.connect(runner.data.digest, state, self.stop_request)):
+            yield Released(*self._token, self.device_seconds)
+            return False
+        runner.exchange = self.ranks
         return True
 
     def _resume(self) -> Generator[Report, None, bool]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey, to_device
 
 ERASED_AREA: Final = (0.02, 1 / 3)
@@ -29,7 +28,7 @@ class Mix:
 def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
     """Set a random rectangle to 0, the mean of all images, in this share of the images `[B, C, H, W]`."""
     count, _, height, width = images.shape
-    generator = torch.Generator().manual_seed(derive_seed(key.seed, "erasing", key.epoch, key.batch))
+    generator = torch.Generator().manual_seed(key.draw_seed("erasing"))
     erased, area, ratio, down, across = torch.rand((5, count), generator=generator, dtype=torch.float64)
     pixels = height * width * (ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0]))
     low, high = (math.log(value) for value in ERASED_RATIO)
@@ -50,7 +49,7 @@ def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: 
 
     With both, each batch draws one of them. The share is drawn once for the batch from Beta(alpha, alpha).
     """
-    draws = np.random.default_rng(derive_seed(key.seed, "mixing", key.epoch, key.batch))
+    draws = np.random.default_rng(key.draw_seed("mixing"))
     cuts = cutmix > 0 and (mixup == 0 or draws.random() < 0.5)
     alpha = cutmix if cuts else mixup
     share = float(draws.beta(alpha, alpha))

@@ -54,6 +54,11 @@ class TrainingState:
         self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
 
+    def begin_epoch(self) -> None:
+        """Move to the first batch of the next epoch in a process that reports no epochs."""
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.sums.zero_()
+
     def to_checkpoint(self, identity: str) -> dict[str, Any]:
         """Return all that a process needs to resume this training with the same bits."""
         content = {

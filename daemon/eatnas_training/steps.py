@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,16 @@ from eatnas_training.state import TrainingState, build_network, initial_state
 Clock = Callable[[], float]
 
 
+class Exchange(Protocol):
+    """What the processes of a training on several devices exchange in each step."""
+
+    def begin_step(self) -> None:
+        """Let the other processes begin the next step."""
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+
+
 class StepRunner:
     """The recipe, data, network and optimizer of one assignment; call `load` and `build` before any step.
 
@@ -44,8 +55,11 @@ class StepRunner:
     batches: int
     """Batches in an epoch."""
 
-    def __init__(self, assign: Assign, device: str = "cpu", monotonic: Clock = time.monotonic) -> None:
-        self.assign, self.device, self._monotonic = assign, device, monotonic
+    def __init__(
+        self, assign: Assign, device: str = "cpu", monotonic: Clock = time.monotonic, *, rank: int = 0
+    ) -> None:
+        self.assign, self.device, self._monotonic, self._rank = assign, device, monotonic, rank
+        self.exchange: Exchange | None = None
         self.recipe = TrainingRecipe(**assign.training)
         self.device_seconds = 0.0
         self._precision: str
@@ -72,6 +86,14 @@ class StepRunner:
             raise DataError(
                 f"the data set has {self.data.task}, but the search was created for {task}; restore its files, "
                 "or create a new search"
+            )
+        batch_size = min(self.recipe.batch_size, len(self.data.train.labels))
+        if self.recipe.devices > 1 and self.device != "cpu":
+            raise DataError(f"final.devices: {self.recipe.devices} trains on processors only; use 1 on a GPU")
+        if batch_size < 2 * self.recipe.devices:
+            raise DataError(
+                f"{self.recipe.devices} devices need batches of at least {2 * self.recipe.devices} images, and there "
+                f"are {batch_size}; use fewer devices"
             )
         self.batches = max(1, len(self.data.train.labels) // self.recipe.batch_size)
         if self.assign.data.get("class_weights") == BALANCED:
@@ -106,6 +128,8 @@ class StepRunner:
     def train_step(self) -> None:
         """Train one batch and add its loss, correct predictions and images to the sums of the state."""
         started = self._monotonic()
+        if self.exchange is not None:
+            self.exchange.begin_step()
         self._train_batch()  # a function of its own, because freeing its tensors takes time, too
         self.state.batch += 1
         self._add_seconds(started)
@@ -124,18 +148,24 @@ class StepRunner:
             epoch=state.epoch,
             batch=state.batch,
             policy=recipe.auto_augment,
+            rank=self._rank,
+            ranks=recipe.devices,
         )
         images, labels = self._train_part().batch(key)
         images, mixed = self._change(images, labels, key)
         state.optimizer.zero_grad(set_to_none=True)
-        count = len(labels)
+        count, sums = len(labels), torch.zeros_like(state.sums)
         if self.assign.split_batches and count >= 4:  # a single image has no variance
             middle = (count + 1) // 2
             with one_statistics_update(self._norms):
                 for part in (slice(0, middle), slice(middle, count)):
-                    self._add_gradients(images, labels, mixed, part)
+                    self._add_gradients(images, labels, mixed, part, sums)
         else:
-            self._add_gradients(images, labels, mixed, slice(0, count))
+            self._add_gradients(images, labels, mixed, slice(0, count), sums)
+        if self.exchange is not None:
+            gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
+            self.exchange.add_up([*gradients, sums])
+        state.sums += sums
         if recipe.clip_norm:
             clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
         state.optimizer.step()
@@ -159,9 +189,9 @@ class StepRunner:
             self._drops.draw(key, len(labels))
         return images.contiguous(memory_format=torch.channels_last), mixed
 
-    def _add_gradients(self, images: Tensor, labels: Tensor, mixed: Mix | None, part: slice) -> None:
+    def _add_gradients(self, images: Tensor, labels: Tensor, mixed: Mix | None, part: slice, sums: Tensor) -> None:
         """Add the gradients of a part of the batch, and its loss and predictions to the sums."""
-        state, batch_size = self.state, len(labels)
+        state, batch_size = self.state, min(self.recipe.batch_size, len(self.data.train.labels))
         if self._drops is not None:
             self._drops.part = part
         images, labels = images[part], labels[part]
@@ -172,7 +202,7 @@ class StepRunner:
             if mixed is not None:
                 loss = mixed.share * loss + (1 - mixed.share) * self._loss(logits, mixed.labels[part])
         (loss if share == 1 else loss * share).backward()  # type: ignore[no-untyped-call]
-        _add(state.sums, loss.detach() * len(labels), logits.detach(), labels)
+        _add(sums, loss.detach() * len(labels), logits.detach(), labels)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         weights, smoothing = self._class_weights, self.recipe.label_smoothing
@@ -228,7 +258,7 @@ class StepRunner:
 
     def _add_seconds(self, started: float) -> None:
         seconds = self._monotonic() - started
-        self.device_seconds += seconds
+        self.device_seconds += seconds * self.recipe.devices
         self.state.epoch_seconds += seconds
 
 

@@ -20,6 +20,7 @@ METHODS_OFF: Final[dict[str, Any]] = {
     "dropout": 0.0,
     "end_resolution": None,
     "end_epochs": 0,
+    "devices": 1,
 }
 """The keys that only the recipes of final models have. A recipe contains those that differ from these values."""
 AUGMENTED_CHANNELS: Final = (1, 3)
@@ -57,6 +58,11 @@ def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[
     recipe = {key: value for key, value in ({**training, **recipe}).items() if value != METHODS_OFF.get(key, object())}
     if ("end_resolution" in recipe) != ("end_epochs" in recipe):
         raise InvalidSpecError("final: end_resolution and end_epochs need each other; set both or neither")
+    if recipe["batch_size"] < 2 * recipe.get("devices", 1):
+        raise InvalidSpecError(
+            f"final.devices: {recipe['devices']} devices need a batch_size of at least {2 * recipe['devices']}, and it "
+            f"is {recipe['batch_size']}"
+        )
     if recipe.get("end_epochs", 0) > recipe["epochs"]:
         raise InvalidSpecError(
             f"final.end_epochs: {recipe['end_epochs']} exceeds the {recipe['epochs']} epochs of a final model; "

@@ -27,5 +27,6 @@ class TrainingRecipe(TrainingSpec):
     dropout: float = Field(0.0, ge=0, lt=1)
     end_resolution: int | None = Field(None, ge=4, le=1024)
     end_epochs: int = Field(0, ge=0)
+    devices: int = Field(1, ge=1)
 
     stored_if_set = frozenset(METHODS_OFF)

@@ -7,7 +7,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey, to_device
 from eatnas_training.data.policies import draw_operations
 
@@ -38,7 +37,7 @@ def _shift(images: Tensor, key: BatchKey) -> Tensor:
         return images
     count, _, height, width = images.shape
     device = images.device
-    generator = torch.Generator().manual_seed(derive_seed(key.seed, "augment", key.epoch, key.batch))
+    generator = torch.Generator().manual_seed(key.draw_seed("augment"))
     reach = max(1, height // SHIFT_SHARE)
     shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
     mirrored = torch.rand((count, 1), generator=generator) < 0.5

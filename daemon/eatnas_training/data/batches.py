@@ -24,11 +24,20 @@ class BatchKey:
     epoch: int
     batch: int
     policy: str = "none"
+    rank: int = 0
+    ranks: int = 1
+    """The batch is divided among this number of processes; the key is that of one part."""
 
     def indices(self, count: int) -> Tensor:
-        """Return the indices of the batch's images among `count`: int64 `[B]` on the CPU."""
+        """Return the indices of the part's images among `count`: int64 `[B]` on the CPU."""
         order = _cached_epoch_order(count, self.seed, self.epoch)
-        return order[self.batch * self.size : (self.batch + 1) * self.size]
+        batch = order[self.batch * self.size : (self.batch + 1) * self.size]
+        return batch if self.ranks == 1 else batch.tensor_split(self.ranks)[self.rank]
+
+    def draw_seed(self, purpose: str) -> int:
+        """Return the seed of the draws for a purpose."""
+        rank = [] if self.ranks == 1 else [self.rank]
+        return derive_seed(self.seed, purpose, self.epoch, self.batch, *rank)
 
 
 class DataPart(Protocol):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.batches import BatchKey
 from eatnas_training.data.image_files import FileState, open_image
@@ -74,7 +73,7 @@ def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     """
     if key.augment == "none":
         return [None] * count
-    generator = torch.Generator().manual_seed(derive_seed(key.seed, "crop", key.epoch, key.batch))
+    generator = torch.Generator().manual_seed(key.draw_seed("crop"))
     draws = torch.rand((count, 2 * CROP_TRIES + 3), generator=generator, dtype=torch.float64)
     if key.augment == "shift":
         draws[:, -1] = 1

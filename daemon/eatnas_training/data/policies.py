@@ -15,7 +15,6 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from eatnas_db.domain.rng import derive_seed
 from eatnas_training.data.batches import BatchKey
 
 BINS: Final = 31
@@ -81,7 +80,7 @@ def draw_operations(key: BatchKey, count: int, side: int) -> Sequence[Sequence[O
     """Return the operations for each of the `count` images of a batch, whose side is `side` pixels."""
     if key.policy == "none":
         return [()] * count
-    generator = torch.Generator().manual_seed(derive_seed(key.seed, "policy", key.epoch, key.batch))
+    generator = torch.Generator().manual_seed(key.draw_seed("policy"))
     trivial = key.policy == "trivialaugment"
     ranges = _WIDE if trivial else _RANDAUGMENT
     names = list(ranges)
