@@ -5,15 +5,11 @@ torchvision's own transforms draw from torch's global generator, whose order the
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from eatnas_training.data.batches import BatchKey
 
@@ -31,7 +27,10 @@ class Operation:
 
     def apply(self, image: Any) -> Any:
         """Return the changed image, a PIL image or a uint8 tensor `[..., C, H, W]`."""
-        return _OPERATIONS[self.name](image, self.magnitude)
+        # Only here, because torchvision takes seconds to load and most recipes have no policy.
+        from eatnas_training.data.policy_operations import OPERATIONS
+
+        return OPERATIONS[self.name](image, self.magnitude)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,41 +101,3 @@ def _magnitude(values: _Range, number: int, sign: int, side: int) -> float:
     if values.scaled:
         magnitude *= side
     return -magnitude if values.signed and sign else magnitude
-
-
-def _affine(image: Any, *, shift: tuple[int, int] = (0, 0), shear: tuple[float, float] = (0.0, 0.0)) -> Any:
-    return functional.affine(
-        image,
-        angle=0.0,
-        translate=list(shift),
-        scale=1.0,
-        shear=list(shear),
-        interpolation=InterpolationMode.NEAREST,
-        center=None if shear == (0.0, 0.0) else [0.0, 0.0],
-    )
-
-
-def _degrees(magnitude: float) -> float:
-    return math.degrees(math.atan(magnitude))
-
-
-def _enhance(function: Callable[[Any, float], Any], image: Any, magnitude: float) -> Any:
-    return function(image, 1 + magnitude)
-
-
-_OPERATIONS: Final[dict[str, Callable[[Any, float], Any]]] = {
-    "identity": lambda image, _: image,
-    "shear_x": lambda image, magnitude: _affine(image, shear=(_degrees(magnitude), 0.0)),
-    "shear_y": lambda image, magnitude: _affine(image, shear=(0.0, _degrees(magnitude))),
-    "translate_x": lambda image, magnitude: _affine(image, shift=(int(magnitude), 0)),
-    "translate_y": lambda image, magnitude: _affine(image, shift=(0, int(magnitude))),
-    "rotate": lambda image, magnitude: functional.rotate(image, magnitude),
-    "brightness": partial(_enhance, functional.adjust_brightness),
-    "color": partial(_enhance, functional.adjust_saturation),
-    "contrast": partial(_enhance, functional.adjust_contrast),
-    "sharpness": partial(_enhance, functional.adjust_sharpness),
-    "posterize": lambda image, magnitude: functional.posterize(image, round(magnitude)),
-    "solarize": lambda image, magnitude: functional.solarize(image, magnitude),
-    "autocontrast": lambda image, _: functional.autocontrast(image),
-    "equalize": lambda image, _: functional.equalize(image),
-}
