@@ -43,4 +43,5 @@ def _describe(entry: LineageEntry, place: str) -> str:
     changes = f": {', '.join(entry.changes)}" if entry.changes else ""
     share = entry.share_inherited
     inherited = "" if share is None else f", {share:.0%} inherited, {entry.lineage_epochs} epochs behind it"
-    return f"{place}{entry.id}, birth {entry.birth}, {entry.origin}{changes}, {fitness}{gain}{inherited}"
+    reason = "" if entry.reason is None else f". {entry.reason}"
+    return f"{place}{entry.id}, birth {entry.birth}, {entry.origin}{changes}, {fitness}{gain}{inherited}{reason}"

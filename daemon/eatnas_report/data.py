@@ -7,10 +7,12 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from eatnas_db.queries.calibration import Calibration, PredictedBirth, get_calibration, list_predictions
 from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
 from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, list_scored_children
+from eatnas_db.queries.paging import EVERYTHING
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
@@ -52,6 +54,8 @@ class ReportData:
     generations: int
     related: tuple[ScoredChild, ...]
     related_total: int
+    predictions: tuple[PredictedBirth, ...]
+    calibration: Calibration
     primitives: tuple[PrimitiveShare, ...]
     failures: tuple[FailedAttempt, ...]
     utilisation: Utilisation
@@ -81,6 +85,8 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         generations=len(ancestors),
         related=tuple(sample_evenly(related, MAX_RELATED)),
         related_total=len(related),
+        predictions=tuple(list_predictions(connection, search.id, EVERYTHING)),
+        calibration=get_calibration(connection, search.id),
         primitives=list_primitives(connection, search.id, points=PRIMITIVE_STEPS),
         failures=list_failures(connection, search.id),
         utilisation=get_utilisation(connection, search.id, now),

@@ -12,6 +12,7 @@ from eatnas_report import tables
 from eatnas_report.data import ReportData
 from eatnas_report.figures.lineage import lineage_figures
 from eatnas_report.figures.population import front_figures, primitive_figures, quality_figures
+from eatnas_report.figures.predictions import prediction_figures
 from eatnas_report.figures.training import failure_figures, utilisation_figures
 from eatnas_report.templating import read_template, render_template
 
@@ -28,6 +29,7 @@ def render_page(data: ReportData) -> str:
         top_table=tables.top_table(data),
         lineage=lineage_figures(data),
         lineage_table=tables.lineage_table(data),
+        predictions=prediction_figures(data),
         primitives=primitive_figures(data),
         failures=failure_figures(data),
         failure_table=tables.failure_table(data),

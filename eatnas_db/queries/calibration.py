@@ -27,6 +27,8 @@ class PredictedFitness:
     high: float
     scores: int
     agreement: float
+    reason: str
+    """Why this network was proposed, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,19 @@ def get_predicted_fitness(connection: Connection, candidate_id: int) -> Predicte
     """Return the prediction for a candidate; None if the model did not decide its birth."""
     columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
     row = connection.execute(select(*columns).where(prediction.c.candidate_id == candidate_id)).first()
-    return None if row is None else PredictedFitness(*row)
+    return (
+        None
+        if row is None
+        else PredictedFitness(*row, reason=explain_proposal(row.low, row.middle, row.high, row.scores))
+    )
+
+
+def explain_proposal(low: float, middle: float, high: float, scores: int) -> str:
+    """Return in one sentence why the model proposed a network."""
+    return (
+        f"A model of {scores} scores expected a fitness of {middle:.4f} ({low:.4f} to {high:.4f}), "
+        "and no other network that it compared promised a larger improvement."
+    )
 
 
 def get_calibration(connection: Connection, search_id: int) -> Calibration:

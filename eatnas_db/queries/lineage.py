@@ -11,9 +11,10 @@ from typing import NamedTuple
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
 from eatnas_db.domain.states import RETRAINED
+from eatnas_db.queries.calibration import explain_proposal
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import describe_change
-from eatnas_db.schema.candidates import candidate, mutation
+from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.searches import search
 
 
@@ -38,6 +39,8 @@ class LineageEntry:
     code: str
     share_inherited: float | None = None
     lineage_epochs: int | None = None
+    reason: str | None = None
+    """Why the model proposed it; None if evolution decided the birth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,16 @@ class _FamilyRow(NamedTuple):
     primitive: str | None
     before: str | None
     after: str | None
+    low: float | None
+    middle: float | None
+    high: float | None
+    scores: int | None
+
+    @property
+    def reason(self) -> str | None:
+        if self.low is None or self.middle is None or self.high is None or self.scores is None:
+            return None
+        return explain_proposal(self.low, self.middle, self.high, self.scores)
 
     @property
     def change(self) -> str | None:
@@ -162,10 +175,15 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
             mutation.c.primitive,
             mutation.c.before,
             mutation.c.after,
+            prediction.c.low,
+            prediction.c.middle,
+            prediction.c.high,
+            prediction.c.scores,
         )
         .select_from(family)
         .join(candidate, candidate.c.id == family.c.id)
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
+        .outerjoin(prediction, prediction.c.candidate_id == candidate.c.id)
     )
     # A lineage grows with its search, so one statement reads all of it. The rows arrive almost in order: Python sorts
     # such rows faster than a database.
@@ -206,4 +224,5 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
             code=row.code,
             share_inherited=row.share_inherited,
             lineage_epochs=row.lineage_epochs,
+            reason=row.reason,
         )

@@ -102,9 +102,11 @@ def _print_family(
     if format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < LONG:
         print_lineage_tree(rows)
         return
-    inherited = inheritance_columns(rows, format)
+    optional = inheritance_columns(rows, format)
+    if any(row.reason is not None for row in rows):
+        optional += ("reason",)
     columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
     empty = f"none of the {len(rows)} candidates of this family meets the conditions {', '.join(page.where)}"
     default = ("id", "search", "generation", "birth", "origin", "fitness", "gain", "changes")
     selected = select_page(rows, page, row_type=LineageEntry)
-    show(selected, (*columns, *inherited, "code"), format, layout=layout, default=default, empty=empty)
+    show(selected, (*columns, *optional, "code"), format, layout=layout, default=default, empty=empty)

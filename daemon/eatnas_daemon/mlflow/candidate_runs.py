@@ -25,6 +25,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.attempted_candidates import AttemptedCandidate
+from eatnas_db.queries.calibration import get_predicted_fitness
 from eatnas_db.queries.candidates import list_epochs
 from eatnas_report.architecture_drawing import describe_architecture, draw_architecture
 
@@ -43,6 +44,7 @@ ABANDONED: Final = "KILLED"
 """Status of a candidate whose daemon died while training it; the next daemon resumes it."""
 ENDED: Final = ("FINISHED", "FAILED", "KILLED")
 PROGRESS_TAGS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
+NOTE_TAG: Final = "mlflow.note.content"
 FILES_TAG: Final = "eatnas.drawn"
 
 
@@ -130,10 +132,16 @@ class CandidateRuns:
             run = self._client.create_run(
                 experiment.experiment_id,
                 start_time=to_milliseconds(candidate.started_at),
-                tags={CANDIDATE_TAG: key},
+                tags={CANDIDATE_TAG: key, **self._note(candidate)},
                 run_name=f"birth {candidate.birth}",
             )
         return _read_run(run)
+
+    def _note(self, candidate: AttemptedCandidate) -> dict[str, str]:
+        """Return the description of a run: why the model proposed the network, if it did."""
+        with read_transaction(self._engine) as connection:
+            prediction = get_predicted_fitness(connection, candidate.id)
+        return {} if prediction is None else {NOTE_TAG: prediction.reason}
 
     def _upload_files(self, run_id: str, candidate: AttemptedCandidate, experiment: Experiment) -> bool:
         """Upload the architecture as JSON and as a drawing. Log only the first error, and go on without files."""

@@ -1,15 +1,21 @@
 """Predictions of guided births and their outcomes."""
 
+from dataclasses import replace
+
 import pytest
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.guided_births import decide_guided_birth, read_inputs
 from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness, list_predictions
 from eatnas_db.queries.candidates import get_candidate
+from eatnas_db.queries.lineage import get_lineage
 from eatnas_db.queries.paging import EVERYTHING, Page
 from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.birth_digests import digest_lookup
 from eatnas_db.searches.search_space import space_of
+from eatnas_report.data import load_report_data
+from eatnas_report.figures.predictions import prediction_figures
+from eatnas_report.page import render_page
 
 
 @pytest.fixture
@@ -67,3 +73,21 @@ def test_birth_decided_again_is_the_same(guided, connection):
         candidate = get_candidate(connection, row.id)
         assert str(again.proposal.architecture) == candidate.code
         assert (again.parent_id, again.prediction.middle) == (candidate.parent_id, row.predicted)
+
+
+def test_proposals_are_explained_in_one_sentence(guided, connection):
+    newest = list_predictions(connection, guided, EVERYTHING)[-1]
+    reason = get_candidate(connection, newest.id).prediction.reason
+    assert reason.startswith(f"A model of {newest.scores} scores expected a fitness of {newest.predicted:.4f} (")
+    ancestors = get_lineage(connection, newest.id)
+    assert ancestors[-1].reason == reason or ancestors[0].reason == reason
+    assert all((entry.reason is None) == (entry.birth < 8) for entry in ancestors)
+
+
+def test_report_shows_predictions_of_guided_searches_only(guided, connection):
+    data = load_report_data(connection, "s", 100.0)
+    (figure,) = prediction_figures(data)
+    assert len(figure.plot.data[1].x) == 12
+    assert "68% are expected" in figure.caption
+    assert "<h2>Predictions</h2>" in render_page(data)
+    assert prediction_figures(replace(data, predictions=())) == []
