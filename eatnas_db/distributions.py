@@ -18,6 +18,7 @@ INSTALLED_BY: Final = {
     **dict.fromkeys(
         (TRAINING, "matplotlib", "mlflow", "numpy", "pandas", "PIL", "safetensors", "scipy", "sklearn", "torch"), WHOLE
     ),
+    "mcp": f"{CORE}[mcp]",
     "plotly": f"{CORE}[report]",
     "psycopg": f"{CORE}[postgres]",
 }

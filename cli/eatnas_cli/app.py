@@ -43,6 +43,10 @@ COMMANDS: Final = {
         "eatnas_cli.report",
         "Write a report about a search as one self-contained HTML file.",
     ),
+    "mcp": LazyCommand(
+        "eatnas_cli.mcp",
+        "Serve the queries to an agent over stdin and stdout (Model Context Protocol); an agent starts it itself.",
+    ),
     "export": LazyCommand(
         "eatnas_cli.export",
         "Write a trained model as files that other programs read, each verified against its checkpoint.",

@@ -1,0 +1,132 @@
+"""The tools for agents, over the real protocol by the official client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from typer.testing import CliRunner
+
+from eatnas_cli.app import app
+from eatnas_cli.mcp import TOOLS, list_tools
+from eatnas_cli.query.app import COMMANDS
+from eatnas_db.errors import EatnasError
+from support.recorded_search import make_record
+
+ANSWERS = {
+    "query_best": ({"name": "small", "top": 3}, ["query", "best", "small", "--top", "3"]),
+    "query_lineage": ({"name_or_id": "small"}, ["query", "lineage", "small"]),
+    "query_descendants": ({"candidate": 1}, ["query", "descendants", "1"]),
+    "query_population": ({"name": "small", "sort": "-fitness"}, ["query", "population", "small", "--sort=-fitness"]),
+    "query_quality": ({"name": "small", "limit": 5}, ["query", "quality", "small", "--limit", "5"]),
+    "query_compare": ({"names": ["small", "small"]}, ["query", "compare", "small", "small"]),
+    "query_primitives": ({"name": "small", "block": 2}, ["query", "primitives", "small", "--block", "2"]),
+    "query_mutations": ({"name": "small"}, ["query", "mutations", "small"]),
+    "query_pareto": ({"name": "small", "cost": "params"}, ["query", "pareto", "small", "--cost", "params"]),
+    "query_calibration": ({"name": "small"}, ["query", "calibration", "small"]),
+    "query_utilisation": ({"name": "small"}, ["query", "utilisation", "small"]),
+    "query_sql": ({"question": "SELECT name FROM searches"}, ["query", "sql", "SELECT name FROM searches"]),
+    "query_events": ({"name": "small", "limit": 3}, ["query", "events", "small", "--limit", "3"]),
+    "query_failures": ({"name": "small", "where": ["birth>0"]}, ["query", "failures", "small", "--where", "birth>0"]),
+    "query_fingerprint": ({"name": "small"}, ["query", "fingerprint", "small"]),
+    "search_list": ({}, ["search", "list"]),
+    "search_show": ({"name": "small"}, ["search", "show", "small"]),
+    "candidate_show": ({"candidate": 3}, ["candidate", "show", "3"]),
+    "daemon_status": ({}, ["daemon", "status"]),
+    "space_show": ({"name": "eatnas-tiny"}, ["space", "show", "eatnas-tiny"]),
+}
+MISTAKES = [
+    ("query_best", {"name": "nothing"}, "no search named 'nothing'"),
+    ("query_best", {}, "query_best needs the argument name"),
+    ("query_best", {"name": "small", "picture": "x.png"}, "has no argument picture"),
+    ("query_best", {"name": "small", "top": "many"}, "valid integer"),
+    ("query_best", {"name": {"a": 1}}, "must be a text or a number"),
+    ("query_sql", {"question": "DELETE FROM searches"}, "SELECT"),
+    ("query_lineage", {"name_or_id": "--help"}, "--help"),
+    ("delete_everything", {}, "there is no tool delete_everything"),
+]
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def with_session(home: Path, url: str, use: Callable[[ClientSession], Any]) -> None:
+    """Start the server as an agent does, and call `use` with the connected client."""
+    arguments = ["-m", "eatnas_cli", "--home", str(home), "--db", url, "mcp"]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
+
+    async def main() -> None:
+        async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as session:
+            await session.initialize()
+            await use(session)
+
+    anyio.run(main)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("mcp") / "home"
+    made = make_record(home, lambda folder: f"sqlite:///{folder / 'eatnas.db'}")
+    return home, made.settings.database_url
+
+
+def test_every_query_is_a_tool_and_is_tested() -> None:
+    names = [tool.name for tool in list_tools()]
+    assert {f"query_{name}" for name in COMMANDS} <= set(names)
+    assert set(names) == {"_".join(path) for path in TOOLS}
+    assert set(ANSWERS) == set(names)
+
+
+def test_unknown_argument_is_refused() -> None:
+    (tool,) = [tool for tool in list_tools() if tool.name == "query_best"]
+    with pytest.raises(EatnasError, match="query_best has no argument picture; it has: name"):
+        tool.command_line({"picture": "x.png"})
+
+
+def test_schema_names_types_and_choices() -> None:
+    tools = {tool.name: tool.input_schema() for tool in list_tools()}
+    assert tools["query_best"]["required"] == ["name"]
+    assert tools["query_best"]["properties"]["top"]["type"] == "integer"
+    assert tools["query_pareto"]["properties"]["cost"]["enum"]
+    assert tools["query_compare"]["properties"]["names"]["type"] == "array"
+
+
+@pytest.mark.slow
+def test_answers_equal_those_of_the_command_line(record: tuple[Path, str]) -> None:
+    home, url = record
+
+    async def use(session: ClientSession) -> None:
+        assert {tool.name for tool in (await session.list_tools()).tools} == set(ANSWERS)
+        for name, (arguments, command) in ANSWERS.items():
+            result = await session.call_tool(name, arguments)
+            expected = run("--home", str(home), "--db", url, *command, "--format", "json")
+            assert not result.is_error, result.content
+            assert result.content[0].text == expected, name
+
+    with_session(home, url, use)
+
+
+@pytest.mark.slow
+def test_mistakes_are_errors_and_the_server_goes_on(record: tuple[Path, str]) -> None:
+    home, url = record
+
+    async def use(session: ClientSession) -> None:
+        for name, arguments, message in MISTAKES:
+            result = await session.call_tool(name, arguments)
+            assert result.is_error, (name, arguments)
+            (content,) = result.content
+            assert message in content.text
+            assert "Traceback" not in content.text
+        assert not (await session.call_tool("search_list", {})).is_error
+
+    with_session(home, url, use)
