@@ -22,11 +22,14 @@ from sqlalchemy import Connection
 
 from eatnas_daemon.data_sets import DataDescription, describe_data_set
 from eatnas_daemon.devices.capacity import count_slots
+from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_db.database.engine import open_record, write_record
 from eatnas_db.domain.data_source import names_a_path, with_absolute_path
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.objective import LATENCY
+from eatnas_db.domain.objectives import latency_settings, list_objectives
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
 from eatnas_db.searches.create import create_search
@@ -114,6 +117,7 @@ def create_search_from_spec(
     nothing. Raises `EatnasError`.
     """
     spec = _with_absolute_paths(parse_spec(tree, overrides))
+    _require_measured_device(spec)
     # Reading the data takes seconds; a record that cannot be opened is reported before.
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
@@ -145,6 +149,16 @@ def create_search_from_spec(
 
     search_id = write_record(settings.database_url, create)
     return CreatedSearch(search_id, spec.name, (*spec.warnings, *description.notes))
+
+
+def _require_measured_device(spec: SearchSpec) -> None:
+    """Raise `InvalidSpecError` if latency is to be measured on a GPU and this machine has none."""
+    latency = latency_settings(list_objectives(spec.model_dump(mode="json")))
+    if latency is not None and latency.device != CPU and all(device.kind == CPU for device in probe_once(Nvml())):
+        raise InvalidSpecError(
+            f"objective.metrics: {LATENCY} is measured on {latency.device}, but this machine has no GPU; "
+            "use device: cpu, or create the search on a machine with a GPU"
+        )
 
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:

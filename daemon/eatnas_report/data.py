@@ -12,6 +12,7 @@ from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
 from eatnas_db.queries.lineage import LineageEntry, ScoredChild, get_lineage, list_scored_children
+from eatnas_db.queries.objective_front import ObjectiveValues, list_objective_front, sample_objective_values
 from eatnas_db.queries.paging import EVERYTHING
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
@@ -50,6 +51,8 @@ class ReportData:
     steps: tuple[PopulationStep, ...]
     tradeoffs: tuple[Tradeoff, ...]
     front: tuple[Tradeoff, ...]
+    objective_values: tuple[ObjectiveValues, ...]
+    objective_front: tuple[ObjectiveValues, ...]
     lineage: tuple[LineageEntry, ...]
     generations: int
     related: tuple[ScoredChild, ...]
@@ -81,6 +84,8 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         steps=list_steps(connection, search.id),
         tradeoffs=list_tradeoffs(connection, search.id, MAX_TRADEOFFS),
         front=list_front(connection, search.id, direction=search.objective.direction),
+        objective_values=sample_objective_values(connection, search.id, MAX_TRADEOFFS) if search.objectives else (),
+        objective_front=list_objective_front(connection, search.id),
         lineage=lineage,
         generations=len(ancestors),
         related=tuple(sample_evenly(related, MAX_RELATED)),

@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from eatnas_report import tables
 from eatnas_report.data import ReportData
 from eatnas_report.figures.lineage import lineage_figures
+from eatnas_report.figures.objectives import objective_figures
 from eatnas_report.figures.population import front_figures, primitive_figures, quality_figures
 from eatnas_report.figures.predictions import prediction_figures
 from eatnas_report.figures.training import failure_figures, utilisation_figures
@@ -26,6 +27,8 @@ def render_page(data: ReportData) -> str:
         overview=tables.overview(data),
         quality=quality_figures(data),
         front=front_figures(data),
+        objectives=objective_figures(data),
+        objective_front_table=tables.objective_front_table(data),
         top_table=tables.top_table(data),
         lineage=lineage_figures(data),
         lineage_table=tables.lineage_table(data),

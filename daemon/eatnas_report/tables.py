@@ -15,6 +15,7 @@ from eatnas_report.formats import flatten, format_duration, format_time
 
 MAX_CAUSES: Final = 10
 MAX_FAILURES: Final = 20
+MAX_FRONT_ROWS: Final = 50
 MAX_LINEAGE_ROWS: Final = 50
 MAX_MESSAGE_CHARACTERS: Final = 500
 Row = tuple[str, ...]
@@ -68,6 +69,8 @@ def overview(data: ReportData) -> list[OverviewItem]:
         ),
         *_best_items(data),
     ]
+    if data.search.machine_dependence is not None:
+        items.append(OverviewItem("machine-dependent", data.search.machine_dependence, wide=True))
     if progress.started_at is not None:
         items.append(OverviewItem("started", f"{format_time(progress.started_at)} UTC"))
     if progress.finished_at is not None:
@@ -125,6 +128,22 @@ def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
         # A zero-width space lets a long code wrap between its blocks.
         candidate.code.replace("/", "/\u200b"),
     )
+
+
+def objective_front_table(data: ReportData) -> ReportTable:
+    """Return the Pareto front of several objectives, with a column for each of them."""
+    metrics = [objective.metric for objective in data.search.objectives]
+    rows = [
+        (
+            str(candidate.id),
+            str(candidate.birth),
+            *(f"{value:,.6g}" for value in candidate.values),
+            candidate.origin,
+            candidate.code.replace("/", "/\u200b"),
+        )
+        for candidate in data.objective_front[:MAX_FRONT_ROWS]
+    ]
+    return ReportTable((*_numbers("id", "birth", *metrics), *_texts("origin", "code")), rows)
 
 
 def lineage_table(data: ReportData) -> ReportTable:

@@ -52,6 +52,14 @@ class OptimizedMetric:
     reference: float | None = None
     latency: LatencySettings | None = None
 
+    def describe(self) -> str:
+        """Return the metric, its direction and how it is measured."""
+        direction = f"{self.direction} {self.metric}"
+        if self.latency is None:
+            return direction
+        device = self.latency.device + (f", {self.latency.threads} threads" if self.latency.threads > 1 else "")
+        return f"{direction} ({device}, batch {self.latency.batch}, median of {self.latency.runs})"
+
     def orient(self, value: float) -> float:
         """Return a number that is greater for better values."""
         return value if self.direction is Direction.MAXIMIZE else -value

@@ -25,6 +25,8 @@ class PopulationStep:
     quality: float | None
     device_seconds: float
     at: float
+    hypervolume: float | None = None
+    """That of several objectives, from the step on at which all initial births are settled."""
 
 
 _COLUMNS = tuple(step.c[field.name] for field in fields(PopulationStep))

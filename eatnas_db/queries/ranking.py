@@ -1,7 +1,8 @@
 """Rank the candidates of a search: the one definition of "best".
 
 Candidates that were re-evaluated come first, by the mean of their re-evaluations; the others follow by fitness. Ties go
-to the older candidate. Accuracy on the test part is shown and never ranks.
+to the older candidate. Accuracy on the test part is shown and never ranks. In a search with several objectives, the
+ranking holds the Pareto front alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sqlalchemy import Connection, Float, Integer, Select, case, cast, literal, 
 
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
+from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
 from eatnas_db.queries.paging import Page, fetch_page, select_page
 from eatnas_db.queries.population import LIVING
 from eatnas_db.schema.candidates import candidate
@@ -67,6 +69,9 @@ def get_best(connection: Connection, search_id: int) -> RankedCandidate | None:
 def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple[RankedCandidate, ...]:
     """Return a page of the ranking. Raises `ConflictError` for a column or value that does not exist."""
     scored = _candidates().where(candidate.c.fitness.is_not(None))
+    front = list_front_ids(connection, search_id)
+    if front is not None:
+        scored = scored.where(candidate.c.id.in_(front))
     retrained = _select_retrained(search_id)
     # They belong to this search. A condition on it would make SQLite read the whole search.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
@@ -79,11 +84,20 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     return tuple(select_page(_sort_by_rank([*few, *many]), page, row_type=RankedCandidate))
 
 
-def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
-    """Return the `top` candidates of a search by fitness alone, in the order of the ranking.
+def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
+    """Return the `top` candidates to re-evaluate, in the order of the ranking.
 
-    These are the candidates to re-evaluate: candidates that were born after an earlier re-evaluation compete as well.
+    Candidates that were born after an earlier re-evaluation compete as well, so fitness alone decides. With several
+    objectives these are the least crowded candidates of the Pareto front, so that they cover it.
     """
+    front = list_front_ids(connection, search_id)
+    if front is None:
+        return list_fittest(connection, search_id, top)
+    return rank_among(connection, select(candidate.c.id).where(candidate.c.id.in_(front[:top])))
+
+
+def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
+    """Return the `top` candidates of a search by fitness alone, in the order of the ranking."""
     scored = _candidates().where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
     fittest = scored.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(top)
     return tuple(_sort_by_rank(_add_measures(connection, fittest)))
@@ -96,9 +110,10 @@ def rank_among(connection: Connection, candidate_ids: Select[tuple[int]]) -> tup
 
 
 def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate, ...]:
-    """Return the current population in the order of the ranking."""
+    """Return the current population in the order of the ranking; with several objectives, by rank and crowding."""
     living = _candidates().where(candidate.c.search_id == search_id, LIVING)
-    return tuple(_sort_by_rank(_add_measures(connection, living)))
+    rows = {row.id: row for row in _sort_by_rank(_add_measures(connection, living))}
+    return tuple(rows[candidate_id] for candidate_id in order_by_preference(connection, search_id, list(rows)))
 
 
 def _sort_by_rank(candidates: Iterable[RankedCandidate]) -> list[RankedCandidate]:

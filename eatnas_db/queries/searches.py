@@ -8,7 +8,8 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, Select, func, select
 
 from eatnas_db.database.stored_json import DamagedJson
-from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.objective import LATENCY, Objective
+from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.holds import FIRST_REASON, is_trained_elsewhere
@@ -78,6 +79,17 @@ class SearchRecord:
         """Raise `DamagedRecordError` if the search is damaged."""
         for value in (self.spec, self.macro, self.task):
             len(value)
+
+    @property
+    def objectives(self) -> tuple[OptimizedMetric, ...]:
+        """The objectives of a search that has several, otherwise none."""
+        return list_objectives(self.spec)
+
+    @property
+    def machine_dependence(self) -> str | None:
+        """The reason why the births of the search depend on the machine; None if they do not."""
+        latency = latency_settings(self.objectives)
+        return None if latency is None else f"births depend on {LATENCY}, which is measured on {latency.device}"
 
     @property
     def births_allowed(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eatnas_db.domain.dominance import Values
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Member, Plateau
-from eatnas_db.domain.objectives import OptimizedMetric, list_objectives
+from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.queries.searches import SearchRecord, births_allowed
 
@@ -44,6 +46,10 @@ class AdvanceState:
             plateau=None if mark is None or since is None else Plateau(mark, since),
             objectives=list_objectives(search.spec) if search.kind == SearchKind.EVOLUTION else (),
         )
+
+    def orient(self, values: Sequence[float] | None) -> Values:
+        """Return the values of several objectives as a member has them; none where they decide nothing."""
+        return orient_values(self.objectives, values) if self.objectives and values is not None else ()
 
     @property
     def births_allowed(self) -> int:

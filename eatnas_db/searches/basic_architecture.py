@@ -40,10 +40,13 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
     best = get_best(connection, source.id)
     if best is None:
         raise ConflictError(f"search {source.name!r} has no scored candidate to start from; run it first")
+    front = " of the Pareto front" if source.objectives else ""
     if best.reevaluation is None:
-        return BasicChoice(best.id, best.code, "the best by fitness, not measured by a re-evaluation")
+        return BasicChoice(best.id, best.code, f"the best{front} by fitness, not measured by a re-evaluation")
     seeds = f"{best.reevaluation_seeds} seed{'' if best.reevaluation_seeds == 1 else 's'}"
-    return BasicChoice(best.id, best.code, f"the best by the re-evaluation, {best.reevaluation:.4f} over {seeds}")
+    return BasicChoice(
+        best.id, best.code, f"the best{front} by the re-evaluation, {best.reevaluation:.4f} over {seeds}"
+    )
 
 
 def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:

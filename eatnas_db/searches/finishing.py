@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select, update
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import TransactionRollbackError
 from eatnas_db.events import record_event
-from eatnas_db.queries.ranking import list_fittest
+from eatnas_db.queries.ranking import list_to_reevaluate
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import lease
@@ -37,7 +37,7 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
         detail |= {"birth": state.born, "step": state.settled}
     record_event(connection, now, "finished", search_id=record.id, detail=detail)
     reevaluation = record.spec["reevaluation"]
-    best = list_fittest(connection, record.id, reevaluation["top"]) if reevaluation["top"] else ()
+    best = list_to_reevaluate(connection, record.id, reevaluation["top"]) if reevaluation["top"] else ()
     if best and record.kind == SearchKind.EVOLUTION:
         codes = [(ranked.id, ranked.code) for ranked in best]
         insert_reevaluation(

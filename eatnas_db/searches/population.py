@@ -8,7 +8,6 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, update
 
 from eatnas_db.domain.evolution import Member
-from eatnas_db.domain.objectives import orient_values
 from eatnas_db.queries.population import select_members
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.advance_state import AdvanceState
@@ -54,7 +53,7 @@ def list_members(connection: Connection, state: AdvanceState, step: int) -> list
             row.joined,
             row.fitness,
             row.code,
-            orient_values(state.objectives, row.objectives or ()),
+            state.orient(row.objectives),
         )
         for row in rows
     )

@@ -19,7 +19,7 @@ from eatnas_db.domain.states import CandidateState, DesiredState, Origin, Search
 from eatnas_db.errors import ConflictError, InvalidSpecError
 from eatnas_db.events import record_event
 from eatnas_db.queries.final_models import list_final_models
-from eatnas_db.queries.ranking import get_best, list_best, list_fittest
+from eatnas_db.queries.ranking import get_best, list_best, list_to_reevaluate
 from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
@@ -47,7 +47,7 @@ def create_reevaluation(
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
     _require_evolution(record, "reevaluated")
-    best = list_fittest(connection, record.id, top)
+    best = list_to_reevaluate(connection, record.id, top)
     if not best:
         raise ConflictError(f"search {name!r} has no scored candidate to measure again; run it first")
     codes = [(ranked.id, ranked.code) for ranked in best]

@@ -18,7 +18,6 @@ from eatnas_db.domain.evolution import (
     summarize,
     update_plateau,
 )
-from eatnas_db.domain.objectives import orient_values
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
 from eatnas_db.errors import CollisionError
 from eatnas_db.events import record_event
@@ -133,7 +132,7 @@ def _change_population(state: AdvanceState, population: list[Member], birth: _Bi
     """Let a scored candidate join at the present step, and let one leave if the population is over its limit."""
     assert birth.fitness is not None
     record, number = state.search, state.settled
-    values = orient_values(state.objectives, birth.objectives or ())
+    values = state.orient(birth.objectives)
     population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values))
     changes.joined[birth.id] = number
     removal = record.spec["evolution"]["removal"]

@@ -1,17 +1,27 @@
 """Searches with several objectives, with simulated workers: history, front, hypervolume and replay."""
 
+import json
+
 import pytest
 from sqlalchemy import select, update
 
+from eatnas_cli.query.app import app as query_app
+from eatnas_cli.search.app import app as search_app
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.dominance import dominates, sort_into_fronts
 from eatnas_db.domain.objectives import list_objectives, orient_values
 from eatnas_db.integrity.replay import check_replay
+from eatnas_db.queries.objective_front import list_front_ids
+from eatnas_db.queries.ranking import list_living
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import step
 from eatnas_db.schema.trainings import measurement, score
+from eatnas_db.searches.basic_architecture import choose_basic_candidate
+from eatnas_report.data import load_report_data
+from eatnas_report.page import render_page
+from support.commands import run_command
 from support.searches import fetch_rows
 
 COSTS = [{"metric": "val_accuracy"}, {"metric": "mult_adds"}]
@@ -95,3 +105,54 @@ def test_flat_hypervolume_ends_a_search(tmp_path, home, supervise, fast):
     with read_transaction(open_record(settings.database_url)) as connection:
         row = get_search(connection, "s")
     assert row.born == row.settled == row.ends_at < 200
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, home, supervise):
+    """A finished search over accuracy, latency and parameters, and its re-evaluation."""
+    overrides = {"budget__candidates": 16, "reevaluation": {"top": 3, "seeds": 1}}
+    settings = home(tmp_path_factory.mktemp("finished") / "home", objective=LATENCY, **overrides)
+    supervise(settings, 2)
+    return settings
+
+
+def test_queries_show_the_front_and_name_the_machine(finished):
+    front = json.loads(run_command(query_app, finished, "pareto", "s", "--format", "json"))
+    rows = fetch_rows(finished, SCORED.where(candidate.c.search_id == 1).order_by(candidate.c.birth))
+    expected = {rows[place].id for place in sort_into_fronts(oriented(finished, rows))[0]}
+    assert {row["id"] for row in front} == expected
+    assert set(front[0]) >= {"val_accuracy", "latency_ms", "params"}
+    accuracies = [row["val_accuracy"] for row in front]
+    assert accuracies == sorted(accuracies, reverse=True)
+    best = json.loads(run_command(query_app, finished, "best", "s", "--top", 100, "--format", "json"))
+    assert {row["id"] for row in best} == expected
+    assert all("latency_ms" in row for row in best)
+    measured = [row["id"] for row in best if row["reevaluation_seeds"]]
+    assert [row["id"] for row in best[:3]] == measured
+    steps = json.loads(run_command(query_app, finished, "quality", "s", "--format", "json"))
+    assert steps[-1]["hypervolume"] > 0
+    shown = json.loads(run_command(search_app, finished, "show", "s", "--format", "json"))
+    assert shown["machine_dependent"] == "births depend on latency_ms, which is measured on cpu"
+    assert "minimize latency_ms (cpu, batch 2, median of 5)" in shown["objectives"]
+
+
+def test_report_and_picture_show_the_front(finished, tmp_path):
+    run_command(query_app, finished, "pareto", "s", "--picture", tmp_path / "front.png")
+    assert (tmp_path / "front.png").stat().st_size > 1000
+    with read_transaction(open_record(finished.database_url)) as connection:
+        data = load_report_data(connection, "s", 0.0)
+    page = render_page(data)
+    assert "objectives-1" in page
+    assert "objectives-2" in page
+    assert "births depend on latency_ms" in page
+
+
+def test_transfers_and_final_models_start_from_the_front(finished):
+    with read_transaction(open_record(finished.database_url)) as connection:
+        record = get_search(connection, "s")
+        front = list_front_ids(connection, record.id)
+        chosen = choose_basic_candidate(connection, record, None)
+        population = [row.id for row in list_living(connection, record.id)]
+    assert chosen.candidate_id in front[:3]
+    assert "of the Pareto front" in chosen.reason
+    assert population == sorted(population, key=lambda member: member not in front)

@@ -120,7 +120,10 @@ def fingerprint(ctx: typer.Context, name: SearchName, format: FormatOption = For
 def print_fingerprint(settings: Settings, name: str, format: Format = Format.TABLE) -> None:  # noqa: A002
     """Print the fingerprint of a search. Raises `NotFoundError`."""
     with read_connection(settings.database_url) as connection:
-        row = get_fingerprint(connection, get_search(connection, name).id)
+        search = get_search(connection, name)
+        row = get_fingerprint(connection, search.id)
+    if search.machine_dependence is not None:
+        typer.echo(f"note: {name} is machine-dependent: {search.machine_dependence}", err=True)
     if format is Format.TABLE:
         typer.echo(row.sha256)
     else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -17,11 +19,15 @@ from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.objective_front import ObjectiveValues, list_objective_front, sample_objective_values
 from eatnas_db.queries.paging import Page, select_page
 from eatnas_db.queries.pareto import Tradeoff, list_front, list_tradeoffs
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.searches import SearchRecord, get_search
 
 app = new_app()
+
+MAX_CLOUD: Final = 5000
+"""Scored candidates that a picture shows behind the front."""
 
 ACCURACY: Final = "accuracy"
 """The field of a `Tradeoff` with the metric that the search optimizes."""
@@ -40,7 +46,10 @@ def pareto(
     ctx: typer.Context,
     name: SearchName,
     *,
-    cost: Annotated[CostMetric, typer.Option(help="Cost to trade off against the metric.")] = CostMetric.MULT_ADDS,
+    cost: Annotated[
+        CostMetric | None,
+        typer.Option(help="Cost to trade off against the metric. Default: all objectives if several, else mult_adds."),
+    ] = None,
     picture: PlotFile = None,
     page: Page,
     layout: Layout,
@@ -49,6 +58,13 @@ def pareto(
     """List the Pareto front: the candidates that no other beats in both the metric and the cost."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
+        if cost is None and search.objectives:
+            front_rows = select_page(list_objective_front(connection, search.id), page, row_type=ObjectiveValues)
+            cloud_rows = sample_objective_values(connection, search.id, MAX_CLOUD) if picture is not None else ()
+            none = "" if front_rows else explain_empty(connection, search, "scored candidate", page)
+            _show_objectives(search, front_rows, cloud_rows, picture, format, layout, none)
+            return
+        cost = cost or CostMetric.MULT_ADDS
         objective = search.objective
         front = list_front(connection, search.id, cost.value, objective.direction)
         cloud = list_tradeoffs(connection, search.id) if picture is not None else ()
@@ -66,6 +82,31 @@ def pareto(
     records = [
         {objective.column if key == ACCURACY else key: value for key, value in asdict(row).items()} for row in rows
     ]
+    show(records, columns, format, layout=layout, default=default, empty=empty)
+
+
+def _show_objectives(
+    search: SearchRecord,
+    front: Sequence[ObjectiveValues],
+    cloud: Sequence[ObjectiveValues],
+    picture: Path | None,
+    format: Format,  # noqa: A002
+    layout: Layout,
+    empty: str,
+) -> None:
+    """Print the front of several objectives with a column for each of them, or draw its first two."""
+    if picture is not None:
+        from eatnas_report.objectives_plot import draw_objective_front
+
+        require_data(front, empty)
+        draw_objective_front(picture, search.name, search.objectives, cloud, front)
+        typer.echo(f"wrote {picture}")
+        return
+    metrics = [objective.metric for objective in search.objectives]
+    records = [{**asdict(row), **dict(zip(metrics, row.values, strict=True))} for row in front]
+    others = [column for column in ("params", "mult_adds") if column not in metrics]
+    columns = ("id", "birth", *metrics, "fitness", *others, "origin", "code")
+    default = ("id", "birth", *metrics, "origin", "code")
     show(records, columns, format, layout=layout, default=default, empty=empty)
 
 

@@ -73,9 +73,10 @@ def quality(
 
         typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE) if drawn else empty)
     else:
+        volume = ("hypervolume",) if search.objectives else ()
         show(
             steps,
-            ("number", "size", "mean", "spread", "best", "quality", "device_seconds", "at"),
+            ("number", "size", "mean", "spread", "best", "quality", *volume, "device_seconds", "at"),
             format,
             layout=layout,
             empty=empty,

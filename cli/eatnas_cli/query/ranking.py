@@ -16,9 +16,10 @@ from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
-from eatnas_db.domain.objective import VALIDATION_ACCURACY
+from eatnas_db.domain.objective import MULT_ADDS, PARAMS, VALIDATION_ACCURACY
 from eatnas_db.queries.metric_values import list_metric_values
 from eatnas_db.queries.mutations import list_changes_by_candidate
+from eatnas_db.queries.objective_front import list_objective_values
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
 from eatnas_db.queries.searches import get_search
@@ -66,6 +67,11 @@ def print_best(
         changed = list_changes_by_candidate(connection, ids)
         metric = search.objective.metric
         values = {} if metric == VALIDATION_ACCURACY else list_metric_values(connection, ids)
+        objectives = [objective.metric for objective in search.objectives]
+        several = {
+            row.id: dict(zip(objectives, row.values, strict=True))
+            for row in (list_objective_values(connection, ids) if objectives else ())
+        }
     for_table = format is Format.TABLE
     measures = [m for m in ("reevaluation", "test") if not for_table or any(getattr(row, f"{m}_seeds") for row in rows)]
     measured = tuple(f"{measure}{part}" for measure in measures for part in ("", "_spread", "_seeds"))
@@ -73,11 +79,13 @@ def print_best(
     deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
     # Fitness is the negative of a metric to minimize, so the metric itself is shown as well.
     own = () if metric == VALIDATION_ACCURACY else (metric,)
-    columns = ("id", "birth", *own, "fitness", *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
-    records = [{**asdict(row), **{name: values.get(row.id) for name in own}} for row in rows]
+    others = tuple(objective for objective in objectives if objective not in (metric, PARAMS, MULT_ADDS))
+    values_first = ("id", "birth", *own, "fitness", *others)
+    columns = (*values_first, *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
+    records = [{**asdict(row), **several.get(row.id, {}), **{name: values.get(row.id) for name in own}} for row in rows]
     if not for_table and not layout.columns:
         show(records, (*columns, *deviating, "code"), format)
         return
     records = [{**record, "changed": changed.get(record["id"], ())} for record in records]
-    default = ("id", "birth", *own, "fitness", *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
+    default = (*values_first, *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
     show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default, empty=empty)

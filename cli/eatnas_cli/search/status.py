@@ -95,6 +95,10 @@ def show_search(
     if lost:
         status = "; ".join([status, *lost])
     facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
+    if row.objectives:
+        facts = {"objectives": ", ".join(objective.describe() for objective in row.objectives), **facts}
+    if row.machine_dependence is not None:
+        facts = {"machine_dependent": row.machine_dependence, **facts}
     if format is not Format.TABLE:
         facts["holds"] = [asdict(hold) for hold in holds]
     elif holds:

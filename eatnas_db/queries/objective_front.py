@@ -1,0 +1,127 @@
+"""Query the candidates of a search with several objectives that no other candidate dominates."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from eatnas_db.domain.dominance import Values, dominates, rank_and_crowding
+from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveValues:
+    """A scored candidate, with the values of the objectives in the order of the spec."""
+
+    id: int
+    birth: int
+    fitness: float
+    params: int
+    mult_adds: int
+    origin: str
+    code: str
+    values: tuple[float, ...]
+
+
+_COLUMNS = (
+    candidate.c.id,
+    candidate.c.birth,
+    candidate.c.fitness,
+    candidate.c.params,
+    candidate.c.mult_adds,
+    candidate.c.origin,
+    candidate.c.code,
+    candidate.c.objectives,
+)
+
+
+def get_objectives(connection: Connection, search_id: int) -> tuple[OptimizedMetric, ...]:
+    """Return the objectives of a search that has several, otherwise none."""
+    return list_objectives(connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one())
+
+
+def list_objective_front(connection: Connection, search_id: int) -> tuple[ObjectiveValues, ...]:
+    """Return the Pareto front of a search with several objectives, the fittest first.
+
+    Of equal candidates, only the oldest belongs to it. The front is empty in a search with one objective.
+    """
+    front = _find_front(connection, search_id)
+    rows = list_objective_values(connection, list(front))
+    return tuple(sorted(rows, key=lambda row: (-row.fitness, row.birth)))
+
+
+def list_front_ids(connection: Connection, search_id: int) -> list[int] | None:
+    """Return the ids of the Pareto front, the least crowded candidates first; None in a search with one objective.
+
+    Ties go to the older candidate.
+    """
+    if not get_objectives(connection, search_id):
+        return None
+    front = _find_front(connection, search_id)
+    keys = dict(zip(front, rank_and_crowding(list(front.values())), strict=True))
+    return sorted(front, key=keys.__getitem__)
+
+
+def order_by_preference(connection: Connection, search_id: int, candidate_ids: Sequence[int]) -> list[int]:
+    """Return the ids of scored candidates in the order of rank and crowding; with one objective, as they come."""
+    objectives = get_objectives(connection, search_id)
+    if not objectives:
+        return list(candidate_ids)
+    rows = sorted(list_objective_values(connection, candidate_ids), key=lambda row: row.birth)
+    keys = rank_and_crowding([orient_values(objectives, row.values) for row in rows])
+    return [rows[place].id for place in sorted(range(len(rows)), key=keys.__getitem__)]
+
+
+def list_objective_values(connection: Connection, candidate_ids: Collection[int]) -> list[ObjectiveValues]:
+    """Return the values of candidates of searches with several objectives."""
+    query = select(*_COLUMNS).where(candidate.c.id.in_(candidate_ids), candidate.c.objectives.is_not(None))
+    return [_read(row) for row in connection.execute(query)]
+
+
+def sample_objective_values(connection: Connection, search_id: int, max_points: int) -> tuple[ObjectiveValues, ...]:
+    """Return the scored candidates of a search; of more than `max_points` births only an evenly spaced sample."""
+    born = connection.execute(
+        select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
+    ).scalar_one()
+    interval = max(1, -(-born // max_points))
+    query = select(*_COLUMNS).where(
+        candidate.c.search_id == search_id,
+        candidate.c.objectives.is_not(None),
+        candidate.c.birth % interval == 0,
+    )
+    return tuple(_read(row) for row in connection.execute(query.order_by(candidate.c.birth)))
+
+
+def _read(row: Any) -> ObjectiveValues:
+    return ObjectiveValues(
+        id=row.id,
+        birth=row.birth,
+        fitness=row.fitness,
+        params=row.params,
+        mult_adds=row.mult_adds,
+        origin=row.origin,
+        code=row.code,
+        values=tuple(row.objectives),
+    )
+
+
+def _find_front(connection: Connection, search_id: int) -> dict[int, Values]:
+    """Return the values of the front by id, in order of birth. Only the front is held in memory."""
+    objectives = get_objectives(connection, search_id)
+    query = (
+        select(candidate.c.id, candidate.c.objectives)
+        .where(candidate.c.search_id == search_id, candidate.c.objectives.is_not(None))
+        .order_by(candidate.c.birth)
+    )
+    front: dict[int, Values] = {}
+    for candidate_id, values in connection.execute(query) if objectives else ():
+        vector = orient_values(objectives, values)
+        if not any(other == vector or dominates(other, vector) for other in front.values()):
+            front = {other: held for other, held in front.items() if not dominates(vector, held)}
+            front[candidate_id] = vector
+    return front
