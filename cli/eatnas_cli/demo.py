@@ -33,9 +33,9 @@ DEMO_SMALL: Final[dict[str, Any]] = {
     "data": {"name": "digits", "train_images": 500},
     "training": {"epochs": 6, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 8, "tournament": 4, "lag": 4},
-    "objective": {"max_mult_adds": 2_500_000},
-    "budget": {"candidates": 24},
-    "reevaluation": {"top": 3, "seeds": 2},
+    "objective": {"max_mult_adds": 1_500_000},
+    "budget": {"candidates": 14},
+    "reevaluation": {"top": 2, "seeds": 2},
 }
 DEMO_LARGE: Final[dict[str, Any]] = {
     "seed": 1,
@@ -47,12 +47,12 @@ DEMO_LARGE: Final[dict[str, Any]] = {
         "head_channels": 128,
         "multiplier": 0.3,
     },
-    "data": {"name": "digits", "resolution": 16},
+    "data": {"name": "digits", "train_images": 1_000, "resolution": 16},
     "training": {"epochs": 4, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 6, "tournament": 3, "lag": 4},
-    "objective": {"max_mult_adds": 16_000_000},
+    "objective": {"max_mult_adds": 10_000_000},
     "transfer": {"blocks": 2},
-    "budget": {"candidates": 12},
+    "budget": {"candidates": 10},
     "reevaluation": {"top": 0},
 }
 DIGIT: Final = (
@@ -87,7 +87,7 @@ def demo(ctx: typer.Context) -> None:
     typer.echo("\nIts best, measured again from scratch with fresh seeds (the re-evaluation)")
     print_best(settings, small, Page(limit=3))
     typer.echo(
-        "\nThe large task: all digits at 16x16 pixels, wider networks; starts with the winner and perturbations of it"
+        "\nThe large task: 1,000 digits at 16x16 pixels, wider networks; starts with the winner and perturbations of it"
     )
     create_search_from_spec(settings, {"name": large, **DEMO_LARGE}, slots=2, source=TransferSource(small))
     _run_to_end(settings, large)

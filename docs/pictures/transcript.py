@@ -13,7 +13,7 @@ README = Path(__file__).parents[2] / "README.md"
 FINGERPRINT = Path(__file__).with_name("demo-fingerprint.txt")
 BLOCK = re.compile(r"(<!-- demo transcript -->\n).*?(<!-- /demo transcript -->)", re.DOTALL)
 PROGRESS = re.compile(r"^\S+  \d+/\d+  ")
-INTRODUCTION = "The output of `make demo`, without the codes of the networks. It takes four minutes on two cores:\n"
+INTRODUCTION = "The output of `make demo`, without the codes of the networks. It takes two minutes on two cores:\n"
 
 
 def shorten(output: str) -> str:
