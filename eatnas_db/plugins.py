@@ -9,10 +9,20 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    entry_points,
+    requires,
+    version,
+)
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,6 +131,34 @@ def find_function(reference: str) -> Plugin:
     return plugin
 
 
+def list_versions(package: str) -> dict[str, str]:
+    """Return the versions of the distribution of a top-level package and of the distributions that it requires."""
+    found: dict[str, str] = {}
+    name = find_distribution(package)
+    if name is not None:
+        required = [re.split(r"[^A-Za-z0-9._-]", entry, maxsplit=1)[0] for entry in requires(name) or []]
+        for needed in (name, *required):
+            with suppress(PackageNotFoundError):
+                found[needed] = version(needed)
+    return found
+
+
+@cache
+def find_distribution(package: str) -> str | None:
+    """Return the name of the distribution that installs a top-level package, or None if there is none.
+
+    `importlib.metadata.packages_distributions` parses the lists of files of everything installed, which takes seconds.
+    """
+    with suppress(PackageNotFoundError):
+        return distribution(package).name
+    for other in distributions():
+        top_level = (other.read_text("top_level.txt") or "").split()
+        files = "\n" + (other.read_text("RECORD") or "")
+        if package in top_level or f"\n{package}/" in files or f"\n{package}.py," in files:
+            return other.name
+    return None
+
+
 @cache
 def digest_source(package: str) -> str:
     """Return 64 hexadecimal digits that identify the Python source of a top-level package or module.
@@ -146,16 +184,8 @@ def digest_source(package: str) -> str:
 
 
 def _find_version(package: str) -> str:
-    try:
-        return version(package)  # usually the distribution has the name of its package
-    except PackageNotFoundError:
-        pass
-    for distribution in packages_distributions().get(package, []):  # this reads the files of all distributions
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+    name = find_distribution(package)
+    return "unknown" if name is None else version(name)
 
 
 def _describe(error: Exception) -> str:

@@ -27,18 +27,20 @@ class ResourceUse:
 class EpochRecord:
     """The results of one epoch, `number` counted from 0; a final model has none of validation.
 
-    `ended_at`: seconds since 1970 by the worker's clock. `resource_use`: None where it was not measured.
+    `ended_at`: seconds since 1970 by the worker's clock. `resource_use`: None where it was not measured. `metrics`:
+    the further metrics of a training of the user's own; None for the built-in training.
     """
 
     number: int
-    train_loss: float
-    train_accuracy: float
+    train_loss: float | None
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     ended_at: float
     resource_use: ResourceUse | None = None
+    metrics: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class ResumptionRecord:
 
 _SELECT_EPOCHS: Final = select(epoch).where(epoch.c.candidate_id == bindparam("candidate_id"))
 _INSERT_EPOCH: Final = insert(epoch)
-_EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
+_EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "metrics")
 
 
 def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[EpochRecord], now: float) -> None:
@@ -185,4 +187,5 @@ def _epoch_row(token: LeaseToken, record: EpochRecord) -> dict[str, Any]:
         "ended_at": record.ended_at,
         "memory_bytes": None if use is None else use.memory_bytes,
         "load": None if use is None else use.load,
+        "metrics": None if record.metrics is None else dict(record.metrics),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection
@@ -40,7 +41,18 @@ def show_candidate(
     """Show all data about a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         row = get_candidate(connection, candidate)
-    show_one(row, format, layout=layout)
+    show_one(asdict(row) if format is Format.JSON else _with_metric_columns(asdict(row)), format, layout=layout)
+
+
+def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a candidate with a column for each metric that its epochs have."""
+    epochs = [{**epoch, **(epoch["metrics"] or {}), "metrics": None} for epoch in record["epochs"]]
+    names = dict.fromkeys(name for epoch in epochs for name in epoch)
+    used = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]
+    # A training of the user's own leaves columns empty; final models have no validation.
+    of_program = any(epoch["metrics"] is not None for epoch in record["epochs"])
+    kept = used if of_program else [name for name in names if name != "metrics"]
+    return {**record, "epochs": tuple({name: epoch.get(name) for name in kept} for epoch in epochs)}
 
 
 @app.command()

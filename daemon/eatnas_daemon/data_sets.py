@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eatnas_daemon.training_programs import run_training_program
-from eatnas_db.domain.data_state import DataState
+from eatnas_db.domain.data_state import (
+    NO_DATA_CHANNELS,
+    NO_DATA_CLASSES,
+    NO_DATA_DIGEST,
+    NO_DATA_RESOLUTION,
+    DataState,
+)
 
 PROGRAM: Final = "eatnas_training.prepare"
 
@@ -37,6 +43,18 @@ class DataDescription:
     def state(self) -> DataState:
         """The digests, and the plug-in that they are of."""
         return DataState(self.data_digest, self.files_digest, self.content_digest, self.plugin)
+
+
+NO_IMAGES: Final = DataDescription(
+    resolution=NO_DATA_RESOLUTION,
+    channels=NO_DATA_CHANNELS,
+    classes=NO_DATA_CLASSES,
+    train_images=0,
+    validation_images=0,
+    test_images=0,
+    data_digest=NO_DATA_DIGEST,
+)
+"""Of a search whose training reads no images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,18 +20,22 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from eatnas_daemon.data_sets import DataDescription, describe_data_set
+from eatnas_daemon.data_sets import NO_IMAGES, DataDescription, describe_data_set
 from eatnas_daemon.devices.capacity import count_slots
 from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.programs import check_program
 from eatnas_db.database.engine import open_record, write_record
 from eatnas_db.domain.data_source import names_a_path, with_absolute_path
+from eatnas_db.domain.data_state import NO_DATA, NO_DATA_CHANNELS, NO_DATA_CLASSES, NO_DATA_RESOLUTION
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import LATENCY
 from eatnas_db.domain.objectives import latency_settings, list_objectives
 from eatnas_db.domain.spec import SearchSpec, parse_spec
+from eatnas_db.domain.spec_program import ProgramSpec
 from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
+from eatnas_db.plugins import PluginIdentity, find_function
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
@@ -97,7 +101,13 @@ def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
 
 
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
-    """Read a spec's data set and return the task that it defines, and its description. Raises `DataError`."""
+    """Read a spec's data set and return the task that it defines, and its description. Raises `DataError`.
+
+    A training of the user's own may have no data set; then the costs of networks are those for images of a fixed shape.
+    """
+    if spec.data.name == NO_DATA:
+        side = spec.data.resolution or NO_DATA_RESOLUTION
+        return Task(side, NO_DATA_CHANNELS, NO_DATA_CLASSES), NO_IMAGES
     description = describe_data_set(settings.locate_data(spec.data.model_dump()))
     return Task(description.resolution, description.channels, description.classes), description
 
@@ -116,7 +126,7 @@ def create_search_from_spec(
     slots that the search will run on, which decides its lag; default: what this machine has. Inserts everything or
     nothing. Raises `EatnasError`.
     """
-    spec = _with_absolute_paths(parse_spec(tree, overrides))
+    spec = _with_program(_with_absolute_paths(parse_spec(tree, overrides)))
     _require_measured_device(spec)
     # Reading the data takes seconds; a record that cannot be opened is reported before.
     open_record(settings.database_url).dispose()
@@ -169,6 +179,19 @@ def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
     if names_a_path(spec.data.name):
         changes["name"] = with_absolute_path(spec.data.name, Path(changes.get("root", ".")))
     return spec.model_copy(update={"data": spec.data.model_copy(update=changes)}) if changes else spec
+
+
+def _with_program(spec: SearchSpec) -> SearchSpec:
+    """Return the spec with the identity of its training program. Raises `PluginError` if it cannot be used."""
+    program = spec.training.program
+    if program is None:
+        return spec
+    identity = find_function(program.reference).identity()
+    if program.source_digest is not None:
+        PluginIdentity(program.reference, program.version or "", program.source_digest).require_installed()
+    check_program(program.reference)
+    found = ProgramSpec(reference=program.reference, version=identity.version, source_digest=identity.source_digest)
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"program": found})})
 
 
 def _default_slots(spec: SearchSpec) -> int:

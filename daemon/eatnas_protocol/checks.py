@@ -47,6 +47,8 @@ def _check(name: str, annotation: Any) -> Check:
         return lambda value: isinstance(value, str)
     if annotation == dict[str, str]:
         return _is_text_by_text
+    if annotation == dict[str, float]:
+        return _is_number_by_text
     choices = [_check(name, choice) for choice in get_args(annotation) if choice is not type(None)]
     return lambda value: value is None or any(check(value) for check in choices)
 
@@ -66,6 +68,10 @@ def _is_finite(value: Any) -> bool:
 
 def _is_time(value: Any) -> bool:
     return _is_finite(value) and 0 <= value <= MAX_SECONDS
+
+
+def _is_number_by_text(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) and _is_finite(number) for key, number in value.items())
 
 
 def _is_text_by_text(value: Any) -> bool:

@@ -23,6 +23,7 @@ class Assign:
     `begins_after`: remove the checkpoints of the attempts up to this number instead of resuming from them.
     `final_model`: train on the training and the validation images, and evaluate once, after the last epoch, on the
     test images. No other training reads these.
+    `objective_metric`: the metric that a training of the user's own must report.
     `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
     `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
     """
@@ -44,6 +45,7 @@ class Assign:
     final_model: bool = False
     data_state: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
+    objective_metric: str = "val_accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Phase:
     """The training enters a phase.
 
     `phase` is `loading`, `building`, `training`, `validating`, `testing`, `measuring`, `saving`, `restoring` or
-    `disk full`.
+    `disk full`, or `program` while a training of the user's own works, which may be silent for long.
     """
 
     candidate: int
@@ -138,19 +140,21 @@ class Progress:
 class EpochDone:
     """The metrics of one epoch. A final model has no validation metrics.
 
-    `seconds`: time in steps. `ended_at`: the worker's clock, in seconds since 1970.
+    `seconds`: time in steps. `ended_at`: the worker's clock, in seconds since 1970. `metrics`: the further metrics of a
+    training of the user's own; None for the built-in training.
     """
 
     candidate: int
     attempt: int
     epoch: int
-    train_loss: float
-    train_accuracy: float
+    train_loss: float | None
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     ended_at: float
+    metrics: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +212,14 @@ class Finished:
     `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data set.
     `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and `latency_high`,
     on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if unknown.
+    `metrics`: the scores of a training of the user's own, in place of `accuracy` and `loss`. `versions`: those of its
+    package and of the packages that it requires.
     """
 
     candidate: int
     attempt: int
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     data_digest: str
     device_seconds: float
     share_inherited: float | None = None
@@ -226,6 +232,8 @@ class Finished:
     latency_high: float | None = None
     latency_device: str | None = None
     latency_quiet: bool | None = None
+    metrics: dict[str, float] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Final
 import torch
 
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.errors import DataError
+from eatnas_db.errors import DataError, PluginError
+from eatnas_training.programs.errors import InvalidReportError
 
 _OUT_OF_MEMORY: Final = (
     "can't allocate memory",
@@ -62,6 +63,10 @@ def failure_kind(error: Exception) -> FailureKind:
         return FailureKind.DIVERGED
     if isinstance(error, DataError):
         return FailureKind.UNREADABLE_DATA
+    if isinstance(error, PluginError):
+        return FailureKind.MISSING_PLUGIN
+    if isinstance(error, InvalidReportError):
+        return FailureKind.INVALID_REPORT
     if isinstance(error, ParentMissingError):
         return FailureKind.PARENT_MISSING
     if is_out_of_memory(error):

@@ -18,6 +18,7 @@ from eatnas_db.text_encoding import let_output_escape
 from eatnas_protocol.messages import Assign, Finished, Phase, Ready, Report
 from eatnas_training import loop, selftest
 from eatnas_training.numerics import require_avx2, resolve_precision
+from eatnas_training.programs import training as programs_training
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 MARKER_BYTES: Final = 256 << 20
@@ -58,14 +59,18 @@ class MemoryMarker:
             torch.cuda.empty_cache()
 
 
+def _trainer_of(assign: Assign) -> Callable[..., Iterator[Report]]:
+    return programs_training.train if assign.training.get("program") else loop.train
+
+
 def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) -> Iterator[Report]:
     """Train one candidate; on a GPU also measure the peak of memory, and free all of it afterwards."""
     if device == "cpu":
-        yield from loop.train(assign, stop_request, device=device)
+        yield from _trainer_of(assign)(assign, stop_request, device=device)
         return
     images_bytes = 0
     try:
-        for report in loop.train(assign, stop_request, device=device):
+        for report in _trainer_of(assign)(assign, stop_request, device=device):
             if isinstance(report, Phase) and report.phase == "building":
                 # Measure from here: while the images load, those of the candidate before may still be in memory.
                 torch.cuda.empty_cache()

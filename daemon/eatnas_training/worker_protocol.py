@@ -195,10 +195,7 @@ def _output_to(log_file: Path) -> Iterator[None]:
 def _log(report: Report) -> None:
     match report:
         case EpochDone():
-            line = f"epoch {report.epoch}: train loss {report.train_loss:.4f}, accuracy {report.train_accuracy:.4f}; "
-            if report.val_loss is not None and report.val_accuracy is not None:
-                line += f"validation loss {report.val_loss:.4f}, accuracy {report.val_accuracy:.4f}; "
-            line += f"{report.seconds:.2f} s"
+            line = f"epoch {report.epoch}: {_describe_metrics(report)}{report.seconds:.2f} s"
         case Failed():
             line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
         case _:
@@ -207,6 +204,13 @@ def _log(report: Report) -> None:
     with contextlib.suppress(OSError):
         # A file name in a message need not be UTF-8.
         os.write(1, f"{line}\n".encode(errors="backslashreplace"))
+
+
+def _describe_metrics(report: EpochDone) -> str:
+    parts = [("train loss", report.train_loss), ("train accuracy", report.train_accuracy)]
+    parts += [("validation loss", report.val_loss), ("validation accuracy", report.val_accuracy)]
+    parts += list((report.metrics or {}).items())
+    return "".join(f"{name} {value:.4f}; " for name, value in parts if value is not None)
 
 
 def _failure(assign: Assign, error: Exception) -> Failed:

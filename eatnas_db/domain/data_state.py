@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+NO_DATA: Final = "none"
+"""The value of `data.name` for a training of the user's own that reads no images."""
+NO_DATA_DIGEST: Final = "0" * 64
+NO_DATA_RESOLUTION: Final = 32
+NO_DATA_CHANNELS: Final = 3
+NO_DATA_CLASSES: Final = 10
+"""Without images, the costs of networks are those for images of this shape."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,15 @@ BACKOFF_SECONDS: Final = 10.0
 """After the second own failure; doubled after each further one."""
 MAX_BACKOFF_SECONDS: Final = BACKOFF_SECONDS * 2 ** (MAX_OWN_FAILURES - 2)
 
-NOT_RETRIED: Final = frozenset({FailureKind.DIVERGED, FailureKind.TIME_LIMIT, FailureKind.UNREADABLE_DATA})
+NOT_RETRIED: Final = frozenset(
+    {
+        FailureKind.DIVERGED,
+        FailureKind.TIME_LIMIT,
+        FailureKind.UNREADABLE_DATA,
+        FailureKind.INVALID_REPORT,
+        FailureKind.MISSING_PLUGIN,
+    }
+)
 """Kinds that another attempt would only repeat."""
 NOT_ITS_OWN: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
 """Kinds that the candidate did not cause."""

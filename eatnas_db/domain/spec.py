@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.data_state import NO_DATA
 from eatnas_db.domain.final_recipe import final_recipe
 from eatnas_db.domain.macro import PRESETS, Macro
 from eatnas_db.domain.objective import BUILT_IN_METRICS, METRIC_PATTERN, VALIDATION_ACCURACY, VALIDATION_LOSS
@@ -17,6 +18,7 @@ from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
 from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
+from eatnas_db.domain.spec_program import ProgramOptions, ProgramSpec, first_score, known_to_program
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
@@ -111,6 +113,18 @@ class TrainingSpec(SpecSection):
     )
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a worker; other values give other results")
     checkpoint_seconds: float = Field(30.0, gt=0, le=86_400)
+    program: ProgramSpec | None = Field(
+        None, description="a training of your own: a function of an installed package, as module:name"
+    )
+    options: ProgramOptions = Field({}, description="further values for the program")
+
+    stored_if_set = frozenset({"program", "options"})
+
+    @model_validator(mode="after")
+    def _options_have_a_program(self) -> TrainingSpec:
+        if self.options and self.program is None:
+            raise ValueError("options are for a training.program, and none is set; add it, or remove the options")
+        return self
 
     def without_timing(self) -> dict[str, Any]:
         """Return the fields that affect results: all but the interval of checkpoints."""
@@ -292,7 +306,8 @@ class SearchSpec(SpecSection):
         metrics = self.objective.metrics
         if metrics is not None:
             try:
-                require_metrics(metrics, DIRECTIONS)
+                known = DIRECTIONS if self.training.program is None else known_to_program(metrics)
+                require_metrics(metrics, known)
             except ValueError as error:
                 raise ValueError(f"objective.metrics: {error}") from None
             require_population(metrics, self.evolution.population)
@@ -305,11 +320,28 @@ class SearchSpec(SpecSection):
 
     @model_validator(mode="after")
     def _training_measures_the_metric(self) -> SearchSpec:
-        if self.objective.metric not in BUILT_IN_METRICS:
+        if self.training.program is None and self.objective.metric not in BUILT_IN_METRICS:
             raise ValueError(
                 f"objective.metric is {self.objective.metric}, but the built-in training measures only "
                 f"{' and '.join(BUILT_IN_METRICS)}; choose one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _program_fits_the_other_sections(self) -> SearchSpec:
+        if self.training.program is None and self.data.name == NO_DATA:
+            raise ValueError("data.name is none, but the built-in training needs images; name a data set")
+        if self.training.program is not None:
+            for section, weights in (("inheritance", self.inheritance.weights), ("transfer", self.transfer.weights)):
+                if weights != "fresh":
+                    raise ValueError(
+                        f"{section}.weights is {weights}, but only the checkpoints of the built-in training hold "
+                        "weights that a child can inherit; use fresh with training.program"
+                    )
+            first = first_score(self.objective.metrics or ())
+            if first is not None and "metric" not in self.objective.model_fields_set:
+                update = {"metric": first.metric, "direction": first.direction}
+                return self.model_copy(update={"objective": self.objective.model_copy(update=update)})
         return self
 
     @property

@@ -29,4 +29,4 @@ class TrainingRecipe(TrainingSpec):
     end_epochs: int = Field(0, ge=0)
     devices: int = Field(1, ge=1)
 
-    stored_if_set = frozenset(METHODS_OFF)
+    stored_if_set = TrainingSpec.stored_if_set | METHODS_OFF.keys()

@@ -206,7 +206,8 @@ INVARIANTS: Final = (
         WHERE (c.origin = 'final') <> (s.metric IN ('test_accuracy', 'test_loss'))
         UNION
         SELECT c.id FROM eatnas_candidate AS c JOIN eatnas_epoch AS e ON e.candidate_id = c.id
-        WHERE (c.origin = 'final') <> (e.val_loss IS NULL) OR (c.origin = 'final') <> (e.val_accuracy IS NULL)
+        WHERE e.metrics IS NULL
+            AND ((c.origin = 'final') <> (e.val_loss IS NULL) OR (c.origin = 'final') <> (e.val_accuracy IS NULL))
         ORDER BY 1
         """,
     ),

@@ -48,20 +48,21 @@ class CandidateEpoch:
     """An epoch of a candidate's training; `number` counts from 0.
 
     `memory_bytes` is the memory that the worker held on the device at the end of the epoch, and `load` the share of the
-    device in use, or of one core on a processor.
+    device in use, or of one core on a processor. `metrics` are the further metrics of a training of the user's own.
     """
 
     number: int
     attempt: int
-    train_loss: float
-    train_accuracy: float
+    train_loss: float | None
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
-    learning_rate: float
+    learning_rate: float | None
     seconds: float
     ended_at: float
     memory_bytes: int | None
     load: float | None
+    metrics: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

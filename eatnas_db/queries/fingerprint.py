@@ -60,6 +60,8 @@ def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
     count = 0
     for row in connection.execute(_select_candidates(search_id)).yield_per(_BATCH):
         mutations, epochs, scores = (table.of(row.birth) for table in tables)
+        # Only a training of the user's own has further metrics.
+        epochs = [values if values[-1] is not None else values[:-1] for values in epochs]
         # Scores are sorted in Python because databases order text by different rules.
         sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2])]))
         count += 1
@@ -98,6 +100,7 @@ def _select_epochs(search_id: int) -> Select[Any]:
         epoch.c.val_loss,
         epoch.c.val_accuracy,
         epoch.c.learning_rate,
+        epoch.c.metrics,
     )
     # How far a candidate was trained before it was cancelled depends on the time of the command.
     kept = _select_by_birth(search_id, epoch, *columns).where(candidate.c.state != CandidateState.CANCELLED)

@@ -76,6 +76,11 @@ def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel
         raise ConflictError(_weights_missing(connection, details.id, details.parent_id, record))
     newest = _newest_scores(details.scores)
     conditions = connection.execute(_conditions(candidate_id, newest[0])).one()
+    if program := conditions.recipe.get("program"):
+        raise ConflictError(
+            f"candidate {candidate_id} was trained by {program['reference']}, and only that program can read its "
+            f"checkpoint, {saved.path} in the artifacts folder of host {saved.host}"
+        )
     return TrainedModel(
         candidate_id=details.id,
         search=details.search,

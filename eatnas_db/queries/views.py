@@ -34,7 +34,7 @@ VIEWS: Final[dict[str, str]] = {
         JOIN eatnas_device AS d ON d.id = w.device_id JOIN eatnas_host AS h ON h.id = d.host_id""",
     "epochs": """
         SELECT t.candidate_id, s.name AS search, t.number, t.attempt, t.train_loss, t.train_accuracy, t.val_loss,
-               t.val_accuracy, t.learning_rate, t.seconds, t.ended_at, t.memory_bytes, t.load
+               t.val_accuracy, t.learning_rate, t.seconds, t.ended_at, t.memory_bytes, t.load, t.metrics
         FROM eatnas_epoch AS t
         JOIN eatnas_candidate AS c ON c.id = t.candidate_id JOIN eatnas_search AS s ON s.id = c.search_id""",
     "scores": """

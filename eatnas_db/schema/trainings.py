@@ -98,20 +98,23 @@ epoch = define_table(
     Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("attempt", Integer, nullable=False),
-    Column("train_loss", Float, nullable=False),
-    Column("train_accuracy", Float, nullable=False),
+    Column("train_loss", Float),
+    Column("train_accuracy", Float),
     Column("val_loss", Float),
     Column("val_accuracy", Float),
-    Column("learning_rate", Float, nullable=False),
+    Column("learning_rate", Float),
     Column("seconds", Float, nullable=False),
     Column("ended_at", Float, nullable=False),
     Column("memory_bytes", BigInteger),
     Column("load", Float),
+    Column("metrics", JSON(none_as_null=True)),
     rowid=False,
 )
 """An epoch of a candidate's training, numbered from 0.
 
-The validation columns of a final model are null, because it trains on the validation images too. `memory_bytes` is the
+The validation columns of a final model are null, because it trains on the validation images too. `metrics` are the
+further metrics of a training of the user's own, which may leave the columns empty; null: the built-in training.
+`memory_bytes` is the
 device memory of the worker at the end of the epoch. `load` is the share of the device in use; of a CPU, the share of
 one core.
 """

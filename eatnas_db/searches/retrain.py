@@ -76,6 +76,11 @@ def create_final_training(
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
     _require_evolution(record, "trained as final models")
+    if record.spec["training"].get("program"):
+        raise ConflictError(
+            f"search {record.name!r} cannot be trained as final models: its training.program has no test part; "
+            "`eatnas-db search reevaluate` trains its best candidates again"
+        )
     choices = [
         choose_basic_candidate(connection, record, candidate_id) for candidate_id in dict.fromkeys(candidate_ids)
     ]

@@ -26,6 +26,8 @@ BY_ANNOTATION = {
     "list[dict[str, Any]]": st.lists(mappings, max_size=3),
     "dict[str, str]": st.dictionaries(texts, texts, max_size=3),
     "dict[str, str | None] | None": st.none() | st.dictionaries(texts, st.none() | texts, max_size=3),
+    "dict[str, float]": st.dictionaries(texts, numbers, max_size=3),
+    "dict[str, float] | None": st.none() | st.dictionaries(texts, numbers, max_size=3),
     "dict[str, Any]": mappings,
     "dict[str, Any] | None": st.none() | mappings,
     "bool | None": st.none() | st.booleans(),

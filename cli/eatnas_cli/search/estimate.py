@@ -25,6 +25,7 @@ from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, parse_spec
+from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
 
 app = new_app()
@@ -46,6 +47,11 @@ def estimate(
     It uses the first free GPU, or the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
     """
     parsed = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
+    if parsed.training.program is not None:
+        raise ConflictError(
+            f"the duration of {parsed.training.program.reference} cannot be estimated; "
+            "run a search of a few candidates (--set budget.candidates=4) and see `eatnas-db query utilisation`"
+        )
     device, count = _choose_device(slots)
     seconds = _median_seconds(ctx.obj, parsed, samples, device)
     trainings = _count_trainings(parsed)

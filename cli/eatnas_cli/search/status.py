@@ -16,11 +16,13 @@ from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
+from eatnas_db.errors import PluginError
+from eatnas_db.plugins import PluginIdentity
 from eatnas_db.queries.final_models import count_test_evaluations
 from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.hosts import RecordedHost, list_hosts
 from eatnas_db.queries.progress import get_progress
-from eatnas_db.queries.searches import SearchSummary, get_search, list_search_summaries
+from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_search_summaries
 from eatnas_report.formats import format_time
 
 app = new_app()
@@ -74,6 +76,18 @@ def describe_hold(hold: RecordedHold) -> str:
     return f"host {hold.host} has set {hold.search} aside since {since} and tries again at {retry}: {hold.reason}"
 
 
+def describe_missing_program(search: SearchRecord) -> str | None:
+    """Return why this machine cannot run the training program of a search, or None if it can."""
+    program = search.spec["training"].get("program")
+    if program is None:
+        return None
+    try:
+        PluginIdentity.from_json(program).require_installed()
+    except PluginError as error:
+        return str(error)
+    return None
+
+
 @app.command("show")
 @takes_options(layout=width_options)
 def show_search(
@@ -99,6 +113,9 @@ def show_search(
         facts = {"objectives": ", ".join(objective.describe() for objective in row.objectives), **facts}
     if row.machine_dependence is not None:
         facts = {"machine_dependent": row.machine_dependence, **facts}
+    problem = describe_missing_program(row)
+    if problem is not None:
+        facts = {"problem": problem, **facts}
     if format is not Format.TABLE:
         facts["holds"] = [asdict(hold) for hold in holds]
     elif holds:

@@ -28,6 +28,7 @@ from eatnas_db.queries.attempted_candidates import AttemptedCandidate
 from eatnas_db.queries.calibration import get_predicted_fitness
 from eatnas_db.queries.candidates import list_epochs
 from eatnas_report.architecture_drawing import describe_architecture, draw_architecture
+from eatnas_report.formats import flatten
 
 if TYPE_CHECKING:
     from mlflow.entities import Param, Run, RunTag
@@ -212,7 +213,7 @@ def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param
 
     blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
     sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
-    return [Param(key, str(value)) for key, value in {**recipe, **blocks, **sizes}.items()]
+    return [Param(key, str(value)) for key, value in {**flatten(recipe), **blocks, **sizes}.items()]
 
 
 def _write_files(folder: Path, candidate: AttemptedCandidate, experiment: Experiment) -> None:

@@ -46,6 +46,7 @@ def _epoch_values(epoch: CandidateEpoch, device_kind: str) -> dict[str, float | 
     source = "worker" if device_kind == CPU else "gpu"
     return {
         **{key: getattr(epoch, key) for key in EPOCH_METRICS},
+        **(epoch.metrics or {}),
         f"system/{source}_memory_usage_megabytes": None if epoch.memory_bytes is None else epoch.memory_bytes / 1e6,
         f"system/{source}_utilization_percentage": None if epoch.load is None else 100 * epoch.load,
     }

@@ -76,8 +76,8 @@ class ReportWriter:
     def _write_failure(
         self, connection: Connection, worker: WorkerState, training: RunningTraining, report: Failed, now: float
     ) -> None:
-        if report.kind == FailureKind.UNREADABLE_DATA:
-            # The machine or the images are at fault, not the candidate: `SearchHolds` tries again later.
+        if report.kind in (FailureKind.UNREADABLE_DATA, FailureKind.MISSING_PLUGIN):
+            # The machine, its images or its packages are at fault, not the candidate: `SearchHolds` tries again later.
             time = training.time
             transitions.release(connection, training.token, time.device_seconds, now, step_seconds=time.step_seconds)
             return
@@ -152,6 +152,7 @@ def _epoch_record(report: EpochDone, use: ResourceUse | None) -> EpochRecord:
         seconds=report.seconds,
         ended_at=report.ended_at,
         resource_use=use,
+        metrics=report.metrics,
     )
 
 

@@ -12,6 +12,11 @@ from eatnas_db.holds import SearchHold, lift_hold, list_holds_of_host, place_hol
 from eatnas_db.leases import LeaseToken
 from eatnas_protocol.messages import Failed
 
+_HOLD_CAUSES: Final[dict[str, HoldCause]] = {
+    FailureKind.UNREADABLE_DATA: HoldCause.DATA,
+    FailureKind.MISSING_PLUGIN: HoldCause.PLUGIN,
+}
+"""The failures of a training that are no fault of its candidate."""
 MEMORY_SECONDS: Final = 600.0
 """A search that fails again within this time continues with the delay that it had before."""
 
@@ -36,7 +41,7 @@ class SearchHolds:
         """Failures that the database does not have yet, by search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """The training that tests whether the data of a search can be read again, by search."""
+        """The training that tests whether the data and the plug-ins of a search are there again, by search."""
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
         """Set a search aside with the next transaction that commits."""
@@ -56,13 +61,15 @@ class SearchHolds:
                 search_id = training.assignment.leased.search_id
                 if self._tries.get(search_id) == training.token:
                     self._lift(connection, search_id, HoldCause.DATA, now)
+                    self._lift(connection, search_id, HoldCause.PLUGIN, now)
 
     def _read_reports(self, slot: Slot) -> None:
         if slot.worker is None or slot.training is None:
             return
         for report in slot.worker.reports:
-            if isinstance(report, Failed) and report.kind == FailureKind.UNREADABLE_DATA:
-                self.add_failure(slot.training.assignment.leased.search_id, HoldCause.DATA, report.message)
+            if isinstance(report, Failed) and report.kind in _HOLD_CAUSES:
+                search_id = slot.training.assignment.leased.search_id
+                self.add_failure(search_id, _HOLD_CAUSES[report.kind], report.message)
 
     def with_errors(self) -> list[int]:
         """Return the ids of the searches that could not be advanced."""
@@ -78,7 +85,7 @@ class SearchHolds:
         held = self._holds.get(search_id)
         if held is None:
             return None
-        if held.cause != HoldCause.DATA or not held.is_due(now):
+        if held.cause == HoldCause.ERROR or not held.is_due(now):
             return 0
         trains = any(
             slot.training is not None and slot.training.token == self._tries.get(search_id) for slot in self._slots

@@ -13,9 +13,10 @@ from eatnas_daemon.workers.running_training import RunningTraining
 from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_db import transitions
 from eatnas_db.domain.memory_estimate import measured_share_of_estimate, variable_bytes
-from eatnas_db.domain.objective import LATENCY, MULT_ADDS, PARAMS, TEST_ACCURACY, VALIDATION_ACCURACY
+from eatnas_db.domain.objective import LATENCY, MULT_ADDS, PARAMS, TEST_ACCURACY, VALIDATION_ACCURACY, VALIDATION_LOSS
 from eatnas_db.domain.objectives import select_values
 from eatnas_db.domain.recipe import class_weights_of, without_timing
+from eatnas_db.errors import MetricError
 from eatnas_db.provenance import Provenance
 from eatnas_db.schema.hosts import MAX_DEVICE_NAME
 from eatnas_db.scores import Measurement
@@ -32,11 +33,12 @@ def record_result(
     if message.split_batches:  # a deviation from the recipe, recorded with the score
         recipe["micro_batch"] = images_per_pass(message)
     leased, objective, values = assignment.leased, assignment.objective, None
+    metrics = _metrics(report, final=message.final_model)
     if message.final_model:
-        metrics = {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
-        value = report.accuracy  # A final model is not judged by its cost.
+        value = metrics[TEST_ACCURACY]  # A final model is not judged by its cost.
     else:
-        metrics = {VALIDATION_ACCURACY: report.accuracy, "val_loss": report.loss}
+        if objective.metric not in metrics:
+            raise MetricError(f"the training has not measured {objective.metric}")
         value = objective.fitness(metrics[objective.metric], leased.mult_adds)
         if assignment.objectives:
             values = select_values(assignment.objectives, {**metrics, **_costs(assignment, report)})
@@ -47,7 +49,7 @@ def record_result(
         metrics=metrics,
         seed=message.seed,
         objective=objective.metric,
-        provenance=_provenance(recipe, report.data_digest, worker),
+        provenance=_provenance(recipe, report, worker),
         device_seconds=training.time.device_seconds,
         step_seconds=training.time.step_seconds,
         now=now,
@@ -59,6 +61,17 @@ def record_result(
         objectives=values,
         measurements=_measurements(message, report),
     )
+
+
+def _metrics(report: Finished, *, final: bool) -> dict[str, float]:
+    """Return the scores of a training. Raises `MetricError` if it has none."""
+    if report.metrics is not None:
+        return report.metrics
+    if report.accuracy is None or report.loss is None:
+        raise MetricError("the training has measured neither accuracy nor loss")
+    if final:
+        return {TEST_ACCURACY: report.accuracy, "test_loss": report.loss}
+    return {VALIDATION_ACCURACY: report.accuracy, VALIDATION_LOSS: report.loss}
 
 
 def _costs(assignment: Assignment, report: Finished) -> dict[str, float]:
@@ -96,13 +109,13 @@ def _memory_share(assignment: Assignment, report: Finished) -> float | None:
     )
 
 
-def _provenance(recipe: dict[str, Any], data_digest: str, worker: WorkerState) -> Provenance:
+def _provenance(recipe: dict[str, Any], report: Finished, worker: WorkerState) -> Provenance:
     ready = worker.ready
     assert ready is not None
     fields: dict[str, Any] = {
         "recipe": recipe,
-        "data_digest": data_digest,
-        "versions": ready.versions,
+        "data_digest": report.data_digest,
+        "versions": {**report.versions, **ready.versions},
         "device": worker.device.name if worker.on_gpu else ready.device,
         "cpu_capability": ready.cpu_capability,
         "settings": ready.settings,

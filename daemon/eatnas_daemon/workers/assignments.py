@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.domain.memory_estimate import expected_bytes
-from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.objective import VALIDATION_ACCURACY, Objective
 from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derive_seed
@@ -73,6 +73,7 @@ def create_assignment(
         final_model=final,
         data_state=search.data_state,
         latency=None if latency is None else asdict(latency),
+        objective_metric=search.objective.metric,
     )
     limit = search.spec["budget"]["candidate_seconds"]
     batch_size = images_per_pass(message)
@@ -142,6 +143,7 @@ def _assign_message(
     final_model: bool = False,
     data_state: dict[str, Any] | None = None,
     latency: dict[str, Any] | None = None,
+    objective_metric: str = VALIDATION_ACCURACY,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])
@@ -164,4 +166,5 @@ def _assign_message(
         final_model=final_model,
         data_state=data_state,
         latency=latency,
+        objective_metric=objective_metric,
     )

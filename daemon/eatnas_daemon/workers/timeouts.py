@@ -19,7 +19,7 @@ class Timeouts:
     silence: float = 120.0
     """A training hangs after this time without a message."""
     loading: float = 900.0
-    """The same limit while a worker starts, loads images or builds a network."""
+    """The same limit while a worker starts, loads images, builds a network or runs a training of the user's own."""
     stop: float = 60.0
     """A worker is killed if it does not stop within this time after a request."""
     restart: float = 1.0

@@ -27,7 +27,7 @@ from eatnas_protocol.messages import (
     Unavailable,
 )
 
-SLOW_PHASES: Final = frozenset({"loading", "building"})
+SLOW_PHASES: Final = frozenset({"loading", "building", "program"})
 SETTLING_TRAININGS: Final = 5
 """Number of trainings after which the memory of a worker process should no longer grow."""
 MAX_MEMORY_GROWTH: Final = 1.5

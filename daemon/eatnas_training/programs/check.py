@@ -1,0 +1,48 @@
+"""`python -m eatnas_training.programs.check`: import a training program, and check its arguments.
+
+Stdin has `{"reference": "module:name"}` as JSON. Stdout gets `{}`. An error is one line on stderr and exit status 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from typing import Any
+
+from eatnas_db.errors import PluginError
+from eatnas_db.plugins import Plugin
+
+
+def check(reference: str) -> None:
+    """Raise `PluginError` unless `reference` can be called as `train(network, task, recipe, report)`."""
+    program: Any = Plugin(reference, reference).load()
+    if not callable(program):
+        raise PluginError(f"{reference} is no function; write a function train(network, task, recipe, report)")
+    try:
+        inspect.signature(program).bind("network", "task", "recipe", "report")
+    except TypeError as error:
+        raise PluginError(
+            f"{reference} cannot be called as train(network, task, recipe, report): {error}; correct its arguments"
+        ) from None
+    except ValueError:  # some callables of compiled modules have no signature
+        pass
+
+
+def main() -> None:
+    """Answer one request."""
+    reference = json.load(sys.stdin)["reference"]
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what the module prints is no answer
+    try:
+        check(reference)
+    except PluginError as error:
+        sys.exit(str(error))
+    except SystemExit as error:
+        sys.exit(f"{reference} cannot be loaded (its module calls sys.exit({error.code!r})); mend its package")
+    os.write(answer, b"{}\n")
+
+
+if __name__ == "__main__":
+    main()

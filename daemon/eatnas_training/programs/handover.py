@@ -1,0 +1,97 @@
+"""Run a blocking function as a generator: the function and its caller take turns in two threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from eatnas_protocol.messages import Report
+from eatnas_training.programs.errors import ProgramStoppedError
+
+END_SECONDS: Final = 10.0
+"""Time that a function has to end after it is stopped."""
+Steps = Callable[[], Iterator[Report]]
+
+
+class Handover:
+    """A function that runs in a thread of its own while the generator `reports` waits for it.
+
+    Only one of both works at any time: the function waits in `perform` until its steps are done.
+    """
+
+    def __init__(self, function: Callable[[], None], monotonic: Callable[[], float]) -> None:
+        self._function, self._monotonic = function, monotonic
+        self._requests: queue.SimpleQueue[Steps | None] = queue.SimpleQueue()
+        self._turn = threading.Semaphore(0)
+        self._closed = False
+        self.stopped = False
+        """Whether the function was asked to stop."""
+        self.error: BaseException | None = None
+        """What the function raised."""
+        self._finished_seconds = 0.0
+        self._turn_began: float | None = None
+        self._thread = threading.Thread(target=self._run, name="program", daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """The time that the function has taken so far."""
+        running = 0.0 if self._turn_began is None else self._monotonic() - self._turn_began
+        return self._finished_seconds + running
+
+    @property
+    def ended(self) -> bool:
+        """Whether the function has ended."""
+        return not self._thread.is_alive()
+
+    def reports(self) -> Iterator[Report]:
+        """Start the function, and yield the reports of the steps that it performs, until it ends or is stopped."""
+        self._thread.start()
+        try:
+            while not self.stopped and (steps := self._next_steps()) is not None:
+                yield from steps()
+                self._turn.release()
+        finally:
+            self._closed = True
+            self._turn.release()
+        self._thread.join(END_SECONDS)
+
+    def _next_steps(self) -> Steps | None:
+        self._turn_began = self._monotonic()
+        steps = self._requests.get()
+        self._finished_seconds, self._turn_began = self.seconds, None
+        return steps
+
+    def perform(self, steps: Steps) -> None:
+        """Let the generator yield the reports of some steps. Called by the function.
+
+        Raises `ProgramStoppedError` if the training is to stop, and whatever the steps raise.
+        """
+        failures: list[Exception] = []
+
+        def guarded() -> Iterator[Report]:
+            try:
+                yield from steps()
+            except Exception as error:
+                failures.append(error)
+
+        if not self.stopped and not self._closed:
+            self._requests.put(guarded)
+            self._turn.acquire()
+        if self.stopped or self._closed:
+            raise ProgramStoppedError
+        if failures:
+            raise failures[0]
+
+    def stop(self) -> None:
+        """End the function: its present or next `perform` raises. Called by steps."""
+        self.stopped = True
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._requests.put(None)

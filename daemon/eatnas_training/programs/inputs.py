@@ -1,0 +1,80 @@
+"""The arguments of a training of the user's own: the candidate's network and its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from eatnas_db.spaces import read_space
+from eatnas_protocol.messages import Assign
+from eatnas_training.data.batches import LoadedData
+from eatnas_training.state import build_network
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateNetwork:
+    """The network of a candidate: its architecture, and the torch module that the search space builds from it.
+
+    A training that interprets the architecture itself never calls `build`.
+    """
+
+    architecture: Any
+    """An architecture of the search's space, for example with its `blocks`."""
+    _assign: Assign = field(repr=False)
+
+    @property
+    def code(self) -> str:
+        """The architecture in readable notation."""
+        return str(self.architecture)
+
+    def build(self) -> nn.Module:
+        """Return the network on the CPU, with the initial weights of the task's seed."""
+        return build_network(self._assign)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTask:
+    """What a candidate is trained for.
+
+    `seed`: the seed of all random draws. `device`: `cpu` or `cuda:N`. `precision`: `float32` or `bfloat16`, as the
+    recipe says for this device. `resolution`, `channels` and `classes` describe the images, or with `data.name: none`
+    those that the costs of networks are computed for. `half_batches`: the training ran out of memory twice and should
+    compute each batch in two halves.
+    """
+
+    seed: int
+    device: str
+    precision: str
+    resolution: int
+    channels: int
+    classes: int
+    half_batches: bool
+    _load: Callable[[], LoadedData] = field(repr=False)
+
+    @property
+    def data(self) -> LoadedData:
+        """The images of `data.name`: `data.train` and `data.held_out`. Raises `DataError` with `data.name: none`."""
+        return self._load()
+
+
+def network_of(assign: Assign) -> CandidateNetwork:
+    """Return the network of an assignment."""
+    return CandidateNetwork(read_space(assign.macro).from_code(assign.code), assign)
+
+
+def task_of(assign: Assign, *, device: str, precision: str, load: Callable[[], LoadedData]) -> TrainingTask:
+    """Return the task of an assignment; `load` returns its images."""
+    shape: dict[str, Any] = assign.task
+    return TrainingTask(
+        seed=assign.seed,
+        device=device,
+        precision=precision,
+        resolution=shape["resolution"],
+        channels=shape["channels"],
+        classes=shape["classes"],
+        half_batches=assign.split_batches,
+        _load=load,
+    )

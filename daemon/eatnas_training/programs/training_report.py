@@ -1,0 +1,216 @@
+"""What a training of the user's own reports: epochs, progress and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from typing import Any, Final
+
+from eatnas_db.domain.spec import TrainingSpec
+from eatnas_protocol.messages import Assign, EpochDone, Phase, Progress, Report
+from eatnas_training import checkpoint
+from eatnas_training.programs.errors import InvalidReportError
+from eatnas_training.programs.handover import Handover
+from eatnas_training.programs.metrics import COLUMNS, check_metrics
+from eatnas_training.programs.randomness import GlobalGenerators
+from eatnas_training.programs.saved_state import require_storable
+from eatnas_training.steps import Clock
+from eatnas_training.worker_protocol import StopRequest
+
+PROGRESS_SECONDS: Final = 0.5
+
+
+class TrainingReport:
+    """The connection of a program to the record. A program gets it as its argument `report`.
+
+    `identity`: what decides the bits of the training; a checkpoint is used only where it is equal.
+    """
+
+    def __init__(
+        self,
+        assign: Assign,
+        recipe: TrainingSpec,
+        *,
+        identity: str,
+        stop_request: Callable[[], StopRequest],
+        generators: GlobalGenerators,
+        monotonic: Clock = time.monotonic,
+        wall_clock: Clock = time.time,
+    ) -> None:
+        self._assign, self._recipe, self._identity = assign, recipe, identity
+        self._stop_request, self._generators = stop_request, generators
+        self._monotonic, self._wall_clock = monotonic, wall_clock
+        self._token = (assign.candidate, assign.attempt)
+        self._epochs: list[EpochDone] = []
+        self._checkpoints = 0  # since the end of the last epoch
+        self._began = False
+        self._releasing = False  # A stop was requested at the last `epoch`.
+        self._saved_at, self._progressed_at, self._epoch_began = monotonic(), -math.inf, 0.0
+        self.handover: Handover
+
+    @property
+    def finished_epochs(self) -> int:
+        """The number of epochs that are reported, those before a resumption included: the number of the next one."""
+        return len(self._epochs)
+
+    def resume(self) -> Any:
+        """Return the state of the newest checkpoint of this candidate, or None if the training starts from scratch.
+
+        Call it once, before the first `epoch` and `checkpoint`. Tensors are on the CPU.
+        """
+        self._generators.require_unused()
+        if self._began:
+            raise InvalidReportError("report.resume: call it once, and before report.epoch and report.checkpoint")
+        self._began = True
+        found: list[Any] = []
+
+        def steps() -> Iterator[Report]:
+            yield Phase(*self._token, "restoring")
+            resumed = checkpoint.resume(self._assign, lambda content: found.append(self._restore(content)))
+            if resumed is not None:
+                yield resumed
+                yield from self._epochs
+            yield Phase(*self._token, "program")
+
+        self.handover.perform(steps)
+        self._seed()
+        return found[-1] if found else None
+
+    def epoch(self, number: int, /, **metrics: Any) -> None:
+        """Report the metrics of an epoch. Epochs are numbered from 0, and the recipe says how many there are.
+
+        Every epoch has the search's `objective.metric`. The metrics of the last epoch are the scores of the candidate.
+        """
+        self._generators.require_unused()
+        self._began = True
+        self._require_next(number)
+        values = check_metrics(metrics, epoch=number, objective=self._assign.objective_metric)
+        self._epochs.append(self._epoch_report(values))
+        self._checkpoints, self._epoch_began = 0, self.handover.seconds
+
+        def steps() -> Iterator[Report]:
+            yield self._epochs[-1]
+            request = self._stop_request()
+            # A program that saves its state stops with the checkpoint of this epoch, which is still to come.
+            if request is StopRequest.CANCEL or self._releasing:
+                self.handover.stop()
+            self._releasing = request is StopRequest.RELEASE
+
+        self.handover.perform(steps)
+        self._seed()
+
+    def checkpoint(self, state: Any) -> None:
+        """Save what the program needs to continue from here: tensors, numbers, texts, lists and dictionaries.
+
+        A call between two batches is cheap, since a file is written only every `training.checkpoint_seconds`. A
+        function without arguments in place of the state is called when a file is written.
+        """
+        self._generators.require_unused()
+        self._began = True
+        self._checkpoints += 1
+        if not callable(state):
+            require_storable(state)
+
+        def steps() -> Iterator[Report]:
+            request = self._stop_request()
+            due = self._monotonic() - self._saved_at >= self._recipe.checkpoint_seconds
+            is_last = len(self._epochs) == self._recipe.epochs
+            if request is not StopRequest.CANCEL and (request is StopRequest.RELEASE or due or is_last):
+                yield from self._save(state)
+            if request is not StopRequest.NONE:
+                self.handover.stop()
+
+        self.handover.perform(steps)
+        self._seed()
+
+    def progress(self, batch: int, batches: int) -> None:
+        """Report that `batch` of `batches` of the present epoch are done.
+
+        A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
+        """
+        if not 0 <= batch <= batches:
+            raise InvalidReportError(f"report.progress: batch {batch} is not from 0 to {batches}")
+        if self._monotonic() - self._progressed_at < PROGRESS_SECONDS:
+            return
+        self._progressed_at = self._monotonic()
+
+        def steps() -> Iterator[Report]:
+            yield Progress(
+                candidate=self._assign.candidate,
+                attempt=self._assign.attempt,
+                epoch=len(self._epochs),
+                batch=int(batch),
+                batches=int(batches),
+                device_seconds=self.handover.seconds,
+            )
+            yield Phase(*self._token, "program")
+            if self._stop_request() is not StopRequest.NONE:
+                self.handover.stop()
+
+        self.handover.perform(steps)
+
+    def scores(self) -> dict[str, float]:
+        """Return the metrics of the last epoch. Raises `InvalidReportError` if epochs are missing."""
+        self._generators.require_unused()
+        reported, wanted = len(self._epochs), self._recipe.epochs
+        if reported != wanted:
+            raise InvalidReportError(
+                f"the program ended after {reported} of {wanted} epochs; call report.epoch once for each of them"
+            )
+        last = self._epochs[-1]
+        columns = {name: getattr(last, name) for name in COLUMNS if name != "learning_rate"}
+        return {**{name: value for name, value in columns.items() if value is not None}, **(last.metrics or {})}
+
+    def _require_next(self, number: int) -> None:
+        expected, epochs = len(self._epochs), self._recipe.epochs
+        if expected >= epochs:
+            raise InvalidReportError(f"report.epoch({number!r}): the recipe has {epochs} epochs, and all are reported")
+        if isinstance(number, bool) or number != expected:
+            raise InvalidReportError(f"report.epoch({number!r}): the next epoch is number {expected}")
+
+    def _epoch_report(self, values: dict[str, float]) -> EpochDone:
+        return EpochDone(
+            candidate=self._assign.candidate,
+            attempt=self._assign.attempt,
+            epoch=len(self._epochs),
+            train_loss=values.get("train_loss"),
+            train_accuracy=values.get("train_accuracy"),
+            val_loss=values.get("val_loss"),
+            val_accuracy=values.get("val_accuracy"),
+            learning_rate=values.get("learning_rate"),
+            seconds=self.handover.seconds - self._epoch_began,
+            ended_at=self._wall_clock(),
+            metrics={name: value for name, value in values.items() if name not in COLUMNS},
+        )
+
+    def _save(self, state: Any) -> Iterator[Report]:
+        if callable(state):
+            state = state()
+            require_storable(state)
+        yield Phase(*self._token, "saving")
+        content = checkpoint.pack(
+            {
+                "identity": self._identity,
+                "epoch_reports": [asdict(report) for report in self._epochs],
+                "checkpoints": self._checkpoints,
+                "state": state,
+            }
+        )
+        epoch = len(self._epochs)
+        yield from checkpoint.save_with_retries(self._assign, epoch, self._checkpoints, content, self._stop_request)
+        yield Phase(*self._token, "program")
+        self._saved_at = self._monotonic()
+
+    def _restore(self, content: bytes) -> Any:
+        saved = checkpoint.unpack(content)
+        if saved["identity"] != self._identity:
+            raise ValueError("it belongs to another network, recipe, program or seed")
+        reports = [EpochDone(**fields) for fields in saved["epoch_reports"]]
+        self._epochs = [replace(report, attempt=self._assign.attempt) for report in reports]
+        self._checkpoints = saved["checkpoints"]
+        return saved["state"]
+
+    def _seed(self) -> None:
+        self._generators.seed_for(len(self._epochs), self._checkpoints)

@@ -1,0 +1,73 @@
+"""The training of the user's own that a spec names, as the record stores it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
+
+from eatnas_db.domain.objective import COST_METRICS, LATENCY, MULT_ADDS, PARAMS
+from eatnas_db.domain.plain_scalars import plain_values
+from eatnas_db.domain.spec_objective import MetricSpec
+from eatnas_db.domain.spec_section import SpecSection
+
+MAX_DEPTH: Final = 20
+
+
+def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
+    """Return a value that JSON can hold exactly. Raises `ValueError` for any other."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{path or 'the value'} is {value}, which is no finite number")
+    if depth > MAX_DEPTH:
+        raise ValueError("the options are nested too deeply")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"the key {key!r} is no text; quote it")
+            require_plain_options(inner, f"{path}.{key}".removeprefix("."), depth + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            require_plain_options(inner, f"{path}[{number}]", depth + 1)
+    elif not isinstance(value, str | int | float | bool | None):
+        raise ValueError(
+            f"{path or 'the value'} is of type {type(value).__name__}; use numbers, texts, lists, mappings"
+        )
+    return value
+
+
+ProgramOptions = Annotated[dict[str, Any], BeforeValidator(lambda value: require_plain_options(plain_values(value)))]
+
+
+class ProgramSpec(SpecSection):
+    """A function of an installed package, written as `module:name`.
+
+    The record adds the version of the package and the digest of its source when it creates the search. A spec that
+    already has them is accepted only where this very source is installed.
+    """
+
+    reference: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
+    version: str | None = None
+    source_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_reference(cls, value: Any) -> Any:
+        return {"reference": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="plain")
+    def _to_json(self) -> dict[str, str] | str:
+        if self.version is None or self.source_digest is None:
+            return self.reference
+        return {"reference": self.reference, "version": self.version, "source_digest": self.source_digest}
+
+
+def known_to_program(metrics: Sequence[MetricSpec]) -> list[str]:
+    """Return the metrics that a search with a program may optimize: those of its reports, and the size of networks."""
+    return [*(entry.metric for entry in metrics if entry.metric != LATENCY), PARAMS, MULT_ADDS]
+
+
+def first_score(metrics: Sequence[MetricSpec]) -> MetricSpec | None:
+    """Return the first of several objectives that a training measures; it decides fitness."""
+    return next((entry for entry in metrics if entry.metric not in COST_METRICS), None)
