@@ -39,12 +39,17 @@ class _ScoredRow(NamedTuple):
 
 
 _SCORED: Final = select(candidate.c.id, candidate.c.birth, candidate.c.code, candidate.c.fitness).where(
-    candidate.c.search_id == bindparam("search_id"),
-    candidate.c.birth < bindparam("before"),
-    candidate.c.fitness.is_not(None),
+    candidate.c.search_id == bindparam("search_id"), candidate.c.fitness.is_not(None)
 )
-_LATEST: Final = _SCORED.order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
-_BEST: Final = _SCORED.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(MAX_ROWS // 2)
+SELECT_LATEST: Final = (
+    _SCORED.where(candidate.c.birth < bindparam("before")).order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
+)
+SELECT_BEST: Final = (
+    # The sum keeps planners from using the index on births, which would read and sort the whole history.
+    _SCORED.where(candidate.c.birth + 0 < bindparam("before"))
+    .order_by(candidate.c.fitness.desc(), candidate.c.birth)
+    .limit(MAX_ROWS // 2)
+)
 _PENDING: Final = select(candidate.c.code).where(
     candidate.c.search_id == bindparam("search_id"),
     candidate.c.birth >= bindparam("first"),
@@ -137,10 +142,10 @@ class GuidedChoice:
 
 def _list_scored(connection: Connection, search_id: int, before: int) -> tuple[_ScoredRow, ...]:
     """Return the scored births before `before`: all, or the best and the latest ones if there are many."""
-    latest = _read(connection, _LATEST, search_id, before)
+    latest = _read(connection, SELECT_LATEST, search_id, before)
     if len(latest) == MAX_ROWS:
         latest = latest[: MAX_ROWS // 2]
-        latest += _read(connection, _BEST, search_id, latest[-1].birth)
+        latest += _read(connection, SELECT_BEST, search_id, latest[-1].birth)
     return tuple(sorted(latest, key=lambda row: row.birth))
 
 

@@ -1,14 +1,18 @@
 """Births that are decided before the transaction that inserts them."""
 
+import re
+
 import pytest
 from sqlalchemy import select, update
 
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.guided_births import SELECT_BEST, SELECT_LATEST
 from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.open_searches import list_active_searches
 from eatnas_db.searches.prepared_births import prepare_births
+from support.query_plans import explain_statements
 
 GUIDED = {"evolution__births": "guided", "evolution__population": 12, "budget__candidates": 30, "evolution__lag": 4}
 
@@ -95,3 +99,14 @@ def test_guided_search_is_idle_while_no_birth_can_be_decided(engine, search_fact
     search_factory(**GUIDED)
     with read_transaction(engine) as connection:
         assert list_active_searches(connection, None, stopping=(), held=()) == ()
+
+
+@pytest.mark.parametrize(
+    ("query", "index"), [(SELECT_LATEST, "uq_eatnas_candidate_birth"), (SELECT_BEST, "candidate_fitness")]
+)
+def test_scored_births_are_read_in_the_order_of_an_index(engine, search_id, query, index):
+    with read_transaction(engine) as connection:
+        parameters = {"search_id": search_id, "before": 8}
+        (plan,) = explain_statements(connection, lambda: connection.execute(query, parameters))
+    assert index in plan
+    assert not re.search("TEMP B-TREE|Sort", plan)
