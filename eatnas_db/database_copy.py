@@ -43,7 +43,7 @@ def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = 
     """
     with read_transaction(source) as old, transaction(target) as new:
         lock_schema(new)
-        _require_empty(new, describe_location(target))
+        require_empty(new, describe_location(target))
         new.execute(delete(record))
         contents = [_copy_table(table, old, new, on_progress) for table in metadata.sorted_tables]
         for table in metadata.sorted_tables:
@@ -51,7 +51,8 @@ def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = 
     return contents
 
 
-def _require_empty(connection: Connection, place: str) -> None:
+def require_empty(connection: Connection, place: str) -> None:
+    """Raise `ConflictError` if a record holds any row, or if daemons work on it."""
     if list_connected_hosts(connection):
         raise ConflictError(f"daemons work on {place}; stop them, then try again")
     for table in metadata.sorted_tables:
@@ -62,41 +63,45 @@ def _require_empty(connection: Connection, place: str) -> None:
 def _copy_table(table: Table, old: Connection, new: Connection, on_progress: ProgressCallback) -> TableContents:
     rows = old.execute(select(func.count()).select_from(table)).scalar_one()
     copied = hashes = 0
-    for batch in _batches(old, table):
+    for batch in read_batches(old, table):
         try:
             new.execute(insert(table), [dict(row._mapping) for row in batch])
         except DataError as error:
             raise RecordError(
                 f"a row of {table.name} cannot be stored in the target ({error.orig}); nothing was changed"
             ) from None
-        hashes = _add_hashes(hashes, batch)
+        hashes = add_hashes(hashes, batch)
         copied += len(batch)
         on_progress(table.name, copied, rows)
-    written = _read_contents(new, table)
-    if written != TableContents(table.name, copied, _format_hash(hashes)):
+    written = read_contents(new, table)
+    if written != TableContents(table.name, copied, format_hash(hashes)):
         raise RecordError(f"the rows of {table.name} changed while they were copied; nothing was changed")
     return written
 
 
-def _read_contents(connection: Connection, table: Table) -> TableContents:
+def read_contents(connection: Connection, table: Table) -> TableContents:
+    """Count and hash the rows of a table."""
     rows = hashes = 0
-    for batch in _batches(connection, table):
-        rows, hashes = rows + len(batch), _add_hashes(hashes, batch)
-    return TableContents(table.name, rows, _format_hash(hashes))
+    for batch in read_batches(connection, table):
+        rows, hashes = rows + len(batch), add_hashes(hashes, batch)
+    return TableContents(table.name, rows, format_hash(hashes))
 
 
-def _batches(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
+def read_batches(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
+    """Yield the rows of a table, in batches."""
     # In the order of their keys: parents before their children.
     query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=BATCH_ROWS)
     return connection.execute(query).partitions()
 
 
-def _add_hashes(total: int, rows: Sequence[Row[Any]]) -> int:
+def add_hashes(total: int, rows: Sequence[Sequence[Any]]) -> int:
+    """Add the hashes of rows to a sum."""
     for row in rows:
         line = json.dumps([value.hex() if isinstance(value, float) else value for value in row], sort_keys=True)
         total += int.from_bytes(hashlib.sha256(line.encode()).digest())
     return total % _MODULUS
 
 
-def _format_hash(total: int) -> str:
+def format_hash(total: int) -> str:
+    """Return a sum of hashes as 64 hexadecimal digits."""
     return f"{total:064x}"

@@ -19,6 +19,7 @@ INSTALLED_BY: Final = {
         (TRAINING, "matplotlib", "mlflow", "numpy", "pandas", "PIL", "safetensors", "scipy", "sklearn", "torch"), WHOLE
     ),
     "mcp": f"{CORE}[mcp]",
+    "pyarrow": f"{CORE}[parquet]",
     "plotly": f"{CORE}[report]",
     "psycopg": f"{CORE}[postgres]",
 }

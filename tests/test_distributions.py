@@ -59,6 +59,9 @@ def test_both_distributions_together_are_the_source_tree() -> None:
     own = {line for line in dependencies if line.startswith(CORE)}
     extra = set(core["project"]["optional-dependencies"]["report"])
     assert dependencies - own | extra == set(root["project"]["dependencies"])
+    assert set(whole["project"]["optional-dependencies"]) | {"docs", "dev"} == set(
+        root["project"]["optional-dependencies"]
+    )
     assert core["tool"]["setuptools"]["package-data"] == root["tool"]["setuptools"]["package-data"]
 
 

@@ -19,6 +19,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
+from eatnas_cli.record_files import export_files, import_files
 from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
@@ -37,6 +38,8 @@ from eatnas_migrations import commands
 from eatnas_report.formats import format_size
 
 app = new_app(no_args_is_help=True)
+app.command("export")(export_files)
+app.command("import")(import_files)
 
 
 @app.command()

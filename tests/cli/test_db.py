@@ -116,3 +116,16 @@ def test_limit_of_the_home_is_one_line_of_configuration(record, eatnas, home):
     (home / "config.yaml").write_text("storage:\n  max_bytes: 20GB\n")
     output = {row["what"]: row["found"] for row in json.loads(eatnas("doctor", "--format", "json"))}
     assert output["storage"].endswith("the limit is 20.0 GB")
+
+
+def test_exported_record_is_imported_into_a_new_home(tiny, eatnas_within, home, tmp_path):
+    exported = json.loads(eatnas_within("db", "export", "out", "--format", "json"))
+    other = tmp_path / "other"
+
+    assert json.loads(eatnas_within("db", "import", "out", "--format", "json", at=other)) == exported
+
+    fingerprints = [eatnas_within("query", "fingerprint", "tiny", at=home) for home in (home, other)]
+    assert fingerprints[0] == fingerprints[1]
+    assert "not empty" in eatnas_within("db", "import", "out", at=other, expect=1)
+    assert "no exported record" in eatnas_within("db", "import", ".", at=tmp_path / "third", expect=1)
+    assert not (tmp_path / "third").exists()
