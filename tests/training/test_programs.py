@@ -10,14 +10,18 @@ from textwrap import dedent, indent
 
 import pytest
 
+from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.plugins import digest_source, find_function
+from eatnas_db.testing import check_training
+from eatnas_db.yaml_files import parse_yaml
 from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Finished, Progress, Released, Resumed
 from eatnas_training.programs.training import train
 from eatnas_training.worker_protocol import StopRequest
 from support.plugin_packages import install_package
 from support.trainings import Reports, after_calls, epoch_metrics, failed, finished, no_request
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "training"
 PACKAGES = (f"program_sample_{number}" for number in itertools.count())
 COUNTING = """
 def train(network, task, recipe, report):
@@ -223,3 +227,29 @@ def test_failure_leaves_no_thread_behind(program):
 
     failed(run(program("def train(network, task, recipe, report):\n    report.epoch(0)\n")))
     assert [thread.name for thread in threading.enumerate() if thread.name == "program"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        (DROPOUT, None),
+        (DROPOUT.replace("        report.checkpoint", "        # "), "call report.checkpoint after each"),
+        (DROPOUT.replace('optimizer.load_state_dict(saved["optimizer"])', "pass"), "stopped and resumed differs"),
+        (DROPOUT.replace("loss.detach()", "loss.detach() + __import__('os').urandom(1)[0]"), "gives other numbers"),
+        (DROPOUT.replace("loss.detach()", "__import__('random').random()"), "the global generator of random"),
+    ],
+)
+def test_check_training_finds_broken_promises(program, source, complaint):
+    reference = program(source).training["program"]["reference"]
+    if complaint is None:
+        assert check_training(reference, metric="error", learning_rate=0.01).keys() == {"error"}
+    else:
+        with pytest.raises(AssertionError, match=complaint):
+            check_training(reference, metric="error", learning_rate=0.01)
+
+
+def test_example_of_a_training_keeps_its_promises(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    spec = parse_spec(parse_yaml((EXAMPLE / "words.yaml").read_text()))
+    scores = check_training("eatnas_words:train", metric=spec.objective.metric, learning_rate=0.01)
+    assert 1 < scores["perplexity"] < 20
