@@ -50,6 +50,7 @@ class Plugin:
     def load(self) -> Any:
         """Import the module and return the object. Raises `PluginError` with the reason in one line."""
         module, _, attribute = self.reference.partition(":")
+        importlib.invalidate_caches()  # the package may have been installed since this process started
         try:
             found = importlib.import_module(module)
             for part in attribute.split("."):
@@ -165,6 +166,7 @@ def digest_source(package: str) -> str:
 
     The source is read once per process, as the modules are. Raises `PluginError` if the package is not installed.
     """
+    importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):

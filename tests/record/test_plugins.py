@@ -95,3 +95,18 @@ def test_changed_source_is_reported_with_both_versions(site: Path) -> None:
 
     with pytest.raises(PluginError, match="plugin_sample_g:value has changed"):
         identity.require_installed()
+
+
+def test_package_installed_after_the_start_is_found(tmp_path: Path) -> None:
+    site = tmp_path / "later"
+    sys.path.insert(0, str(site))
+    try:
+        with pytest.raises(PluginError, match="is not installed"):
+            find_function("plugin_sample_later:value")
+        site.mkdir()
+        install(site, "plugin_sample_later", "value = 3\n")
+        assert find_function("plugin_sample_later:value").load() == 3
+    finally:
+        sys.path.remove(str(site))
+        sys.modules.pop("plugin_sample_later", None)
+        digest_source.cache_clear()
