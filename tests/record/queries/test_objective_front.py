@@ -1,0 +1,48 @@
+"""The front of several objectives on both databases."""
+
+from eatnas_db import transitions
+from eatnas_db.database.transactions import transaction
+from eatnas_db.queries.objective_front import list_front_ids, list_objective_front
+from eatnas_db.queries.ranking import list_best, list_living, list_to_reevaluate
+from eatnas_db.scores import Measurement
+from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.locking import lock_search
+from support.arithmetic_searches import UNDER
+
+LATENCY = Measurement("latency_ms", "cpu", "x", 1, 1, 5, median=2.0, low=1.0, high=3.0, quiet=None)
+ACCURACIES = (0.5, 0.9, 0.7, 0.9, 0.6, 0.2)
+LATENCIES = (1.0, 9.0, 4.0, 9.0, 5.0, 0.5)
+
+
+def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, lease_factory):
+    metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
+    sizes = {"evolution__population": 6, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
+    search_id = search_factory(objective=metrics, **sizes)
+    ids = []
+    for accuracy, latency in zip(ACCURACIES, LATENCIES, strict=True):
+        leased = lease_factory(search_id)
+        ids.append(leased.token.candidate)
+        with transaction(engine) as connection:
+            transitions.record_score(
+                connection,
+                leased.token,
+                fitness=accuracy,
+                metrics={"val_accuracy": accuracy},
+                seed=1,
+                provenance=UNDER,
+                device_seconds=1.0,
+                now=2.0,
+                objectives=(accuracy, latency),
+                measurements=[LATENCY],
+            )
+            advance_search(connection, lock_search(connection, search_id), 3.0)
+    expected = [ids[place] for place in (1, 2, 0, 5)]  # 3 equals 1, and 4 is dominated
+    with transaction(engine) as connection:
+        front = list_objective_front(connection, search_id)
+        assert [row.id for row in front] == expected
+        assert front[0].values == (0.9, 9.0)
+        assert [row.id for row in list_best(connection, search_id)] == expected
+        uncrowded = list_front_ids(connection, search_id)
+        assert set(uncrowded[:2]) == {ids[1], ids[5]}
+        assert [row.id for row in list_to_reevaluate(connection, search_id, 2)] == [ids[1], ids[5]]
+        assert [row.id for row in list_living(connection, search_id)][-1] == ids[4]
