@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from eatnas_db.database.batches import split_in_batches
 from eatnas_db.database.bulk_insert import insert_or_ignore_rows, insert_rows
+from eatnas_db.domain.architecture import Block
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.space import Proposal
 from eatnas_db.domain.states import CandidateState
@@ -121,4 +122,5 @@ def _block_rows(architecture_id: int, proposal: Proposal) -> list[dict[str, Any]
             "width": genes.width,
         }
         for position, genes in enumerate(proposal.effective, 1)
+        if isinstance(genes, Block)
     ]

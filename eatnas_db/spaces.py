@@ -5,17 +5,99 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from eatnas_db.domain.macro import Macro
+from eatnas_db.domain.cell_space import CELL_PRESETS, CellSpace
+from eatnas_db.domain.macro import PRESETS, Macro
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Operator
 from eatnas_db.domain.space_definition import SpaceDefinition
+from eatnas_db.domain.suggestions import did_you_mean
+from eatnas_db.errors import NotFoundError, PluginError
+from eatnas_db.plugins import OPERATORS, SPACES, Plugin, PluginIdentity, find_plugin, list_plugins
+
+if TYPE_CHECKING:  # it loads pydantic
+    from eatnas_db.domain.spec import SearchSpec
+
+BUILT_IN_SPACES: Final[Mapping[str, SpaceDefinition]] = {**PRESETS, **CELL_PRESETS}
+_OPERATORS: Final = {operator.name: operator for operator in BUILT_IN_OPERATORS}
+
+
+def list_plugin_spaces() -> dict[str, Plugin]:
+    """Return the spaces of installed packages by name. Raises `PluginError` if one has the name of a built-in space."""
+    plugins = list_plugins(SPACES)
+    for name in plugins.keys() & BUILT_IN_SPACES.keys():
+        raise PluginError(f"{plugins[name]} has the name of a built-in space; rename its entry point, or uninstall it")
+    return plugins
+
+
+def find_space(name: str) -> SpaceDefinition:
+    """Return a space by name. Raises `NotFoundError`, or `PluginError` if its package cannot be used."""
+    if name in BUILT_IN_SPACES:
+        return BUILT_IN_SPACES[name]
+    plugins = list_plugin_spaces()
+    if name not in plugins:
+        known = (*BUILT_IN_SPACES, *plugins)
+        raise NotFoundError(f"no space named {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})")
+    return _load_space(plugins[name])
+
+
+def find_operator(name: str) -> Operator:
+    """Return an operator by name. Raises `PluginError` if no package defines it or its package cannot be used."""
+    if name in _OPERATORS:
+        return _OPERATORS[name]
+    plugin = find_plugin(OPERATORS, name)
+    operator = plugin.load()
+    if not isinstance(operator, Operator) or operator.name != name:
+        raise PluginError(f"{plugin} is not an Operator with the name {name!r}; mend its package")
+    return operator
+
+
+def space_of_spec(spec: SearchSpec) -> SpaceDefinition:
+    """Return the space that a spec names or defines. Raises `NotFoundError` or `PluginError`."""
+    if isinstance(spec.space, str):
+        return find_space(spec.space)
+    return spec.space.to_macro(tuple(map(find_operator, spec.space.ops or _OPERATORS)))
+
+
+def store_space(space: SpaceDefinition) -> dict[str, Any]:
+    """Return what the record stores of a space, with the identities of the plug-ins that it needs."""
+    stored = space.to_json()
+    used: list[Plugin] = []
+    plugin = None if space.name in BUILT_IN_SPACES else list_plugins(SPACES).get(space.name)
+    if plugin is not None and plugin.load() is space:
+        used.append(plugin)
+        if not isinstance(space, Macro | CellSpace):
+            stored["plugin"] = plugin.reference
+    used += [find_plugin(OPERATORS, name) for name in stored.get("ops", ()) if name not in _OPERATORS]
+    if used:
+        stored["plugins"] = [plugin.identity().to_json() for plugin in used]
+    return stored
 
 
 def read_space(stored: Mapping[str, Any]) -> SpaceDefinition:
-    """Return the space of which the record stores `stored`."""
+    """Return the space of which the record stores `stored`.
+
+    Raises `PluginError` if a plug-in that it needs is missing or has changed.
+    """
     return _read_space(json.dumps(stored))
 
 
 @lru_cache(maxsize=64)
 def _read_space(stored: str) -> SpaceDefinition:
-    return Macro.from_json(json.loads(stored))
+    fields: dict[str, Any] = json.loads(stored)
+    for identity in fields.pop("plugins", ()):
+        PluginIdentity.from_json(identity).require_installed()
+    if "plugin" in fields:
+        return _load_space(Plugin(fields["name"], fields["plugin"]))
+    if "cells" in fields:
+        return CellSpace(**fields)
+    if "ops" in fields:
+        fields["operators"] = [find_operator(name) for name in fields.pop("ops")]
+    return Macro.from_json(fields)
+
+
+def _load_space(plugin: Plugin) -> SpaceDefinition:
+    space = plugin.load()
+    if not isinstance(space, SpaceDefinition) or space.name != plugin.name:
+        raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; mend its package")
+    return space

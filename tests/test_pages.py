@@ -105,8 +105,9 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
     scripts = tmp_path / "bin"
     scripts.mkdir()
     # The program of this interpreter, whatever the PATH contains.
-    (scripts / "eatnas-db").write_text(f'#!/bin/sh\nexec {sys.executable} -m eatnas_cli "$@"\n')
-    (scripts / "eatnas-db").chmod(0o755)
+    for name, module in (("eatnas-db", "eatnas_cli"), ("pip", "pip")):
+        (scripts / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        (scripts / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     for name in ("EATNAS_HOME", "EATNAS_DB_URL"):
         environment.pop(name, None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,12 +15,14 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.printing import FITTING, Format, Layout, print_json_lines, show
 from eatnas_db.domain.architecture import WIDTHS, Architecture
-from eatnas_db.domain.cost import compute_cost
-from eatnas_db.domain.macro import PRESETS, Macro, Task
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
-from eatnas_db.domain.suggestions import did_you_mean
-from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError
+from eatnas_db.domain.space_definition import SpaceDefinition
+from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError, PluginError
+from eatnas_db.plugins import OPERATORS, Plugin, list_plugins
+from eatnas_db.spaces import BUILT_IN_SPACES, find_operator, find_space, list_plugin_spaces
 from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_protocol.long_texts import shorten_middle
@@ -30,6 +33,7 @@ DEFAULT_SPACE: Final = "eatnas-small"
 DEFAULT_TASK: Final = {"resolution": 32, "channels": 3, "classes": 10}
 MAX_VALUES: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_000}
 MAX_MESSAGE_LENGTH: Final = 300
+LIST_COLUMNS: Final = ("kind", "name", "package", "version", "error")
 COST_COLUMNS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
 
 SpaceName = Annotated[str, typer.Option("--space", help="Name of a search space.")]
@@ -44,8 +48,23 @@ def show_spaces(
     layout: Layout = FITTING,
 ) -> None:
     """Show all search spaces, or the blocks of one."""
-    rows = [_summary(macro) for macro in PRESETS.values()] if name is None else list(_blocks(_macro(name)))
+    rows = list(_summaries()) if name is None else list(_blocks(find_space(name)))
     _write(rows, list(rows[0]), format, layout)
+
+
+@app.command("list")
+@takes_options(layout=layout_options)
+def list_spaces(format: FormatOption = Format.TABLE, layout: Layout = FITTING) -> None:  # noqa: A002
+    """List the search spaces and operators, with the packages that add them."""
+    built_in = {"package": "built-in", "version": None, "error": None}
+    rows = [{"kind": "space", "name": name, **built_in} for name in BUILT_IN_SPACES]
+    rows += [{"kind": "operator", "name": operator.name, **built_in} for operator in BUILT_IN_OPERATORS]
+    for kind, plugins, find in (
+        ("space", list_plugin_spaces(), find_space),
+        ("operator", list_plugins(OPERATORS), find_operator),
+    ):
+        rows += [_describe_plugin(kind, name, plugin, find) for name, plugin in plugins.items()]
+    _write(rows, LIST_COLUMNS, format, layout)
 
 
 @app.command()
@@ -61,7 +80,7 @@ def sample(
     layout: Layout = FITTING,
 ) -> None:
     """Sample random architectures; `space cost` reads the JSON output."""
-    search_space = Space(_macro(space), Task(resolution, channels, classes))
+    search_space = Space(find_space(space), Task(resolution, channels, classes))
     digests: set[str] = set()
     rows = []
     for number in range(count):
@@ -88,8 +107,8 @@ def compute_costs(
     Each line is an object with `code` (a list or the readable text) and `classes`; `resolution` (32) and
     `channels` (3) are optional. Other fields are copied to the output.
     """
-    macro = _macro(space)
-    rows = [_compute_row(number, line, macro) for number, line in enumerate(_lines(file), 1) if line.strip()]
+    searched = find_space(space)
+    rows = [_compute_row(number, line, searched) for number, line in enumerate(_lines(file), 1) if line.strip()]
     _write(rows, COST_COLUMNS, format, layout)
 
 
@@ -104,7 +123,7 @@ def _lines(file: str) -> Iterator[bytes]:
         raise NotFoundError(f"{file} cannot be read: {error.strerror or error}") from None
 
 
-def _compute_row(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
+def _compute_row(number: int, line: bytes, space: SpaceDefinition) -> dict[str, Any]:
     try:
         fields = parse_json(line)
         if not isinstance(fields, dict):
@@ -113,8 +132,9 @@ def _compute_row(number: int, line: bytes, macro: Macro) -> dict[str, Any]:
             raise InvalidArchitectureError("code is missing")
         task = {name: _read_positive(fields, name) for name in DEFAULT_TASK}
         code = fields["code"]
-        architecture = Architecture.parse(code) if isinstance(code, str) else Architecture.from_code(code)
-        counted = compute_cost(architecture, macro, Task(**task))
+        architecture = space.parse(code) if isinstance(code, str) else Architecture.from_code(code)
+        space.require_block_count(architecture)
+        counted, _ = space.measure(architecture, Task(**task))
     except EatnasError as error:
         raise InvalidArchitectureError(_with_line_number(number, str(error))) from None
     except (ValueError, RecursionError) as error:
@@ -135,31 +155,48 @@ def _with_line_number(number: int, message: str) -> str:
     return f"line {number}: {shorten_middle(' '.join(message.split()), MAX_MESSAGE_LENGTH)}"
 
 
-def _macro(name: str) -> Macro:
-    if name in PRESETS:
-        return PRESETS[name]
-    raise NotFoundError(f"no space named {name!r}{did_you_mean(name, PRESETS)} (known: {', '.join(PRESETS)})")
+def _describe_plugin(kind: str, name: str, plugin: Plugin, find: Callable[[str], object]) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": kind, "name": name, "package": plugin.package, "version": None, "error": None}
+    try:
+        row["version"] = plugin.identity().version
+        find(name)
+    except PluginError as error:
+        row["error"] = str(error)
+    return row
 
 
-def _summary(macro: Macro) -> dict[str, Any]:
-    space = Space(macro, Task(**DEFAULT_TASK))
+def _summaries() -> Iterator[dict[str, Any]]:
+    """Yield a row for each space that can be used; `space list` also shows the others."""
+    yield from map(_summary, BUILT_IN_SPACES.values())
+    for name in list_plugin_spaces():
+        with contextlib.suppress(PluginError):
+            yield _summary(find_space(name))
+
+
+def _summary(definition: SpaceDefinition) -> dict[str, Any]:
+    space = Space(definition, Task(**DEFAULT_TASK))
+    fields = ("stem_channels", "stem_stride", "head_channels", "multiplier", "reduction")
     return {
-        "name": macro.name,
-        "blocks": len(macro.base),
-        "stem_channels": macro.stem_channels,
-        "stem_stride": macro.stem_stride,
-        "head_channels": macro.head_channels,
-        "multiplier": macro.multiplier,
-        "reduction": macro.reduction,
+        "name": definition.name,
+        "blocks": len(definition.blocks),
+        **{field: getattr(definition, field, None) for field in fields},
         "codes": space.code_count,
         "neighbours": space.neighbour_count,
     }
 
 
-def _blocks(macro: Macro) -> Iterator[dict[str, Any]]:
-    for position, (stride, base) in enumerate(zip(macro.strides, macro.base, strict=True)):
-        widths = {f"channels_at_{width}": macro.block_channels(position, width) for width in WIDTHS}
-        yield {"block": position + 1, "stride": stride, "base": base, **widths}
+def _blocks(space: SpaceDefinition) -> Iterator[dict[str, Any]]:
+    if not isinstance(space, Macro):
+        for number, primitives in enumerate(space.blocks, 1):
+            yield {
+                "block": number,
+                **{primitive: " ".join(map(str, values)) for primitive, values in primitives.items()},
+            }
+        return
+    for position, (stride, base) in enumerate(zip(space.strides, space.base, strict=True)):
+        widths = {f"channels_at_{width}": space.block_channels(position, width) for width in WIDTHS}
+        operators = {"op": " ".join(map(str, space.blocks[position]["op"]))} if space.has_own_operators else {}
+        yield {"block": position + 1, "stride": stride, "base": base, **widths, **operators}
 
 
 def _write(

@@ -39,6 +39,7 @@ from eatnas_db.plugins import PluginIdentity, find_function
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
+from eatnas_db.spaces import list_plugin_spaces
 from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
@@ -126,7 +127,8 @@ def create_search_from_spec(
     slots that the search will run on, which decides its lag; default: what this machine has. Inserts everything or
     nothing. Raises `EatnasError`.
     """
-    spec = _with_program(_with_absolute_paths(parse_spec(tree, overrides)))
+    parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
+    spec = _with_program(_with_absolute_paths(parsed))
     _require_measured_device(spec)
     # Reading the data takes seconds; a record that cannot be opened is reported before.
     open_record(settings.database_url).dispose()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.architecture import OPS, Architecture, parse_block
 from eatnas_db.domain.cost import output_side
 from eatnas_db.domain.macro import Macro, Task
-from eatnas_report.palette import ORANGE, SKY_BLUE, YELLOW
+from eatnas_report.palette import GREEN, ORANGE, SKY_BLUE, YELLOW
 from eatnas_report.templating import render_template
 
 FILLS: Final = {"sep": YELLOW, "mb3": SKY_BLUE, "mb6": ORANGE}
@@ -43,11 +44,19 @@ class Bar:
     skip: bool = False
 
 
-def describe_architecture(architecture: Architecture, macro: Macro, task: Task) -> dict[str, Any]:
-    """Return the network as JSON values: stem, head, and each block with its channels and output side."""
+def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task) -> dict[str, Any]:
+    """Return the network as JSON values: stem, head, and each block with its channels and output side.
+
+    A network of another kind of space is described by its blocks alone. No plug-in is needed.
+    """
+    if not is_macro(stored_macro):
+        size = {"resolution": task.resolution, "classes": task.classes}
+        return {"code": code, "space": stored_macro["name"], **size, "blocks": code.split("/")}
+    architecture, macro = _read(code, stored_macro)
+    authors_code = {} if "ops" in stored_macro else {"authors_code": architecture.to_code()}
     return {
         "code": str(architecture),
-        "authors_code": architecture.to_code(),
+        **authors_code,
         "space": macro.name,
         "resolution": task.resolution,
         "classes": task.classes,
@@ -57,8 +66,22 @@ def describe_architecture(architecture: Architecture, macro: Macro, task: Task) 
     }
 
 
-def draw_architecture(architecture: Architecture, macro: Macro, task: Task, title: str) -> str:
-    """Return an SVG of the network from top to bottom: the length of a bar shows channels, a stack shows depth."""
+def is_macro(stored_space: Mapping[str, Any]) -> bool:
+    """Return whether a stored space is a macro of EAT-NAS."""
+    return "stem_channels" in stored_space
+
+
+def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:
+    """Return an SVG of the network from top to bottom: the length of a bar shows channels, a stack shows depth.
+
+    In another kind of space all bars are equally long. No plug-in is needed.
+    """
+    if not is_macro(stored_macro):
+        blocks_only = [
+            Bar(f"{number}: {text}", MAX_BAR_WIDTH, SKY_BLUE) for number, text in enumerate(code.split("/"), 1)
+        ]
+        return render_template("architecture.svg.jinja", title=title, task=task, bars=blocks_only)
+    architecture, macro = _read(code, stored_macro)
     blocks = _place_blocks(architecture, macro, task)
     max_channels = max(macro.stem_channels, macro.head_channels, *(block.channels for block in blocks))
 
@@ -69,12 +92,19 @@ def draw_architecture(architecture: Architecture, macro: Macro, task: Task, titl
     bars = [
         Bar(f"stem, {macro.stem_channels} channels", width(macro.stem_channels), STEM_FILL),
         *(
-            Bar(_label(number, block), width(block.channels), FILLS[block.op], block.depth, block.skip)
+            Bar(_label(number, block), width(block.channels), FILLS.get(block.op, GREEN), block.depth, block.skip)
             for number, block in enumerate(blocks, 1)
         ),
         Bar(f"head, {macro.head_channels} channels", width(macro.head_channels), STEM_FILL),
     ]
     return render_template("architecture.svg.jinja", title=title, task=task, bars=bars)
+
+
+def _read(code: str, stored_macro: Mapping[str, Any]) -> tuple[Architecture, Macro]:
+    """Return the blocks and the channels of a network, whose operators need not be installed."""
+    names = tuple(stored_macro.get("ops", OPS))
+    plain = {key: value for key, value in stored_macro.items() if key not in ("ops", "plugins")}
+    return Architecture(tuple(parse_block(text, names) for text in code.split("/"))), Macro.from_json(plain)
 
 
 def _place_blocks(architecture: Architecture, macro: Macro, task: Task) -> list[PlacedBlock]:

@@ -1,16 +1,134 @@
-"""Build the network of an architecture in any space."""
+"""Build the network of an architecture in any space, and check the network if a package has a part in it."""
 
 from __future__ import annotations
 
+from typing import Final
+
+import torch
 from torch import nn
 
 from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Task
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS
+from eatnas_db.domain.rng import derive_seed
 from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.plugins import Plugin
+from eatnas_training.data.random_states import watch_global_draws
+from eatnas_training.network import initialize
+
+PROBES: Final = 2
+"""Images of the checks: a batch norm needs more than one."""
+
+
+class OperatorError(Exception):
+    """An operator or a space of a package does not keep what its interface demands."""
 
 
 def build(architecture: Architecture, space: SpaceDefinition, task: Task) -> nn.Module:
     """Return the network of `architecture`; its weights are unset until `network.initialize`."""
     network: nn.Module = Plugin(space.network, space.network).load()(architecture, space, task)
     return network
+
+
+def build_initialized(architecture: Architecture, space: SpaceDefinition, task: Task, seed: int) -> nn.Module:
+    """Return the network of an architecture with the initial weights of a seed."""
+    model = build(architecture, space, task)
+    initialize(model, seed)
+    return model
+
+
+def build_with_plugins(architecture: Architecture, space: SpaceDefinition, task: Task, seed: int) -> nn.Module:
+    """Return the network of an architecture whose space or operators come from packages, with initial weights.
+
+    torch's global generator starts from `seed`, so that the parameters of a package's modules depend on it alone.
+    Raises `OperatorError` if the package raises an exception, if two calls build different networks, if the cost is
+    not the analytic one, if the output is not finite, or if anything draws from a global generator.
+    """
+    culprit = name_plugins(architecture, space)
+    try:
+        model, probe = (_build_seeded(architecture, space, task, seed, culprit) for _ in range(2))
+        _require_equal(model, probe, culprit)
+        _require_cost(probe, architecture, space, task, culprit)
+        _require_pure_forward(probe, task, culprit)
+    except (OperatorError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the code of a package may raise anything
+        raise OperatorError(f"{culprit} raises {type(error).__name__}: {error}") from error
+    return model
+
+
+def name_plugins(architecture: Architecture, space: SpaceDefinition) -> str:
+    """Return the operators of packages in an architecture, or its space, for messages."""
+    if isinstance(space, Macro):
+        used = dict.fromkeys(block.op for block in architecture.blocks)
+        names = [name for name in used if space.operator(name) not in BUILT_IN_OPERATORS]
+        if names:
+            return f"operator{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    return f"space {space.name}"
+
+
+def _build_seeded(architecture: Architecture, space: SpaceDefinition, task: Task, seed: int, culprit: str) -> nn.Module:
+    with watch_global_draws() as drawn:
+        torch.manual_seed(derive_seed(seed, "operator"))
+        model = build_initialized(architecture, space, task, seed)
+    # torch's own modules draw their initial weights from its generator, which the seed determines.
+    if others := [library for library in drawn if library != "torch"]:
+        raise OperatorError(_describe_draws(culprit, others))
+    return model
+
+
+def _require_equal(model: nn.Module, other: nn.Module, culprit: str) -> None:
+    first, second = model.state_dict(), other.state_dict()
+    if first.keys() != second.keys() or not all(torch.equal(first[name], second[name]) for name in first):
+        raise OperatorError(
+            f"{culprit} builds different networks or initial weights for one architecture and seed; initialize every "
+            "parameter, and depend on the arguments alone"
+        )
+
+
+def _require_cost(
+    model: nn.Module, architecture: Architecture, space: SpaceDefinition, task: Task, culprit: str
+) -> None:
+    expected, _ = space.measure(architecture, task)
+    params, mult_adds = measure_network(model, task)
+    for unit, counted, real in (
+        ("parameters", expected.params, params),
+        ("mult-adds", expected.mult_adds, mult_adds),
+    ):
+        if counted != real:
+            raise OperatorError(
+                f"{culprit}: the cost function counts {counted:,} {unit} for the network, which has {real:,}; "
+                "correct it with eatnas_db.testing.check_operator"
+            )
+
+
+def measure_network(model: nn.Module, task: Task) -> tuple[int, int]:
+    """Return the trainable parameters of a network, and the mult-adds for one image that torch counts."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes time to load, and few searches need it
+
+    params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, task.channels, task.resolution, task.resolution))
+    model.train(was_training)
+    return params, int(counter.get_total_flops()) // 2
+
+
+def _require_pure_forward(model: nn.Module, task: Task, culprit: str) -> None:
+    images = torch.linspace(-1, 1, PROBES * task.channels * task.resolution**2)
+    with watch_global_draws() as drawn, torch.no_grad():
+        logits = model(images.reshape(PROBES, task.channels, task.resolution, task.resolution))
+    if drawn:
+        raise OperatorError(_describe_draws(culprit, drawn))
+    if logits.shape != (PROBES, task.classes):
+        raise OperatorError(f"{culprit}: the network returns {tuple(logits.shape)} instead of [N, {task.classes}]")
+    if not logits.isfinite().all():
+        raise OperatorError(f"{culprit} returns values that are infinite or NaN with the initial weights")
+
+
+def _describe_draws(culprit: str, libraries: list[str]) -> str:
+    return (
+        f"{culprit} draws from the global generator of {' and '.join(libraries)}, so no training can be repeated or "
+        "resumed; use no random numbers"
+    )

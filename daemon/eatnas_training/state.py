@@ -15,8 +15,7 @@ from eatnas_db.domain.recipe import class_weights_of
 from eatnas_db.domain.spec_recipe import TrainingRecipe
 from eatnas_db.spaces import read_space
 from eatnas_protocol.messages import Assign, EpochDone
-from eatnas_training import network
-from eatnas_training.building import build
+from eatnas_training.building import build_initialized, build_with_plugins
 from eatnas_training.failures import is_cuda_error, is_out_of_memory
 from eatnas_training.optimizer import make_optimizer
 from eatnas_training.weight_average import WeightAverage
@@ -123,9 +122,8 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
 def build_network(assign: Assign) -> nn.Module:
     """Return the network of an assignment on the CPU, with the initial weights of its seed."""
     space = read_space(assign.macro)
-    model = build(space.from_code(assign.code), space, Task(**assign.task))
-    network.initialize(model, assign.seed)
-    return model
+    build = build_with_plugins if "plugins" in assign.macro else build_initialized
+    return build(space.from_code(assign.code), space, Task(**assign.task), assign.seed)
 
 
 def initial_state(model: nn.Module, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:

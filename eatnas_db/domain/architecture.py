@@ -85,19 +85,17 @@ class OperatorBlock(Block):
 
 @dataclass(frozen=True, slots=True)
 class ChoiceBlock:
-    """A block of named choices; its text is `op=conv,kernel=3`, or the value alone if there is one choice."""
+    """A block of named choices; its text is `op=conv,kernel=3`."""
 
     choices: tuple[tuple[str, PrimitiveValue], ...]
 
     def __str__(self) -> str:
-        if len(self.choices) == 1:
-            return str(self.choices[0][1])
         return ",".join(f"{name}={value}" for name, value in self.choices)
 
     @classmethod
     def parse(cls, text: str, primitives: Mapping[str, Sequence[PrimitiveValue]]) -> ChoiceBlock:
         """Parse the text of a block with these primitives. Raises `InvalidArchitectureError`."""
-        parts = [text] if len(primitives) == 1 else text.split(",")
+        parts = text.split(",")
         if len(parts) != len(primitives):
             raise InvalidArchitectureError(f"expected a value for each of {', '.join(primitives)}, got {text!r}")
         choices = []

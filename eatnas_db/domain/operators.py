@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from eatnas_db.errors import PluginError
+
 EXPANSION: Final = {"mb3": 3, "mb6": 6}
 
 
@@ -112,7 +114,10 @@ def count_layer(operator: Operator, layer: Layer) -> LayerCost:
         kept += part.kept
         training = max(training, kept + part.held)
         validation = max(validation, part.validation)
-    return LayerCost(params, mult_adds, kept, training, validation)
+    cost = LayerCost(params, mult_adds, kept, training, validation)
+    if not all(isinstance(value, int) and value >= 0 for value in cost):
+        raise PluginError(f"operator {operator.name} counts {cost} for {layer}; a cost is a whole number, at least 0")
+    return cost
 
 
 def _count_separable(layer: Layer) -> list[Part]:

@@ -13,7 +13,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space_definition import Primitives, SpaceDefinition
-from eatnas_db.errors import SpaceExhaustedError
+from eatnas_db.errors import EatnasError, PluginError, SpaceExhaustedError
 
 MAX_PROPOSALS: Final = 2000
 """A space counts as exhausted after this many proposals."""
@@ -77,9 +77,17 @@ class Space:
         return text_digest(self.macro.digest_text(effective))
 
     def propose(self, architecture: Architecture, *changes: Change) -> Proposal:
-        """Return an architecture together with its effective form, digest and cost."""
-        effective = self.effective(architecture)
-        cost, activations = self.macro.measure(architecture, self.task)
+        """Return an architecture together with its effective form, digest and cost. Raises `EatnasError`."""
+        try:
+            effective = self.effective(architecture)
+            cost, activations = self.macro.measure(architecture, self.task)
+        except EatnasError:
+            raise
+        except Exception as error:  # the code of a package may raise anything
+            raise PluginError(
+                f"space {self.macro.name} cannot count {architecture} ({type(error).__name__}: {error}); "
+                "mend its package"
+            ) from error
         return Proposal(
             architecture=architecture,
             effective=effective,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cell_space import CELL_PRESETS
 from eatnas_db.domain.data_state import NO_DATA
 from eatnas_db.domain.final_recipe import final_recipe
 from eatnas_db.domain.macro import PRESETS, Macro
@@ -20,46 +21,11 @@ from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
 from eatnas_db.domain.spec_program import ProgramOptions, ProgramSpec, first_score, known_to_program
 from eatnas_db.domain.spec_section import SpecSection
+from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
 from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
 
 MAX_BIGINT: Final = 2**63 - 1
-NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-
-class MacroSpec(SpecSection):
-    """A macro that the user defines: `strides` and `base` have one entry per block."""
-
-    name: str = Field(pattern=NAME_PATTERN)
-    stem_channels: int = Field(ge=1, le=4096)
-    stem_stride: int = Field(1, ge=1, le=4)
-    strides: tuple[int, ...] = Field(min_length=1, max_length=32)
-    base: tuple[int, ...] = Field(min_length=1, max_length=32)
-    head_channels: int = Field(ge=1, le=16384)
-    multiplier: float = Field(1.0, gt=0, le=16)
-
-    @field_validator("name")
-    @classmethod
-    def _not_a_preset(cls, value: str) -> str:
-        if value in PRESETS:
-            raise ValueError(f"{value} is the name of a built-in space; choose another name")
-        return value
-
-    @model_validator(mode="after")
-    def _check_blocks(self) -> MacroSpec:
-        if len(self.strides) != len(self.base):
-            raise ValueError(
-                f"strides has {len(self.strides)} entries and base has {len(self.base)}; both need one entry per block"
-            )
-        if not all(1 <= stride <= 4 for stride in self.strides):
-            raise ValueError("every stride must be from 1 to 4")
-        if not all(1 <= channels <= 16384 for channels in self.base):
-            raise ValueError("every base must be from 1 to 16384 channels")
-        return self
-
-    def to_macro(self) -> Macro:
-        """Return the macro as plain data."""
-        return Macro(**self.model_dump())
 
 
 class DataSpec(SpecSection):
@@ -219,8 +185,8 @@ class TransferSpec(SpecSection):
 
     @field_validator("basic")
     @classmethod
-    def _parse_basic(cls, value: str | None) -> str | None:
-        if value is not None:
+    def _parse_basic(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and (info.context is None or info.context["codes_of_eat_nas"]):
             try:
                 Architecture.parse(value)
             except InvalidArchitectureError as error:
@@ -291,9 +257,10 @@ class SearchSpec(SpecSection):
 
     @field_validator("space")
     @classmethod
-    def _known_space(cls, value: str | MacroSpec) -> str | MacroSpec:
-        if isinstance(value, str) and value not in PRESETS:
-            raise ValueError(describe_unknown(value, PRESETS, "space"))
+    def _known_space(cls, value: str | MacroSpec, info: ValidationInfo) -> str | MacroSpec:
+        known = (*PRESETS, *CELL_PRESETS, *((info.context or {}).get("plugin_spaces", ())))
+        if isinstance(value, str) and value not in known:
+            raise ValueError(describe_unknown(value, known, "space"))
         return value
 
     @model_validator(mode="before")
@@ -362,12 +329,16 @@ class SearchSpec(SpecSection):
         return tuple(warnings)
 
     def macro(self) -> Macro:
-        """Return the macro that `space` names or defines."""
+        """Return the macro of EAT-NAS that `space` names or defines; `spaces.space_of_spec` knows all spaces."""
         return PRESETS[self.space] if isinstance(self.space, str) else self.space.to_macro()
 
 
-def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchSpec:
+def parse_spec(
+    tree: Any, overrides: Mapping[str, Any] | None = None, *, plugin_spaces: Collection[str] = ()
+) -> SearchSpec:
     """Validate a spec read from YAML or a mapping of the same shape; `overrides` maps `section.key` to values.
+
+    `plugin_spaces`: the names of the spaces of installed packages.
 
     Raises `InvalidSpecError` with one line per error: the key, what is allowed, and the value.
     """
@@ -381,7 +352,10 @@ def parse_spec(tree: Any, overrides: Mapping[str, Any] | None = None) -> SearchS
     for path, value in (overrides or {}).items():
         tree = _with_override(tree, path.split("."), value, path)
     try:
-        spec = SearchSpec.model_validate(tree)
+        space = tree.get("space", "eatnas-small")
+        of_eat_nas = "ops" not in space if isinstance(space, dict) else space in PRESETS
+        context = {"plugin_spaces": plugin_spaces, "codes_of_eat_nas": of_eat_nas}
+        spec = SearchSpec.model_validate(tree, context=context)
     except ValidationError as error:
         raise InvalidSpecError("\n".join(describe_errors(error, SearchSpec))) from None
     final_recipe(spec.training.model_dump(), spec.final.to_keys())  # to report contradictory keys now

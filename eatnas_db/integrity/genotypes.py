@@ -14,7 +14,7 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space, list_changes
-from eatnas_db.errors import DamagedRecordError, EatnasError
+from eatnas_db.errors import DamagedRecordError, EatnasError, PluginError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
@@ -46,7 +46,9 @@ def check_genotypes(engine: Engine) -> list[Violation]:
         rows = connection.execute(select(search.c.id, search.c.macro, search.c.task)).all()
     spaces: dict[int, Space] = {}
     for stored in rows:
-        with suppress(DamagedRecordError, AttributeError, TypeError):  # the replay reports that it cannot be read
+        with suppress(
+            DamagedRecordError, PluginError, AttributeError, TypeError
+        ):  # the replay reports that it cannot be read
             spaces[stored.id] = Space(read_space(stored.macro), Task(**stored.task))
     parsers = {search_id: _parser_of(space) for search_id, space in spaces.items()}
     wrong_genotype: list[int] = []

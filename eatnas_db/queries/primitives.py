@@ -6,10 +6,10 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, Integer, func, literal, or_, select, union_all
+from sqlalchemy import Connection, Integer, Subquery, func, literal, or_, select, union_all
 
 from eatnas_db.errors import NotFoundError
-from eatnas_db.schema.candidates import block, candidate
+from eatnas_db.schema.candidates import architecture, block, candidate
 from eatnas_db.schema.searches import search
 
 PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
@@ -28,16 +28,15 @@ class PrimitiveShare:
     mean_fitness: float
 
 
+_Value = str | int | bool | float
+
+
 class _BlockGroup(NamedTuple):
     """The members of the population after a step that have an equal block at a position."""
 
     step: int
     position: int
-    op: str
-    kernel: int
-    skip: bool
-    depth: int
-    width: float
+    values: dict[str, _Value]
     members: int
     fitness: float
     """Sum over the members."""
@@ -47,7 +46,7 @@ class _Key(NamedTuple):
     step: int
     position: int
     primitive: str
-    value: str | int | bool | float
+    value: _Value
 
 
 def list_primitives(
@@ -67,8 +66,8 @@ def list_primitives(
     size: defaultdict[tuple[int, int], int] = defaultdict(int)
     for group in groups:
         size[group.step, group.position] += group.members
-        for primitive in PRIMITIVES:
-            key = _Key(group.step, group.position, primitive, getattr(group, primitive))
+        for primitive, value in group.values.items():
+            key = _Key(group.step, group.position, primitive, value)
             members[key] += group.members
             fitness[key] += group.fitness
     return tuple(
@@ -85,11 +84,12 @@ def list_primitives(
     )
 
 
-def _sort_key(key: _Key) -> tuple[int, int, str | int | bool | float, int]:
-    return key.position, PRIMITIVES.index(key.primitive), key.value, key.step
+def _sort_key(key: _Key) -> tuple[int, int, str, _Value, int]:
+    place = PRIMITIVES.index(key.primitive) if key.primitive in PRIMITIVES else len(PRIMITIVES)
+    return key.position, place, key.primitive, key.value, key.step
 
 
-def _format_value(value: str | int | bool | float) -> str:
+def _format_value(value: _Value) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -108,6 +108,11 @@ def _group_blocks(connection: Connection, search_id: int, steps: list[int], posi
         .subquery()
     )
     group = (members.c.step, block.c.position, *(block.c[primitive] for primitive in PRIMITIVES))
+    is_macro = (
+        "stem_channels" in connection.execute(select(search.c.macro).where(search.c.id == search_id)).scalar_one()
+    )
+    if not is_macro:
+        return _group_choices(connection, members, position)
     query = (
         select(*group, func.count().label("members"), func.sum(members.c.fitness).label("fitness"))
         .join(block, block.c.architecture_id == members.c.architecture_id)
@@ -115,4 +120,23 @@ def _group_blocks(connection: Connection, search_id: int, steps: list[int], posi
     )
     if position is not None:
         query = query.where(block.c.position == position)
-    return [_BlockGroup._make(row) for row in connection.execute(query)]
+    return [
+        _BlockGroup(step, place, dict(zip(PRIMITIVES, values, strict=True)), count, fitness)
+        for step, place, *values, count, fitness in connection.execute(query)
+    ]
+
+
+def _group_choices(connection: Connection, members: Subquery, position: int | None) -> list[_BlockGroup]:
+    """Return the groups of a space without rows in `block`, from the texts of its architectures."""
+    group = (members.c.step, architecture.c.genotype)
+    query = (
+        select(*group, func.count(), func.sum(members.c.fitness))
+        .join(architecture, architecture.c.id == members.c.architecture_id)
+        .group_by(*group)
+    )
+    return [
+        _BlockGroup(step, place, dict(choice.split("=", 1) for choice in text.split(",")), count, total)
+        for step, genotype, count, total in connection.execute(query)
+        for place, text in enumerate(genotype.split("/"), 1)
+        if position in (None, place)
+    ]

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, select
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.transfer import stretch
-from eatnas_db.errors import ConflictError, NotFoundError, SpaceExhaustedError
+from eatnas_db.errors import ConflictError, InvalidArchitectureError, NotFoundError, SpaceExhaustedError
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
@@ -67,6 +67,14 @@ def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space
             f"which is over the limits of the objective; {advice}"
         )
     return basic
+
+
+def parse_code(code: str, label: str, space: Space) -> Architecture:
+    """Return the architecture of a code in a space. Raises `ConflictError` if it belongs to another space."""
+    try:
+        return space.parse(code)
+    except InvalidArchitectureError as error:
+        raise ConflictError(f"{label} is no architecture of space {space.macro.name}: {error}") from None
 
 
 def require_block_count(architecture: Architecture, label: str, space: Space) -> None:

@@ -18,9 +18,10 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
-from eatnas_db.searches.basic_architecture import adapt_architecture, require_full_population
+from eatnas_db.searches.basic_architecture import adapt_architecture, parse_code, require_full_population
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import feasible_space
+from eatnas_db.spaces import store_space
 
 MIN_DEFAULT_LAG: Final = 4
 
@@ -43,7 +44,9 @@ def create_search(
     space = feasible_space(spec, task)
     basic_code = None
     if spec.transfer.basic is not None:
-        basic = adapt_architecture(space.parse(spec.transfer.basic), "transfer.basic", spec, space)
+        basic = adapt_architecture(
+            parse_code(spec.transfer.basic, "transfer.basic", space), "transfer.basic", spec, space
+        )
         basic_code = str(basic)
     search_id = insert_search(
         connection,
@@ -85,7 +88,7 @@ def insert_search(
         "seed": spec.seed,
         "priority": spec.priority,
         "spec": spec.model_dump(mode="json"),
-        "macro": space.macro.to_json(),
+        "macro": store_space(space.macro),
         "task": asdict(space.task),
         "data_digest": data_digest,
         "data_state": None if data_state is None else data_state.to_json(),

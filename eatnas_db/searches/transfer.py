@@ -25,6 +25,7 @@ from eatnas_db.searches.basic_architecture import (
     BasicChoice,
     adapt_architecture,
     choose_basic_candidate,
+    parse_code,
     require_block_count,
     require_full_population,
 )
@@ -63,7 +64,9 @@ def create_transfer(
     if candidate_id is None:
         basic = ranking[selection.survivors[0].place] if selection.survivors else basic
         reason = basic.reason + (f"; {open_reevaluation.name!r} is not finished" if open_reevaluation else "")
-    adapted = adapt_architecture(space.parse(basic.code), f"candidate {basic.candidate_id}", spec, space)
+    adapted = adapt_architecture(
+        parse_code(basic.code, f"candidate {basic.candidate_id}", space), f"candidate {basic.candidate_id}", spec, space
+    )
     search_id = insert_search(
         connection,
         spec,
@@ -111,7 +114,9 @@ def _select_survivors(
     """
     if spec.transfer.start != "survivors":
         return [basic], SurvivorSelection((), 0, 0)
-    require_block_count(space.parse(basic.code), f"candidate {basic.candidate_id}", space)
+    require_block_count(
+        parse_code(basic.code, f"candidate {basic.candidate_id}", space), f"candidate {basic.candidate_id}", space
+    )
     reason = "the best of its population within the limits of this task"
     others = [
         BasicChoice(member.id, member.code, reason)
@@ -119,7 +124,7 @@ def _select_survivors(
         if member.id != basic.candidate_id
     ]
     ranking = [basic, *others]
-    architectures = [space.parse(choice.code) for choice in ranking]
+    architectures = [parse_code(choice.code, f"candidate {choice.candidate_id}", space) for choice in ranking]
     selection = select_survivors(architectures, space, spec.evolution.population)
     if len(selection.survivors) > spec.budget.candidates:
         # Otherwise an extension would continue with perturbations where a larger budget has survivors.

@@ -1,8 +1,15 @@
 """Checks for the tests of packages that extend eatnas-db. Each is imported on first use, because it loads torch."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_MODULES = {"check_training": "trainings"}
+if TYPE_CHECKING:
+    from eatnas_db.testing.operators import check_operator
+    from eatnas_db.testing.spaces import check_space
+    from eatnas_db.testing.trainings import check_training
+
+__all__ = ["check_operator", "check_space", "check_training"]
+
+_MODULES = {"check_operator": "operators", "check_space": "spaces", "check_training": "trainings"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from eatnas_db.domain.spec import MacroSpec, SearchSpec
+from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.spec_objective import MetricSpec
+from eatnas_db.domain.spec_space import MacroSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "search-spec.md").read_text()
 ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)

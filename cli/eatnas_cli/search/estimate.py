@@ -27,6 +27,7 @@ from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
+from eatnas_db.spaces import list_plugin_spaces, space_of_spec, store_space
 
 app = new_app()
 
@@ -46,7 +47,8 @@ def estimate(
 
     It uses the first free GPU, or the CPU if no GPU is free or CUDA_VISIBLE_DEVICES is empty.
     """
-    parsed = parse_spec(read_spec_file(spec), parse_overrides(changes or ()))
+    tree, overrides = read_spec_file(spec), parse_overrides(changes or ())
+    parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     if parsed.training.program is not None:
         raise ConflictError(
             f"the duration of {parsed.training.program.reference} cannot be estimated; "
@@ -103,14 +105,14 @@ def _describe_hours(hours: float) -> str:
 def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: DeviceSnapshot) -> float:
     """Train sampled architectures on a device for a moment and return the median seconds of a whole training."""
     task, _ = describe_task(settings, spec)
-    space = Space(spec.macro(), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
+    space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
     proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
     rows = run_training_program(
         "eatnas_training.calibrate",
         request={
             "codes": [space.macro.to_code(proposal.architecture) for proposal in proposals],
-            "macro": space.macro.to_json(),
+            "macro": store_space(space.macro),
             "task": asdict(task),
             "data": settings.locate_data(spec.data.model_dump()),
             "training": spec.training.model_dump(),

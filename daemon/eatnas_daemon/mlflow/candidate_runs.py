@@ -21,8 +21,7 @@ from eatnas_daemon.mlflow.client import (
 )
 from eatnas_daemon.mlflow.metrics import epoch_metrics, score_metrics
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.architecture import Architecture
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.queries.attempted_candidates import AttemptedCandidate
 from eatnas_db.queries.calibration import get_predicted_fitness
@@ -55,7 +54,7 @@ class Experiment:
 
     experiment_id: str
     recipe: dict[str, Any]
-    macro: Macro
+    macro: dict[str, Any]
     task: Task
 
 
@@ -217,10 +216,9 @@ def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param
 
 
 def _write_files(folder: Path, candidate: AttemptedCandidate, experiment: Experiment) -> None:
-    architecture = Architecture.parse(candidate.genotype)
-    description = describe_architecture(architecture, experiment.macro, experiment.task)
+    description = describe_architecture(candidate.genotype, experiment.macro, experiment.task)
     description |= {"digest": candidate.digest, "params": candidate.params, "mult_adds": candidate.mult_adds}
     (folder / "architecture.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     title = f"candidate {candidate.id}, birth {candidate.birth}"
-    drawing = draw_architecture(architecture, experiment.macro, experiment.task, title)
+    drawing = draw_architecture(candidate.genotype, experiment.macro, experiment.task, title)
     (folder / "architecture.svg").write_text(drawing, encoding="utf-8")

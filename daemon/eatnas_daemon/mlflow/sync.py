@@ -31,7 +31,7 @@ from eatnas_db.database.dialects import is_postgresql, url_of
 from eatnas_db.database.event_watermark import EventWatermark
 from eatnas_db.database.locks import list_connected_hosts, task_lock
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.macro import Task
 from eatnas_db.errors import EatnasError, RecordError
 from eatnas_db.queries.attempted_candidates import list_attempted, list_attempted_ids
 from eatnas_db.queries.record_uuid import get_record_uuid
@@ -192,7 +192,7 @@ class MlflowSync:
         self._experiments[search.id] = Experiment(
             experiment_id=experiment_id,
             recipe=search.spec["training"],
-            macro=Macro.from_json(search.macro),
+            macro=search.macro,
             task=Task(**search.task),
         )
 

@@ -133,13 +133,15 @@ def _describe_related(child: ScoredChild) -> str:
 
 def _describe_blocks(code: str, changes: Sequence[str]) -> list[str]:
     """Return the blocks as rows of a text table, those with a change marked."""
+    changed_blocks = {change.split(" ")[1] for change in changes}
     try:
         blocks = Architecture.parse(code).blocks
-    except InvalidArchitectureError:  # written by a later version
-        return [escape_markup(code)]
+    except InvalidArchitectureError:  # of another space
+        rows = [(number, f"{number:>5}  {escape_markup(text)}") for number, text in enumerate(code.split("/"), 1)]
+        return ["block", *(f"<b>{row} ◀</b>" if str(number) in changed_blocks else row for number, row in rows)]
     lines = ["block  op   kernel  skip  depth  width"]
     for number, block in enumerate(blocks, 1):
-        changed = any(change.startswith(f"block {number} ") for change in changes)
+        changed = str(number) in changed_blocks
         skip = "yes" if block.skip else "no"
         line = f"{number:>5}  {block.op:<3}  {block.kernel:>6}  {skip:>4}  {block.depth:>5}  {block.width:>5}"
         lines.append(f"<b>{line} ◀</b>" if changed else line)

@@ -15,20 +15,27 @@ from eatnas_db.errors import DataError
 @contextmanager
 def refuse_global_draws(name: str) -> Iterator[None]:
     """Raise `DataError` if a data set draws from a global generator in this context, and restore all of them."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    drawn: list[str] = []
-    try:
+    with watch_global_draws() as drawn:
         yield
-        drawn = _list_changed(before)
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
     if drawn:
         raise DataError(
             f"{name} draws from the global generator of {' and '.join(drawn)}, so its items differ between processes; "
             "it must seed a generator of its own, for example numpy.random.default_rng(index)"
         )
+
+
+@contextmanager
+def watch_global_draws() -> Iterator[list[str]]:
+    """Yield a list that holds, after this context, the libraries whose global generator was drawn from; restore all."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    drawn: list[str] = []
+    try:
+        yield drawn
+        drawn += _list_changed(before)
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def _list_changed(before: tuple[object, object, torch.Tensor]) -> list[str]:

@@ -49,6 +49,10 @@ def moments_after_relu(norm: nn.BatchNorm2d) -> Moments:
 
 def moments_after_layer(layer: LayerParts, inputs: Moments) -> Moments:
     """Return the moments of a layer's output, given those of its input."""
+    if layer.plugin is not None:
+        # Only the operator knows what its layer computes; a batch-norm at its end gives the moments.
+        last, count = layer.plugin.last_norm, layer.outputs
+        return Moments(torch.zeros(count), torch.ones(count)) if last is None else moments_after_norm(last)
     norm = layer.last.norm
     body = moments_after_relu(norm) if layer.separable else moments_after_norm(norm)
     if layer.identity:
@@ -63,6 +67,8 @@ def squared_input_weights(module: nn.Conv2d | nn.Linear) -> Tensor:
 
 def layer_input_weights(layer: LayerParts) -> Tensor:
     """Return how strongly a layer reads each of its input channels, as squared weights, `[inputs]`."""
+    if layer.plugin is not None:
+        return torch.ones(layer.plugin.layer.inputs)
     if layer.separable:
         weights = layer.body[0].norm.weight.square() * squared_input_weights(layer.body[1].conv)
     else:

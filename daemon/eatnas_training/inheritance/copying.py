@@ -13,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from eatnas_db.plugins import Plugin
 from eatnas_training.inheritance.channel_statistics import (
     Moments,
     moments_after_layer,
@@ -20,7 +21,7 @@ from eatnas_training.inheritance.channel_statistics import (
     squared_input_weights,
 )
 from eatnas_training.inheritance.identity import initialize_as_identity, set_identity_norm
-from eatnas_training.inheritance.network_parts import ConvNorm, LayerParts
+from eatnas_training.inheritance.network_parts import ConvNorm, LayerParts, PluginLayer
 
 NEW: Final = -1
 
@@ -81,10 +82,27 @@ class WeightCopier:
             self._copy_shortcut(old_layer, new_layer, inputs, outputs, moments)
             inputs, moments = outputs, moments_after_layer(new_layer, moments)
         for layer in new[len(old) :]:
+            if layer.plugin is not None:  # it keeps its initial weights
+                self.exact = False
+                continue
             self.exact &= initialize_as_identity(layer, moments)
             moments = moments_after_layer(layer, moments)
 
+    @staticmethod
+    def can_copy(layer: LayerParts) -> bool:
+        """Return whether the operator of a layer says how it inherits."""
+        return layer.plugin is None or layer.plugin.operator.inherit is not None
+
+    def _copy_plugin(self, old: PluginLayer, new: PluginLayer) -> None:
+        reference = new.operator.inherit
+        assert reference is not None
+        self.copied += int(Plugin(reference, reference).load()(old.module, new.module, new.layer))
+        self.exact = False
+
     def _copy_body(self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor) -> None:
+        if old.plugin is not None and new.plugin is not None:
+            self._copy_plugin(old.plugin, new.plugin)
+            return
         if new.separable:
             self.copy_depthwise(old.body[0], new.body[0], inputs)
             self.copy_conv_norm(old.body[1], new.body[1], outputs, inputs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 from typing import NamedTuple
 
 from torch import nn
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cost import count_layers
+from eatnas_db.domain.macro import Macro, Task
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Layer, Operator
 from eatnas_training.network import Network, ResidualLayer
 
 
@@ -26,17 +29,46 @@ class ConvNorm(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class PluginLayer:
+    """The layer of an operator from a package."""
+
+    operator: Operator
+    layer: Layer
+    module: nn.Module
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d | None:
+        """The last batch-norm that has the output channels."""
+        norms = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
+        return norms[-1] if norms and norms[-1].num_features == self.layer.outputs else None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerParts:
     """The two convolutions of a SepConv or the three of an MBConv, and the shortcut."""
 
     body: list[ConvNorm]
     identity: bool = False
     bypass: ConvNorm | None = None
+    plugin: PluginLayer | None = None
+    """The layer of an operator from a package, which has no other parts."""
 
     @property
     def separable(self) -> bool:
         """Whether this is a SepConv."""
         return len(self.body) == 2
+
+    @property
+    def family(self) -> str:
+        """The name that layers have in common if one can continue the other."""
+        if self.plugin is not None:
+            return self.plugin.operator.name
+        return "separable" if self.separable else "bottleneck"
+
+    @property
+    def outputs(self) -> int:
+        """The number of output channels."""
+        return self.last.channels if self.plugin is None else self.plugin.layer.outputs
 
     @property
     def last(self) -> ConvNorm:
@@ -54,16 +86,23 @@ class NetworkParts:
     classifier: nn.Linear
 
 
-def split_network(model: Network, architecture: Architecture) -> NetworkParts:
+def split_network(model: Network, architecture: Architecture, macro: Macro, task: Task) -> NetworkParts:
     """Return the parts of a network; they share its parameters."""
     modules = list(model.features)
-    layers = map(_split_layer, modules[3:-3])
+    described = [
+        (macro.operator(architecture.blocks[position].op), layer)
+        for position, layer, _, times in count_layers(architecture, macro, task)
+        for _ in range(times)
+    ]
+    layers = starmap(_split_layer, zip(modules[3:-3], described, strict=True))
     blocks = [list(islice(layers, block.depth)) for block in architecture]
     (stem,), (head,) = _conv_norms(modules[:3]), _conv_norms(modules[-3:])
     return NetworkParts(stem, blocks, head, model.classifier)
 
 
-def _split_layer(module: nn.Module) -> LayerParts:
+def _split_layer(module: nn.Module, described: tuple[Operator, Layer]) -> LayerParts:
+    if described[0] not in BUILT_IN_OPERATORS:
+        return LayerParts([], plugin=PluginLayer(*described, module))
     if not isinstance(module, ResidualLayer):
         return LayerParts(_conv_norms(module.children()))
     body = _conv_norms(module.body.children())

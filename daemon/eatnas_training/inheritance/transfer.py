@@ -76,8 +76,9 @@ def inherit_weights(
 
 
 def _transfer(source: Network, parent: NetworkSpec, model: Network, child: NetworkSpec) -> Inheritance:
-    old, new = split_network(source, parent.architecture), split_network(model, child.architecture)
     old_macro, new_macro = cast("Macro", parent.macro), cast("Macro", child.macro)
+    old = split_network(source, parent.architecture, old_macro, parent.task)
+    new = split_network(model, child.architecture, new_macro, child.task)
     old_strides, new_strides = ((macro.stem_stride, macro.strides) for macro in (old_macro, new_macro))
     copier = WeightCopier(exact=old_strides == new_strides and parent.task == child.task)
 
@@ -101,8 +102,8 @@ def _transfer(source: Network, parent: NetworkSpec, model: Network, child: Netwo
         # An identity adds channels to themselves, so its output channels continue its input channels.
         if not (old_block[0].identity and new_block[0].identity):
             importance = old_moments.var * sum(map(layer_input_weights, old_block[1:]), next_weights)
-            channels = copier.map_channels(importance, new_block[-1].last.channels)
-        if old_block[0].separable == new_block[0].separable:
+            channels = copier.map_channels(importance, new_block[-1].outputs)
+        if old_block[0].family == new_block[0].family and copier.can_copy(new_block[0]):
             copier.copy_block(old_block, new_block, inputs, channels, moments)
         else:
             copier.exact = False

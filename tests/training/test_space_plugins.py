@@ -1,0 +1,151 @@
+"""The interface of operators and spaces: the built-in ones keep it, and broken ones are explained."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from eatnas_db.domain.cell_space import CELL_PRESETS, OPERATIONS
+from eatnas_db.domain.macro import PRESETS, Macro, Task
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Layer, Operator, Part, convolution
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Space
+from eatnas_db.testing import check_operator, check_space
+from eatnas_db.testing.operators import CHECKED_LAYERS
+from eatnas_training.building import OperatorError, build_initialized, build_with_plugins
+from eatnas_training.inheritance.transfer import NetworkSpec, inherit
+
+TASK = Task(8, 1, 10)
+CELL = CELL_PRESETS["nasbench201-tiny"]
+
+
+def count(layer: Layer) -> list[Part]:
+    return [convolution(1, layer.inputs, layer.outputs, layer.side, stride=layer.stride)]
+
+
+count.__module__ = "eatnas_db.domain.operators"  # a module without torch, as the package of an operator has
+
+
+class Pointwise(nn.Sequential):
+    def __init__(self, layer: Layer) -> None:
+        convolution = nn.Conv2d(layer.inputs, layer.outputs, 1, layer.stride, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(layer.outputs))
+
+
+class Raising(Pointwise):
+    def forward(self, images):
+        raise ValueError("cannot compute this")
+
+
+class NotANumber(Pointwise):
+    def forward(self, images):
+        return super().forward(images) * float("nan")
+
+
+class Lying(Pointwise):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self.more = nn.Conv2d(1, 1, 1)
+
+    def forward(self, images):
+        return self[1](self[0](images))
+
+
+class Noisy(Pointwise):
+    def forward(self, images):
+        return super().forward(images) + random.random()
+
+
+class Dropping(Pointwise):
+    def forward(self, images):
+        return nn.functional.dropout(super().forward(images), training=self.training)
+
+
+class Changing(Pointwise):
+    calls = 0
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        Changing.calls += 1
+        self.offset = nn.Buffer(torch.tensor(float(Changing.calls)))
+
+
+BROKEN: list[tuple[Callable[[Layer], nn.Module], str]] = [
+    (Raising, "ValueError: cannot compute this"),
+    (NotANumber, "infinite or NaN"),
+    (Lying, "the cost function counts"),
+    (Noisy, "global generator of random"),
+    (Dropping, "global generator of torch"),
+    (Changing, "different networks"),
+]
+
+
+def macro_with(module: Callable[[Layer], nn.Module]) -> Macro:
+    operator = Operator("own", count, f"{__name__}:{module.__name__}")
+    return Macro("own", 4, 1, (1, 2), (8, 8), 16, operators=(operator, *BUILT_IN_OPERATORS))
+
+
+@pytest.mark.parametrize(("module", "reason"), BROKEN, ids=[module.__name__ for module, _ in BROKEN])
+def test_broken_operator_is_named_with_the_reason(module, reason):
+    macro = macro_with(module)
+    architecture = macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0")
+    with pytest.raises(OperatorError, match=reason) as raised:
+        build_with_plugins(architecture, macro, TASK, seed=1)
+    assert "own" in str(raised.value)
+
+
+@pytest.mark.parametrize(("module", "reason"), BROKEN[1:5], ids=[module.__name__ for module, _ in BROKEN[1:5]])
+def test_check_operator_refuses_broken_operators(module, reason):
+    operator = Operator("own", count, f"{__name__}:{module.__name__}")
+    with pytest.raises(AssertionError, match="operator own"):
+        check_operator(operator, layers=CHECKED_LAYERS[:1])
+
+
+@pytest.mark.parametrize("operator", BUILT_IN_OPERATORS, ids=lambda operator: operator.name)
+def test_built_in_operators_keep_the_interface(operator):
+    check_operator(operator, layers=CHECKED_LAYERS[::5])
+
+
+@pytest.mark.parametrize("space", [PRESETS["eatnas-tiny"], CELL], ids=lambda space: space.name)
+def test_built_in_spaces_keep_the_interface(space):
+    check_space(space, samples=2, networks=1)
+
+
+def test_cell_has_the_cost_that_the_benchmark_publishes():
+    # https://github.com/D-X-Y/NAS-Bench-201: 1.531546 MB of parameters, 220.11969 MFLOPs
+    space = CELL_PRESETS["nasbench201-cifar"]
+    cost, _ = space.measure(space.parse("/".join(["op=nor_conv_3x3"] * 6)), Task(32, 3, 10))
+    assert (cost.params, cost.mult_adds + 10 * 1) == (1_531_546, 220_119_690)
+
+
+def test_cell_without_a_path_computes_and_has_one_effective_form():
+    space = Space(CELL, TASK)
+    first = space.propose(CELL.parse("/".join(["op=nor_conv_1x1", *["op=none"] * 5])))
+    second = space.propose(CELL.parse("/".join(["op=none"] * 6)))
+    assert first.digest == second.digest
+    assert first.cost == second.cost
+    build_with_plugins(first.architecture, CELL, TASK, seed=0)
+
+
+def test_cell_inherits_the_operations_that_stay():
+    rng = KeyedRng(0, "cells")
+    space = Space(CELL, TASK)
+    parent = CELL.parse("/".join(["op=nor_conv_3x3"] * 6))
+    child = space.mutate(parent, rng, lambda digest: False)
+    old = build_initialized(parent, CELL, TASK, 1)
+    new = build_initialized(child.architecture, CELL, TASK, 2)
+    result = inherit(
+        old.state_dict(), NetworkSpec(parent, CELL, TASK), new, NetworkSpec(child.architecture, CELL, TASK)
+    )
+    assert 0.7 < result.share <= 1
+    assert result.reinitialized_blocks == (child.changes[0].block,)
+
+
+def test_every_cell_is_counted_once():
+    space = Space(CELL, TASK)
+    assert space.code_count == len(OPERATIONS) ** 6
+    assert space.neighbour_count == 24
