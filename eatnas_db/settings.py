@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from eatnas_db.domain.data_source import with_absolute_path
 from eatnas_db.errors import RecordError
 from eatnas_db.text_encoding import escape_unstorable, is_storable
 from eatnas_db.urls import (
@@ -57,9 +58,13 @@ class Settings:
         return self.home / "cache"
 
     def locate_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache."""
+        """Return the `data` section of a spec with the home's data folder as the default root, and the home's cache.
+
+        A path in the name becomes absolute.
+        """
         cache = str(self.cache) if self.home.is_dir() else None
-        return {**data, "root": data.get("root") or str(self.data), "cache": cache}
+        name = with_absolute_path(data["name"], Path(data.get("root") or "."))
+        return {**data, "name": name, "root": data.get("root") or str(self.data), "cache": cache}
 
     @property
     def mlflow_uri(self) -> str:

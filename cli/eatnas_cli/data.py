@@ -23,7 +23,6 @@ from eatnas_daemon.data_sets import (
     verify_data_set,
 )
 from eatnas_db.database.engine import read_connection
-from eatnas_db.domain.data_source import with_absolute_path
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.errors import ConflictError, DataError, RecordError
@@ -76,6 +75,9 @@ def prepare_data(
     on_unreadable: Annotated[
         OnUnreadable, typer.Option(help="data.on_unreadable of your searches: refuse or skip unreadable images.")
     ] = OnUnreadable.FAIL,
+    stratify: Annotated[
+        bool, typer.Option("--stratify", help="data.stratify of your searches: print the digest of that split.")
+    ] = False,
     options: Annotated[
         list[str] | None,
         typer.Option("--option", metavar="KEY=VALUE", help="One of data.options of your searches. Repeatable."),
@@ -85,19 +87,20 @@ def prepare_data(
 ) -> None:
     """Download a data set if necessary, read all its files, and say what they hold; exit 1 if one is unreadable."""
     settings: Settings = ctx.obj
-    name = with_absolute_path(name, Path(root or "."))
     section: dict[str, Any] = {"name": name, "root": root, "resolution": resolution}
-    section |= {"on_unreadable": on_unreadable.value, "options": _parse_options(options or [])}
+    section |= {"on_unreadable": on_unreadable.value, "options": _parse_options(options or []), "stratify": stratify}
     data = settings.locate_data(section)
+    name = data["name"]
     if sys.stderr.isatty():
         typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
     prepared = prepare_data_set(data)
     facts = {"name": name, "root": str(Path(data["root"]).expanduser().absolute()), **asdict(prepared)}
+    if prepared.plugin is None:
+        del facts["plugin"]
     folder = facts.pop("folder")
     del facts["notes"]  # `folder` contains them too
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
-        facts = {field: value for field, value in facts.items() if field != "plugin" or value is not None}
         show_one(facts, format, layout=layout)
         _refuse_changed_searches(settings, data)
         return

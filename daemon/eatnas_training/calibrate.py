@@ -17,6 +17,7 @@ import torch
 
 from eatnas_db.errors import EatnasError
 from eatnas_protocol.messages import Assign
+from eatnas_training.answers import take_stdout
 from eatnas_training.data.streaming import BATCHES_AHEAD, StreamedPart
 from eatnas_training.error_messages import first_line
 from eatnas_training.failures import DivergedError
@@ -94,13 +95,14 @@ def _synchronize(device: str) -> None:
 
 def main() -> None:
     """Read the request and print the answer; an error is one line on stderr and exit status 1."""
+    write_answer = take_stdout()
     try:
         answer = calibrate(json.load(sys.stdin))
     except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
         # CUDA errors continue with advice for developers. torch without CUDA raises AssertionError.
         print(repr(error) if isinstance(error, KeyError) else first_line(error), file=sys.stderr)
         sys.exit(1)
-    print(json.dumps(answer))
+    write_answer(answer)
 
 
 if __name__ == "__main__":

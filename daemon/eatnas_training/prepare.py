@@ -16,7 +16,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from eatnas_db.domain.data_state import DataState
-from eatnas_db.errors import DataError, describe_os_error
+from eatnas_db.errors import DataError, EatnasError, describe_os_error
+from eatnas_training.answers import take_stdout
 from eatnas_training.data import datasets
 from eatnas_training.data.arrays import SKIP
 from eatnas_training.data.catalog import describe_plugin, get_data_set, is_map_style, list_known
@@ -25,6 +26,7 @@ from eatnas_training.data.file_sets import data_root, is_file_set
 from eatnas_training.data.folder_content import LoadProgress, Reporter, finish, ignore_progress
 from eatnas_training.data.folder_report import list_notes, read_image_folder
 from eatnas_training.data.streamed_files import listing_steps
+from eatnas_training.silence import SilenceTimer
 
 NOT_DESCRIBED: Final[dict[str, Any]] = {
     "resolution": None,
@@ -156,23 +158,43 @@ def terminal_reporter(fd: int) -> Reporter:
     return report
 
 
+def _run_command(command: str, data: Mapping[str, Any], report: Reporter, silence_seconds: float) -> dict[str, Any]:
+    name = str(data["name"])
+    if command == "download" or not is_map_style(name):
+        return COMMANDS[command](data, report=report)
+    seconds = f"{silence_seconds:g} s"
+    timer = SilenceTimer(silence_seconds, f"{name} hangs: opening it or reading one item takes more than {seconds}")
+
+    def restart(progress: LoadProgress) -> None:
+        timer.restart()
+        report(progress)
+
+    answer = COMMANDS[command](data, report=restart)
+    timer.stop()
+    return answer
+
+
 def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
     parser.add_argument("command", choices=["list", *COMMANDS])
     parser.add_argument("--progress-fd", type=int, help="a descriptor of a terminal that shows the progress")
+    parser.add_argument("--silence-seconds", type=float, default=600.0, help="time for one item of a data set")
     options = parser.parse_args()
-    command = options.command
+    command, write_answer = options.command, take_stdout()
     report = ignore_progress if options.progress_fd is None else terminal_reporter(options.progress_fd)
     try:
-        answer = list_data_sets() if command == "list" else COMMANDS[command](json.load(sys.stdin), report=report)
-    except DataError as error:
+        if command == "list":
+            answer: Any = list_data_sets()
+        else:
+            answer = _run_command(command, json.load(sys.stdin), report, options.silence_seconds)
+    except EatnasError as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(describe_os_error(error))
     except (ValueError, KeyError) as error:
         sys.exit(repr(error))
-    print(json.dumps(answer))
+    write_answer(answer)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from eatnas_db.domain.activations import VALIDATION_FACTOR
+from eatnas_db.domain.data_source import names_a_path
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import BALANCED
@@ -102,10 +103,11 @@ class StepRunner:
     def _require_unchanged(self, at_creation: DataState) -> None:
         change = at_creation.describe_change(self.data.state)
         if change is not None:
+            name = self.assign.data["name"]
+            place = name if names_a_path(name) else f"{name} in {self.assign.data.get('root')}"
             raise DataError(
-                f"the images of {self.assign.data['name']} in {self.assign.data.get('root')} have changed since the "
-                f"search was created: {change}; restore them, or create a new search. `eatnas-db data verify` compares "
-                "every byte"
+                f"the images of {place} have changed since the search was created: {change}; restore them, or create a "
+                "new search. `eatnas-db data verify` compares every byte"
             )
 
     def build(self, parent: TrainedNetwork | None = None) -> None:

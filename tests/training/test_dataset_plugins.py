@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +17,7 @@ import pytest
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import DataError
 from eatnas_db.plugins import digest_source
+from eatnas_db.testing import check_dataset
 from eatnas_training import prepare
 from eatnas_training.data import datasets, loading
 from eatnas_training.data.class_names import list_class_names
@@ -241,3 +245,34 @@ def test_unknown_name_lists_what_is_known(squares: dict[str, Any]) -> None:
         datasets.load_training({**squares, "name": "data_sample_square"})
     with pytest.raises(DataError, match="the package no_such_package is not installed"):
         datasets.load_training({**squares, "name": "no_such_package:load"})
+
+
+@pytest.mark.slow
+def test_program_ends_when_a_data_set_hangs(site: Path, tmp_path: Path) -> None:
+    hanging = SQUARES.replace("label = index % 3", "label = index % 3; print('reads', index); index == 5 and hang()")
+    install_dataset(site, "data_sample_hangs", f"import threading\n{hanging}\n\ndef hang(): threading.Event().wait()\n")
+    command = [sys.executable, "-m", "eatnas_training.prepare", "describe", "--silence-seconds", "0.5"]
+    done = subprocess.run(
+        command,
+        input=json.dumps({"name": "data_sample_hangs", "root": str(tmp_path)}),
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == (
+        "data_sample_hangs hangs: opening it or reading one item takes more than 0.5 s"
+    )
+
+
+@pytest.mark.slow
+def test_check_reads_a_data_set_in_two_processes(squares: dict[str, Any], site: Path, tmp_path: Path) -> None:
+    checked = check_dataset(**squares)
+    assert (checked["classes"], checked["train_images"], checked["test_images"]) == (3, 48, 9)
+    unordered = SQUARES.replace("label = index % 3", "label = hash(str(index)) % 3")
+    install_dataset(site, "data_sample_unordered", unordered)
+    with pytest.raises(AssertionError, match="two processes got different images of data_sample_unordered"):
+        check_dataset("data_sample_unordered", tmp_path, test_part=False)
+    with pytest.raises(AssertionError, match="unknown data set 'data_sample_none'"):
+        check_dataset("data_sample_none", tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from eatnas_db.errors import EatnasError
+from eatnas_training.answers import take_stdout
 
 SMALL_WORK: Final = 2e10
 """Mult-adds that one core computes in about a second."""
@@ -24,9 +23,7 @@ def limit_threads(mult_adds: float) -> None:
 
 def run_program(main: Callable[[], Any]) -> None:
     """Print the result of `main` and exit with 0, or print its error and exit with 1."""
-    # What libraries print on stdout must not mix with the answer.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    write_answer = take_stdout()
     try:
         result = main()
     except EatnasError as error:
@@ -38,5 +35,4 @@ def run_program(main: Callable[[], Any]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    with answer:
-        json.dump(result, answer)
+    write_answer(result)
