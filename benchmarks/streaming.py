@@ -30,7 +30,6 @@ from eatnas_training.data.loading import THREADS_VARIABLE
 from eatnas_training.data.streamed_files import list_streamed_files
 from eatnas_training.steps import StepRunner
 
-CLASSES = 10
 CODE: list[list[int | float]] = [[0, 1, 0, 0, 0.5]] * 7
 NOISE_SCALES = (4, 16, 64)
 WARM_UP_BATCHES = 6
@@ -47,11 +46,11 @@ class Speed(NamedTuple):
     """Per 1000 images, of all processes."""
 
 
-def make_folder(root: Path, images: int, side: int) -> None:
+def make_folder(root: Path, images: int, side: int, classes: int) -> None:
     """Write JPEGs with as much detail as photographs: noise at several scales."""
     rng = np.random.default_rng(0)
     for number in range(images):
-        folder = root / "train" / f"class{number % CLASSES}"
+        folder = root / "train" / f"class{number % classes:04}"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.zeros((side, side, 3))
         for scale in NOISE_SCALES:
@@ -134,10 +133,12 @@ class TimedPart:
         return self._part.between(start, stop)
 
 
-def measure_training(data: dict[str, Any], batch_size: int, threads: int, steps: int) -> tuple[float, float]:
+def measure_training(
+    data: dict[str, Any], batch_size: int, threads: int, steps: int, classes: int
+) -> tuple[float, float]:
     """Train from the folder. Return the images per second and the share of the time spent waiting for images."""
     os.environ[THREADS_VARIABLE] = str(threads)
-    task = {"resolution": data["resolution"], "channels": 3, "classes": CLASSES}
+    task = {"resolution": data["resolution"], "channels": 3, "classes": classes}
     recipe = {"batch_size": batch_size, "epochs": 1000}
     runner = StepRunner(Assign(1, 1, CODE, asdict(PRESETS["eatnas-cifar"]), task, data, recipe, 7, "", ""))
     runner.load()
@@ -157,6 +158,7 @@ def measure_training(data: dict[str, Any], batch_size: int, threads: int, steps:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--classes", type=int, default=10, help="number of class folders")
     parser.add_argument("--stored-side", type=int, default=256, help="side of the JPEGs in pixels")
     parser.add_argument("--side", type=int, default=224, help="side of the images after resizing")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -168,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        make_folder(root, options.images, options.stored_side)
+        make_folder(root, options.images, options.stored_side, options.classes)
         # A folder is streamed under this name, whatever its size.
         data = {"name": "ImageNet", "root": name, "resolution": options.side}
         sources: dict[str, Iterator[int]] = {}
@@ -185,7 +187,7 @@ def main() -> None:
         del sources
         for decoders in options.decoders:
             small = {**data, "resolution": TRAINING_SIDE}
-            images, share = measure_training(small, options.batch_size, decoders, options.steps)
+            images, share = measure_training(small, options.batch_size, decoders, options.steps, options.classes)
             print(
                 f"training at {TRAINING_SIDE} pixels, {decoders} threads: {images:.0f} images/s, "
                 f"{100 * share:.1f}% of the time waiting"

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from eatnas_cli.search.estimate import _count_trainings
+from eatnas_cli.search.estimate import _count_trainings, _estimate_final
+from eatnas_daemon.data_sets import DataDescription
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.queries.event_messages import EVENT_KINDS
 
@@ -82,6 +84,17 @@ def test_reevaluation_does_not_count_its_own_seconds_twice(large, eatnas_within)
         eatnas_within("query", "compare", "small.reevaluation", "--by", "best", "--level", "0.1", "--format", "json")
     )
     assert rows[0]["device_seconds"] == 10 + 2
+
+
+def test_estimate_counts_larger_images_of_final_models():
+    final = {"epochs": 8, "end_resolution": 16, "end_epochs": 2}
+    spec = parse_spec({"name": "s", "data": {"name": "digits"}, "final": final})
+    data = DataDescription(
+        resolution=8, channels=1, classes=10, train_images=1000, validation_images=500, test_images=0, data_digest="d"
+    )
+    estimate = _estimate_final(spec, Task(8, 1, 10), data, seconds_per_epoch=10)
+    assert (estimate.epochs, estimate.images) == (8, 1500)
+    assert estimate.hours == pytest.approx(10 * 1.5 * (6 + 2 * 4) / 3600)
 
 
 def test_estimate_counts_the_trainings_of_the_reevaluation():

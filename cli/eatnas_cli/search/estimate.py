@@ -11,6 +11,7 @@ import typer
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
+from eatnas_daemon.data_sets import DataDescription
 from eatnas_daemon.devices.capacity import count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.monitor import probe_once
@@ -20,6 +21,8 @@ from eatnas_daemon.devices.placement import torch_device_name, worker_environmen
 from eatnas_daemon.search_creation import describe_task, parse_overrides, read_spec_file
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.domain.arithmetic import added_settings
+from eatnas_db.domain.final_recipe import final_recipe
+from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
@@ -55,11 +58,13 @@ def estimate(
             "run a search of a few candidates (--set budget.candidates=4) and see `eatnas-db query utilisation`"
         )
     device, count = _choose_device(slots)
-    seconds = _median_seconds(ctx.obj, parsed, samples, device)
+    task, description = describe_task(ctx.obj, parsed)
+    seconds = _median_seconds(ctx.obj, parsed, task, samples, device)
     trainings = _count_trainings(parsed)
     seconds_per_epoch = seconds / parsed.training.epochs
     hours = seconds_per_epoch * trainings.search_epochs / count / 3600
     reevaluation_hours = seconds_per_epoch * trainings.reevaluation_epochs / count / 3600
+    final = _estimate_final(parsed, task, description, seconds_per_epoch)
     if format is Format.TABLE:
         typer.echo(
             f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
@@ -70,11 +75,39 @@ def estimate(
                 f"re-evaluation of the best {parsed.reevaluation.top}, {trainings.reevaluation} trainings: "
                 f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
             )
+        typer.echo(_describe_final(final))
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
     facts |= {"candidates": parsed.budget.candidates, "reevaluation_trainings": trainings.reevaluation, "slots": count}
     parts = {"search_hours": hours, "reevaluation_hours": reevaluation_hours}
-    show_one({**facts, **parts, "hours": hours + reevaluation_hours}, format)
+    total = {"hours": hours + reevaluation_hours, "final_model_hours": final.hours}
+    show_one({**facts, **parts, **total}, format)
+
+
+@dataclass(frozen=True, slots=True)
+class _FinalModel:
+    """The duration of the training of one final model."""
+
+    epochs: int
+    images: int
+    hours: float
+
+
+def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds_per_epoch: float) -> _FinalModel:
+    """Estimate one final model: each image takes the time that it takes in the search, or more if it is larger."""
+    recipe = final_recipe(spec.training.model_dump(), spec.final.to_keys())
+    images = data.train_images + data.validation_images
+    enlarged = (recipe.get("end_resolution", task.resolution) / task.resolution) ** 2
+    end_epochs = recipe.get("end_epochs", 0)
+    passes = recipe["epochs"] - end_epochs + end_epochs * enlarged
+    return _FinalModel(recipe["epochs"], images, seconds_per_epoch * images / data.train_images * passes / 3600)
+
+
+def _describe_final(final: _FinalModel) -> str:
+    return (
+        f"each final model, {final.epochs} epochs on {final.images} images: {_describe_hours(final.hours)}, "
+        "if an image takes the time that it takes in the search"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +135,8 @@ def _describe_hours(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
 
 
-def _median_seconds(settings: Settings, spec: SearchSpec, samples: int, device: DeviceSnapshot) -> float:
+def _median_seconds(settings: Settings, spec: SearchSpec, task: Task, samples: int, device: DeviceSnapshot) -> float:
     """Train sampled architectures on a device for a moment and return the median seconds of a whole training."""
-    task, _ = describe_task(settings, spec)
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
     proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
