@@ -15,6 +15,9 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
 
+AT_RUNG: Final = "rung"
+"""The outcome of an attempt that reached a rung; `scored` once the candidate has stopped there."""
+
 _INSERT_ATTEMPT: Final = insert(attempt)
 _INSERT_LEASE: Final = insert(lease)
 
@@ -137,6 +140,19 @@ def raise_device_time(connection: Connection, token: LeaseToken, *, device_secon
     connection.execute(
         _ADD_TO_COUNTERS, {"search_id": booked.search_id, "more_seconds": more_seconds, "more_scored": 0}
     )
+
+
+_SCORE_ATTEMPT: Final = (
+    update(attempt)
+    .where(attempt.c.candidate_id == bindparam("token_candidate"), attempt.c.number == bindparam("token_attempt"))
+    .values(outcome="scored")
+)
+
+
+def count_as_scored(connection: Connection, token: LeaseToken, search_id: int) -> None:
+    """Turn the outcome of an attempt that reached a rung into a score, and count it."""
+    connection.execute(_SCORE_ATTEMPT, {"token_candidate": token.candidate, "token_attempt": token.attempt})
+    connection.execute(_ADD_TO_COUNTERS, {"search_id": search_id, "more_seconds": 0.0, "more_scored": 1})
 
 
 def discard_progress(connection: Connection, candidate_id: int) -> None:

@@ -25,7 +25,7 @@ from eatnas_db.guidance.proposals import (
     propose,
 )
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.schema.candidates import FITTEST_FIRST, candidate, prediction
 
 MODEL_LOOKBACK: Final = 64
 """If none of this many last births has a prediction, the model is chosen again: the result is the same."""
@@ -36,19 +36,18 @@ class _ScoredRow(NamedTuple):
     birth: int
     code: str
     fitness: float
+    rung: int
 
 
-_SCORED: Final = select(candidate.c.id, candidate.c.birth, candidate.c.code, candidate.c.fitness).where(
-    candidate.c.search_id == bindparam("search_id"), candidate.c.fitness.is_not(None)
-)
+_SCORED: Final = select(
+    candidate.c.id, candidate.c.birth, candidate.c.code, candidate.c.fitness, candidate.c.rung
+).where(candidate.c.search_id == bindparam("search_id"), candidate.c.fitness.is_not(None))
 SELECT_LATEST: Final = (
     _SCORED.where(candidate.c.birth < bindparam("before")).order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
 )
 SELECT_BEST: Final = (
     # The sum keeps planners from using the index on births, which would read and sort the whole history.
-    _SCORED.where(candidate.c.birth + 0 < bindparam("before"))
-    .order_by(candidate.c.fitness.desc(), candidate.c.birth)
-    .limit(MAX_ROWS // 2)
+    _SCORED.where(candidate.c.birth + 0 < bindparam("before")).order_by(*FITTEST_FIRST).limit(MAX_ROWS // 2)
 )
 _PENDING: Final = select(candidate.c.code).where(
     candidate.c.search_id == bindparam("search_id"),
@@ -170,7 +169,7 @@ def _read_model(
 
 def encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
     """Return scored births with their codes for the model."""
-    return [ScoredCode(row.birth, _encode(space, row.code), row.fitness) for row in rows]
+    return [ScoredCode(row.birth, _encode(space, row.code), row.fitness, row.rung) for row in rows]
 
 
 @lru_cache(maxsize=10_000)

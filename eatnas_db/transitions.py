@@ -13,6 +13,8 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Update, bindparam, select, update
 
 from eatnas_db.attempts import (
+    AT_RUNG,
+    count_as_scored,
     discard_progress,
     end_attempt,
     has_progressed,
@@ -40,6 +42,7 @@ from eatnas_db.leases import (
     stale_lease,
 )
 from eatnas_db.provenance import Provenance, store_provenance
+from eatnas_db.rung_results import Rung, WaitingRung, insert_rung, record_decision
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.scores import Measurement, insert_measurements, insert_scores, raise_memory_share
 from eatnas_db.text_encoding import to_storable
@@ -119,32 +122,34 @@ def record_score(
     memory_share: float | None = None,
     objectives: Sequence[float] | None = None,
     measurements: Sequence[Measurement] = (),
+    reached: Rung | None = None,
 ) -> None:
-    """End an attempt with a score.
+    """End an attempt with a score; at a rung before the last one, the candidate then waits for a decision.
 
     `objective`: the metric that the search optimizes. `objectives`: the values of several objectives, in the order of
     the spec. `memory_share`: the memory used as a share of the estimate by `domain.memory_estimate`; the search keeps
-    the largest. Raises `StaleLeaseError`.
+    the largest. `reached`: the rung that the candidate was trained to, if its search has rungs. Raises
+    `StaleLeaseError`.
     """
-    several: dict[str, Any] = {} if objectives is None else {"objectives": list(objectives)}
-    search_id = _move(
-        connection,
-        Transition.SCORE,
-        token,
-        now,
-        fitness=fitness,
-        accuracy=metrics.get(objective),
-        ended_at=now,
-        lineage_epochs=lineage_epochs,
-        share_inherited=share_inherited,
-        logit_distance=logit_distance,
-        **several,
-    )
+    edge, outcome, detail = Transition.SCORE, "scored", None
+    columns: dict[str, Any] = {
+        "lineage_epochs": lineage_epochs,
+        "share_inherited": share_inherited,
+        "logit_distance": logit_distance,
+    }
+    if reached is not None and not reached.is_last:
+        edge, outcome = Transition.REACH_RUNG, AT_RUNG
+        detail = {"rung": reached.number, "epochs": reached.epochs, "score": fitness}
+    else:
+        columns |= {"fitness": fitness, "accuracy": metrics.get(objective), "ended_at": now}
+        columns |= {} if reached is None else {"rung": reached.number}
+        columns |= {} if objectives is None else {"objectives": list(objectives)}
+    search_id = _move(connection, edge, token, now, detail, **columns)
     end_attempt(
         connection,
         token,
         search_id=search_id,
-        outcome="scored",
+        outcome=outcome,
         device_seconds=device_seconds,
         step_seconds=step_seconds,
         now=now,
@@ -152,11 +157,43 @@ def record_score(
     )
     if memory_share is not None:
         raise_memory_share(connection, search_id, memory_share)
-    insert_scores(connection, token, metrics, seed=seed, provenance_id=store_provenance(connection, provenance))
+    provenance_id = store_provenance(connection, provenance)
+    if outcome != AT_RUNG:
+        insert_scores(connection, token, metrics, seed=seed, provenance_id=provenance_id)
     insert_measurements(connection, token, measurements)
+    if reached is not None:
+        insert_rung(
+            connection,
+            token,
+            reached,
+            fitness=fitness,
+            metrics=metrics,
+            seed=seed,
+            provenance_id=provenance_id,
+            now=now,
+        )
     if TEST_ACCURACY in metrics:
         detail = {"accuracy": metrics[TEST_ACCURACY]}
         record_attempt_event(connection, now, "tested", search_id, token, detail)
+
+
+def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, resumes: bool, now: float) -> None:
+    """Let a candidate continue to the next rung; unless it `resumes`, it starts again from scratch."""
+    detail = {"rung": waiting.number + 1, "epochs": to_epochs, "start": "its checkpoint" if resumes else "scratch"}
+    _move(connection, Transition.PROMOTE, waiting.token, now, detail)
+    record_decision(connection, waiting, promoted=True)
+    if not resumes:
+        discard_progress(connection, waiting.candidate_id)
+
+
+def stop(connection: Connection, waiting: WaitingRung, now: float) -> None:
+    """Let a candidate end at a rung, with the score that it has there."""
+    detail = {"rung": waiting.number, "epochs": waiting.epochs}
+    columns = {"fitness": waiting.fitness, "rung": waiting.number, "ended_at": now}
+    search_id = _move(connection, Transition.STOP, waiting.token, now, detail, **columns)
+    record_decision(connection, waiting, promoted=False)
+    count_as_scored(connection, waiting.token, search_id)
+    insert_scores(connection, waiting.token, waiting.metrics, seed=waiting.seed, provenance_id=waiting.provenance_id)
 
 
 _FALLBACK_EVENTS: Final = {MemoryFallback.ALONE: "to_be_alone", MemoryFallback.HALVED: "to_be_halved"}

@@ -40,8 +40,10 @@ def show_candidate(
 ) -> None:
     """Show all data about a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
-        row = get_candidate(connection, candidate)
-    show_one(asdict(row) if format is Format.JSON else _with_metric_columns(asdict(row)), format, layout=layout)
+        row = asdict(get_candidate(connection, candidate))
+    if not row["rungs"]:
+        del row["rungs"]
+    show_one(row if format is Format.JSON else _with_metric_columns(row), format, layout=layout)
 
 
 def _with_metric_columns(record: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ def print_lineage_tree(entries: Sequence[LineageEntry]) -> None:
 
 def _lines(entries: Sequence[LineageEntry]) -> Iterator[str]:
     known = {entry.id: entry for entry in entries}
+    has_rungs = any(entry.rung for entry in entries)
     has_several_searches = len({entry.search for entry in entries}) > 1
     children: dict[int | None, list[LineageEntry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.id):
@@ -31,14 +32,16 @@ def _lines(entries: Sequence[LineageEntry]) -> Iterator[str]:
         entry, indent, branch = waiting.pop()
         parent = known.get(entry.parent_id or 0)
         has_moved = has_several_searches and (parent is None or parent.search != entry.search)
-        yield indent + branch + _describe(entry, f"{entry.search}: " if has_moved else "")
+        yield indent + branch + _describe(entry, f"{entry.search}: " if has_moved else "", has_rungs=has_rungs)
         below = indent + {"": "", "├── ": "│   ", "└── ": "    "}[branch]
         members = children.get(entry.id, [])
         waiting += [(member, below, "└── " if member is members[-1] else "├── ") for member in reversed(members)]
 
 
-def _describe(entry: LineageEntry, place: str) -> str:
+def _describe(entry: LineageEntry, place: str, *, has_rungs: bool) -> str:
     fitness = entry.state if entry.fitness is None else f"{entry.fitness:.4f}"
+    if has_rungs and entry.fitness is not None:
+        fitness += f" at rung {entry.rung}"
     gain = "" if entry.gain is None else f" ({entry.gain:+.4f})"
     changes = f": {', '.join(entry.changes)}" if entry.changes else ""
     share = entry.share_inherited

@@ -26,6 +26,7 @@ class Assign:
     `objective_metric`: the metric that a training of the user's own must report.
     `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
     `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
+    `stop_after`: finish after this many epochs of the recipe, with a checkpoint from which a later attempt resumes.
     """
 
     candidate: int
@@ -46,6 +47,7 @@ class Assign:
     data_state: dict[str, Any] | None = None
     latency: dict[str, Any] | None = None
     objective_metric: str = "val_accuracy"
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.calibration import Calibration, PredictedBirth, get_calibration, list_predictions
 from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
@@ -19,6 +20,7 @@ from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
 from eatnas_db.queries.progress import SearchCounters, get_progress
 from eatnas_db.queries.quality import PopulationStep, list_steps
 from eatnas_db.queries.ranking import RankedCandidate, get_best, list_best, list_fittest
+from eatnas_db.queries.rungs import RungCount, count_rungs
 from eatnas_db.queries.searches import SearchRecord, get_search, list_searches
 from eatnas_db.queries.utilisation import Utilisation, get_utilisation
 from eatnas_report.sampling import sample_evenly
@@ -63,6 +65,7 @@ class ReportData:
     failures: tuple[FailedAttempt, ...]
     utilisation: Utilisation
     scores: tuple[CandidateScore, ...]
+    rungs: tuple[RungCount, ...]
     now: float
 
 
@@ -96,5 +99,6 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         failures=list_failures(connection, search.id),
         utilisation=get_utilisation(connection, search.id, now),
         scores=() if best is None else get_candidate(connection, best.id).scores,
+        rungs=count_rungs(connection, search.id, search.spec) if search.kind == SearchKind.EVOLUTION else (),
         now=now,
     )

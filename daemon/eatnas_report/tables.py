@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eatnas_db.queries.ranking import RankedCandidate
+from eatnas_db.queries.rungs import describe_rungs
 from eatnas_protocol.long_texts import shorten_middle
 from eatnas_report.data import ReportData
 from eatnas_report.formats import flatten, format_duration, format_time
@@ -71,6 +72,8 @@ def overview(data: ReportData) -> list[OverviewItem]:
     ]
     if data.search.machine_dependence is not None:
         items.append(OverviewItem("machine-dependent", data.search.machine_dependence, wide=True))
+    if data.rungs:
+        items.append(OverviewItem("rungs", describe_rungs(data.rungs)))
     if progress.started_at is not None:
         items.append(OverviewItem("started", f"{format_time(progress.started_at)} UTC"))
     if progress.finished_at is not None:

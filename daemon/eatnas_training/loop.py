@@ -112,7 +112,7 @@ class Training:
             return
         yield from runner.state.epoch_reports
         self._saved_at = self.monotonic()
-        while runner.state.epoch < recipe.epochs:
+        while runner.state.epoch < (self.assign.stop_after or recipe.epochs):
             yield Phase(*self._token, "training")
             while runner.state.batch < runner.batches:
                 if (request := self.stop_request()) is not StopRequest.NONE:

@@ -10,6 +10,7 @@ from typing import Final
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.dominance import Values, rank_and_crowding
 from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.rungs import on_highest_rung
 from eatnas_db.domain.space import DigestLookup, Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
 from eatnas_db.domain.transfer import PerturbationLimits, perturb
@@ -34,6 +35,8 @@ class Member:
     fitness: float
     code: str
     values: Values = ()
+    rung: int = 0
+    """The last rung that it was trained to; 0 without rungs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -
 
 
 def rank(population: Sequence[Member]) -> list[Member]:
-    """Sort by fitness, the fittest first; ties go to the older member.
+    """Sort by rung and by fitness, the fittest first; ties go to the older member.
 
     With several objectives, sort by front and crowding distance, as NSGA-II does.
     """
@@ -108,7 +111,7 @@ def rank(population: Sequence[Member]) -> list[Member]:
     if by_age and by_age[0].values:
         keys = rank_and_crowding([member.values for member in by_age])
         return [by_age[place] for place in sorted(range(len(by_age)), key=keys.__getitem__)]
-    return sorted(by_age, key=lambda member: -member.fitness)
+    return sorted(by_age, key=lambda member: (-member.rung, -member.fitness))
 
 
 def run_tournament(population: Sequence[Member], size: int, rng: KeyedRng) -> Member:
@@ -219,3 +222,9 @@ def summarize(fitnesses: Sequence[float]) -> PopulationSummary:
     spread = _root_mean_square([value - mean for value in fitnesses])
     quality = mean - spread / math.sqrt(size)
     return PopulationSummary(size=size, mean=mean, spread=spread, best=max(fitnesses), quality=quality)
+
+
+def summarize_population(population: Sequence[Member]) -> PopulationSummary:
+    """Summarize the fitness of the members on the highest rung; `size` counts all members."""
+    comparable = [member.fitness for member in on_highest_rung(population)]
+    return replace(summarize(comparable), size=len(population))

@@ -17,8 +17,10 @@ from eatnas_db.domain.objectives import DIRECTIONS
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.spec_errors import describe_errors, describe_unknown
+from eatnas_db.domain.spec_fidelity import FidelitySpec
 from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
+from eatnas_db.domain.spec_overrides import with_override
 from eatnas_db.domain.spec_program import ProgramOptions, ProgramSpec, first_score, known_to_program
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
@@ -100,6 +102,8 @@ class TrainingSpec(SpecSection):
 class EvolutionSpec(SpecSection):
     """How the population evolves, and when the search ends before its budget."""
 
+    stored_if_set = frozenset({"fidelity"})
+
     population: int = Field(20, ge=2, le=100_000)
     tournament: int = Field(5, ge=1, le=100_000)
     removal: Literal["oldest", "worst", "mixed"] = "oldest"
@@ -114,6 +118,7 @@ class EvolutionSpec(SpecSection):
         None, ge=1, le=100_000_000, description="steps without a rise of quality; default: four populations"
     )
     flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
+    fidelity: FidelitySpec | None = Field(None, description="rungs; default: every candidate gets the whole training")
 
     @model_validator(mode="after")
     def _check_sizes(self) -> EvolutionSpec:
@@ -296,6 +301,8 @@ class SearchSpec(SpecSection):
 
     @model_validator(mode="after")
     def _program_fits_the_other_sections(self) -> SearchSpec:
+        if self.evolution.fidelity is not None:
+            self.evolution.fidelity.require_fitting(self)
         if self.training.program is None and self.data.name == NO_DATA:
             raise ValueError("data.name is none, but the built-in training needs images; name a data set")
         if self.training.program is not None:
@@ -350,7 +357,7 @@ def parse_spec(
     if (unstorable := find_unstorable([tree, overrides or {}])) is not None:
         raise InvalidSpecError(f"the text {unstorable} has characters that cannot be stored; write it in UTF-8")
     for path, value in (overrides or {}).items():
-        tree = _with_override(tree, path.split("."), value, path)
+        tree = with_override(tree, path.split("."), value, path)
     try:
         space = tree.get("space", "eatnas-small")
         of_eat_nas = "ops" not in space if isinstance(space, dict) else space in PRESETS
@@ -360,15 +367,3 @@ def parse_spec(
         raise InvalidSpecError("\n".join(describe_errors(error, SearchSpec))) from None
     final_recipe(spec.training.model_dump(), spec.final.to_keys())  # to report contradictory keys now
     return spec
-
-
-def _with_override(tree: dict[str, Any], keys: list[str], value: Any, path: str) -> dict[str, Any]:
-    head, *rest = keys
-    if not head:
-        raise InvalidSpecError(f"--set {path}: empty key; write section.key=value")
-    if not rest:
-        return {**tree, head: value}
-    inner = tree.get(head, {})
-    if not isinstance(inner, dict):
-        raise InvalidSpecError(f"--set {path}: {head} is {plain_values(inner)!r}, not a section, so it has no keys")
-    return {**tree, head: _with_override(inner, rest, value, path)}

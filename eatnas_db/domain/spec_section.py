@@ -41,6 +41,7 @@ class SpecSection(BaseModel):
         if not isinstance(value, dict):  # a section converts its own values
             value = plain_values(value)
         is_flag = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
-        if isinstance(value, bool) and not is_flag:  # otherwise `true` would count as 1
+        listed = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(item, bool) for item in listed) and not is_flag:  # otherwise `true` would count as 1
             raise ValueError("a boolean (true, false) is not allowed here")
         return value

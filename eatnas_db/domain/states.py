@@ -11,6 +11,8 @@ class CandidateState(StrEnum):
 
     PENDING = "pending"
     LEASED = "leased"
+    WAITING = "waiting"
+    """Trained up to a rung; whether it continues is not decided yet."""
     SCORED = "scored"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,6 +27,9 @@ class Transition(StrEnum):
     RELEASE = "released"
     RECLAIM = "taken_back"
     CANCEL = "cancelled"
+    REACH_RUNG = "rung_reached"
+    PROMOTE = "promoted"
+    STOP = "stopped"
 
 
 EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
@@ -33,12 +38,18 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.FAIL: (frozenset({CandidateState.LEASED}), CandidateState.FAILED),
     Transition.RELEASE: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
     Transition.RECLAIM: (frozenset({CandidateState.LEASED}), CandidateState.PENDING),
-    Transition.CANCEL: (frozenset({CandidateState.PENDING, CandidateState.LEASED}), CandidateState.CANCELLED),
+    Transition.CANCEL: (
+        frozenset({CandidateState.PENDING, CandidateState.LEASED, CandidateState.WAITING}),
+        CandidateState.CANCELLED,
+    ),
+    Transition.REACH_RUNG: (frozenset({CandidateState.LEASED}), CandidateState.WAITING),
+    Transition.PROMOTE: (frozenset({CandidateState.WAITING}), CandidateState.PENDING),
+    Transition.STOP: (frozenset({CandidateState.WAITING}), CandidateState.SCORED),
 }
 """The states that each transition starts from, and the state that it ends in. No edge leaves a settled state."""
 
-UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED})
-"""States in which a candidate is still to be trained."""
+UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED, CandidateState.WAITING})
+"""States in which a candidate is still to be trained, or may be."""
 SETTLED: Final = frozenset({CandidateState.SCORED, CandidateState.FAILED, CandidateState.CANCELLED})
 """States in which a candidate no longer delays the births after it."""
 

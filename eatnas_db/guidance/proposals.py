@@ -48,11 +48,12 @@ class CodeSpace(Protocol):
 
 
 class ScoredCode(NamedTuple):
-    """A scored birth."""
+    """A scored birth, with its score at its last rung; the one of a higher rung is the better one."""
 
     birth: int
     code: Code
     score: float
+    rung: int = 0
 
 
 class EvaluatedPool(NamedTuple):
@@ -92,7 +93,7 @@ def model_rows(visible: int) -> int:
 
 def fit_model(encoding: Encoding, rows: Sequence[ScoredCode], births: int) -> ProcessModel:
     """Choose the kernel and the noise by `rows`, the scored ones among the first `births` births."""
-    model = choose_model(encoding, _points(encoding, [row.code for row in rows]), _targets(rows))
+    model = choose_model(encoding, _points(encoding, [row.code for row in rows]), rank_targets(rows))
     return model._replace(births=births)
 
 
@@ -117,7 +118,7 @@ def propose(
         return None
     place, margin = chosen
     mean, deviation = float(pool.mean[place]), float(pool.deviation[place])
-    low, middle, high = _as_fitness(rows, _targets(rows), mean + deviation * np.array([-1.0, 0.0, 1.0]))
+    low, middle, high = _as_fitness(rows, rank_targets(rows), mean + deviation * np.array([-1.0, 0.0, 1.0]))
     prediction = BirthPrediction(
         low=low,
         middle=middle,
@@ -142,7 +143,7 @@ def evaluate_pool(
     """Return the codes to choose from with their predictions, or None if there are too few scores."""
     if len(rows) < GUIDED_MIN_SCORES:
         return None
-    encoding, targets = space.encoding, _targets(rows)
+    encoding, targets = space.encoding, rank_targets(rows)
     points = _points(encoding, [row.code for row in rows])
     posterior = Posterior.fit(encoding, model, points=points, targets=targets, pending=_points(encoding, pending))
     fitted = posterior.fitted(targets)
@@ -207,8 +208,10 @@ def _points(encoding: Encoding, codes: Sequence[Code]) -> Points:
     return make_points(encoding, as_array(codes, len(encoding.levels)))
 
 
-def _targets(rows: Sequence[ScoredCode]) -> Reals:
-    return normal_scores(np.array([row.score for row in rows]))
+def rank_targets(rows: Sequence[ScoredCode]) -> Reals:
+    """Return the normal scores of births by rung and score."""
+    order = {key: place for place, key in enumerate(sorted({(row.rung, row.score) for row in rows}))}
+    return normal_scores(np.array([float(order[row.rung, row.score]) for row in rows]))
 
 
 def _as_fitness(rows: Sequence[ScoredCode], targets: Reals, values: Reals) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
-from eatnas_db.guidance.process import LIKELIHOOD_MARGIN, ProcessModel, likelihoods, make_points, normal_scores
+from eatnas_db.guidance.process import LIKELIHOOD_MARGIN, ProcessModel, likelihoods, make_points
 from eatnas_db.guidance.proposals import (
     MIN_AGREEMENT,
     PARENTS,
@@ -18,6 +18,7 @@ from eatnas_db.guidance.proposals import (
     EvaluatedPool,
     ScoredCode,
     evaluate_pool,
+    rank_targets,
 )
 
 ROUNDING: Final = 1e-9
@@ -27,7 +28,7 @@ ROUNDING: Final = 1e-9
 def may_choose_model(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel) -> bool:
     """Return whether the scored rows choose a kernel and a noise, or others of nearly the same likelihood."""
     points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))
-    found = dict(likelihoods(encoding, points, normal_scores(np.array([row.score for row in rows]))))
+    found = dict(likelihoods(encoding, points, rank_targets(rows)))
     likelihood = found.get(model._replace(births=0))
     return likelihood is not None and likelihood >= max(found.values()) - len(found) * LIKELIHOOD_MARGIN
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.errors import DamagedRecordError
 from eatnas_db.integrity.violations import Violation, summarize
@@ -26,13 +27,14 @@ class _EpochCount(NamedTuple):
     origin: str
     parent_id: int | None
     state: str
+    rung: int
     made: int
     first: int | None
     last: int | None
 
 
 def check_epochs(engine: Engine) -> list[Violation]:
-    """Check that epochs are numbered without gaps and that a scored candidate has all epochs of its recipe."""
+    """Check that epochs are numbered without gaps and that a scored candidate has all epochs of its recipe or rung."""
     with read_transaction(engine) as connection:
         specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec))}
         offenders = [row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs[row.search_id])]
@@ -48,6 +50,7 @@ def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:
             candidate.c.origin,
             candidate.c.parent_id,
             candidate.c.state,
+            candidate.c.rung,
             func.count(epoch.c.number),
             func.min(epoch.c.number),
             func.max(epoch.c.number),
@@ -67,7 +70,10 @@ def _complete(row: _EpochCount, spec: Mapping[str, Any]) -> bool:
 
 def _epochs_of_recipe(row: _EpochCount, spec: Mapping[str, Any]) -> int:
     try:
+        rungs = rungs_of(spec, row.origin)
+        if rungs is not None:
+            return rungs.epochs[row.rung]
         inheriting = inherits_weights(spec, origin=row.origin, parent_id=row.parent_id)
         return int(recipe_of(spec, inheriting=inheriting)["epochs"])
-    except (DamagedRecordError, KeyError, TypeError, ValueError):
+    except (DamagedRecordError, IndexError, KeyError, TypeError, ValueError):
         return row.made  # the replay reports that the spec cannot be read

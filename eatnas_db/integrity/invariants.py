@@ -139,7 +139,7 @@ INVARIANTS: Final = (
         offenders="""
         SELECT c.id FROM eatnas_search AS s
         JOIN eatnas_candidate AS c ON c.search_id = s.id AND c.birth < s.settled
-        WHERE c.state IN ('pending', 'leased')
+        WHERE c.state IN ('pending', 'leased', 'waiting')
         ORDER BY c.id
         """,
     ),
@@ -193,8 +193,13 @@ INVARIANTS: Final = (
         what="candidates",
         offenders="""
         SELECT c.id FROM eatnas_candidate AS c
-        WHERE (c.accuracy IS NULL) <> (c.fitness IS NULL OR c.origin = 'final') OR (c.accuracy IS NOT NULL
-            AND NOT EXISTS (SELECT 1 FROM eatnas_score AS s WHERE s.candidate_id = c.id AND s.value = c.accuracy))
+        WHERE CASE WHEN c.accuracy IS NULL THEN
+            c.fitness IS NOT NULL AND c.origin <> 'final'
+            AND NOT EXISTS (SELECT 1 FROM eatnas_rung AS r WHERE r.candidate_id = c.id)
+        ELSE
+            c.fitness IS NULL OR c.origin = 'final'
+            OR NOT EXISTS (SELECT 1 FROM eatnas_score AS s WHERE s.candidate_id = c.id AND s.value = c.accuracy)
+        END
         ORDER BY c.id
         """,
     ),

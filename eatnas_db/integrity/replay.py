@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, Engine, and_, exists, func, select
 
 from eatnas_db.database.transactions import read_transaction
-from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize
+from eatnas_db.domain.evolution import InitialArchitecture, Member, decide_birth, select_removed, summarize_population
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import MULT_ADDS, PARAMS, TEST_ACCURACY, Limits, Objective
 from eatnas_db.domain.objectives import (
@@ -23,6 +23,7 @@ from eatnas_db.domain.objectives import (
     relative_hypervolume,
     select_values,
 )
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import CandidateState, Origin, SearchKind
 from eatnas_db.domain.transfer import PerturbationLimits
@@ -58,6 +59,7 @@ class _ReplayedBirth(NamedTuple):
     left: int | None
     accuracy: float | None
     objectives: list[float] | None
+    rung: int
     predicted: bool
     measured: float | None
 
@@ -152,7 +154,7 @@ class _Replay:
             score.c.candidate_id == candidate.c.id, score.c.metric.in_((self._objective.metric, TEST_ACCURACY))
         )
         measured = select(func.max(score.c.value)).where(is_measure).correlate(candidate).scalar_subquery()
-        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left", "accuracy", "objectives")]
+        own = [candidate.c[name] for name in ("state", "fitness", "joined", "left", "accuracy", "objectives", "rung")]
         query = (
             select(
                 candidate.c.id,
@@ -287,7 +289,9 @@ class _Replay:
         if birth.origin == Origin.FINAL:  # A final model is not judged by its cost.
             return birth.fitness == birth.measured
         fitness = self._objective.fitness(birth.measured, birth.mult_adds)
-        if (birth.accuracy, birth.fitness) != (birth.measured, fitness):
+        rungs = rungs_of(self._record.spec, birth.origin)
+        accuracy = birth.measured if rungs is None or birth.rung == rungs.last else None
+        if (birth.accuracy, birth.fitness) != (accuracy, fitness):
             return False
         return not self._objectives or self._has_objectives(birth)
 
@@ -310,7 +314,9 @@ class _Replay:
         record, number = self._record, self._step
         if birth.joined is not None and birth.fitness is not None:
             values = orient_values(self._objectives, birth.objectives or ()) if self._selects else ()
-            self._population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values))
+            self._population.append(
+                Member(birth.id, birth.birth, number, birth.fitness, birth.code, values, birth.rung)
+            )
             if birth.objectives is not None and birth.birth < record.population:
                 self._initial_values.append(birth.objectives)
             if birth.left is not None:
@@ -321,7 +327,7 @@ class _Replay:
         expected = set() if removed is None else {removed.candidate_id}
         self._offenders.removed.extend(sorted(recorded ^ expected))
         self._population = [member for member in self._population if member.candidate_id not in recorded]
-        summary = summarize([member.fitness for member in self._population])
+        summary = summarize_population(self._population)
         stored = self._steps.pop(number, None)
         if stored != _StoredStep(
             summary.size, summary.mean, summary.spread, summary.best, summary.quality, self._hypervolume(number)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.calibration import PredictedFitness, get_predicted_fitness
 from eatnas_db.queries.mutations import list_changes
+from eatnas_db.queries.rungs import CandidateRung, list_candidate_rungs
 from eatnas_db.schema.candidates import architecture, block, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, epoch, provenance, score
@@ -82,7 +83,7 @@ class CandidateDetails:
     """A candidate with its blocks, attempts, epochs and scores.
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
-    `prediction` is that of the model, if it decided the birth.
+    `prediction` is that of the model, if it decided the birth. `rungs` is empty in a search without rungs.
     """
 
     id: int
@@ -110,6 +111,7 @@ class CandidateDetails:
     attempts: tuple[CandidateAttempt, ...]
     epochs: tuple[CandidateEpoch, ...]
     scores: tuple[CandidateScore, ...]
+    rungs: tuple[CandidateRung, ...] = ()
 
 
 def parse_candidate_id(name_or_id: str) -> int | None:
@@ -178,6 +180,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         attempts=_list_attempts(connection, candidate_id),
         epochs=list_epochs(connection, candidate_id),
         scores=_list_scores(connection, candidate_id),
+        rungs=list_candidate_rungs(connection, candidate_id),
     )
 
 

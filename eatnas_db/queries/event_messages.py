@@ -18,6 +18,9 @@ _MESSAGES: Final = {
     "to_be_halved": "the training ran out of memory again; the next attempt will train each batch in two halves, "
     "which is recorded as a deviation",
     "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",
+    "rung_reached": "attempt {attempt} reached rung {rung} after {epochs} epochs with score {score:.4f}",
+    "promoted": "the candidate continues to rung {rung} ({epochs} epochs) from {start}",
+    "stopped": "the candidate stops at rung {rung} after {epochs} epochs with fitness {fitness}",
     "started_afresh": "attempt {attempt} started from scratch because no undamaged checkpoint was left",
     "checkpoint_damaged": "the checkpoint {path} is damaged and was set aside",
     "checkpoint_adopted": "the checkpoint {path} was written before its worker was killed and is used",

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, select
 
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.schema.candidates import architecture, candidate, mutation
 from eatnas_db.schema.searches import search
-from eatnas_db.schema.trainings import epoch, provenance, score
+from eatnas_db.schema.trainings import epoch, provenance, rung, score
 
 _BATCH: Final = 1000
 """Rows fetched at a time."""
@@ -53,17 +54,19 @@ class _RowsByBirth:
 
 def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
     """Return the present fingerprint of a search; an unfinished search has one as well."""
-    seed = connection.execute(select(search.c.seed).where(search.c.id == search_id)).scalar_one()
-    queries = (_select_mutations(search_id), _select_epochs(search_id), _select_scores(search_id))
+    seed, spec = connection.execute(select(search.c.seed, search.c.spec).where(search.c.id == search_id)).one()
+    queries = [_select_mutations(search_id), _select_epochs(search_id), _select_scores(search_id)]
+    if rungs_of(spec) is not None:
+        queries.append(_select_rungs(search_id))
     tables = [_RowsByBirth(connection, query) for query in queries]
     sha256 = hashlib.sha256(_to_line(["eatnas-db 1", seed]))
     count = 0
     for row in connection.execute(_select_candidates(search_id)).yield_per(_BATCH):
-        mutations, epochs, scores = (table.of(row.birth) for table in tables)
+        mutations, epochs, scores, *rungs = (table.of(row.birth) for table in tables)
         # Only a training of the user's own has further metrics.
         epochs = [values if values[-1] is not None else values[:-1] for values in epochs]
         # Scores are sorted in Python because databases order text by different rules.
-        sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2])]))
+        sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2]), *rungs]))
         count += 1
     return Fingerprint(sha256.hexdigest(), count)
 
@@ -111,6 +114,13 @@ def _select_scores(search_id: int) -> Select[Any]:
     columns = (score.c.metric, score.c.seed, score.c.value, provenance.c.recipe, provenance.c.data_digest)
     query = _select_by_birth(search_id, score, *columns)
     return query.join(provenance, provenance.c.id == score.c.provenance_id).order_by(candidate.c.birth)
+
+
+def _select_rungs(search_id: int) -> Select[Any]:
+    columns = (rung.c.number, rung.c.epochs, rung.c.fitness, rung.c.promoted)
+    # As for epochs: a cancelled candidate may have reached any rung.
+    kept = _select_by_birth(search_id, rung, *columns).where(candidate.c.state != CandidateState.CANCELLED)
+    return kept.order_by(candidate.c.birth, rung.c.number)
 
 
 def _select_by_birth(search_id: int, table: Table, *columns: ColumnElement[Any]) -> Select[Any]:

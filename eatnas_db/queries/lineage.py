@@ -22,8 +22,8 @@ from eatnas_db.schema.searches import search
 class LineageEntry:
     """An ancestor or a descendant; `generation` is the number of births between it and the candidate in question.
 
-    `gain` is its fitness minus its parent's, and None if they belong to different searches or one of them has no
-    fitness.
+    `gain` is its fitness minus its parent's, and None if they belong to different searches or ended on different rungs,
+    or if one of them has no fitness. `rung` is its last rung; 0 in a search without rungs.
     """
 
     id: int
@@ -41,6 +41,7 @@ class LineageEntry:
     lineage_epochs: int | None = None
     reason: str | None = None
     """Why the model proposed it; None if evolution decided the birth."""
+    rung: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class _FamilyRow(NamedTuple):
     code: str
     share_inherited: float | None
     lineage_epochs: int | None
+    rung: int
     block: int | None
     primitive: str | None
     before: str | None
@@ -171,6 +173,7 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
             candidate.c.code,
             candidate.c.share_inherited,
             candidate.c.lineage_epochs,
+            candidate.c.rung,
             mutation.c.block,
             mutation.c.primitive,
             mutation.c.before,
@@ -195,20 +198,23 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
 def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[LineageEntry]:
     """Yield an entry for each candidate; parents come before their children."""
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
-    measured: dict[int | None, tuple[int | None, float | None]] = {None: (None, None)}
+    measured: dict[int | None, tuple[tuple[int, int] | None, float | None]] = {None: (None, None)}
     oldest_parent = rows[0].parent_id
     if oldest_parent is not None:
-        parent = select(candidate.c.search_id, candidate.c.fitness).where(candidate.c.id == oldest_parent)
-        search_id, fitness = connection.execute(parent).one()
-        measured[oldest_parent] = (search_id, fitness)
+        parent = select(candidate.c.search_id, candidate.c.rung, candidate.c.fitness).where(
+            candidate.c.id == oldest_parent
+        )
+        search_id, rung, fitness = connection.execute(parent).one()
+        measured[oldest_parent] = ((search_id, rung), fitness)
     for _, group in groupby(rows, key=attrgetter("id")):
         mutations = tuple(group)
         row = mutations[0]
-        parent_search_id, parent_fitness = measured[row.parent_id]
-        measured[row.id] = (row.search_id, row.fitness)
-        # Fitness values of two tasks or two recipes cannot be compared.
+        parent_conditions, parent_fitness = measured[row.parent_id]
+        conditions = (row.search_id, row.rung)
+        measured[row.id] = (conditions, row.fitness)
+        # Fitness values of two tasks, two recipes or two rungs cannot be compared.
         gain = None
-        if parent_search_id == row.search_id and row.fitness is not None and parent_fitness is not None:
+        if parent_conditions == conditions and row.fitness is not None and parent_fitness is not None:
             gain = row.fitness - parent_fitness
         yield LineageEntry(
             id=row.id,
@@ -225,4 +231,5 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
             share_inherited=row.share_inherited,
             lineage_epochs=row.lineage_epochs,
             reason=row.reason,
+            rung=row.rung,
         )

@@ -66,7 +66,7 @@ def list_mutation_statistics(
 ) -> tuple[MutationStatistics, ...]:
     """Return every kind of mutation, in one block or in all blocks; the highest mean gain comes first."""
     parent = candidate.alias("parent")
-    gain = candidate.c.fitness - parent.c.fitness
+    gain = case((candidate.c.rung == parent.c.rung, candidate.c.fitness - parent.c.fitness))
     query = (
         select(
             mutation.c.primitive,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, TextClause, func, select
 
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.leases import count_leased
-from eatnas_db.schema.candidates import PENDING, candidate
+from eatnas_db.schema.candidates import FITTEST_FIRST, PENDING, WAITING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt
 
@@ -16,8 +17,8 @@ from eatnas_db.schema.trainings import attempt
 class SearchCounters:
     """How many candidates of a search are in which state, and its use of time. Times are Unix times in seconds.
 
-    `failed` includes cancelled candidates, and `done` is the sum of `scored` and `failed`. `started_at` is the start of
-    the first training.
+    `pending` includes candidates that wait for the decision at a rung, `failed` includes cancelled candidates, and
+    `done` is the sum of `scored` and `failed`. `started_at` is the start of the first training.
     """
 
     budget: int
@@ -39,7 +40,9 @@ class SearchCounters:
 def get_progress(connection: Connection, search_id: int) -> SearchCounters:
     """Return the counters of one search."""
     row = connection.execute(select(search).where(search.c.id == search_id)).one()
-    pending = _count_pending(connection, search_id)
+    pending = _count(connection, search_id, PENDING)
+    if rungs_of(row.spec) is not None:
+        pending += _count(connection, search_id, WAITING)
     leased = count_leased(connection, search_id)
     done = row.born - pending - leased
     return SearchCounters(
@@ -60,8 +63,8 @@ def get_progress(connection: Connection, search_id: int) -> SearchCounters:
     )
 
 
-def _count_pending(connection: Connection, search_id: int) -> int:
-    query = select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id, PENDING)
+def _count(connection: Connection, search_id: int, state: TextClause) -> int:
+    query = select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id, state)
     return int(connection.execute(query).scalar_one())
 
 
@@ -69,7 +72,7 @@ def _best_fitness(connection: Connection, search_id: int) -> float | None:
     query = (
         select(candidate.c.fitness)
         .where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
-        .order_by(candidate.c.fitness.desc(), candidate.c.birth)
+        .order_by(*FITTEST_FIRST)
         .limit(1)
     )
     return connection.execute(query).scalar()

@@ -1,8 +1,8 @@
 """Rank the candidates of a search: the one definition of "best".
 
-Candidates that were re-evaluated come first, by the mean of their re-evaluations; the others follow by fitness. Ties go
-to the older candidate. Accuracy on the test part is shown and never ranks. In a search with several objectives, the
-ranking holds the Pareto front alone.
+Candidates that were re-evaluated come first, by the mean of their re-evaluations; the others follow by their last
+rung, where a search has rungs, and by fitness. Ties go to the older candidate. Accuracy on the test part is shown and
+never ranks. In a search with several objectives, the ranking holds the Pareto front alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eatnas_db.queries.final_models import FinalModel, group_tested_models
 from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
 from eatnas_db.queries.paging import Page, fetch_page, select_page
 from eatnas_db.queries.population import LIVING
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 
 HALVED_BATCH: Final = "half micro-batch"
@@ -33,7 +33,7 @@ class RankedCandidate:
     two), and `reevaluation_seeds` their number. They share one recipe, the one with the most epochs
     (`reevaluation_epochs`). `test`, `test_spread` and `test_seeds` are the same for the test
     accuracy of its final models that share the recipe of the newest one. `deviation` says how its training differed
-    from the recipe after it ran out of memory.
+    from the recipe after it ran out of memory. `rung` is its last rung; 0 in a search without rungs.
     """
 
     id: int
@@ -47,6 +47,7 @@ class RankedCandidate:
     share_inherited: float | None = None
     lineage_epochs: int | None = None
     deviation: str | None = None
+    rung: int = 0
     reevaluation: float | None = None
     reevaluation_spread: float | None = None
     reevaluation_seeds: int = 0
@@ -80,7 +81,7 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
         candidate.c.search_id == search_id, candidate.c.id.not_in(retrained)
     )
     until_end = replace(page, limit=page.end, offset=0)
-    many = fetch_page(connection, others, until_end, row_type=RankedCandidate, order=("-fitness", "birth"))
+    many = fetch_page(connection, others, until_end, row_type=RankedCandidate, order=("-rung", "-fitness", "birth"))
     return tuple(select_page(_sort_by_rank([*few, *many]), page, row_type=RankedCandidate))
 
 
@@ -99,7 +100,7 @@ def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tupl
 def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
     """Return the `top` candidates of a search by fitness alone, in the order of the ranking."""
     scored = _candidates().where(candidate.c.search_id == search_id, candidate.c.fitness.is_not(None))
-    fittest = scored.order_by(candidate.c.fitness.desc(), candidate.c.birth).limit(top)
+    fittest = scored.order_by(*FITTEST_FIRST).limit(top)
     return tuple(_sort_by_rank(_add_measures(connection, fittest)))
 
 
@@ -120,12 +121,14 @@ def _sort_by_rank(candidates: Iterable[RankedCandidate]) -> list[RankedCandidate
     return sorted(candidates, key=_rank)
 
 
-def _rank(row: RankedCandidate) -> tuple[bool, float, int]:
-    return row.reevaluation is None, -(row.fitness if row.reevaluation is None else row.reevaluation), row.birth
+def _rank(row: RankedCandidate) -> tuple[bool, int, float, int]:
+    if row.reevaluation is not None:  # Every re-evaluation is a whole training.
+        return False, 0, -row.reevaluation, row.birth
+    return True, -row.rung, -row.fitness, row.birth
 
 
 def _candidates() -> Select[Any]:
-    """Select the columns of `RankedCandidate` up to `deviation`."""
+    """Select the columns of `RankedCandidate` up to `rung`."""
     parent = candidate.alias("parent")
     return select(
         candidate.c.id,
@@ -139,6 +142,7 @@ def _candidates() -> Select[Any]:
         candidate.c.share_inherited,
         candidate.c.lineage_epochs,
         case((candidate.c.thrift == MemoryFallback.HALVED, HALVED_BATCH)).label("deviation"),
+        candidate.c.rung,
     ).outerjoin(parent, parent.c.id == candidate.c.parent_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, select
 
 from eatnas_db.database.stored_json import DamagedJson
 from eatnas_db.domain.objective import LATENCY, Objective
@@ -13,7 +13,7 @@ from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.holds import FIRST_REASON, is_trained_elsewhere
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 
 RUN_WITH_SOURCE: Final = (SearchKind.REEVALUATION, SearchKind.RETRY)
@@ -176,7 +176,13 @@ def list_open_retrainings(connection: Connection, search_id: int) -> tuple[Searc
 
 def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
     """Return a summary of every search, the newest last."""
-    best = select(func.max(candidate.c.fitness)).where(candidate.c.search_id == search.c.id).scalar_subquery()
+    best = (
+        select(candidate.c.fitness)
+        .where(candidate.c.search_id == search.c.id, candidate.c.fitness.is_not(None))
+        .order_by(*FITTEST_FIRST)
+        .limit(1)
+        .scalar_subquery()
+    )
     query = _SELECT_WITH_HOLD.add_columns(best.label("best")).order_by(search.c.id)
     return tuple(
         SearchSummary(

@@ -149,6 +149,7 @@ def _require_scored(candidate_id: int, state: str, search_name: str) -> None:
     remedy = {
         CandidateState.PENDING: f"`eatnas-db run {search_name}` trains it",
         CandidateState.LEASED: "wait until it is scored",
+        CandidateState.WAITING: f"`eatnas-db run {search_name}` decides whether it continues",
         CandidateState.FAILED: f"`eatnas-db candidate retry {candidate_id}` trains it again",
         CandidateState.CANCELLED: f"`eatnas-db query best {search_name}` lists the scored candidates",
     }[CandidateState(state)]

@@ -5,10 +5,13 @@ Only indexes and small tables are read, so the queries can be repeated every sec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, exists, func, or_, select
 
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.schema.candidates import PENDING, candidate
 from eatnas_db.schema.hosts import device, host, worker
@@ -92,6 +95,7 @@ def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ..
             lease.c.attempt,
             epochs_done.scalar_subquery().label("epochs_done"),
             search.c.spec,
+            candidate.c.origin,
             attempt.c.started_at,
             device.c.uuid,
             lease.c.images_per_second,
@@ -115,7 +119,7 @@ def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ..
             search=row.search,
             attempt=row.attempt,
             epochs_done=row.epochs_done,
-            epochs=row.spec["training"]["epochs"],
+            epochs=_epochs_of_training(row.spec, row.origin, row.epochs_done),
             started_at=row.started_at,
             device=row.uuid,
             images_per_second=row.images_per_second,
@@ -123,3 +127,9 @@ def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ..
         for row in connection.execute(query)
     ]
     return tuple(sorted(trainings, key=lambda training: (training.host, training.slot)))
+
+
+def _epochs_of_training(spec: Mapping[str, Any], origin: str, done: int) -> int:
+    """Return the epochs at which a training ends: those of its recipe, or of its next rung."""
+    rungs = rungs_of(spec, origin)
+    return int(spec["training"]["epochs"]) if rungs is None else rungs.next_epochs(done)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -64,6 +66,7 @@ candidate = define_table(
     Column("mult_adds", BigInteger, nullable=False),
     Column("activations", BigInteger, nullable=False),
     Column("fitness", Float),
+    Column("rung", Integer, nullable=False, server_default=text("0")),
     Column("accuracy", Float),
     Column("objectives", JSON(none_as_null=True)),
     Column("share_inherited", Float),
@@ -83,11 +86,12 @@ candidate = define_table(
 )
 """An architecture in a search. `code` is the genotype as it was proposed; `attempt` is the number of its last attempt.
 
-`accuracy` repeats the score of the metric that the search optimizes, for the Pareto front. `objectives` is the list of
-the values of several objectives, in the order of the spec; null with one objective. `left` equals `joined` if
-the candidate was removed as soon as it joined the population. `replica` numbers the seeds of one architecture in a
-re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the candidate is trained after
-it ran out of memory (`states.MemoryFallback`).
+`rung` is the last rung of a candidate that is scored; 0 in a search without rungs. `accuracy` repeats the score of the
+metric that the search optimizes, for the Pareto front; it is null if the candidate stopped before the last rung.
+`objectives` is the list of the values of several objectives, in the order of the spec; null with one objective.
+`left` equals `joined` if the candidate was removed as soon as it joined the population. `replica` numbers the seeds of
+one architecture in a re-evaluation, among final models and among retries; elsewhere it is 0. `thrift` is how the
+candidate is trained after it ran out of memory (`states.MemoryFallback`).
 `activations` are the values per image that its training holds in memory, for the estimate of its memory.
 `share_inherited` is the share of its parameters that it took from its parent, `logit_distance` the distance of its
 outputs from its parent's at birth, `lineage_epochs` the epochs behind its score: its own and the inherited ones.
@@ -102,7 +106,9 @@ Index(
     unique=True,
 )
 Index("ix_eatnas_candidate_parent", candidate.c.parent_id)
-Index("ix_eatnas_candidate_fitness", candidate.c.search_id, candidate.c.fitness.desc(), candidate.c.birth)
+FITTEST_FIRST: Final = (candidate.c.rung.desc(), candidate.c.fitness.desc(), candidate.c.birth)
+"""The order of scored candidates by fitness; see `domain.rungs`."""
+Index("ix_eatnas_candidate_fitness", candidate.c.search_id, *FITTEST_FIRST)
 
 
 _ACCURATE = text("accuracy IS NOT NULL")
@@ -128,6 +134,10 @@ define_partial_index(
     candidate.c.birth,
     where=PENDING,
 )
+
+
+WAITING = text("state = 'waiting'")
+define_partial_index("ix_eatnas_candidate_waiting", candidate.c.search_id, candidate.c.birth, where=WAITING)
 
 
 _LIVING = text('joined IS NOT NULL AND "left" IS NULL')

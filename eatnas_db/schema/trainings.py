@@ -158,6 +158,27 @@ work meanwhile; null where that is unknown. It depends on the machine, so it is 
 """
 
 
+rung = define_table(
+    "rung",
+    Column("candidate_id", Id, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("epochs", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("fitness", Float, nullable=False),
+    Column("metrics", JSON, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("provenance_id", Id, ForeignKey(provenance.c.id), nullable=False),
+    Column("promoted", Boolean(name="promoted")),
+    Column("ended_at", Float, nullable=False),
+    ForeignKeyConstraint(["candidate_id", "attempt"], [attempt.c.candidate_id, attempt.c.number]),
+    rowid=False,
+)
+"""The result of a candidate at a rung, numbered from 0: its scores after `epochs` epochs.
+
+`promoted` is whether the candidate continues; null before that is decided. Searches without rungs have no rows.
+"""
+
+
 checkpoint = define_table(
     "checkpoint",
     Column("candidate_id", Id, ForeignKey(candidate.c.id), primary_key=True),

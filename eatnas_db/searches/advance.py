@@ -14,6 +14,7 @@ from eatnas_db.searches.failure_streak import pause_after_equal_failures
 from eatnas_db.searches.finishing import finish
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.prepared_births import PreparedBirths
+from eatnas_db.searches.rung_decisions import decide_rungs
 from eatnas_db.searches.settling import settle
 
 
@@ -29,6 +30,7 @@ def advance_search(
     or `TransactionRollbackError` if another program has advanced the search since it was read.
     """
     state = AdvanceState.of(search)
+    decide_rungs(connection, state, now)
     settle(connection, state, now)
     breed(connection, state, now, prepared)
     if finish(connection, state, now):

@@ -18,7 +18,7 @@ from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.events import event
 from eatnas_db.schema.holds import hold
 from eatnas_db.schema.searches import search, step
-from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, measurement, score
+from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, measurement, rung, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     candidate_ids = tuple(connection.execute(candidates).scalars())
     # This event gets the highest id, so that no later event gets the id of a deleted one: readers follow the ids.
     record_event(connection, now, "deleted", detail={"search": name, "candidates": len(candidate_ids)})
-    for table in (score, measurement, epoch, checkpoint, lease, mutation, prediction, attempt):
+    for table in (score, rung, measurement, epoch, checkpoint, lease, mutation, prediction, attempt):
         connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))
     connection.execute(delete(event).where(or_(event.c.search_id == search_id, event.c.candidate_id.in_(candidates))))
     if record.kind == SearchKind.RETRY:

@@ -12,7 +12,7 @@ from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.failure_policy import MAX_BACKOFF_SECONDS
 from eatnas_db.domain.states import SETTLED, DesiredState
 from eatnas_db.queries.searches import RUN_WITH_SOURCE, SearchRecord, fetch_searches
-from eatnas_db.schema.candidates import PENDING, candidate
+from eatnas_db.schema.candidates import PENDING, WAITING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import lease
 
@@ -26,6 +26,7 @@ _OVER_BUDGET: Final = and_(
 _CAN_SETTLE: Final = exists().where(
     candidate.c.search_id == search.c.id, candidate.c.birth == search.c.settled, candidate.c.state.in_(SETTLED)
 )
+_CAN_DECIDE: Final = exists().where(candidate.c.search_id == search.c.id, WAITING)
 _CAN_BREED: Final = and_(
     search.c.exhausted.is_(False),
     search.c.born < search.c.budget_candidates,
@@ -45,8 +46,8 @@ _ALL_SETTLED: Final = and_(
     or_(search.c.exhausted.is_(True), search.c.born >= search.c.budget_candidates, search.c.born >= _BIRTHS_ALLOWED),
 )
 _CAN_FINISH: Final = and_(or_(_OVER_BUDGET, _ALL_SETTLED), ~_TRAINS)
-_CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_FINISH))
-"""The conditions of `advance_state`, `settling`, `breeding` and `finishing`, for the database to evaluate."""
+_CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_DECIDE, _CAN_FINISH))
+"""The conditions of `advance_state`, `settling`, `rung_decisions`, `breeding` and `finishing`, for the database."""
 
 BY_PRIORITY: Final = (search.c.priority.desc(), search.c.id)
 

@@ -21,6 +21,7 @@ _MEMBERS: Final = select_members(
     candidate.c.fitness,
     candidate.c.code,
     candidate.c.objectives,
+    candidate.c.rung,
 )
 
 
@@ -54,6 +55,7 @@ def list_members(connection: Connection, state: AdvanceState, step: int) -> list
             row.fitness,
             row.code,
             state.orient(row.objectives),
+            row.rung,
         )
         for row in rows
     )

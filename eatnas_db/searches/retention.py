@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, delete, func, or_, select
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
-from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 
@@ -27,7 +27,7 @@ _HELD: Final = (
         func.dense_rank()
         .over(
             partition_by=candidate.c.search_id,
-            order_by=(candidate.c.fitness.is_(None), candidate.c.fitness.desc(), candidate.c.birth),
+            order_by=(candidate.c.fitness.is_(None), *FITTEST_FIRST),
         )
         .label("place"),
     )

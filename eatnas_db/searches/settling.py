@@ -15,7 +15,7 @@ from eatnas_db.domain.evolution import (
     PopulationSummary,
     is_flat,
     select_removed,
-    summarize,
+    summarize_population,
     update_plateau,
 )
 from eatnas_db.domain.states import SETTLED, CandidateState, SearchKind
@@ -47,6 +47,7 @@ _SELECT_BIRTHS: Final = (
         candidate.c.fitness,
         candidate.c.code,
         candidate.c.objectives,
+        candidate.c.rung,
         func.coalesce(_BIRTH_SECONDS.scalar_subquery(), 0.0).label("device_seconds"),
         func.coalesce(_PREVIOUS_SECONDS.scalar_subquery(), 0.0).label("previous_seconds"),
     )
@@ -71,6 +72,7 @@ class _Birth(NamedTuple):
     fitness: float | None
     code: str
     objectives: list[float] | None
+    rung: int
     device_seconds: float
     previous_seconds: float
 
@@ -108,7 +110,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
     if connection.execute(_ADVANCE_SETTLED, advanced).first() is None:
         raise CollisionError(f"another program has settled birth {state.settled} of search {record.name!r}; try again")
     state.settled_failure |= any(birth.state == CandidateState.FAILED for birth in births)
-    changes, summary = _Changes(), summarize([member.fitness for member in population])
+    changes, summary = _Changes(), summarize_population(population)
     hypervolume = compute_hypervolume(connection, state, population)
     seconds = births[0].previous_seconds
     for birth in births:
@@ -116,7 +118,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
         seconds += birth.device_seconds
         if birth.state == CandidateState.SCORED:
             _change_population(state, population, birth, changes)
-            summary = summarize([member.fitness for member in population])
+            summary = summarize_population(population)
         if birth.state == CandidateState.SCORED or hypervolume is None:
             hypervolume = compute_hypervolume(connection, state, population)
         changes.steps.append({**_step_row(state, summary, seconds, now), "hypervolume": hypervolume})
@@ -133,7 +135,7 @@ def _change_population(state: AdvanceState, population: list[Member], birth: _Bi
     assert birth.fitness is not None
     record, number = state.search, state.settled
     values = state.orient(birth.objectives)
-    population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values))
+    population.append(Member(birth.id, birth.birth, number, birth.fitness, birth.code, values, birth.rung))
     changes.joined[birth.id] = number
     removal = record.spec["evolution"]["removal"]
     removed = select_removed(population, record.population, removal, seed=record.seed, step=number)

@@ -195,6 +195,7 @@ def create_candidates() -> None:
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in ("params", "mult_adds", "activations")),
         *(sa.Column(name, sa.Float(), nullable=True) for name in MEASURED),
         sa.Column("objectives", sa.JSON(none_as_null=True), nullable=True),
+        sa.Column("rung", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("lineage_epochs", sa.Integer(), nullable=True),
         sa.Column("joined", sa.BigInteger(), nullable=True),
         sa.Column("left", sa.BigInteger(), nullable=True),
@@ -206,7 +207,7 @@ def create_candidates() -> None:
             "origin IN ('random', 'mutation', 'perturbation', 'basic', 'survivor', 'imported', 'reevaluation', "
             "'final', 'retry')",
         ),
-        check("candidate_state", "state IN ('pending', 'leased', 'scored', 'failed', 'cancelled')"),
+        check("candidate_state", "state IN ('pending', 'leased', 'waiting', 'scored', 'failed', 'cancelled')"),
         check("candidate_left_after_joined", '"left" IS NULL OR "left" >= joined'),
         check("candidate_birth", "birth >= 0"),
         check("candidate_members_are_scored", "joined IS NULL OR fitness IS NOT NULL"),
@@ -220,15 +221,16 @@ def create_candidates() -> None:
 
 def index_candidates() -> None:
     accurate = "accuracy IS NOT NULL"
-    accuracy, fitness = sa.text("accuracy DESC"), sa.text("fitness DESC")
+    accuracy, rung, fitness = (sa.text(f"{name} DESC") for name in ("accuracy", "rung", "fitness"))
     index("ix_eatnas_candidate_by_mult_adds", "candidate", ["search_id", "mult_adds", accuracy, "birth"], accurate)
     index("ix_eatnas_candidate_by_params", "candidate", ["search_id", "params", accuracy, "birth"], accurate)
-    index("ix_eatnas_candidate_fitness", "candidate", ["search_id", fitness, "birth"])
+    index("ix_eatnas_candidate_fitness", "candidate", ["search_id", rung, fitness, "birth"])
     index("ix_eatnas_candidate_left", "candidate", ["search_id", "left"], '"left" IS NOT NULL')
     living = 'joined IS NOT NULL AND "left" IS NULL'
     index("ix_eatnas_candidate_living", "candidate", ["search_id", "joined"], living)
     index("ix_eatnas_candidate_parent", "candidate", ["parent_id"])
     index("ix_eatnas_candidate_pending", "candidate", ["search_id", "state", "birth"], "state = 'pending'")
+    index("ix_eatnas_candidate_waiting", "candidate", ["search_id", "birth"], "state = 'waiting'")
     architecture = ["search_id", "architecture_id", "replica"]
     index("uq_eatnas_candidate_architecture", "candidate", architecture, unique=True)
     index("uq_eatnas_candidate_birth", "candidate", ["search_id", "birth"], unique=True)

@@ -10,11 +10,11 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-TABLES = ("provenance", "attempt", "lease", "epoch", "score", "measurement", "checkpoint", "event", "hold")
+TABLES = ("provenance", "attempt", "lease", "epoch", "score", "rung", "measurement", "checkpoint", "event", "hold")
 
 
 def upgrade() -> None:
-    for step in (create_attempts, create_results, create_checkpoints, create_events, create_holds):
+    for step in (create_attempts, create_results, create_rungs, create_checkpoints, create_events, create_holds):
         step()
 
 
@@ -126,6 +126,30 @@ def create_results() -> None:
             name=op.f("fk_eatnas_measurement_candidate_id_attempt"),
         ),
         sa.PrimaryKeyConstraint("candidate_id", "metric", name=op.f("pk_eatnas_measurement")),
+        rowid=False,
+    )
+
+
+def create_rungs() -> None:
+    create_table(
+        "rung",
+        sa.Column("candidate_id", ID, nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("epochs", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("fitness", sa.Float(), nullable=False),
+        sa.Column("metrics", sa.JSON(), nullable=False),
+        sa.Column("seed", sa.BigInteger(), nullable=False),
+        sa.Column("provenance_id", ID, nullable=False),
+        sa.Column("promoted", sa.Boolean(name="promoted"), nullable=True),
+        sa.Column("ended_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["candidate_id", "attempt"],
+            ["eatnas_attempt.candidate_id", "eatnas_attempt.number"],
+            name=op.f("fk_eatnas_rung_candidate_id_attempt"),
+        ),
+        foreign_key("rung", "provenance_id", "provenance"),
+        sa.PrimaryKeyConstraint("candidate_id", "number", name=op.f("pk_eatnas_rung")),
         rowid=False,
     )
 

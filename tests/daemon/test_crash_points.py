@@ -84,17 +84,20 @@ for argument in sys.argv[2:]:
 """
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory, home):
-    """A function that copies a home with a search that has not started."""
-    folder = tmp_path_factory.mktemp("fresh")
-    home(folder / "original", **SMALL)
+def copies_of(folder, home, **spec):
+    """Return a function that copies a home with a search that has not started."""
+    home(folder / "original", **spec)
 
     def copy(name):
         shutil.copytree(folder / "original", folder / name)
         return load_settings({}, str(folder / name))
 
     return copy
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory, home):
+    return copies_of(tmp_path_factory.mktemp("fresh"), home, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,19 @@ def test_supervisor_killed_at_sampled_writes_loses_nothing(fresh, supervise, exp
     # Not the last ones: how often a supervisor writes depends on its speed.
     numbers = range(3, writes * 3 // 4, writes // SAMPLED)
     crash_points = [(fresh(f"sample-{number}"), number) for number in numbers]
+    assert supervise_until_killed(*crash_points) == []
+    for settings, _ in crash_points:
+        assert_same_result(settings, supervise, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["whole", "rung"])
+def test_supervisor_of_rungs_killed_at_sampled_writes_loses_nothing(tmp_path, home, supervise, schedule):
+    rungs = {"rungs": [1], "keep": 0.5, "schedule": schedule}
+    fresh = copies_of(tmp_path, home, **SMALL, evolution__fidelity=rungs)
+    expected = supervise(fresh("calm"), program=PROGRAM)
+    (count,) = supervise_until_killed((fresh("counted"), 10**9))
+    crash_points = [(fresh(str(number)), number) for number in range(40, int(count) * 3 // 4, 9)]
     assert supervise_until_killed(*crash_points) == []
     for settings, _ in crash_points:
         assert_same_result(settings, supervise, expected)

@@ -87,6 +87,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
     started = time.monotonic()
     architecture = Architecture.from_code(assign.code)
     epochs = int(assign.training["epochs"])
+    end = assign.stop_after or epochs
     if behavior.needs_file is not None and not os.path.exists(behavior.needs_file):  # noqa: PTH110
         yield Failed(candidate, attempt, "unreadable_data", f"no file {behavior.needs_file}", "", 0.0)
         return
@@ -99,7 +100,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
     if resumed is not None:
         yield resumed
     yield from rows
-    while len(rows) < epochs:
+    while len(rows) < end:
         epoch = len(rows)
         if epoch == 1:
             _fail(candidate, attempt, behavior)
@@ -123,7 +124,7 @@ def _train(assign: Assign, wanted: Callable[[], StopRequest], behavior: Behavior
         yield Progress(candidate, attempt, epoch, BATCHES, BATCHES, time.monotonic() - started)
         yield from _save(assign, rows, wanted)
     # A final model is measured on the test part, so its figures differ from those of every epoch.
-    accuracy = _accuracy(assign, architecture, epochs if assign.final_model else epochs - 1, epochs)
+    accuracy = _accuracy(assign, architecture, epochs if assign.final_model else end - 1, epochs)
     yield Finished(
         candidate=candidate,
         attempt=attempt,

@@ -238,3 +238,14 @@ def test_diverged_state_is_not_saved(assignment: MakeAssignment) -> None:
     with pytest.raises(DivergedError):
         list(training.save())
     assert not list(Path(assign.checkpoint_folder).glob("*.ckpt"))
+
+
+def test_training_resumed_after_a_rung_has_the_same_bits(assignment: MakeAssignment) -> None:
+    whole = run_training(assignment(epochs=3))
+    short = assignment(candidate=2, epochs=3)
+    first = run_training(replace(short, stop_after=1))
+    assert [report.epoch for report in epoch_metrics(first)] == [0]
+    assert finished(first).accuracy == epoch_metrics(whole)[0].val_accuracy
+    resumed = run_training(replace(short, attempt=2))
+    assert resumed.only(Resumed).epoch == 1
+    assert_same_bits(whole, resumed)

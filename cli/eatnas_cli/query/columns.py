@@ -20,3 +20,16 @@ def inheritance_columns(rows: Sequence[MayInherit], format: Format) -> tuple[str
     """Return the columns about inherited weights; for a table none if no candidate inherited any."""
     shown = format is not Format.TABLE or any(row.share_inherited is not None for row in rows)
     return ("share_inherited", "lineage_epochs") if shown else ()
+
+
+class MayHaveRungs(Protocol):
+    """A row about a candidate of a search that may have rungs."""
+
+    @property
+    def rung(self) -> int:
+        """The last rung of the candidate."""
+
+
+def rung_column(rows: Sequence[MayHaveRungs]) -> tuple[str, ...]:
+    """Return the column of the last rung, or none if no candidate has reached a second one."""
+    return ("rung",) if any(row.rung for row in rows) else ()

@@ -15,7 +15,7 @@ from eatnas_cli.lineage_tree import print_lineage_tree
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption, PlotFile
 from eatnas_cli.printing import FITTING, Format, Layout, show
-from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.columns import inheritance_columns, rung_column
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.tables import LONG
 from eatnas_db.database.engine import read_connection
@@ -105,8 +105,10 @@ def _print_family(
     optional = inheritance_columns(rows, format)
     if any(row.reason is not None for row in rows):
         optional += ("reason",)
-    columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", "fitness", "gain", "changes")
+    rung = rung_column(rows)
+    measured = ("fitness", *rung, "gain")
+    columns = ("id", "search", "parent_id", "generation", "birth", "origin", "state", *measured, "changes")
     empty = f"none of the {len(rows)} candidates of this family meets the conditions {', '.join(page.where)}"
-    default = ("id", "search", "generation", "birth", "origin", "fitness", "gain", "changes")
+    default = ("id", "search", "generation", "birth", "origin", *measured, "changes")
     selected = select_page(rows, page, row_type=LineageEntry)
     show(selected, (*columns, *optional, "code"), format, layout=layout, default=default, empty=empty)

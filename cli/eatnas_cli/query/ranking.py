@@ -12,7 +12,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show
-from eatnas_cli.query.columns import inheritance_columns
+from eatnas_cli.query.columns import inheritance_columns, rung_column
 from eatnas_cli.query.empty_answers import explain_empty
 from eatnas_cli.query.page_options import Conditions, Offset, SortColumn, page_options
 from eatnas_db.database.engine import read_connection
@@ -80,7 +80,7 @@ def print_best(
     # Fitness is the negative of a metric to minimize, so the metric itself is shown as well.
     own = () if metric == VALIDATION_ACCURACY else (metric,)
     others = tuple(objective for objective in objectives if objective not in (metric, PARAMS, MULT_ADDS))
-    values_first = ("id", "birth", *own, "fitness", *others)
+    values_first = ("id", "birth", *own, "fitness", *rung_column(rows), *others)
     columns = (*values_first, *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
     records = [{**asdict(row), **several.get(row.id, {}), **{name: values.get(row.id) for name in own}} for row in rows]
     if not for_table and not layout.columns:

@@ -16,12 +16,14 @@ from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import PluginError
 from eatnas_db.plugins import PluginIdentity
 from eatnas_db.queries.final_models import count_test_evaluations
 from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.hosts import RecordedHost, list_hosts
 from eatnas_db.queries.progress import get_progress
+from eatnas_db.queries.rungs import count_rungs
 from eatnas_db.queries.searches import SearchRecord, SearchSummary, get_search, list_search_summaries
 from eatnas_report.formats import format_time
 
@@ -106,6 +108,7 @@ def show_search(
             describe_lost_hosts(list_hosts(connection)) if row.finished_at is None and is_postgresql(connection) else []
         )
         holds = list_holds(connection, row.id)
+        rungs = count_rungs(connection, row.id, row.spec) if row.kind == SearchKind.EVOLUTION else ()
     if lost:
         status = "; ".join([status, *lost])
     facts = {"test_looks": looks, "lag": row.lag, "data_digest": row.data_digest, "spec": row.spec}
@@ -116,6 +119,8 @@ def show_search(
     problem = describe_missing_program(row)
     if problem is not None:
         facts = {"problem": problem, **facts}
+    if rungs:
+        facts["rungs"] = [asdict(rung) for rung in rungs]
     if format is not Format.TABLE:
         facts["holds"] = [asdict(hold) for hold in holds]
     elif holds:

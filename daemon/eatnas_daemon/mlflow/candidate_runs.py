@@ -39,6 +39,7 @@ STATUSES: Final = {
     CandidateState.CANCELLED: "KILLED",
     CandidateState.LEASED: RUNNING,
     CandidateState.PENDING: SCHEDULED,
+    CandidateState.WAITING: SCHEDULED,
 }
 ABANDONED: Final = "KILLED"
 """Status of a candidate whose daemon died while training it; the next daemon resumes it."""

@@ -32,6 +32,8 @@ def record_result(
     recipe = {**without_timing(message.training), **class_weights_of(message.data), "precision": report.precision}
     if message.split_batches:  # a deviation from the recipe, recorded with the score
         recipe["micro_batch"] = images_per_pass(message)
+    if message.stop_after is not None:
+        recipe["stopped_after"] = message.stop_after
     leased, objective, values = assignment.leased, assignment.objective, None
     metrics = _metrics(report, final=message.final_model)
     if message.final_model:
@@ -60,6 +62,7 @@ def record_result(
         memory_share=_memory_share(assignment, report),
         objectives=values,
         measurements=_measurements(message, report),
+        reached=assignment.rung,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -13,10 +13,12 @@ from eatnas_db.domain.objective import VALIDATION_ACCURACY, Objective
 from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rng import derive_seed
+from eatnas_db.domain.rungs import Rungs, rungs_of
 from eatnas_db.domain.states import FailureKind, MemoryFallback, Origin
 from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.inheritance import InheritanceLink, list_inheritance_chain
 from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.rung_results import Rung, get_reached_rungs
 from eatnas_db.settings import Settings
 from eatnas_db.spaces import read_space
 from eatnas_protocol.messages import Assign
@@ -39,6 +41,8 @@ class Assignment:
     """The precision in which the device trains."""
     expected_bytes: int = 0
     """Expected GPU memory, without the context."""
+    rung: Rung | None = None
+    """The rung that the candidate is trained to, if its search has rungs."""
 
     @property
     def needs_device_alone(self) -> bool:
@@ -75,6 +79,10 @@ def create_assignment(
         latency=None if latency is None else asdict(latency),
         objective_metric=search.objective.metric,
     )
+    rung = None
+    if (rungs := rungs_of(search.spec, leased.origin)) is not None:
+        rung, message = _train_to_next_rung(connection, rungs, leased, message)
+    epochs = message.training["epochs"] if rung is None else rung.epochs
     limit = search.spec["budget"]["candidate_seconds"]
     batch_size = images_per_pass(message)
     enlarged = message.training.get("end_resolution")
@@ -85,11 +93,24 @@ def create_assignment(
         message=message,
         objective=search.objective,
         objectives=objectives,
-        lineage_epochs=message.training["epochs"] + (ancestors[-1].lineage_epochs if ancestors else 0),
+        lineage_epochs=epochs + (ancestors[-1].lineage_epochs if ancestors else 0),
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
         expected_bytes=expected_bytes(leased.params, activations, batch_size, search.memory_share, precision),
+        rung=rung,
     )
+
+
+def _train_to_next_rung(
+    connection: Connection, rungs: Rungs, leased: LeasedCandidate, message: Assign
+) -> tuple[Rung, Assign]:
+    """Return the next rung of a candidate, and its message changed to end there."""
+    reached = get_reached_rungs(connection, leased.token.candidate)
+    rung = Rung(reached.rungs, rungs.epochs[reached.rungs], is_last=reached.rungs == rungs.last)
+    if rungs.resumes:
+        return rung, message if rung.is_last else replace(message, stop_after=rung.epochs)
+    begins_after = max(message.begins_after, reached.last_attempt)
+    return rung, replace(message, training={**message.training, "epochs": rung.epochs}, begins_after=begins_after)
 
 
 def images_per_pass(message: Assign) -> int:

@@ -1,0 +1,98 @@
+"""Rungs: short trainings after which only the best candidates continue. This module owns their rules.
+
+A candidate stops for good at a rung, or continues to the next one. The decision for birth b depends on the results of
+the births up to b - lag at the same rung, and never on the order in which trainings end.
+
+Candidates of different rungs never compare by fitness: the one of the higher rung is the better one. The quality of a
+population is that of its members on the highest rung.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
+
+from eatnas_db.domain.states import RETRAINED
+
+COMPARED_BIRTHS: Final = 100
+"""The births before b - lag whose results decide: the cost of a decision does not grow with the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rungs:
+    """The epochs of each rung, the last of which is the whole training.
+
+    `keep` is the largest share of the candidates at a rung that continues. `resumes`: a candidate that continues
+    resumes its checkpoint; otherwise each rung is a training of its own.
+    """
+
+    epochs: tuple[int, ...]
+    keep: float
+    resumes: bool
+
+    @property
+    def last(self) -> int:
+        """The number of the last rung, counted from 0."""
+        return len(self.epochs) - 1
+
+    def next_epochs(self, done: int) -> int:
+        """Return the epochs of the first rung with more epochs than `done`, or of the last one."""
+        return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])
+
+
+class RungResult(NamedTuple):
+    """The fitness of a birth at a rung, and whether it continued."""
+
+    fitness: float
+    promoted: bool
+
+
+class OnRung(Protocol):
+    """Anything with the number of a rung and a fitness."""
+
+    @property
+    def rung(self) -> int:
+        """The last rung of the candidate; 0 in a search without rungs."""
+        ...
+
+    @property
+    def fitness(self) -> float:
+        """The score at that rung."""
+        ...
+
+
+_Member = TypeVar("_Member", bound=OnRung)
+
+
+def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None:
+    """Return the rungs of a stored spec, or None if it has none.
+
+    A candidate of an origin in `RETRAINED` always gets the whole training.
+    """
+    fidelity = spec["evolution"].get("fidelity")
+    if fidelity is None or origin in RETRAINED:
+        return None
+    whole = spec["training"]["epochs"]
+    shorter = [epochs for epochs in fidelity["rungs"] if epochs < whole]
+    return Rungs((*shorter, whole), fidelity["keep"], fidelity["schedule"] == "whole")
+
+
+def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
+    """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
+
+    It has to be among the best `keep` of them, itself included, and fewer than `keep` of them may have continued.
+    Ties go to the earlier birth.
+    """
+    allowed = math.floor(keep * (len(earlier) + 1))
+    not_worse = sum(result.fitness >= fitness for result in earlier)
+    promoted = sum(result.promoted for result in earlier)
+    return not_worse < allowed and promoted < allowed
+
+
+def on_highest_rung(members: Iterable[_Member]) -> list[_Member]:
+    """Return the members on the highest rung that one of them has reached: only these compare by fitness."""
+    listed = list(members)
+    highest = max((member.rung for member in listed), default=0)
+    return [member for member in listed if member.rung == highest]

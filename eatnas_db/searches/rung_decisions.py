@@ -1,0 +1,83 @@
+"""Decide which candidates continue after a rung, in the order of births; `domain.rungs` has the rule."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sqlalchemy import Connection, bindparam, exists, select
+
+from eatnas_db import transitions
+from eatnas_db.domain.rungs import COMPARED_BIRTHS, RungResult, Rungs, is_promoted, rungs_of
+from eatnas_db.domain.states import UNSETTLED, SearchKind
+from eatnas_db.rung_results import WaitingRung
+from eatnas_db.schema.candidates import WAITING, candidate
+from eatnas_db.schema.trainings import rung
+from eatnas_db.searches.advance_state import AdvanceState
+
+_SELECT_WAITING: Final = (
+    select(candidate.c.birth, *(rung.c[name] for name in WaitingRung._fields))
+    .join(rung, rung.c.candidate_id == candidate.c.id)
+    .where(candidate.c.search_id == bindparam("search_id"), WAITING, rung.c.promoted.is_(None))
+    .order_by(candidate.c.birth)
+)
+_IS_COMPARED: Final = (
+    candidate.c.search_id == bindparam("search_id"),
+    candidate.c.birth >= bindparam("first"),
+    candidate.c.birth < bindparam("end"),
+)
+_IS_DECIDED: Final = exists().where(
+    rung.c.candidate_id == candidate.c.id, rung.c.number == bindparam("number"), rung.c.promoted.is_not(None)
+)
+_SELECT_OPEN: Final = (
+    select(candidate.c.birth).where(*_IS_COMPARED, candidate.c.state.in_(UNSETTLED), ~_IS_DECIDED).limit(1)
+)
+_SELECT_RESULTS: Final = (
+    select(rung.c.fitness, rung.c.promoted)
+    .join(candidate, candidate.c.id == rung.c.candidate_id)
+    .where(*_IS_COMPARED, rung.c.number == bindparam("number"), rung.c.promoted.is_not(None))
+)
+
+
+def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> None:
+    """Promote or stop every candidate whose earlier births have their results at its rung, or have settled."""
+    record = state.search
+    rungs = rungs_of(record.spec) if record.kind == SearchKind.EVOLUTION else None
+    if rungs is None:
+        return
+    for birth, *values in connection.execute(_SELECT_WAITING, {"search_id": record.id}).all():
+        waiting = WaitingRung(*values)
+        earlier = _list_earlier_results(connection, state, birth, waiting.number)
+        if earlier is not None:
+            _decide(connection, state, rungs, waiting, earlier, now)
+
+
+def _list_earlier_results(
+    connection: Connection, state: AdvanceState, birth: int, number: int
+) -> list[RungResult] | None:
+    """Return the results at a rung that decide about a birth, or None while some of them are open."""
+    end = max(0, birth - state.search.lag + 1)
+    window: dict[str, Any] = {
+        "search_id": state.search.id,
+        "first": max(0, end - COMPARED_BIRTHS),
+        "end": end,
+        "number": number,
+    }
+    if end > state.settled and connection.execute(_SELECT_OPEN, window).first() is not None:
+        return None
+    return [RungResult(*row) for row in connection.execute(_SELECT_RESULTS, window)]
+
+
+def _decide(
+    connection: Connection,
+    state: AdvanceState,
+    rungs: Rungs,
+    waiting: WaitingRung,
+    earlier: list[RungResult],
+    now: float,
+) -> None:
+    if is_promoted(waiting.fitness, earlier, rungs.keep):
+        transitions.promote(
+            connection, waiting, to_epochs=rungs.epochs[waiting.number + 1], resumes=rungs.resumes, now=now
+        )
+    else:
+        transitions.stop(connection, waiting, now)
