@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, bindparam, insert, or_, update
 
 from eatnas_db.leases import LeaseToken
+from eatnas_db.schema.hosts import MAX_DEVICE_NAME
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import measurement, score
 
@@ -54,7 +55,11 @@ def insert_measurements(connection: Connection, token: LeaseToken, measurements:
     """Insert a row for each measurement; without any, no statement is executed."""
     if measurements:
         key = {"candidate_id": token.candidate, "attempt": token.attempt}
-        connection.execute(_INSERT_MEASUREMENT, [{**asdict(measured), **key} for measured in measurements])
+        rows = [
+            {**asdict(measured), "device_name": measured.device_name[:MAX_DEVICE_NAME], **key}
+            for measured in measurements
+        ]
+        connection.execute(_INSERT_MEASUREMENT, rows)
 
 
 _RAISE_MEMORY_SHARE: Final = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterable
 from itertools import product
 from typing import Any, Final
@@ -13,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eatnas_db.domain.operators import Layer, Operator, count_layer
+from eatnas_db.interpreter import python_command
 from eatnas_db.plugins import Plugin
 from eatnas_training.data.random_states import watch_global_draws
 from eatnas_training.network import initialize
@@ -56,7 +56,7 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
 def require_no_torch(module: str) -> None:
     """Raise `AssertionError` if the import of a module loads torch: the daemon and the commands import it."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(python_command("-c", code), capture_output=True, text=True, check=False)
     assert done.returncode == 0, (
         f"the import of {module} fails or loads torch; move what needs torch to a module that only `module` names"
         f"{': ' + done.stderr.strip().splitlines()[-1] if done.stderr.strip() else ''}"

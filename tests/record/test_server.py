@@ -197,7 +197,7 @@ def test_reconnected_watch_refuses_a_migrated_record(engine, url, search_factory
     watch = watch_changes(create_engine_for(url))
     watch.lock_host(1, "here")
     with transaction(engine) as connection:
-        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0002'"))
+        connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
         others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
         connection.execute(text(f"{others} AND pid <> pg_backend_pid()"))
 

@@ -22,7 +22,7 @@ FIXED = {
         *("op", "origin", "state", "primitive", "before", "after", "kind", "cause", "wish", "outcome", "failure"),
         *("metric", "policy"),
     },
-    "checked or cut": {"name", "device", "cpu_capability"},
+    "checked or cut": {"name", "device", "device_name", "cpu_capability"},
 }
 
 
