@@ -125,7 +125,7 @@ _BOOK_TIME: Final = (
 
 
 def raise_device_time(connection: Connection, token: LeaseToken, *, device_seconds: float, step_seconds: float) -> None:
-    """Raise the time of an attempt that another program has ended, and of its search, to what its host has measured.
+    """Raise the time of an attempt that another program has ended, and of its search, to its host's measurement.
 
     The program that ends an attempt knows only the epochs that are recorded.
     """

@@ -29,7 +29,7 @@ ANCESTOR_ATTEMPT: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class _CheckpointFile:
-    """A file of a candidate; `row` is its path in the form of the record, `attempt` None if it is partial.
+    """A file of a candidate. `row` is its path as the record stores it; `attempt` is None if the file is partial.
 
     `unchanged`: whether nobody has written it for the grace period.
     """

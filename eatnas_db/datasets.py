@@ -1,4 +1,7 @@
-"""What a data set of another package returns, which it adds by an entry point in the group `eatnas_db.datasets`."""
+"""The description that a data set of a package returns.
+
+A package adds a data set by an entry point in the group `eatnas_db.datasets`.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class RecordError(EatnasError):
 
 
 class DamagedRecordError(EatnasError):
-    """A value in the record is not what this program writes; other rows may be whole."""
+    """A value in the record is not what this program writes; other rows may be intact."""
 
 
 class UnstorableTextError(RecordError):
@@ -58,7 +58,7 @@ class MetricError(EatnasError):
 
 
 class PluginError(EatnasError):
-    """A plug-in is not installed, cannot be loaded, has changed, or does not keep what its interface demands."""
+    """A plug-in is not installed, cannot be loaded, has changed, or breaks a rule of its interface."""
 
 
 class MissingPackageError(EatnasError):

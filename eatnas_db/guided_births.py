@@ -82,7 +82,7 @@ class GuidedInputs:
 def read_inputs(
     connection: Connection, record: SearchRecord, number: int, undecided: Sequence[Birth] = ()
 ) -> GuidedInputs:
-    """Read what decides birth `number`; `undecided`: the births directly before it that are not in the record yet."""
+    """Read the data that decide birth `number`; `undecided`: the births directly before it, not in the record yet."""
     visible = number - record.lag + 1
     recorded = number - len(undecided)
     window = {"search_id": record.id, "first": visible, "before": recorded}
@@ -99,9 +99,9 @@ def read_inputs(
 def decide_guided_birth(
     record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
 ) -> Birth | None:
-    """Decide a birth by the births settled up to its number - lag, or return None if evolution should.
+    """Decide a birth by the births settled up to its number - lag, or return None if evolution should decide.
 
-    It depends on its arguments alone: a birth that is decided again is the same.
+    The result depends on the arguments alone, so a second decision gives the same birth.
     """
     codes = BlockCodes(space)
     if not inputs.model:
@@ -122,7 +122,7 @@ def decide_guided_birth(
 
 
 class GuidedChoice:
-    """What the model chooses by, as codes; `accepts` keeps the proposal of each code in `proposals`."""
+    """The data by which the model chooses, as codes; `accepts` keeps the proposal of each code in `proposals`."""
 
     def __init__(
         self, record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
@@ -155,7 +155,7 @@ def _read(connection: Connection, query: Select[Any], search_id: int, before: in
 def _read_model(
     connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
 ) -> ProcessModel | tuple[_ScoredRow, ...]:
-    """Return the model chosen by the first `model_births` births: that of the last prediction if it is the same.
+    """Return the model chosen by the first `model_births` births: the model of the last prediction if it is the same.
 
     Otherwise return the births by which it is chosen.
     """

@@ -1,7 +1,7 @@
-"""Find and load what installed packages add: operators, spaces, data sets and trainings.
+"""Find and load the plug-ins of installed packages: operators, spaces, data sets and trainings.
 
 A package adds an object by an entry point, and a spec may also name a function as `module:name`. The record stores the
-version and the digest of the source of everything that it used.
+version and the digest of the source of every plug-in that a search uses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Plugin:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:  # a module of the user's may raise anything
-            raise PluginError(f"{self} cannot be loaded ({_describe(error)}); mend or reinstall its package") from error
+            raise PluginError(
+                f"{self} cannot be loaded ({_describe(error)}); correct or reinstall its package"
+            ) from error
         return found
 
     def identity(self) -> PluginIdentity:
@@ -69,7 +71,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class PluginIdentity:
-    """What a record stores of a plug-in. Another `source_digest` means that the plug-in has changed."""
+    """The identity of a plug-in, as the record stores it. Another `source_digest` is another source."""
 
     reference: str
     version: str
@@ -91,7 +93,7 @@ class PluginIdentity:
             raise PluginError(
                 f"{self.reference} has changed: the record was made with version {self.version}, source "
                 f"{self.source_digest[:12]}, but version {installed.version}, source {installed.source_digest[:12]}, "
-                "is installed; install the former version, or create a new search"
+                "is installed; install the recorded version, or create a new search"
             )
 
 

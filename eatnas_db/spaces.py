@@ -48,7 +48,7 @@ def find_operator(name: str) -> Operator:
     plugin = find_plugin(OPERATORS, name)
     operator = plugin.load()
     if not isinstance(operator, Operator) or operator.name != name:
-        raise PluginError(f"{plugin} is not an Operator with the name {name!r}; mend its package")
+        raise PluginError(f"{plugin} is not an Operator with the name {name!r}; correct its package")
     return operator
 
 
@@ -60,7 +60,7 @@ def space_of_spec(spec: SearchSpec) -> SpaceDefinition:
 
 
 def store_space(space: SpaceDefinition) -> dict[str, Any]:
-    """Return what the record stores of a space, with the identities of the plug-ins that it needs."""
+    """Return a space as the record stores it, with the identities of the plug-ins that it needs."""
     stored = space.to_json()
     used: list[Plugin] = []
     plugin = None if space.name in BUILT_IN_SPACES else list_plugins(SPACES).get(space.name)
@@ -75,7 +75,7 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
 
 
 def read_space(stored: Mapping[str, Any]) -> SpaceDefinition:
-    """Return the space of which the record stores `stored`.
+    """Return the space that the record stores as `stored`.
 
     Raises `PluginError` if a plug-in that it needs is missing or has changed.
     """
@@ -99,5 +99,5 @@ def _read_space(stored: str) -> SpaceDefinition:
 def _load_space(plugin: Plugin) -> SpaceDefinition:
     space = plugin.load()
     if not isinstance(space, SpaceDefinition) or space.name != plugin.name:
-        raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; mend its package")
+        raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; correct its package")
     return space

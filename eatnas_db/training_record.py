@@ -25,7 +25,7 @@ class ResourceUse:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """The results of one epoch, `number` counted from 0; a final model has none of validation.
+    """The results of one epoch, `number` counted from 0; a final model has no validation results.
 
     `ended_at`: seconds since 1970 by the worker's clock. `resource_use`: None where it was not measured. `metrics`:
     the further metrics of a training of the user's own; None for the built-in training.

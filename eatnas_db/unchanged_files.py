@@ -1,4 +1,4 @@
-"""Find the files that nobody has written for a while, by a clock that nobody sets."""
+"""Find the files that nobody has written for a while, by a monotonic clock."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class _Seen(NamedTuple):
 class UnchangedFiles:
     """Remembers since when each file has had its size and its time of modification.
 
-    The time of modification alone proves nothing: a clock that was set forward makes a file look old that a worker is
-    writing, and a copied file keeps the time of its original. So a process has to see a file unchanged for the whole
+    The time of modification alone proves nothing: a clock that was set forward makes a file look old while a worker
+    writes it, and a copied file keeps the time of its original. So a process has to see a file unchanged for the whole
     time.
     """
 

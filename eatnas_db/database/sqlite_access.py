@@ -29,7 +29,7 @@ class FileChangedError(RecordError):
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What a program changes that writes a database file."""
+    """The attributes of a database file that change when a program writes it."""
 
     file: Path
     inode: int
@@ -50,7 +50,7 @@ class FileState:
 
 
 class ReadingConnection(sqlite3.Connection):
-    """A connection that can report whether all that it has read belongs together."""
+    """A connection that can check whether all the data it has read come from one state of the file."""
 
     state_before: FileState | None = None
     """The file as it was opened, if nothing keeps other programs from writing it."""

@@ -65,7 +65,7 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
     """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open.
 
     It is always rolled back, so nothing that a query does becomes visible. Raises `RecordError` if another program has
-    begun to write a file that this one may only read; what was read may then be torn.
+    begun to write a file that this one may only read; the data may then be torn.
     """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):

@@ -108,7 +108,7 @@ class CellSpace(SpaceDefinition):
         plain_mult_adds += last.channels * task.classes
         params = plain_params + sum(part.params for part in parts)
         mult_adds = plain_mult_adds + sum(part.mult_adds for part in parts)
-        # An edge keeps its output; the convolutions keep their input and that of their batch norm.
+        # An edge keeps its output; the convolutions keep their input and the input of their batch norm.
         nodes = self.cells * len(EDGES) * sum(stage.channels * stage.side**2 for stage in stages)
         kept = task.channels * task.resolution**2 + nodes + sum(part.kept for part in parts)
         return Cost(params, mult_adds), kept + max(part.held for part in parts)

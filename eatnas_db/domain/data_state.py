@@ -12,7 +12,7 @@ NO_DATA_DIGEST: Final = "0" * 64
 NO_DATA_RESOLUTION: Final = 32
 NO_DATA_CHANNELS: Final = 3
 NO_DATA_CLASSES: Final = 10
-"""Without images, the costs of networks are those for images of this shape."""
+"""Without images, the costs of networks are counted for images of this shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class DataState:
     """Digests of the images of a search.
 
     `data_digest` covers the images in memory; for streamed images only names, sizes and classes. Only streamed images
-    have the others: `files_digest` also covers modification times; `content_digest` covers the bytes, and is None if
-    they have not been read. Only the data set of a package has `plugin`, the identity of its source.
+    have the other digests: `files_digest` also covers modification times; `content_digest` covers the bytes, and is
+    None if they have not been read. Only the data set of a package has `plugin`, the identity of its source.
     """
 
     data_digest: str

@@ -25,7 +25,7 @@ def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
     before it.
     """
     fronts: list[list[int]] = []
-    # A vector comes after all that dominate it, so its front is known when it is reached.
+    # A vector comes after all vectors that dominate it, so its front is known when it is reached.
     for position in sorted(range(len(vectors)), key=lambda number: vectors[number], reverse=True):
         vector = vectors[position]
         for front in fronts:
@@ -44,7 +44,7 @@ def crowding_distances(front: Sequence[Values]) -> list[float]:
 
     It is the mean, over the objectives, of the gap between the two neighbours as a share of the front's extent. The
     first and the last vector of an objective have an infinite distance. Of equal vectors only the first has a distance;
-    that of the others is 0. Ties within an objective are ordered by position.
+    the others have 0. Ties within an objective are ordered by position.
     """
     distinct = list({vector: number for number, vector in reversed(list(enumerate(front)))}.values())
     distinct.sort()
@@ -89,8 +89,8 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
 
 def _volume(points: Iterable[Values]) -> float:
     """Return the volume between the origin and distinct points with positive coordinates."""
-    # From the point with the largest last coordinate down, in slices: between two points, the volume has the same
-    # cross-section, which the coordinates of the points so far decide.
+    # Slice the volume from the point with the largest last coordinate down. The cross-section is constant between two
+    # points, and the other coordinates of the points so far decide it.
     ordered = sorted(points, key=lambda point: (point[-1], point), reverse=True)
     bottoms = [*(point[-1] for point in ordered[1:]), 0.0]
     section: list[Values] = []

@@ -1,4 +1,4 @@
-"""The recipe of final models: that of their search, changed by a preset and by the keys of the section `final`."""
+"""The recipe of final models: their search's recipe, changed by a preset and by the keys of the section `final`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METHODS_OFF: Final[dict[str, Any]] = {
     "end_epochs": 0,
     "devices": 1,
 }
-"""The keys that only the recipes of final models have. A recipe contains those that differ from these values."""
+"""The keys that only recipes of final models have, and their defaults. A recipe contains the keys with other values."""
 AUGMENTED_CHANNELS: Final = (1, 3)
 """The numbers of channels that RandAugment and TrivialAugment can change."""
 PRESETS: Final[dict[str, dict[str, Any]]] = {

@@ -114,7 +114,7 @@ class Macro(SpaceDefinition):
         return parse_block(text, self._operator_names)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all that build the same network.
+        """Return the one architecture that represents all architectures of the same network.
 
         It has no skip that no layer can use (SepConv adds the identity only if shape and stride allow it). If several
         widths give the same number of channels, it has the smallest of them.

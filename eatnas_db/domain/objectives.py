@@ -45,7 +45,7 @@ class LatencySettings:
 
 @dataclass(frozen=True, slots=True)
 class OptimizedMetric:
-    """One of several metrics to optimize; `reference` is where the hypervolume begins, if the spec says so."""
+    """One of several metrics to optimize; `reference` is where the hypervolume begins, if the spec sets it."""
 
     metric: str
     direction: Direction
@@ -105,7 +105,8 @@ def choose_reference(
     """Return the point from which the hypervolume is counted.
 
     It has the reference of each objective: the one in the spec, 0 for the accuracy, and otherwise the worst value among
-    the `initial` births. Return None if that is needed and there are none.
+    the `initial` births. Return None if the worst value is needed and
+    there are no initial births.
     """
     reference = []
     for number, objective in enumerate(objectives):

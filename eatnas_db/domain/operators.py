@@ -1,4 +1,4 @@
-"""Operators: what a layer of a block computes, its cost, the module that computes it, and what a child inherits.
+"""Operators: the computation of a layer of a block, its cost, its module, and its inheritance.
 
 `sep`, `mb3` and `mb6` are the operators of EAT-NAS. A package adds others by an entry point of the group
 `eatnas_db.operators`.
@@ -90,7 +90,7 @@ def convolution(
 ) -> Part:
     """Count a convolution without bias and its batch norm; a ReLU after them adds nothing.
 
-    `side` is that of the input. `beside`: values of a shortcut that stay in memory next to it.
+    `side` is the side of the input. `beside`: values of a shortcut that stay in memory meanwhile.
     """
     after = output_side(side, stride)
     weights = kernel * kernel * inputs * outputs // groups

@@ -41,7 +41,7 @@ def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_weights_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a `data` section adds to the recipe: its class weights, if it uses any."""
+    """Return the keys that a `data` section adds to the recipe: its class weights, if it uses any."""
     weights = data.get("class_weights")
     return {"class_weights": BALANCED} if weights == BALANCED else {}
 

@@ -3,8 +3,8 @@
 A candidate stops for good at a rung, or continues to the next one. The decision for birth b depends on the results of
 the births up to b - lag at the same rung, and never on the order in which trainings end.
 
-Candidates of different rungs never compare by fitness: the one of the higher rung is the better one. The quality of a
-population is that of its members on the highest rung.
+Fitness never compares candidates of different rungs: the candidate on the higher rung is the better one. The quality of
+a population covers only its members on the highest rung.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from eatnas_db.domain.states import RETRAINED
 
 COMPARED_BIRTHS: Final = 100
-"""The births before b - lag whose results decide: the cost of a decision does not grow with the history."""
+"""The number of births before b - lag whose results decide. It bounds the cost of a decision in a long history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None
 def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
     """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
 
-    It has to be among the best `keep` of them, itself included, and fewer than `keep` of them may have continued.
-    Ties go to the earlier birth.
+    It must be within the best share `keep` of the results, its own included, and less than this share may have
+    continued. Ties go to the earlier birth.
     """
     allowed = math.floor(keep * (len(earlier) + 1))
     not_worse = sum(result.fitness >= fitness for result in earlier)
@@ -92,7 +92,7 @@ def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> b
 
 
 def on_highest_rung(members: Iterable[_Member]) -> list[_Member]:
-    """Return the members on the highest rung that one of them has reached: only these compare by fitness."""
+    """Return the members on the highest rung that any member has reached. Only these compare by fitness."""
     listed = list(members)
     highest = max((member.rung for member in listed), default=0)
     return [member for member in listed if member.rung == highest]

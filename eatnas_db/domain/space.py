@@ -65,7 +65,7 @@ class Space:
     limits: Limits = field(default_factory=Limits)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all that build the same network."""
+        """Return the one architecture that represents all architectures of the same network."""
         return self.macro.effective(architecture)
 
     def parse(self, code: str) -> Architecture:
@@ -86,7 +86,7 @@ class Space:
         except Exception as error:  # the code of a package may raise anything
             raise PluginError(
                 f"space {self.macro.name} cannot count {architecture} ({type(error).__name__}: {error}); "
-                "mend its package"
+                "correct its package"
             ) from error
         return Proposal(
             architecture=architecture,

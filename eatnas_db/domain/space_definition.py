@@ -1,7 +1,7 @@
-"""The interface of a search space: its primitives, its codes, what is effective, the cost, and how it builds.
+"""The interface of a search space: its primitives, codes, effective architectures, costs and networks.
 
-`Macro` is EAT-NAS's space and `CellMacro` that of NAS-Bench-201. A package adds others by an entry point of the group
-`eatnas_db.spaces`.
+`Macro` is EAT-NAS's space and `CellSpace` is the space of NAS-Bench-201. A package adds others by an entry point of the
+group `eatnas_db.spaces`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class SpaceDefinition(ABC):
 
     All methods are pure, and none needs torch: the daemon calls them to decide births. Only workers import `network`,
     the reference `module:name` of a function from an architecture, the definition and a task to a `torch.nn.Module`,
-    and `inheritance`, that of a function which writes a parent's weights into a child; None: no child inherits.
+    and `inheritance`, the reference of a function that writes a parent's weights into a child; None: no child
+    inherits.
     """
 
     name: str
@@ -44,7 +45,7 @@ class SpaceDefinition(ABC):
         """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all that build the same network."""
+        """Return the one architecture that represents all architectures of the same network."""
         return architecture
 
     def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Any:
@@ -56,7 +57,7 @@ class SpaceDefinition(ABC):
         return ChoiceBlock.parse(text, self.blocks[position])
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the record stores of the space, as plain JSON values."""
+        """Return the space as the record stores it, in plain JSON values."""
         return {"name": self.name}
 
     @cached_property
@@ -88,7 +89,7 @@ class SpaceDefinition(ABC):
         return self.parse(str(code))
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return the text that identifies the network of an effective architecture among those of all spaces."""
+        """Return the text that identifies the network of an effective architecture among the networks of all spaces."""
         return f"{self.name}:{effective}"
 
     def require_block_count(self, architecture: Architecture) -> None:

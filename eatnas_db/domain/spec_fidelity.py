@@ -19,7 +19,7 @@ class FidelitySpec(SpecSection):
     keep: float = Field(0.25, gt=0, lt=1, description="the largest share of the candidates at a rung that continues")
     schedule: Literal["whole", "rung"] = Field(
         "whole",
-        description="what the learning rate's schedule extends over; whole: a candidate that continues resumes its "
+        description="the span of the learning rate's schedule; whole: a candidate that continues resumes its "
         "checkpoint; rung: it starts again from scratch",
     )
 

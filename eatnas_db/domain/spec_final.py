@@ -15,7 +15,7 @@ from eatnas_db.errors import InvalidSpecError
 class FinalSpec(SpecSection):
     """How `search final` changes the recipe of the search. A key that is not set comes from the preset or the search.
 
-    The value that turns a method off also turns off that of the preset.
+    The value that turns a method off also overrides the preset.
     """
 
     preset: Literal["eatnas-paper", "strong"] | None = None

@@ -27,7 +27,7 @@ class MetricSpec(SpecSection):
     """One of several objectives. The last four keys belong to `latency_ms`, which is measured on a device."""
 
     metric: str = Field(min_length=1, max_length=32)
-    direction: Literal["maximize", "minimize"] | None = Field(None, description="default: as the metric improves")
+    direction: Literal["maximize", "minimize"] | None = Field(None, description="default: the direction of improvement")
     reference: float | None = Field(
         None, ge=-1e15, le=1e15, description="where the hypervolume begins; default: 0 for accuracy, else the worst"
     )
@@ -87,7 +87,7 @@ def require_population(metrics: Sequence[MetricSpec], population: int) -> None:
 
 
 def expand_objectives(tree: Any) -> Any:
-    """Return a spec with a list of objectives as the mapping `{metrics: …}`, and with the removal that belongs to it.
+    """Return a spec with a list of objectives as the mapping `{metrics: …}`, and with the default removal for it.
 
     `tree` is unchecked. A spec that names its removal keeps it.
     """

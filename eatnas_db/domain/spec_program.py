@@ -19,9 +19,9 @@ MAX_DEPTH: Final = 20
 def require_plain_options(value: Any, path: str = "", depth: int = 0) -> Any:
     """Return a value that JSON can hold exactly. Raises `ValueError` for any other."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{path or 'the value'} is {value}, which is no finite number")
+        raise ValueError(f"{path or 'the value'} is {value}, which is not finite; use a finite number")
     if depth > MAX_DEPTH:
-        raise ValueError("the options are nested too deeply")
+        raise ValueError("the options are nested too deeply; use fewer levels")
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
@@ -44,7 +44,7 @@ class ProgramSpec(SpecSection):
     """A function of an installed package, written as `module:name`.
 
     The record adds the version of the package and the digest of its source when it creates the search. A spec that
-    already has them is accepted only where this very source is installed.
+    already has them is accepted only if this very source is installed.
     """
 
     reference: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -64,7 +64,7 @@ class ProgramSpec(SpecSection):
 
 
 def known_to_program(metrics: Sequence[MetricSpec]) -> list[str]:
-    """Return the metrics that a search with a program may optimize: those of its reports, and the size of networks."""
+    """Return the metrics that a search with a program may optimize: its own metrics, and the size of networks."""
     return [*(entry.metric for entry in metrics if entry.metric != LATENCY), PARAMS, MULT_ADDS]
 
 

@@ -1,4 +1,4 @@
-"""The recipe of one training, as a worker reads it: that of a search, and what only final models use."""
+"""The recipe of one training, as a worker reads it: the recipe of a search, and the methods of final models."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class CodeSpace(Protocol):
 
 
 class ScoredCode(NamedTuple):
-    """A scored birth, with its score at its last rung; the one of a higher rung is the better one."""
+    """A scored birth, with its score at its last rung; a birth on a higher rung is the better one."""
 
     birth: int
     code: Code

@@ -26,7 +26,7 @@ ROUNDING: Final = 1e-9
 
 
 def may_choose_model(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel) -> bool:
-    """Return whether the scored rows choose a kernel and a noise, or others of nearly the same likelihood."""
+    """Return whether the scored rows choose this kernel and noise, or others of nearly the same likelihood."""
     points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))
     found = dict(likelihoods(encoding, points, rank_targets(rows)))
     likelihood = found.get(model._replace(births=0))

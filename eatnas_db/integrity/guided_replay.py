@@ -56,7 +56,7 @@ def _is_left_to_evolution(
 
 
 def _is_chosen(record: SearchRecord, space: Space, inputs: GuidedInputs, model: ProcessModel) -> bool:
-    """Return whether the stored model is that of the birth before, or may have been chosen for this one."""
+    """Return whether the stored model is the model of the birth before, or may have been chosen for this birth."""
     if isinstance(inputs.model, ProcessModel):
         return inputs.model == model
     is_current = model.births == model_rows(inputs.number - record.lag + 1)

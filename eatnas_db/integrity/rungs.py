@@ -91,7 +91,7 @@ def _check_search(record: SearchRecord, rows: Sequence[_RungRow]) -> tuple[list[
 
 
 def _is_sound(reached: Sequence[_RungRow], rungs: Rungs) -> bool:
-    """Return whether the rungs of one candidate are without gaps, and its score is that of the last one."""
+    """Return whether the rungs of one candidate have no gaps, and its score is the score at the last one."""
     last = reached[-1]
     if last.number is None:
         return last.state != CandidateState.SCORED

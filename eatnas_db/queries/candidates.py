@@ -83,7 +83,7 @@ class CandidateDetails:
     """A candidate with its blocks, attempts, epochs and scores.
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
-    `prediction` is that of the model, if it decided the birth. `rungs` is empty in a search without rungs.
+    `prediction` is the model's, if the model decided the birth. `rungs` is empty in a search without rungs.
     """
 
     id: int

@@ -68,7 +68,7 @@ def list_front_ids(connection: Connection, search_id: int) -> list[int] | None:
 
 
 def order_by_preference(connection: Connection, search_id: int, candidate_ids: Sequence[int]) -> list[int]:
-    """Return the ids of scored candidates in the order of rank and crowding; with one objective, as they come."""
+    """Return the ids of scored candidates in the order of rank and crowding; with one objective, in the given order."""
     objectives = get_objectives(connection, search_id)
     if not objectives:
         return list(candidate_ids)

@@ -38,7 +38,7 @@ def list_front(
 ) -> tuple[Tradeoff, ...]:
     """Return the Pareto front, cheapest first: each candidate is more accurate than all that cost no more.
 
-    `direction` is that of the metric that the search optimizes.
+    `direction` is the direction of the metric that the search optimizes.
     """
     cost_column, accuracy = candidate.c[cost], candidate.c.accuracy
     maximizes = direction is Direction.MAXIMIZE

@@ -15,7 +15,7 @@ from eatnas_db.schema.trainings import attempt
 
 @dataclass(frozen=True, slots=True)
 class SearchCounters:
-    """How many candidates of a search are in which state, and its use of time. Times are Unix times in seconds.
+    """The numbers of candidates of a search by state, and its use of time. Times are Unix times in seconds.
 
     `pending` includes candidates that wait for the decision at a rung, `failed` includes cancelled candidates, and
     `done` is the sum of `scored` and `failed`. `started_at` is the start of the first training.

@@ -26,7 +26,7 @@ class PopulationStep:
     device_seconds: float
     at: float
     hypervolume: float | None = None
-    """That of several objectives, from the step on at which all initial births are settled."""
+    """The hypervolume of several objectives, from the step on at which all initial births are settled."""
 
 
 _COLUMNS = tuple(step.c[field.name] for field in fields(PopulationStep))

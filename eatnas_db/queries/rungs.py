@@ -29,7 +29,7 @@ class RungCount:
 class CandidateRung:
     """The score of a candidate at a rung, and whether it continued (None: not decided yet).
 
-    `began_from` is `scratch`, or `checkpoint` if the training to this rung resumed that of the rung before.
+    `began_from` is `scratch`, or `checkpoint` if the training to this rung resumed the training to the rung before.
     """
 
     rung: int

@@ -104,8 +104,7 @@ step = define_table(
 )
 """The size and quality of the population after `number` settled births.
 
-`hypervolume` is that of several objectives, from the step on at which all initial births are settled; null with one
-objective.
+`hypervolume` belongs to several objectives and is known once all initial births are settled; null otherwise.
 `device_seconds` is the device time that these births had used when they were settled. It is summed by birth and not by
 time, so that a curve is the same on one slot and on eight.
 """

@@ -25,7 +25,7 @@ class AdvanceState:
     objectives: tuple[OptimizedMetric, ...] = ()
     """The objectives of a search that has several; a search that retrains candidates selects none of them."""
     reference: tuple[float, ...] | None = None
-    """Where the hypervolume of these begins, if it has been read."""
+    """The reference of their hypervolume, if it has been read."""
     population: list[Member] | None = None
     """The members after the last settled birth, if they have been read."""
     settled_failure: bool = False

@@ -119,7 +119,7 @@ def _decide_guided_birth(
 
 
 def _has_changed(found: PreparedBirth, inputs: GuidedInputs, is_held: DigestLookup) -> bool:
-    """Return whether the record no longer holds what a birth was decided by."""
+    """Return whether the record has changed in the data that decided a birth."""
     return found.inputs != inputs or (found.birth is not None and is_held(found.birth.proposal.digest))
 
 

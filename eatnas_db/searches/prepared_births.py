@@ -1,4 +1,4 @@
-"""Decide guided births before the transaction that inserts them, which then compares what they were decided by."""
+"""Decide guided births before the transaction that inserts them. It compares the data that decided them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SELECT_SEARCH: Final = select(search).where(search.c.id == bindparam("search_id
 
 
 class PreparedBirth(NamedTuple):
-    """A guided birth with what it was decided by; the birth is None if evolution should decide."""
+    """A guided birth with the data that decided it; the birth is None if evolution should decide."""
 
     inputs: GuidedInputs
     birth: Birth | None
@@ -40,7 +40,7 @@ class PreparedBirths(Protocol):
         ...
 
     def discard(self, search_id: int) -> None:
-        """Have the births of a search decided again: the record has changed since then."""
+        """Request a new decision about the births of a search, because the record has changed."""
         ...
 
 
