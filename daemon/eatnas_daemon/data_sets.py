@@ -41,7 +41,7 @@ class DataDescription:
 
     @property
     def state(self) -> DataState:
-        """The digests, and the plug-in that they are of."""
+        """The digests, and the plug-in that supplies the images."""
         return DataState(self.data_digest, self.files_digest, self.content_digest, self.plugin)
 
 
@@ -54,7 +54,7 @@ NO_IMAGES: Final = DataDescription(
     test_images=0,
     data_digest=NO_DATA_DIGEST,
 )
-"""Of a search whose training reads no images."""
+"""The description for a search whose training reads no images."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,8 +214,8 @@ class Finished:
     `peak_bytes`: the peak of GPU memory, without the CUDA context; `images_bytes` of it hold the data set.
     `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and `latency_high`,
     on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if unknown.
-    `metrics`: the scores of a training of the user's own, in place of `accuracy` and `loss`. `versions`: those of its
-    package and of the packages that it requires.
+    `metrics`: the scores of a training of the user's own, in place of `accuracy` and `loss`. `versions`: the versions
+    of its package and of the packages that it requires.
     """
 
     candidate: int

@@ -21,7 +21,7 @@ PROBES: Final = 2
 
 
 class OperatorError(Exception):
-    """An operator or a space of a package does not keep what its interface demands."""
+    """An operator or a space of a package breaks a rule of its interface."""
 
 
 def build(architecture: Architecture, space: SpaceDefinition, task: Task) -> nn.Module:

@@ -34,7 +34,7 @@ class Latency:
 
 
 class LatencyMeasurement:
-    """The measurement of one network, a batch at a time; `settings` are those of `domain.objectives`.
+    """The measurement of one network, a batch at a time; `settings` is a `domain.objectives.LatencySettings`.
 
     `other_load`: returns how many cores other processes keep busy, or None if that is unknown.
     """

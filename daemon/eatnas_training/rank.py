@@ -24,7 +24,7 @@ from eatnas_training.steps import StepRunner
 
 
 class RankMember:
-    """What the steps of this rank exchange with the others."""
+    """The exchange of this rank's steps with the other ranks."""
 
     def begin_step(self) -> None:
         """Do nothing: rank 0 begins each step."""

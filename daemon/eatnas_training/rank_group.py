@@ -2,7 +2,7 @@
 
 The worker starts one process per further rank when its training begins, and ends them with it. Every process computes
 its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the training, and its
-failure is that of the attempt.
+failure becomes the failure of the attempt.
 """
 
 from __future__ import annotations

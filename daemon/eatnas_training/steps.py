@@ -36,7 +36,7 @@ Clock = Callable[[], float]
 
 
 class Exchange(Protocol):
-    """What the processes of a training on several devices exchange in each step."""
+    """The exchange between the processes of a training on several devices in each step."""
 
     def begin_step(self) -> None:
         """Let the other processes begin the next step."""
@@ -180,7 +180,7 @@ class StepRunner:
         return (self._end_data if self._end_data is not None and at_end else self.data).train
 
     def _change(self, images: Tensor, labels: Tensor, key: BatchKey) -> tuple[Tensor, Mix | None]:
-        """Apply what the recipe does to a whole batch, and draw what the network drops."""
+        """Apply the recipe's changes to a whole batch, and draw the network's dropped parts."""
         recipe = self.recipe
         if recipe.random_erasing:
             images = erase(images, key, recipe.random_erasing)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An average over the steps of a training. The network of a step counts less with each later step.
+    """An average over the steps of a training. The weight of a step's network falls with each later step.
 
     torch's `AveragedModel` is not used: its first update waits for the GPU, and it has no decay that grows.
     """

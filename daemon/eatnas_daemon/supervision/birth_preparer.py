@@ -37,9 +37,9 @@ class BirthPreparer:
         selector.register(self._read_fd, selectors.EVENT_READ)
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search that was decided by the record as it was. Raises what its decision raised.
+        """Return a birth of a search that was decided by an earlier state of the record, or None if there is none.
 
-        If there is none, `start` has it decided.
+        A missing birth is decided after `start`. Raises the exception of the decision, if it raised one.
         """
         self._asked.add(search_id)
         future = self._running.get(search_id)
@@ -57,7 +57,7 @@ class BirthPreparer:
         return None
 
     def discard(self, search_id: int) -> None:
-        """Have the births of a search decided again: the record has changed since then."""
+        """Request a new decision about the births of a search, because the record has changed."""
         self._wanted.add(search_id)
 
     def start(self) -> None:

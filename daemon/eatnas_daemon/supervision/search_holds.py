@@ -41,7 +41,7 @@ class SearchHolds:
         """Failures that the database does not have yet, by search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """The training that tests whether the data and the plug-ins of a search are there again, by search."""
+        """The training that tests whether the data and the plug-ins of a search are available again, by search."""
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
         """Set a search aside with the next transaction that commits."""

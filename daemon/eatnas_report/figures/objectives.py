@@ -17,7 +17,7 @@ def objective_figures(data: ReportData) -> list[ReportFigure]:
     if not data.objective_front:
         return []
     sample = describe_sample(len(data.objective_values), data.search.scored, "scored candidates")
-    caption = "No candidate dominates one on the Pareto front: it would be as good in all objectives and better in one."
+    caption = "No candidate is as good as one on the Pareto front in all objectives and better in one."
     return [
         ReportFigure(
             id=f"objectives-{number}",

@@ -119,7 +119,7 @@ def front_figures(data: ReportData) -> list[ReportFigure]:
     )
     plot.update_layout(height=460)
     metric = f"{objective.better} {objective.column}"
-    caption = f"No candidate has both {metric} and fewer mult-adds than one on the Pareto front."
+    caption = f"No candidate has both {metric} and fewer mult-adds than a candidate on the Pareto front."
     sample = describe_sample(len(data.tradeoffs), data.search.scored, "scored candidates")
     return [ReportFigure("front", plot, f"{caption} {sample}".strip())]
 

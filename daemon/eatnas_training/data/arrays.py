@@ -23,8 +23,8 @@ _RESIZE_CHUNK: Final = 1024
 class Images:
     """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
 
-    `skipped`: the names of files that cannot be read and are left out. `identity`: what a data set of a package adds
-    to the digest.
+    `skipped`: the names of files that cannot be read and are left out. `identity`: the content that a data set of a
+    package adds to the digest.
     """
 
     images: Bytes

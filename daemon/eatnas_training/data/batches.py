@@ -26,7 +26,7 @@ class BatchKey:
     policy: str = "none"
     rank: int = 0
     ranks: int = 1
-    """The batch is divided among this number of processes; the key is that of one part."""
+    """The batch is divided among this number of processes, and the key is the key of one part."""
 
     def indices(self, count: int) -> Tensor:
         """Return the indices of the part's images among `count`: int64 `[B]` on the CPU."""

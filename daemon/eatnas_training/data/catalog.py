@@ -94,7 +94,7 @@ def find_data_plugin(name: str) -> Plugin:
 
 
 def list_known() -> dict[str, DataSetInfo]:
-    """Return the data sets that have a name here, the sources, and those of installed packages."""
+    """Return the built-in data sets, the sources, and the data sets of installed packages."""
     sources = {FORMS[source]: info for source, info in SOURCE_SETS.items()}
     plugins = {name: _describe_plugin(plugin) for name, plugin in list_plugins(DATASETS).items()}
     return {**DATA_SETS, **sources, **{name: info for name, info in plugins.items() if name not in DATA_SETS}}

@@ -27,7 +27,7 @@ _NAMES: Final = {
 
 
 def list_class_names(data: Mapping[str, Any], classes: int | None = None) -> tuple[str, ...]:
-    """Return the names of the classes of a `DataSpec`: its own, those of its folders, or digits. Raises `DataError`.
+    """Return the names of the classes of a `DataSpec`: its own, its folders', or digits. Raises `DataError`.
 
     `classes`: their number, for a data set that names none.
     """

@@ -18,7 +18,7 @@ from eatnas_training.data.random_states import refuse_global_draws
 from eatnas_training.error_messages import describe_exception
 
 PROBES: Final = 8
-"""Items that are read twice, to find those that depend on more than their index."""
+"""The number of items that are read twice, to find items that depend on more than their index."""
 
 
 def read_items(part: ImageDataset, data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
@@ -87,7 +87,7 @@ class _ItemReader:
         except UnusableItemError as error:
             if not self.skip:
                 raise DataError(
-                    f"item {index} of {self.name} cannot be used: {error}; mend the data set, or set "
+                    f"item {index} of {self.name} cannot be used: {error}; correct the data set, or set "
                     "data.on_unreadable to skip"
                 ) from error
             self.unusable[index] = str(error)

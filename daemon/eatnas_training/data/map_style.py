@@ -1,4 +1,4 @@
-"""Map-style data sets: those of installed packages, of torchvision, and of Parquet folders."""
+"""Map-style data sets of installed packages, of torchvision and of Parquet folders."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _load_plugin(name: str) -> Callable[..., Any]:
     except PluginError as error:
         raise DataError(str(error)) from error
     except SystemExit as error:
-        raise DataError(f"{plugin} ends the process when it is imported; mend its package") from error
+        raise DataError(f"{plugin} ends the process when it is imported; correct its package") from error
     if not callable(function):
         raise DataError(f"{plugin} is {type(function).__name__}, not a function; correct its entry point")
     return cast("Callable[..., Any]", function)

@@ -149,7 +149,7 @@ def _find_column(
 def _class_names(
     training: Sequence[Path], schema: Any, features: Mapping[str, Any], label: str
 ) -> tuple[str, ...] | None:
-    """Return the names of the classes: those of the feature, or the sorted texts of the training part."""
+    """Return the names of the classes, from the feature or from the sorted texts of the training part."""
     feature = features.get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, list) and names:

@@ -1,4 +1,4 @@
-"""The global random generators: code that draws from them has other results in each process."""
+"""The global random generators. Code that draws from them has other results in each process."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class ModelDescription:
 
     @property
     def network_macro(self) -> SpaceDefinition:
-        """The space in the form that the network's builder takes."""
+        """The space, as the network's builder takes it."""
         return read_space(self.macro)
 
     def require_macro(self, purpose: str) -> Macro:

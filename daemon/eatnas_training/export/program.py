@@ -16,7 +16,7 @@ SMALL_WORK: Final = 2e10
 
 
 def limit_threads(mult_adds: float) -> None:
-    """Compute on one core if the work is small: waiting for each other would take the threads longer than the work."""
+    """Compute on one core if the work is small, because several threads would wait longer than they work."""
     if mult_adds <= SMALL_WORK:
         torch.set_num_threads(1)
 

@@ -90,7 +90,7 @@ class WeightCopier:
 
     @staticmethod
     def can_copy(layer: LayerParts) -> bool:
-        """Return whether the operator of a layer says how it inherits."""
+        """Return whether the operator of a layer defines its inheritance."""
         return layer.plugin is None or layer.plugin.operator.inherit is not None
 
     def _copy_plugin(self, old: PluginLayer, new: PluginLayer) -> None:

@@ -55,7 +55,7 @@ def inherit(
     """Write the parent's weights into `model` in the way of the child's space. Raises `PluginError`."""
     reference = child.macro.inheritance
     if reference is None:
-        raise PluginError(f"space {child.macro.name} says no way to inherit weights; use inheritance.weights: fresh")
+        raise PluginError(f"space {child.macro.name} has no way to inherit weights; use inheritance.weights: fresh")
     inheritance: Inheritance = Plugin(reference, reference).load()(parent_state, parent, model, child)
     return inheritance
 

@@ -40,7 +40,7 @@ def main() -> None:
     except PluginError as error:
         sys.exit(str(error))
     except SystemExit as error:
-        sys.exit(f"{reference} cannot be loaded (its module calls sys.exit({error.code!r})); mend its package")
+        sys.exit(f"{reference} cannot be loaded (its module calls sys.exit({error.code!r})); correct its package")
     os.write(answer, b"{}\n")
 
 

@@ -29,7 +29,7 @@ class Handover:
         self.stopped = False
         """Whether the function was asked to stop."""
         self.error: BaseException | None = None
-        """What the function raised."""
+        """The exception that the function raised."""
         self._finished_seconds = 0.0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="program", daemon=True)

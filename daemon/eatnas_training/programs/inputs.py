@@ -37,12 +37,12 @@ class CandidateNetwork:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """What a candidate is trained for.
+    """The task that a candidate is trained for.
 
     `seed`: the seed of all random draws. `device`: `cpu` or `cuda:N`. `precision`: `float32` or `bfloat16`, as the
     recipe says for this device. `resolution`, `channels` and `classes` describe the images, or with `data.name: none`
-    those that the costs of networks are computed for. `half_batches`: the training ran out of memory twice and should
-    compute each batch in two halves.
+    the images that the costs of networks are computed for. `half_batches`: the training ran out of memory twice and
+    should compute each batch in two halves.
     """
 
     seed: int

@@ -25,7 +25,7 @@ PROGRESS_SECONDS: Final = 0.5
 class TrainingReport:
     """The connection of a program to the record. A program gets it as its argument `report`.
 
-    `identity`: what decides the bits of the training; a checkpoint is used only where it is equal.
+    `identity`: the values that decide the bits of the training. A checkpoint with another identity is not used.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingReport:
 
     @property
     def finished_epochs(self) -> int:
-        """The number of epochs that are reported, those before a resumption included: the number of the next one."""
+        """The number of reported epochs, including epochs before a resumption. It is the number of the next epoch."""
         return len(self._epochs)
 
     def resume(self) -> Any:
@@ -79,7 +79,7 @@ class TrainingReport:
         return found[-1] if found else None
 
     def epoch(self, number: int, /, **metrics: Any) -> None:
-        """Report the metrics of an epoch. Epochs are numbered from 0, and the recipe says how many there are.
+        """Report the metrics of an epoch. Epochs are numbered from 0, and the recipe gives their number.
 
         Every epoch has the search's `objective.metric`. The metrics of the last epoch are the scores of the candidate.
         """
