@@ -2,7 +2,7 @@
 
 The search has `--births` scored births. First, births are decided and inserted as a daemon does it. Then a supervisor
 trains some of them with simulated workers, once with the decisions in its thread, and once in its transactions. All
-figures are processor times of a thread, so that other programs disturb them little.
+figures are processor times of one thread, because other programs change them little.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def commands_of(page):
 
 def test_command_reference_is_up_to_date():
     written = runpy.run_path(str(ROOT / "docs/generate.py"))["commands_page"]()
-    stale = "docs/commands.md is stale; `python docs/generate.py` writes it anew"
+    stale = "docs/commands.md is stale; run `python docs/generate.py`"
     assert (ROOT / "docs/commands.md").read_text() == written, stale
 
 

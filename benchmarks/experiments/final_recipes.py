@@ -3,7 +3,7 @@
     python benchmarks/experiments/final_recipes.py choose    # validation images only; writes final-recipes-choice.csv
     python benchmarks/experiments/final_recipes.py test      # the search's recipe and `strong`, each seed tested once
 
-The network is the winner of the small search of `transfer-1.csv`, by its re-evaluation. It trains at 14x14 pixels on
+The network is the winner of the small search of `transfer-1.csv`, by re-evaluation. It trains at 14x14 pixels on
 the 7,000 images that `search final` would take. `choose` trains on 7,000 images that are not among its 5,000 validation
 images. Finished trainings are not repeated, so the program can be interrupted and started again; an interrupted
 training resumes.

@@ -3,9 +3,9 @@
     python benchmarks/experiments/several_objectives.py --slots 1
 
 Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
-both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of a middling network as the target. It
-writes a row for each scored candidate, with the hypervolume of all candidates so far: the accuracy from 0 up, and the
-mult-adds from `REFERENCE` down, so that it is from 0 to 1. Finished searches are not repeated.
+both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of an average network as the target. The
+program writes a row for each scored candidate, with the hypervolume of all candidates so far. It counts the accuracy
+from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Finished searches are not repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import step
 
 REFERENCE: Final = 5_000_000
-"""Mult-adds of a network that is no gain: few networks of the space are larger on these images."""
+"""The reference in mult-adds. Few networks of the space are larger on these images."""
 TARGET: Final = 1_500_000
 ARMS: Final[dict[str, dict[str, Any]]] = {
     "pareto": {"metrics": [{"metric": "val_accuracy"}, {"metric": "mult_adds", "reference": REFERENCE}]},

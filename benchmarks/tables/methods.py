@@ -230,7 +230,7 @@ def trainings_to_targets(
 ) -> list[int | None]:
     """Return, for each share of the table, the trainings until one of the best observed codes is truly within it.
 
-    `finalists`: the number of best codes that would be trained again to find the truly best of them. The number of
+    `finalists`: the number of best codes that are trained again to find the best by true score. The number of
     trainings is None for a share that is not reached within the budget.
     """
     count = len(table.true_ranks)

@@ -45,7 +45,7 @@ COMMANDS: Final = {
     ),
     "mcp": LazyCommand(
         "eatnas_cli.mcp",
-        "Serve the queries to an agent over stdin and stdout (Model Context Protocol); an agent starts it itself.",
+        "Serve the queries to an agent over stdin and stdout (Model Context Protocol); the agent starts this command.",
     ),
     "export": LazyCommand(
         "eatnas_cli.export",

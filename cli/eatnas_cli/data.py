@@ -76,11 +76,15 @@ def prepare_data(
         OnUnreadable, typer.Option(help="data.on_unreadable of your searches: refuse or skip unreadable images.")
     ] = OnUnreadable.FAIL,
     stratify: Annotated[
-        bool, typer.Option("--stratify", help="data.stratify of your searches: print the digest of that split.")
+        bool, typer.Option("--stratify", help="Print the digest of the split with data.stratify.")
     ] = False,
     options: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="One of data.options of your searches. Repeatable."),
+        typer.Option(
+            "--option",
+            metavar="KEY=VALUE",
+            help="Option of the data set, as in data.options of your searches. Repeatable.",
+        ),
     ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
@@ -150,7 +154,9 @@ def _parse_options(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not key or not equals:
-            raise typer.BadParameter(f"{assignment!r} is no KEY=VALUE", param_hint="--option")
+            raise typer.BadParameter(
+                f"{assignment!r} is not KEY=VALUE; write for example channels=3", param_hint="--option"
+            )
         try:
             options[key] = plain_values(parse_yaml(value))
         except YamlFormatError as error:

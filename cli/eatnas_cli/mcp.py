@@ -88,7 +88,7 @@ class CommandTool:
 
 @app.command()
 def mcp(ctx: typer.Context) -> None:
-    """Serve the queries to an agent over stdin and stdout (Model Context Protocol); an agent starts it itself."""
+    """Serve the queries to an agent over stdin and stdout (Model Context Protocol); the agent starts this command."""
     require_module("mcp")
     import anyio
 
@@ -112,7 +112,7 @@ def answer(root: TyperGroup, settings: Settings, tool: CommandTool, arguments: M
     except OSError as error:
         raise EatnasError(describe_os_error(error)) from None
     except SystemExit as ended:
-        raise EatnasError(f"{' '.join(tool.path)} ended with status {ended.code}; look at the arguments") from None
+        raise EatnasError(f"{' '.join(tool.path)} ended with status {ended.code}; check the arguments") from None
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line
             raise EatnasError(str(error.format_message())) from None

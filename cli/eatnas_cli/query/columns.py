@@ -23,7 +23,7 @@ def inheritance_columns(rows: Sequence[MayInherit], format: Format) -> tuple[str
 
 
 class MayHaveRungs(Protocol):
-    """A row about a candidate of a search that may have rungs."""
+    """A row about a candidate whose search may have rungs."""
 
     @property
     def rung(self) -> int:

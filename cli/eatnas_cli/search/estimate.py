@@ -94,7 +94,7 @@ class _FinalModel:
 
 
 def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds_per_epoch: float) -> _FinalModel:
-    """Estimate one final model: each image takes the time that it takes in the search, or more if it is larger."""
+    """Estimate one final model. Each image takes as long as in the search, or longer if it is larger."""
     recipe = final_recipe(spec.training.model_dump(), spec.final.to_keys())
     images = data.train_images + data.validation_images
     enlarged = (recipe.get("end_resolution", task.resolution) / task.resolution) ** 2
@@ -106,7 +106,7 @@ def _estimate_final(spec: SearchSpec, task: Task, data: DataDescription, seconds
 def _describe_final(final: _FinalModel) -> str:
     return (
         f"each final model, {final.epochs} epochs on {final.images} images: {_describe_hours(final.hours)}, "
-        "if an image takes the time that it takes in the search"
+        "if an image takes as long as in the search"
     )
 
 

@@ -56,7 +56,7 @@ def final(
         typer.Option(
             min=1,
             max=100_000,
-            help="Epochs per training. Default: `final.epochs`, else 4 times those of the search.",
+            help="Epochs per training. Default: `final.epochs`, else 4 times the search's epochs.",
         ),
     ] = None,
     preset: Annotated[
