@@ -117,11 +117,15 @@ def read_manifest(folder: Path) -> Manifest:
             last_ids={str(name): int(last) for name, last in content["last_ids"].items()},
         )
     except FileNotFoundError:
-        raise RecordError(f"{folder} is no exported record: it has no {MANIFEST}") from None
+        raise RecordError(
+            f"{folder} is no exported record: it has no {MANIFEST}; choose a folder of `db export`"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{file} is damaged or of another program ({error!r}); export the record again") from None
     if manifest.format != FORMAT:
-        raise RecordError(f"{file} has the format {manifest.format!r}, expected {FORMAT!r}")
+        raise RecordError(
+            f"{file} has the format {manifest.format!r}, expected {FORMAT!r}; choose a folder of `db export`"
+        )
     if manifest.revision != REVISION:
         raise RecordError(
             f"{folder} was exported from schema version {manifest.revision}, and this program reads {REVISION}; export "

@@ -137,7 +137,7 @@ def core(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
 
 
 def strip_ages(text: str) -> str:
-    """Remove what differs between two runs of one command: times until now."""
+    """Remove the times until now, which differ between two runs of one command."""
     return re.sub(r'"[a-z_]*(seconds|at|age)": [0-9.e+-]+', "", text)
 
 

@@ -11,7 +11,7 @@ from eatnas_db.searches.prepared_births import PreparedBirth
 
 
 class Queue(Executor):
-    """Runs what is submitted when the test says so."""
+    """Runs submitted calls at the test's request."""
 
     def __init__(self):
         self.waiting = []

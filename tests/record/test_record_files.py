@@ -1,4 +1,4 @@
-"""The record as files: what goes out comes in again, and damaged files change nothing."""
+"""The record as files: an import restores every exported row, and damaged files change nothing."""
 
 from __future__ import annotations
 
