@@ -123,12 +123,14 @@ def test_html_is_escaped(record, search):
     assert (repr(search), "eatnas.db" in repr(record)) == ("Search('small')", True)
 
 
+@pytest.mark.slow
 def test_invalid_spec_raises_one_line(record):
     with pytest.raises(EatnasError, match="did you mean") as raised:
         record.create({**SPEC, "name": "other", "spaec": "x"})
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_concurrent_creators_get_their_own_search(tmp_path):
     engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
     commands.upgrade(engine)

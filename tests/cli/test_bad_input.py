@@ -107,10 +107,12 @@ def test_damaged_data_files_are_named(record, eatnas, spec, home, content):
     assert eatnas("search", "list", "--format", "json") == "[]\n"
 
 
+@pytest.mark.slow
 def test_unknown_data_set_cannot_be_prepared(eatnas):
     assert "did you mean CIFAR10?" in one_line(eatnas("data", "prepare", "CIFAR1", expect=1))
 
 
+@pytest.mark.slow
 def test_taken_and_unknown_search_names_are_reported(record, eatnas, spec):
     eatnas("search", "create", spec())
     assert "choose another name" in one_line(eatnas("search", "create", spec(), expect=1))
@@ -198,6 +200,7 @@ def obey_permissions():
         os._exit(99)
 
 
+@pytest.mark.slow
 def test_read_only_record_is_reported(record, eatnas, spec, home):
     file = home / "eatnas.db"
     file.chmod(0o444)

@@ -37,6 +37,7 @@ def test_real_search_has_one_history_on_any_slots(eatnas, spec):
     assert len(prints) == 1
 
 
+@pytest.mark.slow
 def test_search_is_deleted_with_its_files_after_a_confirmation(large, eatnas, home):
     folder = home / "artifacts" / "checkpoints" / "3"
     folder.mkdir(parents=True)

@@ -29,6 +29,7 @@ def settings(home):
     return load_settings({}, str(home))
 
 
+@pytest.mark.slow
 def test_status_of_all_hosts_shows_why_devices_wait(record, eatnas, settings):
     with transaction(open_record(settings.database_url)) as connection:
         there = hosts.register_host(connection, "there", 0.0)
@@ -47,6 +48,7 @@ def test_status_of_all_hosts_shows_why_devices_wait(record, eatnas, settings):
     assert (output["host"], output["waits"], output["paused_at"]) == ("there", "bob computes on it", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -80,6 +82,7 @@ def in_training(eatnas, until):
     return lambda: until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
 
 
+@pytest.mark.slow
 def test_every_daemon_command_reports_that_none_runs(record, eatnas):
     assert "no daemon is running" in eatnas("daemon", "status")
     assert "no daemon is running" in eatnas("daemon", "stop")
@@ -87,6 +90,7 @@ def test_every_daemon_command_reports_that_none_runs(record, eatnas):
     assert "no daemon has run" in eatnas("daemon", "logs", expect=1)
 
 
+@pytest.mark.slow
 def test_schema_is_not_migrated_while_a_daemon_runs(record, eatnas, settings):
     with hold_daemon_lock(settings.lock_file):
         for command in (["upgrade"], ["downgrade", "base", "--yes"]):
@@ -162,11 +166,13 @@ def test_downgrade_lists_losses_and_requires_yes(record, eatnas, spec):
     assert "no searches yet" in eatnas("search", "list")
 
 
+@pytest.mark.slow
 def test_daemon_that_fails_to_start_prints_its_last_log_lines(record, eatnas, home):
     (home / "logs" / "daemon.log").mkdir()
     assert "Is a directory" in eatnas("daemon", "start", expect=1)
 
 
+@pytest.mark.slow
 def test_suspended_daemon_is_reported(record, eatnas, settings):
     code = "import sys, time; from pathlib import Path; from eatnas_daemon.daemon_lock import hold_daemon_lock\n"
     code += "with hold_daemon_lock(Path(sys.argv[1])): print(flush=True); time.sleep(600)"

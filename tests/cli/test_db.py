@@ -40,6 +40,7 @@ def answer(home, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_restore_keeps_the_replaced_record(record, eatnas, spec, home):
     eatnas("search", "create", spec())
     assert "schema version" in eatnas("db", "backup", "safe.db")
@@ -85,12 +86,14 @@ def test_restore_refuses_other_files_and_changes_nothing(record, eatnas, tmp_pat
     assert "intact" in eatnas("db", "check")
 
 
+@pytest.mark.slow
 def test_check_prints_an_example_of_each_violation(broken, answer):
     lines = answer("db", "check").splitlines()
     assert "violated: births are numbered without gaps from 0 (searches: tiny)" in lines
     assert not any("intact" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_violations_are_printed_as_json(broken, answer):
     found = {one["invariant"]: one for one in json.loads(answer("db", "check", "--files", "--format", "json"))}
     assert found["births are numbered without gaps from 0"]["examples"] == ["tiny"]
@@ -101,6 +104,7 @@ def test_valid_record_is_an_empty_list_in_json(record, eatnas):
     assert json.loads(eatnas("db", "check", "--format", "json")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bound", "output"),
     [("100kB", "the limit is 100.0 kB, which cannot be met"), ("lots", "EATNAS_MAX_BYTES is 'lots'")],
@@ -118,6 +122,7 @@ def test_limit_of_the_home_is_one_line_of_configuration(record, eatnas, home):
     assert output["storage"].endswith("the limit is 20.0 GB")
 
 
+@pytest.mark.slow
 def test_exported_record_is_imported_into_a_new_home(tiny, eatnas_within, home, tmp_path):
     exported = json.loads(eatnas_within("db", "export", "out", "--format", "json"))
     other = tmp_path / "other"

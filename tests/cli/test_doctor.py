@@ -25,6 +25,7 @@ def examined(tmp_path, home):
     return look
 
 
+@pytest.mark.slow
 def test_doctor_finds_nothing_on_a_ready_machine(record, examined):
     output = examined()
     assert all(row["ok"] for row in output.values())
@@ -33,6 +34,7 @@ def test_doctor_finds_nothing_on_a_ready_machine(record, examined):
     assert output["storage"]["found"].endswith("no limit")
 
 
+@pytest.mark.slow
 def test_doctor_names_the_command_that_creates_a_record(examined):
     output = examined(expect=1)
     assert not output["record"]["ok"]

@@ -73,6 +73,7 @@ def test_unknown_event_kind_lists_all_kinds(large, eatnas_within):
     assert stored <= set(EVENT_KINDS)
 
 
+@pytest.mark.slow
 def test_searches_on_different_tasks_are_not_comparable(large, eatnas, home):
     done = eatnas("query", "compare", "small", "large", "--level", "0.05", whole=True)
     assert "the tasks of these searches differ, so their scores are not comparable (small: digits, 8x8x1" in done.stderr

@@ -84,6 +84,7 @@ def test_memory_decides_under_a_driver_without_process_list(run_with_gpus, other
     assert "29.9 GiB of memory are in use (the driver does not report" in lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
@@ -116,6 +117,7 @@ def test_doctor_reports_that_torch_cannot_use_the_gpu(run_with_gpus, record):
     assert "pytorch.org" in finding["advice"] or "NVIDIA_DRIVER_CAPABILITIES" in finding["advice"]
 
 
+@pytest.mark.slow
 def test_default_lag_of_a_search_suits_the_gpus(run_with_gpus, record, tmp_path):
     spec = tmp_path / "spec.yaml"
     spec.write_text("name: s\nspace: eatnas-tiny\ndata: {name: digits}\n")

@@ -163,6 +163,7 @@ def test_sql_query_reports_omitted_rows(eatnas, small):
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.slow
 def test_final_models_are_created_shown_and_counted(eatnas, engine, small):
     output = eatnas("search", "final", "small", "--seeds", "2", "--epochs", "3")
     assert output.startswith("search small.final created: 2 trainings of 3 epochs on 1437 images, each evaluated once")

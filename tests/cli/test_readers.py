@@ -63,6 +63,7 @@ def run_commands(home, commands):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", [no_writer, pytest.param(living_writer, marks=pytest.mark.slow)])
 def test_a_reader_of_files_can_ask_everything(home, tiny, tmp_path, writer):
     out = tmp_path / "out"

@@ -55,6 +55,7 @@ def test_every_reading_command_has_three_formats(tiny, eatnas, spec, read):
     assert "Error" not in eatnas(*read)
 
 
+@pytest.mark.slow
 def test_list_of_searches_shows_progress(tiny, eatnas):
     (row,) = json.loads(eatnas("search", "list", "--format", "json"))
     row.pop("created_at")

@@ -141,6 +141,7 @@ class PageParser(HTMLParser):
         return [attributes["id"] for _, attributes in self.elements if attributes.get("class") == "plot"]
 
 
+@pytest.mark.slow
 def test_page_has_every_figure_and_loads_nothing(load_data):
     html = render_page(load_data())
     page = PageParser(html)
@@ -150,6 +151,7 @@ def test_page_has_every_figure_and_loads_nothing(load_data):
     assert urls == ["data:,"]
 
 
+@pytest.mark.slow
 def test_text_of_users_is_escaped(load_data):
     html = render_page(load_data())
     page = PageParser(html)
@@ -228,6 +230,7 @@ def test_unknown_search_has_no_report(load_data):
         load_data("nobody")
 
 
+@pytest.mark.slow
 def test_command_overwrites_a_file_only_with_force(eatnas, settings, tmp_path):
     file = tmp_path / "r.html"
     assert eatnas("report", "small", "-o", str(file), at=settings.home) == f"wrote {file}\n"
@@ -241,6 +244,7 @@ def test_command_overwrites_a_file_only_with_force(eatnas, settings, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["r.html"]
 
 
+@pytest.mark.slow
 def test_failed_command_leaves_no_file(eatnas, settings, tmp_path):
     assert "does not exist" in eatnas("report", "small", "-o", "away/r.html", at=settings.home, expect=1)
     assert "is a folder" in eatnas("report", "small", "-o", str(tmp_path), at=settings.home, expect=1)

@@ -29,6 +29,7 @@ def test_spaces_are_shown(settings: Settings) -> None:
         run_command(space_app, settings, "show", "eatnas-tin")
 
 
+@pytest.mark.slow
 def test_ten_thousand_codes_take_less_than_two_seconds(settings: Settings, tmp_path: Path) -> None:
     codes = run_command(space_app, settings, "sample", "--count", 100, "--format", "json")
     file = tmp_path / "codes"

@@ -60,6 +60,7 @@ def test_help_loads_no_command(tmp_path, arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

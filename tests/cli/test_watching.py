@@ -47,6 +47,7 @@ def watching(process):
     return process.stderr.readline(), process.stdout.readline()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [["--devices", "cpu"], ["--slots", "3", "--policy", "stay"]])
 def test_run_beside_a_daemon_names_its_unused_options(settings, tiny, eatnas_started, options):
     with hold_daemon_lock(settings.lock_file):
@@ -54,6 +55,7 @@ def test_run_beside_a_daemon_names_its_unused_options(settings, tiny, eatnas_sta
         assert f"; {' '.join(options)} has no effect while it runs\n" in process.stderr.readline()
 
 
+@pytest.mark.slow
 def test_run_only_watches_while_a_daemon_runs(settings, eatnas_started, change):
     _, update = change
     with hold_daemon_lock(settings.lock_file):
@@ -71,6 +73,7 @@ def test_run_only_watches_while_a_daemon_runs(settings, eatnas_started, change):
     assert out == "tiny  4/4  no score yet  finished\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [DesiredState.PAUSED, DesiredState.CANCELLED])
 def test_run_exits_with_three_after_pause_or_cancel(settings, eatnas_started, change, wanted):
     wish, _ = change
@@ -83,6 +86,7 @@ def test_run_exits_with_three_after_pause_or_cancel(settings, eatnas_started, ch
     assert out.splitlines()[-1].endswith(wanted)
 
 
+@pytest.mark.slow
 def test_run_exits_with_three_when_device_hours_are_spent(settings, eatnas_started, change):
     _, update = change
     with hold_daemon_lock(settings.lock_file):
@@ -93,6 +97,7 @@ def test_run_exits_with_three_when_device_hours_are_spent(settings, eatnas_start
     assert process.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_signal_ends_a_watching_run_but_not_the_daemon(settings, eatnas_started, number, status):
     with hold_daemon_lock(settings.lock_file):
@@ -105,6 +110,7 @@ def test_signal_ends_a_watching_run_but_not_the_daemon(settings, eatnas_started,
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_finished_search_is_not_run_again(eatnas, change):
     wish, update = change
     wish(DesiredState.PAUSED)

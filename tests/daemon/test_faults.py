@@ -48,6 +48,7 @@ def expected(tmp_path_factory, home, supervise):
     return supervise(home(tmp_path_factory.mktemp("calm") / "home"))
 
 
+@pytest.mark.slow
 def test_hanging_training_is_killed_with_children_and_retried(tmp_path, home, supervise, fast, expected):
     settings = home(tmp_path / "hang")
     children = set()
@@ -77,6 +78,7 @@ def test_worker_that_ignores_a_stop_request_is_killed(tmp_path, home, supervise,
     assert fetch_rows(settings, select(lease)) == []
 
 
+@pytest.mark.slow
 def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, supervise, fast):
     settings = home(tmp_path / "poison")
     wall = lambda: time.time() * 1000  # makes the back-off a thousand times shorter  # noqa: E731
@@ -91,6 +93,7 @@ def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, su
     assert row.finished_at is not None
 
 
+@pytest.mark.slow
 def test_candidate_over_its_time_limit_is_not_retried(tmp_path, home, supervise, fast):
     # Much longer than its limit, so that it cannot end before a supervisor on a busy machine checks it.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
@@ -140,6 +143,7 @@ def test_cancelled_candidate_stops_training_at_once(tmp_path, home, supervise):
     assert fetch_rows(settings, select(search.c.device_seconds)) == [pytest.approx(fetch_rows(settings, total)[0])]
 
 
+@pytest.mark.slow
 def test_locked_database_delays_but_loses_nothing(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "held")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
@@ -193,6 +197,7 @@ def test_suspended_worker_is_not_the_candidates_fault(tmp_path, home, supervise)
     assert "suspended" in row.message
 
 
+@pytest.mark.slow
 def test_worker_dead_during_database_lock_gets_no_message(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "held-and-killed")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
@@ -231,6 +236,7 @@ def test_worker_started_during_the_signal_exits_too(tmp_path, home, fast):
     assert fetch_rows(settings, select(lease)) == []
 
 
+@pytest.mark.slow
 def test_second_signal_ends_daemon_with_locked_database(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "stuck")
     other = sqlite3.connect(settings.database_file, isolation_level=None)
@@ -284,6 +290,7 @@ def test_partial_file_of_a_killed_worker_is_removed(tmp_path, home, supervise, e
     assert not torn[0].exists()
 
 
+@pytest.mark.slow
 def test_suspension_of_supervisor_and_workers_fails_no_training(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "asleep")
     jump = [0.0]
@@ -297,6 +304,7 @@ def test_suspension_of_supervisor_and_workers_fails_no_training(tmp_path, home, 
     assert events(settings, "taken_back") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_clock_change_by_an_hour_changes_nothing(tmp_path, home, supervise, fast, expected, hours):
     settings = home(tmp_path / "clock")
@@ -356,6 +364,7 @@ def test_checkpoint_file_without_a_row_is_adopted(tmp_path, home, supervise):
     assert events(settings, "replay_differs") == []
 
 
+@pytest.mark.slow
 def test_unneeded_checkpoints_are_removed(tmp_path, home, supervise):
     settings = home(tmp_path / "collected")
     supervise(settings, timeouts=QUICK)
@@ -375,6 +384,7 @@ def test_unneeded_checkpoints_are_removed(tmp_path, home, supervise):
     assert files == known
 
 
+@pytest.mark.slow
 def test_home_is_kept_within_its_size_limit(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "small")
     squeezed = replace(QUICK, disk_check=0.0)

@@ -313,6 +313,7 @@ def statuses(engine):
         return {row.name: row.status for row in list_search_summaries(connection)}
 
 
+@pytest.mark.slow
 def test_broken_search_is_set_aside_and_taken_up_again(pair, supervise):
     settings, engine, whole = pair
     seen = []

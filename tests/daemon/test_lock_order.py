@@ -85,6 +85,7 @@ def test_commands_next_to_two_hosts_meet_no_deadlock(postgres, tmp_path):
     assert postgres.execute(query, make_url(url).database) == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_transaction_is_repeated_once_after_a_deadlock(postgres):
     engine = create_record(postgres.new_database())
     calls = []

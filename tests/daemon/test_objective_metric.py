@@ -28,6 +28,7 @@ def test_cost_above_the_target_always_lowers_fitness(value, direction):
     assert dear < cheap == (value if direction is Direction.MAXIMIZE else -value)
 
 
+@pytest.mark.slow
 def test_search_minimizes_the_loss(tmp_path, home, supervise):
     births = []
     for name, objective in (

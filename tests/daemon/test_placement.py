@@ -96,6 +96,7 @@ def training_on(supervisor, uuid):
     return [slot for slot in supervisor.slots if slot.device.uuid == uuid and is_training(slot)]
 
 
+@pytest.mark.slow
 def test_history_on_two_gpus_equals_history_on_cpu(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "gpus")
     _, scheduler = gpus(*(FakeGpu(uuid, utilisation=5) for uuid in GPUS))
@@ -126,6 +127,7 @@ def test_used_gpus_are_locked_and_workers_see_one_gpu(tmp_path, home, supervise,
     assert not any(find_lock_owner(uuid, tmp_path / "locks") for uuid in GPUS)
 
 
+@pytest.mark.slow
 def test_worker_yields_its_gpu_to_another_user_within_seconds(tmp_path, home, supervise, gpus, other_process):
     settings = home(tmp_path / "left")
     library, scheduler = gpus(FakeGpu(GPUS[0]))
@@ -390,6 +392,7 @@ def test_workers_share_a_gpu_until_its_memory_is_used(tmp_path, home, supervise,
     assert most == [3]
 
 
+@pytest.mark.slow
 def test_device_seconds_of_a_shared_gpu_sum_to_wall_time(tmp_path, home, supervise, gpus):
     settings = home(tmp_path / "shared")
     _, scheduler = gpus(FakeGpu(GPUS[0]), workers_per_device=4)
@@ -438,6 +441,7 @@ def test_measured_memory_limits_the_workers_on_a_gpu(tmp_path, home, supervise, 
     assert row.memory_share > 1
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_retried_alone_then_with_half_batches(tmp_path, home, supervise):
     settings = home(tmp_path / "memory")
     company = []
@@ -475,6 +479,7 @@ def test_search_respects_its_slot_limit(tmp_path, home, supervise, expected):
     assert busy == {0, 1}
 
 
+@pytest.mark.slow
 def test_worker_is_replaced_after_its_number_of_trainings(tmp_path, home, supervise, expected):
     settings = home(tmp_path / "worn")
     assert supervise(settings, 1, timeouts=replace(QUICK, trainings_per_worker=7)) == expected
@@ -498,6 +503,7 @@ class RecordingScheduler(GpuScheduler):
         self.successes += 1
 
 
+@pytest.mark.slow
 def test_worker_is_replaced_after_a_fatal_failure(tmp_path, home, supervise, gpus, expected):
     settings = home(tmp_path / "broken")
     _, scheduler = gpus(FakeGpu(GPUS[0]), scheduler_type=RecordingScheduler)

@@ -64,6 +64,7 @@ def add_search(settings, name, arithmetic):
     engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["native", "portable"])
 def test_each_search_gets_workers_of_its_arithmetic(tmp_path, home, first):
     settings = home(

@@ -46,6 +46,7 @@ def finished(tmp_path_factory, home, supervise, fast):
     return settings, supervise(settings, 1, fast)
 
 
+@pytest.mark.slow
 def test_rungs_do_not_depend_on_slots_or_crashes(tmp_path, finished, home, supervise, fast):
     settings = home(tmp_path / "home", **SMALL)
     assert supervise(settings, 8, (*fast, "--crash-on", "7")) == finished[1]

@@ -58,6 +58,7 @@ def test_converged_search_ends_at_the_same_birth(tmp_path, home, supervise, fast
     assert len(prints) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("population", [6, pytest.param(12, marks=pytest.mark.slow)])
 def test_guided_births_do_not_depend_on_slots_or_crashes(tmp_path, home, supervise, fast, population):
     guided = {"evolution__births": "guided", "evolution__population": population, "budget__candidates": 24}
@@ -73,6 +74,7 @@ def test_guided_births_do_not_depend_on_slots_or_crashes(tmp_path, home, supervi
     assert len(prints) == 1
 
 
+@pytest.mark.slow
 def test_epochs_record_memory_and_cpu_load(tmp_path, home, supervise):
     settings = home(tmp_path / "home")
     supervise(settings, 2, (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02"))
@@ -126,6 +128,7 @@ Supervisor(open_record(settings.database_url), settings, Launcher(settings.logs,
         assert connection.execute(select(attempt.c.number).where(attempt.c.ended_at.is_(None))).all() == []
 
 
+@pytest.mark.slow
 def test_pause_and_resume_change_nothing(tmp_path, home, supervise):
     expected = supervise(home(tmp_path / "calm"), 2)
     settings = home(tmp_path / "paused")
@@ -199,6 +202,7 @@ def test_second_daemon_is_refused_with_the_first_pid(tmp_path):
     assert find_record_user(file) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slots", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_retries_at_any_time_change_nothing(tmp_path, home, supervise, fast, slots):
     failing = (*fast, "--out-of-memory-on", "9", "--out-of-memory-attempts", "3")

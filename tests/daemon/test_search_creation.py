@@ -45,6 +45,7 @@ def create(url, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_program_creates_search_and_prints_its_id_and_name(create, url):
     done = create(SPEC, "--slots", "6")
     assert done.returncode == 0, done.stderr
@@ -56,6 +57,7 @@ def test_program_creates_search_and_prints_its_id_and_name(create, url):
     assert row.born > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [

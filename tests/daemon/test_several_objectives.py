@@ -37,6 +37,7 @@ def oriented(settings, rows):
     return [orient_values(objectives, row.objectives) for row in rows]
 
 
+@pytest.mark.slow
 def test_history_depends_on_neither_slots_nor_crashes(tmp_path, home, supervise, fast):
     prints = set()
     for slots, program in ((1, fast), (4, (*fast, "--crash-on", "11"))):
@@ -59,6 +60,7 @@ def test_history_depends_on_neither_slots_nor_crashes(tmp_path, home, supervise,
     assert list(check_replay(open_record(settings.database_url))) == []
 
 
+@pytest.mark.slow
 def test_hypervolume_rises_with_a_population_that_keeps_its_front(tmp_path, home, supervise):
     settings = home(tmp_path / "home", objective=COSTS, budget__candidates=40)
     supervise(settings, 2)
@@ -98,6 +100,7 @@ def test_changed_objectives_are_found(tmp_path, home, supervise, change, rule):
     assert any(rule in violation.invariant for violation in check_replay(engine))
 
 
+@pytest.mark.slow
 def test_flat_hypervolume_ends_a_search(tmp_path, home, supervise, fast):
     flat = {"evolution__stop_when": "quality_flat", "evolution__flat_steps": 8, "evolution__flat_by": 0.05}
     settings = home(tmp_path / "home", objective=COSTS, budget__candidates=200, **flat)
@@ -116,6 +119,7 @@ def finished(tmp_path_factory, home, supervise):
     return settings
 
 
+@pytest.mark.slow
 def test_queries_show_the_front_and_name_the_machine(finished):
     front = json.loads(run_command(query_app, finished, "pareto", "s", "--format", "json"))
     rows = fetch_rows(finished, SCORED.where(candidate.c.search_id == 1).order_by(candidate.c.birth))
@@ -136,6 +140,7 @@ def test_queries_show_the_front_and_name_the_machine(finished):
     assert "minimize latency_ms (cpu, batch 2, median of 5)" in shown["objectives"]
 
 
+@pytest.mark.slow
 def test_report_and_picture_show_the_front(finished, tmp_path):
     run_command(query_app, finished, "pareto", "s", "--picture", tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 1000

@@ -11,6 +11,7 @@ VALID_BLOCK = [2, 0, 1, 3, 1.0]
 architectures = st.from_type(Architecture)
 
 
+@pytest.mark.slow
 @given(architectures)
 def test_authors_notation_round_trips_through_json(architecture):
     assert Architecture.from_code(json.loads(json.dumps(architecture.to_code()))) == architecture

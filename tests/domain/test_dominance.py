@@ -2,6 +2,7 @@ import itertools
 import math
 
 import numpy
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
@@ -67,6 +68,7 @@ def test_preferences_do_not_depend_on_the_order_of_distinct_vectors(points, rand
     assert dict(zip(points, rank_and_crowding(points), strict=True)) == before
 
 
+@pytest.mark.slow
 @given(st.integers(2, 4).flatmap(lambda size: st.lists(st.tuples(*[st.integers(0, 3)] * size), max_size=9)))
 def test_hypervolume_counts_the_dominated_cells(points):
     size = len(points[0]) if points else 2

@@ -87,6 +87,7 @@ def test_smallest_network_is_the_cheapest(space, architecture):
     assert smallest.mult_adds <= cost.mult_adds
 
 
+@pytest.mark.slow
 @given(spaces, seeds, st.sampled_from([1.0, 1.02, 1.3, 3.0, 1e6]))
 def test_samples_respect_tight_limits(space, seed, factor):
     space = limited(space, factor)
@@ -96,6 +97,7 @@ def test_samples_respect_tight_limits(space, seed, factor):
     assert proposal == space.sample(KeyedRng(seed, "sample"), is_never_held)
 
 
+@pytest.mark.slow
 @given(spaces, seeds, architectures, st.sampled_from([1.02, 1.3, 3.0, 1e6]))
 def test_mutations_respect_tight_limits(space, seed, architecture, factor):
     space = limited(space, factor)
@@ -141,6 +143,7 @@ def test_sampling_never_repeats_until_the_space_is_exhausted():
     assert len(held) >= 0.98 * len(networks)
 
 
+@pytest.mark.slow
 @given(seeds, architectures)
 def test_mutation_never_repeats_until_all_neighbours_are_held(seed, parent):
     held = {TINY.propose(parent).digest}
@@ -160,6 +163,7 @@ def test_limits_below_the_smallest_network_are_refused(macro, name):
         tight.require_feasible()
 
 
+@pytest.mark.slow
 def test_sampling_fails_when_nothing_fits():
     with pytest.raises(SpaceExhaustedError, match="no new architecture within the limits"):
         Space(TINY.macro, TASK, Limits(max_params=1)).sample(KeyedRng(0, "sample"), is_never_held)

@@ -45,6 +45,7 @@ def frame(body: bytes) -> bytes:
     return struct.pack("!I", len(body)) + body
 
 
+@pytest.mark.slow
 @given(st.lists(any_message, max_size=5), st.lists(st.integers(0, 3000), max_size=8))
 def test_messages_round_trip_in_arbitrary_chunks(sent, cuts):
     stream = b"".join(map(encode, sent))

@@ -280,6 +280,7 @@ def test_file_without_a_record_is_not_restored(database, content):
     assert born(database) == 0
 
 
+@pytest.mark.slow
 def test_restore_needs_another_existing_file(database):
     with pytest.raises(ConflictError, match="itself"):
         restore(database, database, now=0.0)

@@ -132,6 +132,7 @@ def test_ids_start_at_one_in_an_empty_copied_table(engine, server):
         assert connection.execute(select(search)).all() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", ["sqlite, sqlite", "sqlite, server", "server, sqlite"])
 def test_copy_does_not_give_deleted_ids_again(engine, server, tmp_path, search_factory, kinds):
     """The highest ids of both records continue after those of the deleted search."""

@@ -104,6 +104,7 @@ def test_selection_is_ordered_and_minimal(files, other_bytes, limit):
     assert not ranks or not kept or ranks[-1] <= min(kept)
 
 
+@pytest.mark.slow
 def test_disk_usage_is_measured_by_purpose(home):
     home.train()
     (home.settings.home / "mlflow.db").write_bytes(b"m" * 1000)
@@ -159,6 +160,7 @@ def test_search_under_a_tight_limit_has_the_same_result(home, tmp_path):
     assert "room_made" in {row.kind for row in home.rows(select(event.c.kind))}
 
 
+@pytest.mark.slow
 def test_home_under_its_limit_keeps_all_files(home):
     home.train()
     before = home.checkpoints()

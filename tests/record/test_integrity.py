@@ -105,6 +105,7 @@ def test_a_finished_search_violates_nothing(find_violations):
     assert find_violations() == {}
 
 
+@pytest.mark.slow
 def test_guided_births_are_replayed(engine: Engine, search_factory, lease_factory, score_factory, tmp_path):
     search_id = search_factory(evolution__births="guided", evolution__population=10, budget__candidates=20)
     for _ in range(20):

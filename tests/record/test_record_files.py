@@ -56,6 +56,7 @@ def test_imported_record_has_the_same_fingerprint(record: Record, tmp_path: Path
     assert again == written
 
 
+@pytest.mark.slow
 def test_server_and_file_exchange_records(record: Record, tmp_path: Path, postgres_url: str) -> None:
     export_record(record.engine, tmp_path / "out", FileFormat.PARQUET)
     server = new_record(postgres_url)

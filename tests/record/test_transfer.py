@@ -122,6 +122,7 @@ def test_transferred_search_evolves_normally(engine, finished, lease_factory, sc
     assert {row.parent_id for row in rows[5:]} <= {row.id for row in rows}
 
 
+@pytest.mark.slow
 def test_chosen_candidate_is_transferred(engine, finished):
     small = finished()
     chosen = initial(engine, small)[1]

@@ -45,6 +45,7 @@ def fetch_one(engine, query):
         return connection.execute(query).one()
 
 
+@pytest.mark.slow
 def test_concurrent_processes_lease_every_candidate_exactly_once(engine, url, search_factory):
     search_id = search_factory(evolution__population=60, budget__candidates=60)
     command = [sys.executable, "-c", LEASING_PROGRAM, url, str(search_id)]

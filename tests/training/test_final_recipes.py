@@ -56,6 +56,7 @@ def test_each_method_resumes_within_an_epoch_with_the_same_bits(assignment: Make
     assert_resumes(assignment, calls=3, **METHODS[method])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calls", [3, 8])
 def test_all_methods_together_resume_with_the_same_bits(assignment: MakeAssignment, calls: int) -> None:
     assert_resumes(assignment, calls, **ALL)

@@ -45,6 +45,7 @@ def test_median_and_quartiles_come_after_the_warm_up() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_measuring_changes_no_result(assignment: MakeAssignment, one_thread: None) -> None:
     plain = run_training(assignment(epochs=1))
     measured = run_training(replace(assignment(epochs=1), latency=SETTINGS))
@@ -57,6 +58,7 @@ def test_measuring_changes_no_result(assignment: MakeAssignment, one_thread: Non
     assert finished(plain).latency_ms is None
 
 
+@pytest.mark.slow
 def test_a_stop_during_the_measurement_keeps_the_training(assignment: MakeAssignment) -> None:
     wanted, calls = replace(assignment(epochs=1), latency={**SETTINGS, "runs": 10_000}), count()
 

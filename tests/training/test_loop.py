@@ -48,6 +48,7 @@ def test_training_reports_every_epoch_and_the_last_metrics(assignment: MakeAssig
     assert last.device_seconds > 0
 
 
+@pytest.mark.slow
 def test_network_learns_the_digits(assignment: MakeAssignment) -> None:
     recipe = {"data": {"name": "digits"}, "epochs": 5, "batch_size": 32, "augment": "none"}
     assert finished(run_training(assignment(**recipe))).accuracy > 0.5
@@ -58,6 +59,7 @@ def test_training_set_smaller_than_a_batch_is_one_batch(assignment: MakeAssignme
     finished(run_training(assignment(data=data)))
 
 
+@pytest.mark.slow
 def test_bits_do_not_depend_on_earlier_trainings(assignment: MakeAssignment) -> None:
     first = run_training(assignment())
     other_code: list[list[int | float]] = [[2, 2, 1, 1, 1.0]] * 7
@@ -142,6 +144,7 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(assignment: Ma
     assert_same_bits(uninterrupted, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split_first", [False, True])
 def test_checkpoint_with_other_micro_batches_is_refused(assignment: MakeAssignment, split_first: bool) -> None:
     released = run_training(

@@ -45,6 +45,7 @@ def test_network_has_the_parameters_and_mult_adds_of_the_authors(row: dict[str, 
     assert mult_adds(model, task) == row["mult_adds"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("macro", PRESETS.values(), ids=PRESETS)
 def test_network_agrees_with_the_analytic_cost_under_every_macro(macro: Any) -> None:
     for row in ROWS[:6]:

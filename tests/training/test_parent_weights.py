@@ -73,6 +73,7 @@ def test_child_starts_from_its_parents_weights(assignment: MakeAssignment) -> No
     assert of_child.accuracy > of_unrelated.accuracy + 0.2
 
 
+@pytest.mark.slow
 def test_resumed_child_has_the_same_bits_and_share(family: Family, assignment: MakeAssignment) -> None:
     grandparent, parent, _ = family
     run_training(grandparent)
@@ -88,6 +89,7 @@ def test_resumed_child_has_the_same_bits_and_share(family: Family, assignment: M
     assert comparable(resumed) == comparable(uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_missing_ancestors_are_trained_again_with_the_same_bits(family: Family, damage: str) -> None:
     grandparent, parent, child = family

@@ -71,6 +71,7 @@ def test_logits_are_float32_in_every_precision(assignment: MakeAssignment) -> No
     assert bool((best > second).all())
 
 
+@pytest.mark.slow
 def test_recipe_decides_the_precision(assignment: MakeAssignment) -> None:
     auto, plain = (run_training(assignment(precision=precision)) for precision in ("auto", "float32"))
     assert finished(auto).precision == finished(plain).precision == "float32"

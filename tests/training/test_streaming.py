@@ -161,6 +161,7 @@ def test_batches_are_normalized_with_the_statistics_of_imagenet(tmp_path: Path) 
         assert torch.allclose(images, expected.reshape(1, 3, 1, 1).expand_as(images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_validation_takes_center_crops_and_training_random_ones(tmp_path: Path) -> None:
     # Red increases from left to right and green from top to bottom, so a pixel's color is its original position.
     make_classes(tmp_path)
@@ -270,6 +271,7 @@ def assign(root: Path, folder: Path, candidate: int = 1, attempt: int = 1, **tra
     )
 
 
+@pytest.mark.slow
 def test_training_resumes_within_an_epoch_with_the_same_metrics(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -264,6 +264,7 @@ def test_wider_macro_of_the_same_strides_is_exact() -> None:
     assert distance(logits(old, images()), logits(new, images())) < ROUNDING
 
 
+@pytest.mark.slow
 def test_other_strides_or_fewer_channels_inherit_a_part() -> None:
     code = "mb3_k3_d2_w1.0_skip"
     for macro in (PRESETS["eatnas-cifar"], PRESETS["eatnas-small"]):

@@ -256,6 +256,7 @@ def test_stop_request_holds_until_obeyed(assignment: MakeAssignment) -> None:
     assert requests == [StopRequest.NONE, StopRequest.RELEASE, StopRequest.RELEASE]
 
 
+@pytest.mark.slow
 def test_worker_exits_after_a_fatal_failure_without_further_reports(
     assignment: MakeAssignment, start_worker: StartWorker
 ) -> None:

@@ -64,6 +64,7 @@ def test_search_of_mutations_has_no_predictions(search_factory, train, engine):
     assert (summary.predicted, summary.share_within, summary.correlation) == (0, None, None)
 
 
+@pytest.mark.slow
 def test_birth_decided_again_is_the_same(guided, connection):
     search = get_search(connection, "s")
     for row in list_predictions(connection, guided, EVERYTHING):
@@ -84,6 +85,7 @@ def test_proposals_are_explained_in_one_sentence(guided, connection):
     assert all((entry.reason is None) == (entry.birth < 8) for entry in ancestors)
 
 
+@pytest.mark.slow
 def test_report_shows_predictions_of_guided_searches_only(guided, connection):
     data = load_report_data(connection, "s", 100.0)
     (figure,) = prediction_figures(data)

@@ -69,6 +69,7 @@ def random_condition(rng: random.Random, column: str) -> str:
     return f"{column} {rng.choice(signs)} {value}"
 
 
+@pytest.mark.slow
 def test_sql_and_python_select_the_same_page(engine: Engine) -> None:
     rng = random.Random(7)
     rows = random_rows(rng)

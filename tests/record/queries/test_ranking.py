@@ -112,6 +112,7 @@ def rank_by_definition(connection: Connection, search_id: int) -> list[int]:
     return [row.id for row in sorted((row for row in rows if row.search_id == search_id), key=rank)]
 
 
+@pytest.mark.slow
 def test_reevaluated_candidates_rank_first(tested: int, connection: Connection) -> None:
     ranking = rank_by_definition(connection, tested)
     rows = list_best(connection, tested, 100)
@@ -139,6 +140,7 @@ def test_pages_of_the_ranking_are_parts_of_it(tested: int, connection: Connectio
         assert list(rank_candidates(connection, tested, page)) == expected
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_same_best_candidate(engine: Engine, tested: int, tmp_path: Path) -> None:
     settings = Settings(tmp_path, engine.url.render_as_string(hide_password=False))
     record = api.Record(settings).search("small")

@@ -247,6 +247,7 @@ def test_plain_questions_are_answered_on_a_server(settings):
     assert run_query(settings, "SELECT 2 ^ 3, 'ä', 7 / 2").rows == ((8.0, "ä", 3),)
 
 
+@pytest.mark.slow
 def test_every_allowed_function_of_the_server_runs(settings):
     called, failures = set(), {}
     for name, kind, direct, arguments in execute(settings, SIGNATURES):
