@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 
@@ -33,4 +34,6 @@ class ImageDataset:
         """The names of the classes, or None if only the labels define them."""
         if self.classes is None:
             return None
-        return tuple(map(str, range(self.classes) if isinstance(self.classes, int) else self.classes))
+        if isinstance(self.classes, int | Integral):  # also those of NumPy
+            return tuple(map(str, range(int(self.classes))))
+        return tuple(map(str, self.classes))

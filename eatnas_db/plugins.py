@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eatnas_db.domain.suggestions import did_you_mean
-from eatnas_db.errors import PluginError
+from eatnas_db.errors import PluginError, describe_os_error
 
 OPERATORS: Final = "eatnas_db.operators"
 SPACES: Final = "eatnas_db.spaces"
@@ -55,6 +56,8 @@ class Plugin:
             found = importlib.import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
+        except SystemExit as error:
+            raise PluginError(f"{self} ends the process when it is imported; correct its package") from error
         except Exception as error:  # a module of the user's may raise anything
             raise PluginError(
                 f"{self} cannot be loaded ({_describe(error)}); correct or reinstall its package"
@@ -162,12 +165,25 @@ def find_distribution(package: str) -> str | None:
     return None
 
 
-@cache
+SOURCE_DIGESTS: Final[dict[str, str]] = {}
+"""The digests that this process has read, by top-level package."""
+
+
 def digest_source(package: str) -> str:
     """Return 64 hexadecimal digits that identify the Python source of a top-level package or module.
 
-    The source is read once per process, as the modules are. Raises `PluginError` if the package is not installed.
+    Once the package is imported, this is the source that was read first: later changes do not reach this process.
+    Raises `PluginError` if the package is not installed or cannot be read.
     """
+    if package not in SOURCE_DIGESTS or package not in sys.modules:
+        try:
+            SOURCE_DIGESTS[package] = _read_digest(package)
+        except OSError as error:
+            raise PluginError(f"the package {package} cannot be read: {describe_os_error(error)}") from error
+    return SOURCE_DIGESTS[package]
+
+
+def _read_digest(package: str) -> str:
     importlib.invalidate_caches()
     try:
         spec = importlib.util.find_spec(package)
@@ -181,6 +197,7 @@ def digest_source(package: str) -> str:
     else:
         folders = [Path(folder) for folder in spec.submodule_search_locations]
         files = {file.relative_to(folder).as_posix(): file for folder in folders for file in folder.rglob("*.py")}
+        files = {name: file for name, file in files.items() if file.is_file()}  # editors leave links to nothing
     for name, file in sorted(files.items()):
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # it loads pydantic
     from eatnas_db.domain.spec import SearchSpec
 
 BUILT_IN_SPACES: Final[Mapping[str, SpaceDefinition]] = {**PRESETS, **CELL_PRESETS}
+_OWN_PACKAGES: Final = ("eatnas_db", "eatnas_training")
 _OPERATORS: Final = {operator.name: operator for operator in BUILT_IN_OPERATORS}
 
 
@@ -63,15 +64,34 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
     """Return a space as the record stores it, with the identities of the plug-ins that it needs."""
     stored = space.to_json()
     used: list[Plugin] = []
+    parts: list[str | None] = []
     plugin = None if space.name in BUILT_IN_SPACES else list_plugins(SPACES).get(space.name)
     if plugin is not None and plugin.load() is space:
         used.append(plugin)
-        if not isinstance(space, Macro | CellSpace):
+        parts += [space.network, space.inheritance]
+        if type(space) not in (Macro, CellSpace):  # a class of the package may override any method
             stored["plugin"] = plugin.reference
-    used += [find_plugin(OPERATORS, name) for name in stored.get("ops", ()) if name not in _OPERATORS]
+    for name in stored.get("ops", ()):
+        operator = find_operator(name)
+        if isinstance(space, Macro) and space.operator(name) is not operator:
+            raise PluginError(
+                f"space {space.name} has an operator {name} that is not the one of {OPERATORS}; rename it, and add an "
+                "entry point for it"
+            )
+        if name not in _OPERATORS:
+            used.append(find_plugin(OPERATORS, name))
+            parts += [operator.module, operator.inherit]
+    used += _list_other_packages(parts, {*_OWN_PACKAGES, *(plugin.package for plugin in used)})
     if used:
         stored["plugins"] = [plugin.identity().to_json() for plugin in used]
     return stored
+
+
+def _list_other_packages(references: Iterable[str | None], known: Set[str]) -> list[Plugin]:
+    """Return one reference into each package that is not known, in order."""
+    plugins = [Plugin(reference, reference) for reference in references if reference is not None]
+    first = {plugin.package: plugin for plugin in reversed(plugins) if plugin.package not in known}
+    return list(reversed(first.values()))
 
 
 def read_space(stored: Mapping[str, Any]) -> SpaceDefinition:
@@ -98,6 +118,8 @@ def _read_space(stored: str) -> SpaceDefinition:
 
 def _load_space(plugin: Plugin) -> SpaceDefinition:
     space = plugin.load()
-    if not isinstance(space, SpaceDefinition) or space.name != plugin.name:
+    if not isinstance(space, SpaceDefinition) or getattr(space, "name", None) != plugin.name:
         raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; correct its package")
+    if not isinstance(getattr(space, "network", None), str):
+        raise PluginError(f"{plugin} has no reference `network`, which builds its networks; correct its package")
     return space

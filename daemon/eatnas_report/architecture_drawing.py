@@ -67,8 +67,8 @@ def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task
 
 
 def is_macro(stored_space: Mapping[str, Any]) -> bool:
-    """Return whether a stored space is a macro of EAT-NAS."""
-    return "stem_channels" in stored_space
+    """Return whether a stored space is a macro of EAT-NAS, and not of a class of a package."""
+    return "stem_channels" in stored_space and "plugin" not in stored_space
 
 
 def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:

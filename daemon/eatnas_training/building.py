@@ -52,7 +52,7 @@ def build_with_plugins(architecture: Architecture, space: SpaceDefinition, task:
         _require_pure_forward(probe, task, culprit)
     except (OperatorError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the code of a package may raise anything
+    except (Exception, SystemExit) as error:  # the code of a package may raise anything
         raise OperatorError(f"{culprit} raises {type(error).__name__}: {error}") from error
     return model
 
@@ -78,6 +78,8 @@ def _build_seeded(architecture: Architecture, space: SpaceDefinition, task: Task
 
 
 def _require_equal(model: nn.Module, other: nn.Module, culprit: str) -> None:
+    if {id(part) for part in model.modules()} & {id(part) for part in other.modules()}:
+        raise OperatorError(f"{culprit} returns one module twice, so a network would continue the weights of another")
     first, second = model.state_dict(), other.state_dict()
     if first.keys() != second.keys() or not all(torch.equal(first[name], second[name]) for name in first):
         raise OperatorError(

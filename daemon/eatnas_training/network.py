@@ -119,7 +119,8 @@ def initialize(network: nn.Module, seed: int) -> None:
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
                 module.weight.normal_(0, LINEAR_DEVIATION, generator=generator)
-                module.bias.zero_()
+                if module.bias is not None:  # a layer of a package may have none
+                    module.bias.zero_()
 
 
 def separable_layer(layer: Layer) -> nn.Module:

@@ -80,10 +80,11 @@ class Space:
         """Return an architecture together with its effective form, digest and cost. Raises `EatnasError`."""
         try:
             effective = self.effective(architecture)
+            digest = self.digest(effective)
             cost, activations = self.macro.measure(architecture, self.task)
         except EatnasError:
             raise
-        except Exception as error:  # the code of a package may raise anything
+        except (Exception, SystemExit) as error:  # the code of a package may raise anything
             raise PluginError(
                 f"space {self.macro.name} cannot count {architecture} ({type(error).__name__}: {error}); "
                 "correct its package"
@@ -91,7 +92,7 @@ class Space:
         return Proposal(
             architecture=architecture,
             effective=effective,
-            digest=self.digest(effective),
+            digest=digest,
             cost=cost,
             activations=activations,
             changes=changes,

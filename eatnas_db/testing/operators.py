@@ -40,6 +40,7 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
         label = f"operator {operator.name}, {layer}"
         assert list(operator.count(layer)) == list(operator.count(layer)), f"{label}: two calls count different costs"
         module, other = (_build(build, layer, label) for _ in range(2))
+        assert module is not other, f"{label}: two calls return one module"
         states = module.state_dict(), other.state_dict()
         assert states[0].keys() == states[1].keys(), f"{label}: two calls build different modules"
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), (

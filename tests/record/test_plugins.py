@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from eatnas_db.errors import PluginError
-from eatnas_db.plugins import DATASETS, Plugin, PluginIdentity, digest_source, find_function, find_plugin, list_plugins
+from eatnas_db.plugins import (
+    DATASETS,
+    SOURCE_DIGESTS,
+    Plugin,
+    PluginIdentity,
+    digest_source,
+    find_function,
+    find_plugin,
+    list_plugins,
+)
+from eatnas_db.spaces import find_space, read_space, store_space
 
 
 @pytest.fixture
@@ -20,7 +30,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path
     finally:
         sys.path.remove(str(tmp_path))
-        digest_source.cache_clear()
+        SOURCE_DIGESTS.clear()
         for name in [name for name in sys.modules if name.startswith("plugin_sample")]:
             del sys.modules[name]
 
@@ -73,7 +83,8 @@ def test_missing_package_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["raise RuntimeError('a\\nb')", "import plugin_sample_missing", "other = 1", "def ("]
+    "source",
+    ["raise RuntimeError('a\\nb')", "raise SystemExit(3)", "import plugin_sample_missing", "other = 1", "def ("],
 )
 def test_plugin_that_cannot_be_loaded_is_one_line(site: Path, source: str) -> None:
     install(site, "plugin_sample_f", source)
@@ -91,7 +102,7 @@ def test_changed_source_is_reported_with_both_versions(site: Path) -> None:
     identity.require_installed()
 
     install(site, "plugin_sample_g", "value = 4\n")
-    digest_source.cache_clear()
+    SOURCE_DIGESTS.clear()
 
     with pytest.raises(PluginError, match="plugin_sample_g:value has changed"):
         identity.require_installed()
@@ -109,4 +120,74 @@ def test_package_installed_after_the_start_is_found(tmp_path: Path) -> None:
     finally:
         sys.path.remove(str(site))
         sys.modules.pop("plugin_sample_later", None)
-        digest_source.cache_clear()
+        SOURCE_DIGESTS.clear()
+
+
+def test_former_source_is_accepted_again_until_its_package_is_imported(site: Path) -> None:
+    install(site, "plugin_sample_h", "value = 3\n")
+    plugin = find_function("plugin_sample_h:value")
+    identity = plugin.identity()
+    install(site, "plugin_sample_h", "value = 4\n")
+    with pytest.raises(PluginError, match="has changed"):
+        identity.require_installed()
+
+    install(site, "plugin_sample_h", "value = 3\n")
+    identity.require_installed()
+    plugin.load()
+    install(site, "plugin_sample_h", "value = 4\n")
+
+    identity.require_installed()  # what this process has imported is still the former source
+
+
+def test_links_to_nothing_are_no_source(site: Path) -> None:
+    install(site, "plugin_sample_i", "value = 3\n")
+    before = digest_source("plugin_sample_i")
+
+    (site / "plugin_sample_i" / ".#train.py").symlink_to("user@host.123")
+
+    assert digest_source("plugin_sample_i") == before
+
+
+MACRO = """
+from eatnas_db.domain.macro import Macro
+from eatnas_db.domain.operators import BUILT_IN_OPERATORS, Operator
+class Own(Macro):
+    def measure(self, architecture, task):
+        return super().measure(architecture, task)
+SIZES = (8, 1, (1, 2), (16, 24), 64, 0.5)
+"""
+
+
+def test_space_of_a_subclass_is_read_as_its_class(site: Path) -> None:
+    source = f"{MACRO}SPACE = Own('own', *SIZES)\n"
+    install(site, "plugin_sample_j", source, entries="[eatnas_db.spaces]\nown = plugin_sample_j:SPACE\n")
+
+    space = find_space("own")
+
+    assert read_space(store_space(space)) is space
+
+
+def test_other_operator_of_a_known_name_is_refused(site: Path) -> None:
+    operator = "Operator('sep', BUILT_IN_OPERATORS[0].count, 'x:y')"
+    source = f"{MACRO}SPACE = Macro('other', *SIZES, operators=({operator}, *BUILT_IN_OPERATORS[1:]))\n"
+    install(site, "plugin_sample_k", source, entries="[eatnas_db.spaces]\nother = plugin_sample_k:SPACE\n")
+
+    with pytest.raises(PluginError, match="operator sep that is not the one"):
+        store_space(find_space("other"))
+
+
+def test_identity_covers_the_package_of_the_layers(site: Path) -> None:
+    operator = "GHOST = Operator('ghost', BUILT_IN_OPERATORS[0].count, 'plugin_sample_m:layer')\n"
+    source = f"{MACRO}{operator}SPACE = Macro('ghosts', *SIZES, operators=(GHOST, *BUILT_IN_OPERATORS))\n"
+    operators = "[eatnas_db.operators]\nghost = plugin_sample_l:GHOST\n"
+    spaces = "[eatnas_db.spaces]\nghosts = plugin_sample_l:SPACE\n"
+    install(site, "plugin_sample_l", source, entries=operators + spaces)
+    install(site, "plugin_sample_m", "layer = None\n")
+
+    stored = store_space(find_space("ghosts"))
+
+    assert [identity["reference"] for identity in stored["plugins"]] == [
+        "plugin_sample_l:SPACE",
+        "plugin_sample_l:GHOST",
+        "plugin_sample_m:layer",
+    ]

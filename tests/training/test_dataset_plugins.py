@@ -16,7 +16,7 @@ import pytest
 
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import DataError
-from eatnas_db.plugins import digest_source
+from eatnas_db.plugins import SOURCE_DIGESTS
 from eatnas_db.testing import check_dataset
 from eatnas_training import prepare
 from eatnas_training.data import datasets, loading
@@ -37,7 +37,7 @@ def site(tmp_path: Path) -> Iterator[Path]:
     sys.path.insert(0, str(site))
     yield site
     sys.path.remove(str(site))
-    digest_source.cache_clear()
+    SOURCE_DIGESTS.clear()
     for name in [name for name in sys.modules if name.startswith("data_sample")]:
         del sys.modules[name]
 
@@ -123,7 +123,7 @@ def test_changed_items_fail_the_training_with_both_digests(
     finished(run_training(assign))
     install_dataset(site, "data_sample_squares", SQUARES.replace("+= 150", "+= 151"))
     del sys.modules["data_sample_squares"]
-    digest_source.cache_clear()
+    SOURCE_DIGESTS.clear()
     loading.forget_loaded_data(squares)
     report = failed(run_training(replace(assign, attempt=2)))
     assert report.kind == FailureKind.UNREADABLE_DATA
@@ -225,6 +225,10 @@ def test_floats_pillow_images_and_mappings_are_images_too(load: Load) -> None:
         "{'image': PIL.Image.fromarray(image), 'label': index % 2}",
     ):
         assert load(item, more=more).digest == plain.digest
+
+
+def test_number_of_classes_may_be_one_of_numpy(load: Load) -> None:
+    assert load(returns="ImageDataset(Items(), numpy.int64(2), 1, 8)").train.classes == 2
 
 
 def test_declared_digest_is_part_of_the_digest(load: Load) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
-from eatnas_db.plugins import digest_source, find_function
+from eatnas_db.plugins import SOURCE_DIGESTS, find_function
 from eatnas_db.testing import check_training
 from eatnas_db.yaml_files import parse_yaml
 from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Finished, Progress, Released, Resumed
@@ -79,7 +79,7 @@ def program(tmp_path: Path, assignment: Callable[..., Assign]) -> Iterator[Calla
         yield make
     finally:
         sys.path.remove(str(site))
-        digest_source.cache_clear()
+        SOURCE_DIGESTS.clear()
 
 
 def run(assign: Assign, stop_request: Callable[[], StopRequest] = no_request) -> Reports:
@@ -195,7 +195,7 @@ def test_changed_program_is_no_failure_of_the_candidate(program):
     assign = program(COUNTING)
     package = assign.training["program"]["reference"].partition(":")[0]
     (Path(sys.path[0]) / package / "__init__.py").write_text(COUNTING.replace("1 / total", "2 / total"))
-    digest_source.cache_clear()
+    SOURCE_DIGESTS.clear()
     failure = failed(run(assign))
     assert (failure.kind, failure.fatal) == (FailureKind.MISSING_PLUGIN, True)
     assert f"{package}:train has changed: the record was made with version 1.0" in failure.message

@@ -74,6 +74,32 @@ class Changing(Pointwise):
         self.offset = nn.Buffer(torch.tensor(float(Changing.calls)))
 
 
+SHARED = Pointwise(Layer(3, False, 4, 8, 8, 1))
+
+
+def reuse(layer: Layer) -> nn.Module:
+    return SHARED
+
+
+def leave(layer: Layer) -> nn.Module:
+    raise SystemExit(3)
+
+
+class Gated(Pointwise):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer)
+        self.gate = nn.Linear(layer.outputs, layer.outputs, bias=False)
+
+    def forward(self, images):
+        features = self[1](self[0](images))
+        return features * self.gate(features.mean((2, 3)))[:, :, None, None].sigmoid()
+
+
+def count_gated(layer: Layer) -> list[Part]:
+    gate = layer.outputs**2
+    return [*count(layer), Part(gate, gate, kept=layer.outputs)]
+
+
 BROKEN: list[tuple[Callable[[Layer], nn.Module], str]] = [
     (Raising, "ValueError: cannot compute this"),
     (NotANumber, "infinite or NaN"),
@@ -81,6 +107,8 @@ BROKEN: list[tuple[Callable[[Layer], nn.Module], str]] = [
     (Noisy, "global generator of random"),
     (Dropping, "global generator of torch"),
     (Changing, "different networks"),
+    (reuse, "returns one module twice"),
+    (leave, "raises SystemExit"),
 ]
 
 
@@ -103,6 +131,12 @@ def test_check_operator_refuses_broken_operators(module, reason):
     operator = Operator("own", count, f"{__name__}:{module.__name__}")
     with pytest.raises(AssertionError, match="operator own"):
         check_operator(operator, layers=CHECKED_LAYERS[:1])
+
+
+def test_layers_may_have_linear_maps_without_bias():
+    operator = Operator("own", count_gated, f"{__name__}:Gated")
+    macro = Macro("own", 4, 1, (1, 2), (8, 8), 16, operators=(operator, *BUILT_IN_OPERATORS))
+    build_with_plugins(macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0"), macro, TASK, seed=1)
 
 
 @pytest.mark.parametrize("operator", BUILT_IN_OPERATORS, ids=lambda operator: operator.name)

@@ -60,8 +60,6 @@ def _load_plugin(name: str) -> Callable[..., Any]:
         function = plugin.load()
     except PluginError as error:
         raise DataError(str(error)) from error
-    except SystemExit as error:
-        raise DataError(f"{plugin} ends the process when it is imported; correct its package") from error
     if not callable(function):
         raise DataError(f"{plugin} is {type(function).__name__}, not a function; correct its entry point")
     return cast("Callable[..., Any]", function)

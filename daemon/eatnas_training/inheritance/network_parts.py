@@ -38,9 +38,9 @@ class PluginLayer:
 
     @property
     def last_norm(self) -> nn.BatchNorm2d | None:
-        """The last batch-norm that has the output channels."""
+        """The last batch-norm, if it has weights and the output channels."""
         norms = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
-        return norms[-1] if norms and norms[-1].num_features == self.layer.outputs else None
+        return norms[-1] if norms and norms[-1].affine and norms[-1].num_features == self.layer.outputs else None
 
 
 @dataclass(frozen=True, slots=True)
