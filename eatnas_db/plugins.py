@@ -13,10 +13,9 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import (
-    EntryPoint,
     PackageNotFoundError,
     distribution,
     distributions,
@@ -42,6 +41,8 @@ class Plugin:
 
     name: str
     reference: str
+    rival: str | None = None
+    """The reference to which another package gives the same name."""
 
     @property
     def package(self) -> str:
@@ -50,6 +51,7 @@ class Plugin:
 
     def load(self) -> Any:
         """Import the module and return the object. Raises `PluginError` with the reason in one line."""
+        self._require_one_package()
         module, _, attribute = self.reference.partition(":")
         importlib.invalidate_caches()  # the package may have been installed since this process started
         try:
@@ -66,7 +68,14 @@ class Plugin:
 
     def identity(self) -> PluginIdentity:
         """Return the version and the digest of the installed source, without an import of the module."""
+        self._require_one_package()
         return PluginIdentity(self.reference, _find_version(self.package), digest_source(self.package))
+
+    def _require_one_package(self) -> None:
+        if self.rival is not None:
+            raise PluginError(
+                f"two packages define {self.name}: {self.reference} and {self.rival}; uninstall one of them"
+            )
 
     def __str__(self) -> str:
         return self.reference if self.name == self.reference else f"{self.name} ({self.reference})"
@@ -101,15 +110,13 @@ class PluginIdentity:
 
 
 def list_plugins(group: str) -> dict[str, Plugin]:
-    """Return the plug-ins of a group of entry points by name. Raises `PluginError` if two packages use one name."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=group):
-        other = found.setdefault(entry.name, entry)
-        if other.value != entry.value:
-            raise PluginError(
-                f"two packages define {entry.name} in {group}: {other.value} and {entry.value}; uninstall one of them"
-            )
-    return {name: Plugin(name, entry.value) for name, entry in sorted(found.items())}
+    """Return the plug-ins of a group of entry points by name. A name of two packages can be listed, but not used."""
+    found: dict[str, Plugin] = {}
+    for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
+        first = found.setdefault(entry.name, Plugin(entry.name, entry.value))
+        if first.reference != entry.value:
+            found[entry.name] = replace(first, rival=entry.value)
+    return found
 
 
 def find_plugin(group: str, name: str) -> Plugin:

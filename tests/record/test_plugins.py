@@ -67,8 +67,17 @@ def test_two_packages_with_one_name_are_refused(site: Path) -> None:
     for package in ("plugin_sample_c", "plugin_sample_d"):
         install(site, package, "value = 3\n", entries=f"[eatnas_db.datasets]\ntexts = {package}:value\n")
 
-    with pytest.raises(PluginError, match=r"plugin_sample_c:value and plugin_sample_d:value|uninstall one"):
-        list_plugins(DATASETS)
+    for use in (Plugin.load, Plugin.identity):
+        with pytest.raises(PluginError, match=r"texts: plugin_sample_c:value and plugin_sample_d:value; uninstall one"):
+            use(find_plugin(DATASETS, "texts"))
+
+
+def test_name_of_two_packages_stops_no_other_plugin(site: Path) -> None:
+    for package, other in (("plugin_sample_n", ""), ("plugin_sample_o", "images = plugin_sample_o:value\n")):
+        entries = f"[eatnas_db.datasets]\ntexts = {package}:value\n{other}"
+        install(site, package, "value = 3\n", entries=entries)
+
+    assert find_plugin(DATASETS, "images").load() == 3
 
 
 @pytest.mark.parametrize("reference", ["", "train", "a b:c", "plugin_sample_e:", ":train", "plugin_sample_e:a.1"])
