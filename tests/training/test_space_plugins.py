@@ -17,6 +17,9 @@ from eatnas_db.domain.space import Space
 from eatnas_db.testing import check_operator, check_space
 from eatnas_db.testing.operators import CHECKED_LAYERS
 from eatnas_training.building import OperatorError, build_initialized, build_with_plugins
+from eatnas_training.inheritance.channel_statistics import Moments
+from eatnas_training.inheritance.copying import WeightCopier
+from eatnas_training.inheritance.network_parts import LayerParts, PluginLayer
 from eatnas_training.inheritance.transfer import NetworkSpec, inherit
 
 TASK = Task(8, 1, 10)
@@ -137,6 +140,26 @@ def test_layers_may_have_linear_maps_without_bias():
     operator = Operator("own", count_gated, f"{__name__}:Gated")
     macro = Macro("own", 4, 1, (1, 2), (8, 8), 16, operators=(operator, *BUILT_IN_OPERATORS))
     build_with_plugins(macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0"), macro, TASK, seed=1)
+
+
+def inherit_at_random(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
+    return int(torch.rand(1))
+
+
+def inherit_too_much(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
+    return 10**6
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"), [(inherit_at_random, "generator of torch"), (inherit_too_much, "1000000 copied elements")]
+)
+def test_broken_inheritance_of_an_operator_is_named(function, reason):
+    operator = Operator("own", count, f"{__name__}:Pointwise", inherit=f"{__name__}:{function.__name__}")
+    layer = Layer(3, False, 4, 4, 8, 1)
+    parent, child = (LayerParts([], plugin=PluginLayer(operator, layer, Pointwise(layer))) for _ in range(2))
+    channels, moments = torch.arange(4), Moments(torch.zeros(4), torch.ones(4))
+    with pytest.raises(OperatorError, match=reason):
+        WeightCopier(exact=True).copy_block([parent], [child], channels, channels, moments)
 
 
 @pytest.mark.parametrize("operator", BUILT_IN_OPERATORS, ids=lambda operator: operator.name)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from eatnas_db.plugins import Plugin
+from eatnas_training.building import OperatorError
+from eatnas_training.data.random_states import watch_global_draws
 from eatnas_training.inheritance.channel_statistics import (
     Moments,
     moments_after_layer,
@@ -96,7 +98,18 @@ class WeightCopier:
     def _copy_plugin(self, old: PluginLayer, new: PluginLayer) -> None:
         reference = new.operator.inherit
         assert reference is not None
-        self.copied += int(Plugin(reference, reference).load()(old.module, new.module, new.layer))
+        with watch_global_draws() as drawn:
+            copied = int(Plugin(reference, reference).load()(old.module, new.module, new.layer))
+        if drawn:
+            raise OperatorError(
+                f"operator {new.operator.name}: {reference} draws from the global generator of {' and '.join(drawn)}, "
+                "so no training can be repeated; use no random numbers"
+            )
+        if not 0 <= copied <= (total := sum(parameter.numel() for parameter in new.module.parameters())):
+            raise OperatorError(
+                f"operator {new.operator.name}: {reference} returns {copied} copied elements, and the layer has {total}"
+            )
+        self.copied += copied
         self.exact = False
 
     def _copy_body(self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor) -> None:
