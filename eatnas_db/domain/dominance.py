@@ -7,6 +7,7 @@ are equal on all machines.
 from __future__ import annotations
 
 import math
+import operator
 from bisect import insort
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,25 @@ Values = tuple[float, ...]
 def dominates(first: Values, second: Values) -> bool:
     """Return whether `first` is at least as good in every objective and better in one."""
     return first != second and all(a >= b for a, b in zip(first, second, strict=True))
+
+
+def find_front(vectors: Sequence[Values]) -> list[int]:
+    """Return the positions of the vectors that no other dominates, in ascending order; of equal ones only the first."""
+    front: list[Values] = []
+    positions = []
+    # A vector comes after all that dominate it, and after the first of its equals.
+    for position in sorted(range(len(vectors)), key=vectors.__getitem__, reverse=True):
+        vector = vectors[position]
+        # With two objectives, the last vector of the front has its largest second value.
+        rivals = front[-1:] if len(vector) == 2 else front
+        better = next((place for place, rival in enumerate(rivals) if all(map(operator.ge, rival, vector))), None)
+        if better is None:
+            front.append(vector)
+            positions.append(position)
+        elif len(vector) != 2:
+            # It probably dominates the next vectors too, so it is compared first.
+            front.insert(0, front.pop(better))
+    return sorted(positions)
 
 
 def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:

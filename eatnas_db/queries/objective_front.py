@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from eatnas_db.domain.dominance import Values, dominates, rank_and_crowding
+from eatnas_db.domain.dominance import Values, crowding_distances, find_front, rank_and_crowding
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -63,8 +63,8 @@ def list_front_ids(connection: Connection, search_id: int) -> list[int] | None:
     if not get_objectives(connection, search_id):
         return None
     front = _find_front(connection, search_id)
-    keys = dict(zip(front, rank_and_crowding(list(front.values())), strict=True))
-    return sorted(front, key=keys.__getitem__)
+    distances = dict(zip(front, crowding_distances(list(front.values())), strict=True))
+    return sorted(front, key=lambda candidate_id: -distances[candidate_id])
 
 
 def order_by_preference(connection: Connection, search_id: int, candidate_ids: Sequence[int]) -> list[int]:
@@ -111,17 +111,13 @@ def _read(row: Any) -> ObjectiveValues:
 
 
 def _find_front(connection: Connection, search_id: int) -> dict[int, Values]:
-    """Return the values of the front by id, in order of birth. Only the front is held in memory."""
+    """Return the values of the front by id, in order of birth."""
     objectives = get_objectives(connection, search_id)
     query = (
         select(candidate.c.id, candidate.c.objectives)
         .where(candidate.c.search_id == search_id, candidate.c.objectives.is_not(None))
         .order_by(candidate.c.birth)
     )
-    front: dict[int, Values] = {}
-    for candidate_id, values in connection.execute(query) if objectives else ():
-        vector = orient_values(objectives, values)
-        if not any(other == vector or dominates(other, vector) for other in front.values()):
-            front = {other: held for other, held in front.items() if not dominates(vector, held)}
-            front[candidate_id] = vector
-    return front
+    rows = connection.execute(query).all() if objectives else []
+    vectors = [orient_values(objectives, row.objectives) for row in rows]
+    return {rows[place].id: vectors[place] for place in find_front(vectors)}

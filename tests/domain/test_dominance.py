@@ -11,6 +11,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from eatnas_db.domain.dominance import (
     crowding_distances,
     dominates,
+    find_front,
     hypervolume,
     rank_and_crowding,
     sort_into_fronts,
@@ -33,6 +34,13 @@ def test_fronts_are_peeled_off_one_by_one(points):
         assert front == sorted(remaining - beaten)
         remaining = beaten
     assert not remaining
+
+
+@given(vectors())
+def test_front_holds_the_first_of_equal_vectors_that_none_dominates(points):
+    beaten = {one for one in points if any(dominates(other, one) for other in points)}
+    firsts = [place for place, point in enumerate(points) if points.index(point) == place]
+    assert find_front(points) == [place for place in firsts if points[place] not in beaten]
 
 
 @given(vectors(3))
