@@ -178,7 +178,7 @@ def main() -> None:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="eatnas_training.prepare", description=__doc__)
     parser.add_argument("command", choices=["list", *COMMANDS])
-    parser.add_argument("--progress-fd", type=int, help="a descriptor of a terminal that shows the progress")
+    parser.add_argument("--progress-fd", type=int, help="file descriptor of the terminal for the progress")
     parser.add_argument("--silence-seconds", type=float, default=600.0, help="time for one item of a data set")
     options = parser.parse_args()
     command, write_answer = options.command, take_stdout()

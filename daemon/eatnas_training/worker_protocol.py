@@ -1,4 +1,7 @@
-"""The worker's side of the protocol, for any trainer. No torch, because the tests' simulated worker uses it."""
+"""The worker's side of the protocol, for any trainer.
+
+This module does not import torch, because the tests' simulated worker imports it.
+"""
 
 from __future__ import annotations
 

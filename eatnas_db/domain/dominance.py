@@ -110,7 +110,7 @@ def hypervolume(points: Sequence[Values], reference: Values) -> float:
 def _volume(points: Iterable[Values]) -> float:
     """Return the volume between the origin and distinct points with positive coordinates."""
     # Slice the volume from the point with the largest last coordinate down. The cross-section is constant between two
-    # points, and the other coordinates of the points so far decide it.
+    # points; it depends on the other coordinates of the points above it.
     ordered = sorted(points, key=lambda point: (point[-1], point), reverse=True)
     bottoms = [*(point[-1] for point in ordered[1:]), 0.0]
     section: list[Values] = []

@@ -74,7 +74,7 @@ class SpaceDefinition(ABC):
         blocks = []
         for position, part in enumerate(text.split("/")):
             try:
-                # The text may belong to a space with more blocks, which its reader reports.
+                # The text may have more blocks than this space; `require_block_count` reports that.
                 blocks.append(self.parse_block(min(position, len(self.blocks) - 1), part))
             except InvalidArchitectureError as error:
                 raise InvalidArchitectureError(f"block {position + 1}: {error}") from None

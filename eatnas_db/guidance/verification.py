@@ -67,6 +67,6 @@ def _is_best(pool: EvaluatedPool, accepts: Callable[[Code], bool], is_recorded: 
 
 
 def _depends_on_rounding(parents_fitted: Reals) -> bool:
-    """Return whether other rounding may give other parents of the pool or another order of them."""
+    """Return whether a difference in rounding could change the parents of the pool, or their order."""
     steps = parents_fitted[: PARENTS + 1] / TOLERANCE
     return bool((np.abs(steps - np.floor(steps) - 0.5) < ROUNDING / TOLERANCE).any())

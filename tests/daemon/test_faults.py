@@ -95,7 +95,7 @@ def test_candidate_that_always_fails_does_not_stop_the_search(tmp_path, home, su
 
 @pytest.mark.slow
 def test_candidate_over_its_time_limit_is_not_retried(tmp_path, home, supervise, fast):
-    # Much longer than its limit, so that it cannot end before a supervisor on a busy machine checks it.
+    # The training takes much longer than its limit: a supervisor on a busy machine checks it before it ends.
     settings = home(tmp_path / "slow", budget__candidate_seconds=0.2, budget__candidates=6, training__epochs=400)
     supervise(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05"), timeouts=QUICK)
     failures = fetch_rows(settings, select(attempt.c.failure, attempt.c.number))

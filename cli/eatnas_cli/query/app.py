@@ -32,7 +32,7 @@ COMMANDS: Final = {
     ),
     "pareto": LazyCommand(
         "eatnas_cli.query.pareto",
-        "List the Pareto front: the candidates that no other beats in both the metric and the cost.",
+        "List the Pareto front: no other candidate is as good in metric and cost, and better in one of them.",
     ),
     "calibration": LazyCommand(
         "eatnas_cli.query.calibration",

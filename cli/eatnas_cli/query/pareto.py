@@ -55,7 +55,7 @@ def pareto(
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002
 ) -> None:
-    """List the Pareto front: the candidates that no other beats in both the metric and the cost."""
+    """List the Pareto front: no other candidate is as good in metric and cost, and better in one of them."""
     with read_connection(ctx.obj.database_url) as connection:
         search = get_search(connection, name)
         if cost is None and search.objectives:

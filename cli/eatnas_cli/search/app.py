@@ -28,9 +28,7 @@ COMMANDS: Final = {
         "eatnas_cli.search.delete",
         "Delete a search with its candidates, checkpoints and logs; refused while other searches come from it.",
     ),
-    "extend": LazyCommand(
-        "eatnas_cli.search.control", "Extend the budget of a search; a finished search starts again."
-    ),
+    "extend": LazyCommand("eatnas_cli.search.control", "Extend the budget of a search; a finished search continues."),
     "reevaluate": LazyCommand(
         "eatnas_cli.search.retrain",
         "Re-evaluate the best candidates: train each from scratch with new seeds, in a separate search.",

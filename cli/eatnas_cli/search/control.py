@@ -50,7 +50,7 @@ def extend(
         float, typer.Option(min=0, max=MAX_HOURS, help="Additional device hours, for a search with such a budget.")
     ] = 0.0,
 ) -> None:
-    """Extend the budget of a search; a finished search starts again."""
+    """Extend the budget of a search; a finished search continues."""
     if not candidates and not device_hours:
         raise typer.BadParameter("give --candidates N, --device-hours H, or both")
     budget, seconds = write_record(

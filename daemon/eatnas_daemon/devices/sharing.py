@@ -99,7 +99,7 @@ class DeviceSharing:
             self._suspected.discard(device.uuid)
         wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._yielding:
-            # Even if the other process has left meanwhile: the workers finish leaving before they may return.
+            # Workers that are leaving finish it before they return, even if the other process is gone by now.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
             reason = f"yielded to another process; used again {_within(wait_seconds)}"

@@ -136,7 +136,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     reported = time.monotonic()
     # Each thread resizes by matrix products; additional threads of BLAS would only wait for each other.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        # A chunk at a time, so that an interrupted process does not first decode all that is queued.
+        # Submit one chunk at a time, so that an interrupted process exits without decoding a long queue.
         for start in range(0, count, size):
             indices = range(start, min(start + size, count))
             for index, (digest, reason, may_pass) in zip(indices, pool.map(read, indices), strict=True):

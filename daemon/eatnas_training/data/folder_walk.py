@@ -36,7 +36,7 @@ class Skipped:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return the reason to skip a file or folder with this name; None for all others."""
+    """Return the reason to skip a file or folder with this name, or None to read it."""
     if name.startswith("."):
         return HIDDEN
     return SYSTEM_FILE if name.lower() in _SYSTEM_NAMES else None

@@ -36,7 +36,7 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
                 measurements=[LATENCY],
             )
             advance_search(connection, lock_search(connection, search_id), 3.0)
-    expected = [ids[place] for place in (1, 2, 0, 5)]  # 3 equals 1, and 4 is dominated
+    expected = [ids[place] for place in (1, 2, 0, 5)]  # candidate 3 has the values of 1; 4 is dominated
     with transaction(engine) as connection:
         front = list_objective_front(connection, search_id)
         assert [row.id for row in front] == expected
