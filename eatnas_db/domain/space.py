@@ -85,10 +85,7 @@ class Space:
         except EatnasError:
             raise
         except (Exception, SystemExit) as error:  # the code of a package may raise anything
-            raise PluginError(
-                f"space {self.macro.name} cannot count {architecture} ({type(error).__name__}: {error}); "
-                "correct its package"
-            ) from error
+            raise self._blame_package(f"count {architecture}", error) from error
         return Proposal(
             architecture=architecture,
             effective=effective,
@@ -169,13 +166,23 @@ class Space:
         return proposal
 
     def _make_architecture(self, choose: Callable[[tuple[PrimitiveValue, ...]], PrimitiveValue]) -> Architecture:
-        make_block = self.macro.make_block
-        return Architecture(
-            tuple(
-                # From left to right, which is the order of the draws.
-                make_block(position, tuple(map(choose, primitives.values())))
-                for position, primitives in enumerate(self.macro.blocks)
+        try:
+            make_block = self.macro.make_block
+            return Architecture(
+                tuple(
+                    # From left to right, which is the order of the draws.
+                    make_block(position, tuple(map(choose, primitives.values())))
+                    for position, primitives in enumerate(self.macro.blocks)
+                )
             )
+        except EatnasError:
+            raise
+        except (Exception, SystemExit) as error:  # the code of a package may raise anything
+            raise self._blame_package("make an architecture", error) from error
+
+    def _blame_package(self, task: str, error: BaseException) -> PluginError:
+        return PluginError(
+            f"space {self.macro.name} cannot {task} ({type(error).__name__}: {error}); correct its package"
         )
 
     def _random_change(self, parent: Architecture, rng: KeyedRng) -> Change:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.space import Space
 from eatnas_db.errors import PluginError
 from eatnas_db.plugins import (
     DATASETS,
@@ -200,3 +202,20 @@ def test_identity_covers_the_package_of_the_layers(site: Path) -> None:
         "plugin_sample_l:GHOST",
         "plugin_sample_m:layer",
     ]
+
+
+@pytest.mark.parametrize("blocks", ["1 / 0", "({'op': ()},)", "None"])
+def test_space_without_usable_blocks_is_one_line(site: Path, blocks: str) -> None:
+    source = f"""
+from eatnas_db.domain.space_definition import SpaceDefinition
+class Broken(SpaceDefinition):
+    name, network, measure = "broken", "x:y", None
+    @property
+    def blocks(self):
+        return {blocks}
+SPACE = Broken()
+"""
+    install(site, "plugin_sample_p", source, entries="[eatnas_db.spaces]\nbroken = plugin_sample_p:SPACE\n")
+
+    with pytest.raises(PluginError, match=r"broken cannot make an architecture .*; correct its package"):
+        Space(find_space("broken"), Task(8, 1, 10)).require_feasible()
