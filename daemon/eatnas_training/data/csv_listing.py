@@ -113,6 +113,8 @@ def _parse_row(file: Path, top: Path, line: int, cells: list[str], places: Mappi
     for column in ("path", "label"):
         if not values[column]:
             raise DataError(f"{file}, line {line} has no {column}; add it, or delete the line")
+        if "\0" in values[column]:
+            raise DataError(f"{file}, line {line}: the {column} contains a NUL character; delete it")
     part = values["split"].lower() or TRAIN
     if part not in (TRAIN, TEST):
         raise DataError(f"{file}, line {line}: the split is {values['split']!r}; write {TRAIN} or {TEST}")
