@@ -80,7 +80,7 @@ class CommandTool:
             if isinstance(parameter, TyperArgument):
                 texts += values
             elif _annotation(parameter) is bool:
-                options += [parameter.opts[0] for value in values if value == "true"]
+                options += [parameter.opts[0] for value in values if _is_true(name, value)]
             else:
                 options += [f"{parameter.opts[0]}={value}" for value in values]
         return [*self.path, *options, "--format=json", "--", *texts]
@@ -216,6 +216,12 @@ def _text(name: str, value: Any) -> Iterator[str]:
     if not is_storable(text):
         raise EatnasError(f"{name} is {escape_unstorable(text)[:80]}, which is not valid text")
     yield text
+
+
+def _is_true(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise EatnasError(f"{name} must be true or false, got {text[:80]}")
+    return text == "true"
 
 
 def _version() -> str:
