@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, exists, select
@@ -44,24 +46,30 @@ def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> Non
     rungs = rungs_of(record.spec) if record.kind == SearchKind.EVOLUTION else None
     if rungs is None:
         return
+    undecided: dict[int, list[int]] = {number: [] for number in range(len(rungs.epochs))}
     for birth, *values in connection.execute(_SELECT_WAITING, {"search_id": record.id}).all():
         waiting = WaitingRung(*values)
-        earlier = _list_earlier_results(connection, state, birth, waiting.number)
-        if earlier is not None:
+        earlier = _list_earlier_results(connection, state, birth, waiting.number, undecided[waiting.number])
+        if earlier is None:
+            undecided[waiting.number].append(birth)
+        else:
             _decide(connection, state, rungs, waiting, earlier, now)
 
 
 def _list_earlier_results(
-    connection: Connection, state: AdvanceState, birth: int, number: int
+    connection: Connection, state: AdvanceState, birth: int, number: int, undecided: Sequence[int]
 ) -> list[RungResult] | None:
-    """Return the results at a rung that decide about a birth, or None while some of them are open."""
+    """Return the results at a rung that decide about a birth, or None while some of them are open.
+
+    `undecided`: earlier births that wait at this rung, in ascending order. Many may wait for a slow one, so the
+    database is asked only if none of them is compared.
+    """
     end = max(0, birth - state.search.lag + 1)
-    window: dict[str, Any] = {
-        "search_id": state.search.id,
-        "first": max(0, end - COMPARED_BIRTHS),
-        "end": end,
-        "number": number,
-    }
+    first = max(0, end - COMPARED_BIRTHS)
+    place = bisect_left(undecided, end)
+    if place and undecided[place - 1] >= first:
+        return None
+    window: dict[str, Any] = {"search_id": state.search.id, "first": first, "end": end, "number": number}
     if end > state.settled and connection.execute(_SELECT_OPEN, window).first() is not None:
         return None
     return [RungResult(*row) for row in connection.execute(_SELECT_RESULTS, window)]
