@@ -18,7 +18,7 @@ from eatnas_db.checkpoint_files import owner_of_file
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
-from eatnas_db.schema.candidates import PENDING, candidate
+from eatnas_db.schema.candidates import PENDING, WAITING, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint, lease
 from eatnas_db.settings import Settings
@@ -189,10 +189,11 @@ def _removable_cache(file: FoundFile, *, settled: bool) -> RemovableFile | None:
 def _read_recorded_files(connection: Connection) -> _RecordedFiles:
     searches = connection.execute(select(search.c.id, search.c.name)).all()
     pending = connection.execute(select(candidate.c.id).where(PENDING)).scalars()
+    waiting = connection.execute(select(candidate.c.id).where(WAITING)).scalars()
     leased = connection.execute(select(lease.c.candidate_id)).scalars()
     return _RecordedFiles(
         searches={str(row.id): row.name for row in searches},
-        unfinished=frozenset([*pending, *leased]),
+        unfinished=frozenset([*pending, *waiting, *leased]),
         orders=_read_removal_orders(connection),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
@@ -204,3 +204,14 @@ def test_parent_of_a_pending_child_keeps_its_checkpoint(home):
     of_parent = home.rows(select(checkpoint.c.path).where(checkpoint.c.candidate_id == parent))
     assert [row.path for row in of_parent if row.path in home.checkpoints()]
     assert len(of_parent) == 1
+
+
+def test_log_of_a_candidate_that_waits_at_a_rung_stays(home):
+    with transaction(home.engine) as connection:
+        connection.execute(update(candidate).where(candidate.c.id == 1).values(state="waiting"))
+        connection.execute(update(candidate).where(candidate.c.id == 2).values(state="cancelled"))
+    home.settings.logs.mkdir(parents=True, exist_ok=True)
+    for number in (1, 2):
+        (home.settings.logs / f"candidate-{number}.log").write_text("an epoch\n")
+    home.free_space(1)
+    assert [file.name for file in home.settings.logs.iterdir()] == ["candidate-1.log"]
