@@ -38,6 +38,7 @@ from eatnas_db.schema.record import REVISION, record
 
 FORMAT: Final = "eatnas-db record"
 MANIFEST: Final = "manifest.json"
+MAXIMUM_ID: Final = 2**63 - 1
 
 
 class FileFormat(StrEnum):
@@ -122,6 +123,10 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecordError(f"{file} is damaged or of another program ({error!r}); export the record again") from None
+    if any(not 0 <= last <= MAXIMUM_ID for last in manifest.last_ids.values()):
+        raise RecordError(
+            f"{file} is damaged: an id in last_ids is not from 0 to {MAXIMUM_ID}; export the record again"
+        )
     if manifest.format != FORMAT:
         raise RecordError(
             f"{file} has the format {manifest.format!r}, expected {FORMAT!r}; choose a folder of `db export`"
@@ -236,7 +241,7 @@ def _read_lines(file: Path) -> Iterator[list[Any]]:
             for number, line in enumerate(opened, 1):
                 try:
                     batch.append(json.loads(line))
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise RecordError(f"line {number} of {file} is not JSON; export the record again") from None
                 if len(batch) == BATCH_ROWS:
                     yield batch

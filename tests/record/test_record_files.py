@@ -94,6 +94,8 @@ DAMAGES: list[tuple[Damage, str]] = [
     (edit_manifest(tables=[]), "lacks the table"),
     (edit_manifest(files="csv"), "is damaged or of another program"),
     (edit_manifest(last_ids=[1]), "is damaged or of another program"),
+    (edit_manifest(last_ids={"eatnas_candidate": 10**30}), "an id in last_ids"),
+    (edit_lines(lambda lines: ["[" * 100_000, *lines[1:]]), "line 1 of .* is not JSON"),
     (lambda folder: (folder / "eatnas_candidate.jsonl").unlink(), "eatnas_candidate.jsonl is missing"),
     (edit_lines(lambda lines: lines[:-1]), "are not those that were exported"),
     (edit_lines(lambda lines: [*lines, lines[0]]), "cannot be stored"),
