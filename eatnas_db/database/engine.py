@@ -66,9 +66,12 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
     # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently.
+    # A connection to a file that was deleted must fail: SQLite would create an empty one under its name.
+    mode = "rw" if file.exists() else "rwc"
+    address = f"{file.absolute().as_uri()}?mode={mode}"
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
-        connect_args={"timeout": busy_seconds},
+        creator=lambda: sqlite3.connect(address, uri=True, timeout=busy_seconds, check_same_thread=False),
         json_serializer=storable_json,
         json_deserializer=read_json,
     )
