@@ -73,7 +73,8 @@ def quality(
 
         typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE) if drawn else empty)
     else:
-        volume = ("hypervolume",) if search.objectives else ()
+        # Files have the same columns for every search.
+        volume = ("hypervolume",) if search.objectives or format is not Format.TABLE else ()
         show(
             steps,
             ("number", "size", "mean", "spread", "best", "quality", *volume, "device_seconds", "at"),
