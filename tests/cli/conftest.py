@@ -133,7 +133,7 @@ def spec(tmp_path):
 def until():
     """Waits for a condition, not for a time."""
 
-    def wait(condition, seconds=60):
+    def wait(condition, seconds=200):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, "it did not come to pass"
