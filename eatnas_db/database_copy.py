@@ -61,7 +61,7 @@ def require_empty(connection: Connection, place: str) -> None:
 
 
 def _copy_table(table: Table, old: Connection, new: Connection, on_progress: ProgressCallback) -> TableContents:
-    rows = old.execute(select(func.count()).select_from(table)).scalar_one()
+    rows = count_rows(old, table)
     copied = hashes = 0
     for batch in read_batches(old, table):
         try:
@@ -77,6 +77,11 @@ def _copy_table(table: Table, old: Connection, new: Connection, on_progress: Pro
     if written != TableContents(table.name, copied, format_hash(hashes)):
         raise RecordError(f"the rows of {table.name} changed while they were copied; nothing was changed")
     return written
+
+
+def count_rows(connection: Connection, table: Table) -> int:
+    """Return the number of rows of a table."""
+    return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
 
 
 def read_contents(connection: Connection, table: Table) -> TableContents:

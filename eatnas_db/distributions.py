@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import suppress
 from typing import Final
 
 from eatnas_db.errors import MissingPackageError
@@ -36,6 +37,17 @@ def require_module(module: str) -> None:
     """Raise `MissingPackageError` unless a module of `INSTALLED_BY` is installed."""
     if importlib.util.find_spec(module) is None:
         raise _missing(module)
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of the installed distributions, `eatnas-db` first."""
+    from importlib.metadata import PackageNotFoundError, version  # loading it takes as long as half of typer
+
+    versions = {}
+    for name in (WHOLE, CORE):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def _missing(module: str) -> MissingPackageError:

@@ -26,6 +26,7 @@ from eatnas_db.database_copy import (
     ProgressCallback,
     TableContents,
     add_hashes,
+    count_rows,
     format_hash,
     read_batches,
     read_contents,
@@ -156,6 +157,7 @@ def _export_table(
     connection: Connection, table: Table, folder: Path, file_format: FileFormat, on_progress: ProgressCallback
 ) -> TableContents:
     file = folder / f"{table.name}.{file_format}"
+    total = count_rows(connection, table)
     rows = hashes = 0
 
     def batches() -> Iterator[Sequence[Mapping[str, Any]]]:
@@ -163,7 +165,7 @@ def _export_table(
         for batch in read_batches(connection, table):
             rows, hashes = rows + len(batch), add_hashes(hashes, batch)
             yield [dict(row._mapping) for row in batch]
-            on_progress(table.name, rows, rows)
+            on_progress(table.name, rows, total)
 
     if file_format is FileFormat.JSONL:
         _write_lines(file, batches())

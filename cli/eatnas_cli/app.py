@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import Annotated, Final
 
 import typer
 
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
-from eatnas_db.distributions import CORE, WHOLE, explain_missing_module
+from eatnas_db.distributions import WHOLE, explain_missing_module, installed_versions
 from eatnas_db.errors import EatnasError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
 from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
@@ -69,13 +68,12 @@ app = new_app(cls=RootGroup, no_args_is_help=True, add_completion=True)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version  # loading it takes as long as half of typer
-
-        for name in (WHOLE, CORE):
-            with suppress(PackageNotFoundError):
-                typer.echo(f"{name} {version(name)}")
-                raise typer.Exit
-        raise NotFoundError(f"{WHOLE} is not installed; run `pip install .` in its source folder")
+        versions = installed_versions()
+        if not versions:
+            raise NotFoundError(f"{WHOLE} is not installed; run `pip install .` in its source folder")
+        name, number = next(iter(versions.items()))
+        typer.echo(f"{name} {number}")
+        raise typer.Exit
 
 
 @app.callback()

@@ -17,6 +17,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_daemon.data_sets import (
+    PreparedData,
     describe_data_set,
     list_data_sets,
     prepare_data_set,
@@ -98,7 +99,20 @@ def prepare_data(
     if sys.stderr.isatty():
         typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
     prepared = prepare_data_set(data)
-    facts = {"name": name, "root": str(Path(data["root"]).expanduser().absolute()), **asdict(prepared)}
+    unreadable = _show_prepared(data, prepared, format, layout)
+    if unreadable and on_unreadable is OnUnreadable.FAIL:
+        raise DataError(
+            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete "
+            "them, or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
+        )
+    if prepared.folder is not None and prepared.resolution is None:
+        typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
+    _refuse_changed_searches(settings, data)
+
+
+def _show_prepared(data: Mapping[str, Any], prepared: PreparedData, format: Format, layout: Layout) -> int:  # noqa: A002
+    """Show what a data set holds, and return the number of its images that cannot be read."""
+    facts = {"name": data["name"], "root": str(Path(data["root"]).expanduser().absolute()), **asdict(prepared)}
     if prepared.plugin is None:
         del facts["plugin"]
     folder = facts.pop("folder")
@@ -106,20 +120,11 @@ def prepare_data(
     if folder is None:
         facts = {field: value for field, value in facts.items() if field not in ("files_digest", "content_digest")}
         show_one(facts, format, layout=layout)
-        _refuse_changed_searches(settings, data)
-        return
+        return 0
     if format is Format.TABLE:
         facts = {field: value for field, value in facts.items() if value is not None}
     show_one({**facts, **folder}, format, layout=layout)
-    unreadable = len(folder["unreadable"])
-    if unreadable and on_unreadable is OnUnreadable.FAIL:
-        raise DataError(
-            f"{data['root']}: {unreadable} images cannot be read (`unreadable` above lists them); replace or delete "
-            "them, or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
-        )
-    if prepared.resolution is None:
-        typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
-    _refuse_changed_searches(settings, data)
+    return len(folder["unreadable"])
 
 
 @app.command("verify")

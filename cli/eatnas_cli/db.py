@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
-from eatnas_cli.record_files import export_files, import_files
+from eatnas_cli.record_files import export_files, import_files, print_row_progress
 from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
@@ -184,14 +183,10 @@ def copy(
         commands.upgrade(server)
     server = open_record(new.database_url)
     with _unused_database(old) as engine:
-        copied = copy_record(engine, server, _print_progress if sys.stderr.isatty() else lambda *_: None)
+        copied = copy_record(engine, server, print_row_progress)
     show(copied, ("table", "rows", "sha256"), format, layout=layout)
     if format is Format.TABLE:
         typer.echo(f"copied {source} to {new.printable_url} and compared every row; checkpoints stay where they are")
-
-
-def _print_progress(table: str, done: int, rows: int) -> None:
-    print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)
 
 
 def _database_file(settings: Settings) -> Path:

@@ -32,7 +32,7 @@ from eatnas_daemon.devices.placement import torch_device_name, worker_environmen
 from eatnas_daemon.mlflow.problems import read_problem
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.database.engine import open_record, read_connection
-from eatnas_db.distributions import CORE, WHOLE
+from eatnas_db.distributions import WHOLE, installed_versions
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import DataError, EatnasError, RecordError
 from eatnas_db.home_config import read_hooks, read_max_bytes
@@ -110,20 +110,12 @@ def _platform() -> Iterator[Finding]:
 
 def _versions() -> Iterator[Finding]:
     """Check the package and the versions of its dependencies."""
-    installed = [name for name in (WHOLE, CORE) if _is_installed(name)]
+    installed = installed_versions()
     if not installed:
         yield Finding(WHOLE, False, "not installed", "run `pip install .` in its source folder")
-    for name in installed:
-        yield Finding(name, True, version(name))
+    for name, number in installed.items():
+        yield Finding(name, True, number)
         yield from _dependencies(name)
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _dependencies(distribution: str) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, get_args, get_origin
 
 import typer
@@ -20,7 +19,7 @@ from typer.main import get_command
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.query.app import COMMANDS as QUERIES
-from eatnas_db.distributions import CORE, WHOLE, require_module
+from eatnas_db.distributions import WHOLE, explain_missing_module, installed_versions, require_module
 from eatnas_db.errors import EatnasError, describe_os_error
 from eatnas_db.settings import Settings
 from eatnas_db.text_encoding import escape_unstorable, is_storable
@@ -109,6 +108,8 @@ def answer(root: TyperGroup, settings: Settings, tool: CommandTool, arguments: M
     try:
         with contextlib.redirect_stdout(output):
             root.main([*where, *line], prog_name="eatnas-db", standalone_mode=False)
+    except ModuleNotFoundError as error:
+        raise explain_missing_module(error) or error from error
     except OSError as error:
         raise EatnasError(describe_os_error(error)) from None
     except SystemExit as ended:
@@ -153,8 +154,9 @@ async def _serve(settings: Settings) -> None:
             text, failed = str(error), True
         return CallToolResult(content=[TextContent(text=text)], is_error=failed)
 
+    number = next(iter(installed_versions().values()), "unknown")
     server = Server(
-        WHOLE, version=_version(), instructions=INSTRUCTIONS, on_list_tools=on_list_tools, on_call_tool=on_call_tool
+        WHOLE, version=number, instructions=INSTRUCTIONS, on_list_tools=on_list_tools, on_call_tool=on_call_tool
     )
     async with stdio_server() as (requests, responses):
         await server.run(requests, responses, server.create_initialization_options())
@@ -222,10 +224,3 @@ def _is_true(name: str, text: str) -> bool:
     if text not in ("true", "false"):
         raise EatnasError(f"{name} must be true or false, got {text[:80]}")
     return text == "true"
-
-
-def _version() -> str:
-    for distribution in (WHOLE, CORE):
-        with contextlib.suppress(PackageNotFoundError):
-            return version(distribution)
-    return "unknown"

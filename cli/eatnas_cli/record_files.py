@@ -31,7 +31,7 @@ def export_files(
 ) -> None:
     """Export the database into a folder with one file for each table; the daemon may keep running."""
     engine = open_record(ctx.obj.database_url)
-    _show(export_record(engine, folder.absolute(), files, _print_progress), format, layout)
+    _show(export_record(engine, folder.absolute(), files, print_row_progress), format, layout)
     if format is Format.TABLE:
         typer.echo(f"wrote {folder}; the files of checkpoints are not in it")
 
@@ -47,7 +47,7 @@ def import_files(
     read_manifest(folder)
     make_home(ctx.obj)
     with hold_record(ctx.obj):
-        imported = import_record(open_record(ctx.obj.database_url), folder.absolute(), _print_progress)
+        imported = import_record(open_record(ctx.obj.database_url), folder.absolute(), print_row_progress)
     _show(imported, format, layout)
     if format is Format.TABLE:
         typer.echo(f"imported {folder} into {ctx.obj.printable_url} and compared every row")
@@ -57,6 +57,7 @@ def _show(tables: list[TableContents], format: Format, layout: Layout) -> None: 
     show(tables, COLUMNS, format, layout=layout)
 
 
-def _print_progress(table: str, done: int, rows: int) -> None:
+def print_row_progress(table: str, done: int, rows: int) -> None:
+    """Write the number of processed rows of a table to stderr, if that is a terminal."""
     if sys.stderr.isatty():
         print(f"\r{table} {done:,} of {rows:,}\033[K", end="\n" if done == rows else "", file=sys.stderr, flush=True)

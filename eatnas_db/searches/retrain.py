@@ -88,13 +88,7 @@ def create_final_training(
     if not codes:
         _require_winners(connection, record)
         codes = [(ranked.id, ranked.code) for ranked in list_best(connection, record.id, top)]
-    section = {**record.spec.get("final", {}), **(final or {}), **({"epochs": epochs} if epochs else {})}
-    training = final_recipe(record.spec["training"], section)
-    if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
-        raise InvalidSpecError(
-            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, and those of "
-            f"{record.name!r} have {record.task['channels']}; use none"
-        )
+    training = _final_training(record, {**(final or {}), **({"epochs": epochs} if epochs else {})})
     retrainings = [
         Retraining(candidate_id, code, replica)
         for candidate_id, code in codes
@@ -108,6 +102,17 @@ def create_final_training(
         training=training,
         now=now,
     )
+
+
+def _final_training(record: SearchRecord, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of the spec's section `final` with some keys changed. Raises `InvalidSpecError`."""
+    training = final_recipe(record.spec["training"], {**record.spec.get("final", {}), **changes})
+    if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
+        raise InvalidSpecError(
+            f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, and those of "
+            f"{record.name!r} have {record.task['channels']}; use none"
+        )
+    return training
 
 
 def _unused_replicas(

@@ -14,7 +14,15 @@ TABLES = ("provenance", "attempt", "lease", "epoch", "score", "rung", "measureme
 
 
 def upgrade() -> None:
-    for step in (create_attempts, create_results, create_rungs, create_checkpoints, create_events, create_holds):
+    for step in (
+        create_attempts,
+        create_results,
+        create_measurements,
+        create_rungs,
+        create_checkpoints,
+        create_events,
+        create_holds,
+    ):
         step()
 
 
@@ -110,6 +118,9 @@ def create_results() -> None:
         sa.PrimaryKeyConstraint("candidate_id", "metric", "seed", name=op.f("pk_eatnas_score")),
         rowid=False,
     )
+
+
+def create_measurements() -> None:
     create_table(
         "measurement",
         sa.Column("candidate_id", ID, nullable=False),

@@ -20,6 +20,22 @@ from eatnas_db.settings import Settings
 
 app = new_app()
 
+TopOption = Annotated[
+    int, typer.Option(min=1, max=1000, help="Number of best candidates to train if no --candidate is given.")
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=100_000, help="Epochs per training. Default: `final.epochs`, else 4 times the search's epochs."
+    ),
+]
+FinalKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the section `final`, e.g. ema_decay=0.999. Repeatable."
+    ),
+]
+
 
 @app.command()
 def reevaluate(
@@ -48,26 +64,12 @@ def final(
         list[int] | None,
         typer.Option("--candidate", min=1, max=2**63 - 1, metavar="ID", help="Train this candidate. Repeatable."),
     ] = None,
-    top: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of best candidates to train if no --candidate is given.")
-    ] = 1,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=100_000,
-            help="Epochs per training. Default: `final.epochs`, else 4 times the search's epochs.",
-        ),
-    ] = None,
+    top: TopOption = 1,
+    epochs: EpochsOption = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="Recipe to start from: eatnas-paper or strong.")
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a key of the section `final`, e.g. ema_decay=0.999. Repeatable."
-        ),
-    ] = None,
+    changes: FinalKeys = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
     again: Annotated[
         bool, typer.Option("--again", help="Train candidates again that were tested with the same settings before.")
