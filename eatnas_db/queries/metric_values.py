@@ -6,11 +6,15 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, select
 
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.schema.candidates import candidate
 
 
 def list_metric_values(connection: Connection, candidate_ids: Collection[int]) -> dict[int, float]:
     """Return the values of the metrics that the searches of these candidates optimize, by the candidates' ids."""
-    query = select(candidate.c.id, candidate.c.accuracy)
-    measured = query.where(candidate.c.id.in_(candidate_ids), candidate.c.accuracy.is_not(None))
-    return {row[0]: row[1] for row in connection.execute(measured)}
+    query = select(candidate.c.id, candidate.c.accuracy).where(candidate.c.accuracy.is_not(None))
+    return {
+        row[0]: row[1]
+        for batch in split_in_batches(list(candidate_ids))
+        for row in connection.execute(query.where(candidate.c.id.in_(batch)))
+    }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from eatnas_db.database.batches import split_in_batches
 from eatnas_db.domain.dominance import Values, crowding_distances, find_front, rank_and_crowding
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
 from eatnas_db.schema.candidates import candidate
@@ -77,10 +78,14 @@ def order_by_preference(connection: Connection, search_id: int, candidate_ids: S
     return [rows[place].id for place in sorted(range(len(rows)), key=keys.__getitem__)]
 
 
-def list_objective_values(connection: Connection, candidate_ids: Collection[int]) -> list[ObjectiveValues]:
+def list_objective_values(connection: Connection, candidate_ids: Sequence[int]) -> list[ObjectiveValues]:
     """Return the values of candidates of searches with several objectives."""
-    query = select(*_COLUMNS).where(candidate.c.id.in_(candidate_ids), candidate.c.objectives.is_not(None))
-    return [_read(row) for row in connection.execute(query)]
+    query = select(*_COLUMNS).where(candidate.c.objectives.is_not(None))
+    return [
+        _read(row)
+        for batch in split_in_batches(candidate_ids)
+        for row in connection.execute(query.where(candidate.c.id.in_(batch)))
+    ]
 
 
 def sample_objective_values(connection: Connection, search_id: int, max_points: int) -> tuple[ObjectiveValues, ...]:

@@ -2,7 +2,8 @@
 
 from eatnas_db import transitions
 from eatnas_db.database.transactions import transaction
-from eatnas_db.queries.objective_front import list_front_ids, list_objective_front
+from eatnas_db.queries.metric_values import list_metric_values
+from eatnas_db.queries.objective_front import list_front_ids, list_objective_front, list_objective_values
 from eatnas_db.queries.ranking import list_best, list_living, list_to_reevaluate
 from eatnas_db.scores import Measurement
 from eatnas_db.searches.advance import advance_search
@@ -46,3 +47,6 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
         assert set(uncrowded[:2]) == {ids[1], ids[5]}
         assert [row.id for row in list_to_reevaluate(connection, search_id, 2)] == [ids[1], ids[5]]
         assert [row.id for row in list_living(connection, search_id)][-1] == ids[4]
+        many = [*ids, *range(10**6, 10**6 + 70_000)]  # more than the parameters of any statement
+        assert {row.id for row in list_objective_values(connection, many)} == set(ids)
+        assert set(list_metric_values(connection, many)) == set(ids)
