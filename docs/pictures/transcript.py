@@ -33,9 +33,20 @@ def shorten(output: str) -> str:
     return "\n".join(lines).split("\nTry next:")[0].rstrip()
 
 
+def narrow_images(text: str) -> str:
+    """Narrow the column of images: its paths were absolute when the command chose the width."""
+    lines = text.split("\n")
+    for start, line in enumerate(lines):
+        if re.match(r"  image +rank ", line):
+            excess = line.index("rank") + 3 - re.search(r"(?<= )\d+ ", lines[start + 2]).start()  # type: ignore[union-attr]
+            lines[start] = line.replace(" " * excess, "", 1)
+            lines[start + 1] = lines[start + 1][: len(lines[start + 1]) - excess]
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Rewrite the block in the README from standard input."""
-    text = shorten(sys.stdin.read())
+    text = narrow_images(shorten(sys.stdin.read()))
     fingerprint = re.search(r"^[0-9a-f]{64}$", text, re.MULTILINE)
     if fingerprint is None:
         sys.exit("the demo's output has no fingerprint")
