@@ -22,6 +22,7 @@ from eatnas_db.plugins import (
     list_plugins,
 )
 from eatnas_db.spaces import find_space, read_space, store_space
+from support.plugin_packages import install_package
 
 
 @pytest.fixture
@@ -37,19 +38,10 @@ def site(tmp_path: Path) -> Iterator[Path]:
             del sys.modules[name]
 
 
-def install(site: Path, package: str, source: str, *, version: str = "1.0", entries: str = "") -> None:
-    (site / package).mkdir(exist_ok=True)
-    (site / package / "__init__.py").write_text(source)
-    info = site / f"{package}-{version}.dist-info"
-    info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    (info / "top_level.txt").write_text(package)
-    (info / "RECORD").write_text("")
-    (info / "entry_points.txt").write_text(entries)
-
-
 def test_entry_point_is_found_and_loaded(site: Path) -> None:
-    install(site, "plugin_sample_a", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_a:value\n")
+    install_package(
+        site, "plugin_sample_a", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_a:value\n"
+    )
 
     plugin = find_plugin(DATASETS, "texts")
 
@@ -59,7 +51,9 @@ def test_entry_point_is_found_and_loaded(site: Path) -> None:
 
 
 def test_unknown_name_lists_installed_plugins(site: Path) -> None:
-    install(site, "plugin_sample_b", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_b:value\n")
+    install_package(
+        site, "plugin_sample_b", "value = 3\n", entries="[eatnas_db.datasets]\ntexts = plugin_sample_b:value\n"
+    )
 
     with pytest.raises(PluginError, match="did you mean texts"):
         find_plugin(DATASETS, "text")
@@ -67,7 +61,7 @@ def test_unknown_name_lists_installed_plugins(site: Path) -> None:
 
 def test_two_packages_with_one_name_are_refused(site: Path) -> None:
     for package in ("plugin_sample_c", "plugin_sample_d"):
-        install(site, package, "value = 3\n", entries=f"[eatnas_db.datasets]\ntexts = {package}:value\n")
+        install_package(site, package, "value = 3\n", entries=f"[eatnas_db.datasets]\ntexts = {package}:value\n")
 
     for use in (Plugin.load, Plugin.identity):
         with pytest.raises(PluginError, match=r"texts: plugin_sample_c:value and plugin_sample_d:value; uninstall one"):
@@ -77,7 +71,7 @@ def test_two_packages_with_one_name_are_refused(site: Path) -> None:
 def test_name_of_two_packages_stops_no_other_plugin(site: Path) -> None:
     for package, other in (("plugin_sample_n", ""), ("plugin_sample_o", "images = plugin_sample_o:value\n")):
         entries = f"[eatnas_db.datasets]\ntexts = {package}:value\n{other}"
-        install(site, package, "value = 3\n", entries=entries)
+        install_package(site, package, "value = 3\n", entries=entries)
 
     assert find_plugin(DATASETS, "images").load() == 3
 
@@ -98,7 +92,7 @@ def test_missing_package_is_named() -> None:
     ["raise RuntimeError('a\\nb')", "raise SystemExit(3)", "import plugin_sample_missing", "other = 1", "def ("],
 )
 def test_plugin_that_cannot_be_loaded_is_one_line(site: Path, source: str) -> None:
-    install(site, "plugin_sample_f", source)
+    install_package(site, "plugin_sample_f", source)
 
     with pytest.raises(PluginError) as error:
         Plugin("x", "plugin_sample_f:value").load()
@@ -107,12 +101,12 @@ def test_plugin_that_cannot_be_loaded_is_one_line(site: Path, source: str) -> No
 
 
 def test_changed_source_is_reported_with_both_versions(site: Path) -> None:
-    install(site, "plugin_sample_g", "value = 3\n")
+    install_package(site, "plugin_sample_g", "value = 3\n")
     stored = find_function("plugin_sample_g:value").identity().to_json()
     identity = PluginIdentity.from_json(stored)
     identity.require_installed()
 
-    install(site, "plugin_sample_g", "value = 4\n")
+    install_package(site, "plugin_sample_g", "value = 4\n")
     SOURCE_DIGESTS.clear()
 
     with pytest.raises(PluginError, match="plugin_sample_g:value has changed"):
@@ -126,7 +120,7 @@ def test_package_installed_after_the_start_is_found(tmp_path: Path) -> None:
         with pytest.raises(PluginError, match="is not installed"):
             find_function("plugin_sample_later:value")
         site.mkdir()
-        install(site, "plugin_sample_later", "value = 3\n")
+        install_package(site, "plugin_sample_later", "value = 3\n")
         assert find_function("plugin_sample_later:value").load() == 3
     finally:
         sys.path.remove(str(site))
@@ -135,23 +129,23 @@ def test_package_installed_after_the_start_is_found(tmp_path: Path) -> None:
 
 
 def test_former_source_is_accepted_again_until_its_package_is_imported(site: Path) -> None:
-    install(site, "plugin_sample_h", "value = 3\n")
+    install_package(site, "plugin_sample_h", "value = 3\n")
     plugin = find_function("plugin_sample_h:value")
     identity = plugin.identity()
-    install(site, "plugin_sample_h", "value = 4\n")
+    install_package(site, "plugin_sample_h", "value = 4\n")
     with pytest.raises(PluginError, match="has changed"):
         identity.require_installed()
 
-    install(site, "plugin_sample_h", "value = 3\n")
+    install_package(site, "plugin_sample_h", "value = 3\n")
     identity.require_installed()
     plugin.load()
-    install(site, "plugin_sample_h", "value = 4\n")
+    install_package(site, "plugin_sample_h", "value = 4\n")
 
     identity.require_installed()  # what this process has imported is still the former source
 
 
 def test_links_to_nothing_are_no_source(site: Path) -> None:
-    install(site, "plugin_sample_i", "value = 3\n")
+    install_package(site, "plugin_sample_i", "value = 3\n")
     before = digest_source("plugin_sample_i")
 
     (site / "plugin_sample_i" / ".#train.py").symlink_to("user@host.123")
@@ -171,7 +165,7 @@ SIZES = (8, 1, (1, 2), (16, 24), 64, 0.5)
 
 def test_space_of_a_subclass_is_read_as_its_class(site: Path) -> None:
     source = f"{MACRO}SPACE = Own('own', *SIZES)\n"
-    install(site, "plugin_sample_j", source, entries="[eatnas_db.spaces]\nown = plugin_sample_j:SPACE\n")
+    install_package(site, "plugin_sample_j", source, entries="[eatnas_db.spaces]\nown = plugin_sample_j:SPACE\n")
 
     space = find_space("own")
 
@@ -181,7 +175,7 @@ def test_space_of_a_subclass_is_read_as_its_class(site: Path) -> None:
 def test_other_operator_of_a_known_name_is_refused(site: Path) -> None:
     operator = "Operator('sep', BUILT_IN_OPERATORS[0].count, 'x:y')"
     source = f"{MACRO}SPACE = Macro('other', *SIZES, operators=({operator}, *BUILT_IN_OPERATORS[1:]))\n"
-    install(site, "plugin_sample_k", source, entries="[eatnas_db.spaces]\nother = plugin_sample_k:SPACE\n")
+    install_package(site, "plugin_sample_k", source, entries="[eatnas_db.spaces]\nother = plugin_sample_k:SPACE\n")
 
     with pytest.raises(PluginError, match="operator sep that is not the one"):
         store_space(find_space("other"))
@@ -192,8 +186,8 @@ def test_identity_covers_the_package_of_the_layers(site: Path) -> None:
     source = f"{MACRO}{operator}SPACE = Macro('ghosts', *SIZES, operators=(GHOST, *BUILT_IN_OPERATORS))\n"
     operators = "[eatnas_db.operators]\nghost = plugin_sample_l:GHOST\n"
     spaces = "[eatnas_db.spaces]\nghosts = plugin_sample_l:SPACE\n"
-    install(site, "plugin_sample_l", source, entries=operators + spaces)
-    install(site, "plugin_sample_m", "layer = None\n")
+    install_package(site, "plugin_sample_l", source, entries=operators + spaces)
+    install_package(site, "plugin_sample_m", "layer = None\n")
 
     stored = store_space(find_space("ghosts"))
 
@@ -215,7 +209,7 @@ class Broken(SpaceDefinition):
         return {blocks}
 SPACE = Broken()
 """
-    install(site, "plugin_sample_p", source, entries="[eatnas_db.spaces]\nbroken = plugin_sample_p:SPACE\n")
+    install_package(site, "plugin_sample_p", source, entries="[eatnas_db.spaces]\nbroken = plugin_sample_p:SPACE\n")
 
     with pytest.raises(PluginError, match=r"broken cannot make an architecture .*; correct its package"):
         Space(find_space("broken"), Task(8, 1, 10)).require_feasible()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from support.plugin_packages import install_package
+
 SQUARES = '''
 """Images with a bright square in one of three places."""
 
@@ -32,11 +34,4 @@ def load(root, part, count=60):
 
 def install_dataset(site: Path, package: str, source: str = SQUARES, *, name: str | None = None) -> None:
     """Install a package whose function `load` is the data set `name`, by default of the package's name."""
-    (site / package).mkdir(parents=True, exist_ok=True)
-    (site / package / "__init__.py").write_text(source)
-    info = site / f"{package}-1.0.dist-info"
-    info.mkdir(exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "top_level.txt").write_text(package)
-    (info / "RECORD").write_text("")
-    (info / "entry_points.txt").write_text(f"[eatnas_db.datasets]\n{name or package} = {package}:load\n")
+    install_package(site, package, source, entries=f"[eatnas_db.datasets]\n{name or package} = {package}:load\n")
