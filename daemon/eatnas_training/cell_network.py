@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.cell_space import EDGES, KERNELS, NONE, CellSpace
 from eatnas_db.domain.macro import Task
-from eatnas_training.network import EPSILON, MOMENTUM, Classifier, Convolution
+from eatnas_training.network import EPSILON, MOMENTUM, Classifier, Convolution, Network, ResidualLayer
 
 NODES = 4
 
@@ -40,35 +40,7 @@ class Cell(nn.Module):
         return nodes[-1]
 
 
-class Reduction(nn.Module):
-    """A residual block that halves the side."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*_conv_norm(inputs, outputs, 3, 2), *_conv_norm(outputs, outputs, 3))
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), Convolution(inputs, outputs))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the sum of both branches."""
-        total: Tensor = self.body(images) + self.shortcut(images)
-        return total
-
-
-class CellNetwork(nn.Module):
-    """Stem, stages, batch norm, global average pooling and classifier."""
-
-    def __init__(self, features: nn.Sequential, classifier: nn.Linear) -> None:
-        super().__init__()
-        self.features = features
-        self.classifier = classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, classes]`."""
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
-
-
-def build(architecture: Architecture, space: CellSpace, task: Task) -> CellNetwork:
+def build(architecture: Architecture, space: CellSpace, task: Task) -> Network:
     """Return the network of `architecture`; its weights are unset until `network.initialize`."""
     operations = [str(block.value("op")) for block in space.effective(architecture)]
     stem = [Convolution(task.channels, space.channels, 3), _norm(space.channels)]
@@ -77,10 +49,16 @@ def build(architecture: Architecture, space: CellSpace, task: Task) -> CellNetwo
     for before, stage in pairwise([None, *stages]):
         assert stage is not None
         if before is not None:
-            parts.append(Reduction(stage.inputs, stage.channels))
+            parts.append(_reduction(stage.inputs, stage.channels))
         parts += [Cell(operations, stage.channels) for _ in range(space.cells)]
     parts += [_norm(stages[-1].channels), nn.ReLU(inplace=True)]
-    return CellNetwork(nn.Sequential(*parts), Classifier(stages[-1].channels, task.classes))
+    return Network(nn.Sequential(*parts), Classifier(stages[-1].channels, task.classes))
+
+
+def _reduction(inputs: int, outputs: int) -> ResidualLayer:
+    """Return a residual block that halves the side."""
+    body = nn.Sequential(*_conv_norm(inputs, outputs, 3, 2), *_conv_norm(outputs, outputs, 3))
+    return ResidualLayer(body, nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), Convolution(inputs, outputs)))
 
 
 def _edge(operation: str, channels: int) -> nn.Module:

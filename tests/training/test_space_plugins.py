@@ -16,6 +16,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.testing import check_operator, check_space
 from eatnas_db.testing.operators import CHECKED_LAYERS
+from eatnas_training import numerics
 from eatnas_training.building import OperatorError, build_initialized, build_with_plugins
 from eatnas_training.inheritance.channel_statistics import Moments
 from eatnas_training.inheritance.copying import WeightCopier
@@ -186,6 +187,14 @@ def test_cell_without_a_path_computes_and_has_one_effective_form():
     assert first.digest == second.digest
     assert first.cost == second.cost
     build_with_plugins(first.architecture, CELL, TASK, seed=0)
+
+
+def test_cell_in_bfloat16_has_logits_in_float32():
+    network = build_initialized(CELL.parse("/".join(["op=nor_conv_1x1"] * 6)), CELL, TASK, 1)
+    images = torch.zeros(2, TASK.channels, TASK.resolution, TASK.resolution)
+    with numerics.autocast("cpu", "bfloat16"):
+        assert network.features(images).dtype == torch.bfloat16
+        assert network(images).dtype == torch.float32
 
 
 def test_cell_inherits_the_operations_that_stay():
