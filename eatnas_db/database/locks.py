@@ -19,6 +19,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, Select, select, text
 
 from eatnas_db.database.dialects import describe_location, detached_connection, is_postgresql
+from eatnas_db.database.engine import IDLE_SECONDS
 from eatnas_db.database.errors import translated_errors
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import try_lock
@@ -29,6 +30,8 @@ HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
 
 NOTICE_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
+FROZEN_PROGRAM_SECONDS: Final = IDLE_SECONDS + 5
+"""How long to wait for locks of a program that may be frozen: the server ends its transaction after `IDLE_SECONDS`."""
 _TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 
@@ -40,6 +43,15 @@ def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> None:
     if is_postgresql(connection):
         rows = select(search.c.id).where(search.c.id.in_(ids)).order_by(search.c.id)
         connection.execute(rows.with_for_update(key_share=True)).all()
+
+
+def outwait_frozen_programs(connection: Connection) -> None:
+    """Let this transaction wait for locks until the server has ended the transactions of frozen programs.
+
+    No effect on SQLite: nobody ends the transaction of a frozen program there.
+    """
+    if is_postgresql(connection):
+        connection.execute(text(f"SET LOCAL lock_timeout = '{FROZEN_PROGRAM_SECONDS}s'"))
 
 
 def lock_schema(connection: Connection) -> None:

@@ -185,6 +185,17 @@ def test_frozen_host_loses_its_leases_and_continues(url, hosts, expected):
     assert_nothing_lost_or_doubled(engine)
 
 
+def test_starting_host_outwaits_the_transaction_of_a_frozen_one(url):
+    engine = make_search(url)
+    with engine.connect() as frozen:
+        frozen.execute(text("SET LOCAL idle_in_transaction_session_timeout = '1s'"))
+        frozen.execute(select(search.c.id).with_for_update())
+        impatient = open_record(url, busy_seconds=0.1)
+        session = start_host_session(impatient, watch_changes(impatient), "here", 1.0, with_processor=True)
+        frozen.invalidate()
+    assert session.id == fetch_scalar(engine, select(host.c.id).where(host.c.name == "here"))
+
+
 def test_server_restart_changes_nothing(new_server, hosts, expected):
     server = new_server()
     engine = make_search(url := server.new_database())

@@ -10,7 +10,7 @@ from eatnas_daemon.devices.model import CPU, CPU_DEVICE
 from eatnas_daemon.supervision.change_listener import ChangeListener
 from eatnas_db import hosts
 from eatnas_db.database.dialects import is_postgresql
-from eatnas_db.database.locks import list_connected_hosts
+from eatnas_db.database.locks import list_connected_hosts, outwait_frozen_programs
 from eatnas_db.database.transactions import run_transaction
 from eatnas_db.holds import remove_holds_of_other_sessions
 from eatnas_db.lost_leases import reclaim_leases
@@ -41,12 +41,14 @@ def start_host_session(
     processor = hosts.cpu_uuid(name)
 
     def register(connection: Connection) -> tuple[int, frozenset[str]]:
+        outwait_frozen_programs(connection)
         host_id = hosts.register_host(connection, name, now)
         if with_processor:
             hosts.register_device(connection, host_id, processor, CPU, CPU_DEVICE.name)
         return host_id, hosts.list_paused_devices(connection, host_id)
 
     def claim(connection: Connection) -> str:
+        outwait_frozen_programs(connection)
         lock_open_searches(connection)
         owner = hosts.claim_host(connection, host_id)
         reclaim_leases(connection, host_id, now)
