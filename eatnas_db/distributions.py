@@ -23,6 +23,8 @@ INSTALLED_BY: Final = {
     "pyarrow": f"{CORE}[parquet]",
     "plotly": f"{CORE}[report]",
     "psycopg": f"{CORE}[postgres]",
+    "starlette": f"{CORE}[serve]",
+    "uvicorn": f"{CORE}[serve]",
 }
 """The modules that `eatnas-db-core` may lack, and the requirement that installs each."""
 

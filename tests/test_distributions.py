@@ -42,6 +42,7 @@ NEEDS_MORE = [
     (["mlflow", "sync"], "mlflow"),
     (["mlflow", "ui"], "mlflow"),
     (["report", "small", "-o", "report.html"], "plotly"),
+    (["serve", "--port", "0"], "starlette"),
     (["query", "quality", "small", "--picture", "quality.png"], "matplotlib"),
 ]
 
@@ -57,7 +58,8 @@ def test_both_distributions_together_are_the_source_tree() -> None:
     assert sorted(packages[0] + packages[1]) == sorted(root["tool"]["setuptools"]["packages"])
     dependencies = {*core["project"]["dependencies"], *whole["project"]["dependencies"]}
     own = {line for line in dependencies if line.startswith(CORE)}
-    extra = set(core["project"]["optional-dependencies"]["report"])
+    extras = core["project"]["optional-dependencies"]
+    extra = {*extras["report"], *extras["serve"]}
     assert dependencies - own | extra == set(root["project"]["dependencies"])
     assert set(whole["project"]["optional-dependencies"]) | {"docs", "dev"} == set(
         root["project"]["optional-dependencies"]
@@ -68,7 +70,7 @@ def test_both_distributions_together_are_the_source_tree() -> None:
 def test_all_distributions_have_one_version() -> None:
     parts = (configuration(), configuration(CORE), configuration(WHOLE))
     (number,) = {part["project"]["version"] for part in parts}
-    assert f"{CORE}[report]=={number}" in parts[2]["project"]["dependencies"]
+    assert f"{CORE}[report,serve]=={number}" in parts[2]["project"]["dependencies"]
 
 
 @pytest.mark.parametrize("distribution", [CORE, WHOLE])

@@ -42,6 +42,10 @@ COMMANDS: Final = {
         "eatnas_cli.report",
         "Write a report about a search as one self-contained HTML file.",
     ),
+    "serve": LazyCommand(
+        "eatnas_cli.serve",
+        "Show the searches on a live web page and serve the queries as JSON, read-only; Ctrl-C ends it.",
+    ),
     "mcp": LazyCommand(
         "eatnas_cli.mcp",
         "Serve the queries to an agent over stdin and stdout (Model Context Protocol); the agent starts this command.",

@@ -1,0 +1,65 @@
+"""Answers of the server: JSON with an ETag, and errors as JSON or as a page."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from eatnas_db.errors import ConflictError, DamagedRecordError, EatnasError, NotFoundError, RecordError
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+JSON: Final = "application/json"
+JSON_LINES: Final = "application/x-ndjson"
+STATUS_TITLES: Final = {
+    400: "Wrong request",
+    401: "Token needed",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not allowed",
+    409: "Not possible now",
+    421: "Unknown host",
+    422: "Wrong argument",
+    503: "The record cannot be read",
+}
+
+
+def tagged_answer(request: Request, body: str, media_type: str = JSON) -> Response:
+    """Return a text with its digest as ETag, or 304 without the text if the client has it already."""
+    return tagged_response(request, lambda: body, hashlib.sha256(body.encode()).hexdigest()[:32], media_type)
+
+
+def tagged_response(request: Request, build: Any, tag: str, media_type: str = JSON) -> Response:
+    """Return what `build` returns, or 304 without calling it if the client has the version `tag` already."""
+    headers = {"ETag": f'"{tag}"', "Cache-Control": "private, no-cache"}
+    known = {one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")}
+    if headers["ETag"] in known:
+        return Response(status_code=304, headers=headers)
+    return Response(build(), media_type=media_type, headers=headers)
+
+
+def status_of(error: EatnasError) -> int:
+    """Return the HTTP status for an error."""
+    if isinstance(error, NotFoundError):
+        return 404
+    if isinstance(error, RecordError | DamagedRecordError):
+        return 503
+    return 409 if isinstance(error, ConflictError) else 422
+
+
+def error_answer(
+    scope: Scope, status: int, message: str, field: str | None = None, *, asks_token: bool = False
+) -> Response:
+    """Return an error: as JSON below `/api` and `/live`, elsewhere as a page."""
+    headers = {"Cache-Control": "no-store"}
+    if scope["path"].startswith(("/api", "/live", "/openapi.json")):
+        error = {"status": status, "message": message, "field": field}
+        return JSONResponse({"error": error}, status, headers=headers)
+    from eatnas_report.live_page import render_error
+
+    title = STATUS_TITLES.get(status, "Error")
+    return HTMLResponse(render_error(title, message, asks_token=asks_token), status, headers=headers)
