@@ -9,7 +9,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(
     file.relative_to(BENCHMARKS)
-    for file in [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("experiments/*.py")]
+    for folder in ("", "experiments", "gpu")
+    for file in (BENCHMARKS / folder).glob("*.py")
     # Other programs have no options, so they would start to measure.
     if "parse_args" in (text := file.read_text()) and "__main__" in text
 )

@@ -1,0 +1,81 @@
+"""The command line of a step and the file of its facts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+SKIPPED_STATUS = 77
+
+
+class Facts:
+    """What a step has measured, written to its file after each change. A bar that is not met makes the step fail."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._facts: dict[str, Any] = {}
+        self.failed = False
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a fact."""
+        self._facts[name] = value
+        self._write()
+
+    def add(self, name: str, row: dict[str, Any]) -> None:
+        """Add a row to a table, and print it."""
+        self._facts.setdefault(name, []).append(row)
+        print(name, *(f"{key}={value}" for key, value in row.items()), flush=True)
+        self._write()
+
+    def bar(self, bar: str, measured: Any, wanted: str, *, met: bool, must: bool = True) -> None:
+        """Add a bar. One that must be met decides the outcome of the step; the others are goals."""
+        self.failed = self.failed or (must and not met)
+        self.add("bars", {"bar": bar, "measured": measured, "wanted": wanted, "met": met})
+
+    def _write(self) -> None:
+        if self._file is not None:
+            self._file.write_text(json.dumps(self._facts, default=str))
+
+
+class Context:
+    """The options of a step and its facts."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.device: str = options.device
+        self.root: str | None = options.root
+        self.facts = Facts(options.facts)
+        self._ends_at = time.monotonic() + 0.9 * options.seconds
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the device is a GPU. Otherwise sizes are tiny."""
+        return self.device != "cpu"
+
+    @property
+    def seconds_left(self) -> float:
+        """Return the seconds until the step should end by itself."""
+        return self._ends_at - time.monotonic()
+
+    def skip(self, why: str) -> None:
+        """End the step, which does not apply to this machine."""
+        print(why)
+        sys.exit(SKIPPED_STATUS)
+
+
+def run_program(description: str | None, steps: Mapping[str, Callable[[Context], None]]) -> None:
+    """Run the step that the command line names, and exit with its status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("step", choices=steps)
+    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu with tiny sizes")
+    parser.add_argument("--root", help="folder of FashionMNIST's files")
+    parser.add_argument("--facts", type=Path, help="file for the measurements")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit")
+    options = parser.parse_args()
+    context = Context(options)
+    steps[options.step](context)
+    sys.exit(1 if context.facts.failed else 0)

@@ -1,0 +1,49 @@
+"""The steps of `run.py`: what each one shows, its program, and its time limit. Needs only the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRODUCT, TRAINING = "product", "training"
+PARTS = (PRODUCT, TRAINING)
+PART_SECONDS = 240.0
+"""The time limit of a part. What is left of it also limits each step."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a part: a subcommand of the program with the part's name, which lies beside this file."""
+
+    part: str
+    name: str
+    seconds: float
+    """The time limit on a GPU."""
+    shows: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return the program and its subcommand."""
+        return f"{self.part}.py", self.name
+
+
+STEPS = (
+    Step(PRODUCT, "machine", 20, "versions, driver and GPU"),
+    Step(PRODUCT, "doctor", 60, "`doctor` finds no problem but missing MLflow"),
+    Step(PRODUCT, "devices", 20, "`devices --explain` finds the GPU free"),
+    Step(PRODUCT, "tests", 60, "the GPU tests: same bits twice and resumed, no synchronisation"),
+    Step(PRODUCT, "search", 120, "a search of 48: a killed worker, and another process that comes and goes"),
+    Step(PRODUCT, "workers", 60, "one and four workers give equal fingerprints"),
+    Step(PRODUCT, "memory", 45, "trainings that run out of memory are tried again, alone and then in halves"),
+    Step(TRAINING, "machine", 20, "versions, driver and GPU"),
+    Step(TRAINING, "bits", 60, "random networks: two runs, and today's loop and a captured step, have equal bits"),
+    Step(TRAINING, "speed", 70, "images/s: our loop, the step captured by hand, and the bound of memory bandwidth"),
+    Step(TRAINING, "pipeline", 45, "images/s: our loop, and a DataLoader with PIL"),
+    Step(TRAINING, "depthwise", 35, "depthwise convolutions in both layouts: failures, bits, times"),
+    Step(TRAINING, "streams", 35, "several captured candidates in one process, each on a stream of its own"),
+    Step(TRAINING, "processes", 40, "several processes on one GPU without MPS"),
+)
+
+
+def steps_of(part: str) -> tuple[Step, ...]:
+    """Return the steps of a part in their order."""
+    return tuple(step for step in STEPS if step.part == part)

@@ -1,0 +1,285 @@
+"""The steps of the part `training`: bits and speed of training steps."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import torch
+from bandwidth import count_step_bytes, measure_bandwidth, synchronize
+from hand import HandStep
+from machine import record_machine
+from networks import (
+    CODES,
+    have_same_bits,
+    make_images,
+    make_runner,
+    next_step,
+    random_codes,
+    spaces_of,
+    state_of,
+)
+from recording import Context, run_program
+from torch.nn.functional import conv2d
+
+from eatnas_training.numerics import resolve_precision, use_deterministic_arithmetic
+
+BITS_CODES = 24
+BITS_STEPS = 10
+BATCHES = (64, 512)
+LANES = (1, 2, 4, 8)
+CHANNELS = (1, 2, 3, 5, 12, 13, 24, 48, 61, 96, 144, 288, 576, 960)
+"""Of depthwise convolutions: those of the spaces, and odd ones."""
+SIDES = {12: 14, 24: 14, 48: 7, 96: 32, 144: 32, 288: 16, 576: 8, 960: 4}
+KERNELS = ((3, 1), (5, 1), (7, 1), (3, 2), (7, 2))
+PATHOLOGICAL = 4.0
+"""A layout that takes this many times as long as the other one."""
+
+
+def prepare() -> None:
+    """Use the arithmetic of our loop everywhere."""
+    torch.set_num_threads(1)
+    use_deterministic_arithmetic()
+
+
+def seconds_of(call: Callable[[], None], device: str, seconds: float) -> float:
+    """Return the seconds of a call: the median of three rounds after two calls."""
+    for _ in range(2):
+        call()
+    synchronize(device)
+    rounds = []
+    for _ in range(3):
+        calls, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds / 3 or calls < 3:
+            call()
+            calls += 1
+            if calls % 64 == 0:
+                synchronize(device)  # a queue without end would exceed the time
+        synchronize(device)
+        rounds.append((time.perf_counter() - started) / calls)
+    return statistics.median(rounds)
+
+
+def compare_bits(context: Context) -> None:
+    """Train random networks twice by our loop, and compare all weights."""
+    prepare()
+    count = BITS_CODES if context.gpu else 2
+    spaces = spaces_of(gpu=context.gpu)
+    images = {space: make_images(space, context.device, 4096 if context.gpu else 256) for space in spaces}
+    equal, compared = 0, 0
+    for number, code in enumerate(random_codes(spaces[0], count, seed=5)):
+        space, precision = spaces[number % len(spaces)], ("auto", "float32")[number % 2]
+        row: dict[str, Any] = {"code": code, "space": space, "precision": precision}
+        try:
+            states = []
+            for _ in range(2):
+                runner = make_runner(code, space, context.device, images[space], batch_size=64, precision=precision)
+                for _ in range(BITS_STEPS):
+                    next_step(runner)
+                states.append(state_of(runner.state.model))
+            row["equal"] = have_same_bits(*states)
+        except RuntimeError as error:
+            row["equal"], row["error"] = False, str(error)[:300]
+        compared += 1
+        equal += row["equal"]
+        if not row["equal"]:
+            context.facts.add("differing", row)
+        if context.seconds_left < 0:
+            break
+    context.facts.bar("networks with equal bits", f"{equal} of {compared}", f"{count} of {count}", met=equal == count)
+
+
+def measure_speed(context: Context) -> None:
+    """Measure our loop and the step captured by hand, for each network and batch size."""
+    prepare()
+    device, facts = context.device, context.facts
+    bandwidth = measure_bandwidth(device, (1 << 31) if context.gpu else (1 << 24))
+    facts.set("bandwidth_gb_per_s", round(bandwidth / 1e9, 1))
+    precision = resolve_precision(device, "auto")
+    ratios = []
+    for space in spaces_of(gpu=context.gpu):
+        images = make_images(space, device, 20_000 if context.gpu else 256)
+        for name, batch_size in product(CODES, BATCHES if context.gpu else (16,)):
+            if context.seconds_left < 0:
+                facts.set("stopped_early", True)
+                return
+            runner = make_runner(CODES[name], space, device, images, batch_size=batch_size)
+            ours = seconds_of(lambda runner=runner: next_step(runner), device, 0.8 if context.gpu else 0.05)
+            hand = HandStep(
+                CODES[name],
+                space,
+                images,
+                batch_size=batch_size,
+                precision=precision,
+                steps=20_000 if context.gpu else 200,
+            )
+            capture_seconds = hand.capture()
+            captured = seconds_of(hand.step, device, 0.8 if context.gpu else 0.05)
+            bound = count_step_bytes(CODES[name], space, batch_size, precision) / bandwidth
+            ratios.append(captured / ours)
+            facts.add(
+                "images_per_second",
+                {
+                    "space": space,
+                    "network": name,
+                    "batch": batch_size,
+                    "ours": round(batch_size / ours),
+                    "captured by hand": round(batch_size / captured),
+                    "ours / captured": round(captured / ours, 3),
+                    "bandwidth bound": round(batch_size / bound),
+                    "share of bound": round(bound / ours, 3),
+                    "capture s": round(capture_seconds, 2),
+                },
+            )
+            del runner, hand
+    if context.gpu and ratios:
+        worst = min(ratios)
+        facts.bar("our loop / captured by hand, worst", round(worst, 3), "at least 0.95", met=worst >= 0.95, must=False)
+
+
+def compare_pipeline(context: Context) -> None:
+    """Compare our loop with a DataLoader and PIL by `benchmarks/training.py`."""
+    program = Path(__file__).parents[1] / "training.py"
+    if context.gpu and context.root:
+        options = ["--root", context.root, "--batch-size", "512", "--loaders", "8", "--seconds", "3", "--rounds", "2"]
+    else:
+        options = ["--data", "digits", "--space", "eatnas-tiny", "--seconds", "0.3", "--rounds", "1", "--loaders", "1"]
+    command = [sys.executable, str(program), "--device", context.device, "--packed", "1", *options]
+    done = subprocess.run([*command, "--kinds", "loop", "pipeline"], capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    print(done.stdout, done.stderr[-2000:])
+    context.facts.set("output", lines)
+    ratio = next((float(line.split(": ")[1].split()[0]) for line in lines if line.startswith("loop relative")), None)
+    context.facts.bar("the benchmark's exit status", done.returncode, "0", met=done.returncode == 0)
+    if context.gpu and ratio is not None:
+        context.facts.bar("our loop / DataLoader and PIL", ratio, "at least 5", met=ratio >= 5, must=False)
+
+
+def sweep_depthwise(context: Context) -> None:
+    """Time depthwise convolutions forward and backward in both layouts, and compare the bits of two runs."""
+    prepare()
+    facts = context.facts
+    dtypes = (torch.bfloat16, torch.float32)
+    shapes = list(product(CHANNELS, KERNELS)) if context.gpu else [(3, (3, 1)), (8, (5, 2))]
+    done, failing, ratios = 0, 0, []
+    for (channels, (kernel, stride)), dtype in product(shapes, dtypes):
+        if context.seconds_left < 0:
+            facts.set("stopped_early", True)
+            break
+        row: dict[str, Any] = {"channels": channels, "kernel": kernel, "stride": stride, "dtype": str(dtype)[6:]}
+        for layout in ("channels_last", "contiguous"):
+            try:
+                row |= measure_depthwise(context, row, layout, dtype)
+            except RuntimeError as error:
+                row[f"{layout} error"] = str(error)[:200]
+        fine = all(row.get(f"{layout} equal") for layout in ("channels_last", "contiguous"))
+        done, failing = done + 1, failing + (not fine)
+        ratio = row.get("channels_last ms", 0.0) / row["contiguous ms"] if "contiguous ms" in row else 0.0
+        ratios.append(ratio)
+        row["ratio"] = round(ratio, 2)
+        if not fine or ratio > PATHOLOGICAL or (ratio and ratio < 1 / PATHOLOGICAL):
+            facts.add("notable", row)
+    facts.set("shapes", done)
+    facts.set("ratio", {"median": round(statistics.median(ratios), 2), "least": min(ratios), "most": max(ratios)})
+    facts.bar("shapes that fail or differ", failing, "0", met=not failing)
+    slow = sum(ratio > PATHOLOGICAL for ratio in ratios)
+    wanted = f"0 above {PATHOLOGICAL:.0f} times contiguous"
+    facts.bar("pathologically slow channels-last", slow, wanted, met=not slow, must=False)
+
+
+def measure_depthwise(context: Context, shape: dict[str, Any], layout: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the milliseconds of a convolution with both gradients, and whether two runs have equal bits."""
+    device, channels, kernel = context.device, shape["channels"], shape["kernel"]
+    side, batch = SIDES.get(channels, 14), 64 if context.gpu else 2
+    memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
+    draws = torch.Generator(device).manual_seed(1)
+
+    def draw(*sizes: int) -> torch.Tensor:
+        values = torch.randn(sizes, device=device, dtype=dtype, generator=draws)
+        return values.contiguous(memory_format=memory_format).requires_grad_()
+
+    images, weight = draw(batch, channels, side, side), draw(channels, 1, kernel, kernel)
+
+    def compute() -> None:
+        images.grad = weight.grad = None
+        output = conv2d(images, weight, None, shape["stride"], kernel // 2, 1, channels)
+        output.backward(torch.ones_like(output))
+
+    gradients = []
+    for _ in range(2):
+        compute()
+        assert images.grad is not None
+        assert weight.grad is not None
+        gradients.append([images.grad.clone(), weight.grad.clone()])
+    seconds = seconds_of(compute, device, 0.03 if context.gpu else 0.001)
+    return {f"{layout} ms": round(1000 * seconds, 3), f"{layout} equal": have_same_bits(*gradients)}
+
+
+def run_streams(context: Context) -> None:
+    """Replay the graphs of several candidates in one process, each on a stream of its own."""
+    if not context.gpu:
+        context.skip("only a GPU has streams")
+    prepare()
+    device, facts = context.device, context.facts
+    precision = resolve_precision(device, "auto")
+    for space in spaces_of(gpu=True):
+        images, alone = make_images(space, device), 0.0
+        for count in LANES:
+            if context.seconds_left < 0:
+                facts.set("stopped_early", True)
+                return
+            steps = [HandStep(CODES["median"], space, images, batch_size=64, precision=precision) for _ in range(count)]
+            for step in steps:
+                step.capture()
+            streams = [torch.cuda.Stream() for _ in steps]
+
+            def replay_all(steps: list[HandStep] = steps, streams: list[torch.cuda.Stream] = streams) -> None:
+                for step, stream in zip(steps, streams, strict=True):
+                    with torch.cuda.stream(stream):
+                        step.step()
+
+            rate = count * 64 / seconds_of(replay_all, device, 1.2)
+            alone = alone or rate
+            times = round(rate / alone, 2)
+            facts.add("streams", {"space": space, "candidates": count, "images/s": round(rate), "times one": times})
+            if space == "eatnas-small" and count == LANES[-1]:
+                facts.bar("8 candidates / one", times, "at least 4", met=times >= 4, must=False)
+
+
+def run_processes(context: Context) -> None:
+    """Run our loop in several processes at once by `benchmarks/training.py`."""
+    if not context.gpu:
+        context.skip("a processor has one slot for each core")
+    if context.root is None:
+        context.skip("needs the files of FashionMNIST")
+    program = Path(__file__).parents[1] / "training.py"
+    options = ["--root", context.root, "--batch-size", "64", "--kinds", "loop", "--packed", "4"]
+    command = [sys.executable, str(program), "--device", context.device, *options, "--seconds", "3", "--rounds", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr[-2000:])
+    context.facts.set("output", done.stdout.strip().splitlines())
+    context.facts.bar("the benchmark's exit status", done.returncode, "0", met=done.returncode == 0)
+
+
+if __name__ == "__main__":
+    run_program(
+        __doc__,
+        {
+            "machine": record_machine,
+            "bits": compare_bits,
+            "speed": measure_speed,
+            "pipeline": compare_pipeline,
+            "depthwise": sweep_depthwise,
+            "streams": run_streams,
+            "processes": run_processes,
+        },
+    )
