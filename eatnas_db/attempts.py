@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
 
+from eatnas_db.database.bulk_insert import insert_rows
 from eatnas_db.domain.states import FailureKind, MemoryFallback
 from eatnas_db.events import record_event
 from eatnas_db.leases import LeaseToken
@@ -140,6 +141,20 @@ def raise_device_time(connection: Connection, token: LeaseToken, *, device_secon
     connection.execute(
         _ADD_TO_COUNTERS, {"search_id": booked.search_id, "more_seconds": more_seconds, "more_scored": 0}
     )
+
+
+def insert_scored_attempts(
+    connection: Connection, candidate_ids: Sequence[int], *, search_id: int, worker_id: int, now: float
+) -> None:
+    """Insert the first attempt of candidates whose scores were measured elsewhere, and count them as scored."""
+    times = {"started_at": now, "ended_at": now, "device_seconds": 0.0}
+    rows = [
+        {"candidate_id": candidate_id, "number": 1, "worker_id": worker_id, "outcome": "scored", **times}
+        for candidate_id in candidate_ids
+    ]
+    insert_rows(connection, attempt, rows)
+    counters = {"search_id": search_id, "more_seconds": 0.0, "more_scored": len(rows)}
+    connection.execute(_ADD_TO_COUNTERS, counters)
 
 
 _SCORE_ATTEMPT: Final = (

@@ -38,6 +38,12 @@ def register_host(connection: Connection, name: str, now: float) -> int:
     return int(connection.execute(touched.returning(host.c.id)).scalar_one())
 
 
+def find_host(connection: Connection, name: str, now: float) -> int:
+    """Insert a host if it is new, and return its id. The row of a known host is not locked."""
+    connection.execute(insert_or_ignore(host).values(name=name, seen_at=now))
+    return int(connection.execute(select(host.c.id).where(host.c.name == name)).scalar_one())
+
+
 def claim_host(connection: Connection, host_id: int) -> str:
     """Make the caller the owner of a host, and return its token. The caller holds the lock of the host."""
     token = uuid.uuid4().hex

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, insert, or_, update
 
+from eatnas_db.database.bulk_insert import insert_rows
 from eatnas_db.leases import LeaseToken
 from eatnas_db.schema.hosts import MAX_DEVICE_NAME
 from eatnas_db.schema.searches import search
@@ -33,6 +34,18 @@ class Measurement:
     quiet: bool | None
 
 
+@dataclass(frozen=True, slots=True)
+class ImportedScore:
+    """A score that was measured elsewhere, for a birth of an imported search; `epochs` are those behind it."""
+
+    birth: int
+    value: float
+    fitness: float
+    seed: int
+    epochs: int | None
+    provenance_id: int
+
+
 def insert_scores(
     connection: Connection, token: LeaseToken, metrics: Mapping[str, float], *, seed: int, provenance_id: int
 ) -> None:
@@ -49,6 +62,22 @@ def insert_scores(
         for metric, value in metrics.items()
     ]
     connection.execute(_INSERT_SCORE, rows)
+
+
+def insert_imported_scores(connection: Connection, metric: str, scores: Mapping[int, ImportedScore]) -> None:
+    """Insert a row for each candidate, given by its id."""
+    rows = [
+        {
+            "candidate_id": candidate_id,
+            "metric": metric,
+            "seed": imported.seed,
+            "value": imported.value,
+            "attempt": 1,
+            "provenance_id": imported.provenance_id,
+        }
+        for candidate_id, imported in scores.items()
+    ]
+    insert_rows(connection, score, rows)
 
 
 def insert_measurements(connection: Connection, token: LeaseToken, measurements: Sequence[Measurement]) -> None:

@@ -18,6 +18,7 @@ from eatnas_db.attempts import (
     discard_progress,
     end_attempt,
     has_progressed,
+    insert_scored_attempts,
     last_attempt_to_ignore,
     list_earlier_attempts,
     record_attempt_event,
@@ -44,7 +45,14 @@ from eatnas_db.leases import (
 from eatnas_db.provenance import Provenance, store_provenance
 from eatnas_db.rung_results import Rung, WaitingRung, insert_rung, record_decision
 from eatnas_db.schema.candidates import PENDING, candidate
-from eatnas_db.scores import Measurement, insert_measurements, insert_scores, raise_memory_share
+from eatnas_db.scores import (
+    ImportedScore,
+    Measurement,
+    insert_imported_scores,
+    insert_measurements,
+    insert_scores,
+    raise_memory_share,
+)
 from eatnas_db.text_encoding import to_storable
 
 _LEASE_NEXT: Final = (
@@ -194,6 +202,41 @@ def stop(connection: Connection, waiting: WaitingRung, now: float) -> None:
     record_decision(connection, waiting, promoted=False)
     count_as_scored(connection, waiting.token, search_id)
     insert_scores(connection, waiting.token, waiting.metrics, seed=waiting.seed, provenance_id=waiting.provenance_id)
+
+
+_IMPORT_SCORE: Final = (
+    update(candidate)
+    .where(candidate.c.id == bindparam("imported"), PENDING)
+    .values(
+        state=EDGES[Transition.IMPORT][1],
+        attempt=1,
+        **{name: bindparam(f"new_{name}") for name in ("fitness", "accuracy", "lineage_epochs", "ended_at")},
+    )
+)
+
+
+def import_scores(
+    connection: Connection, search_id: int, scores: Sequence[ImportedScore], *, metric: str, worker_id: int, now: float
+) -> None:
+    """Give consecutive pending births of a search the scores that were measured elsewhere."""
+    numbers = candidate.c.birth.between(scores[0].birth, scores[-1].birth)
+    births = select(candidate.c.id).where(candidate.c.search_id == search_id, numbers, PENDING)
+    ids = connection.execute(births.order_by(candidate.c.birth)).scalars()
+    imported = dict(zip(ids, scores, strict=True))
+    changes = [
+        {
+            "imported": candidate_id,
+            "new_fitness": one.fitness,
+            "new_accuracy": one.value,
+            "new_lineage_epochs": one.epochs,
+            "new_ended_at": now,
+        }
+        for candidate_id, one in imported.items()
+    ]
+    connection.execute(_IMPORT_SCORE, changes)
+    insert_scored_attempts(connection, list(imported), search_id=search_id, worker_id=worker_id, now=now)
+    insert_imported_scores(connection, metric, imported)
+    record_events(connection, now, Transition.IMPORT, search_id=search_id, candidate_ids=list(imported))
 
 
 _FALLBACK_EVENTS: Final = {MemoryFallback.ALONE: "to_be_alone", MemoryFallback.HALVED: "to_be_halved"}

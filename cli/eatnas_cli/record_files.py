@@ -12,11 +12,14 @@ from eatnas_cli.init import make_home
 from eatnas_cli.layout_options import layout_options
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
-from eatnas_cli.printing import FITTING, Format, Layout, show
+from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
+from eatnas_cli.score_options import ScoreOptions, score_options
 from eatnas_daemon.daemon_lock import hold_record
 from eatnas_db.database.engine import open_record
 from eatnas_db.database_copy import TableContents
+from eatnas_db.errors import ConflictError
 from eatnas_db.record_files import FileFormat, export_record, import_record, read_manifest
+from eatnas_db.settings import Settings
 
 COLUMNS = ("table", "rows", "sha256")
 
@@ -36,21 +39,65 @@ def export_files(
         typer.echo(f"wrote {folder}; the files of checkpoints are not in it")
 
 
-@takes_options(layout=layout_options)
+@takes_options(scores=score_options, layout=layout_options)
 def import_files(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder written by `db export`.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FOLDER|SCORES.csv", help="A folder written by `db export`, or a file of scores.")
+    ],
+    scores: ScoreOptions,
     format: FormatOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
-    """Import an exported folder into an empty database and compare every row; a missing database is created."""
-    read_manifest(folder)
+    """Import an exported folder into an empty database, or a CSV of codes and scores as a search to start from.
+
+    Of a folder, every row is compared, and a missing database is created. The first line of a CSV file names its
+    columns: code and score, optionally seed and epochs.
+    """
+    if scores.space is not None or path.is_file():
+        _import_scores(ctx.obj, path, scores, format, layout)
+        return
+    read_manifest(path)
     make_home(ctx.obj)
     with hold_record(ctx.obj):
-        imported = import_record(open_record(ctx.obj.database_url), folder.absolute(), print_row_progress)
+        imported = import_record(open_record(ctx.obj.database_url), path.absolute(), print_row_progress)
     _show(imported, format, layout)
     if format is Format.TABLE:
-        typer.echo(f"imported {folder} into {ctx.obj.printable_url} and compared every row")
+        typer.echo(f"imported {path} into {ctx.obj.printable_url} and compared every row")
+
+
+def _import_scores(
+    settings: Settings,
+    file: Path,
+    options: ScoreOptions,
+    format: Format,  # noqa: A002
+    layout: Layout,
+) -> None:
+    # Only here, because it loads pydantic.
+    from eatnas_db.searches.score_import import import_score_file, make_origin
+
+    if options.space is None:
+        raise ConflictError(f"{file} is a file of scores; add --space, which `eatnas-db space show` lists")
+    if file.is_dir():
+        raise ConflictError(f"{file} is a folder, and --space is for a file of scores; remove it, or name the file")
+    imported = import_score_file(
+        settings,
+        file,
+        name=options.name or file.stem,
+        space=options.space,
+        origin=make_origin(options.task_name or file.stem, options.metric, options.direction),
+        task=options.task,
+        on_progress=print_row_progress,
+    )
+    if imported.ignored:
+        typer.echo(f"note: {file}: these columns are not read: {', '.join(imported.ignored)}", err=True)
+    if format is not Format.TABLE:
+        show_one({"search": imported.search, "candidates": imported.candidates}, format, layout=layout)
+        return
+    typer.echo(
+        f"imported {imported.candidates:,} scores as search {imported.search}; start a search from it with "
+        f"`eatnas-db transfer {imported.search} SPEC.yaml`"
+    )
 
 
 def _show(tables: list[TableContents], format: Format, layout: Layout) -> None:  # noqa: A002

@@ -14,6 +14,7 @@ from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.printing import FITTING, Format, Layout, print_json_lines, show
+from eatnas_cli.task_values import DEFAULT_TASK, MAX_VALUES
 from eatnas_db.domain.architecture import WIDTHS, Architecture
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.operators import BUILT_IN_OPERATORS
@@ -30,8 +31,6 @@ from eatnas_protocol.long_texts import shorten_middle
 app = new_app(no_args_is_help=True)
 
 DEFAULT_SPACE: Final = "eatnas-small"
-DEFAULT_TASK: Final = {"resolution": 32, "channels": 3, "classes": 10}
-MAX_VALUES: Final = {"resolution": 65_536, "channels": 65_536, "classes": 100_000_000}
 MAX_MESSAGE_LENGTH: Final = 300
 LIST_COLUMNS: Final = ("kind", "name", "package", "version", "error")
 COST_COLUMNS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")

@@ -30,6 +30,7 @@ class Transition(StrEnum):
     REACH_RUNG = "rung_reached"
     PROMOTE = "promoted"
     STOP = "stopped"
+    IMPORT = "imported"
 
 
 EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]] = {
@@ -45,6 +46,7 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
     Transition.REACH_RUNG: (frozenset({CandidateState.LEASED}), CandidateState.WAITING),
     Transition.PROMOTE: (frozenset({CandidateState.WAITING}), CandidateState.PENDING),
     Transition.STOP: (frozenset({CandidateState.WAITING}), CandidateState.SCORED),
+    Transition.IMPORT: (frozenset({CandidateState.PENDING}), CandidateState.SCORED),
 }
 """The states that each transition starts from, and the state that it ends in. No edge leaves a settled state."""
 
@@ -64,6 +66,7 @@ class Origin(StrEnum):
     SURVIVOR = "survivor"
     """A member of the last population of the source search, carried over unchanged."""
     IMPORTED = "imported"
+    """Given by the user: as `transfer.basic`, or with its score by `db import`."""
     REEVALUATION = "reevaluation"
     """A candidate of another search, trained again from scratch with another seed."""
     FINAL = "final"
@@ -87,6 +90,8 @@ class SearchKind(StrEnum):
     once on the test part; it has no further births."""
     RETRY = "retry"
     """Trains failed candidates of another search from scratch, outside its population; it has no further births."""
+    IMPORTED = "imported"
+    """Has scores that were measured elsewhere, and trains nothing; other searches may start from it."""
 
 
 class DesiredState(StrEnum):

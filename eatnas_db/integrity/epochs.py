@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, func, select
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
 from eatnas_db.domain.rungs import rungs_of
-from eatnas_db.domain.states import CandidateState
+from eatnas_db.domain.states import CandidateState, SearchKind
 from eatnas_db.errors import DamagedRecordError
 from eatnas_db.integrity.violations import Violation, summarize
 from eatnas_db.schema.candidates import candidate
@@ -36,8 +36,11 @@ class _EpochCount(NamedTuple):
 def check_epochs(engine: Engine) -> list[Violation]:
     """Check that epochs are numbered without gaps and that a scored candidate has all epochs of its recipe or rung."""
     with read_transaction(engine) as connection:
-        specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec))}
-        offenders = [row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs[row.search_id])]
+        trained = search.c.kind != SearchKind.IMPORTED
+        specs = {row.id: row.spec for row in connection.execute(select(search.c.id, search.c.spec).where(trained))}
+        offenders = [
+            row.candidate_id for row in _count_epochs(connection) if not _complete(row, specs.get(row.search_id))
+        ]
     rule = "epochs are numbered without gaps from 0, and a scored candidate has all epochs of its recipe"
     return summarize(rule, "candidates", offenders)
 
@@ -63,7 +66,9 @@ def _count_epochs(connection: Connection) -> Iterator[_EpochCount]:
         yield _EpochCount(*row)
 
 
-def _complete(row: _EpochCount, spec: Mapping[str, Any]) -> bool:
+def _complete(row: _EpochCount, spec: Mapping[str, Any] | None) -> bool:
+    if spec is None:  # its score was imported
+        return row.made == 0
     gapless = row.made == 0 or (row.first, row.last) == (0, row.made - 1)
     return gapless and (row.state != CandidateState.SCORED or row.made == _epochs_of_recipe(row, spec))
 

@@ -248,6 +248,8 @@ class _Replay:
         if birth.origin == Origin.SURVIVOR:
             # The same code may build another network in the space of another search.
             return same_network, birth.parent_code == birth.code
+        if record.kind == SearchKind.IMPORTED:  # The user has decided its births.
+            return same_network and birth.origin == Origin.IMPORTED, birth.parent_id is None
         if record.kind != SearchKind.EVOLUTION:
             return same_network, birth.parent_digest == birth.digest
         if record.spec["evolution"].get("births") == "guided" and birth.birth >= record.initial_births:

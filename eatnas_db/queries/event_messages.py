@@ -20,6 +20,7 @@ _MESSAGES: Final = {
     "released": "attempt {attempt} was stopped on request; the training will continue from its checkpoint",
     "rung_reached": "attempt {attempt} reached rung {rung} after {epochs} epochs with score {score:.4f}",
     "promoted": "the candidate continues to rung {rung} ({epochs} epochs) from {start}",
+    "imported": "the score was imported; the fitness is {fitness}",
     "stopped": "the candidate stops at rung {rung} after {epochs} epochs with fitness {fitness}",
     "started_afresh": "attempt {attempt} started from scratch because no undamaged checkpoint was left",
     "checkpoint_damaged": "the checkpoint {path} is damaged and was set aside",
@@ -53,6 +54,7 @@ _REASON_MESSAGES: Final = {"paused": "the search was paused: {reason}"}
 _BIRTH_MESSAGES: Final = {
     "random": "born as a random sample",
     "mutation": "born as a mutation of candidate {parent_id}",
+    "imported": "given by the user, not decided by the search",
     "basic": "born as the basic architecture, which comes from candidate {parent_id}",
     "survivor": "born as an unchanged copy of candidate {parent_id}",
     "perturbation": "born as a perturbation of candidate {parent_id}",

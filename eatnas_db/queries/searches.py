@@ -110,6 +110,8 @@ class SearchRecord:
             return None
         if self.failed:
             return f"none of its {self.born} candidates has a score"
+        if self.kind == SearchKind.IMPORTED:
+            return "its scores were imported"
         if self.exhausted:
             return "the search space is exhausted"
         if self.settled >= self.budget_candidates:

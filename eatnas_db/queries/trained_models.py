@@ -188,6 +188,8 @@ def _newest_checkpoint(candidate_id: int) -> Select[Any]:
 
 def _weights_missing(connection: Connection, candidate_id: int, parent_id: int | None, record: SearchRecord) -> str:
     """Return the message for a scored candidate without a checkpoint, with the command that trains it again."""
+    if record.kind == SearchKind.IMPORTED:
+        return f"candidate {candidate_id} has no weights: its score was imported, and nothing was trained"
     name, trained, again = record.name, candidate_id, ""
     if record.kind != SearchKind.EVOLUTION and parent_id is not None and record.source_id is not None:
         name = connection.execute(select(search.c.name).where(search.c.id == record.source_id)).scalar_one()

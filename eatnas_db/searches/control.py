@@ -51,6 +51,11 @@ def extend_search(
     `NotFoundError` or `ConflictError`.
     """
     record = _lock_changeable(connection, name)
+    if record.kind == SearchKind.IMPORTED:
+        raise ConflictError(
+            f"search {name!r} cannot be extended: its scores were imported; start a search from it with "
+            f"`eatnas-db transfer {name} SPEC.yaml`"
+        )
     if record.kind != SearchKind.EVOLUTION:
         raise ConflictError(
             f"search {name!r} cannot be extended: it measures candidates of another search; extend that search instead"

@@ -74,6 +74,7 @@ def insert_search(
     data_state: DataState | None = None,
     slots: int,
     now: float,
+    kind: SearchKind = SearchKind.EVOLUTION,
     source_id: int | None = None,
     basic_id: int | None = None,
     basic_code: str | None = None,
@@ -81,7 +82,7 @@ def insert_search(
     """Insert the row of a search and return its id. Raises `ConflictError` if its name is taken."""
     values = {
         "name": spec.name,
-        "kind": SearchKind.EVOLUTION,
+        "kind": kind,
         "source_id": source_id,
         "basic_id": basic_id,
         "basic_code": basic_code,

@@ -46,7 +46,7 @@ def create_reevaluation(
     """
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
-    _require_evolution(record, "reevaluated")
+    require_evolution(record, "reevaluated")
     best = list_to_reevaluate(connection, record.id, top)
     if not best:
         raise ConflictError(f"search {name!r} has no scored candidate to measure again; run it first")
@@ -75,7 +75,7 @@ def create_final_training(
     """
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
-    _require_evolution(record, "trained as final models")
+    require_evolution(record, "trained as final models")
     if record.spec["training"].get("program"):
         raise ConflictError(
             f"search {record.name!r} cannot be trained as final models: its training.program has no test part; "
@@ -274,8 +274,13 @@ def _insert_with_unused_name(
     raise AssertionError("unreachable: there are more names than searches")
 
 
-def _require_evolution(record: SearchRecord, participle: str) -> None:
-    """Raise `ConflictError` if the search itself retrains candidates of another search."""
+def require_evolution(record: SearchRecord, participle: str) -> None:
+    """Raise `ConflictError` unless the search decides its own births and trains them."""
+    if record.kind == SearchKind.IMPORTED:
+        raise ConflictError(
+            f"search {record.name!r} cannot be {participle}: its scores were imported, and it has no images and no "
+            f"recipe; start a search from it with `eatnas-db transfer {record.name} SPEC.yaml`"
+        )
     if record.kind != SearchKind.EVOLUTION:
         raise ConflictError(
             f"search {record.name!r} cannot be {participle}: it measures candidates of another search; "

@@ -56,7 +56,7 @@ def create_transfer(
     _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
     open_reevaluation = _require_source(connection, source, force)
-    _require_same_arithmetic(spec, source)
+    _require_weights(spec, source)
     basic = choose_basic_candidate(connection, source, candidate_id)
     space = feasible_space(spec, task)
     ranking, selection = _select_survivors(connection, source, basic, spec, space)
@@ -95,8 +95,16 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
         )
 
 
-def _require_same_arithmetic(spec: SearchSpec, source: SearchRecord) -> None:
-    """Raise `ConflictError` if weights are inherited from another arithmetic: a lost parent could not be replayed."""
+def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
+    """Raise `ConflictError` if weights are to be inherited and the source has none, or those of another arithmetic.
+
+    In another arithmetic, a lost parent could not be replayed.
+    """
+    if spec.transfer.weights == INHERITED and source.kind == SearchKind.IMPORTED:
+        raise ConflictError(
+            f"the scores of search {source.name!r} were imported, so there are no weights to inherit; use "
+            "transfer.weights: fresh"
+        )
     trained = arithmetic_of(source.spec)
     if spec.transfer.weights == INHERITED and spec.training.arithmetic != trained:
         raise ConflictError(
@@ -167,7 +175,7 @@ def _insert_survivors(
 
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
     """Raise `ConflictError` if a search cannot be transferred from; return its re-evaluation if that is unfinished."""
-    if source.kind != SearchKind.EVOLUTION:
+    if source.kind not in (SearchKind.EVOLUTION, SearchKind.IMPORTED):
         raise ConflictError(
             f"search {source.name!r} cannot be transferred: it measures candidates of another search; "
             "transfer from that search instead"

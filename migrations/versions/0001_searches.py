@@ -118,7 +118,7 @@ def create_searches() -> None:
         sa.Column("memory_share", sa.Float(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("finished_at", sa.Float(), nullable=True),
-        check("search_kind", "kind IN ('evolution', 'reevaluation', 'final', 'retry')"),
+        check("search_kind", "kind IN ('evolution', 'reevaluation', 'final', 'retry', 'imported')"),
         check("search_wish", "wish IN ('run', 'paused', 'cancelled')"),
         check("search_basic_has_code", "basic_id IS NULL OR basic_code IS NOT NULL"),
         check("search_lag", "lag >= 1"),

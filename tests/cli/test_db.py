@@ -134,3 +134,17 @@ def test_exported_record_is_imported_into_a_new_home(tiny, eatnas_within, home, 
     assert "not empty" in eatnas_within("db", "import", "out", at=other, expect=1)
     assert "no exported record" in eatnas_within("db", "import", ".", at=tmp_path / "third", expect=1)
     assert not (tmp_path / "third").exists()
+
+
+def test_scores_are_imported_from_a_file(record, eatnas, tmp_path):
+    code = json.loads(eatnas("space", "sample", "--space", "eatnas-tiny", "--format", "json"))["code"]
+    file = tmp_path / "prior.csv"
+    file.write_text(f"code,score,note\n{code},0.5,first\n")
+    assert "add --space" in eatnas("db", "import", str(file), expect=1)
+    assert "is a folder" in eatnas("db", "import", str(tmp_path), "--space", "eatnas-tiny", expect=1)
+    assert "did you mean eatnas-tiny" in eatnas("db", "import", str(file), "--space", "eatnas-tin", expect=1)
+    answer = json.loads(eatnas("db", "import", str(file), "--space", "eatnas-tiny", "--format", "json"))
+    assert answer == {"search": "prior", "candidates": 1}
+    assert json.loads(eatnas("query", "best", "prior", "--format", "json"))[0]["code"] == code
+    assert "its scores were imported" in eatnas("search", "final", "prior", expect=1)
+    assert "its score was imported" in eatnas("export", "prior", "-o", str(tmp_path / "best"), expect=1)

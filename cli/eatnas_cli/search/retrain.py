@@ -15,7 +15,7 @@ from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
-from eatnas_db.searches.retrain import create_final_training, create_reevaluation
+from eatnas_db.searches.retrain import create_final_training, create_reevaluation, require_evolution
 from eatnas_db.settings import Settings
 
 app = new_app()
@@ -82,9 +82,10 @@ def final(
     settings: Settings = ctx.obj
     keys = parse_final(({"preset": preset} if preset else {}) | parse_overrides(changes or (), form="key=value"))
     with read_connection(settings.database_url) as connection:
-        data = get_search(connection, name).spec["data"]
+        source = get_search(connection, name)
+    require_evolution(source, "trained as final models")
     # A missing test part is reported before days of training.
-    description = describe_final_data(settings.locate_data(data))
+    description = describe_final_data(settings.locate_data(source.spec["data"]))
 
     def create(connection: Connection) -> SearchRecord:
         tests = create_final_training(
