@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, bindparam, select
+from sqlalchemy import Connection, bindparam, select
 
-from eatnas_db.domain.evolution import Birth, BirthPrediction
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Birth, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
@@ -17,45 +16,24 @@ from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.encoding import Code
 from eatnas_db.guidance.process import Kernel, ProcessModel
-from eatnas_db.guidance.proposals import (
-    MAX_ROWS,
-    ScoredCode,
-    fit_model,
-    model_rows,
-    propose,
-)
+from eatnas_db.guidance.proposals import fit_model, model_rows, propose
+from eatnas_db.guidance.sources import SourceModel
 from eatnas_db.queries.searches import SearchRecord
-from eatnas_db.schema.candidates import FITTEST_FIRST, candidate, prediction
+from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.scored_births import ScoredBirthRow, encode, encode_rows, list_scored
+from eatnas_db.transfer_sources import SourceScores, read_sources, source_model
 
 MODEL_LOOKBACK: Final = 64
 """If none of this many last births has a prediction, the model is chosen again: the result is the same."""
 
 
-class _ScoredRow(NamedTuple):
-    id: int
-    birth: int
-    code: str
-    fitness: float
-    rung: int
-
-
-_SCORED: Final = select(
-    candidate.c.id, candidate.c.birth, candidate.c.code, candidate.c.fitness, candidate.c.rung
-).where(candidate.c.search_id == bindparam("search_id"), candidate.c.fitness.is_not(None))
-SELECT_LATEST: Final = (
-    _SCORED.where(candidate.c.birth < bindparam("before")).order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
-)
-SELECT_BEST: Final = (
-    # The sum keeps planners from using the index on births, which would read and sort the whole history.
-    _SCORED.where(candidate.c.birth + 0 < bindparam("before")).order_by(*FITTEST_FIRST).limit(MAX_ROWS // 2)
-)
 _PENDING: Final = select(candidate.c.code).where(
     candidate.c.search_id == bindparam("search_id"),
     candidate.c.birth >= bindparam("first"),
     candidate.c.birth < bindparam("before"),
 )
 _LAST_MODEL: Final = (
-    select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise)
+    select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise, prediction.c.slopes)
     .join(candidate, candidate.c.id == prediction.c.candidate_id)
     .where(
         candidate.c.search_id == bindparam("search_id"),
@@ -72,11 +50,21 @@ class GuidedInputs:
     """Everything in the record that decides a guided birth: births that are settled, and codes, which never change."""
 
     number: int
-    scored: tuple[_ScoredRow, ...]
+    scored: tuple[ScoredBirthRow, ...]
     pending: tuple[str, ...]
     """The codes of the births before this one whose scores it must not see."""
-    model: ProcessModel | tuple[_ScoredRow, ...]
+    model: ProcessModel | tuple[ScoredBirthRow, ...]
     """The model of the previous birth, or the births by which it is chosen again."""
+    sources: tuple[SourceScores, ...] = ()
+
+    @property
+    def may_decide(self) -> bool:
+        """Whether there are scores by which a model can be chosen, or sources that replace them."""
+        return bool(self.model or self.sources)
+
+    def source_models(self, space: Space) -> list[SourceModel]:
+        """Return the models of the sources in the space of the search."""
+        return [source_model(space, source) for source in self.sources]
 
 
 def read_inputs(
@@ -90,10 +78,16 @@ def read_inputs(
     pending += [str(birth.proposal.architecture) for birth in undecided if birth.number >= visible]
     return GuidedInputs(
         number=number,
-        scored=_list_scored(connection, record.id, visible),
+        scored=list_scored(connection, record.id, visible),
         pending=tuple(pending),
-        model=_read_model(connection, record.id, recorded, model_rows(visible), undecided),
+        model=_read_model(connection, record.id, recorded, births_of_model(visible), undecided),
+        sources=read_sources(connection, record.id) if record.has_sources else (),
     )
+
+
+def births_of_model(visible: int) -> int:
+    """Return the number of first births that choose the model; 0: the sources alone."""
+    return model_rows(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 
 def decide_guided_birth(
@@ -104,17 +98,17 @@ def decide_guided_birth(
     The result depends on the arguments alone, so a second decision gives the same birth.
     """
     codes = BlockCodes(space)
-    if not inputs.model:
+    if not inputs.may_decide:
         return None
-    if isinstance(inputs.model, ProcessModel):
-        model = inputs.model
-    else:
-        births = model_rows(inputs.number - record.lag + 1)
-        with one_thread():
-            model = fit_model(codes.encoding, encode_rows(space, inputs.model), births)
     choice = GuidedChoice(record, space, inputs, is_held)
     with one_thread():
-        guided = propose(codes, model, choice.rows, choice.pending, choice.rng, choice.accepts)
+        sources = inputs.source_models(space)
+        if isinstance(inputs.model, ProcessModel):
+            model = inputs.model
+        else:
+            births = births_of_model(inputs.number - record.lag + 1)
+            model = fit_model(codes.encoding, encode_rows(space, inputs.model), births, sources)
+        guided = propose(codes, model, choice.rows, choice.pending, choice.rng, choice.accepts, sources)
     if guided is None:
         return None
     parent = next((row for row in inputs.scored if row.birth == guided.parent_birth), None)
@@ -129,7 +123,7 @@ class GuidedChoice:
     ) -> None:
         self._space, self._codes, self._is_held = space, BlockCodes(space), is_held
         self.rows = encode_rows(space, inputs.scored)
-        self.pending = [_encode(space, code) for code in inputs.pending]
+        self.pending = [encode(space, code) for code in inputs.pending]
         self.rng = KeyedRng(record.seed, "proposal", inputs.number)
         self.proposals: dict[Code, Proposal] = {}
 
@@ -139,22 +133,9 @@ class GuidedChoice:
         return self._space.limits.allow(proposal.cost) and not self._is_held(proposal.digest)
 
 
-def _list_scored(connection: Connection, search_id: int, before: int) -> tuple[_ScoredRow, ...]:
-    """Return the scored births before `before`: all, or the best and the latest ones if there are many."""
-    latest = _read(connection, SELECT_LATEST, search_id, before)
-    if len(latest) == MAX_ROWS:
-        latest = latest[: MAX_ROWS // 2]
-        latest += _read(connection, SELECT_BEST, search_id, latest[-1].birth)
-    return tuple(sorted(latest, key=lambda row: row.birth))
-
-
-def _read(connection: Connection, query: Select[Any], search_id: int, before: int) -> list[_ScoredRow]:
-    return [_ScoredRow._make(row) for row in connection.execute(query, {"search_id": search_id, "before": before})]
-
-
 def _read_model(
     connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
-) -> ProcessModel | tuple[_ScoredRow, ...]:
+) -> ProcessModel | tuple[ScoredBirthRow, ...]:
     """Return the model chosen by the first `model_births` births: the model of the last prediction if it is the same.
 
     Otherwise return the births by which it is chosen.
@@ -163,22 +144,17 @@ def _read_model(
     if last is None:
         last = connection.execute(_LAST_MODEL, {"search_id": search_id, "before": recorded}).first()
     if last is not None and last.model_births == model_births:
-        return ProcessModel(Kernel(*last.kernel), last.noise, model_births)
-    return _list_scored(connection, search_id, model_births)
+        return stored_model(last)
+    return list_scored(connection, search_id, model_births)
 
 
-def encode_rows(space: Space, rows: Sequence[_ScoredRow]) -> list[ScoredCode]:
-    """Return scored births with their codes for the model."""
-    return [ScoredCode(row.birth, _encode(space, row.code), row.fitness, row.rung) for row in rows]
-
-
-@lru_cache(maxsize=10_000)
-def _encode(space: Space, code: str) -> Code:
-    return BlockCodes(space).encode(space.parse(code))
+def stored_model(row: Any) -> ProcessModel:
+    """Return the model of a stored prediction."""
+    return ProcessModel(Kernel(*row.kernel), row.noise, row.model_births, tuple(row.slopes or ()))
 
 
 def _make_birth(
-    space: Space, number: int, proposal: Proposal, parent: _ScoredRow | None, predicted: BirthPrediction
+    space: Space, number: int, proposal: Proposal, parent: ScoredBirthRow | None, predicted: BirthPrediction
 ) -> Birth:
     if parent is None:
         return Birth(number, Origin.RANDOM, proposal, prediction=predicted)

@@ -46,6 +46,10 @@ class Table:
         noise = np.random.default_rng(seed).normal(0, spread, len(self.true))
         return replace(self, scores=(self.true + noise)[:, None])
 
+    def with_scores(self, scores: np.ndarray) -> Table:
+        """Return the table with other scores for searches, and the same figures to judge them by."""
+        return replace(self, scores=scores)
+
     @property
     def encoding(self) -> Encoding:
         """All positions have the same unordered values."""

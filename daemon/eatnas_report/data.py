@@ -8,7 +8,13 @@ from typing import Final
 from sqlalchemy import Connection
 
 from eatnas_db.domain.states import SearchKind
-from eatnas_db.queries.calibration import Calibration, PredictedBirth, get_calibration, list_predictions
+from eatnas_db.queries.calibration import (
+    Calibration,
+    PredictedBirth,
+    get_calibration,
+    list_predictions,
+    list_source_names,
+)
 from eatnas_db.queries.candidates import CandidateScore, get_candidate
 from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import Fingerprint, get_fingerprint
@@ -78,7 +84,7 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
     related = list_scored_children(connection, [relative.id for relative in lineage])
     return ReportData(
         search=search,
-        source=next((other.name for other in list_searches(connection) if other.id == search.source_id), None),
+        source=_name_sources(connection, search),
         progress=get_progress(connection, search.id),
         fittest=next(iter(list_fittest(connection, search.id, 1)), None),
         best=best,
@@ -102,3 +108,9 @@ def load_report_data(connection: Connection, name: str, now: float) -> ReportDat
         rungs=count_rungs(connection, search.id, search.spec) if search.kind == SearchKind.EVOLUTION else (),
         now=now,
     )
+
+
+def _name_sources(connection: Connection, search: SearchRecord) -> str | None:
+    """Return the names of the searches that a search comes from, or None."""
+    names = list_source_names(connection, search.id)
+    return ", ".join(names) or next((row.name for row in list_searches(connection) if row.id == search.source_id), None)

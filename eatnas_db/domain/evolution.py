@@ -19,7 +19,10 @@ from eatnas_db.errors import SpaceExhaustedError
 GUIDED_RANDOM_BIRTHS: Final = 8
 """The first births of a guided search from scratch are random."""
 GUIDED_MIN_SCORES: Final = 4
-"""With fewer visible births, evolution decides in a guided search."""
+"""With fewer visible births, evolution decides in a guided search without sources."""
+
+MODEL_STARTS: Final = 4
+"""The number of the best candidates of its sources with which a search with `transfer.start: model` starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class BirthPrediction:
     model_births: int
     kernel: tuple[float, ...]
     noise: float
+    slopes: tuple[float, ...] | None = None
+    """The slope of each source; None without sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,17 @@ class PopulationSummary:
 def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -> int:
     """Return the number of births that are decided without any score."""
     return min(population, GUIDED_RANDOM_BIRTHS) if guided and from_scratch else population
+
+
+def count_model_births(population: int, lag: int) -> tuple[int, int]:
+    """Return the numbers of starts and of random births of a search with `transfer.start: model`.
+
+    As many births as may be in training at once are decided without any score. With a lag above `MODEL_STARTS`, half of
+    the further ones are random: they limit the harm of a source that does not agree.
+    """
+    births = min(population, max(MODEL_STARTS, lag))
+    random = max(0, births - MODEL_STARTS) // 2
+    return births - random, random
 
 
 def rank(population: Sequence[Member]) -> list[Member]:

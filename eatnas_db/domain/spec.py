@@ -7,7 +7,6 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.cell_space import CELL_PRESETS
 from eatnas_db.domain.data_state import NO_DATA
 from eatnas_db.domain.final_recipe import final_recipe
@@ -24,7 +23,8 @@ from eatnas_db.domain.spec_overrides import with_override
 from eatnas_db.domain.spec_program import ProgramOptions, ProgramSpec, first_score, known_to_program
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
-from eatnas_db.errors import InvalidArchitectureError, InvalidSpecError
+from eatnas_db.domain.spec_transfer import TransferSpec
+from eatnas_db.errors import InvalidSpecError
 from eatnas_db.text_encoding import find_unstorable
 
 MAX_BIGINT: Final = 2**63 - 1
@@ -171,48 +171,6 @@ class BudgetSpec(SpecSection):
     )
 
 
-class TransferSpec(SpecSection):
-    """How an initial population is made from the best candidate of another search or from the user's architecture."""
-
-    basic: str | None = Field(None, description="an architecture in readable notation that `search create` starts from")
-    start: Literal["perturbations", "survivors"] = Field(
-        "perturbations", description="of the basic architecture; survivors: the source's last population, unchanged"
-    )
-    blocks: int = Field(3, ge=1, le=32, description="the largest number of blocks that a perturbation changes")
-    primitives: tuple[Literal["op", "kernel", "skip", "depth", "width"], ...] = Field(
-        ("op", "kernel", "skip", "depth", "width"), min_length=1
-    )
-    stretch_to: int | None = Field(
-        None, ge=1, le=MAX_BIGINT, description="mult-adds of the basic architecture; default: unchanged"
-    )
-    stretch: tuple[Literal["depth", "width"], ...] = Field(("depth", "width"), min_length=1)
-    weights: Literal["fresh", "inherited"] = "fresh"
-
-    @field_validator("basic")
-    @classmethod
-    def _parse_basic(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and (info.context is None or info.context["codes_of_eat_nas"]):
-            try:
-                Architecture.parse(value)
-            except InvalidArchitectureError as error:
-                raise ValueError(str(error)) from None
-        return value
-
-    @model_validator(mode="after")
-    def _weights_have_a_source(self) -> TransferSpec:
-        if self.basic is not None and self.weights != "fresh":
-            raise ValueError("weights cannot be inherited from transfer.basic, which has none; use weights: fresh")
-        return self
-
-    @model_validator(mode="after")
-    def _survivors_stay_unchanged(self) -> TransferSpec:
-        if self.start == "survivors" and self.basic is not None:
-            raise ValueError("start: survivors needs a source search and cannot be combined with basic")
-        if self.start == "survivors" and self.stretch_to is not None:
-            raise ValueError("start: survivors keeps architectures unchanged and cannot be combined with stretch_to")
-        return self
-
-
 class InheritanceSpec(SpecSection):
     """Whether children start from their parents' weights, and how such children are trained."""
 
@@ -288,6 +246,15 @@ class SearchSpec(SpecSection):
                     "evolution.births: guided models one objective and cannot be combined with objective.metrics; "
                     "use births: mutation"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _model_of_sources_guides_births(self) -> SearchSpec:
+        if self.transfer.start == "model" and self.evolution.births != "guided":
+            raise ValueError(
+                "transfer.start: model needs a search whose births a model decides; set evolution.births: guided, or "
+                "use transfer.start: survivors"
+            )
         return self
 
     @model_validator(mode="after")

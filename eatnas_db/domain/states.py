@@ -64,7 +64,7 @@ class Origin(StrEnum):
     PERTURBATION = "perturbation"
     BASIC = "basic"
     SURVIVOR = "survivor"
-    """A member of the last population of the source search, carried over unchanged."""
+    """A candidate of the source search, carried over unchanged."""
     IMPORTED = "imported"
     """Given by the user: as `transfer.basic`, or with its score by `db import`."""
     REEVALUATION = "reevaluation"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,11 +45,15 @@ NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
 
 
 class ProcessModel(NamedTuple):
-    """A kernel and a noise, chosen by the scores among the first `births` births."""
+    """A kernel, a noise and the slopes of the sources, chosen by the scores among the first `births` births.
+
+    The prior mean is the sum of the predictions of the sources, each times its slope; without sources it is 0.
+    """
 
     kernel: Kernel
     noise: float
     births: int = 0
+    slopes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,26 +100,54 @@ def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) 
     return result
 
 
-def choose_model(encoding: Encoding, points: Points, targets: Reals) -> ProcessModel:
-    """Return the kernel and the noise with the largest marginal likelihood, the scale being fitted to each."""
+def choose_model(encoding: Encoding, points: Points, targets: Reals, expected: Reals | None = None) -> ProcessModel:
+    """Return the model with the largest marginal likelihood, the scale being fitted to each.
+
+    `expected`: the predictions of each source at the points, as columns.
+    """
     best, best_likelihood = ProcessModel(KERNELS[0], NOISES[-1]), -np.inf
-    for model, likelihood in likelihoods(encoding, points, targets):
+    for model, likelihood in likelihoods(encoding, points, targets, expected):
         # A margin, so that rounding does not choose between models of equal likelihood.
         if likelihood > best_likelihood + LIKELIHOOD_MARGIN:
             best, best_likelihood = model, likelihood
     return best
 
 
-def likelihoods(encoding: Encoding, points: Points, targets: Reals) -> Iterator[tuple[ProcessModel, float]]:
-    """Yield each kernel with each noise and the logarithm of its marginal likelihood."""
+def likelihoods(
+    encoding: Encoding, points: Points, targets: Reals, expected: Reals | None = None
+) -> Iterator[tuple[ProcessModel, float]]:
+    """Yield each kernel with each noise and slopes, and the logarithm of its marginal likelihood."""
     count = len(targets)
+    if expected is None:
+        expected = np.zeros((count, 0))
+    combinations = list_slopes(expected.shape[1])
+    residuals: list[Reals] = [
+        np.subtract(targets, prior_mean(slopes, expected)) if any(slopes) else targets for slopes in combinations
+    ]
     for kernel in KERNELS:
         values, vectors = eigh(covariance(encoding, kernel, points, points))
-        rotated = (vectors.T @ targets) ** 2
+        rotated = [(vectors.T @ residual) ** 2 for residual in residuals]
         for noise in NOISES:
             spectrum = np.maximum(values, 0) + noise
-            scale = max(float((rotated / spectrum).sum()) / count, SMALLEST_SCALE)
-            yield ProcessModel(kernel, noise), -0.5 * (count * np.log(scale) + float(np.log(spectrum).sum()))
+            complexity = float(np.log(spectrum).sum())
+            for slopes, squares in zip(combinations, rotated, strict=True):
+                scale = max(float((squares / spectrum).sum()) / count, SMALLEST_SCALE)
+                model = ProcessModel(kernel, noise, slopes=slopes)
+                yield model, -0.5 * (count * np.log(scale) + complexity)
+
+
+def list_slopes(sources: int) -> list[tuple[float, ...]]:
+    """Return the slopes to choose from: 0, 1/2 or 1 for each source, with a sum of at most 1; all 0 comes first."""
+    return [slopes for slopes in product((0.0, 0.5, 1.0), repeat=sources) if sum(slopes) <= 1]
+
+
+def prior_mean(slopes: Sequence[float], expected: Reals) -> Reals:
+    """Return the prior mean at each point from the predictions of the sources, which are the columns."""
+    # A sum in a fixed order: a product of matrices rounds differently with other numbers of points.
+    total = np.zeros(len(expected))
+    for slope, column in zip(slopes, expected.T, strict=True):
+        total += slope * column
+    return total
 
 
 @dataclass(frozen=True)
@@ -172,6 +205,12 @@ class Posterior:
         if deviations == 0:
             return 0.0
         return float(((targets - targets.mean()) * (left_out - left_out.mean())).mean()) / deviations
+
+    def mean(self, points: Points) -> Reals:
+        """Return the mean of the process at each point."""
+        cross = covariance(self.encoding, self.model.kernel, points, self.points.select(slice(0, self.scored)))
+        # A sum for each point, so that the result does not depend on the other points.
+        return np.asarray((cross * self.weights).sum(1), dtype=np.float64)
 
     def predict(self, points: Points) -> tuple[Reals, Reals]:
         """Return the mean and the standard deviation of the process at each point, without noise."""

@@ -11,7 +11,16 @@ from scipy.special import ndtr
 from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, BirthPrediction
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Code, Encoding, Reals, as_array
-from eatnas_db.guidance.process import Points, Posterior, ProcessModel, choose_model, make_points, normal_scores
+from eatnas_db.guidance.process import (
+    Points,
+    Posterior,
+    ProcessModel,
+    choose_model,
+    make_points,
+    normal_scores,
+    prior_mean,
+)
+from eatnas_db.guidance.sources import SourceModel, predict_all
 
 MAX_ROWS: Final = 300
 PARENTS: Final = 8
@@ -83,6 +92,11 @@ class GuidedProposal(NamedTuple):
     prediction: BirthPrediction
 
 
+def min_scores(sources: Sequence[SourceModel]) -> int:
+    """Return the number of scores with which the model decides births; the models of sources replace scores."""
+    return 1 if sources else GUIDED_MIN_SCORES
+
+
 def model_rows(visible: int) -> int:
     """Return the number of first births that choose the model; it changes when the births have grown by 30%."""
     size = float(GUIDED_MIN_SCORES)
@@ -91,10 +105,31 @@ def model_rows(visible: int) -> int:
     return int(size)
 
 
-def fit_model(encoding: Encoding, rows: Sequence[ScoredCode], births: int) -> ProcessModel:
-    """Choose the kernel and the noise by `rows`, the scored ones among the first `births` births."""
-    model = choose_model(encoding, _points(encoding, [row.code for row in rows]), rank_targets(rows))
+def fit_model(
+    encoding: Encoding, rows: Sequence[ScoredCode], births: int, sources: Sequence[SourceModel] = ()
+) -> ProcessModel:
+    """Choose the kernel, the noise and the slopes by `rows`, the scored ones among the first `births` births."""
+    if sources and not rows:
+        return model_of_sources(sources)._replace(births=births)
+    points = _points(encoding, [row.code for row in rows])
+    model = choose_model(encoding, points, rank_targets(rows), centre(predict_all(sources, points)))
     return model._replace(births=births)
+
+
+def fit_source(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel | None = None) -> SourceModel:
+    """Return the model of a source from its scored births; by default, they choose its kernel and noise, too."""
+    points, targets = _points(encoding, [row.code for row in rows]), rank_targets(rows)
+    return SourceModel.fit(encoding, model or choose_model(encoding, points, targets), points, targets)
+
+
+def model_of_sources(sources: Sequence[SourceModel]) -> ProcessModel:
+    """Return the model without enough scores: that of the first source, and half the mean of all predictions."""
+    return sources[0].posterior.model._replace(births=0, slopes=(0.5 / len(sources),) * len(sources))
+
+
+def centre(expected: Reals) -> Reals:
+    """Return the predictions of each source at scored points less their mean: their level has no meaning here."""
+    return expected - expected.mean(0) if len(expected) else expected
 
 
 def propose(
@@ -104,13 +139,14 @@ def propose(
     pending: Sequence[Code],
     rng: KeyedRng,
     accepts: Callable[[Code], bool],
+    sources: Sequence[SourceModel] = (),
 ) -> GuidedProposal | None:
     """Return the accepted code with the largest expected improvement, or None if evolution should decide.
 
     This is the case with fewer than `GUIDED_MIN_SCORES` scores, if predictions and scores do not agree, or if no code
     is accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
     """
-    pool = evaluate_pool(space, model, rows, pending, rng)
+    pool = evaluate_pool(space, model, rows, pending, rng, sources)
     if pool is None or pool.hands_over:
         return None
     chosen = _choose(pool.codes, pool.improvement, rng, accepts)
@@ -132,25 +168,36 @@ def propose(
         model_births=model.births,
         kernel=tuple(model.kernel),
         noise=model.noise,
+        slopes=model.slopes or None,
     )
     code = pool.codes[place]
     return GuidedProposal(code, pool.parent_of[code], prediction)
 
 
 def evaluate_pool(
-    space: CodeSpace, model: ProcessModel, rows: Sequence[ScoredCode], pending: Sequence[Code], rng: KeyedRng
+    space: CodeSpace,
+    model: ProcessModel,
+    rows: Sequence[ScoredCode],
+    pending: Sequence[Code],
+    rng: KeyedRng,
+    sources: Sequence[SourceModel] = (),
 ) -> EvaluatedPool | None:
     """Return the codes to choose from with their predictions, or None if there are too few scores."""
-    if len(rows) < GUIDED_MIN_SCORES:
+    if len(rows) < min_scores(sources):
         return None
     encoding, targets = space.encoding, rank_targets(rows)
     points = _points(encoding, [row.code for row in rows])
-    posterior = Posterior.fit(encoding, model, points=points, targets=targets, pending=_points(encoding, pending))
+    expected = predict_all(sources, points)
+    residuals = targets - prior_mean(model.slopes, centre(expected)) if any(model.slopes) else targets
+    posterior = Posterior.fit(encoding, model, points=points, targets=residuals, pending=_points(encoding, pending))
     fitted = posterior.fitted(targets)
     best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))
     parent_of = _collect_pool(space, [rows[row] for row in best_first[:PARENTS]], rng)
     codes = list(parent_of)
-    mean, deviation = posterior.predict(_points(encoding, codes))
+    pool = _points(encoding, codes)
+    mean, deviation = posterior.predict(pool)
+    if any(model.slopes):
+        mean = mean + prior_mean(model.slopes, predict_all(sources, pool) - expected.mean(0))
     return EvaluatedPool(
         codes=codes,
         parent_of=parent_of,

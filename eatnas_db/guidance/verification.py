@@ -17,18 +17,26 @@ from eatnas_db.guidance.proposals import (
     CodeSpace,
     EvaluatedPool,
     ScoredCode,
+    centre,
     evaluate_pool,
+    model_of_sources,
     rank_targets,
 )
+from eatnas_db.guidance.sources import SourceModel, predict_all
 
 ROUNDING: Final = 1e-9
 """Values from different processors differ by less."""
 
 
-def may_choose_model(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel) -> bool:
-    """Return whether the scored rows choose this kernel and noise, or others of nearly the same likelihood."""
+def may_choose_model(
+    encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel, sources: Sequence[SourceModel] = ()
+) -> bool:
+    """Return whether the scored rows choose this kernel, noise and slopes, or others of nearly the same likelihood."""
+    if sources and not rows:
+        return model._replace(births=0) == model_of_sources(sources)
     points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))
-    found = dict(likelihoods(encoding, points, rank_targets(rows)))
+    expected = centre(predict_all(sources, points))
+    found = dict(likelihoods(encoding, points, rank_targets(rows), expected))
     likelihood = found.get(model._replace(births=0))
     return likelihood is not None and likelihood >= max(found.values()) - len(found) * LIKELIHOOD_MARGIN
 
@@ -41,12 +49,13 @@ def may_propose(
     rng: KeyedRng,
     accepts: Callable[[Code], bool],
     is_recorded: Callable[[Code], bool] | None,
+    sources: Sequence[SourceModel] = (),
 ) -> bool:
     """Return whether the model proposes the recorded code, or leaves the birth to evolution (None).
 
     A choice that is not certain, because it depends on rounding, is right.
     """
-    pool = evaluate_pool(space, model, rows, pending, rng)
+    pool = evaluate_pool(space, model, rows, pending, rng, sources)
     if pool is None:
         return is_recorded is None
     if abs(pool.agreement - MIN_AGREEMENT) < ROUNDING or _depends_on_rounding(pool.parents_fitted):

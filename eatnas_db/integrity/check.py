@@ -20,6 +20,7 @@ from eatnas_db.integrity.genotypes import check_genotypes
 from eatnas_db.integrity.invariants import check_invariants
 from eatnas_db.integrity.replay import check_replay
 from eatnas_db.integrity.rungs import check_rungs
+from eatnas_db.integrity.sources import check_sources
 from eatnas_db.integrity.violations import Violation
 
 
@@ -40,6 +41,7 @@ def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = Fals
         yield from check_genotypes(engine)
         yield from check_replay(engine)
         yield from check_rungs(engine)
+        yield from check_sources(engine)
         yield from check_escaping_paths(engine, artifacts)
         yield from check_checkpoint_files(engine, artifacts, whole_files=whole_files)
     except RecordError:

@@ -11,12 +11,13 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
-from eatnas_db.guidance.process import Kernel, ProcessModel
-from eatnas_db.guidance.proposals import fit_model, model_rows
+from eatnas_db.guidance.process import ProcessModel
+from eatnas_db.guidance.proposals import fit_model
 from eatnas_db.guidance.verification import may_choose_model, may_propose
-from eatnas_db.guided_births import GuidedChoice, GuidedInputs, encode_rows, read_inputs
+from eatnas_db.guided_births import GuidedChoice, GuidedInputs, births_of_model, read_inputs, stored_model
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import prediction
+from eatnas_db.scored_births import encode_rows
 
 
 class RecordedBirth(NamedTuple):
@@ -31,13 +32,13 @@ def follows_from_model(
     connection: Connection, record: SearchRecord, space: Space, birth: RecordedBirth, is_held: Callable[[str], bool]
 ) -> bool:
     """Return whether the model may have decided a birth, or may have left it to evolution if it has no prediction."""
-    stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise)
+    stored = select(prediction.c.model_births, prediction.c.kernel, prediction.c.noise, prediction.c.slopes)
     row = connection.execute(stored.where(prediction.c.candidate_id == birth.id)).first()
     inputs = read_inputs(connection, record, birth.number)
     with one_thread():
         if row is None:
             return _is_left_to_evolution(record, space, inputs, is_held)
-        model = ProcessModel(Kernel(*row.kernel), row.noise, row.model_births)
+        model = stored_model(row)
         return _is_chosen(record, space, inputs, model) and _may_propose(
             record, space, inputs, model, is_held, space.parse(birth.code)
         )
@@ -46,12 +47,13 @@ def follows_from_model(
 def _is_left_to_evolution(
     record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
 ) -> bool:
-    if not inputs.model:
+    if not inputs.may_decide:
         return True
     model = inputs.model
     if not isinstance(model, ProcessModel):
-        births = model_rows(inputs.number - record.lag + 1)
-        model = fit_model(BlockCodes(space).encoding, encode_rows(space, model), births)
+        births = births_of_model(inputs.number - record.lag + 1)
+        sources = inputs.source_models(space)
+        model = fit_model(BlockCodes(space).encoding, encode_rows(space, model), births, sources)
     return _may_propose(record, space, inputs, model, is_held, None)
 
 
@@ -59,8 +61,9 @@ def _is_chosen(record: SearchRecord, space: Space, inputs: GuidedInputs, model: 
     """Return whether the stored model is the model of the birth before, or may have been chosen for this birth."""
     if isinstance(inputs.model, ProcessModel):
         return inputs.model == model
-    is_current = model.births == model_rows(inputs.number - record.lag + 1)
-    return is_current and may_choose_model(BlockCodes(space).encoding, encode_rows(space, inputs.model), model)
+    is_current = model.births == births_of_model(inputs.number - record.lag + 1)
+    rows, sources = encode_rows(space, inputs.model), inputs.source_models(space)
+    return is_current and may_choose_model(BlockCodes(space).encoding, rows, model, sources)
 
 
 def _may_propose(
@@ -80,4 +83,5 @@ def _may_propose(
         choice.rng,
         choice.accepts,
         None if recorded is None else lambda code: codes.decode(code) == recorded,
+        inputs.source_models(space),
     )

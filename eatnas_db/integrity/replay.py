@@ -208,7 +208,7 @@ class _Replay:
 
     def _read_initial(self, connection: Connection, first: _ReplayedBirth) -> InitialArchitecture | None:
         record = self._record
-        if record.basic_code is None:
+        if record.basic_code is None or record.has_sources:
             return None
         transfer = record.spec["transfer"]
         perturbation = PerturbationLimits(transfer["blocks"], tuple(transfer["primitives"]))
@@ -245,7 +245,7 @@ class _Replay:
             birth.params,
             birth.mult_adds,
         )
-        if birth.origin == Origin.SURVIVOR:
+        if birth.origin == Origin.SURVIVOR or (record.has_sources and birth.origin == Origin.BASIC):
             # The same code may build another network in the space of another search.
             return same_network, birth.parent_code == birth.code
         if record.kind == SearchKind.IMPORTED:  # The user has decided its births.

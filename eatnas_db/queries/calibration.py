@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, case, func, select
 
 from eatnas_db.queries.paging import Page, fetch_page
 from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.schema.searches import search, transfer_source
 
 EXPECTED_SHARE: Final = 0.683
 """The share of a normal distribution within one standard deviation of its mean."""
@@ -77,18 +78,37 @@ def list_predictions(connection: Connection, search_id: int, page: Page) -> list
 def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
     """Return the prediction for a candidate; None if the model did not decide its birth."""
     columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
-    row = connection.execute(select(*columns).where(prediction.c.candidate_id == candidate_id)).first()
-    return (
-        None
-        if row is None
-        else PredictedFitness(*row, reason=explain_proposal(row.low, row.middle, row.high, row.scores))
+    query = select(*columns, prediction.c.slopes, candidate.c.search_id).join_from(prediction, candidate)
+    row = connection.execute(query.where(prediction.c.candidate_id == candidate_id)).first()
+    if row is None:
+        return None
+    sources = list_source_names(connection, row.search_id) if row.slopes else ()
+    reason = explain_proposal(
+        row.low, row.middle, row.high, row.scores, tuple(zip(sources, row.slopes or (), strict=False))
     )
+    return PredictedFitness(row.low, row.middle, row.high, row.scores, row.agreement, reason)
 
 
-def explain_proposal(low: float, middle: float, high: float, scores: int) -> str:
-    """Return in one sentence why the model proposed a network."""
+def list_source_names(connection: Connection, search_id: int) -> tuple[str, ...]:
+    """Return the names of the searches whose scores the model of a search uses, in their order."""
+    query = (
+        select(search.c.name)
+        .join(transfer_source, transfer_source.c.source_id == search.c.id)
+        .where(transfer_source.c.search_id == search_id)
+        .order_by(transfer_source.c.position)
+    )
+    return tuple(connection.execute(query).scalars())
+
+
+def explain_proposal(
+    low: float, middle: float, high: float, scores: int, slopes: Sequence[tuple[str, float]] = ()
+) -> str:
+    """Return in one sentence why the model proposed a network; `slopes` has the slope of each source by its name."""
+    listed = ", ".join(f"{name} with slope {slope:.2g}" for name, slope in slopes)
+    sources = f" and of the source{'s' if len(slopes) > 1 else ''} {listed}" if slopes else ""
+    number = f"{scores} score{'' if scores == 1 else 's'}"
     return (
-        f"A model of {scores} scores expected a fitness of {middle:.4f} ({low:.4f} to {high:.4f}), "
+        f"A model of {number}{sources} expected a fitness of {middle:.4f} ({low:.4f} to {high:.4f}), "
         "and no other network that it compared promised a larger improvement."
     )
 

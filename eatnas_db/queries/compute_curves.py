@@ -12,7 +12,7 @@ from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
-from eatnas_db.schema.searches import search
+from eatnas_db.schema.searches import search, transfer_source
 
 Measure = Literal["quality", "mean", "best"]
 _DEFAULT_LEVELS: Final = 5
@@ -115,7 +115,13 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
     """Return the device seconds that it took to find the architecture from which a search was transferred."""
-    seconds, child_id, source_id, started_at = 0.0, record.id, record.source_id, record.created_at
+    further = (
+        select(func.coalesce(func.sum(search.c.device_seconds), 0.0))
+        .join(transfer_source, transfer_source.c.source_id == search.c.id)
+        .where(transfer_source.c.search_id == record.id, search.c.id != record.source_id)
+    )
+    seconds = float(connection.execute(further).scalar_one()) if record.source_id is not None else 0.0
+    child_id, source_id, started_at = record.id, record.source_id, record.created_at
     while source_id is not None:
         source = connection.execute(
             select(search.c.source_id, search.c.created_at, search.c.device_seconds).where(search.c.id == source_id)

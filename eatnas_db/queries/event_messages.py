@@ -31,6 +31,8 @@ _MESSAGES: Final = {
     "transferred": "the search was transferred from candidate {candidate} of {source}, {chosen}",
     "survivors_taken": "{taken} members of {source} were taken over unchanged; {over_limits} exceeded the limits and "
     "{same_network} built the same network as another; perturbations of the best fill the population",
+    "sources_modelled": "the model uses {scores} scores of {sources}; the search starts with {taken} of their best "
+    "candidates",
     "retried": "the failed candidate will be trained again as candidate {retry}, outside the population",
     "replay_differs": "attempt {attempt}: epoch {epoch} had different results when it was repeated",
     "extended": "the budget was extended to {candidates} candidates",

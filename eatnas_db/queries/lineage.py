@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
 from eatnas_db.domain.states import RETRAINED
-from eatnas_db.queries.calibration import explain_proposal
+from eatnas_db.queries.calibration import explain_proposal, list_source_names
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import describe_change
 from eatnas_db.schema.candidates import candidate, mutation, prediction
@@ -88,12 +88,13 @@ class _FamilyRow(NamedTuple):
     middle: float | None
     high: float | None
     scores: int | None
+    slopes: list[float] | None
 
-    @property
-    def reason(self) -> str | None:
+    def explain(self, sources: Sequence[str]) -> str | None:
         if self.low is None or self.middle is None or self.high is None or self.scores is None:
             return None
-        return explain_proposal(self.low, self.middle, self.high, self.scores)
+        slopes = tuple(zip(sources, self.slopes or (), strict=False))
+        return explain_proposal(self.low, self.middle, self.high, self.scores, slopes)
 
     @property
     def change(self) -> str | None:
@@ -182,6 +183,7 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
             prediction.c.middle,
             prediction.c.high,
             prediction.c.scores,
+            prediction.c.slopes,
         )
         .select_from(family)
         .join(candidate, candidate.c.id == family.c.id)
@@ -199,6 +201,8 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
     """Yield an entry for each candidate; parents come before their children."""
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
     measured: dict[int | None, tuple[tuple[int, int] | None, float | None]] = {None: (None, None)}
+    with_sources = {row.search_id for row in rows if row.slopes}
+    sources = {search_id: list_source_names(connection, search_id) for search_id in with_sources}
     oldest_parent = rows[0].parent_id
     if oldest_parent is not None:
         parent = select(candidate.c.search_id, candidate.c.rung, candidate.c.fitness).where(
@@ -230,6 +234,6 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
             code=row.code,
             share_inherited=row.share_inherited,
             lineage_epochs=row.lineage_epochs,
-            reason=row.reason,
+            reason=row.explain(sources.get(row.search_id, ())),
             rung=row.rung,
         )

@@ -81,6 +81,11 @@ class SearchRecord:
             len(value)
 
     @property
+    def has_sources(self) -> bool:
+        """Whether the scores of other searches are the prior of its model."""
+        return bool(self.spec["transfer"]["start"] == "model")
+
+    @property
     def objectives(self) -> tuple[OptimizedMetric, ...]:
         """The objectives of a search that has several, otherwise none."""
         return list_objectives(self.spec)

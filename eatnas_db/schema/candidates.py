@@ -186,11 +186,13 @@ prediction = define_table(
     Column("model_births", Integer, nullable=False),
     Column("kernel", JSON, nullable=False),
     Column("noise", Float, nullable=False),
+    Column("slopes", JSON(none_as_null=True)),
     rowid=False,
 )
 """The model's prediction for a guided birth, made before the training.
 
 `low`, `middle` and `high` are fitness; `mean`, `deviation`, `improvement` and `margin` are in normal scores (the
 quantiles of a normal distribution by rank). `agreement` is the correlation of left-out scores with their predictions.
-The model had `scores` scored births; `kernel` and `noise` were chosen by the first `model_births` births.
+The model had `scores` scored births; `kernel`, `noise` and `slopes` were chosen by the first `model_births` births.
+`slopes` has the slope of each of the search's sources, in the order of `transfer_source`; null without sources.
 """

@@ -83,6 +83,27 @@ among its trainings.
 
 Index("ix_eatnas_search_source", search.c.source_id)
 
+transfer_source = define_table(
+    "transfer_source",
+    Column("search_id", Id, ForeignKey(search.c.id), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("source_id", Id, ForeignKey(search.c.id), nullable=False),
+    Column("births", BigInteger, nullable=False),
+    Column("scores", Integer, nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("kernel", JSON, nullable=False),
+    Column("noise", Float, nullable=False),
+    rowid=False,
+)
+"""A source of a search with `transfer.start: model`: a search whose scores are the prior of the model.
+
+The model of the source knows its `scores` best and latest scored births among the first `births`, which were settled
+when the search was created and never change. `digest` is the SHA-256 of these births, their codes and their scores.
+`kernel` and `noise` belong to the model of the source.
+"""
+
+Index("ix_eatnas_transfer_source_source", transfer_source.c.source_id)
+
 _OPEN = text("finished_at IS NULL")
 # In the order in which supervisors look for work.
 define_partial_index("ix_eatnas_search_open", search.c.priority.desc(), search.c.id, where=_OPEN)

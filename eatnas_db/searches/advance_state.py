@@ -79,5 +79,6 @@ class AdvanceState:
     @property
     def needs_model(self) -> bool:
         """Whether the next birth can be decided now, and the model decides it."""
-        is_predictable = self.visible_step >= GUIDED_MIN_SCORES and self.born >= self.search.initial_births
+        needed = 1 if self.search.has_sources else GUIDED_MIN_SCORES
+        is_predictable = self.visible_step >= needed and self.born >= self.search.initial_births
         return self.is_guided and is_predictable and self.can_breed

@@ -126,7 +126,7 @@ def _has_changed(found: PreparedBirth, inputs: GuidedInputs, is_held: DigestLook
 def _initial_architecture(connection: Connection, state: AdvanceState, space: Space) -> InitialArchitecture | None:
     """Return the architecture that the initial population is grown from, or None if it is random."""
     record = state.search
-    if record.basic_code is None:
+    if record.basic_code is None or record.has_sources:
         return None
     first_birth = (candidate.c.search_id == record.id) & (candidate.c.birth == 0)
     is_parent = first_birth if record.basic_id is None else candidate.c.id == record.basic_id

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.domain.data_state import DataState
-from eatnas_db.domain.evolution import count_initial_births
+from eatnas_db.domain.evolution import count_initial_births, count_model_births
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec
@@ -41,6 +41,10 @@ def create_search(
     `data_state`: the digests with which workers compare the images that they load. Raises `ConflictError` or
     `SpaceExhaustedError`.
     """
+    if spec.transfer.start == "model":
+        raise ConflictError(
+            "transfer.start: model needs the scores of another search; use `eatnas-db transfer SOURCE SPEC.yaml`"
+        )
     space = feasible_space(spec, task)
     basic_code = None
     if spec.transfer.basic is not None:
@@ -94,10 +98,8 @@ def insert_search(
         "data_digest": data_digest,
         "data_state": None if data_state is None else data_state.to_json(),
         "population": spec.evolution.population,
-        "initial_births": count_initial_births(
-            spec.evolution.population, guided=spec.evolution.births == "guided", from_scratch=basic_code is None
-        ),
-        "lag": spec.evolution.lag or _default_lag(spec, slots),
+        "initial_births": _count_initial_births(spec, slots, from_scratch=basic_code is None),
+        "lag": lag_of(spec, slots),
         "budget_candidates": spec.budget.candidates,
         "budget_device_seconds": spec.budget.device_hours and spec.budget.device_hours * 3600,
         "wish": DesiredState.RUN,
@@ -110,8 +112,21 @@ def insert_search(
     return int(search_id)
 
 
-def _default_lag(spec: SearchSpec, slots: int) -> int:
-    """Return twice the slots, but few enough that the first tournament is complete, and at least `MIN_DEFAULT_LAG`."""
+def _count_initial_births(spec: SearchSpec, slots: int, *, from_scratch: bool) -> int:
+    population = spec.evolution.population
+    if spec.transfer.start == "model":
+        return sum(count_model_births(population, lag_of(spec, slots)))
+    return count_initial_births(population, guided=spec.evolution.births == "guided", from_scratch=from_scratch)
+
+
+def lag_of(spec: SearchSpec, slots: int) -> int:
+    """Return the lag of the spec.
+
+    The default is twice the slots, but few enough that the first tournament is complete, and at least
+    `MIN_DEFAULT_LAG`.
+    """
+    if spec.evolution.lag is not None:
+        return spec.evolution.lag
     population = spec.evolution.population
     complete_tournament = population - spec.evolution.tournament + 1
     return min(max(MIN_DEFAULT_LAG, min(2 * slots, complete_tournament)), population)

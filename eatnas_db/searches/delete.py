@@ -17,7 +17,7 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.events import event
 from eatnas_db.schema.holds import hold
-from eatnas_db.schema.searches import search, step
+from eatnas_db.schema.searches import search, step, transfer_source
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, measurement, rung, score
 
 
@@ -36,7 +36,9 @@ def require_deletable(connection: Connection, name: str) -> int:
     Raises `NotFoundError`, or `ConflictError` if other searches come from it or if it is in training.
     """
     record = get_search(connection, name)
-    children = select(search.c.name).where(search.c.source_id == record.id).order_by(search.c.id)
+    modelled = select(transfer_source.c.search_id).where(transfer_source.c.source_id == record.id)
+    comes_from = or_(search.c.source_id == record.id, search.c.id.in_(modelled))
+    children = select(search.c.name).where(comes_from).order_by(search.c.id)
     if names := connection.execute(children).scalars().all():
         raise ConflictError(
             f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
@@ -68,7 +70,7 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     connection.execute(delete(event).where(or_(event.c.search_id == search_id, event.c.candidate_id.in_(candidates))))
     if record.kind == SearchKind.RETRY:
         _forget_retries(connection, record)
-    for table in (candidate, step, hold):
+    for table in (candidate, step, hold, transfer_source):
         connection.execute(delete(table).where(table.c.search_id == search_id))
     connection.execute(delete(search).where(search.c.id == search_id))
     return DeletedSearch(id=search_id, name=name, candidate_ids=candidate_ids)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from eatnas_db.candidates import insert_candidates
 from eatnas_db.domain.arithmetic import arithmetic_of
 from eatnas_db.domain.data_state import DataState
-from eatnas_db.domain.evolution import Birth
+from eatnas_db.domain.evolution import Birth, count_model_births
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.space import Space
@@ -29,9 +29,10 @@ from eatnas_db.searches.basic_architecture import (
     require_block_count,
     require_full_population,
 )
-from eatnas_db.searches.create import insert_search
+from eatnas_db.searches.create import insert_search, lag_of
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import feasible_space
+from eatnas_db.searches.transfer_model import insert_sources, list_sources, rank_sources
 
 
 def create_transfer(
@@ -59,7 +60,11 @@ def create_transfer(
     _require_weights(spec, source)
     basic = choose_basic_candidate(connection, source, candidate_id)
     space = feasible_space(spec, task)
-    ranking, selection = _select_survivors(connection, source, basic, spec, space)
+    sources = list_sources(connection, source, spec, space)
+    for further in sources[1:]:
+        _require_source(connection, further, force)
+        _require_same_arithmetic(spec, further)
+    ranking, selection = _select_survivors(connection, sources or [source], basic, spec, space, slots=slots)
     reason = basic.reason
     if candidate_id is None:
         basic = ranking[selection.survivors[0].place] if selection.survivors else basic
@@ -81,10 +86,21 @@ def create_transfer(
     )
     detail = {"source": source.name, "candidate": basic.candidate_id, "code": str(adapted), "chosen": reason}
     record_event(connection, now, "transferred", search_id=search_id, detail=detail)
+    if sources:
+        insert_sources(connection, search_id, sources, space, taken=len(selection.survivors), now=now)
     if selection.survivors:
-        _insert_survivors(connection, search_id, ranking, selection, source_name=source.name, now=now)
+        _insert_survivors(connection, search_id, ranking, selection, now)
+    if selection.survivors and not sources:
+        detail = {
+            "source": source.name,
+            "taken": len(selection.survivors),
+            "over_limits": selection.over_limits,
+            "same_network": selection.same_network,
+        }
+        record_event(connection, now, "survivors_taken", search_id=search_id, detail=detail)
     breed_births(connection, search_id, now)
-    require_full_population(lock_search(connection, search_id))
+    if not sources:
+        require_full_population(lock_search(connection, search_id))
     return search_id
 
 
@@ -114,30 +130,39 @@ def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
 
 
 def _select_survivors(
-    connection: Connection, source: SearchRecord, basic: BasicChoice, spec: SearchSpec, space: Space
+    connection: Connection,
+    sources: Sequence[SearchRecord],
+    basic: BasicChoice,
+    spec: SearchSpec,
+    space: Space,
+    *,
+    slots: int,
 ) -> tuple[list[BasicChoice], SurvivorSelection]:
-    """Rank the population of the source behind the basic candidate, and select from the ranking.
+    """Rank the population or the best of the sources behind the basic candidate, and select from the ranking.
 
-    The selection is empty unless the spec has `transfer.start: survivors`.
+    The selection is empty with `transfer.start: perturbations`.
     """
-    if spec.transfer.start != "survivors":
+    if spec.transfer.start == "perturbations":
         return [basic], SurvivorSelection((), 0, 0)
+    source, limit = sources[0], spec.evolution.population
+    if spec.transfer.start == "model":
+        limit, _ = count_model_births(limit, lag_of(spec, slots))
     require_block_count(
         parse_code(basic.code, f"candidate {basic.candidate_id}", space), f"candidate {basic.candidate_id}", space
     )
-    reason = "the best of its population within the limits of this task"
-    others = [
-        BasicChoice(member.id, member.code, reason)
-        for member in list_living(connection, source.id)
-        if member.id != basic.candidate_id
-    ]
-    ranking = [basic, *others]
+    if spec.transfer.start == "model":
+        others = rank_sources(connection, sources)
+    else:
+        reason = "the best of its population within the limits of this task"
+        others = [BasicChoice(member.id, member.code, reason) for member in list_living(connection, source.id)]
+    ranking = [basic, *(choice for choice in others if choice.candidate_id != basic.candidate_id)]
     architectures = [parse_code(choice.code, f"candidate {choice.candidate_id}", space) for choice in ranking]
-    selection = select_survivors(architectures, space, spec.evolution.population)
+    selection = select_survivors(architectures, space, limit)
     if len(selection.survivors) > spec.budget.candidates:
         # Otherwise an extension would continue with perturbations where a larger budget has survivors.
+        noun = "survivors" if spec.transfer.start == "survivors" else "candidates"
         raise ConflictError(
-            f"budget.candidates is {spec.budget.candidates}, but {len(selection.survivors)} survivors of search "
+            f"budget.candidates is {spec.budget.candidates}, but {len(selection.survivors)} {noun} of search "
             f"{source.name!r} are carried over; raise it to at least {len(selection.survivors)}, or lower "
             "evolution.population"
         )
@@ -149,8 +174,6 @@ def _insert_survivors(
     search_id: int,
     ranking: Sequence[BasicChoice],
     selection: SurvivorSelection,
-    *,
-    source_name: str,
     now: float,
 ) -> None:
     """Insert the survivors of a ranking as the first births; the first of them is the basic architecture."""
@@ -164,13 +187,6 @@ def _insert_survivors(
         for number, survivor in enumerate(selection.survivors)
     ]
     insert_candidates(connection, search_id, births, now)
-    detail = {
-        "source": source_name,
-        "taken": len(selection.survivors),
-        "over_limits": selection.over_limits,
-        "same_network": selection.same_network,
-    }
-    record_event(connection, now, "survivors_taken", search_id=search_id, detail=detail)
 
 
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:

@@ -12,7 +12,7 @@ depends_on = None
 
 TABLES = (
     *("host", "device", "worker", "record", "search", "step", "architecture", "block", "candidate", "mutation"),
-    "prediction",
+    *("prediction", "transfer_source"),
 )
 
 MEASURED = ("fitness", "accuracy", "share_inherited", "logit_distance")
@@ -22,7 +22,7 @@ PREDICTED = ("low", "middle", "high", "mean", "deviation", "improvement", "margi
 def upgrade() -> None:
     steps = (
         *(create_hosts, create_record, create_searches, create_steps, create_architectures, create_candidates),
-        *(index_candidates, create_mutations),
+        *(index_candidates, create_mutations, create_transfer_sources),
     )
     for step in steps:
         step()
@@ -256,7 +256,27 @@ def create_mutations() -> None:
         *(sa.Column(name, sa.Integer(), nullable=False) for name in ("scores", "model_births")),
         sa.Column("kernel", sa.JSON(), nullable=False),
         sa.Column("noise", sa.Float(), nullable=False),
+        sa.Column("slopes", sa.JSON(), nullable=True),
         foreign_key("prediction", "candidate_id", "candidate"),
         sa.PrimaryKeyConstraint("candidate_id", name=op.f("pk_eatnas_prediction")),
         rowid=False,
     )
+
+
+def create_transfer_sources() -> None:
+    create_table(
+        "transfer_source",
+        sa.Column("search_id", ID, nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("source_id", ID, nullable=False),
+        sa.Column("births", sa.BigInteger(), nullable=False),
+        sa.Column("scores", sa.Integer(), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("kernel", sa.JSON(), nullable=False),
+        sa.Column("noise", sa.Float(), nullable=False),
+        foreign_key("transfer_source", "search_id", "search"),
+        foreign_key("transfer_source", "source_id", "search"),
+        sa.PrimaryKeyConstraint("search_id", "position", name=op.f("pk_eatnas_transfer_source")),
+        rowid=False,
+    )
+    index("ix_eatnas_transfer_source_source", "transfer_source", ["source_id"])

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_db.database.transactions import read_transaction, transaction
-from eatnas_db.guided_births import SELECT_BEST, SELECT_LATEST
 from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.scored_births import SELECT_BEST, SELECT_LATEST
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.open_searches import list_active_searches

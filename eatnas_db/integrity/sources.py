@@ -1,0 +1,53 @@
+"""Check the sources of searches with `transfer.start: model`: their models know the same scores as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from sqlalchemy import Connection, Engine
+
+from eatnas_db.database.transactions import read_transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.states import SearchKind
+from eatnas_db.errors import EatnasError
+from eatnas_db.integrity.violations import Violation, summarize
+from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.spaces import read_space
+
+
+def check_sources(engine: Engine) -> Iterator[Violation]:
+    """Yield the searches whose sources lack scores, have other ones, or choose another model."""
+    changed: list[str] = []
+    with read_transaction(engine) as connection:
+        for record in list_searches(connection):
+            # The replay of births reports a search whose spec cannot be read.
+            with suppress(EatnasError, AttributeError, KeyError, TypeError, ValueError):
+                if record.kind == SearchKind.EVOLUTION and record.has_sources and not _has_sources(connection, record):
+                    changed.append(record.name)
+    yield from summarize(
+        "the sources of each transferred model have the scores that it was created with", "searches", changed
+    )
+
+
+def _has_sources(connection: Connection, record: SearchRecord) -> bool:
+    # Only here, because the model loads SciPy.
+    from eatnas_db.guidance.blas_threads import one_thread
+    from eatnas_db.guidance.block_codes import BlockCodes
+    from eatnas_db.guidance.process import Kernel, ProcessModel
+    from eatnas_db.guidance.verification import may_choose_model
+    from eatnas_db.scored_births import encode_rows, list_scored
+    from eatnas_db.transfer_sources import digest_of, list_stored_sources
+
+    stored = list_stored_sources(connection, record.id)
+    space = Space(read_space(record.macro), Task(**record.task))
+    for source in stored:
+        rows = list_scored(connection, source.source_id, source.births)
+        if (len(rows), digest_of(rows)) != (source.scores, source.digest):
+            return False
+        model = ProcessModel(Kernel(*source.kernel), source.noise)
+        with one_thread():
+            if not may_choose_model(BlockCodes(space).encoding, encode_rows(space, rows), model):
+                return False
+    return len(stored) == 1 + len(record.spec["transfer"].get("sources", ()))

@@ -1,0 +1,130 @@
+"""Transfer with `transfer.start: model`: check the sources, and store the scores that the model will know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, select
+
+from eatnas_db.domain.architecture import PrimitiveValue
+from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.space import Space
+from eatnas_db.errors import ConflictError
+from eatnas_db.events import record_event
+from eatnas_db.queries.paging import Page
+from eatnas_db.queries.ranking import rank_candidates
+from eatnas_db.queries.searches import SearchRecord, get_search
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.searches.basic_architecture import BasicChoice
+from eatnas_db.spaces import read_space
+
+if TYPE_CHECKING:  # it loads pydantic
+    from eatnas_db.domain.spec import SearchSpec
+
+MIN_SOURCE_SCORES: Final = 4
+"""With fewer scores, a source has no model."""
+MAX_STARTS: Final = 300
+"""The best candidates of each source among which the starts are selected."""
+
+
+def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec, space: Space) -> list[SearchRecord]:
+    """Return the sources of a search with `transfer.start: model`, otherwise none.
+
+    Raises `NotFoundError`, or `ConflictError` if a source cannot be used.
+    """
+    if spec.transfer.start != "model":
+        return []
+    if source.name in spec.transfer.sources:
+        raise ConflictError(
+            f"transfer.sources names {source.name!r}, which is the source of this transfer already; remove it there"
+        )
+    sources = [source, *(get_search(connection, name) for name in spec.transfer.sources)]
+    for record in sources:
+        _require_same_objective(record, spec)
+        _require_same_primitives(record, space)
+        _require_scores(connection, record)
+    return sources
+
+
+def rank_sources(connection: Connection, sources: Sequence[SearchRecord]) -> list[BasicChoice]:
+    """Return the best candidates of all sources in turn: the best of each, then the second of each, and so on."""
+    rankings = [rank_candidates(connection, source.id, Page(limit=MAX_STARTS)) for source in sources]
+    return [
+        BasicChoice(ranked.id, ranked.code, f"the best of {source.name} within the limits of this task")
+        for places in zip_longest(*rankings)
+        for source, ranked in zip(sources, places, strict=True)
+        if ranked is not None
+    ]
+
+
+def insert_sources(
+    connection: Connection, search_id: int, sources: Sequence[SearchRecord], space: Space, *, taken: int, now: float
+) -> None:
+    """Store what the model of a new search knows of its sources: the births that are settled now."""
+    # Only here, because the model loads SciPy.
+    from eatnas_db.transfer_sources import choose_source, store_sources
+
+    chosen = [choose_source(connection, source.id, source.settled, space) for source in sources]
+    store_sources(connection, search_id, chosen, [source.settled for source in sources])
+    detail = {
+        "sources": ", ".join(source.name for source in sources),
+        "scores": sum(len(source.rows) for source in chosen),
+        "taken": taken,
+    }
+    record_event(connection, now, "sources_modelled", search_id=search_id, detail=detail)
+
+
+def _require_same_objective(source: SearchRecord, spec: SearchSpec) -> None:
+    if source.objectives:
+        raise ConflictError(
+            f"search {source.name!r} has several objectives, and a model predicts one; choose a source with one "
+            "objective, or use transfer.start: survivors"
+        )
+    theirs, ours = source.objective, Objective.from_spec(spec.model_dump(mode="json"))
+    if (theirs.metric, theirs.direction) != (ours.metric, ours.direction):
+        raise ConflictError(
+            f"search {source.name!r} has the objective {theirs.direction} {theirs.metric}, and this spec "
+            f"{ours.direction} {ours.metric}; choose a source with the same objective"
+        )
+
+
+def _require_same_primitives(source: SearchRecord, space: Space) -> None:
+    theirs, ours = read_space(source.macro).blocks, space.macro.blocks
+    if len(theirs) != len(ours):
+        raise ConflictError(
+            f"search {source.name!r} has {len(theirs)} blocks, but space {space.macro.name} has {len(ours)}; choose a "
+            "source with as many blocks"
+        )
+    for number, (before, after) in enumerate(zip(theirs, ours, strict=True), 1):
+        if (difference := _describe_difference(before, after)) is not None:
+            raise ConflictError(
+                f"search {source.name!r} has other primitives than space {space.macro.name}: in block {number}, "
+                f"{difference}; choose a source with the same primitives, or use transfer.start: survivors"
+            )
+
+
+def _describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]]) -> str | None:
+    for primitive in dict.fromkeys([*before, *after]):
+        theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
+        if theirs != ours:
+            return f"{primitive} is one of {_describe_values(theirs)} there and of {_describe_values(ours)} here"
+    return None
+
+
+def _describe_values(values: Sequence[PrimitiveValue]) -> str:
+    return f"[{', '.join(map(str, values))}]"
+
+
+def _require_scores(connection: Connection, source: SearchRecord) -> None:
+    """Raise `ConflictError` unless the source has scores from which a model can be made."""
+    scored = select(candidate.c.fitness).where(
+        candidate.c.search_id == source.id, candidate.c.birth < source.settled, candidate.c.fitness.is_not(None)
+    )
+    found = len(connection.execute(scored.limit(MIN_SOURCE_SCORES)).all())
+    if found < MIN_SOURCE_SCORES:
+        raise ConflictError(
+            f"search {source.name!r} has {found} scored candidates, and a model needs at least {MIN_SOURCE_SCORES}; "
+            "run it further, or choose another source"
+        )

@@ -1,0 +1,114 @@
+"""The sources of a search with `transfer.start: model`: their scores, and the models of these scores.
+
+A source is frozen when the search is created: the births that were settled then never change. Loads SciPy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from eatnas_db.domain.space import Space
+from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.guidance.process import Kernel, ProcessModel
+from eatnas_db.guidance.proposals import fit_source
+from eatnas_db.guidance.sources import SourceModel
+from eatnas_db.schema.searches import transfer_source
+from eatnas_db.scored_births import ScoredBirthRow, encode_rows, list_scored
+
+
+class SourceScores(NamedTuple):
+    """The scored births of a source, and the kernel and the noise of its model."""
+
+    source_id: int
+    rows: tuple[ScoredBirthRow, ...]
+    model: ProcessModel
+
+
+class StoredSource(NamedTuple):
+    """A row of `transfer_source`."""
+
+    source_id: int
+    births: int
+    scores: int
+    digest: str
+    kernel: list[float]
+    noise: float
+
+
+_SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSource._fields)).order_by(
+    transfer_source.c.position
+)
+
+
+def choose_source(connection: Connection, source_id: int, births: int, space: Space) -> SourceScores:
+    """Read the scored births of a source among its first `births`, and choose their model in the space of a target."""
+    rows = list_scored(connection, source_id, births)
+    model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
+    return SourceScores(source_id, rows, model)
+
+
+def store_sources(
+    connection: Connection, search_id: int, sources: Sequence[SourceScores], births: Sequence[int]
+) -> None:
+    """Store the sources of a new search; `births` has the number of settled births of each."""
+    values = [
+        {
+            "search_id": search_id,
+            "position": position,
+            "source_id": source.source_id,
+            "births": count,
+            "scores": len(source.rows),
+            "digest": digest_of(source.rows),
+            "kernel": list(source.model.kernel),
+            "noise": source.model.noise,
+        }
+        for position, (source, count) in enumerate(zip(sources, births, strict=True))
+    ]
+    connection.execute(insert(transfer_source), values)
+
+
+def list_stored_sources(connection: Connection, search_id: int) -> list[StoredSource]:
+    """Return the sources of a search in their order."""
+    query = _SELECT_SOURCES.where(transfer_source.c.search_id == search_id)
+    return [StoredSource._make(row) for row in connection.execute(query)]
+
+
+def read_sources(connection: Connection, search_id: int) -> tuple[SourceScores, ...]:
+    """Return the scores of the sources of a search."""
+    return tuple(_read_source(connection, stored) for stored in list_stored_sources(connection, search_id))
+
+
+def digest_of(rows: Sequence[ScoredBirthRow]) -> str:
+    """Return the SHA-256 of scored births: their numbers, codes, scores and rungs, but not their ids."""
+    lines = [[row.birth, row.code, float(row.fitness).hex(), row.rung] for row in rows]
+    return hashlib.sha256(json.dumps(lines, separators=(",", ":")).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def source_model(space: Space, source: SourceScores) -> SourceModel:
+    """Return the model of a source, in the space of its target."""
+    return fit_source(BlockCodes(space).encoding, encode_rows(space, source.rows), source.model)
+
+
+_known: dict[tuple[int, str], SourceScores] = {}
+"""The sources that this process has read. A birth needs them all, and they never change."""
+_MAX_KNOWN: Final = 64
+
+
+def _read_source(connection: Connection, stored: StoredSource) -> SourceScores:
+    key = (stored.source_id, stored.digest)
+    if (known := _known.get(key)) is not None:
+        return known
+    rows = list_scored(connection, stored.source_id, stored.births)
+    source = SourceScores(stored.source_id, rows, ProcessModel(Kernel(*stored.kernel), stored.noise))
+    if digest_of(rows) == stored.digest:
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[key] = source
+    return source

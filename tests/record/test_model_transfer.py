@@ -1,0 +1,246 @@
+"""Transfer with `transfer.start: model`: the scores of finished searches guide a new one."""
+
+import pytest
+from sqlalchemy import func, select, update
+
+from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.spec import parse_spec
+from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError
+from eatnas_db.integrity.replay import check_replay
+from eatnas_db.integrity.sources import check_sources
+from eatnas_db.queries.calibration import get_predicted_fitness
+from eatnas_db.queries.events import list_events
+from eatnas_db.queries.fingerprint import get_fingerprint
+from eatnas_db.queries.lineage import get_lineage
+from eatnas_db.queries.ranking import list_best
+from eatnas_db.queries.searches import get_search
+from eatnas_db.record_files import FileFormat, export_record, import_record
+from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.schema.searches import search, transfer_source
+from eatnas_db.searches.advance import advance_search, settle_births
+from eatnas_db.searches.delete import delete_search
+from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.prepared_births import prepare_births
+from eatnas_db.searches.retrain import create_reevaluation
+from eatnas_db.searches.transfer import create_transfer
+from eatnas_migrations import commands
+
+SOURCE = {"evolution__population": 8, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
+TARGET = {
+    "name": "large",
+    "space": "eatnas-small",
+    "data": {"name": "FashionMNIST"},
+    "evolution": {"births": "guided", "population": 8, "tournament": 2, "lag": 4},
+    "transfer": {"start": "model"},
+    "budget": {"candidates": 10},
+}
+
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def depth_of(code):
+    """Score an architecture by the number of its layers, which a model learns easily."""
+    return sum(int(block.split("_")[3 if block.split("_")[2] == "skip" else 2][1:]) for block in code.split("/")) / 100
+
+
+@pytest.fixture
+def run(engine, lease_factory, score_factory):
+    """Train a search to its end; `score` maps a code to its fitness."""
+
+    def train(search_id, score=depth_of, births=None):
+        while (leased := lease_factory(search_id)) is not None:
+            with read_transaction(engine) as connection:
+                query = select(candidate.c.code, candidate.c.birth).where(candidate.c.id == leased.token.candidate)
+                code, birth = connection.execute(query).one()
+            score_factory(leased, score(code) + birth * 1e-6)
+            with transaction(engine) as connection:
+                advance_search(connection, lock_search(connection, search_id), 3.0)
+            if births is not None and birth == births - 1:
+                break
+        return search_id
+
+    return train
+
+
+@pytest.fixture
+def finished(search_factory, run):
+    def make(name="small", score=depth_of, **overrides):
+        return run(search_factory(name, **{**SOURCE, **overrides}), score)
+
+    return make
+
+
+def transfer(engine, source="small", tree=TARGET, changes=None, **options):
+    spec = parse_spec(tree, changes)
+    with transaction(engine) as connection:
+        return create_transfer(
+            connection, source, spec, task=Task(28, 1, 10), data_digest="large", slots=2, now=9.0, **options
+        )
+
+
+def violations(engine):
+    return [violation.invariant for violation in (*check_replay(engine), *check_sources(engine))]
+
+
+def read(engine, query):
+    with read_transaction(engine) as connection:
+        return connection.execute(query).all()
+
+
+def births_of(engine, search_id):
+    return read(engine, select(candidate).where(candidate.c.search_id == search_id).order_by(candidate.c.birth))
+
+
+@ON_SQLITE
+def test_search_starts_with_best_and_random_networks(engine, finished):
+    finished()
+    rows = births_of(engine, transfer(engine, changes={"evolution.lag": 6}))
+    assert [row.origin for row in rows] == ["basic", "survivor", "survivor", "survivor", "survivor", "random"]
+    with read_transaction(engine) as connection:
+        best = list_best(connection, get_search(connection, "small").id, top=5)
+    assert [(row.parent_id, row.code) for row in rows[:5]] == [(ranked.id, ranked.code) for ranked in best]
+
+
+def test_model_explains_births_by_its_sources(engine, finished, run):
+    finished("small"), finished("other", seed=8)
+    search_id = run(transfer(engine, changes={"transfer.sources": ["other"]}))
+    rows = read(
+        engine,
+        select(prediction.c.candidate_id, prediction.c.scores, prediction.c.slopes)
+        .join(candidate, candidate.c.id == prediction.c.candidate_id)
+        .where(candidate.c.search_id == search_id)
+        .order_by(candidate.c.birth),
+    )
+    assert (rows[0].scores, rows[0].slopes) == (1, [0.25, 0.25])
+    with read_transaction(engine) as connection:
+        first = get_predicted_fitness(connection, rows[0].candidate_id)
+        assert "1 score and of the sources small with slope 0.25, other with slope 0.25 expected" in first.reason
+        lineage = get_lineage(connection, rows[0].candidate_id)
+        assert (lineage[0].reason, lineage[-1].search) == (first.reason, "small")
+        assert any("scores of small, other" in event.words for event in list_events(connection, search_id))
+    assert sum(rows[-1].slopes) > 0  # the sources agree
+    assert violations(engine) == []
+
+
+@ON_SQLITE
+def test_source_that_disagrees_loses_its_influence(engine, finished, run):
+    finished(score=lambda code: -depth_of(code))
+    search_id = run(transfer(engine, changes={"budget.candidates": 20}))
+    last = read(
+        engine,
+        select(prediction.c.slopes)
+        .join(candidate, candidate.c.id == prediction.c.candidate_id)
+        .where(candidate.c.search_id == search_id)
+        .order_by(candidate.c.birth.desc()),
+    )[0]
+    assert last.slopes == [0]
+
+
+@ON_SQLITE
+def test_prepared_births_are_those_of_the_transaction(engine, finished, run, lease_factory, score_factory):
+    finished()
+    search_id = run(transfer(engine), births=1)
+    score_factory(lease_factory(search_id), 0.5)
+    with transaction(engine) as connection:
+        settle_births(connection, search_id, 3.0)
+    prepared = prepare_births(engine, search_id)
+    assert prepared[0].inputs.sources
+    with transaction(engine) as connection:
+        advance_search(connection, lock_search(connection, search_id), 3.0)
+    assert births_of(engine, search_id)[5].code == str(prepared[0].birth.proposal.architecture)
+
+
+@ON_SQLITE
+def test_history_ignores_later_births_of_the_source(engine, finished, run):
+    small = finished()
+    first = run(transfer(engine))
+    with transaction(engine) as connection:
+        connection.execute(
+            update(search).where(search.c.id == small).values(budget_candidates=16, finished_at=None, wish="run")
+        )
+        advance_search(connection, lock_search(connection, small), 4.0)
+    second = transfer(engine, changes={"name": "again"}, force=True)
+    run(small, lambda code: 9 + depth_of(code))
+    run(second)
+    with read_transaction(engine) as connection:
+        assert get_fingerprint(connection, first).sha256 == get_fingerprint(connection, second).sha256
+    assert violations(engine) == []
+
+
+@ON_SQLITE
+def test_check_finds_a_changed_score_of_a_source(engine, finished, run):
+    small = finished()
+    run(transfer(engine))
+    with transaction(engine) as connection:
+        connection.execute(update(transfer_source).where(transfer_source.c.source_id == small).values(digest="0" * 64))
+    assert violations(engine) == ["the sources of each transferred model have the scores that it was created with"]
+
+
+def test_sources_cannot_be_deleted_before_their_target(engine, finished):
+    finished("small"), finished("other", seed=8)
+    transfer(engine, changes={"transfer.sources": ["other"]})
+    for name in ("small", "other"):
+        match = f"'{name}' cannot be deleted: large comes from it"
+        with pytest.raises(ConflictError, match=match), transaction(engine) as connection:
+            delete_search(connection, name, 9.0)
+    with transaction(engine) as connection:
+        delete_search(connection, "large", 9.0)
+        delete_search(connection, "other", 9.0)
+        assert connection.execute(select(func.count()).select_from(transfer_source)).scalar() == 0
+
+
+@ON_SQLITE
+def test_export_and_import_keep_the_sources(engine, finished, run, tmp_path):
+    finished()
+    search_id = run(transfer(engine))
+    export_record(engine, tmp_path / "exported", FileFormat.JSONL)
+    url = f"sqlite:///{tmp_path / 'imported.db'}"
+    commands.upgrade(create_engine_for(url))
+    target = open_record(url)
+    import_record(target, tmp_path / "exported")
+    with read_transaction(engine) as before, read_transaction(target) as after:
+        assert get_fingerprint(before, search_id) == get_fingerprint(after, search_id)
+    assert violations(target) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evolution.births": "mutation"}, "transfer.start: model needs a search whose births a model decides"),
+        ({"transfer.sources": ["a", "b", "a"]}, "transfer.sources: 'a' is named twice"),
+        ({"transfer.sources": list("abcdefgh")}, "transfer.sources: "),
+        ({"transfer.start": "survivors", "transfer.sources": ["a"]}, "sources is for start: model"),
+        ({"transfer.stretch_to": 1000}, "start: model keeps architectures unchanged"),
+        ({"transfer.basic": "sep_k3_d1_w1.0"}, "start: model needs a source search"),
+    ],
+)
+def test_spec_of_a_model_is_checked(changes, message):
+    with pytest.raises(InvalidSpecError) as raised:
+        parse_spec(TARGET, changes)
+    assert len(str(raised.value).splitlines()) == 1
+    assert message in str(raised.value)
+
+
+@ON_SQLITE
+def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, run):
+    finished("small"), finished("loss", objective__metric="val_loss", objective__direction="minimize")
+    run(search_factory("open", **SOURCE), births=3)
+    search_factory("new", **SOURCE)
+    with transaction(engine) as connection:
+        create_reevaluation(connection, "small", top=1, seeds=1, now=9.0)
+        measured = get_search(connection, "small.reevaluation").id
+    run(measured)
+    for source, changes, error, message in (
+        ("small", {"transfer.sources": ["small"]}, ConflictError, "is the source of this transfer already"),
+        ("small", {"transfer.sources": ["nothing"]}, NotFoundError, "no search named 'nothing'"),
+        ("small", {"transfer.sources": ["open"]}, ConflictError, "has 3 scored candidates, and a model needs at"),
+        ("open", {}, ConflictError, "search 'open' is not finished"),
+        ("small", {"transfer.sources": ["loss"]}, ConflictError, "has the objective minimize val_loss, and this spec"),
+        ("small.reevaluation", {}, ConflictError, "measures candidates of another search"),
+    ):
+        with pytest.raises(error, match=message) as raised:
+            transfer(engine, source, changes=changes)
+        assert "\n" not in str(raised.value)
+    assert [row.name for row in read(engine, select(search.c.name).where(search.c.name == "large"))] == []
