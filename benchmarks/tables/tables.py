@@ -23,11 +23,16 @@ class Table:
     scores: np.ndarray
     true: np.ndarray
     true_ranks: np.ndarray
+    short: np.ndarray | None = None
+    """The scores after short trainings."""
+    costs: np.ndarray | None = None
+    """The parameters and mult-adds."""
 
     @classmethod
     def load(cls, file: Path) -> Table:
         """Read a table in the format of `docs/experiments/tables.md`."""
         content = np.load(file)
+        costs = content.get("cost")
         codes = [tuple(map(int, row)) for row in content["X"]]
         order = np.argsort(-content["true"], kind="stable")
         ranks = np.empty(len(order), dtype=np.int64)
@@ -39,6 +44,8 @@ class Table:
             scores=content["sel"],
             true=content["true"],
             true_ranks=ranks,
+            short=content.get("short"),
+            costs=costs if costs is not None and costs.shape[1] == 2 else None,
         )
 
     def with_noise(self, spread: float, seed: int) -> Table:

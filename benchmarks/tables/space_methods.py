@@ -1,0 +1,94 @@
+"""The births of a whole search, decided in this process: by the same functions, for the space of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.evolution import (
+    GUIDED_MIN_SCORES,
+    GUIDED_RANDOM_BIRTHS,
+    Member,
+    decide_birth,
+    select_removed,
+)
+from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Proposal, Space
+from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.guidance.process import ProcessModel
+from eatnas_db.guidance.proposals import ScoredCode, fit_model, model_rows, propose
+from tables.methods import POPULATION, TOURNAMENT, limit_rows
+from tables.spaces import CELL_TASK, MAX_PARAMS, code_of, space_of
+from tables.tables import Code, Table
+
+
+class SpaceEvolution:
+    """Evolution in the space of a table, as a whole search decides it."""
+
+    def __init__(self, table: Table, seed: int, lag: int) -> None:
+        self._seed = seed
+        self._space = Space(space_of(table), CELL_TASK, Limits(max_params=MAX_PARAMS))
+        self._born: list[Architecture] = []
+        self._held: set[str] = set()
+
+    def choose(self, codes: Sequence[Code], scores: Sequence[float]) -> Code:
+        """Return the code of the next birth."""
+        proposal = self._propose(scores)
+        self._born.append(proposal.architecture)
+        self._held.add(proposal.digest)
+        return code_of(proposal.architecture)
+
+    def _propose(self, scores: Sequence[float]) -> Proposal:
+        return decide_birth(
+            len(self._born),
+            seed=self._seed,
+            population_size=POPULATION,
+            tournament_size=TOURNAMENT,
+            population=self._population(scores),
+            space=self._space,
+            is_held=self._held.__contains__,
+        ).proposal
+
+    def _population(self, scores: Sequence[float]) -> list[Member]:
+        members: list[Member] = []
+        for birth, score in enumerate(scores):
+            members.append(Member(birth, birth, birth + 1, score, str(self._born[birth])))
+            removed = select_removed(members, POPULATION, "oldest", seed=self._seed, step=birth + 1)
+            if removed is not None:
+                members.remove(removed)
+        return members
+
+
+class SpaceGuided(SpaceEvolution):
+    """Guided births in the space of a table, as a whole search decides them."""
+
+    def __init__(self, table: Table, seed: int, lag: int) -> None:
+        super().__init__(table, seed, lag)
+        self._codes = BlockCodes(self._space)
+        self._models: dict[int, ProcessModel] = {}
+
+    def _propose(self, scores: Sequence[float]) -> Proposal:
+        birth, visible = len(self._born), len(scores)
+        if birth < min(POPULATION, GUIDED_RANDOM_BIRTHS) or visible < GUIDED_MIN_SCORES:
+            return super()._propose(scores)
+        codes = [self._codes.encode(architecture) for architecture in self._born]
+        rows = [ScoredCode(number, codes[number], score) for number, score in enumerate(scores)]
+        size = model_rows(visible)
+        if size not in self._models:
+            self._models[size] = fit_model(self._codes.encoding, limit_rows(rows[:size]), size)
+        proposal = propose(
+            self._codes,
+            self._models[size],
+            limit_rows(rows),
+            codes[visible:],
+            KeyedRng(self._seed, "proposal", birth),
+            self._accepts,
+        )
+        if proposal is None:
+            return super()._propose(scores)
+        return self._space.propose(self._codes.decode(proposal.code))
+
+    def _accepts(self, code: Code) -> bool:
+        proposal = self._space.propose(self._codes.decode(code))
+        return self._space.limits.allow(proposal.cost) and proposal.digest not in self._held

@@ -1,0 +1,47 @@
+"""Searches on a table of trained networks, through the whole system."""
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks" / "tables" / "through_record.py"
+
+
+def write_table(file, levels, missing=0, **columns):
+    """Write a table with random scores of three seeds, without some of its codes."""
+    draws = np.random.default_rng(1)
+    codes = np.array(list(product(*map(range, levels))))
+    codes = codes[np.sort(draws.permutation(len(codes))[missing:])]
+    base = 50 + codes @ np.arange(1, len(levels) + 1)
+    scores = base[:, None] + draws.normal(0, 3, (len(codes), 3))
+    short = base + draws.normal(0, 6, len(codes))
+    np.savez(file, X=codes, levels=np.array(levels), sel=scores, true=scores.mean(1), short=short, **columns)
+    return file
+
+
+def run_program(*arguments):
+    done = subprocess.run([sys.executable, PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_history_of_a_table_is_that_of_the_same_functions(tmp_path):
+    file = write_table(tmp_path / "gaps.npz", (3, 4, 4, 3), missing=70)
+    lines = run_program(file, "--candidates", "24", "--lag", "5", "--births", "guided", "--slots", "1", "2")
+    assert [line["slots"] for line in lines] == [1, 2]
+    assert all(line["as_in_process"] for line in lines)
+    assert len({line["fingerprint"] for line in lines}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [[], ["--keep", "0.25"]], ids=["whole", "rungs"])
+def test_cells_and_rungs_have_the_history_of_the_same_functions(tmp_path, keep):
+    file = write_table(tmp_path / "nb201_drawn.npz", (5,) * 6)
+    lines = run_program(file, "--candidates", "30", *keep)
+    assert all(line["as_in_process"] for line in lines)
+    assert len({line["fingerprint"] for line in lines}) == 2
