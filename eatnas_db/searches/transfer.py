@@ -63,7 +63,7 @@ def create_transfer(
     sources = list_sources(connection, source, spec, space)
     for further in sources[1:]:
         _require_source(connection, further, force)
-        _require_same_arithmetic(spec, further)
+        _require_weights(spec, further)
     ranking, selection = _select_survivors(connection, sources or [source], basic, spec, space, slots=slots)
     reason = basic.reason
     if candidate_id is None:

@@ -113,6 +113,9 @@ def test_search_starts_from_imported_scores(engine, url, tmp_path):
         inherited = parse_spec({**tree, "name": "heir", "transfer": {"weights": "inherited"}})
         with pytest.raises(ConflictError, match="were imported, so there are no weights"):
             create_transfer(connection, "prior", inherited, **options)
+        guided = {**tree["evolution"], "births": "guided"}
+        modelled = parse_spec({**tree, "name": "modelled", "evolution": guided, "transfer": {"start": "model"}})
+        create_transfer(connection, "prior", modelled, **options)
 
     assert first == CODES[SCORES.index(max(SCORES))]
     assert list(list_violations(engine, tmp_path)) == []
