@@ -21,6 +21,7 @@ INSTALLED_BY: Final = {
     ),
     "mcp": f"{CORE}[mcp]",
     "pyarrow": f"{CORE}[parquet]",
+    "ray": f"{WHOLE}[ray]",
     "plotly": f"{CORE}[report]",
     "psycopg": f"{CORE}[postgres]",
     "starlette": f"{CORE}[serve]",

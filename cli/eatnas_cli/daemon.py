@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -21,7 +20,7 @@ from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout
 from eatnas_cli.resource_options import daemon_options
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
-from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, load_options
+from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, change_options, load_options
 from eatnas_daemon.lock_holder import LockHolder
 from eatnas_db.database.engine import open_record
 from eatnas_db.errors import ConflictError, NotFoundError
@@ -150,10 +149,9 @@ def restart(
     now: Now = False,
 ) -> None:
     """Stop the daemon and start it with the same options, except those given here."""
-    changes = {name: value for name, value in asdict(options).items() if value not in (None, ())}
-    previous = load_options(ctx.obj)
+    changed = change_options(load_options(ctx.obj), options)
     stop(ctx, now)
-    _start(ctx.obj, replace(previous, **changes))
+    _start(ctx.obj, changed)
 
 
 @app.command()

@@ -36,6 +36,22 @@ SharingPolicy = Annotated[
     typer.Option("--policy", help="When another process starts on a GPU in use: `yield` it (default) or `stay`."),
 ]
 
+WorkerLauncherName = Annotated[
+    str | None,
+    typer.Option("--launcher", help="Where workers run: `local` (default), or `ray`, on the nodes of a Ray cluster."),
+]
+HeadAddress = Annotated[
+    str | None,
+    typer.Option("--address", help="HOST:PORT of the Ray head. Default: `auto`, the cluster of this machine."),
+]
+CpusPerWorker = Annotated[
+    float | None, typer.Option("--cpus-per-worker", help="CPUs that Ray reserves for each worker. Default: 1.")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", help="Part of a GPU that Ray reserves for each worker, up to 1. Default: 0."),
+]
+
 
 def daemon_options(
     slots: Slots = None,
@@ -44,8 +60,12 @@ def daemon_options(
     max_per_device: MaxPerDevice = None,
     allow: AllowedHolders = None,
     policy: SharingPolicy = None,
+    launcher: WorkerLauncherName = None,
+    address: HeadAddress = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> DaemonOptions:
-    """Return which resources of the machine a daemon may use. Raises `ConflictError` for an unknown policy."""
+    """Return which resources a daemon may use. Raises `ConflictError` for an invalid value."""
     return DaemonOptions(
         slots=slots,
         devices=tuple(devices or ()),
@@ -53,4 +73,8 @@ def daemon_options(
         max_per_device=max_per_device,
         allow=tuple(allow or ()),
         policy=policy,
+        launcher=launcher,
+        address=address,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
     )

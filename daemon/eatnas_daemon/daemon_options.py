@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,13 +13,17 @@ from eatnas_db.settings import Settings
 READY_PREFIX: Final = "daemon is running"
 """The beginning of the line that a daemon prints when it accepts signals and starts workers."""
 POLICIES: Final = ("yield", "stay")
+RAY: Final = "ray"
+LAUNCHERS: Final = ("local", RAY)
+_LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "allow", "policy")
+_RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
     """Which resources of the machine a daemon may use, as given on the command line.
 
-    Raises `ConflictError` for an unknown policy.
+    Raises `ConflictError` for an invalid value, and for options that have no effect with the launcher.
     """
 
     slots: int | None = None
@@ -28,18 +32,78 @@ class DaemonOptions:
     max_per_device: int | None = None
     allow: tuple[str, ...] = ()
     policy: str | None = None
+    launcher: str | None = None
+    address: str | None = None
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
         if self.policy not in (None, *POLICIES):
             raise ConflictError(f"--policy {self.policy}: expected {' or '.join(POLICIES)}")
+        if self.launcher not in (None, *LAUNCHERS):
+            raise ConflictError(f"--launcher {self.launcher}: expected {' or '.join(LAUNCHERS)}")
+        _require_options_of_launcher(self)
+        if self.address is not None:
+            _require_head_address(self.address)
+        _require_resources(self.cpus_per_worker, self.gpus_per_worker)
+
+    @property
+    def uses_ray(self) -> bool:
+        """Return whether the workers run in a Ray cluster."""
+        return self.launcher == RAY
 
     def arguments(self) -> list[str]:
         """Return the options as command-line arguments."""
+        single: list[tuple[str, str | float | None]]
         single = [("--slots", self.slots), ("--max-per-device", self.max_per_device), ("--policy", self.policy)]
+        single += [("--launcher", self.launcher), ("--address", self.address)]
+        single += [("--cpus-per-worker", self.cpus_per_worker), ("--gpus-per-worker", self.gpus_per_worker)]
         repeated = [("--devices", self.devices), ("--exclude", self.exclude), ("--allow", self.allow)]
         pairs = [(option, value) for option, value in single if value is not None]
         pairs += [(option, value) for option, values in repeated for value in values]
         return [part for option, value in pairs for part in (option, str(value))]
+
+
+def change_options(previous: DaemonOptions, changes: DaemonOptions) -> DaemonOptions:
+    """Return the previous options with those that are given in `changes`.
+
+    The options of another launcher than the one that `changes` names are dropped.
+    """
+    given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
+    if changes.launcher is not None:
+        dropped = _LOCAL_OPTIONS if changes.uses_ray else _RAY_OPTIONS
+        previous = replace(previous, **{name: getattr(DaemonOptions(), name) for name in dropped}, launcher=None)
+    return replace(previous, **given)
+
+
+def _require_options_of_launcher(options: DaemonOptions) -> None:
+    unused = _LOCAL_OPTIONS if options.uses_ray else _RAY_OPTIONS
+    for name in unused:
+        if getattr(options, name) not in (None, ()):
+            word = f"--{name.replace('_', '-')}"
+            if options.uses_ray:
+                raise ConflictError(f"{word} has no effect with --launcher ray, because Ray chooses the devices")
+            raise ConflictError(f"{word} needs --launcher ray")
+
+
+def _require_head_address(address: str) -> None:
+    if address.startswith("ray://"):
+        raise ConflictError(
+            f"--address {address}: Ray Client is not supported; join the cluster with `ray start`, "
+            "and give HOST:PORT of its head, for example 10.0.0.1:6379, or auto"
+        )
+    host, _, port = address.rpartition(":")
+    if address != "auto" and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        expected = "HOST:PORT of the Ray head, for example 10.0.0.1:6379, or auto"
+        raise ConflictError(f"--address {address}: expected {expected}")
+
+
+def _require_resources(cpus: float | None, gpus: float | None) -> None:
+    """Check what each worker occupies: Ray accepts fractions below 1 and whole numbers."""
+    if cpus is not None and not (0 < cpus < 1 or (cpus >= 1 and cpus % 1 == 0)):
+        raise ConflictError(f"--cpus-per-worker {cpus:g}: expected a fraction between 0 and 1, or a whole number")
+    if gpus is not None and not 0 <= gpus <= 1:
+        raise ConflictError(f"--gpus-per-worker {gpus:g}: expected a number from 0 to 1; a worker uses one GPU at most")
 
 
 def describe_options(options: DaemonOptions) -> str:

@@ -18,7 +18,14 @@ from typing import Final, Protocol
 from sqlalchemy import Engine
 
 from eatnas_daemon.daemon_lock import LinkedRecordError, RecordUser, find_record_user, hold_record
-from eatnas_daemon.daemon_options import POLICIES, READY_PREFIX, DaemonOptions, describe_options, save_options
+from eatnas_daemon.daemon_options import (
+    LAUNCHERS,
+    POLICIES,
+    READY_PREFIX,
+    DaemonOptions,
+    describe_options,
+    save_options,
+)
 from eatnas_daemon.devices.availability import Cause, check_availability
 from eatnas_daemon.devices.capacity import count_usable_gpus
 from eatnas_daemon.devices.model import CPU
@@ -31,9 +38,14 @@ from eatnas_daemon.event_log import EventLog, open_log
 from eatnas_daemon.followers.process import Follower
 from eatnas_daemon.gpus.scheduler import GpuScheduler
 from eatnas_daemon.gpus.worker_scheduler import NO_GPUS, WorkerScheduler
+from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
+from eatnas_daemon.ray_cluster.cluster_scheduler import ClusterScheduler
+from eatnas_daemon.ray_cluster.ray_launcher import RayLauncher
+from eatnas_daemon.ray_cluster.requests import WorkerNeeds
+from eatnas_daemon.ray_cluster.versions import require_ray
 from eatnas_daemon.search_progress import ProgressPrinter, describe_failures
 from eatnas_daemon.supervision.supervisor import Supervisor
-from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.launcher import Launcher, WorkerLauncher
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.distributions import TRAINING, require_module
@@ -125,7 +137,7 @@ def supervise(
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     event_log, followers = EventLog(engine, log), _followers(settings)
-    plan = _plan_devices(options)
+    plan = _plan_cluster(settings, options) if options.uses_ray else _plan_devices(settings, options)
 
     def after_tick(supervisor: Supervisor) -> None:
         event_log.update(supervisor)
@@ -138,7 +150,7 @@ def supervise(
         supervisor = Supervisor(
             engine,
             settings,
-            Launcher(settings.logs),
+            plan.launcher,
             slots=plan.cpu_slots,
             host_name=settings.host,
             only=only,
@@ -164,23 +176,40 @@ def supervise(
 
 @dataclass(frozen=True, slots=True)
 class _DevicePlan:
-    """The number of slots on the processor, and the GPUs that may be used."""
+    """How workers are started, the number of slots on the processor, and the GPUs that may be used."""
 
+    launcher: WorkerLauncher
     cpu_slots: int
     gpus: int = 0
     gpu_scheduler: WorkerScheduler = NO_GPUS
+    cluster: str | None = None
 
     def __str__(self) -> str:
+        if self.cluster is not None:
+            return self.cluster
         cpu_slots = f"{self.cpu_slots} CPU slot{'' if self.cpu_slots == 1 else 's'}"
         return f"{self.gpus} GPU{'' if self.gpus == 1 else 's'} and {cpu_slots}" if self.gpus else cpu_slots
 
 
-def _plan_devices(options: DaemonOptions) -> _DevicePlan:
+def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
+    """Decide which workers a Ray cluster is asked for. Raises `EatnasError` if this machine cannot be part of one."""
+    require_ray()
+    needs = WorkerNeeds(options.cpus_per_worker or 1.0, options.gpus_per_worker or 0.0)
+    bridge = BridgeProcess(options.address or "auto", needs, settings.home, settings.logs / "ray.log")
+    return _DevicePlan(
+        RayLauncher(settings.logs, bridge),
+        cpu_slots=0,
+        gpu_scheduler=ClusterScheduler(bridge, options.slots),
+        cluster=f"the Ray cluster at {bridge.address} and {needs} for each worker",
+    )
+
+
+def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
     """Probe the devices and decide how many slots the processor has and which GPUs are used.
 
     Raises `EatnasError` if the options name a device that does not exist.
     """
-    nvml = Nvml()
+    launcher, nvml = Launcher(settings.logs), Nvml()
     monitor = DeviceMonitor(lambda: probe_devices(nvml), timeout_seconds=DRIVER_TIMEOUT_SECONDS)
     devices = monitor.snapshots()
     if not devices and (options.devices or options.exclude):
@@ -203,7 +232,7 @@ def _plan_devices(options: DaemonOptions) -> _DevicePlan:
     cpu_slots = (options.slots or cores) if on_cpu else 0
     if device_options.included is not None and device_options.included <= {CPU}:
         monitor.close()
-        return _DevicePlan(cpu_slots)
+        return _DevicePlan(launcher, cpu_slots)
     if nvml.error is not None:
         monitor.interval_seconds = DRIVERLESS_SECONDS
     gpus = count_usable_gpus(devices, device_options)
@@ -216,7 +245,7 @@ def _plan_devices(options: DaemonOptions) -> _DevicePlan:
         # Each worker on a GPU also keeps a core busy.
         workers_per_device=max(1, cores // max(1, gpus)),
     )
-    return _DevicePlan(cpu_slots, gpus, scheduler)
+    return _DevicePlan(launcher, cpu_slots, gpus, scheduler)
 
 
 def _followers(settings: Settings) -> list[Follower]:
@@ -278,6 +307,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_per_device=parsed.max_per_device,
             allow=tuple(parsed.allow),
             policy=parsed.policy,
+            launcher=parsed.launcher,
+            address=parsed.address,
+            cpus_per_worker=parsed.cpus_per_worker,
+            gpus_per_worker=parsed.gpus_per_worker,
         )
         if parsed.only is None:
             run_daemon(settings, options)
@@ -305,6 +338,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--exclude", action="append", default=[], help="do not use these devices")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
     parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="where workers run; default: local")
+    parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")
+    parser.add_argument("--cpus-per-worker", type=float, help="CPUs of each worker in a Ray cluster")
+    parser.add_argument("--gpus-per-worker", type=float, help="part of a GPU of each worker in a Ray cluster")
     parser.add_argument("--policy", choices=POLICIES, help="what to do if another program starts on a GPU in use")
     return parser
 

@@ -62,6 +62,7 @@ class GpuScheduler:
             monotonic=monotonic,
         )
         self.statuses: list[DeviceStatus] = []
+        self.problem: str | None = None
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""

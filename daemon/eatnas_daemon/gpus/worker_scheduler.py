@@ -17,6 +17,10 @@ class WorkerScheduler(Protocol):
     def statuses(self) -> Sequence[DeviceStatus]:
         """Return the GPUs as of the last update."""
 
+    @property
+    def problem(self) -> str | None:
+        """Return why no worker can train on any device, if a resource outside this machine is the cause."""
+
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""
 
@@ -46,6 +50,7 @@ class NoGpus:
     """The scheduler of a supervisor that uses no GPU."""
 
     statuses: Final[Sequence[DeviceStatus]] = ()
+    problem: Final[str | None] = None
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Leave the slots as they are."""

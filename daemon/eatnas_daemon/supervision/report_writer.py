@@ -6,6 +6,7 @@ import signal
 
 from sqlalchemy import Connection
 
+from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
 from eatnas_daemon.supervision.host_session import SupervisedHost
 from eatnas_daemon.supervision.training_results import record_result
@@ -36,7 +37,7 @@ class ReportWriter:
         if worker is None:
             return []
         if worker.ready is not None and worker.worker_id is None:
-            uuid = worker.device.uuid if worker.on_gpu else self._host.processor
+            uuid = self._host.processor if worker.device.uuid == CPU else worker.device.uuid
             device_id = hosts.register_device(connection, self._host.id, uuid, worker.device.kind, worker.device.name)
             worker.worker_id = hosts.record_worker_start(connection, device_id, slot.number, worker.ready.pid, now)
         return [] if worker.training is None else self._write_training(connection, worker, worker.training, now)

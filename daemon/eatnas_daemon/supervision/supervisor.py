@@ -30,7 +30,7 @@ from eatnas_daemon.supervision.stop_signals import stop_on_signals
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.supervision.worker_pool import WorkerPool
-from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.launcher import WorkerLauncher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.database.transactions import run_transaction, transaction
@@ -56,7 +56,7 @@ class Supervisor:
         self,
         engine: Engine,
         settings: Settings,
-        launcher: Launcher,
+        launcher: WorkerLauncher,
         *,
         slots: int,
         host_name: str,
@@ -97,7 +97,7 @@ class Supervisor:
         self.errors: list[str] = []
         """Tracebacks of unexpected exceptions, for a log; the reader empties the list."""
 
-    def _new_recorder(self, only: str | None, launcher: Launcher) -> Recorder:
+    def _new_recorder(self, only: str | None, launcher: WorkerLauncher) -> Recorder:
         host, slots, gpus, timeouts = self._host, self.slots, self._gpu_scheduler, self._timeouts
         artifacts, log_file = self._settings.artifacts, launcher.log_file
         holds = SearchHolds(host.id, slots)

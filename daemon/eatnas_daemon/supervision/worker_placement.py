@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.gpus.device_health import PAUSED
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
 from eatnas_daemon.supervision.host_session import SupervisedHost
@@ -38,7 +39,7 @@ class WorkerPlacement:
             return
         self._update_at = now + self._timeouts.device_check
         for slot in self._slots:
-            if not slot.on_gpu:
+            if slot.device.uuid == CPU:
                 slot.may_start = not self.processor_paused
                 if self.processor_paused:
                     slot.evict_worker(PAUSED.reason, now, self._timeouts)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import selectors
-from dataclasses import replace
 
 from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
 from eatnas_daemon.supervision.faults import describe_fault
 from eatnas_daemon.workers.device_time import share_device_time
-from eatnas_daemon.workers.launcher import Launcher
+from eatnas_daemon.workers.launcher import WorkerLauncher
 from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_daemon.workers.worker_process import WorkerProcess
@@ -30,7 +29,7 @@ class WorkerPool:
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: WorkerLauncher,
         gpu_scheduler: WorkerScheduler,
         selector: selectors.BaseSelector,
         timeouts: Timeouts,
@@ -78,6 +77,8 @@ class WorkerPool:
                 self._selector.unregister(worker.process.report_fd)
                 self._update_blocked(self._blocked - {worker.process.command_fd})
             worker.exit_status = worker.process.reap(now)
+            if worker.ended:
+                worker.note_loss()
 
     def _receive(self, slot: Slot, worker: WorkerState, now: float) -> bool:
         """Process the messages of one worker; return whether it has closed its pipe."""
@@ -109,6 +110,9 @@ class WorkerPool:
         """Kill the workers that exceed a time limit."""
         for worker in self.workers:
             if worker.ended or worker.kill_reason is not None or worker.has_final_report:
+                continue
+            if worker.process.pending:
+                worker.last_message_at = now
                 continue
             failure = worker.overdue(now, self._timeouts)
             if failure is None:
@@ -152,7 +156,7 @@ class WorkerPool:
             process.send(Heartbeat(self._timeouts.lease))
 
     def _launch(self, slot: Slot, arithmetic: str) -> WorkerProcess:
-        launcher = self._launcher if arithmetic == NATIVE else replace(self._launcher, arithmetic=arithmetic)
+        launcher = self._launcher if arithmetic == NATIVE else self._launcher.with_arithmetic(arithmetic)
         return launcher.launch(slot.number, slot.device)
 
     def send_heartbeats(self, now: float) -> None:

@@ -38,7 +38,7 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
         training = slot.training
         if training is None or not slot.busy:
             continue
-        units = 1 if slot.on_gpu else cores
+        units = 1 if slot.on_gpu else slot.device.cores or cores
         threads = int(training.assignment.message.training.get("threads", 1))
         by_device[slot.device.uuid].append(_Demand(training, min(threads, units)))
         capacity[slot.device.uuid] = units

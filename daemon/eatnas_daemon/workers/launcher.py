@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
@@ -17,6 +17,19 @@ from eatnas_db.interpreter import python_command
 
 TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
 """The arguments of the Python interpreter that start a worker."""
+
+
+class WorkerLauncher(Protocol):
+    """Starts the workers of a supervisor."""
+
+    def log_file(self, slot: int) -> Path:
+        """Return the file for the output of a slot's workers that belongs to no candidate."""
+
+    def with_arithmetic(self, arithmetic: str) -> WorkerLauncher:
+        """Return a launcher for recipes of another arithmetic."""
+
+    def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
+        """Start a worker; it sends `Ready` once it can train. Raises `OSError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +48,10 @@ class Launcher:
     def log_file(self, slot: int) -> Path:
         """Return the file for the output of a slot's workers that belongs to no candidate."""
         return self.log_folder / f"worker-{slot}.log"
+
+    def with_arithmetic(self, arithmetic: str) -> Launcher:
+        """Return a launcher for recipes of another arithmetic."""
+        return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
         """Start a worker that sees no GPU but its own; it sends `Ready` once it can train. Raises `OSError`."""

@@ -63,7 +63,15 @@ class Slot:
         """Process a message of the worker; return False if it is about an earlier training and therefore ignored."""
         if isinstance(message, Ready):
             self.failed_starts, self.start_error = 0, None
+            self._place_worker(message)
         return self.worker is not None and self.worker.receive(message, now)
+
+    def _place_worker(self, ready: Ready) -> None:
+        """Take over the device on which others have placed the worker, if they have."""
+        device = None if self.worker is None else self.worker.process.find_device(ready)
+        if self.worker is not None and device is not None:
+            self.device = self.worker.device = device
+            self.worker.placement.verified = True
 
     def evict_worker(self, reason: str, now: float, timeouts: Timeouts) -> None:
         """Ask the worker to release its training and to exit; no other worker starts before that is allowed again."""

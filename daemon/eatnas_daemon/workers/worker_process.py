@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import psutil
 
+from eatnas_daemon.devices.model import DeviceSnapshot
 from eatnas_daemon.workers.process_tree import kill_process_tree
 from eatnas_protocol.framing import Decoder, encode
-from eatnas_protocol.messages import Command, Heartbeat, Message
+from eatnas_protocol.messages import Command, Heartbeat, Message, Ready
 
 READ_BYTES: Final = 1 << 16
 MAX_CHUNKS: Final = 64
@@ -25,13 +26,24 @@ KILL_SECONDS: Final = 1.0
 """Time for a worker to exit after it was killed."""
 
 
+class ChildProcess(Protocol):
+    """What a worker needs of a process: a `subprocess.Popen`, or one that others control."""
+
+    @property
+    def pid(self) -> int:
+        """Return the id of the process."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status, negative for a signal. Raises `subprocess.TimeoutExpired`."""
+
+
 class WorkerProcess:
     """A worker process in a session of its own, and the two pipes to it.
 
     `command_fd` is the end for commands to the worker, `report_fd` the end for its reports.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], command_fd: int, report_fd: int) -> None:
+    def __init__(self, process: ChildProcess, command_fd: int, report_fd: int) -> None:
         self._process, self.command_fd, self.report_fd = process, command_fd, report_fd
         self._unsent = bytearray()
         self._decoder = Decoder()
@@ -45,6 +57,24 @@ class WorkerProcess:
     def pid(self) -> int:
         """Return the id of the process."""
         return self._process.pid
+
+    @property
+    def pending(self) -> bool:
+        """Return whether the process waits for resources and is not started yet."""
+        return False
+
+    @property
+    def loss_reason(self) -> str | None:
+        """Return why a process ended that others control, if that is known."""
+        return None
+
+    def find_device(self, ready: Ready) -> DeviceSnapshot | None:
+        """Return the device that a worker has been placed on; None if it was known before the start."""
+        return None
+
+    def read_device(self, device: DeviceSnapshot) -> DeviceSnapshot:
+        """Return the last snapshot of the worker's device; `device` if there is none."""
+        return device
 
     @property
     def suspended(self) -> bool:

@@ -154,6 +154,14 @@ class WorkerState:
                 self.reports.append(message)
         return True
 
+    def note_loss(self) -> None:
+        """Note why the process ended, if others control it and its end has no other cause."""
+        reason = self.process.loss_reason
+        if reason is not None and self.kill_reason is None:
+            self.kill_reason = WorkerFailure(FailureKind.LOST, reason)
+            if self.ready is None and self.unavailable_reason is None:
+                self.unavailable_reason = reason
+
     def reject(self, reason: str) -> None:
         """Kill the worker because of a bad message, and discard its reports that the database does not have."""
         self.rejected = True
@@ -212,6 +220,8 @@ class WorkerState:
         if self.exiting:
             return
         self.process.send(Exit())
+        if self.process.pending:  # There is no process that could read it.
+            self.process.kill()
         self.exiting, self.exit_reason, self.stop_by = True, reason, now + timeouts.stop
 
     def end_training(self) -> None:

@@ -1,0 +1,158 @@
+"""The daemon's side of its bridge to a Ray cluster: starts it, passes pipes to it, starts it again if it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from eatnas_daemon.ray_cluster.requests import WorkerNeeds, new_socket_pair, receive_packet, send_packet
+from eatnas_daemon.workers.process_tree import kill_process_tree
+from eatnas_db.interpreter import python_command
+
+BRIDGE_PROGRAM: Final = "eatnas_daemon.ray_cluster.bridge"
+FIRST_RESTART_SECONDS: Final = 1.0
+MAX_RESTART_SECONDS: Final = 30.0
+SILENT_SECONDS: Final = 60.0
+"""A bridge that has reported nothing for so long is killed; its workers count as lost."""
+CONNECT_SECONDS: Final = 180.0
+"""The same limit while it connects."""
+CLOSE_SECONDS: Final = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """The resources of a node, and the number of workers for which they suffice."""
+
+    cpus: float
+    gpus: float
+    workers: int
+
+
+class BridgeProcess:
+    """The process that talks to Ray. `problem` is the reason why there is no connection to the cluster, in one line.
+
+    `home`: the folder that all nodes must share. A file in it proves to an actor that its node sees the same folder.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        needs: WorkerNeeds,
+        home: Path,
+        log_file: Path,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.address, self.needs = address, needs
+        self._home, self._log_file, self._monotonic = home, log_file, monotonic
+        self.token = secrets.token_hex(16)
+        self.marker = home / f"ray-{os.getpid()}.token"
+        self.problem: str | None = None
+        self.nodes: tuple[ClusterNode, ...] | None = None
+        """The nodes that are alive; None while there is no connection."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._starts, self._start_after = 0, 0.0
+        self._heard_at = self._polled_at = monotonic()
+
+    def poll(self) -> None:
+        """Read what the bridge has reported, and start it again if it has ended. Never waits."""
+        now = self._monotonic()
+        if now - self._polled_at > SILENT_SECONDS / 2:  # this process was suspended
+            self._heard_at = now
+        self._polled_at = now
+        if self._read():
+            self._heard_at = now
+        limit = CONNECT_SECONDS if self.nodes is None else SILENT_SECONDS
+        if self._process is not None and now - self._heard_at > limit:
+            kill_process_tree(self._process.pid)
+        if self._process is not None and self._process.poll() is not None:
+            self._end(now)
+        if self._process is None and now >= self._start_after:
+            self._start(now)
+
+    def launch(self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int) -> None:
+        """Let the bridge start a worker with these ends of its pipes. Raises `OSError` if there is no bridge."""
+        if self._control is None:
+            raise BrokenPipeError(f"there is no connection to the Ray cluster at {self.address}")
+        common = {"home": str(self._home), "marker": str(self.marker), "token": self.token}
+        send_packet(self._control, {**request, **common}, (control.fileno(), command_fd, report_fd))
+
+    def close(self) -> None:
+        """End the bridge, and with it the actors."""
+        with contextlib.suppress(OSError):
+            self.marker.unlink(missing_ok=True)
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            try:
+                self._process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                kill_process_tree(self._process.pid)
+                self._process.wait()
+            self._process = None
+
+    def _read(self) -> bool:
+        """Process the packets that arrived; return whether there were any."""
+        heard = False
+        with contextlib.suppress(BlockingIOError, EOFError):
+            while self._control is not None:
+                packet, _ = receive_packet(self._control)
+                heard = True
+                self.problem = packet.get("problem")
+                if "nodes" in packet:
+                    self.nodes = tuple(ClusterNode(**node) for node in packet["nodes"])
+                    self._starts = 0
+        return heard
+
+    def _start(self, now: float) -> None:
+        self._starts += 1
+        own, others = new_socket_pair()
+        own.setblocking(False)
+        arguments = ["--address", self.address, "--cpus", str(self.needs.cpus), "--gpus", str(self.needs.gpus)]
+        command = python_command("-m", BRIDGE_PROGRAM, "--control-fd", str(others.fileno()), *arguments)
+        try:
+            self.marker.write_text(self.token, encoding="utf-8")
+            self._log_file.parent.mkdir(parents=True, exist_ok=True)
+            with self._log_file.open("ab") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(others.fileno(),),
+                    # Ctrl-C in the terminal must not end it before the workers have checkpointed.
+                    start_new_session=True,
+                )
+        except OSError as error:
+            own.close()
+            self.problem = f"the bridge to the Ray cluster cannot be started: {error}"
+            self._schedule(now)
+            return
+        finally:
+            others.close()
+        self._control, self._heard_at = own, now
+
+    def _end(self, now: float) -> None:
+        """Note the end of the bridge; all of its workers have ended with it."""
+        assert self._process is not None
+        if self._control is not None:
+            self._control.close()
+        if self.nodes is not None:
+            self.problem = f"the connection to the Ray cluster at {self.address} is lost; connecting again"
+        elif self.problem is None:
+            status = self._process.returncode
+            self.problem = f"the bridge to the Ray cluster ended with status {status}; see {self._log_file}"
+        self._process, self._control, self.nodes = None, None, None
+        self._schedule(now)
+
+    def _schedule(self, now: float) -> None:
+        self._start_after = now + min(FIRST_RESTART_SECONDS * 2.0 ** min(self._starts, 10), MAX_RESTART_SECONDS)

@@ -1,0 +1,142 @@
+"""Decide how many workers a daemon asks a Ray cluster for, and explain why none of them trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+from eatnas_daemon.devices.availability import Availability
+from eatnas_daemon.devices.model import DeviceSnapshot
+from eatnas_daemon.devices.sharing import DeviceStatus
+from eatnas_daemon.gpus.device_health import PAUSED
+from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
+from eatnas_daemon.ray_cluster.remote_process import UNPLACED_UUID, unplaced_device
+from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.timeouts import Timeouts
+
+FREE: Final = Availability(True, "free")
+PENDING_SECONDS: Final = 60.0
+"""Workers that are pending for so long wait for room."""
+
+
+class ClusterScheduler:
+    """Has one slot for each worker that the cluster has room for, or as many as the user wants.
+
+    Ray decides on which node a worker runs. A slot without a node is pending, which drives Ray's autoscaler.
+    """
+
+    def __init__(
+        self, bridge: BridgeProcess, max_workers: int | None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bridge, self._max_workers, self._monotonic = bridge, max_workers, monotonic
+        self._unplaced = unplaced_device(on_gpu=bridge.needs.gpus > 0)
+        self.statuses: Sequence[DeviceStatus] = ()
+        self._pending_since: float | None = None
+        self.problem: str | None = f"connecting to the Ray cluster at {bridge.address}"
+
+    def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
+        """Follow the size of the cluster and the pauses set by users."""
+        self._bridge.poll()
+        for slot in slots:
+            if slot.device.uuid in paused:
+                slot.evict_worker(PAUSED.reason, self._monotonic(), timeouts)
+                continue
+            if slot.worker is None:
+                slot.device = self._unplaced
+            slot.may_start = self._bridge.nodes is not None
+        self._resize(slots)
+        self.statuses = _gpu_statuses(slots, paused)
+        self.problem = self._find_problem(slots)
+
+    def _resize(self, slots: list[Slot]) -> None:
+        """Add slots, or remove those that are empty or pending."""
+        nodes, wanted = self._bridge.nodes, self._max_workers
+        if wanted is None:
+            # Without a connection the slots of the lost workers stay. Without room one slot drives the autoscaler.
+            wanted = len(slots) if nodes is None else max(1, sum(node.workers for node in nodes))
+        empty = [slot for slot in slots if slot.worker is None][: max(0, len(slots) - wanted)]
+        slots[:] = [slot for slot in slots if slot not in empty]
+        pending = [slot.worker.process for slot in slots if slot.worker is not None and slot.worker.process.pending]
+        for process in pending[: max(0, len(slots) - wanted)]:
+            process.kill()
+        taken = {slot.number for slot in slots}
+        free = [number for number in range(wanted + len(taken)) if number not in taken]
+        missing = free[: max(0, wanted - len(slots))]
+        slots += [Slot(number, self._unplaced, may_start=nodes is not None) for number in missing]
+
+    def _find_problem(self, slots: Sequence[Slot]) -> str | None:
+        if self._bridge.problem is not None:
+            return self._bridge.problem
+        if self._bridge.nodes is None:
+            return f"connecting to the Ray cluster at {self._bridge.address}"
+        workers = [slot.worker for slot in slots if slot.worker is not None]
+        trains = any(worker.ready is not None for worker in workers)
+        for slot in slots:
+            # A worker may be lost while it starts; two in a row are a problem even if others train.
+            if slot.start_error is not None and slot.failed_starts > trains:
+                return f"workers cannot be started: {slot.start_error}"
+        if not workers or not all(worker.process.pending for worker in workers):
+            self._pending_since = None
+            return None
+        now = self._monotonic()
+        self._pending_since = now if self._pending_since is None else self._pending_since
+        # Ray needs some seconds to start an actor even if a node is free.
+        starts = any(node.workers for node in self._bridge.nodes) and now - self._pending_since < PENDING_SECONDS
+        return None if starts else _describe_pending(self._bridge)
+
+    def add_worker(self, pid: int) -> None:
+        """Ignore the worker; Ray gives it its GPU."""
+
+    def record_failure(self, uuid: str, candidate_id: int) -> None:
+        """Ignore the failure; Ray places the next worker."""
+
+    def record_success(self, uuid: str) -> None:
+        """Ignore the success."""
+
+    def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
+        """Return the memory of a GPU for one more training besides those in `slots`; 0 if it is not known."""
+        device = self._find(uuid)
+        if device is None:
+            return 0
+        return device.free_bytes - sum(slot.worker.outstanding_bytes for slot in slots if slot.worker is not None)
+
+    def load(self, uuid: str) -> float | None:
+        """Return the utilization of a GPU between 0 and 1, or None if it is not known."""
+        device = self._find(uuid)
+        percent = None if device is None else device.utilisation_percent
+        return None if percent is None else percent / 100
+
+    def is_broken(self, uuid: str) -> bool:
+        """Return False: a node that does not answer ends its actors."""
+        return False
+
+    def close(self) -> None:
+        """End the bridge."""
+        self._bridge.close()
+
+    def _find(self, uuid: str) -> DeviceSnapshot | None:
+        return next((status.device for status in self.statuses if status.device.uuid == uuid), None)
+
+
+def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[DeviceStatus]:
+    """Return the GPUs of the workers, as their nodes have reported them."""
+    statuses: dict[str, DeviceStatus] = {}
+    for slot in slots:
+        if slot.worker is not None and slot.on_gpu and slot.device.uuid != UNPLACED_UUID:
+            device = slot.worker.process.read_device(slot.device)
+            statuses[device.uuid] = DeviceStatus(device, PAUSED if device.uuid in paused else FREE)
+    return list(statuses.values())
+
+
+def _describe_pending(bridge: BridgeProcess) -> str:
+    """Return why all workers are pending: no node has room, or none is large enough."""
+    nodes = bridge.nodes or ()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    size = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} with {cpus:g} CPUs and {gpus:g} GPUs"
+    if any(node.workers for node in nodes):
+        return f"the Ray cluster ({size}) has no room now; each worker waits for {bridge.needs} on one node"
+    return (
+        f"no node of the Ray cluster ({size}) is large enough for a worker, which needs {bridge.needs}; "
+        "add nodes, or change --cpus-per-worker and --gpus-per-worker"
+    )

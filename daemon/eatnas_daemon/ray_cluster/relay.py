@@ -1,0 +1,172 @@
+"""Copy the bytes between the daemon's pipes of one worker and the actor that holds the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import ray
+from ray.exceptions import RayError
+
+from eatnas_daemon.ray_cluster.descriptors import readable, writable, write_all
+from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible, send_packet
+
+CHUNK_BYTES: Final = 1 << 16
+READ_SECONDS: Final = 1.0
+"""How long the actor waits for the worker before it reports that nothing was written."""
+SILENT_SECONDS: Final = 15.0
+"""An actor that has not answered for so long counts as suspended."""
+KILL_SECONDS: Final = 2.0
+
+
+class ActorLostError(Exception):
+    """The actor has ended, with the worker in it."""
+
+
+class Relay:
+    """One worker: its actor, its two pipes, and the socket over which its state is reported to the daemon."""
+
+    def __init__(self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int) -> None:
+        self._request, self._control = request, control
+        self._command_fd, self._report_fd = command_fd, report_fd
+        control.setblocking(False)
+        for descriptor in (command_fd, report_fd):
+            os.set_blocking(descriptor, False)
+        self._new_actor: Callable[[], tuple[Any, float | None]] | None = None
+        self._actor: Any = None
+        self._node, self._started = "a node that is not known yet", False
+        self.refused_by: str | None = None
+        """The id of the node that refused the worker."""
+
+    async def run(self, new_actor: Callable[[], tuple[Any, float | None]]) -> None:
+        """Start the worker in an actor, and copy until either side ends.
+
+        `new_actor` returns an actor, and the seconds after which to ask for another one if it is still pending.
+        """
+        self._new_actor = new_actor
+        ended: dict[str, Any] = {"exit_status": -signal.SIGKILL, "reason": None}
+        work = asyncio.create_task(self._work())
+        killed = asyncio.create_task(self._wait_for_kill())
+        try:
+            await asyncio.wait([work, killed], return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                ended = work.result()
+        except (ActorLostError, RayError) as error:
+            ended["reason"] = self._describe_loss(error)
+        finally:
+            for task in (work, killed):
+                task.cancel()
+            await asyncio.gather(work, killed, return_exceptions=True)
+            await self._kill_actor()
+            await self._report_end(ended)
+
+    async def _work(self) -> dict[str, Any]:
+        started = await self._start()
+        if "refused" in started:
+            self.refused_by = started["node_id"]
+            reason = f"the Ray node {started['node']} refused a worker: {started['refused']}"
+            return {"exit_status": 1, "reason": reason}
+        self._node, self._started = started["node"], True
+        send_if_possible(self._control, started)
+        commands = asyncio.create_task(self._copy_commands())
+        try:
+            await self._copy_reports()
+        finally:
+            commands.cancel()
+        return {"exit_status": await _answer(self._actor.finish.remote())}
+
+    async def _start(self) -> dict[str, Any]:
+        assert self._new_actor is not None
+        while True:
+            self._actor, seconds = self._new_actor()
+            start = asyncio.ensure_future(_answer(self._actor.start.remote(self._request)))
+            if (await asyncio.wait([start], timeout=seconds))[0]:
+                return dict(start.result())
+            start.cancel()
+            await self._end_actor()
+
+    async def _copy_commands(self) -> None:
+        """Copy the daemon's commands to the worker."""
+        with contextlib.suppress(RayError, ActorLostError):  # `_copy_reports` meets the same error
+            while True:
+                await readable(self._command_fd)
+                content = os.read(self._command_fd, CHUNK_BYTES)
+                await _answer(self._actor.write.remote(content))
+                if not content:
+                    return
+
+    async def _copy_reports(self) -> None:
+        """Copy the worker's reports to the daemon until the worker closes its pipe."""
+        while True:
+            read = asyncio.ensure_future(_answer(self._actor.read.remote(READ_SECONDS)))
+            try:
+                while not (await asyncio.wait([read], timeout=SILENT_SECONDS))[0]:
+                    send_if_possible(self._control, {"silent": True})
+                content, state = read.result()
+            finally:
+                read.cancel()
+            send_if_possible(self._control, {**state, "silent": False})
+            if content == b"":
+                return
+            if content is not None:
+                # The daemon has closed its end only if it has killed the worker.
+                with contextlib.suppress(BrokenPipeError):
+                    await write_all(self._report_fd, content)
+
+    async def _wait_for_kill(self) -> None:
+        """Return when the daemon asks to kill the worker, or has closed its end of the socket."""
+        while True:
+            await readable(self._control.fileno())
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    packet, _ = receive_packet(self._control)
+                except EOFError:
+                    return
+                if packet.get("kill"):
+                    return
+
+    async def _kill_actor(self) -> None:
+        """End the worker with its descendants, then the actor. An actor that is frozen or pending is ended alike."""
+        if self._started:
+            with contextlib.suppress(TimeoutError, RayError, ActorLostError):
+                await asyncio.wait_for(_answer(self._actor.kill.remote()), KILL_SECONDS)
+        await self._end_actor()
+
+    async def _end_actor(self) -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(asyncio.to_thread(ray.kill, self._actor), KILL_SECONDS)
+
+    async def _report_end(self, ended: dict[str, Any]) -> None:
+        # Unlike a state, which the next one replaces, the end must arrive even if the daemon has read nothing for long.
+        with contextlib.suppress(OSError):
+            while True:
+                try:
+                    send_packet(self._control, ended)
+                    break
+                except BlockingIOError:
+                    await writable(self._control.fileno())
+        for descriptor in (self._command_fd, self._report_fd):
+            os.close(descriptor)
+        self._control.close()
+
+    def _describe_loss(self, error: Exception) -> str:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        text = next((line for line in lines if line.startswith("The actor")), lines[0] if lines else "no reason given")
+        return f"the Ray actor of the worker on {self._node} ended: {text[:300]}"
+
+
+async def _answer(reference: Awaitable[Any]) -> Any:
+    """Return the value of a call of an actor. Raises `ActorLostError` or `RayError` if the actor is gone."""
+    try:
+        return await reference
+    except asyncio.CancelledError:
+        raise
+    except RayError:
+        raise
+    except Exception as error:
+        raise ActorLostError(str(error)) from error

@@ -1,0 +1,60 @@
+"""The versions that all nodes of a Ray cluster must have in common, and the errors of a cluster that differs."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from eatnas_db.distributions import installed_versions, require_module
+from eatnas_db.errors import ConflictError
+
+COMPARED: Final = ("torch", "numpy")
+"""Beside eatnas-db itself: the packages that decide the bits of a score."""
+
+
+def require_ray() -> None:
+    """Raise `EatnasError` unless this machine can be part of a Ray cluster."""
+    require_module("ray")
+    if sys.platform != "linux":
+        raise ConflictError("--launcher ray needs Linux; start the daemon on a node of the cluster")
+
+
+def compared_versions() -> dict[str, str]:
+    """Return the versions that a node must have too, without the parts that name a build for a device."""
+    versions = installed_versions()
+    for name in COMPARED:
+        try:
+            versions[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_connection_error(error: BaseException, address: str) -> str:
+    """Return in one line why there is no connection to a cluster, and what to do."""
+    text = " ".join(str(error).split())
+    if "Version mismatch" in text:
+        return (
+            f"the Ray cluster at {address} has other versions than this machine "
+            f"(Ray {_ray_version()}, Python {platform.python_version()}): {text}"
+        )[:500]
+    if address == "auto":
+        return (
+            "no Ray cluster runs on this machine; start its head with `ray start --head`, join one with "
+            "`ray start --address HOST:PORT`, or give the head with --address HOST:PORT"
+        )
+    if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):
+        return f"the Ray head {address} cannot be reached: {text}; check --address"
+    if "local raylet" in text or "node_ip_address" in text or "this node" in text.lower():
+        return f"this machine is no node of the Ray cluster at {address}; join it with `ray start --address {address}`"
+    return f"the Ray head at {address} does not answer ({text[:200]}); check --address, or start it with `ray start`"
+
+
+def _ray_version() -> str:
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return "unknown" if importlib.util.find_spec("ray") else "missing"
