@@ -13,7 +13,7 @@ from eatnas_db.searches.breeding import breed
 from eatnas_db.searches.failure_streak import pause_after_equal_failures
 from eatnas_db.searches.finishing import finish
 from eatnas_db.searches.locking import lock_search
-from eatnas_db.searches.prepared_births import PreparedBirths
+from eatnas_db.searches.prepared_births import LeftToDaemon, PreparedBirths
 from eatnas_db.searches.rung_decisions import decide_rungs
 from eatnas_db.searches.settling import settle
 
@@ -44,5 +44,5 @@ def settle_births(connection: Connection, search_id: int, now: float) -> int:
 
 
 def breed_births(connection: Connection, search_id: int, now: float) -> int:
-    """Insert every birth that can be decided now, and return the number of new births."""
-    return breed(connection, AdvanceState.of(lock_search(connection, search_id)), now)
+    """Insert every birth that can be decided without the model, and return their number."""
+    return breed(connection, AdvanceState.of(lock_search(connection, search_id)), now, LeftToDaemon())

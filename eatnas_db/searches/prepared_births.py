@@ -44,6 +44,16 @@ class PreparedBirths(Protocol):
         ...
 
 
+class LeftToDaemon:
+    """No births: a command leaves those that need the model to a daemon, which decides them before a transaction."""
+
+    def take(self, search_id: int, number: int) -> None:
+        """Return no birth."""
+
+    def discard(self, search_id: int) -> None:
+        """Do nothing: no birth was decided."""
+
+
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
     """Decide the next guided births of a search by one snapshot of the record, and write nothing."""
     # Only here, because the model loads SciPy.

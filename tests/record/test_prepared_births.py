@@ -6,9 +6,11 @@ import pytest
 from sqlalchemy import select, update
 
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.scored_births import SELECT_BEST, SELECT_LATEST
 from eatnas_db.searches.advance import advance_search
+from eatnas_db.searches.control import extend_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.open_searches import list_active_searches
 from eatnas_db.searches.prepared_births import prepare_births
@@ -60,6 +62,11 @@ def advance(engine, search_id, prepared=None):
         return connection.execute(query.order_by(candidate.c.birth)).scalars().all()
 
 
+def find_search(engine, name):
+    with read_transaction(engine) as connection:
+        return get_search(connection, name)
+
+
 def settle_only(engine, search_id):
     assert advance(engine, search_id, Prepared([])) == []
 
@@ -89,6 +96,19 @@ def test_births_prepared_from_other_scores_are_discarded(engine, search_id):
     assert advance(engine, search_id, prepared) == []
     assert prepared.discarded == [search_id]
     assert [birth.inputs.number for birth in prepare_births(engine, search_id)] == [8, 9, 10, 11]
+
+
+def test_extension_leaves_births_by_the_model_to_the_daemon(engine, search_factory, lease_factory, score_factory):
+    search_id = search_factory(**{**GUIDED, "budget__candidates": 8})
+    for number in range(8):
+        score_factory(lease_factory(search_id), (number * 5 % 8) / 10)
+    assert advance(engine, search_id) == []
+    with transaction(engine) as connection:
+        extend_search(connection, "s", candidates=22, now=4.0)
+    assert find_search(engine, "s").born == 8
+    births = prepare_births(engine, search_id)
+    assert [birth.inputs.number for birth in births] == [8, 9, 10, 11]
+    assert len(advance(engine, search_id, Prepared(births))) == 4
 
 
 def test_births_of_a_deleted_search_are_not_prepared(engine, search_id):
