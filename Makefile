@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 # PyTorch's index of builds without CUDA, which are much smaller. Used on machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# The devices for which `make image` installs PyTorch: cpu or cuda.
+DEVICE ?= cpu
+
 # Tests mostly wait for their child processes, so more of them than cores can run at once.
 TEST_PROCESSES ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES)
@@ -13,7 +16,7 @@ AVX2_TESTS = $(addprefix tests/training/test_,loop.py network.py new_layers.py p
 BENCHMARKS = cold_start transaction_cost supervision tracking streaming training
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test test-fast test-avx2 check bench chaos soak docs wheel clean
+.PHONY: help demo install test test-fast test-avx2 check bench chaos soak docs wheel image clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1: \2/p' Makefile
@@ -59,6 +62,9 @@ docs: $(VENV)/.installed-dev ## build the documentation in site/index.html; brok
 
 wheel: $(VENV)/.installed-dev ## build the wheels of eatnas-db and eatnas-db-core in dist/
 	for name in eatnas-db-core eatnas-db; do $(BIN)/python -m build --wheel --outdir dist distributions/$$name || exit 1; done
+
+image: wheel ## build the container image eatnas-db:cpu, or eatnas-db:cuda with DEVICE=cuda; needs docker
+	docker build --file docker/Dockerfile --build-arg DEVICE=$(DEVICE) --tag eatnas-db:$(DEVICE) .
 
 clean: ## remove .venv and everything that was built, but not the searches in .eatnas
 	rm -rf $(VENV) build dist site *.egg-info distributions/*/build distributions/*/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
