@@ -72,7 +72,7 @@ class TrainingSpec(SpecSection):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
+    augment: Literal["none", "flip", "shift", "crop_flip"] = "crop_flip"
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 on a CUDA device with hardware support for it, float32 elsewhere"
     )

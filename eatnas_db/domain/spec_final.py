@@ -29,7 +29,7 @@ class FinalSpec(SpecSection):
     clip_norm: float | None = Field(None, ge=0, le=1e9, description="largest norm of the gradient; 0: no limit")
     label_smoothing: float | None = Field(None, ge=0, lt=1)
     ema_decay: float | None = Field(None, ge=0, lt=1, description="decay of the average of the weights; 0: no average")
-    augment: Literal["none", "shift", "crop_flip"] | None = None
+    augment: Literal["none", "flip", "shift", "crop_flip"] | None = None
     auto_augment: Literal["none", "randaugment", "trivialaugment"] | None = None
     random_erasing: float | None = Field(None, ge=0, le=1, description="share of images with an erased rectangle")
     mixup: float | None = Field(None, ge=0, le=1000, description="alpha of mixup; 0: off")

@@ -34,6 +34,6 @@ def test_page_lists_exactly_the_keys_with_their_defaults():
 
 
 def test_page_lists_every_choice():
-    training = ("none", "shift", "crop_flip", "float32", "bfloat16")
+    training = ("none", "flip", "shift", "crop_flip", "float32", "bfloat16")
     for choice in (*training, "oldest", "worst", "mixed", "quality_flat", "survivors"):
         assert f"`{choice}`" in PAGE

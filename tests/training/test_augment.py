@@ -41,6 +41,14 @@ def test_crop_flip_mirrors_half_and_none_changes_nothing() -> None:
     assert augment_batch(images, key("none")) is images
 
 
+def test_flip_mirrors_half_and_shifts_nothing() -> None:
+    images = torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8)
+    augmented = augment_batch(images, key("flip"))
+    mirrored = (augmented == images.flip(3)).all((1, 2, 3))
+    assert 60 < mirrored.sum() < 140
+    assert torch.equal(augmented[~mirrored], images[~mirrored])
+
+
 def test_training_images_are_normalized() -> None:
     train = load_data({"name": "digits"}, "cpu").train
     assert isinstance(train, ResidentPart)

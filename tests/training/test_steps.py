@@ -105,7 +105,7 @@ def test_checkpoint_of_another_recipe_precision_is_refused(assignment: MakeAssig
 
 
 @pytest.mark.parametrize("split_batches", [False, True])
-@pytest.mark.parametrize("augment", ["none", "shift", "crop_flip"])
+@pytest.mark.parametrize("augment", ["none", "flip", "shift", "crop_flip"])
 def test_step_never_reads_values_from_its_device(assignment: MakeAssignment, augment: str, split_batches: bool) -> None:
     # Tensors on torch's meta device have no values: reading one raises, and so does mixing devices.
     assign = replace(assignment(augment=augment, label_smoothing=0.1), split_batches=split_batches)

@@ -126,6 +126,14 @@ def test_batch_does_not_depend_on_the_number_of_threads(folder: Path, load: Call
     )
 
 
+def test_flip_mirrors_half_of_the_centers(folder: Path, load: Callable[..., Any]) -> None:
+    part = load(folder).train
+    for (mirrored, _), (center, _) in zip(batches(part, augment="flip"), batches(part, augment="none"), strict=True):
+        kept = (mirrored == center).all((1, 2, 3))
+        assert 0 < kept.sum() < len(kept)
+        assert torch.equal(mirrored[~kept], center[~kept].flip(3))
+
+
 def test_batch_depends_only_on_its_key(folder: Path, load: Callable[..., Any]) -> None:
     data = load(folder)
     whole = batches(data.train)

@@ -12,13 +12,15 @@ from eatnas_training.data.policies import draw_operations
 
 SHIFT_SHARE: Final = 8
 """Images are shifted by up to their height divided by this."""
+MIRRORING: Final = ("flip", "crop_flip")
+"""The values of `training.augment` that mirror half of the images."""
 
 
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
     """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of them.
 
-    The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch unchanged. The
-    operations of a policy follow.
+    `flip` only mirrors. The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch
+    unchanged. The operations of a policy follow.
     """
     shifted = _shift(images, key)
     if key.policy == "none":
@@ -38,14 +40,14 @@ def _shift(images: Tensor, key: BatchKey) -> Tensor:
     count, _, height, width = images.shape
     device = images.device
     generator = torch.Generator().manual_seed(key.draw_seed("augment"))
-    reach = max(1, height // SHIFT_SHARE)
+    reach = 0 if key.augment == "flip" else max(1, height // SHIFT_SHARE)
     shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
     mirrored = torch.rand((count, 1), generator=generator) < 0.5
     # Drawn on the CPU, so that every device gets the same draws, and copied in one piece.
     down, across, mirror = to_device(torch.stack((*shifts, mirrored.long())), device)
     rows = down + torch.arange(height, device=device)
     columns = across + torch.arange(width, device=device)
-    if key.augment == "crop_flip":
+    if key.augment in MIRRORING:
         columns = torch.where(mirror > 0, columns.flip(1), columns)
     padded = torch.nn.functional.pad(images, (reach,) * 4).permute(0, 2, 3, 1)
     image = torch.arange(count, device=device)[:, None, None]

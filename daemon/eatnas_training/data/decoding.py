@@ -69,12 +69,13 @@ def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     """Return the random numbers of `count` images, or None for images that get the center crop.
 
     For each image: an area and an aspect ratio for each try, two numbers for the position and one for mirroring, all
-    from 0 to 1.
+    from 0 to 1. `flip` has the last one alone.
     """
     if key.augment == "none":
         return [None] * count
     generator = torch.Generator().manual_seed(key.draw_seed("crop"))
-    draws = torch.rand((count, 2 * CROP_TRIES + 3), generator=generator, dtype=torch.float64)
+    numbers = 1 if key.augment == "flip" else 2 * CROP_TRIES + 3
+    draws = torch.rand((count, numbers), generator=generator, dtype=torch.float64)
     if key.augment == "shift":
         draws[:, -1] = 1
     rows: list[list[float] | None] = draws.tolist()
@@ -88,13 +89,13 @@ def decode_image(
     state: FileState | None = None,
     operations: Sequence[Operation] = (),
 ) -> Bytes:
-    """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of `draws`.
+    """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of several `draws`.
 
     The operations change the crop before it is mirrored. Raises `DataError`, also if the file is not in the given
     state.
     """
     image = open_image(path, state)
-    box = center_crop(*image.size) if draws is None else _random_crop(*image.size, draws)
+    box = center_crop(*image.size) if draws is None or len(draws) == 1 else _random_crop(*image.size, draws)
     crop = image.resize((side, side), Image.Resampling.BILINEAR, box)
     for operation in operations:
         crop = operation.apply(crop)

@@ -54,7 +54,7 @@ class StreamedPart:
         return sum(map(len, self._pending.values()))
 
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
-        """See `DataPart`. `crop_flip` crops and mirrors, `shift` only crops, `none` takes the center."""
+        """See `DataPart`. `crop_flip` crops and mirrors, `shift` crops, `flip` mirrors the center, `none` takes it."""
         batches = max(1, len(self._files.names) // key.size)
         following = range(key.batch + 1, min(key.batch + 1 + BATCHES_AHEAD, batches))
         return self._fetch([key, *(replace(key, batch=batch) for batch in following)])
