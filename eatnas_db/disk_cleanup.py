@@ -11,6 +11,7 @@ from eatnas_db import events
 from eatnas_db.database.transactions import run_transaction
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.disk_usage import RemovableFile, measure_disk_usage, select_for_removal
+from eatnas_db.queries.final_models import list_needed_sources
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.settings import Settings
@@ -38,15 +39,20 @@ def free_disk_space(
 
 
 def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
-    """Delete the rows of checkpoints and return their paths; skip candidates that are to be trained again meanwhile."""
+    """Delete the rows of checkpoints and return their paths; skip candidates that are needed again meanwhile."""
     if not files:
         return set()
     settled = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))
 
     def write(connection: Connection) -> set[str]:
         deleted: set[str] = set()
+        needed = list_needed_sources(connection)
         for file in files:
-            is_removable = (checkpoint.c.path == file.row, checkpoint.c.candidate_id.in_(settled))
+            is_removable = (
+                checkpoint.c.path == file.row,
+                checkpoint.c.candidate_id.in_(settled),
+                checkpoint.c.candidate_id.not_in(needed),
+            )
             paths = connection.execute(delete(checkpoint).where(*is_removable).returning(checkpoint.c.path))
             deleted.update(paths.scalars())
         detail = {"files": len(deleted), "bytes": sum(file.bytes for file in files if file.row in deleted)}

@@ -41,8 +41,9 @@ def show_candidate(
     """Show all data about a candidate."""
     with read_connection(ctx.obj.database_url) as connection:
         row = asdict(get_candidate(connection, candidate))
-    if not row["rungs"]:
-        del row["rungs"]
+    for key in ("rungs", "weights_from"):
+        if not row[key]:
+            del row[key]
     show_one(row if format is Format.JSON else _with_metric_columns(row), format, layout=layout)
 
 

@@ -46,5 +46,7 @@ def _describe(entry: LineageEntry, place: str, *, has_rungs: bool) -> str:
     changes = f": {', '.join(entry.changes)}" if entry.changes else ""
     share = entry.share_inherited
     inherited = "" if share is None else f", {share:.0%} inherited, {entry.lineage_epochs} epochs behind it"
+    if entry.weights_from is not None:
+        inherited = f", starts from {entry.weights_from}{inherited}"
     reason = "" if entry.reason is None else f". {entry.reason}"
     return f"{place}{entry.id}, birth {entry.birth}, {entry.origin}{changes}, {fitness}{gain}{inherited}{reason}"

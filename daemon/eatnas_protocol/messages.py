@@ -26,6 +26,7 @@ class Assign:
     `objective_metric`: the metric that a training of the user's own must report.
     `data_state`: the digests of the images at the creation of the search; the training fails if they differ now.
     `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
+    `initial_weights`: start from the weights of another final model, the fields of `InitialWeights`.
     `stop_after`: finish after this many epochs of the recipe, with a checkpoint from which a later attempt resumes.
     """
 
@@ -48,6 +49,23 @@ class Assign:
     latency: dict[str, Any] | None = None
     objective_metric: str = "val_accuracy"
     stop_after: int | None = None
+    initial_weights: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """A trained final model that a training starts from: its name for messages, its network and its last checkpoint.
+
+    `code`, `macro` and `task` are as in `Assign`. `digest` is the SHA-256 of the checkpoint's content.
+    """
+
+    label: str
+    candidate: int
+    checkpoint_folder: str
+    digest: str
+    code: list[list[int | float]] | str
+    macro: dict[str, Any]
+    task: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

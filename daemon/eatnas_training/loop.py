@@ -19,6 +19,7 @@ from eatnas_protocol.messages import (
     EpochDone,
     Failed,
     Finished,
+    InitialWeights,
     Phase,
     Progress,
     Released,
@@ -27,6 +28,7 @@ from eatnas_protocol.messages import (
 from eatnas_training import checkpoint
 from eatnas_training.data.loading import forget_loaded_data
 from eatnas_training.failures import failure_kind, is_cuda_error
+from eatnas_training.inheritance.initial_weights import read_initial_weights
 from eatnas_training.inheritance.parent import TrainedNetwork, find_nearest_ancestor, spec_of
 from eatnas_training.latency import Latency, LatencyMeasurement, load_of_other_processes
 from eatnas_training.rank_group import STEP_SECONDS, RankGroup
@@ -87,8 +89,7 @@ class Training:
         self.runner = StepRunner(assign, device, monotonic)
         self._token = (assign.candidate, assign.attempt)
         self._ancestor_seconds = 0.0
-        self._reported_at = -math.inf
-        self._saved_at = monotonic()
+        self._reported_at, self._saved_at = -math.inf, monotonic()
         self.step_seconds = STEP_SECONDS
         self.ranks: RankGroup | None = None
 
@@ -106,6 +107,8 @@ class Training:
         yield Phase(*self._token, "building")
         runner.build()
         resumed = yield from self._resume()
+        if self.assign.initial_weights is not None and not resumed:
+            runner.build(read_initial_weights(InitialWeights(**self.assign.initial_weights)))
         if self.assign.inherits and not resumed and not (yield from self._inherit()):
             return
         if recipe.devices > 1 and runner.state.epoch < recipe.epochs and not (yield from self._start_ranks()):
@@ -286,7 +289,7 @@ class Training:
             logit_distance=state.logit_distance,
             precision=state.precision,
         )
-        return finished if latency is None else _with_latency(finished, latency)
+        return _with_latency(finished, latency)
 
     def save(self) -> Iterator[Report]:
         """Write a checkpoint between two batches; on a full disk wait for space or for a stop request."""
@@ -310,19 +313,20 @@ class Training:
             return
         self._reported_at = now
         self.runner.require_finite_loss()
-        device, state = self.runner.device, self.runner.state
         yield Progress(
             candidate=self.assign.candidate,
             attempt=self.assign.attempt,
-            epoch=state.epoch,
-            batch=state.batch,
+            epoch=self.runner.state.epoch,
+            batch=self.runner.state.batch,
             batches=self.runner.batches,
             device_seconds=self.device_seconds,
-            memory_bytes=0 if device == "cpu" else torch.cuda.memory_reserved(device),
+            memory_bytes=0 if self.runner.device == "cpu" else torch.cuda.memory_reserved(self.runner.device),
         )
 
 
-def _with_latency(report: Finished, latency: Latency) -> Finished:
+def _with_latency(report: Finished, latency: Latency | None) -> Finished:
+    if latency is None:
+        return report
     return replace(
         report,
         latency_ms=latency.median,

@@ -21,6 +21,7 @@ METHODS_OFF: Final[dict[str, Any]] = {
     "end_resolution": None,
     "end_epochs": 0,
     "devices": 1,
+    "from": None,
 }
 """The keys that only recipes of final models have, and their defaults. A recipe contains the keys with other values."""
 AUGMENTED_CHANNELS: Final = (1, 3)
@@ -42,10 +43,10 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe of final models of a search with this section `training`.
 
-    A key of the section `final` takes precedence over its preset, and the preset over `training`. Raises
-    `InvalidSpecError` if the keys contradict each other.
+    A key of the section `final` takes precedence over its preset, and the preset over `training`. `final.from` is not
+    in it: only the record knows the weights that it names. Raises `InvalidSpecError` if the keys contradict each other.
     """
-    keys = {key: value for key, value in final.items() if value is not None}
+    keys = {key: value for key, value in final.items() if value is not None and key != "from"}
     chosen = PRESETS.get(keys.pop("preset", ""), {}) | keys
     recipe = {"epochs": FINAL_EPOCHS_FACTOR * training["epochs"], **chosen}
     recipe = {key: value for key, value in ({**training, **recipe}).items() if value != METHODS_OFF.get(key, object())}

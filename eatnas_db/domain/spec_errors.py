@@ -72,4 +72,4 @@ def _fields_at(model: type[BaseModel], location: Sequence[str], *, include_union
         if not sections:
             return []
         model = sections[0]
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

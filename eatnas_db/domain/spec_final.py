@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from eatnas_db.domain.final_weights import parse_source
 from eatnas_db.domain.spec_errors import describe_errors
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.errors import InvalidSpecError
@@ -39,6 +40,16 @@ class FinalSpec(SpecSection):
     end_resolution: int | None = Field(None, ge=4, le=1024, description="side of the images in the last epochs")
     end_epochs: int | None = Field(None, ge=0, le=100_000, description="number of epochs with `end_resolution`")
     devices: int | None = Field(None, ge=1, le=64, description="processes that share each batch")
+    from_: str | None = Field(
+        None, alias="from", description="the final model whose weights the training starts from; none: random weights"
+    )
+
+    @field_validator("from_")
+    @classmethod
+    def _names_a_final_model(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_source(value)
+        return value
 
     def to_keys(self) -> dict[str, Any]:
         """Return the keys that are set."""

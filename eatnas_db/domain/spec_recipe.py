@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,5 +28,6 @@ class TrainingRecipe(TrainingSpec):
     end_resolution: int | None = Field(None, ge=4, le=1024)
     end_epochs: int = Field(0, ge=0)
     devices: int = Field(1, ge=1)
+    from_: dict[str, Any] | None = Field(None, alias="from")
 
-    stored_if_set = TrainingSpec.stored_if_set | METHODS_OFF.keys()
+    stored_if_set = TrainingSpec.stored_if_set | {*METHODS_OFF, "from_"} - {"from"}

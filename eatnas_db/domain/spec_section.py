@@ -28,8 +28,16 @@ class SpecSection(BaseModel):
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        unset = {name for name in self.stored_if_set if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in fields.items() if name not in unset}
+        known = type(self).model_fields
+        unset = {name for name in self.stored_if_set if getattr(self, name) == known[name].default}
+        aliases = {name: field.alias for name, field in known.items() if field.alias is not None}
+        # A nested section is serialized by the names of its fields, which Python's keywords are not.
+        return {aliases.get(name, name): value for name, value in fields.items() if name not in unset}
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys of the section as a spec writes them."""
+        return [field.alias or name for name, field in cls.model_fields.items()]
 
     @field_validator("*", mode="before")
     @classmethod

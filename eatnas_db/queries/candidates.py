@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
+from eatnas_db.domain.final_weights import describe_source
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.calibration import PredictedFitness, get_predicted_fitness
 from eatnas_db.queries.mutations import list_changes
@@ -84,6 +85,7 @@ class CandidateDetails:
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
     `prediction` is the model's, if the model decided the birth. `rungs` is empty in a search without rungs.
+    `weights_from` is the final model, as SEARCH/CANDIDATE, that a final model starts from; None: random weights.
     """
 
     id: int
@@ -112,6 +114,7 @@ class CandidateDetails:
     epochs: tuple[CandidateEpoch, ...]
     scores: tuple[CandidateScore, ...]
     rungs: tuple[CandidateRung, ...] = ()
+    weights_from: str | None = None
 
 
 def parse_candidate_id(name_or_id: str) -> int | None:
@@ -145,6 +148,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         select(
             candidate,
             search.c.name.label("search"),
+            search.c.spec,
             architecture.c.digest,
             parent.c.birth.label("parent_birth"),
         )
@@ -181,6 +185,7 @@ def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails
         epochs=list_epochs(connection, candidate_id),
         scores=_list_scores(connection, candidate_id),
         rungs=list_candidate_rungs(connection, candidate_id),
+        weights_from=describe_source(row.spec, row.origin, row.code),
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, select
 from eatnas_db.checkpoint_files import owner_of_file
 from eatnas_db.database.transactions import read_transaction
 from eatnas_db.domain.states import SETTLED
+from eatnas_db.queries.final_models import list_needed_sources
 from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.schema.candidates import PENDING, WAITING, candidate
 from eatnas_db.schema.searches import search
@@ -217,6 +218,7 @@ def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | Non
             checkpoint.c.attempt.desc(),
         )
     )
+    needed = list_needed_sources(connection)
     orders: dict[str, RemovalOrder | None] = {}
     previous_id = None
     for row in connection.execute(query):
@@ -226,7 +228,7 @@ def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | Non
             orders[row.path] = None
         elif not is_newest:
             orders[row.path] = RemovalOrder.OLDER
-        elif row.finished_at is None or row.has_unsettled_child:
+        elif row.finished_at is None or row.has_unsettled_child or row.candidate_id in needed:
             orders[row.path] = None
         else:
             orders[row.path] = RemovalOrder.NEWEST

@@ -62,7 +62,7 @@ _BIRTH_MESSAGES: Final = {
     "perturbation": "born as a perturbation of candidate {parent_id}",
     "reevaluation": "candidate {parent_id} will be trained from scratch to re-evaluate it",
     "retry": "failed candidate {parent_id} will be trained again from scratch",
-    "final": "candidate {parent_id} will be trained from scratch on training and validation images, then tested",
+    "final": "candidate {parent_id} will be trained on training and validation images, then tested",
 }
 
 EVENT_KINDS: Final = tuple(sorted({"born", *_MESSAGES, *_CANDIDATE_MESSAGES, *_SEARCH_MESSAGES}))
@@ -94,8 +94,12 @@ def describe_event(
         facts["fitness"] = f"{fitness:.4f}"
     if "failure" in detail:
         facts["failure"] = ", ".join(filter(None, (detail["failure"].replace("_", " "), detail.get("message"))))
+    if "weights" in detail:
+        facts["weights"] = ", ".join(detail["weights"])
     try:
         template = _REASON_MESSAGES.get(kind, "") if "reason" in detail else ""
+        if kind == "created" and "weights" in detail:
+            template = "the search was created; its final models start from the weights of {weights}"
         message = (template or _template(kind, origin)).format_map(facts) or _list_detail(kind, detail)
     except KeyError:
         message = _list_detail(kind, detail)

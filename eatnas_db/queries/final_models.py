@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
+from eatnas_db.domain.final_weights import list_sources, own_training
 from eatnas_db.domain.objective import TEST_ACCURACY
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import Origin, SearchKind
@@ -55,6 +56,19 @@ def count_test_evaluations(connection: Connection, search_id: int) -> int:
     return int(connection.execute(query.where(of_search, event.c.kind == "tested")).scalar_one())
 
 
+def list_needed_sources(connection: Connection) -> dict[int, str]:
+    """Return the final models whose weights an unfinished search starts from, with the name of one such search."""
+    unfinished = select(search.c.name, search.c.spec).where(
+        search.c.kind == SearchKind.FINAL, search.c.finished_at.is_(None)
+    )
+    return {
+        source.candidate: row.name
+        for row in connection.execute(unfinished)
+        if isinstance(row.spec, dict)
+        for source in list_sources(row.spec.get("training") or {})
+    }
+
+
 def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple[FinalModel, ...]:
     query = (
         select(
@@ -62,6 +76,7 @@ def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple
             search.c.name,
             candidate.c.state,
             candidate.c.replica,
+            candidate.c.code,
             search.c.spec,
             score.c.value,
         )
@@ -76,7 +91,7 @@ def _list_where(connection: Connection, condition: ColumnElement[bool]) -> tuple
             search=row.name,
             state=row.state,
             replica=row.replica,
-            recipe=without_timing(row.spec["training"]),
+            recipe=without_timing(own_training(row.spec["training"], row.code)),
             accuracy=row.value,
         )
         for row in connection.execute(query)

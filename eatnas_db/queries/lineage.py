@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
-from eatnas_db.domain.states import RETRAINED
+from eatnas_db.domain.final_weights import describe_source
+from eatnas_db.domain.states import RETRAINED, Origin
 from eatnas_db.queries.calibration import explain_proposal, list_source_names
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.mutations import describe_change
@@ -42,6 +43,8 @@ class LineageEntry:
     reason: str | None = None
     """Why the model proposed it; None if evolution decided the birth."""
     rung: int = 0
+    weights_from: str | None = None
+    """The final model, as SEARCH/CANDIDATE, that a final model starts from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,11 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
 def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[LineageEntry]:
     """Yield an entry for each candidate; parents come before their children."""
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
+    retraining = {row.search_id for row in rows if row.origin == Origin.FINAL}
+    specs: dict[int, Any] = {}
+    if retraining:
+        of_final_models = select(search.c.id, search.c.spec).where(search.c.id.in_(retraining))
+        specs = {row.id: row.spec for row in connection.execute(of_final_models)}
     measured: dict[int | None, tuple[tuple[int, int] | None, float | None]] = {None: (None, None)}
     with_sources = {row.search_id for row in rows if row.slopes}
     sources = {search_id: list_source_names(connection, search_id) for search_id in with_sources}
@@ -236,4 +244,5 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
             lineage_epochs=row.lineage_epochs,
             reason=row.explain(sources.get(row.search_id, ())),
             rung=row.rung,
+            weights_from=describe_source(specs.get(row.search_id, {}), row.origin, row.code),
         )

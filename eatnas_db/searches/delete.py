@@ -13,6 +13,7 @@ from eatnas_db.domain.states import SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.leases import count_leased
+from eatnas_db.queries.final_models import list_needed_sources
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.candidates import candidate, mutation, prediction
 from eatnas_db.schema.events import event
@@ -33,7 +34,8 @@ class DeletedSearch:
 def require_deletable(connection: Connection, name: str) -> int:
     """Return the number of candidates of a search that nothing depends on.
 
-    Raises `NotFoundError`, or `ConflictError` if other searches come from it or if it is in training.
+    Raises `NotFoundError`, or `ConflictError` if other searches come from it or need its weights, or if it is in
+    training.
     """
     record = get_search(connection, name)
     modelled = select(transfer_source.c.search_id).where(transfer_source.c.source_id == record.id)
@@ -43,6 +45,13 @@ def require_deletable(connection: Connection, name: str) -> int:
         raise ConflictError(
             f"search {name!r} cannot be deleted: {', '.join(names)} {'comes' if len(names) == 1 else 'come'} from it "
             "(a transfer, a re-evaluation, final models or retries); delete those searches first"
+        )
+    needed = list_needed_sources(connection)
+    of_search = select(candidate.c.id).where(candidate.c.search_id == record.id, candidate.c.id.in_(needed))
+    if (source := connection.execute(of_search.order_by(candidate.c.id)).scalars().first()) is not None:
+        raise ConflictError(
+            f"search {name!r} cannot be deleted: {needed[source]} starts from the weights of its candidate {source}; "
+            f"run `eatnas-db run {needed[source]}` to its end, or delete that search first"
         )
     if training := count_leased(connection, record.id):
         raise ConflictError(

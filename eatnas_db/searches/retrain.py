@@ -14,6 +14,7 @@ from eatnas_db.database.dialects import insert_or_ignore
 from eatnas_db.database.locks import lock_searches
 from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.final_recipe import AUGMENTED_CHANNELS, final_recipe
+from eatnas_db.domain.final_weights import FROM, RANDOM, list_sources, own_training, parse_source
 from eatnas_db.domain.recipe import without_timing
 from eatnas_db.domain.states import CandidateState, DesiredState, Origin, SearchKind
 from eatnas_db.errors import ConflictError, InvalidSpecError
@@ -26,6 +27,7 @@ from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import space_of
+from eatnas_db.searches.weight_sources import find_weight_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +90,17 @@ def create_final_training(
     if not codes:
         _require_winners(connection, record)
         codes = [(ranked.id, ranked.code) for ranked in list_best(connection, record.id, top)]
-    training = _final_training(record, {**(final or {}), **({"epochs": epochs} if epochs else {})})
+    keys = {**record.spec.get("final", {}), **(final or {}), **({"epochs": epochs} if epochs else {})}
+    training = _final_training(record, keys)
+    reference = parse_source(keys.get(FROM) or RANDOM)
+    if reference is not None:
+        training[FROM] = find_weight_sources(connection, record, reference, codes)
     retrainings = [
         Retraining(candidate_id, code, replica)
         for candidate_id, code in codes
-        for replica in _unused_replicas(connection, candidate_id, training, seeds=seeds, again=again)
+        for replica in _unused_replicas(
+            connection, candidate_id, own_training(training, code), seeds=seeds, again=again
+        )
     ]
     return insert_retrainings(
         connection,
@@ -104,9 +112,9 @@ def create_final_training(
     )
 
 
-def _final_training(record: SearchRecord, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe of the spec's section `final` with some keys changed. Raises `InvalidSpecError`."""
-    training = final_recipe(record.spec["training"], {**record.spec.get("final", {}), **changes})
+def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe of a section `final`, without its weights. Raises `InvalidSpecError`."""
+    training = final_recipe(record.spec["training"], keys)
     if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
         raise InvalidSpecError(
             f"final.auto_augment: {training['auto_augment']} needs images of 1 or 3 channels, and those of "
@@ -211,7 +219,10 @@ def insert_retrainings(
         "created_at": now,
     }
     search_id, name = _insert_with_unused_name(connection, values, spec, prefix=source.name, suffix=kind)
-    record_event(connection, now, "created", search_id=search_id, detail={"source": source.name})
+    detail: dict[str, Any] = {"source": source.name}
+    if sources := list_sources(training):
+        detail["weights"] = list(dict.fromkeys(map(str, sources)))
+    record_event(connection, now, "created", search_id=search_id, detail=detail)
     _insert_births(connection, lock_search(connection, search_id), retrainings, now)
     return name
 

@@ -32,13 +32,16 @@ def test_stored_spec_has_the_section_only_if_set():
     assert "final" not in parse_spec(SPEC).model_dump(mode="json")
     stored = parse_spec({**SPEC, "final": {"preset": "strong", "mixup": 0}}).model_dump(mode="json")
     assert stored["final"] == {"preset": "strong", "mixup": 0.0}
+    stored = parse_spec({**SPEC, "final": {"from": "007/12"}}).model_dump(mode="json")
+    assert stored["final"] == {"from": "007/12"}
+    assert parse_spec(stored).model_dump(mode="json") == stored
 
 
 def test_every_key_of_the_section_is_one_of_the_recipe():
-    keys = FinalSpec.model_fields.keys() - {"preset"}
-    assert keys <= TrainingRecipe.model_fields.keys()
-    added = TrainingRecipe.model_fields.keys() - TrainingSpec.model_fields.keys()
-    assert {key: TrainingRecipe.model_fields[key].default for key in added} == METHODS_OFF
+    fields = {field.alias or name: field for name, field in TrainingRecipe.model_fields.items()}
+    assert set(FinalSpec.keys()) - {"preset"} <= fields.keys()
+    added = fields.keys() - TrainingSpec.model_fields.keys()
+    assert {key: fields[key].default for key in added} == METHODS_OFF
     for preset in PRESETS.values():
         TrainingRecipe(**final_recipe(TRAINING, parse_final(preset)))
 
@@ -48,6 +51,8 @@ def test_every_key_of_the_section_is_one_of_the_recipe():
     [
         ({"presett": "strong"}, "final.presett: unknown key 'presett'; did you mean preset?"),
         ({"preset": "weak"}, "final.preset: input should be 'eatnas-paper' or 'strong' (given: 'weak')"),
+        ({"from": "a/b/c"}, "final.from: expected SEARCH or SEARCH/CANDIDATE, with the id of the candidate, or none"),
+        ({"from_": "digits"}, "final.from_: unknown key 'from_'; did you mean from?"),
         ({"mixup": -1}, "final.mixup: input should be greater than or equal to 0 (given: -1)"),
         ({"end_epochs": 3}, "final: end_resolution and end_epochs need each other; set both or neither"),
         ({"end_epochs": 41, "end_resolution": 9}, "final.end_epochs: 41 exceeds the 40 epochs of a final model"),

@@ -13,7 +13,8 @@ ROW = re.compile(r"^\| `([\w.]+)` \| (.+?) \| (.+) \|$", re.MULTILINE)
 
 def fields(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
     defaults = {}
-    for name, field in model.model_fields.items():
+    for field_name, field in model.model_fields.items():
+        name = field.alias or field_name
         if field.is_required():
             default = "required"
         elif field.default is None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from eatnas_db.checkpoint_files import read_checkpoint
-from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Failed, Finished, Report
+from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Failed, Finished, Phase, Report
 from eatnas_training import checkpoint, loop
 from eatnas_training.worker_protocol import StopRequest
 
@@ -50,6 +50,19 @@ class Reports(list[Report]):
 
 def run_training(assign: Assign, stop_request: Callable[[], StopRequest] = no_request, **options: Any) -> Reports:
     return Reports(loop.train(assign, stop_request, **options), assign.checkpoint_folder)
+
+
+def released_in_training(assign: Assign, batches: int) -> Reports:
+    """Train the given number of batches, and release the training."""
+    calls, reports = itertools.count(1), Reports([], assign.checkpoint_folder)
+
+    def request() -> StopRequest:
+        training = any(isinstance(report, Phase) and report.phase == "training" for report in reports)
+        return StopRequest.RELEASE if training and next(calls) > batches else StopRequest.NONE
+
+    for report in loop.train(assign, request):
+        reports.append(report)
+    return reports
 
 
 def epoch_metrics(reports: Reports) -> list[EpochDone]:

@@ -6,17 +6,22 @@ import resource
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import psutil
 import pytest
 
 from eatnas_db.domain.states import FailureKind
-from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Failed, Phase, Report
+from eatnas_protocol.messages import Assign, Checkpointed, EpochDone, Failed, Report
 from eatnas_training import loop
-from eatnas_training.worker_protocol import StopRequest
-from support.trainings import MakeAssignment, Reports, assert_same_bits, failed, no_request, run_training
+from support.trainings import (
+    MakeAssignment,
+    assert_same_bits,
+    failed,
+    no_request,
+    released_in_training,
+    run_training,
+)
 
 METHODS: dict[str, Any] = {
     "optimizer": "adamw",
@@ -37,19 +42,6 @@ def on_two(assignment: MakeAssignment, **fields: Any) -> Assign:
 def ranks() -> list[psutil.Process]:
     children = psutil.Process().children()
     return [child for child in children if "eatnas_training.rank" in child.cmdline()]
-
-
-def released_in_training(assign: Assign, batches: int) -> Reports:
-    """Train the given number of batches, and release the training."""
-    calls, reports = count(1), Reports([], assign.checkpoint_folder)
-
-    def request() -> StopRequest:
-        training = any(isinstance(report, Phase) and report.phase == "training" for report in reports)
-        return StopRequest.RELEASE if training and next(calls) > batches else StopRequest.NONE
-
-    for report in loop.train(assign, request):
-        reports.append(report)
-    return reports
 
 
 @pytest.mark.slow

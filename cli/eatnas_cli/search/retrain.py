@@ -13,6 +13,7 @@ from eatnas_cli.options import SearchName
 from eatnas_daemon.data_sets import describe_final_data
 from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
+from eatnas_db.domain.final_weights import list_sources
 from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.searches.retrain import create_final_training, create_reevaluation, require_evolution
@@ -70,6 +71,14 @@ def final(
         str | None, typer.Option(metavar="NAME", help="Recipe to start from: eatnas-paper or strong.")
     ] = None,
     changes: FinalKeys = None,
+    weights_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="SEARCH[/CANDIDATE]",
+            help="Start from the weights of a trained final model of the same architecture, or from `none`.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings per candidate.")] = 3,
     again: Annotated[
         bool, typer.Option("--again", help="Train candidates again that were tested with the same settings before.")
@@ -77,10 +86,13 @@ def final(
 ) -> None:
     """Train the best candidates longer, on training and validation images, and evaluate them once on the test set.
 
-    It trains from scratch with new seeds, in a separate search. No other command reads the test set.
+    It trains from scratch, or --from other weights, with new seeds, in a separate search. No other command reads the
+    test set.
     """
     settings: Settings = ctx.obj
-    keys = parse_final(({"preset": preset} if preset else {}) | parse_overrides(changes or (), form="key=value"))
+    options = {"preset": preset, "from": weights_from}
+    changed = {key: value for key, value in options.items() if value is not None}
+    keys = parse_final(changed | parse_overrides(changes or (), form="key=value"))
     with read_connection(settings.database_url) as connection:
         source = get_search(connection, name)
     require_evolution(source, "trained as final models")
@@ -103,8 +115,10 @@ def final(
 
     row = write_record(settings.database_url, create)
     tests = row.name
+    sources = list(dict.fromkeys(map(str, list_sources(row.spec["training"]))))
+    start = f", starting from the weights of {', '.join(sources)}" if sources else ""
     typer.echo(
         f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
-        f"{description.train_images} images, each evaluated once on {description.test_images} test images; "
+        f"{description.train_images} images{start}, each evaluated once on {description.test_images} test images; "
         f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows the results"
     )

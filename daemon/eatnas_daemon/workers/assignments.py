@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from eatnas_db.checkpoint_files import checkpoint_folder
+from eatnas_db.domain.final_weights import FROM, WeightSource, source_of
 from eatnas_db.domain.memory_estimate import expected_bytes
 from eatnas_db.domain.objective import VALIDATION_ACCURACY, Objective
 from eatnas_db.domain.objectives import OptimizedMetric, latency_settings, list_objectives
@@ -21,7 +22,7 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.rung_results import Rung, get_reached_rungs
 from eatnas_db.settings import Settings
 from eatnas_db.spaces import read_space
-from eatnas_protocol.messages import Assign
+from eatnas_protocol.messages import Assign, InitialWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,11 @@ def create_assignment(
         latency=None if latency is None else asdict(latency),
         objective_metric=search.objective.metric,
     )
+    lineage_epochs = ancestors[-1].lineage_epochs if ancestors else 0
+    if (source := source_of(search.spec["training"], leased.code)) is not None:
+        weights, lineage_epochs = _initial_weights(connection, settings, source)
+        training = {**message.training, FROM: source.to_json()}
+        message = replace(message, training=training, initial_weights=asdict(weights))
     rung = None
     if (rungs := rungs_of(search.spec, leased.origin)) is not None:
         rung, message = _train_to_next_rung(connection, rungs, leased, message)
@@ -93,12 +99,34 @@ def create_assignment(
         message=message,
         objective=search.objective,
         objectives=objectives,
-        lineage_epochs=epochs + (ancestors[-1].lineage_epochs if ancestors else 0),
+        lineage_epochs=epochs + lineage_epochs,
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
         expected_bytes=expected_bytes(leased.params, activations, batch_size, search.memory_share, precision),
         rung=rung,
     )
+
+
+def _initial_weights(connection: Connection, settings: Settings, source: WeightSource) -> tuple[InitialWeights, int]:
+    """Return the final model that a training starts from, and the epochs behind it.
+
+    Its network is unknown if its search was deleted; the training then ends with a message.
+    """
+    chain = list_inheritance_chain(connection, source.candidate, whole=False)
+    if not chain:
+        return InitialWeights(str(source), source.candidate, "", source.digest, [], {}, {}), 0
+    model = chain[0]
+    space = read_space(model.macro)
+    weights = InitialWeights(
+        label=str(source),
+        candidate=source.candidate,
+        checkpoint_folder=str(settings.artifacts / checkpoint_folder(model.search_id)),
+        digest=source.digest,
+        code=space.to_code(space.parse(model.code)),
+        macro=model.macro,
+        task=model.task,
+    )
+    return weights, model.lineage_epochs
 
 
 def _train_to_next_rung(

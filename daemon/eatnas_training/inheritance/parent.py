@@ -63,15 +63,15 @@ def inherit_from(
     """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
 
     The distance is the root mean square difference of the logits of child and parent, in standard deviations of the
-    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ, or
-    if it is not finite.
+    parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ, if it
+    is not finite, and for final models.
     """
     child = spec_of(assign)
     # Weights from a file and from a training in this process may differ in memory layout, and a sum in another order
     # has other bits.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
     inheritance = inherit(weights, parent.spec, model, child)
-    if parent.spec.task != child.task:
+    if parent.spec.task != child.task or assign.final_model:  # the held-out images are test images
         return inheritance.share, None
     source = build(parent.spec.architecture, parent.spec.macro, parent.spec.task)
     source.load_state_dict(weights)

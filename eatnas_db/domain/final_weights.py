@@ -1,0 +1,67 @@
+"""The weights that final models start from: `final.from`, and its form in a stored recipe. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from eatnas_db.domain.states import Origin
+
+FROM: Final = "from"
+"""The key of the section `final`, and of the recipe."""
+RANDOM: Final = "none"
+"""The value of `final.from` for random initial weights."""
+_SOURCE: Final = re.compile(r"([^/\s]+)(?:/([1-9][0-9]{0,17}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSource:
+    """A trained final model: its search, its candidate, and the SHA-256 of its last checkpoint."""
+
+    search: str
+    candidate: int
+    digest: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the form in the record."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.search}/{self.candidate}"
+
+
+def parse_source(text: str) -> tuple[str, int | None] | None:
+    """Return the search and the candidate of a `final.from`, or None for random weights. Raises `ValueError`."""
+    if text == RANDOM:
+        return None
+    match = _SOURCE.fullmatch(text)
+    if match is None:
+        raise ValueError("expected SEARCH or SEARCH/CANDIDATE, with the id of the candidate, or none")
+    return match[1], None if match[2] is None else int(match[2])
+
+
+def source_of(training: Mapping[str, Any], code: str) -> WeightSource | None:
+    """Return the weights that a final model of this architecture starts from, by its search's section `training`."""
+    source = (training.get(FROM) or {}).get(code)
+    return None if source is None else WeightSource(**source)
+
+
+def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | None:
+    """Return the source of a candidate's initial weights as SEARCH/CANDIDATE, by the spec of its search."""
+    if origin != Origin.FINAL or not isinstance(spec, dict):  # a spec that was damaged by hand
+        return None
+    source = source_of(spec["training"], code)
+    return None if source is None else str(source)
+
+
+def own_training(training: Mapping[str, Any], code: str) -> dict[str, Any]:
+    """Return a search's section `training` for one of its architectures: without the weights of the others."""
+    source = source_of(training, code)
+    return dict(training) if source is None else {**training, FROM: source.to_json()}
+
+
+def list_sources(training: Mapping[str, Any]) -> list[WeightSource]:
+    """Return the weights that the final models of a search start from."""
+    return [WeightSource(**source) for source in (training.get(FROM) or {}).values()]
