@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eatnas_cli.advice import advise_on, print_advice, print_wrapped
 from eatnas_cli.lazy_group import new_app
-from eatnas_cli.options import PlannedSlots, SpecChanges
+from eatnas_cli.options import FormatOption, PlannedSlots, SpecChanges
+from eatnas_cli.printing import Format, show_one
 from eatnas_cli.search.create import print_created, print_warnings
-from eatnas_daemon.search_creation import TransferSource, create_search_from_spec, parse_overrides, read_spec_file
+from eatnas_daemon.search_creation import (
+    START_EVENTS,
+    PlannedTransfer,
+    TransferSource,
+    create_search_from_spec,
+    parse_overrides,
+    plan_transfer,
+    read_spec_file,
+)
 from eatnas_db.database.engine import read_connection
+from eatnas_db.errors import ConflictError
 from eatnas_db.queries.events import list_events
 from eatnas_db.settings import Settings
 
@@ -28,16 +40,21 @@ def transfer(
     ] = None,
     changes: SpecChanges = None,
     force: Annotated[bool, typer.Option("--force", help="Accept a SOURCE that is not finished.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Create nothing: print the start, and what the record says about sources.")
+    ] = False,
+    format: FormatOption = Format.TABLE,  # noqa: A002
     slots: PlannedSlots = None,
 ) -> None:
     """Create a search that starts with the best candidate of another search and perturbations of it (EAT-NAS)."""
-    created = create_search_from_spec(
-        ctx.obj,
-        read_spec_file(spec),
-        overrides=parse_overrides(changes or ()),
-        slots=slots,
-        source=TransferSource(source, candidate, force),
-    )
+    if format is not Format.TABLE and not plan:
+        raise ConflictError("--format is for --plan; add --plan, or remove --format")
+    origin, overrides = TransferSource(source, candidate, force), parse_overrides(changes or ())
+    if plan:
+        planned = plan_transfer(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots, source=origin)
+        _print_plan(ctx.obj, planned, spec, format)
+        return
+    created = create_search_from_spec(ctx.obj, read_spec_file(spec), overrides=overrides, slots=slots, source=origin)
     print_warnings(created.warnings)
     _print_initial_population(ctx.obj, created.id)
     print_created(ctx.obj, created.name, slots)
@@ -46,6 +63,17 @@ def transfer(
 def _print_initial_population(settings: Settings, search_id: int) -> None:
     """Print which candidates a transferred search begins with."""
     with read_connection(settings.database_url) as connection:
-        for kind in ("transferred", "survivors_taken"):
+        for kind in START_EVENTS:
             for event in list_events(connection, search_id, kind=kind):
                 typer.echo(event.words)
+
+
+def _print_plan(settings: Settings, planned: PlannedTransfer, file: Path, format: Format) -> None:  # noqa: A002
+    advice = advise_on(settings, planned.spec, planned.task, planned.data, file)
+    if format is not Format.TABLE:
+        show_one({"start": list(planned.start), **asdict(advice)}, format)
+        return
+    for sentence in planned.start:
+        print_wrapped(sentence)
+    print_advice(advice)
+    print_wrapped("nothing was created; the same command without --plan creates the search")

@@ -14,9 +14,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -36,6 +37,7 @@ from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.domain.spec_program import ProgramSpec
 from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
 from eatnas_db.plugins import PluginIdentity, find_function
+from eatnas_db.queries.events import list_events
 from eatnas_db.searches.create import create_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
@@ -64,6 +66,24 @@ class TransferSource:
     search: str
     candidate_id: int | None = None
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTransfer:
+    """A transfer that could be made: its spec, its task, and sentences about the networks that it would start with."""
+
+    spec: SearchSpec
+    task: Task
+    data: DataDescription
+    start: tuple[str, ...]
+
+
+START_EVENTS: Final = ("transferred", "survivors_taken", "sources_modelled")
+"""The events about the networks that a transferred search starts with."""
+
+
+class _UndoneError(Exception):
+    """Rolls a transaction back."""
 
 
 def read_spec_file(path: Path) -> Any:
@@ -136,22 +156,11 @@ def create_search_from_spec(
     slots = slots or _default_slots(spec)
 
     def create(connection: Connection) -> int:
-        if source is None:
-            return create_search(
-                connection,
-                spec,
-                task=task,
-                data_digest=description.data_digest,
-                data_state=description.state,
-                slots=slots,
-                now=time.time(),
-            )
-        return create_transfer(
+        if source is not None:
+            return _insert_transfer(connection, spec, source, task, description, slots)
+        return create_search(
             connection,
-            source.search,
             spec,
-            candidate_id=source.candidate_id,
-            force=source.force,
             task=task,
             data_digest=description.data_digest,
             data_state=description.state,
@@ -161,6 +170,48 @@ def create_search_from_spec(
 
     search_id = write_record(settings.database_url, create)
     return CreatedSearch(search_id, spec.name, (*spec.warnings, *description.notes))
+
+
+def plan_transfer(
+    settings: Settings, tree: Any, *, overrides: Mapping[str, Any], slots: int | None, source: TransferSource
+) -> PlannedTransfer:
+    """Create a transferred search, describe its start, and undo it: nothing is written. Raises `EatnasError`."""
+    spec = _with_absolute_paths(parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces()))
+    open_record(settings.database_url).dispose()
+    task, description = describe_task(settings, spec)
+    found: list[str] = []
+
+    def create(connection: Connection) -> None:
+        found.clear()
+        search_id = _insert_transfer(connection, spec, source, task, description, slots or _default_slots(spec))
+        found.extend(event.words for kind in START_EVENTS for event in list_events(connection, search_id, kind=kind))
+        raise _UndoneError
+
+    with suppress(_UndoneError):
+        write_record(settings.database_url, create)
+    return PlannedTransfer(spec, task, description, tuple(found))
+
+
+def _insert_transfer(
+    connection: Connection,
+    spec: SearchSpec,
+    source: TransferSource,
+    task: Task,
+    description: DataDescription,
+    slots: int,
+) -> int:
+    return create_transfer(
+        connection,
+        source.search,
+        spec,
+        candidate_id=source.candidate_id,
+        force=source.force,
+        task=task,
+        data_digest=description.data_digest,
+        data_state=description.state,
+        slots=slots,
+        now=time.time(),
+    )
 
 
 def _require_measured_device(spec: SearchSpec) -> None:

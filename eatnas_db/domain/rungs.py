@@ -37,6 +37,14 @@ class Rungs:
         """The number of the last rung, counted from 0."""
         return len(self.epochs) - 1
 
+    @property
+    def mean_epochs(self) -> float:
+        """The mean epochs that a candidate is trained for if the share `keep` continues at each rung."""
+        # A candidate that resumes its checkpoint trains only the epochs between two rungs.
+        before = (0, *self.epochs) if self.resumes else (0,) * len(self.epochs)
+        trained = (epochs - done for epochs, done in zip(self.epochs, before, strict=False))
+        return sum(self.keep**number * epochs for number, epochs in enumerate(trained))
+
     def next_epochs(self, done: int) -> int:
         """Return the epochs of the first rung with more epochs than `done`, or of the last one."""
         return next((epochs for epochs in self.epochs if epochs > done), self.epochs[-1])

@@ -3,7 +3,7 @@
 import pytest
 
 from eatnas_db.domain.evolution import Member, rank, select_removed, summarize_population
-from eatnas_db.domain.rungs import RungResult, is_promoted, on_highest_rung, rungs_of
+from eatnas_db.domain.rungs import RungResult, Rungs, is_promoted, on_highest_rung, rungs_of
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import Origin
 from eatnas_db.errors import InvalidSpecError
@@ -107,3 +107,10 @@ def test_quality_is_that_of_the_highest_rung():
     summary = summarize_population(POPULATION)
     assert (summary.size, summary.best) == (3, 0.6)
     assert summary.mean == pytest.approx(0.55)
+
+
+@pytest.mark.parametrize(
+    ("resumes", "mean"), [(True, 3 + 0.25 * 7 + 0.0625 * 20), (False, 3 + 0.25 * 10 + 0.0625 * 30)]
+)
+def test_mean_epochs_count_what_continues(resumes, mean):
+    assert Rungs((3, 10, 30), 0.25, resumes).mean_epochs == pytest.approx(mean)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.advice import advise_on, print_advice, print_wrapped
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
@@ -26,6 +27,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.errors import ConflictError
@@ -59,29 +61,38 @@ def estimate(
         )
     device, count = _choose_device(slots)
     task, description = describe_task(ctx.obj, parsed)
-    seconds = _median_seconds(ctx.obj, parsed, task, samples, device)
+    whole = _median_seconds(ctx.obj, parsed, task, samples, device)
     trainings = _count_trainings(parsed)
-    seconds_per_epoch = seconds / parsed.training.epochs
+    seconds_per_epoch = whole / parsed.training.epochs
+    seconds = whole if parsed.evolution.fidelity is None else seconds_per_epoch * _epochs_with_rungs(parsed)
     hours = seconds_per_epoch * trainings.search_epochs / count / 3600
     reevaluation_hours = seconds_per_epoch * trainings.reevaluation_epochs / count / 3600
     final = _estimate_final(parsed, task, description, seconds_per_epoch)
+    advice = advise_on(ctx.obj, parsed, task, description, spec)
     if format is Format.TABLE:
-        typer.echo(
+        print_wrapped(
             f"{seconds:.1f} s per candidate on {device.label} (median of {samples}); "
             f"{parsed.budget.candidates} candidates on {count} slots: {_describe_hours(hours)}"
         )
+        if parsed.evolution.fidelity is not None:
+            print_wrapped(
+                f"rungs: a candidate is trained for {_epochs_with_rungs(parsed):.1f} of {parsed.training.epochs} "
+                f"epochs on average, if {parsed.evolution.fidelity.keep:.0%} continue at each rung"
+            )
         if trainings.reevaluation:
-            typer.echo(
+            print_wrapped(
                 f"re-evaluation of the best {parsed.reevaluation.top}, {trainings.reevaluation} trainings: "
                 f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
             )
-        typer.echo(_describe_final(final))
+        print_wrapped(_describe_final(final))
+        print_advice(advice)
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
     facts |= {"candidates": parsed.budget.candidates, "reevaluation_trainings": trainings.reevaluation, "slots": count}
     parts = {"search_hours": hours, "reevaluation_hours": reevaluation_hours}
     total = {"hours": hours + reevaluation_hours, "final_model_hours": final.hours}
-    show_one({**facts, **parts, **total}, format)
+    epochs = {"epochs_per_candidate": trainings.search_epochs / parsed.budget.candidates}
+    show_one({**facts, **epochs, **parts, **total, "advice": asdict(advice)}, format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +125,7 @@ def _describe_final(final: _FinalModel) -> str:
 class _Trainings:
     """The epochs of a search's candidates and of its re-evaluation, and the number of its re-evaluation's trainings."""
 
-    search_epochs: int
+    search_epochs: float
     reevaluation: int
     reevaluation_epochs: int
 
@@ -124,11 +135,19 @@ def _count_trainings(spec: SearchSpec) -> _Trainings:
     children = max(0, candidates - spec.evolution.population)
     child_epochs = spec.inheritance.epochs if spec.inheritance.weights == INHERITED else None
     again = min(spec.reevaluation.top, candidates) * spec.reevaluation.seeds
+    search_epochs: float = (candidates - children) * epochs + children * (child_epochs or epochs)
+    if spec.evolution.fidelity is not None:  # which cannot be combined with inherited weights
+        search_epochs = candidates * _epochs_with_rungs(spec)
     return _Trainings(
-        search_epochs=(candidates - children) * epochs + children * (child_epochs or epochs),
+        search_epochs=search_epochs,
         reevaluation=again,
         reevaluation_epochs=again * (spec.reevaluation.epochs or epochs),
     )
+
+
+def _epochs_with_rungs(spec: SearchSpec) -> float:
+    rungs = rungs_of(spec.model_dump(mode="json"))
+    return spec.training.epochs if rungs is None else rungs.mean_epochs
 
 
 def _describe_hours(hours: float) -> str:

@@ -1,0 +1,104 @@
+"""The advice about a planned search in text of at most 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+import typer
+from sqlalchemy import Connection
+
+from eatnas_cli.printing import Layout, show
+from eatnas_daemon.data_sets import DataDescription
+from eatnas_db.database.engine import read_connection
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.spec import SearchSpec
+from eatnas_db.errors import RecordError
+from eatnas_db.search_advice import SOURCE_TRAININGS, SearchAdvice, advise
+from eatnas_db.settings import Settings
+from eatnas_db.spaces import space_of_spec
+
+WIDTH: Final = 80
+SHOWN_SOURCES: Final = 10
+SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
+LONG: Final = "eatnas-db "
+"""Begins a command, which is wrapped so that a shell still reads it."""
+
+
+def advise_on(settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path) -> SearchAdvice:
+    """Return the advice about a planned search; a record that does not exist has nothing to say."""
+    space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
+    with ExitStack() as stack:
+        connection: Connection | None = None
+        with suppress(RecordError):
+            connection = stack.enter_context(read_connection(settings.database_url))
+        return advise(
+            connection, spec, space, data_digest=data.data_digest, train_images=data.train_images, file=str(file)
+        )
+
+
+def print_wrapped(text: str) -> None:
+    """Print a paragraph in lines of at most 80 columns."""
+    for line in textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False):
+        typer.echo(line)
+
+
+def print_advice(advice: SearchAdvice) -> None:
+    """Print what the record and the spec say about a planned search, and what they do not say."""
+    for sentence in _describe_scores(advice):
+        print_wrapped(sentence)
+    smaller = advice.smaller
+    if smaller is not None:
+        side = smaller.resolution
+        print_wrapped(
+            f"a smaller task ({side}x{side}, {smaller.train_images} images, {smaller.epochs} epochs) costs "
+            f"{smaller.share:.1%} of a training; a source of {SOURCE_TRAININGS} candidates there costs as much as "
+            f"{smaller.trainings:.1f} candidates here"
+        )
+    if advice.sources:
+        reference = next((source.reference for source in advice.sources if source.reference), None)
+        compared = f", compared with {reference} of this task" if reference else ""
+        print_wrapped(f"finished searches that may be sources (transfer.start: model){compared}:")
+        show(advice.sources[:SHOWN_SOURCES], SOURCE_COLUMNS, layout=Layout(wide=True))
+    for sentence in advice.missing:
+        text, start, command = sentence.partition(LONG)
+        print_wrapped(text)
+        if start:
+            lines = textwrap.wrap(start + command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+            typer.echo("  " + " \\\n      ".join(lines))
+
+
+def _describe_scores(advice: SearchAdvice) -> list[str]:
+    lines = []
+    if (noise := advice.noise) is not None:
+        lines.append(
+            f"noise of one score: {noise.deviation:.4g} ({noise.trainings} trainings of {noise.networks} networks in "
+            f"{', '.join(noise.searches)}{_other_task(noise.same_task)})"
+        )
+    if (spread := advice.spread) is not None:
+        kind = "late" if spread.late else "first"
+        lines.append(
+            f"spread of a {kind} population: {spread.deviation:.4g} ({', '.join(spread.searches)}"
+            f"{_other_task(spread.same_task)})"
+        )
+    if (found := advice.resolution) is not None:
+        enough = "enough" if advice.reevaluation_seeds >= found.seeds else "too few"
+        lines.append(
+            f"one score's noise is {found.ratio:.2g} times that spread; to tell networks apart that differ by it, the "
+            f"re-evaluation needs {found.seeds} seed{'' if found.seeds == 1 else 's'} (the spec has "
+            f"{advice.reevaluation_seeds}: {enough})"
+        )
+        if found.ratio > 1:
+            lines.append(
+                "a single score cannot rank a late population: train longer, or with more validation images, or use "
+                "evolution.births: guided, which averages over similar networks"
+            )
+    return lines
+
+
+def _other_task(same_task: bool) -> str:
+    return "" if same_task else "; of another task or recipe"

@@ -1,0 +1,184 @@
+"""How far one score can be trusted: the noise of repeated trainings against the spread of a population."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, select
+
+from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.recipe import without_timing
+from eatnas_db.domain.states import Origin, SearchKind
+from eatnas_db.queries.searches import SearchRecord, list_searches
+from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.searches import search, step
+from eatnas_db.spaces import read_space
+
+CONFIDENCE: Final = 1.645
+"""The standard errors that a difference must have to be right in 95% of all cases."""
+MAX_SEEDS: Final = 1000
+LATE: Final = 2
+"""A population is late after this many times its size of births."""
+MIN_POPULATION: Final = 4
+"""The spread of a smaller population says little."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTask:
+    """The parts of a planned search that decide which finished searches are comparable to it."""
+
+    primitives: Sequence[Mapping[str, Any]]
+    """The primitives of each block with their values."""
+    objective: Objective
+    task: Mapping[str, Any]
+    data_digest: str
+    training: Mapping[str, Any]
+
+    def has_same_primitives(self, record: SearchRecord) -> bool:
+        """Return whether a search chooses among the same networks by the same metric."""
+        theirs = record.objective
+        if record.objectives or (theirs.metric, theirs.direction) != (self.objective.metric, self.objective.direction):
+            return False
+        found = read_space(record.macro).blocks
+        return [_as_lists(block) for block in found] == [_as_lists(block) for block in self.primitives]
+
+    def has_same_task(self, record: SearchRecord) -> bool:
+        """Return whether a search trains on the same images with the same shape."""
+        return record.data_digest == self.data_digest and dict(record.task) == dict(self.task)
+
+    def has_same_recipe(self, record: SearchRecord) -> bool:
+        """Return whether a search trains on the same task by the same recipe."""
+        return self.has_same_task(record) and without_timing(record.spec["training"]) == without_timing(self.training)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreNoise:
+    """The noise of one score, estimated from networks that were trained several times.
+
+    `deviation` is the standard deviation of scores of the same network, over `networks` with `trainings` in all.
+    `same_task`: they were trained on the planned task by the planned recipe.
+    """
+
+    deviation: float
+    networks: int
+    trainings: int
+    searches: tuple[str, ...]
+    same_task: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationSpread:
+    """The mean standard deviation of fitness in the last populations of searches.
+
+    `late`: each member could be replaced at least once; otherwise they are first populations, which are wider.
+    """
+
+    deviation: float
+    searches: tuple[str, ...]
+    same_task: bool
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Whether scores can tell the networks of a late population apart."""
+
+    ratio: float
+    """The noise of one score as a multiple of the spread."""
+    seeds: int
+    """The trainings of each network after which a difference of one spread is right in 95% of all cases."""
+
+
+def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRecord]:
+    """Return the searches with births of their own over the same primitives and objective, and with a score."""
+    return [
+        record
+        for record in list_searches(connection)
+        if record.kind in (SearchKind.EVOLUTION, SearchKind.IMPORTED)
+        and record.scored
+        and not record.is_damaged
+        and plan.has_same_primitives(record)
+    ]
+
+
+def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]) -> ScoreNoise | None:
+    """Estimate the noise from re-evaluations of these searches: those of the planned task, or else all of them."""
+    exact = [record for record in searches if plan.has_same_recipe(record)]
+    return _estimate_noise(connection, exact, same_task=True) or _estimate_noise(connection, searches, same_task=False)
+
+
+def estimate_spread(
+    connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]
+) -> PopulationSpread | None:
+    """Estimate the spread of a late population from these searches: those of the planned task, or else all of them."""
+    exact = [record for record in searches if plan.has_same_recipe(record)]
+    return _estimate_spread(connection, exact, same_task=True) or _estimate_spread(
+        connection, searches, same_task=False
+    )
+
+
+def compare(noise: ScoreNoise, spread: PopulationSpread) -> Resolution:
+    """Return how the noise compares with the spread that a search must tell apart."""
+    if spread.deviation == 0:
+        return Resolution(math.inf if noise.deviation else 0.0, MAX_SEEDS if noise.deviation else 1)
+    ratio = noise.deviation / spread.deviation
+    # A difference of two means has twice the variance of one mean.
+    return Resolution(ratio, min(MAX_SEEDS, max(1, math.ceil(2 * (CONFIDENCE * ratio) ** 2))))
+
+
+def _estimate_noise(connection: Connection, searches: Sequence[SearchRecord], *, same_task: bool) -> ScoreNoise | None:
+    names = {record.id: record.name for record in searches}
+    retrained = candidate.alias("retrained")
+    query = (
+        select(candidate.c.search_id, retrained.c.search_id, retrained.c.parent_id, retrained.c.fitness)
+        .join(retrained, retrained.c.parent_id == candidate.c.id)
+        .where(
+            candidate.c.search_id.in_(tuple(names)),
+            retrained.c.origin == Origin.REEVALUATION,
+            retrained.c.fitness.is_not(None),
+        )
+    )
+    # Each re-evaluation has its own number of epochs.
+    groups: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for *key, fitness in connection.execute(query):
+        groups[key[0], key[1], key[2]].append(fitness)
+    repeated = {key: values for key, values in groups.items() if len(values) > 1}
+    freedom = sum(len(values) - 1 for values in repeated.values())
+    if not freedom:
+        return None
+    squares = math.fsum(
+        (value - math.fsum(values) / len(values)) ** 2 for values in repeated.values() for value in values
+    )
+    return ScoreNoise(
+        deviation=math.sqrt(squares / freedom),
+        networks=len(repeated),
+        trainings=sum(map(len, repeated.values())),
+        searches=tuple(sorted({names[key[0]] for key in repeated})),
+        same_task=same_task,
+    )
+
+
+def _estimate_spread(
+    connection: Connection, searches: Sequence[SearchRecord], *, same_task: bool
+) -> PopulationSpread | None:
+    late = [record for record in searches if record.settled >= LATE * record.population]
+    early = [record for record in searches if record.settled >= MIN_POPULATION]
+    chosen = {record.id: record for record in late or early}
+    last = (
+        select(step.c.search_id, step.c.spread)
+        .join(search, search.c.id == step.c.search_id)
+        .where(step.c.search_id.in_(tuple(chosen)), step.c.number == search.c.settled, step.c.size >= MIN_POPULATION)
+    )
+    spreads = {row.search_id: row.spread for row in connection.execute(last) if row.spread is not None}
+    if not spreads:
+        return None
+    names = tuple(sorted(chosen[search_id].name for search_id in spreads))
+    return PopulationSpread(math.fsum(spreads.values()) / len(spreads), names, same_task, bool(late))
+
+
+def _as_lists(block: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: list(values) for name, values in block.items()}

@@ -1,0 +1,201 @@
+"""Advice about a planned search, from its spec and the record: what it can find, and what it can learn from."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection
+
+from eatnas_db.domain.macro import Task
+from eatnas_db.domain.objective import Objective
+from eatnas_db.domain.rng import KeyedRng
+from eatnas_db.domain.space import Space
+from eatnas_db.domain.spec import SearchSpec
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.score_noise import (
+    PlannedTask,
+    PopulationSpread,
+    Resolution,
+    ScoreNoise,
+    compare,
+    estimate_noise,
+    estimate_spread,
+    list_comparable,
+)
+
+SOURCE_TRAININGS: Final = 32
+SMALLEST_RESOLUTION: Final = 8
+SAMPLES: Final = 8
+MIN_REFERENCE_SCORES: Final = 8
+PILOT_CANDIDATES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerTask:
+    """A smaller task, and what a source on it costs.
+
+    `share` is the cost of one of its trainings, and `trainings` the cost of a source of `SOURCE_TRAININGS`, both in
+    trainings of the planned search.
+    """
+
+    resolution: int
+    train_images: int
+    epochs: int
+    share: float
+    trainings: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAdvice:
+    """A finished search that may be a source, and how well it agrees with `reference`, a search of the planned task.
+
+    `correlation` is a rank correlation with the standard error `error`, over `networks`; None if it is unknown.
+    `shared`: both searches trained these networks; otherwise a model of the search predicts them.
+    """
+
+    search: str
+    scores: int
+    same_task: bool
+    device_seconds: float
+    reference: str | None = None
+    correlation: float | None = None
+    error: float | None = None
+    networks: int = 0
+    shared: bool = False
+    verdict: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAdvice:
+    """What the record and the spec say about a planned search; `missing` are sentences about what they do not say."""
+
+    noise: ScoreNoise | None
+    spread: PopulationSpread | None
+    resolution: Resolution | None
+    reevaluation_seeds: int
+    smaller: SmallerTask | None
+    sources: tuple[SourceAdvice, ...]
+    missing: tuple[str, ...]
+
+
+def advise(
+    connection: Connection | None, spec: SearchSpec, space: Space, *, data_digest: str, train_images: int, file: str
+) -> SearchAdvice:
+    """Return the advice; `connection` is None if there is no record. `file`: the spec in the commands of the advice."""
+    stored = spec.model_dump(mode="json")
+    plan = PlannedTask(
+        primitives=space.macro.blocks,
+        objective=Objective.from_spec(stored),
+        task={"resolution": space.task.resolution, "channels": space.task.channels, "classes": space.task.classes},
+        data_digest=data_digest,
+        training=stored["training"],
+    )
+    searches = [] if connection is None or spec.objective.metrics is not None else list_comparable(connection, plan)
+    noise = spread = None
+    sources: list[SourceAdvice] = []
+    if connection is not None:
+        noise, spread = estimate_noise(connection, plan, searches), estimate_spread(connection, plan, searches)
+        sources = _list_sources(connection, plan, space, searches)
+    return SearchAdvice(
+        noise=noise,
+        spread=spread,
+        resolution=None if noise is None or spread is None else compare(noise, spread),
+        reevaluation_seeds=spec.reevaluation.seeds,
+        smaller=_plan_smaller_task(spec, space, train_images),
+        sources=tuple(sources),
+        missing=tuple(_list_missing(plan, spec, noise, spread, sources, searches, file)),
+    )
+
+
+def _list_sources(
+    connection: Connection, plan: PlannedTask, space: Space, searches: Sequence[SearchRecord]
+) -> list[SourceAdvice]:
+    finished = [record for record in searches if record.finished_at is not None]
+    same_task = [record for record in searches if plan.has_same_task(record) and record.scored >= MIN_REFERENCE_SCORES]
+    unknown = [
+        SourceAdvice(record.name, record.scored, plan.has_same_task(record), record.device_seconds)
+        for record in finished
+    ]
+    if not same_task:
+        return unknown
+    # Only here, because the model loads SciPy.
+    from eatnas_db.source_agreement import compare_searches
+
+    reference = max(same_task, key=lambda record: (record.scored, record.id))
+    found = {agreement.search: agreement for agreement in compare_searches(connection, space, finished, reference)}
+    advised = [
+        source
+        if (agreement := found.get(source.search)) is None
+        else SourceAdvice(
+            search=source.search,
+            scores=source.scores,
+            same_task=source.same_task,
+            device_seconds=source.device_seconds,
+            reference=reference.name,
+            correlation=agreement.correlation,
+            error=agreement.error,
+            networks=agreement.networks,
+            shared=agreement.shared,
+            verdict=agreement.verdict,
+        )
+        for source in unknown
+        if source.search != reference.name
+    ]
+    known = next((source for source in unknown if source.search == reference.name), None)
+    first = [] if known is None else [known]
+    return first + sorted(advised, key=lambda source: -(source.correlation if source.correlation is not None else -2))
+
+
+def _plan_smaller_task(spec: SearchSpec, space: Space, train_images: int) -> SmallerTask | None:
+    """Return a task with half the resolution, a quarter of the images and half the epochs; None without images."""
+    if not train_images:
+        return None
+    side = space.task.resolution
+    resolution = side // 2 if side >= 2 * SMALLEST_RESOLUTION else side
+    images, epochs = max(1, train_images // 4), max(1, spec.training.epochs // 2)
+    smaller = Space(space.macro, Task(resolution, space.task.channels, space.task.classes))
+    ratios = []
+    for number in range(SAMPLES):
+        architecture = space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False).architecture
+        before, after = space.propose(architecture).cost.mult_adds, smaller.propose(architecture).cost.mult_adds
+        ratios.append(after / before)
+    share = statistics.median(ratios) * images / train_images * epochs / spec.training.epochs
+    return SmallerTask(resolution, images, epochs, share, share * SOURCE_TRAININGS)
+
+
+def _list_missing(
+    plan: PlannedTask,
+    spec: SearchSpec,
+    noise: ScoreNoise | None,
+    spread: PopulationSpread | None,
+    sources: Sequence[SourceAdvice],
+    searches: Sequence[SearchRecord],
+    file: str,
+) -> list[str]:
+    """Return a sentence for everything that the record does not say, with the command that would give it."""
+    if spec.objective.metrics is not None:
+        return ["With several objectives, neither noise nor sources are estimated."]
+    name = f"{spec.name}-pilot"
+    pilot = (
+        f"eatnas-db search create {file} --set name={name} --set budget.candidates={PILOT_CANDIDATES} && "
+        f"eatnas-db run {name}"
+    )
+    same_task = [record for record in searches if plan.has_same_task(record)]
+    missing = []
+    if noise is None and same_task:
+        missing.append(
+            "No network of this task was trained twice, so the noise of a score is unknown. This trains some: "
+            f"eatnas-db search reevaluate {same_task[-1].name} && eatnas-db run {same_task[-1].name}"
+        )
+    elif noise is None or spread is None:
+        known = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
+        missing.append(f"The record has no such search of this space, so {known} unknown. A pilot tells: {pilot}")
+    if sources and not any(record.scored >= MIN_REFERENCE_SCORES for record in same_task) and not missing:
+        missing.append(
+            f"No search of this task has {MIN_REFERENCE_SCORES} scores, so the agreement of the sources is unknown. "
+            f"A pilot tells: {pilot}"
+        )
+    return missing

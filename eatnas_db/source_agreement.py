@@ -1,0 +1,87 @@
+"""Which finished searches agree enough to be sources of another search? Loads SciPy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from sqlalchemy import Connection
+
+from eatnas_db.domain.space import Space
+from eatnas_db.guidance.blas_threads import one_thread
+from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.guidance.encoding import Reals, as_array
+from eatnas_db.guidance.process import make_points
+from eatnas_db.guidance.proposals import ScoredCode, fit_source, rank_targets
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.scored_births import encode_rows, list_scored
+
+MIN_COMPARED: Final = 8
+"""With fewer networks, a rank correlation says little."""
+GOOD: Final = 0.5
+POOR: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How well the scores of a search predict the ranks of another search, `reference`.
+
+    `correlation` is that of normal scores (ranks on the scale of a normal distribution), over `networks`: those that
+    both searches trained (`shared`), or those of the reference against the model of the search. None: too few networks.
+    """
+
+    search: str
+    reference: str
+    correlation: float | None
+    error: float | None
+    networks: int
+    shared: bool
+    verdict: str
+
+
+def compare_searches(
+    connection: Connection, space: Space, searches: Sequence[SearchRecord], reference: SearchRecord
+) -> list[Agreement]:
+    """Return how well each search predicts the reference, the best first; the reference itself is left out."""
+    theirs = encode_rows(space, list_scored(connection, reference.id, reference.settled))
+    found = [
+        _compare(
+            record.name,
+            reference.name,
+            encode_rows(space, list_scored(connection, record.id, record.settled)),
+            theirs,
+            space,
+        )
+        for record in searches
+        if record.id != reference.id
+    ]
+    return sorted(found, key=lambda agreement: -math.inf if agreement.correlation is None else -agreement.correlation)
+
+
+def _compare(
+    name: str, reference: str, rows: Sequence[ScoredCode], theirs: Sequence[ScoredCode], space: Space
+) -> Agreement:
+    ours = {row.code: row for row in rows}
+    shared = [row for row in theirs if row.code in ours]
+    if len(shared) >= MIN_COMPARED:
+        pairs = rank_targets([ours[row.code] for row in shared]), rank_targets(shared)
+        return _agreement(name, reference, *pairs, shared=True)
+    if len(theirs) < MIN_COMPARED or len(rows) < MIN_COMPARED:
+        return Agreement(name, reference, None, None, min(len(theirs), len(rows)), False, "unknown")
+    encoding = BlockCodes(space).encoding
+    with one_thread():
+        model = fit_source(encoding, rows)
+        predicted = model.predict(make_points(encoding, as_array([row.code for row in theirs], len(encoding.levels))))
+    return _agreement(name, reference, predicted, rank_targets(theirs), shared=False)
+
+
+def _agreement(name: str, reference: str, ours: Reals, theirs: Reals, *, shared: bool) -> Agreement:
+    deviations = float(ours.std() * theirs.std())
+    covariance = float(np.mean((ours - ours.mean()) * (theirs - theirs.mean())))
+    correlation = covariance / deviations if deviations > 0 else 0.0
+    verdict = "agrees" if correlation >= GOOD else "uncertain" if correlation >= POOR else "disagrees"
+    error = 1 / math.sqrt(len(theirs) - 1)
+    return Agreement(name, reference, round(correlation, 3), round(error, 3), len(theirs), shared, verdict)
