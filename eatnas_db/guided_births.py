@@ -14,7 +14,8 @@ from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
 from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
-from eatnas_db.guidance.encoding import Code
+from eatnas_db.guidance.encoding import Code, Reals
+from eatnas_db.guidance.predicted_seconds import predict_seconds
 from eatnas_db.guidance.process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import fit_model, model_rows, propose
 from eatnas_db.guidance.sources import SourceModel
@@ -108,7 +109,9 @@ def decide_guided_birth(
         else:
             births = births_of_model(inputs.number - record.lag + 1)
             model = fit_model(codes.encoding, encode_rows(space, inputs.model), births, sources)
-        guided = propose(codes, model, choice.rows, choice.pending, choice.rng, choice.accepts, sources)
+        guided = propose(
+            codes, model, choice.rows, choice.pending, choice.rng, choice.accepts, sources, seconds=choice.seconds
+        )
     if guided is None:
         return None
     parent = next((row for row in inputs.scored if row.birth == guided.parent_birth), None)
@@ -116,7 +119,10 @@ def decide_guided_birth(
 
 
 class GuidedChoice:
-    """The data by which the model chooses, as codes; `accepts` keeps the proposal of each code in `proposals`."""
+    """The data by which the model chooses, as codes; `accepts` keeps the proposal of each code in `proposals`.
+
+    `seconds` predicts device seconds, if the search maximizes the improvement per second.
+    """
 
     def __init__(
         self, record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
@@ -126,11 +132,24 @@ class GuidedChoice:
         self.pending = [encode(space, code) for code in inputs.pending]
         self.rng = KeyedRng(record.seed, "proposal", inputs.number)
         self.proposals: dict[Code, Proposal] = {}
+        is_per_second = record.spec["evolution"].get("acquisition") == "improvement_per_second"
+        self.seconds = self._predict_seconds if is_per_second else None
 
     def accepts(self, code: Code) -> bool:
         """Return whether a code is within the limits, and no earlier birth has its network."""
-        self.proposals[code] = proposal = self._space.propose(self._codes.decode(code))
+        proposal = self._propose(code)
         return self._space.limits.allow(proposal.cost) and not self._is_held(proposal.digest)
+
+    def _predict_seconds(self, codes: Sequence[Code]) -> Reals:
+        return predict_seconds(
+            [self._propose(code).cost.mult_adds for code in codes],
+            [self._propose(row.code).cost.mult_adds for row in self.rows],
+        )
+
+    def _propose(self, code: Code) -> Proposal:
+        if code not in self.proposals:
+            self.proposals[code] = self._space.propose(self._codes.decode(code))
+        return self.proposals[code]
 
 
 def _read_model(

@@ -102,13 +102,16 @@ class TrainingSpec(SpecSection):
 class EvolutionSpec(SpecSection):
     """How the population evolves, and when the search ends before its budget."""
 
-    stored_if_set = frozenset({"fidelity"})
+    stored_if_set = frozenset({"acquisition", "fidelity"})
 
     population: int = Field(20, ge=2, le=100_000)
     tournament: int = Field(5, ge=1, le=100_000)
     removal: Literal["oldest", "worst", "mixed"] = "oldest"
     births: Literal["mutation", "guided"] = Field(
         "mutation", description="guided: a model of the scores so far proposes the networks"
+    )
+    acquisition: Literal["improvement", "improvement_per_second"] = Field(
+        "improvement", description="what guided births maximize: the expected improvement, or that per device second"
     )
     lag: int | None = Field(
         None, ge=1, le=100_000, description="births in training at once; default: twice the slots, at least 4"
@@ -119,6 +122,15 @@ class EvolutionSpec(SpecSection):
     )
     flat_by: float = Field(0.001, ge=0, le=1e9, description="the smallest increase of quality that counts as a rise")
     fidelity: FidelitySpec | None = Field(None, description="rungs; default: every candidate gets the whole training")
+
+    @model_validator(mode="after")
+    def _check_acquisition(self) -> EvolutionSpec:
+        if self.acquisition != "improvement" and self.births != "guided":
+            raise ValueError(
+                f"acquisition: {self.acquisition} needs births: guided, which predict improvements; add it, or remove "
+                "acquisition"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_sizes(self) -> EvolutionSpec:

@@ -65,14 +65,22 @@ class ScoredCode(NamedTuple):
     rung: int = 0
 
 
+Seconds = Callable[[Sequence[Code]], Reals]
+"""Returns the predicted device seconds of codes, relative to those of a typical one."""
+
+
 class EvaluatedPool(NamedTuple):
-    """The codes to choose from, the birth that each is derived from (None for a random one), and their predictions."""
+    """The codes to choose from, the birth that each is derived from (None for a random one), and their predictions.
+
+    The code with the largest `acquisition` is chosen: the improvement, or the improvement per predicted second.
+    """
 
     codes: list[Code]
     parent_of: dict[Code, int | None]
     mean: Reals
     deviation: Reals
     improvement: Reals
+    acquisition: Reals
     agreement: float
     scores: int
     parents_fitted: Reals
@@ -140,16 +148,20 @@ def propose(
     rng: KeyedRng,
     accepts: Callable[[Code], bool],
     sources: Sequence[SourceModel] = (),
+    *,
+    seconds: Seconds | None = None,
 ) -> GuidedProposal | None:
     """Return the accepted code with the largest expected improvement, or None if evolution should decide.
+
+    With `seconds`, return that with the largest improvement per predicted second.
 
     This is the case with fewer than `GUIDED_MIN_SCORES` scores, if predictions and scores do not agree, or if no code
     is accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
     """
-    pool = evaluate_pool(space, model, rows, pending, rng, sources)
+    pool = evaluate_pool(space, model, rows, pending, rng, sources, seconds=seconds)
     if pool is None or pool.hands_over:
         return None
-    chosen = _choose(pool.codes, pool.improvement, rng, accepts)
+    chosen = _choose(pool.codes, pool.acquisition, rng, accepts)
     if chosen is None:
         return None
     place, margin = chosen
@@ -181,6 +193,8 @@ def evaluate_pool(
     pending: Sequence[Code],
     rng: KeyedRng,
     sources: Sequence[SourceModel] = (),
+    *,
+    seconds: Seconds | None = None,
 ) -> EvaluatedPool | None:
     """Return the codes to choose from with their predictions, or None if there are too few scores."""
     if len(rows) < min_scores(sources):
@@ -198,12 +212,14 @@ def evaluate_pool(
     mean, deviation = posterior.predict(pool)
     if any(model.slopes):
         mean = mean + prior_mean(model.slopes, predict_all(sources, pool) - expected.mean(0))
+    improvement = expected_improvement(mean, deviation, float(fitted.max()))
     return EvaluatedPool(
         codes=codes,
         parent_of=parent_of,
         mean=mean,
         deviation=deviation,
-        improvement=expected_improvement(mean, deviation, float(fitted.max())),
+        improvement=improvement,
+        acquisition=improvement if seconds is None else improvement / seconds(codes),
         agreement=posterior.agreement(targets),
         scores=len(rows),
         parents_fitted=fitted[best_first[: PARENTS + 1]],
@@ -235,15 +251,15 @@ def _collect_pool(space: CodeSpace, parents: Sequence[ScoredCode], rng: KeyedRng
 
 
 def _choose(
-    pool: Sequence[Code], improvement: Reals, rng: KeyedRng, accepts: Callable[[Code], bool]
+    pool: Sequence[Code], acquisition: Reals, rng: KeyedRng, accepts: Callable[[Code], bool]
 ) -> tuple[int, float] | None:
-    """Return the place of the accepted code with the largest improvement, and its lead over the next one.
+    """Return the place of the accepted code with the largest value, and its lead over the next one.
 
     Codes within the tolerance of the best one tie, and a random draw decides.
     """
     tied: list[int] = []
-    for place in sorted(range(len(pool)), key=lambda place: (-improvement[place], pool[place])):
-        lead = float(improvement[tied[0]] - improvement[place]) if tied else 0.0
+    for place in sorted(range(len(pool)), key=lambda place: (-acquisition[place], pool[place])):
+        lead = float(acquisition[tied[0]] - acquisition[place]) if tied else 0.0
         if lead > TOLERANCE:
             return rng.choice(sorted(tied, key=lambda tied_place: pool[tied_place])), lead
         if accepts(pool[place]):

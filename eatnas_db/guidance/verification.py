@@ -17,6 +17,7 @@ from eatnas_db.guidance.proposals import (
     CodeSpace,
     EvaluatedPool,
     ScoredCode,
+    Seconds,
     centre,
     evaluate_pool,
     model_of_sources,
@@ -50,12 +51,14 @@ def may_propose(
     accepts: Callable[[Code], bool],
     is_recorded: Callable[[Code], bool] | None,
     sources: Sequence[SourceModel] = (),
+    *,
+    seconds: Seconds | None = None,
 ) -> bool:
     """Return whether the model proposes the recorded code, or leaves the birth to evolution (None).
 
     A choice that is not certain, because it depends on rounding, is right.
     """
-    pool = evaluate_pool(space, model, rows, pending, rng, sources)
+    pool = evaluate_pool(space, model, rows, pending, rng, sources, seconds=seconds)
     if pool is None:
         return is_recorded is None
     if abs(pool.agreement - MIN_AGREEMENT) < ROUNDING or _depends_on_rounding(pool.parents_fitted):
@@ -67,11 +70,11 @@ def may_propose(
 
 def _is_best(pool: EvaluatedPool, accepts: Callable[[Code], bool], is_recorded: Callable[[Code], bool]) -> bool:
     """Return whether the recorded code is accepted and nearly the best of the accepted ones."""
-    by_improvement = sorted(range(len(pool.codes)), key=lambda place: -pool.improvement[place])
-    best = next((pool.improvement[place] for place in by_improvement if accepts(pool.codes[place])), None)
+    best_first = sorted(range(len(pool.codes)), key=lambda place: -pool.acquisition[place])
+    best = next((pool.acquisition[place] for place in best_first if accepts(pool.codes[place])), None)
     if best is None:
         return False
-    tied = [place for place in by_improvement if pool.improvement[place] >= best - TOLERANCE - ROUNDING]
+    tied = [place for place in best_first if pool.acquisition[place] >= best - TOLERANCE - ROUNDING]
     return any(is_recorded(pool.codes[place]) and accepts(pool.codes[place]) for place in tied)
 
 

@@ -84,4 +84,5 @@ def _may_propose(
         choice.accepts,
         None if recorded is None else lambda code: codes.decode(code) == recorded,
         inputs.source_models(space),
+        seconds=choice.seconds,
     )

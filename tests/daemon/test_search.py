@@ -59,9 +59,10 @@ def test_converged_search_ends_at_the_same_birth(tmp_path, home, supervise, fast
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("population", [6, pytest.param(12, marks=pytest.mark.slow)])
-def test_guided_births_do_not_depend_on_slots_or_crashes(tmp_path, home, supervise, fast, population):
+@pytest.mark.parametrize(("population", "acquisition"), [(6, "improvement_per_second"), (12, "improvement")])
+def test_guided_births_do_not_depend_on_slots_or_crashes(tmp_path, home, supervise, fast, population, acquisition):
     guided = {"evolution__births": "guided", "evolution__population": population, "budget__candidates": 24}
+    guided["evolution__acquisition"] = acquisition
     prints = set()
     for slots, program in ((1, fast), (4, (*fast, "--crash-on", "11"))):
         settings = home(tmp_path / str(slots), **guided)

@@ -226,3 +226,12 @@ def test_metric_must_be_one_that_the_training_measures():
         "objective.metric is perplexity, but the built-in training measures only val_accuracy and val_loss; "
         "choose one of them"
     )
+
+
+def test_acquisition_per_second_needs_guided_births():
+    changes = {"evolution.acquisition": "improvement_per_second"}
+    with pytest.raises(InvalidSpecError, match="acquisition: improvement_per_second needs births: guided"):
+        parse_spec(MINIMAL, changes)
+    stored = parse_spec(MINIMAL, {**changes, "evolution.births": "guided"}).model_dump(mode="json")["evolution"]
+    assert stored["acquisition"] == "improvement_per_second"
+    assert "acquisition" not in parse_spec(MINIMAL, {"evolution.births": "guided"}).model_dump(mode="json")["evolution"]

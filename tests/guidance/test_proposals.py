@@ -10,6 +10,7 @@ import pytest
 
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Encoding
+from eatnas_db.guidance.predicted_seconds import predict_seconds
 from eatnas_db.guidance.proposals import ScoredCode, fit_model, model_rows, propose
 
 LEVELS = 4
@@ -47,10 +48,11 @@ def make_rows(count, scorer=score):
     return [ScoredCode(number, code, float(scorer(code))) for number, code in enumerate(dict.fromkeys(codes))]
 
 
-def propose_next(rows, pending=(), accepts=lambda code: True, seed=3):
+def propose_next(rows, pending=(), accepts=lambda code: True, seed=3, seconds=None):
     size = model_rows(len(rows))
     model = fit_model(Cube.encoding, rows[:size], size)
-    return propose(Cube(), model, rows, pending, KeyedRng(seed, "proposal", len(rows)), accepts)
+    rng = KeyedRng(seed, "proposal", len(rows))
+    return propose(Cube(), model, rows, pending, rng, accepts, seconds=seconds)
 
 
 def test_search_by_proposals_finds_the_best_code():
@@ -126,3 +128,22 @@ def test_proposals_do_not_depend_on_threads_or_kernels_of_blas():
         for setting in settings
     }
     assert len(outputs) == 1
+
+
+def test_cheaper_of_two_equal_networks_is_proposed_per_second():
+    # Position 0 has no effect on the scores, and alone decides the cost.
+    rows = make_rows(24, lambda code: score((0, *code[1:])))
+    costs = [[4, 3, 2, 1], [1, 2, 3, 4]]
+    plain, *cheap = (
+        propose_next(rows, seconds=seconds)
+        for seconds in (
+            None,
+            *(lambda codes, cost=cost: predict_seconds([cost[code[0]] for code in codes], [2]) for cost in costs),
+        )
+    )
+    assert [proposal.code[0] for proposal in cheap] == [3, 0]
+    assert all(proposal.prediction.improvement <= plain.prediction.improvement for proposal in cheap)
+
+
+def test_predicted_seconds_are_one_third_fixed():
+    assert predict_seconds([0, 5, 20], [1, 10, 100]) == pytest.approx([1 / 3, 2 / 3, 5 / 3])

@@ -106,8 +106,12 @@ def test_a_finished_search_violates_nothing(find_violations):
 
 
 @pytest.mark.slow
-def test_guided_births_are_replayed(engine: Engine, search_factory, lease_factory, score_factory, tmp_path):
-    search_id = search_factory(evolution__births="guided", evolution__population=10, budget__candidates=20)
+@pytest.mark.parametrize("acquisition", ["improvement", "improvement_per_second"])
+def test_guided_births_are_replayed(
+    engine: Engine, search_factory, lease_factory, score_factory, tmp_path, acquisition
+):
+    changes = {"evolution__births": "guided", "evolution__acquisition": acquisition, "evolution__population": 10}
+    search_id = search_factory(**changes, budget__candidates=20)
     for _ in range(20):
         leased = lease_factory(search_id)
         score_factory(leased, leased.mult_adds / 1e9)
