@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, select
 
-from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Birth, BirthPrediction
+from eatnas_db.domain.evolution import GUIDED_MIN_SCORES, Birth, BirthPrediction, maximizes_per_second
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space, list_changes
 from eatnas_db.domain.states import Origin
@@ -132,8 +132,7 @@ class GuidedChoice:
         self.pending = [encode(space, code) for code in inputs.pending]
         self.rng = KeyedRng(record.seed, "proposal", inputs.number)
         self.proposals: dict[Code, Proposal] = {}
-        is_per_second = record.spec["evolution"].get("acquisition") == "improvement_per_second"
-        self.seconds = self._predict_seconds if is_per_second else None
+        self.seconds = self._predict_seconds if maximizes_per_second(record.spec) else None
 
     def accepts(self, code: Code) -> bool:
         """Return whether a code is within the limits, and no earlier birth has its network."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Select, case, func, select
 
+from eatnas_db.domain.evolution import maximizes_per_second
 from eatnas_db.queries.paging import Page, fetch_page
 from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.schema.searches import search, transfer_source
@@ -78,13 +79,19 @@ def list_predictions(connection: Connection, search_id: int, page: Page) -> list
 def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
     """Return the prediction for a candidate; None if the model did not decide its birth."""
     columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
-    query = select(*columns, prediction.c.slopes, candidate.c.search_id).join_from(prediction, candidate)
+    query = select(*columns, prediction.c.slopes, candidate.c.search_id, search.c.spec)
+    query = query.join_from(prediction, candidate).join(search, search.c.id == candidate.c.search_id)
     row = connection.execute(query.where(prediction.c.candidate_id == candidate_id)).first()
     if row is None:
         return None
     sources = list_source_names(connection, row.search_id) if row.slopes else ()
     reason = explain_proposal(
-        row.low, row.middle, row.high, row.scores, tuple(zip(sources, row.slopes or (), strict=False))
+        row.low,
+        row.middle,
+        row.high,
+        row.scores,
+        tuple(zip(sources, row.slopes or (), strict=False)),
+        per_second=maximizes_per_second(row.spec),
     )
     return PredictedFitness(row.low, row.middle, row.high, row.scores, row.agreement, reason)
 
@@ -101,15 +108,25 @@ def list_source_names(connection: Connection, search_id: int) -> tuple[str, ...]
 
 
 def explain_proposal(
-    low: float, middle: float, high: float, scores: int, slopes: Sequence[tuple[str, float]] = ()
+    low: float,
+    middle: float,
+    high: float,
+    scores: int,
+    slopes: Sequence[tuple[str, float]] = (),
+    *,
+    per_second: bool = False,
 ) -> str:
-    """Return in one sentence why the model proposed a network; `slopes` has the slope of each source by its name."""
+    """Return in one sentence why the model proposed a network; `slopes` has the slope of each source by its name.
+
+    `per_second`: the search maximizes the improvement per predicted device second.
+    """
     listed = ", ".join(f"{name} with slope {slope:.2g}" for name, slope in slopes)
     sources = f" and of the source{'s' if len(slopes) > 1 else ''} {listed}" if slopes else ""
     number = f"{scores} score{'' if scores == 1 else 's'}"
+    unit = " per device second" if per_second else ""
     return (
         f"A model of {number}{sources} expected a fitness of {middle:.4f} ({low:.4f} to {high:.4f}), "
-        "and no other network that it compared promised a larger improvement."
+        f"and no other network that it compared promised a larger improvement{unit}."
     )
 
 

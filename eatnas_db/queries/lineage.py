@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from operator import attrgetter, itemgetter
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import CTE, Connection, Integer, literal, select
 
+from eatnas_db.domain.evolution import maximizes_per_second
 from eatnas_db.domain.final_weights import describe_source
 from eatnas_db.domain.states import RETRAINED, Origin
 from eatnas_db.queries.calibration import explain_proposal, list_source_names
@@ -93,11 +94,12 @@ class _FamilyRow(NamedTuple):
     scores: int | None
     slopes: list[float] | None
 
-    def explain(self, sources: Sequence[str]) -> str | None:
+    def explain(self, sources: Sequence[str], spec: Mapping[str, Any]) -> str | None:
         if self.low is None or self.middle is None or self.high is None or self.scores is None:
             return None
         slopes = tuple(zip(sources, self.slopes or (), strict=False))
-        return explain_proposal(self.low, self.middle, self.high, self.scores, slopes)
+        per_second = maximizes_per_second(spec)
+        return explain_proposal(self.low, self.middle, self.high, self.scores, slopes, per_second=per_second)
 
     @property
     def change(self) -> str | None:
@@ -203,11 +205,11 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
 def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[LineageEntry]:
     """Yield an entry for each candidate; parents come before their children."""
     names = {row.id: row.name for row in connection.execute(select(search.c.id, search.c.name))}
-    retraining = {row.search_id for row in rows if row.origin == Origin.FINAL}
+    described = {row.search_id for row in rows if row.origin == Origin.FINAL or row.low is not None}
     specs: dict[int, Any] = {}
-    if retraining:
-        of_final_models = select(search.c.id, search.c.spec).where(search.c.id.in_(retraining))
-        specs = {row.id: row.spec for row in connection.execute(of_final_models)}
+    if described:
+        with_spec = select(search.c.id, search.c.spec).where(search.c.id.in_(described))
+        specs = {row.id: row.spec for row in connection.execute(with_spec)}
     measured: dict[int | None, tuple[tuple[int, int] | None, float | None]] = {None: (None, None)}
     with_sources = {row.search_id for row in rows if row.slopes}
     sources = {search_id: list_source_names(connection, search_id) for search_id in with_sources}
@@ -242,7 +244,7 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
             code=row.code,
             share_inherited=row.share_inherited,
             lineage_epochs=row.lineage_epochs,
-            reason=row.explain(sources.get(row.search_id, ())),
+            reason=row.explain(sources.get(row.search_id, ()), specs.get(row.search_id, {})),
             rung=row.rung,
             weights_from=describe_source(specs.get(row.search_id, {}), row.origin, row.code),
         )

@@ -40,6 +40,15 @@ def test_every_guided_birth_has_a_prediction_and_its_outcome(guided, connection)
         assert get_predicted_fitness(connection, row.id) == get_candidate(connection, row.id).prediction
 
 
+def test_reason_names_the_improvement_per_second(search_factory, train, engine):
+    changes = {"evolution__births": "guided", "evolution__acquisition": "improvement_per_second"}
+    train(search_factory(**changes, budget__candidates=10, evolution__population=9))
+    with read_transaction(engine) as connection:
+        reason = get_candidate(connection, 10).prediction.reason
+        assert reason.endswith("promised a larger improvement per device second.")
+        assert get_lineage(connection, 10)[0].reason == reason
+
+
 def test_calibration_summarizes_all_predictions(guided, connection):
     rows = list_predictions(connection, guided, EVERYTHING)
     summary = get_calibration(connection, guided)
