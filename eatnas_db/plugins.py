@@ -28,6 +28,7 @@ from typing import Any, Final
 
 from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import PluginError, describe_os_error
+from eatnas_db.time_limits import call_within_limit, plugin_seconds
 
 OPERATORS: Final = "eatnas_db.operators"
 SPACES: Final = "eatnas_db.spaces"
@@ -48,6 +49,20 @@ class Plugin:
     def package(self) -> str:
         """The name of the top-level package or module."""
         return self.reference.partition(":")[0].partition(".")[0]
+
+    def load_quickly(self) -> Any:
+        """Return the object like `load`, but raise `PluginError` if the import does not end in time.
+
+        For processes that others wait for, such as the daemon.
+        """
+        key = (self.reference, digest_source(self.package))
+        if key in HANGING:
+            raise PluginError(HANGING[key])
+        try:
+            return call_within_limit(self.load, seconds=IMPORT_FACTOR * plugin_seconds())
+        except TimeoutError as error:
+            HANGING[key] = f"{self} cannot be imported: {error}; correct or reinstall its package"
+            raise PluginError(HANGING[key]) from None
 
     def load(self) -> Any:
         """Import the module and return the object. Raises `PluginError` with the reason in one line."""
@@ -172,6 +187,10 @@ def find_distribution(package: str) -> str | None:
     return None
 
 
+IMPORT_FACTOR: Final = 3
+"""An import may take this many times as long as a call: it reads files."""
+HANGING: Final[dict[tuple[str, str], str]] = {}
+"""The errors of imports that did not end, by reference and digest of the source, so that none is waited for twice."""
 SOURCE_DIGESTS: Final[dict[str, str]] = {}
 """The digests that this process has read, by top-level package."""
 

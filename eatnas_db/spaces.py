@@ -24,11 +24,16 @@ _OPERATORS: Final = {operator.name: operator for operator in BUILT_IN_OPERATORS}
 
 
 def list_plugin_spaces() -> dict[str, Plugin]:
-    """Return the spaces of installed packages by name. Raises `PluginError` if one has the name of a built-in space."""
-    plugins = list_plugins(SPACES)
-    for name in plugins.keys() & BUILT_IN_SPACES.keys():
-        raise PluginError(f"{plugins[name]} has the name of a built-in space; rename its entry point, or uninstall it")
-    return plugins
+    """Return the spaces of installed packages by name, without those that have the name of a built-in space."""
+    return {name: plugin for name, plugin in list_plugins(SPACES).items() if name not in BUILT_IN_SPACES}
+
+
+def describe_conflict(plugin: Plugin) -> str | None:
+    """Return the reason why a space or an operator of a package is never used; None if its name is its own."""
+    kind = {**dict.fromkeys(BUILT_IN_SPACES, "space"), **dict.fromkeys(_OPERATORS, "operator")}.get(plugin.name)
+    if kind is None:
+        return None
+    return f"{plugin} has the name of a built-in {kind}, which is used; rename its entry point, or uninstall it"
 
 
 def find_space(name: str) -> SpaceDefinition:
@@ -47,7 +52,7 @@ def find_operator(name: str) -> Operator:
     if name in _OPERATORS:
         return _OPERATORS[name]
     plugin = find_plugin(OPERATORS, name)
-    operator = plugin.load()
+    operator = plugin.load_quickly()
     if not isinstance(operator, Operator) or operator.name != name:
         raise PluginError(f"{plugin} is not an Operator with the name {name!r}; correct its package")
     return operator
@@ -66,7 +71,7 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
     used: list[Plugin] = []
     parts: list[str | None] = []
     plugin = None if space.name in BUILT_IN_SPACES else list_plugins(SPACES).get(space.name)
-    if plugin is not None and plugin.load() is space:
+    if plugin is not None and plugin.load_quickly() is space:
         used.append(plugin)
         parts += [space.network, space.inheritance]
         if type(space) not in (Macro, CellSpace):  # a class of the package may override any method
@@ -117,7 +122,7 @@ def _read_space(stored: str) -> SpaceDefinition:
 
 
 def _load_space(plugin: Plugin) -> SpaceDefinition:
-    space = plugin.load()
+    space = plugin.load_quickly()
     if not isinstance(space, SpaceDefinition) or getattr(space, "name", None) != plugin.name:
         raise PluginError(f"{plugin} is not a SpaceDefinition with the name {plugin.name!r}; correct its package")
     if not isinstance(getattr(space, "network", None), str):

@@ -22,8 +22,8 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.errors import EatnasError, InvalidArchitectureError, NotFoundError, PluginError
-from eatnas_db.plugins import OPERATORS, Plugin, list_plugins
-from eatnas_db.spaces import BUILT_IN_SPACES, find_operator, find_space, list_plugin_spaces
+from eatnas_db.plugins import OPERATORS, SPACES, Plugin, list_plugins
+from eatnas_db.spaces import BUILT_IN_SPACES, describe_conflict, find_operator, find_space, list_plugin_spaces
 from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_protocol.long_texts import shorten_middle
@@ -59,7 +59,7 @@ def list_spaces(format: FormatOption = Format.TABLE, layout: Layout = FITTING) -
     rows = [{"kind": "space", "name": name, **built_in} for name in BUILT_IN_SPACES]
     rows += [{"kind": "operator", "name": operator.name, **built_in} for operator in BUILT_IN_OPERATORS]
     for kind, plugins, find in (
-        ("space", list_plugin_spaces(), find_space),
+        ("space", list_plugins(SPACES), find_space),
         ("operator", list_plugins(OPERATORS), find_operator),
     ):
         rows += [_describe_plugin(kind, name, plugin, find) for name, plugin in plugins.items()]
@@ -158,6 +158,7 @@ def _describe_plugin(kind: str, name: str, plugin: Plugin, find: Callable[[str],
     row: dict[str, Any] = {"kind": kind, "name": name, "package": plugin.package, "version": None, "error": None}
     try:
         row["version"] = plugin.identity().version
+        row["error"] = describe_conflict(plugin)
         find(name)
     except PluginError as error:
         row["error"] = str(error)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from eatnas_daemon.training_programs import run_training_program
+from eatnas_daemon.training_programs import TrainingTimeoutError, run_training_program
 from eatnas_db.errors import DataError, PluginError
 
 PROGRAM: Final = "eatnas_training.programs.check"
 
 
-def check_program(reference: str) -> None:
-    """Import a program and check its arguments. Raises `PluginError` with the reason in one line."""
+IMPORT_SECONDS: Final = 600.0
+"""The import of torch alone can take a minute on a busy machine."""
+
+
+def check_program(reference: str, *, timeout: float = IMPORT_SECONDS) -> None:
+    """Import a program and check its arguments. Raises `PluginError` with the reason in one line.
+
+    `timeout`: the seconds that the import may take.
+    """
     try:
-        run_training_program(PROGRAM, request={"reference": reference})
+        run_training_program(PROGRAM, request={"reference": reference}, timeout=timeout)
+    except TrainingTimeoutError:
+        raise PluginError(
+            f"{reference} cannot be imported: it did not return within {timeout:g} s; correct its package"
+        ) from None
     except DataError as error:
         raise PluginError(str(error)) from None

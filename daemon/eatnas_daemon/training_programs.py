@@ -13,6 +13,10 @@ from eatnas_db.errors import DataError
 from eatnas_db.interpreter import python_command
 
 
+class TrainingTimeoutError(DataError):
+    """A program of the training package did not answer in time."""
+
+
 def run_training_program(
     module: str,
     *arguments: str,
@@ -46,7 +50,7 @@ def run_training_program(
             pass_fds=() if progress_fd is None else (progress_fd,),
         )
     except subprocess.TimeoutExpired:
-        raise DataError(f"{program} did not answer within {timeout:g} s; try again") from None
+        raise TrainingTimeoutError(f"{program} did not answer within {timeout:g} s; try again") from None
     finally:
         if progress_fd is not None:
             os.close(progress_fd)

@@ -72,6 +72,12 @@ class Macro(SpaceDefinition):
             stored["ops"] = list(self._operator_names)
         return stored
 
+    @cached_property
+    def runs_code_of_packages(self) -> bool:
+        """Whether its operators, or its class, belong to an installed package."""
+        is_known = type(self) is Macro and all(operator in BUILT_IN_OPERATORS for operator in self._operators)
+        return not is_known
+
     @property
     def has_own_operators(self) -> bool:
         """Whether the operators are not those of EAT-NAS."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from eatnas_db.domain.architecture import Architecture, PrimitiveValue, text_digest
 from eatnas_db.domain.cost import Cost
@@ -14,6 +14,9 @@ from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space_definition import Primitives, SpaceDefinition
 from eatnas_db.errors import EatnasError, PluginError, SpaceExhaustedError
+from eatnas_db.time_limits import call_within_limit
+
+T = TypeVar("T")
 
 MAX_PROPOSALS: Final = 2000
 """A space counts as exhausted after this many proposals."""
@@ -66,26 +69,21 @@ class Space:
 
     def effective(self, architecture: Architecture) -> Architecture:
         """Return the one architecture that represents all architectures of the same network."""
-        return self.macro.effective(architecture)
+        return self._call(f"read {architecture}", self.macro.effective, architecture)
 
     def parse(self, code: str) -> Architecture:
         """Parse the stored text of an architecture. Raises `InvalidArchitectureError`."""
-        return self.macro.parse(code)
+        return self._call(f"read {code}", self.macro.parse, code)
 
     def digest(self, effective: Architecture) -> str:
         """Return the digest of the network of an effective architecture."""
-        return text_digest(self.macro.digest_text(effective))
+        return text_digest(self._call(f"read {effective}", self.macro.digest_text, effective))
 
     def propose(self, architecture: Architecture, *changes: Change) -> Proposal:
         """Return an architecture together with its effective form, digest and cost. Raises `EatnasError`."""
-        try:
-            effective = self.effective(architecture)
-            digest = self.digest(effective)
-            cost, activations = self.macro.measure(architecture, self.task)
-        except EatnasError:
-            raise
-        except (Exception, SystemExit) as error:  # the code of a package may raise anything
-            raise self._blame_package(f"count {architecture}", error) from error
+        effective = self.effective(architecture)
+        digest = self.digest(effective)
+        cost, activations = self._call(f"count {architecture}", self.macro.measure, architecture, self.task)
         return Proposal(
             architecture=architecture,
             effective=effective,
@@ -166,7 +164,7 @@ class Space:
         return proposal
 
     def _make_architecture(self, choose: Callable[[tuple[PrimitiveValue, ...]], PrimitiveValue]) -> Architecture:
-        try:
+        def make() -> Architecture:
             make_block = self.macro.make_block
             return Architecture(
                 tuple(
@@ -175,15 +173,21 @@ class Space:
                     for position, primitives in enumerate(self.macro.blocks)
                 )
             )
+
+        return self._call("make an architecture", make)
+
+    def _call(self, task: str, method: Callable[..., T], *arguments: object) -> T:
+        """Call a method of the space. Raises `PluginError` if code of a package fails or never returns."""
+        if not self.macro.runs_code_of_packages:
+            return method(*arguments)
+        try:
+            return call_within_limit(method, *arguments)
         except EatnasError:
             raise
-        except (Exception, SystemExit) as error:  # the code of a package may raise anything
-            raise self._blame_package("make an architecture", error) from error
-
-    def _blame_package(self, task: str, error: BaseException) -> PluginError:
-        return PluginError(
-            f"space {self.macro.name} cannot {task} ({type(error).__name__}: {error}); correct its package"
-        )
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"space {self.macro.name} cannot {task} ({type(error).__name__}: {error}); correct its package"
+            ) from error
 
     def _random_change(self, parent: Architecture, rng: KeyedRng) -> Change:
         position, primitives = rng.choice(self.macro.variable)

@@ -60,6 +60,11 @@ class SpaceDefinition(ABC):
         """Return the space as the record stores it, in plain JSON values."""
         return {"name": self.name}
 
+    @property
+    def runs_code_of_packages(self) -> bool:
+        """Whether its methods, or what they call, belong to an installed package, which may do anything."""
+        return not type(self).__module__.startswith("eatnas_db.")
+
     @cached_property
     def variable(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
         """The position of every block that can change, with the primitives that have several values."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from eatnas_db.domain.macro import Task
+from eatnas_db.domain.macro import PRESETS, Task
 from eatnas_db.domain.space import Space
 from eatnas_db.errors import PluginError
 from eatnas_db.plugins import (
     DATASETS,
     SOURCE_DIGESTS,
+    SPACES,
     Plugin,
     PluginIdentity,
     digest_source,
@@ -21,7 +25,8 @@ from eatnas_db.plugins import (
     find_plugin,
     list_plugins,
 )
-from eatnas_db.spaces import find_space, read_space, store_space
+from eatnas_db.spaces import describe_conflict, find_space, list_plugin_spaces, read_space, store_space
+from eatnas_db.time_limits import VARIABLE, call_within_limit
 from support.plugin_packages import install_package
 
 
@@ -213,3 +218,64 @@ SPACE = Broken()
 
     with pytest.raises(PluginError, match=r"broken cannot make an architecture .*; correct its package"):
         Space(find_space("broken"), Task(8, 1, 10)).require_feasible()
+
+
+def test_cost_that_never_returns_is_one_line(site: Path) -> None:
+    source = f"{MACRO}import time\nOwn.measure = lambda *_: time.sleep(10**6)\nSPACE = Own('stuck', *SIZES)\n"
+    install_package(site, "plugin_sample_q", source, entries="[eatnas_db.spaces]\nstuck = plugin_sample_q:SPACE\n")
+    program = (
+        "from eatnas_db.domain.macro import Task; from eatnas_db.domain.space import Space\n"
+        "from eatnas_db.errors import PluginError; from eatnas_db.spaces import find_space\n"
+        "try: Space(find_space('stuck'), Task(8, 1, 10)).require_feasible()\n"
+        "except PluginError as error: print(error)\n"
+    )
+    environment = {**os.environ, VARIABLE: "0.2", "PYTHONPATH": str(site)}
+
+    printed = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True)
+
+    assert printed.startswith("space stuck cannot count ")
+    assert printed.endswith("(TimeoutError: it did not return within 0.2 s); correct its package\n")
+
+
+def test_import_that_never_ends_is_waited_for_once(site: Path) -> None:
+    source = "import time\ntry:\n    time.sleep(10**6)\nexcept Exception:\n    pass\n"
+    install_package(site, "plugin_sample_r", source, entries="[eatnas_db.spaces]\nslow = plugin_sample_r:SPACE\n")
+    program = (
+        "from eatnas_db.errors import PluginError; from eatnas_db.spaces import find_space\n"
+        "for _ in range(2):\n"
+        "    try: find_space('slow')\n"
+        "    except PluginError as error: print(error)\n"
+    )
+    environment = {**os.environ, VARIABLE: "0.1", "PYTHONPATH": str(site)}
+
+    first, second = subprocess.check_output([sys.executable, "-c", program], env=environment, text=True).splitlines()
+
+    assert first == second
+    assert "slow (plugin_sample_r:SPACE) cannot be imported: it did not return within 0.3 s" in first
+
+
+def never_return() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_call_is_stopped_in_every_thread(in_thread: bool) -> None:
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(call_within_limit, never_return, seconds=0.1) if in_thread else None
+        with pytest.raises(TimeoutError, match=r"did not return within 0\.1 s"):
+            call.result() if call else call_within_limit(never_return, seconds=0.1)
+
+    assert call_within_limit(divmod, 7, 2, seconds=60.0) == (3, 1)
+
+
+def test_name_of_a_built_in_space_stops_no_other_space(site: Path) -> None:
+    source = f"{MACRO}SPACE = Own('eatnas-tiny', *SIZES)\nOTHER = Own('other', *SIZES)\n"
+    entries = "[eatnas_db.spaces]\neatnas-tiny = plugin_sample_s:SPACE\nother = plugin_sample_s:OTHER\n"
+    install_package(site, "plugin_sample_s", source, entries=entries)
+
+    assert find_space("eatnas-tiny") is PRESETS["eatnas-tiny"]
+    assert find_space("other").name == "other"
+    assert set(list_plugin_spaces()) >= {"other"}
+    assert "eatnas-tiny" not in list_plugin_spaces()
+    assert "has the name of a built-in space" in describe_conflict(list_plugins(SPACES)["eatnas-tiny"])
