@@ -29,6 +29,7 @@ from eatnas_db.database.transactions import read_transaction
 from eatnas_db.database_copy import copy_record
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.integrity.check import list_violations
+from eatnas_db.integrity.violations import Violation
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.schema.record import REVISION
 from eatnas_db.settings import Settings, load_settings
@@ -117,17 +118,20 @@ def check(
     engine = open_record(ctx.obj.database_url)
     if commands.differs_from_models(engine):
         raise RecordError(f"the tables of {ctx.obj.printable_url} do not match this program's schema; restore a backup")
-    violations = []
-    for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files):
+    violations: list[Violation] = []
+    unchecked: list[str] = []
+    for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files, on_unchecked=unchecked.append):
         violations.append(violation)
         if format is Format.TABLE:
             typer.echo(violation)
     if format is not Format.TABLE:
         show(violations, ("invariant", "what", "count", "examples"), format, layout=layout)
+    for note in unchecked:
+        typer.echo(f"note: {note}", err=True)
     if violations:
         raise typer.Exit(1)
     if format is Format.TABLE:
-        typer.echo("the record is intact: no rule is violated")
+        typer.echo("the record is intact: no rule is violated" if not unchecked else "no rule is violated")
 
 
 @app.command()

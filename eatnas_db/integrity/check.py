@@ -21,14 +21,17 @@ from eatnas_db.integrity.invariants import check_invariants
 from eatnas_db.integrity.replay import check_replay
 from eatnas_db.integrity.rungs import check_rungs
 from eatnas_db.integrity.sources import check_sources
-from eatnas_db.integrity.violations import Violation
+from eatnas_db.integrity.violations import NoteCallback, Violation
 
 
-def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = False) -> Iterator[Violation]:
+def list_violations(
+    engine: Engine, artifacts: Path, *, whole_files: bool = False, on_unchecked: NoteCallback = lambda _: None
+) -> Iterator[Violation]:
     """Yield every invariant that does not hold.
 
-    Checkpoint files below `artifacts` are compared by size, and with `whole_files` by content too. Raises
-    `RecordError` if the database cannot be read.
+    Checkpoint files below `artifacts` are compared by size, and with `whole_files` by content too. `on_unchecked` is
+    called with each search that cannot be replayed because one of its plug-ins is missing. Raises `RecordError` if the
+    database cannot be read.
     """
     on_sqlite = not is_postgresql(engine)
     damage = check_database_file(engine) if on_sqlite else []
@@ -39,7 +42,7 @@ def list_violations(engine: Engine, artifacts: Path, *, whole_files: bool = Fals
         yield from check_invariants(engine)
         yield from check_epochs(engine)
         yield from check_genotypes(engine)
-        yield from check_replay(engine)
+        yield from check_replay(engine, on_unchecked)
         yield from check_rungs(engine)
         yield from check_sources(engine)
         yield from check_escaping_paths(engine, artifacts)

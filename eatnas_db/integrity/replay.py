@@ -27,9 +27,9 @@ from eatnas_db.domain.rungs import rungs_of
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.states import CandidateState, Origin, SearchKind
 from eatnas_db.domain.transfer import PerturbationLimits
-from eatnas_db.errors import EatnasError, MetricError
+from eatnas_db.errors import EatnasError, MetricError, PluginError
 from eatnas_db.integrity import violations
-from eatnas_db.integrity.violations import Violation
+from eatnas_db.integrity.violations import NoteCallback, Violation
 from eatnas_db.queries.searches import SearchRecord, list_searches
 from eatnas_db.schema.candidates import architecture, candidate, prediction
 from eatnas_db.schema.searches import step
@@ -85,14 +85,19 @@ class _Offenders:
     searches: list[str] = field(default_factory=list)
 
 
-def check_replay(engine: Engine) -> Iterator[Violation]:
-    """Replay each search with the functions that made its decisions, and yield the differences from the record."""
+def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) -> Iterator[Violation]:
+    """Replay each search with the functions that made its decisions, and yield the differences from the record.
+
+    `on_unchecked` is called for each search whose plug-in cannot be used: no fault of the record.
+    """
     with read_transaction(engine) as connection:
         searches = list_searches(connection)
     offenders = _Offenders()
     for record in searches:
         try:
             _Replay(engine, record, offenders).run()
+        except PluginError as error:
+            on_unchecked(f"search {record.name!r} was not replayed: {error}")
         except (EatnasError, KeyError, TypeError, ValueError):
             offenders.searches.append(record.name)
     for rule, what, found in (
@@ -225,6 +230,8 @@ class _Replay:
             self._advance(min(birth.birth - record.lag + 1, record.settled))
         try:
             is_birth, is_parent = self._matches(birth)
+        except PluginError:
+            raise
         except (EatnasError, ValueError):
             is_birth, is_parent = False, True
         if not is_birth:

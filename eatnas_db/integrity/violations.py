@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,10 @@ class Violation:
     def __str__(self) -> str:
         more = f", … {self.count} in total" if self.count > len(self.examples) else ""
         return f"violated: {self.invariant} ({self.what}: {', '.join(map(str, self.examples))}{more})"
+
+
+NoteCallback = Callable[[str], None]
+"""Called with one sentence about what could not be checked."""
 
 
 def summarize(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:

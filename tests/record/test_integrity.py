@@ -20,6 +20,7 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.integrity.violations import Violation
 from eatnas_db.schema.candidates import candidate, prediction
+from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.create import create_search
@@ -326,3 +327,17 @@ def test_paths_that_leave_the_artifacts_are_reported(settings, find_violations, 
     )
     assert found["every checkpoint path stays in the artifacts folder"].examples == (path,)
     assert len(found) == 1
+
+
+def test_search_without_its_plugin_is_not_checked(engine, search_factory, tmp_path):
+    search_factory()
+    absent = {"reference": "absent_package:SPACE", "version": "1.0", "source_digest": "0" * 64}
+    with transaction(engine) as connection:
+        stored = connection.execute(select(search.c.macro)).scalar_one()
+        connection.execute(update(search).values(macro={**stored, "plugins": [absent]}))
+    notes = []
+
+    assert list(list_violations(engine, tmp_path, on_unchecked=notes.append)) == []
+
+    (note,) = notes
+    assert note.startswith("search 's' was not replayed: the package absent_package is not installed")
