@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, Table, delete, func, insert, select, text
+from sqlalchemy import URL, BigInteger, Connection, Engine, Select, Table, delete, func, insert, select, text
+from sqlalchemy import cast as cast_to
 
 from eatnas_db.urls import sqlite_url
 
@@ -41,6 +43,14 @@ def insert_or_ignore(table: Table) -> Insert:
     from sqlalchemy.dialects.postgresql import insert
 
     return insert(table).on_conflict_do_nothing()
+
+
+def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]:
+    """Return a SELECT of these ids with one parameter, however many they are: databases limit their number."""
+    listed = ",".join(map(str, ids))
+    if is_postgresql(connection):
+        return select(cast_to(func.unnest(func.string_to_array(listed, ",")), BigInteger))
+    return select(func.json_each(f"[{listed}]").table_valued(sqlalchemy.column("value", BigInteger)).c.value)
 
 
 def get_last_id(connection: Connection, table: Table) -> int | None:

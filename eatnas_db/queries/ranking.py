@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Float, Integer, Select, case, cast, literal, null, select
 
+from eatnas_db.database.dialects import select_ids
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
 from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
@@ -72,7 +73,7 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     scored = _candidates().where(candidate.c.fitness.is_not(None))
     front = list_front_ids(connection, search_id)
     if front is not None:
-        scored = scored.where(candidate.c.id.in_(front))
+        scored = scored.where(candidate.c.id.in_(select_ids(connection, front)))
     retrained = _select_retrained(search_id)
     # They belong to this search. A condition on it would make SQLite read the whole search.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
@@ -94,7 +95,7 @@ def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tupl
     front = list_front_ids(connection, search_id)
     if front is None:
         return list_fittest(connection, search_id, top)
-    return rank_among(connection, select(candidate.c.id).where(candidate.c.id.in_(front[:top])))
+    return rank_among(connection, select_ids(connection, front[:top]))
 
 
 def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:

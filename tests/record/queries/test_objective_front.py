@@ -1,10 +1,11 @@
 """The front of several objectives on both databases."""
 
 from eatnas_db import transitions
+from eatnas_db.database.dialects import select_ids
 from eatnas_db.database.transactions import transaction
 from eatnas_db.queries.metric_values import list_metric_values
 from eatnas_db.queries.objective_front import list_front_ids, list_objective_front, list_objective_values
-from eatnas_db.queries.ranking import list_best, list_living, list_to_reevaluate
+from eatnas_db.queries.ranking import list_best, list_living, list_to_reevaluate, rank_among
 from eatnas_db.scores import Measurement
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
@@ -50,3 +51,5 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
         many = [*ids, *range(10**6, 10**6 + 70_000)]  # more than the parameters of any statement
         assert {row.id for row in list_objective_values(connection, many)} == set(ids)
         assert set(list_metric_values(connection, many)) == set(ids)
+        assert set(connection.execute(select_ids(connection, many)).scalars()) == set(many)
+        assert {row.id for row in rank_among(connection, select_ids(connection, many))} == set(ids)
