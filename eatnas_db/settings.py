@@ -27,6 +27,7 @@ from eatnas_db.urls import (
 
 MAX_HOST_NAME: Final = 255
 MAX_LOCK_NAME: Final = 100
+MLFLOW_SWITCH: Final = "EATNAS_MLFLOW"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,14 @@ class Settings:
         if (file := sqlite_file(uri)) is not None and "?" not in uri:
             return mlflow_store_url(file.absolute())
         return str(expand_home(Path(uri))) if uri.startswith("~") else uri
+
+
+def is_mlflow_on(environment: Mapping[str, str]) -> bool:
+    """Return whether daemons write to MLflow: `EATNAS_MLFLOW` is `on`, the default, or `off`. Raises `RecordError`."""
+    given = environment.get(MLFLOW_SWITCH) or "on"
+    if given not in ("on", "off"):
+        raise RecordError(f"{MLFLOW_SWITCH} is {given!r}; expected on or off")
+    return given == "on"
 
 
 def _file_name_part(host: str) -> str:

@@ -39,7 +39,7 @@ from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.searches import list_searches
-from eatnas_db.settings import Settings
+from eatnas_db.settings import Settings, is_mlflow_on
 from eatnas_db.urls import hide_passwords, parse_url, require_parsable_url
 from eatnas_report.formats import format_size, format_time
 
@@ -190,9 +190,13 @@ def _record(settings: Settings) -> Finding:
         with read_connection(settings.database_url):
             return Finding("record", True, settings.printable_url)
     except RecordError as error:
-        # By convention the advice of an error message follows its last semicolon.
-        found, _, advice = str(error).rpartition("; ")
-        return Finding("record", False, found or advice, advice if found else "")
+        return _report_error("record", error)
+
+
+def _report_error(what: str, error: EatnasError) -> Finding:
+    """Return a finding from an error message, whose advice by convention follows its last semicolon."""
+    found, _, advice = str(error).rpartition("; ")
+    return Finding(what, False, found or advice, advice if found else "")
 
 
 def _daemon(settings: Settings) -> Finding:
@@ -249,6 +253,11 @@ def _storage(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
 
 
 def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
+    try:
+        if not is_mlflow_on(environment):
+            return Finding("MLflow", True, "off; `eatnas-db mlflow sync` writes what it lacks")
+    except RecordError as error:
+        return _report_error("MLflow", error)
     uri = settings.tracking_uri(environment)
     if uri == settings.mlflow_uri:
         return Finding("MLflow", True, f"the store of the home, {settings.mlflow_uri}")
@@ -256,8 +265,7 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
         if "://" in uri:
             require_parsable_url(uri, "MLFLOW_TRACKING_URI")
     except RecordError as error:
-        found, _, advice = str(error).partition("; ")
-        return Finding("MLflow", False, found, advice)
+        return _report_error("MLflow", error)
     parts = parse_url(uri)
     if parts is None or parts.scheme not in ("http", "https"):
         return Finding("MLflow", True, f"MLFLOW_TRACKING_URI, {hide_passwords(uri)}")
@@ -278,8 +286,7 @@ def _hooks(settings: Settings) -> Finding:
     try:
         hooks = read_hooks(settings.home)
     except EatnasError as error:
-        found, _, advice = str(error).rpartition("; ")
-        return Finding("hooks", False, found or advice, advice if found else "")
+        return _report_error("hooks", error)
     if hooks is None:
         return Finding("hooks", True, "none")
     # The daemon starts the command in the home, without a shell.

@@ -54,7 +54,7 @@ from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
 from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
-from eatnas_db.settings import Settings, load_settings
+from eatnas_db.settings import Settings, is_mlflow_on, load_settings
 from eatnas_db.text_encoding import let_output_escape
 
 FINISHED, STOPPED, FAILED, PREEMPTED = 0, 3, 4, 75
@@ -249,14 +249,16 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
 
 
 def _followers(settings: Settings) -> list[Follower]:
-    """Return the MLflow follower, and the one that runs hooks if hooks are configured. Raises `EatnasError`."""
+    """Return the MLflow follower unless it is off, and the one that runs configured hooks. Raises `EatnasError`."""
     environment = {
         "EATNAS_DB_URL": settings.database_url,
         "EATNAS_HOME": str(settings.home),
         "EATNAS_HOST": settings.host,
         "MLFLOW_TRACKING_URI": settings.tracking_uri(os.environ),
     }
-    followers = [Follower(("eatnas_daemon.mlflow",), environment, settings.logs / "mlflow.log")]
+    followers = []
+    if is_mlflow_on(os.environ):
+        followers.append(Follower(("eatnas_daemon.mlflow",), environment, settings.logs / "mlflow.log"))
     if read_hooks(settings.home) is not None:
         program = ("eatnas_daemon.hooks", "--since", str(time.time()))
         followers.append(Follower(program, environment, settings.logs / "hooks.log"))

@@ -50,6 +50,13 @@ def test_doctor_survives_a_silent_mlflow_and_masks_passwords(home):
     assert "secret" not in str(found)
 
 
+def test_doctor_shows_that_mlflow_is_off(home):
+    settings = load_settings({}, str(home))
+    assert doctor._mlflow(settings, {"EATNAS_MLFLOW": "off"}).found.startswith("off; ")
+    found = doctor._mlflow(settings, {"EATNAS_MLFLOW": "never"})
+    assert (found.ok, found.found, found.advice) == (False, "EATNAS_MLFLOW is 'never'", "expected on or off")
+
+
 def test_doctor_reports_a_bad_folder_and_a_full_disk(tmp_path, home, monkeypatch):
     home.write_text("")
     assert "is not a folder" in doctor._home(load_settings({}, str(home))).found

@@ -15,10 +15,13 @@ import psutil
 import pytest
 from sqlalchemy import select
 
+from eatnas_daemon import main
 from eatnas_daemon.followers.process import RESTART_SECONDS
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.errors import RecordError
 from eatnas_db.schema.searches import search
+from eatnas_db.settings import load_settings
 from support.mlflow_stores import (
     FOLLOWER,
     assert_store_matches,
@@ -37,7 +40,7 @@ from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-CANDIDATES = 24
+CANDIDATES = 10
 EXPERIMENT = "eatnas/s"
 
 
@@ -76,7 +79,7 @@ def test_follower_logs_a_lost_server_once_and_catches_up(engine, tmp_path):
         with mlflow_server(tmp_path, port):
             eventually(lambda: [run.info.status for run in list_candidate_runs(uri)[2]].count("FINISHED") == 3)
             follower.stdin.close()
-            assert follower.wait(60) == 0
+            assert follower.wait(200) == 0
             assert_store_matches(engine, uri)
     (line,) = log.read_text().splitlines()
     assert line.startswith(f"MLflow at {uri}: ")
@@ -324,6 +327,16 @@ sys.stdin.read()
     assert_store_matches(engine, uri)
 
 
+def test_no_follower_is_started_if_mlflow_is_off(tmp_path, monkeypatch):
+    settings = load_settings({}, str(tmp_path))
+    assert len(main._followers(settings)) == 1
+    monkeypatch.setenv("EATNAS_MLFLOW", "off")
+    assert main._followers(settings) == []
+    monkeypatch.setenv("EATNAS_MLFLOW", "no")
+    with pytest.raises(RecordError, match="EATNAS_MLFLOW is 'no'; expected on or off"):
+        main._followers(settings)
+
+
 def test_follower_that_cannot_start_raises_nothing(engine, tmp_path):
     (tmp_path / "file").touch()
     follower = make_follower(str(engine.url), f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "file" / "log")
@@ -341,7 +354,7 @@ def test_follower_without_a_record_fails_with_one_line(tmp_path):
         input=b"",
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()
