@@ -43,11 +43,16 @@ def soak_steps(commit: str) -> list[SoakStep]:
     def out(name: str) -> str:
         return str(RESULTS / f"{name}-{commit}.jsonl")
 
-    tests = [str(SOURCES / "tests" / "daemon" / name) for name in STORM_TESTS]
+    def tests(kind: str) -> list[str]:
+        return ["-m", "pytest", "-q", "--soak", "-m", kind, str(SOURCES / "tests")]
+
+    storms = [str(SOURCES / "tests" / "daemon" / name) for name in STORM_TESTS]
     return [
         SoakStep("convolutions", [program("convolutions.py")]),
         SoakStep("convolutions-avx2", [program("convolutions.py")], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
-        SoakStep("storm-tests", ["-m", "pytest", "-q", *tests]),
+        SoakStep("storm-tests", ["-m", "pytest", "-q", *storms]),
+        SoakStep("properties", tests("hypothesis and not soak")),
+        SoakStep("sweep-tests", tests("soak")),
         SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),

@@ -13,11 +13,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
 # A shell starts what runs in its background with interrupts ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", action="store_true", help="also run the sweeps, which take too long for CI")
+
+
+# The same examples each time, and no limit of their time: a busy machine never fails a property.
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("soak", settings.get_profile("suite"), derandomize=False, max_examples=2000)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("soak" if config.getoption("--soak") else "suite")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the sweeps. Slow tests come first, so that no process ends with a long one while the others idle."""
+    if not config.getoption("--soak"):
+        sweeps = [item for item in items if item.get_closest_marker("soak") is not None]
+        config.hook.pytest_deselected(items=sweeps)
+        items[:] = [item for item in items if item not in sweeps]
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.fixture
+def without_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let daemons start no MLflow process. It takes ten seconds of processor time, which only its own tests need."""
+    monkeypatch.setenv("EATNAS_MLFLOW", "off")
 
 
 class Server:
@@ -67,10 +104,9 @@ class Server:
         os.kill(postmaster, signal.SIGQUIT)
         self._server.cleanup()
 
-    def empty(self, name: str) -> None:
-        """Disconnect everybody from a database and drop all that it holds."""
-        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-        self.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC", name)
+    def drop(self, url: str) -> None:
+        """Disconnect everybody from a database and delete it."""
+        self.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -104,16 +140,29 @@ def postgres(new_server: Callable[[], Server]) -> Server:
     return server
 
 
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """Return the URL of an empty database."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop(url)
+
+
 @pytest.fixture(scope="session")
-def idle_databases() -> list[str]:
-    """Empty databases on `postgres` for the next tests; a new one takes time and eight megabytes on disk."""
-    return []
+def postgres_template(postgres: Server) -> str:
+    """Return the name of a database with an empty record. Its copies are made much faster than by migrations."""
+    from eatnas_db.database.engine import create_engine_for
+    from eatnas_migrations import commands
+
+    engine = create_engine_for(url := postgres.new_database())
+    commands.upgrade(engine)
+    engine.dispose()
+    return str(make_url(url).database)
 
 
 @pytest.fixture
-def postgres_url(postgres: Server, idle_databases: list[str]) -> Iterator[str]:
-    """Return the URL of an empty database."""
-    url = idle_databases.pop() if idle_databases else postgres.new_database()
+def postgres_record_url(postgres: Server, postgres_template: str) -> Iterator[str]:
+    """Return the URL of a database with an empty record."""
+    url = postgres.new_database(postgres_template)
     yield url
-    postgres.empty(str(make_url(url).database))
-    idle_databases.append(url)
+    postgres.drop(url)

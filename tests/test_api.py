@@ -149,6 +149,7 @@ def test_import_loads_no_optional_modules():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_mlflow")
 def test_examples_of_the_page_run(tmp_path, capfd):
     engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
     commands.upgrade(engine)
@@ -165,6 +166,7 @@ def test_examples_of_the_page_run(tmp_path, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_mlflow")
 def test_interrupted_run_continues_later(tmp_path):
     engine = create_engine_for(f"sqlite:///{tmp_path / 'eatnas.db'}")
     commands.upgrade(engine)

@@ -17,6 +17,7 @@ import pytest
 
 from eatnas_db.distributions import CORE, INSTALLED_BY, TRAINING, WHOLE, explain_missing_module, require_module
 from support.recorded_search import make_record
+from support.shared_folders import make_once
 
 ROOT = Path(__file__).parents[1]
 CORE_MEGABYTES = 100
@@ -105,7 +106,9 @@ class Environment:
         subprocess.run([*pip, *python, "install", "--find-links", str(self.wheels), *arguments], check=True)
 
     def run(self, url: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        command = [str(self.folder / "bin" / "eatnas-db"), "--home", str(cwd), "--db", url, *arguments]
+        # The first line of the program names the Python of the environment that this one may be a copy of.
+        program = [str(self.folder / "bin" / name) for name in ("python", "eatnas-db")]
+        command = [*program, "--home", str(cwd), "--db", url, *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
 
@@ -118,24 +121,26 @@ class Environment:
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both wheels, built from a copy of the sources."""
-    folder = tmp_path_factory.mktemp("wheels")
-    sources = folder / "sources"
-    skipped = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
-    for name in ("eatnas_db", "daemon", "cli", "migrations", "distributions"):
-        shutil.copytree(ROOT / name, sources / name, ignore=skipped)
-    for name in (CORE, WHOLE):
-        command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-build-isolation", "--no-deps"]
-        subprocess.run([*command, "--wheel-dir", folder, sources / "distributions" / name], check=True)
-    return folder
+
+    def make(folder: Path) -> None:
+        sources = folder / "sources"
+        skipped = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+        for name in ("eatnas_db", "daemon", "cli", "migrations", "distributions"):
+            shutil.copytree(ROOT / name, sources / name, ignore=skipped)
+        for name in (CORE, WHOLE):
+            command = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-build-isolation", "--no-deps"]
+            subprocess.run([*command, "--wheel-dir", folder, sources / "distributions" / name], check=True)
+
+    return make_once(tmp_path_factory, "wheels", make)
 
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Environment:
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    environment = Environment(folder, wheels)
-    environment.pip(f"{CORE}[postgres]")
-    return environment
+    def make(folder: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        Environment(folder, wheels).pip(f"{CORE}[postgres]")
+
+    return Environment(make_once(tmp_path_factory, "core", make), wheels)
 
 
 def strip_ages(text: str) -> str:
@@ -179,10 +184,11 @@ def test_core_fits_in_a_hundred_megabytes(core: Environment) -> None:
 
 @pytest.mark.slow
 def test_whole_adds_the_training_to_core(core: Environment, tmp_path: Path) -> None:
-    core.pip("--no-deps", WHOLE)
-    (site,) = (core.folder / "lib").glob("python*/site-packages")
+    whole = Environment(shutil.copytree(core.folder, tmp_path / "whole", symlinks=True), core.wheels)
+    whole.pip("--no-deps", WHOLE)
+    (site,) = (whole.folder / "lib").glob("python*/site-packages")
     # Its other dependencies are those of this interpreter: they take minutes to install.
     (site / "others.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("site-packages")))
-    done = core.run(f"sqlite:///{tmp_path / 'eatnas.db'}", "data", "list", cwd=tmp_path)
+    done = whole.run(f"sqlite:///{tmp_path / 'eatnas.db'}", "data", "list", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stdout

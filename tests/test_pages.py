@@ -1,6 +1,5 @@
 """The pages: the command reference is up to date, the site builds, and the commands of every page work."""
 
-import contextlib
 import os
 import re
 import runpy
@@ -10,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from support.examples import copy_small_examples
+from support.shared_folders import make_once
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
@@ -69,39 +71,23 @@ def test_the_site_builds_and_no_link_is_broken(tmp_path):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """Return a home with a finished search called `digits`, which most pages assume."""
-    folder = tmp_path_factory.mktemp("searched")
-    (folder / "digits.yaml").write_text(DIGITS)
-    eatnas = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / ".eatnas")]
-    for arguments in (["init"], ["search", "create", str(folder / "digits.yaml")], ["run", "digits", "--slots", "2"]):
-        subprocess.run([*eatnas, *arguments], check=True, capture_output=True)
-    return folder
 
+    def make(folder):
+        spec = folder / "digits.yaml"
+        spec.write_text(DIGITS)
+        eatnas = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / ".eatnas")]
+        environment = {**os.environ, "EATNAS_MLFLOW": "off"}
+        for arguments in (["init"], ["search", "create", str(spec)], ["run", "digits", "--slots", "1"]):
+            subprocess.run([*eatnas, *arguments], check=True, capture_output=True, env=environment)
 
-def copied(home, to):
-    """Copy a home. The MLflow process may still be exiting and remove files in the meantime."""
-    for _ in range(100):
-        with contextlib.suppress(shutil.Error):
-            shutil.copytree(home, to, ignore=shutil.ignore_patterns("mlflow*"))
-            return
-        shutil.rmtree(to)
-    raise AssertionError(f"{home} never came to rest")
+    return make_once(tmp_path_factory, "pages", make)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.stem)
 def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
-    copied(searched / ".eatnas", tmp_path / ".eatnas")
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    large = tmp_path / "examples/digits-large.yaml"
-    # Small trainings suffice: a page shows commands, not results.
-    small = {
-        "name: digits\n": "name: digits\n  train_images: 64\n",
-        "epochs: 3": "epochs: 1",
-        "candidates: 10": "candidates: 7",
-    }
-    for before, after in small.items():
-        assert before in large.read_text()
-        large.write_text(large.read_text().replace(before, after))
+    shutil.copytree(searched / ".eatnas", tmp_path / ".eatnas")
+    copy_small_examples(tmp_path)
     scripts = tmp_path / "bin"
     scripts.mkdir()
     # The program of this interpreter, whatever the PATH contains.
@@ -109,6 +95,8 @@ def test_the_commands_of_a_page_work_in_order(page, searched, tmp_path):
         (scripts / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         (scripts / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    if page.stem != "mlflow":
+        environment["EATNAS_MLFLOW"] = "off"
     for name in ("EATNAS_HOME", "EATNAS_DB_URL"):
         environment.pop(name, None)
     run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}

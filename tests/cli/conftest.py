@@ -18,6 +18,7 @@ from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 from support.arithmetic_searches import SIZES, train, tree
+from support.shared_folders import make_once
 
 SPEC = """
 name: tiny
@@ -43,9 +44,10 @@ def home(tmp_path):
 
 @pytest.fixture(scope="session")
 def fresh_home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fresh") / "home"
-    subprocess.run([sys.executable, "-m", "eatnas_cli", "--home", str(folder), "init"], check=True)
-    return folder
+    def make(folder):
+        subprocess.run([sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "init"], check=True)
+
+    return make_once(tmp_path_factory, "fresh", make) / "home"
 
 
 @pytest.fixture
@@ -86,12 +88,13 @@ def eatnas_within(tmp_path, home, capsys, monkeypatch):
 
 @pytest.fixture(scope="session")
 def fresh_tiny(fresh_home, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    shutil.copytree(fresh_home, folder / "home")
-    (folder / "spec.yaml").write_text(SPEC)
-    command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
-    subprocess.run([*command, str(folder / "spec.yaml")], check=True)
-    return folder / "home"
+    def make(folder):
+        shutil.copytree(fresh_home, folder / "home")
+        (folder / "spec.yaml").write_text(SPEC)
+        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), "search", "create"]
+        subprocess.run([*command, str(folder / "spec.yaml")], check=True)
+
+    return make_once(tmp_path_factory, "tiny", make) / "home"
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ def test_pause_can_be_resumed_and_cancel_is_final(eatnas, spec):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_mlflow")
 def test_real_search_has_one_history_on_any_slots(eatnas, spec):
     eatnas("init")
     prints = set()

@@ -67,7 +67,7 @@ def test_unknown_device_is_not_paused(record, eatnas):
 
 
 @pytest.fixture
-def daemon(record, eatnas, spec):
+def daemon(record, without_mlflow, eatnas, spec):
     """A daemon of one slot, and a search that will not end."""
     eatnas("search", "create", spec(), *LONG)
     pid = int(eatnas("daemon", "start", "--slots", "1").split()[-1])
@@ -77,9 +77,9 @@ def daemon(record, eatnas, spec):
 
 
 @pytest.fixture
-def in_training(eatnas, until):
-    """Waits until somebody trains; what `daemon status` tells of it."""
-    return lambda: until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+def in_training(eatnas_within, until):
+    """Waits until a candidate is in training, and returns the work of `daemon status`."""
+    return lambda: until(lambda: json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"])
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ def test_log_rotates_and_uses_utc(tmp_path):
 
 
 @pytest.mark.slow
-def test_status_shows_each_slot_quickly(daemon, eatnas, in_training):
+def test_status_shows_each_slot(daemon, eatnas, in_training):
     (work,) = in_training()
     assert (work["slot"], work["search"], work["birth"], work["attempt"]) == (0, "tiny", 0, 1)
     assert work["epochs"] == 1000
@@ -224,34 +224,16 @@ def test_status_shows_each_slot_quickly(daemon, eatnas, in_training):
     assert re.search(rf"daemon running, pid {daemon.pid}, since \d{{4}}-", table)
     assert re.search(r"\d+/1000", table)
     assert "already uses this database" in eatnas("daemon", "start", expect=1)
-    # Compared in turns with the imports alone, so that the bound also holds on busy cores. benchmarks/cold_start.py
-    # reports the seconds themselves.
-    imports = [sys.executable, "-c", "import typer, sqlalchemy"]
-    pairs = [
-        (
-            processor_seconds(lambda: eatnas("daemon", "status")),
-            processor_seconds(lambda: subprocess.run(imports, check=True)),
-        )
-        for _ in range(5)
-    ]
-    assert min(status for status, _ in pairs) < 1.8 * min(imported for _, imported in pairs)
-
-
-def processor_seconds(run):
-    before = os.times()
-    run()
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 @pytest.mark.slow
-def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_started, home, until):
+def test_daemon_whose_home_is_deleted_says_so_and_ends(tiny, eatnas, eatnas_started, in_training, home, until):
     process = eatnas_started("daemon", "start", "--foreground", "--slots", "1")
     assert "daemon is running" in process.stdout.readline()
-    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"], seconds=200)
+    in_training()
     family = psutil.Process(process.pid).children(recursive=True)
     shutil.rmtree(home)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 1
     # The files of the home are deleted one after another, and the daemon names the one that it misses first.
     missed = rf"eatnas-db: the (home|lock file|database) {re.escape(str(home))}\S* was deleted or moved "
@@ -288,17 +270,17 @@ def test_immediate_stop_does_not_wait_for_checkpoints(daemon, eatnas, in_trainin
 
 
 @pytest.mark.slow
-def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, in_training, until):
+def test_daemon_logs_a_killed_worker_and_continues(daemon, eatnas, eatnas_within, in_training, until):
     (work,) = in_training()
     os.kill(work["worker_pid"], signal.SIGKILL)
-    until(lambda: "the worker was ended by SIGKILL" in eatnas("daemon", "logs"))
+    until(lambda: "the worker was ended by SIGKILL" in eatnas_within("daemon", "logs"))
     (again,) = in_training()
     assert again["worker_pid"] != work["worker_pid"]
     # With the slots that it was started with.
     assert "daemon started" in eatnas("daemon", "restart", "--policy", "stay")
-    until(lambda: eatnas("daemon", "logs").count("with 1 CPU slot") == 2)
+    until(lambda: eatnas_within("daemon", "logs").count("with 1 CPU slot") == 2)
     assert "cpu:" in eatnas("devices", "pause", "cpu")
-    until(lambda: "no device is free: CPU: paused; resume it" in eatnas("daemon", "status"))
+    until(lambda: "no device is free: CPU: paused; resume it" in eatnas_within("daemon", "status"))
     assert "ended: paused; resume it" in eatnas("daemon", "logs")
     assert "in use again" in eatnas("devices", "resume", "cpu")
     in_training()

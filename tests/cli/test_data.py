@@ -98,9 +98,10 @@ def test_changed_images_of_a_search_are_named_with_both_digests(search: str, roo
 
 
 @pytest.mark.slow
-def test_search_waits_for_changed_images_and_continues(search: str, root: Path, eatnas: Any, home: Path) -> None:
+@pytest.mark.usefixtures("without_mlflow")
+def test_search_waits_for_changed_images_and_continues(search: str, root: Path, eatnas_within: Any, home: Path) -> None:
     def status() -> str:
-        answer: str = json.loads(eatnas("search", "show", "pets", "--format", "json"))["status"]
+        answer: str = json.loads(eatnas_within("search", "show", "pets", "--format", "json"))["status"]
         return answer
 
     (root / "cat" / "3.png").rename(root.parent / "away.png")
@@ -109,8 +110,8 @@ def test_search_waits_for_changed_images_and_continues(search: str, root: Path, 
         try:
             eventually(lambda: f"their digest was {search} at creation and is " in status())
             (root.parent / "away.png").rename(root / "cat" / "3.png")
-            assert run.wait(timeout=120) == 0
+            assert run.wait(timeout=300) == 0
         finally:
             run.kill()
-    shown = json.loads(eatnas("search", "show", "pets", "--format", "json"))
+    shown = json.loads(eatnas_within("search", "show", "pets", "--format", "json"))
     assert (shown["status"], shown["settled"]) == ("finished", 3)

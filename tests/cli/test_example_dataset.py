@@ -17,6 +17,8 @@ from eatnas_db.schema.trainings import epoch
 from eatnas_db.settings import load_settings
 from support.installing import install_package
 
+pytestmark = pytest.mark.usefixtures("without_mlflow")
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "dataset"
 QUERIES = [
     *(["query", name, "shapes"] for name in ("best", "population", "quality", "primitives", "mutations", "pareto")),
@@ -66,7 +68,7 @@ def test_example_is_searched_killed_resumed_and_exported(
     eatnas("run", "shapes", "--slots", "1", at=other)
 
     eatnas("search", "create", spec)
-    process = eatnas_started("run", "shapes", "--slots", "4")
+    process = eatnas_started("run", "shapes", "--slots", "2")
     until(lambda: count_epochs(home) >= 2, 300)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

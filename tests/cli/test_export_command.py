@@ -14,6 +14,7 @@ from PIL import Image
 
 import eatnas_db
 from support.recorded_search import make_record
+from support.shared_folders import make_once
 
 ROOT = Path(__file__).parents[2]
 NOTHING_OF_OURS = """
@@ -46,18 +47,20 @@ def deleted_weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, fresh_home):
     """Return a home with a finished search `digits` and its final models."""
-    folder = tmp_path_factory.mktemp("searched")
-    shutil.copytree(fresh_home, folder / "home")
-    (folder / "digits.yaml").write_text(SPEC)
-    for arguments in (
-        ["search", "create", str(folder / "digits.yaml")],
-        ["run", "digits", "--slots", "1"],
-        ["search", "final", "digits", "--seeds", "2", "--epochs", "1"],
-        ["run", "digits.final", "--slots", "1"],
-    ):
-        command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), *arguments]
-        subprocess.run(command, check=True, capture_output=True)
-    return folder / "home"
+
+    def make(folder):
+        shutil.copytree(fresh_home, folder / "home")
+        (folder / "digits.yaml").write_text(SPEC)
+        for arguments in (
+            ["search", "create", str(folder / "digits.yaml")],
+            ["run", "digits", "--slots", "1"],
+            ["search", "final", "digits", "--seeds", "2", "--epochs", "1"],
+            ["run", "digits.final", "--slots", "1"],
+        ):
+            command = [sys.executable, "-m", "eatnas_cli", "--home", str(folder / "home"), *arguments]
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "EATNAS_MLFLOW": "off"})
+
+    return make_once(tmp_path_factory, "export", make) / "home"
 
 
 @pytest.fixture
@@ -189,6 +192,7 @@ def test_example_classifies_a_folder_with_onnxruntime_alone(tmp_path):
         **os.environ,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "EATNAS_HOME": str(tmp_path / "h"),
+        "EATNAS_MLFLOW": "off",
     }
     changes = [part for change in small for part in ("--set", change)]
     run = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}

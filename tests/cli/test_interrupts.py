@@ -7,6 +7,8 @@ import signal
 import psutil
 import pytest
 
+pytestmark = pytest.mark.usefixtures("without_mlflow")
+
 LONG = ["--set", "training.epochs=1000", "--set", "budget.candidates=100"]
 
 
@@ -17,7 +19,7 @@ def interrupt(until):
     def end(process):
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=200)
         assert "Traceback" not in out + err
         until(lambda: not any(member.is_running() for member in family))
         return process.returncode
@@ -30,10 +32,10 @@ def children(process):
 
 
 @pytest.mark.slow
-def test_drained_run_continues_later(record, eatnas, eatnas_started, spec, until, interrupt):
+def test_drained_run_continues_later(record, eatnas, eatnas_within, eatnas_started, spec, until, interrupt):
     eatnas("search", "create", spec(), *LONG)
     process = eatnas_started("run", "tiny", "--slots", "2")
-    until(lambda: len(json.loads(eatnas("daemon", "status", "--format", "json"))["work"]) == 2)
+    until(lambda: len(json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"]) == 2)
     assert interrupt(process) == 75
     found = json.loads(eatnas("daemon", "status", "--format", "json"))
     assert (found["running"], found["work"]) == (False, [])
@@ -41,9 +43,9 @@ def test_drained_run_continues_later(record, eatnas, eatnas_started, spec, until
 
 
 @pytest.mark.slow
-def test_demo_is_drained(record, eatnas, eatnas_started, until, interrupt):
+def test_demo_is_drained(record, eatnas_within, eatnas_started, until, interrupt):
     process = eatnas_started("demo")
-    until(lambda: json.loads(eatnas("daemon", "status", "--format", "json"))["work"])
+    until(lambda: json.loads(eatnas_within("daemon", "status", "--format", "json"))["work"])
     assert interrupt(process) == 75
 
 

@@ -75,7 +75,7 @@ def test_ui_serves_the_store_of_the_home(tmp_path, home):
             data=json.dumps({"max_results": 10}).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=200) as response:
             experiments = json.load(response)["experiments"]
         assert "eatnas/tiny" in {experiment["name"] for experiment in experiments}
         processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
@@ -97,7 +97,7 @@ def test_interrupted_ui_ends_without_a_traceback(tmp_path, home):
     try:
         eventually(lambda: open_page(process, f"http://127.0.0.1:{port}/"))
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(200) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import statistics
-import time
 
 import pytest
 from sqlalchemy import update
@@ -157,10 +156,8 @@ def test_sql_query_reports_omitted_rows(eatnas, small):
     assert len(asked(eatnas, "sql", "SELECT id FROM candidates", "--limit", "4")) == 4
     assert asked(eatnas, "sql", "SELECT 1 WHERE 0") == []
     assert "only a single SELECT" in eatnas("query", "sql", "DELETE FROM eatnas_event", expect=1)
-    begun = time.monotonic()
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert "longer than 0.1 seconds" in eatnas("query", "sql", endless, "--timeout", "0.1", expect=1)
-    assert time.monotonic() - begun < 30
 
 
 @pytest.mark.slow

@@ -46,13 +46,13 @@ def engine(tiny, home):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("read", READS, ids=" ".join)
-def test_every_reading_command_has_three_formats(tiny, eatnas, spec, read):
+def test_every_reading_command_has_three_formats(tiny, eatnas_within, spec, read):
     spec()
-    lines = eatnas(*read, "--format", "json")
+    lines = eatnas_within(*read, "--format", "json")
     if read[0] != "space":  # one object a line, as `space cost` reads them
         assert json.loads(lines)
-    assert len(list(csv.reader(io.StringIO(eatnas(*read, "--format", "csv"))))) > 1
-    assert "Error" not in eatnas(*read)
+    assert len(list(csv.reader(io.StringIO(eatnas_within(*read, "--format", "csv"))))) > 1
+    assert "Error" not in eatnas_within(*read)
 
 
 @pytest.mark.slow

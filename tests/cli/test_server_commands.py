@@ -11,7 +11,7 @@ import pytest
 
 from eatnas_daemon.daemon_lock import find_record_user
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_mlflow")]
 
 PASSWORD = "hush-hush"
 

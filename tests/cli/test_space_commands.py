@@ -11,8 +11,8 @@ from eatnas_db.errors import InvalidArchitectureError, NotFoundError
 from eatnas_db.settings import Settings, load_settings
 from support.commands import run_command
 
-MAX_SECONDS = 2
-"""Processor time of this process, so that a busy machine makes no difference."""
+MAX_SECONDS = 10
+"""Processor time of this process. A quiet machine takes a second; a cost that grows with the square takes minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_spaces_are_shown(settings: Settings) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_codes_take_less_than_two_seconds(settings: Settings, tmp_path: Path) -> None:
+def test_ten_thousand_codes_take_seconds(settings: Settings, tmp_path: Path) -> None:
     codes = run_command(space_app, settings, "sample", "--count", 100, "--format", "json")
     file = tmp_path / "codes"
     file.write_text(codes * 100)

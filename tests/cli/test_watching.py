@@ -17,7 +17,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.searches.control import set_desired_state
 from eatnas_db.settings import load_settings
 
-pytestmark = pytest.mark.usefixtures("tiny")
+pytestmark = pytest.mark.usefixtures("tiny", "without_mlflow")
 
 
 @pytest.fixture

@@ -142,20 +142,20 @@ def test_supervisor_killed_at_sampled_writes_loses_nothing(fresh, supervise, exp
         assert_same_result(settings, supervise, expected)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["whole", "rung"])
-def test_supervisor_of_rungs_killed_at_sampled_writes_loses_nothing(tmp_path, home, supervise, schedule):
+@pytest.mark.parametrize("step", [pytest.param(60, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.soak)])
+def test_supervisor_of_rungs_killed_at_sampled_writes_loses_nothing(tmp_path, home, supervise, schedule, step):
     rungs = {"rungs": [1], "keep": 0.5, "schedule": schedule}
     fresh = copies_of(tmp_path, home, **SMALL, evolution__fidelity=rungs)
     expected = supervise(fresh("calm"), program=PROGRAM)
     (count,) = supervise_until_killed((fresh("counted"), 10**9))
-    crash_points = [(fresh(str(number)), number) for number in range(40, int(count) * 3 // 4, 9)]
+    crash_points = [(fresh(str(number)), number) for number in range(40, int(count) * 3 // 4, step)]
     assert supervise_until_killed(*crash_points) == []
     for settings, _ in crash_points:
         assert_same_result(settings, supervise, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("share", range(SHARDS))
 def test_supervisor_killed_at_every_write_loses_nothing(fresh, supervise, expected, writes, share):
     crash_points = [(fresh(f"every-{number}"), number) for number in range(1 + share, writes + 1, SHARDS)]
@@ -181,7 +181,7 @@ def test_worker_killed_at_sampled_writes_loses_nothing(fresh, supervise, expecte
     assert not survives(fresh(f"worker-sample-{number}"), number, supervise, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_worker_killed_at_every_write_loses_nothing(fresh, supervise, expected):
     number = 1
     while not survives(fresh(f"worker-{number}"), number, supervise, expected):

@@ -31,7 +31,7 @@ QUICK = Timeouts(tick=0.02, database=0.1, restart=0.05)
 PACED = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.02")
 FULL_SECONDS = 1.0
 """Time that a disk stays full after the supervisor reports it."""
-SECONDS = 60
+SECONDS = 200
 SUPERVISE = """
 import sys
 from eatnas_daemon.workers.launcher import Launcher

@@ -18,7 +18,7 @@ from eatnas_db.searches.retrain import create_final_training
 from support.slots import progress_of, running_pid
 
 SMALL = {
-    "data": {"name": "digits", "train_images": 256, "validation_images": 128},
+    "data": {"name": "digits", "train_images": 96, "validation_images": 64},
     "training": {"epochs": 1, "batch_size": 32, "augment": "none"},
     "evolution": {"population": 2, "tournament": 2, "lag": 2},
     "objective": {"max_mult_adds": 1_500_000, "target_mult_adds": 1_000_000},

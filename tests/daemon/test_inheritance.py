@@ -17,7 +17,7 @@ from support.slots import progress_of
 
 REAL = ("-m", "eatnas_training.worker")
 INHERITING = {
-    "data": {"name": "digits", "train_images": 256, "validation_images": 128},
+    "data": {"name": "digits", "train_images": 96, "validation_images": 64},
     "training": {"epochs": 2, "batch_size": 32, "augment": "none"},
     "inheritance": {"weights": "inherited", "epochs": 1},
     "evolution": {"population": 4, "tournament": 2, "lag": 2},

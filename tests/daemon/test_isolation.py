@@ -270,16 +270,14 @@ def check_hostile_reports(stage, sent, tail):
     stage.start_training()
 
 
-@hypothesis_settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+@hypothesis_settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(reports(), max_size=4), st.binary(max_size=10))
 def test_arbitrary_reports_never_stop_the_supervisor(stage, sent, tail):
     check_hostile_reports(stage, sent, tail)
 
 
-@pytest.mark.slow
-@hypothesis_settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.soak
+@hypothesis_settings(max_examples=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(reports(), max_size=4), st.binary(max_size=10))
 def test_many_arbitrary_reports_never_stop_the_supervisor(stage, sent, tail):
     check_hostile_reports(stage, sent, tail)

@@ -18,14 +18,14 @@ EXAMPLE = ROOT / "examples/plugins/operator"
 SPEC = {
     "name": "ghosts",
     "space": "ghost-tiny",
-    "data": {"name": "digits"},
+    "data": {"name": "digits", "train_images": 128, "validation_images": 64},
     "training": {"epochs": 1, "batch_size": 64, "augment": "none"},
     "evolution": {"population": 4, "tournament": 2, "lag": 4},
     "inheritance": {"weights": "inherited"},
-    "budget": {"candidates": 10},
+    "budget": {"candidates": 8},
     "reevaluation": {"top": 0},
 }
-CELLS = {**SPEC, "name": "cells", "space": "nasbench201-tiny", "budget": {"candidates": 8}}
+CELLS = {**SPEC, "name": "cells", "space": "nasbench201-tiny", "budget": {"candidates": 6}}
 READS = (
     "query best {0}",
     "query lineage {0}",
@@ -42,6 +42,7 @@ class Home:
     def __init__(self, folder: Path, site: Path) -> None:
         self.folder = folder
         self.environment = {**os.environ, "EATNAS_HOME": str(folder / "home"), "PYTHONPATH": str(site)}
+        self.environment["EATNAS_MLFLOW"] = "off"
         folder.mkdir()
         self.run("init")
 
@@ -89,13 +90,13 @@ def test_search_with_a_plugin_survives_a_kill_and_an_uninstallation(tmp_path: Pa
     _wait_for_a_score(home)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    home.run("run ghosts --slots 4")
+    home.run("run ghosts --slots 2")
     other.create(SPEC)
     other.run("run ghosts --slots 1")
     fingerprints = [one.run("query fingerprint ghosts --format json") for one in (home, other)]
     assert fingerprints[0] == fingerprints[1]
 
-    large = {**SPEC, "name": "more", "seed": 1, "budget": {"candidates": 6}}
+    large = {**SPEC, "name": "more", "seed": 1, "budget": {"candidates": 4}}
     home.create(large, "transfer ghosts")
     home.run("run more --slots 2")
     home.run(f"export more --format safetensors -o {tmp_path}/model")
@@ -120,7 +121,7 @@ def test_search_with_a_plugin_survives_a_kill_and_an_uninstallation(tmp_path: Pa
 @pytest.mark.timeout(600)
 def test_cells_are_searched_like_blocks(tmp_path: Path, site: Path) -> None:
     home, other = Home(tmp_path / "first", site), Home(tmp_path / "second", site)
-    for one, slots in ((home, 4), (other, 1)):
+    for one, slots in ((home, 2), (other, 1)):
         one.create(CELLS)
         one.run(f"run cells --slots {slots}")
     fingerprints = [one.run("query fingerprint cells --format json") for one in (home, other)]

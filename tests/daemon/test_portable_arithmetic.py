@@ -93,11 +93,11 @@ def test_portable_bits_do_not_depend_on_the_machine(tmp_path, home):
             tmp_path / name,
             training__arithmetic=arithmetic,
             training__epochs=1,
-            budget__candidates=4,
-            evolution__population=3,
+            budget__candidates=2,
+            evolution__population=2,
             evolution__lag=2,
             evolution__tournament=2,
-            data__train_images=128,
+            data__train_images=64,
             data__validation_images=64,
         )
         return run(settings, slots=1, program=TRAINING_PROGRAM, environment={**PLAIN, **limits})

@@ -63,7 +63,7 @@ def test_second_signal_ends_a_process_that_is_stuck(program):
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.3)
     process.terminate()
-    assert process.wait(10) == EXIT_STATUS
+    assert process.wait(200) == EXIT_STATUS
     assert process.stdout.read().endswith("kill\n")
     process.stdout.close()
 
@@ -78,9 +78,9 @@ def ask_frozen_backend(engine, pids):
 @pytest.mark.slow
 def test_frozen_server_is_given_up_after_a_while(postgres_url):
     create_record(postgres_url).dispose()
-    engine = open_record(postgres_url, answer_seconds=0.5)
+    engine = open_record(postgres_url, answer_seconds=3)
     pids = []
-    with pytest.raises(RecordError, match=r"no answer within 0\.5 s"):
+    with pytest.raises(RecordError, match=r"no answer within 3 s"):
         ask_frozen_backend(engine, pids)
     with read_transaction(engine) as connection:
         assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() not in pids

@@ -1,11 +1,6 @@
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from eatnas_db.domain.architecture import DEPTHS, KERNELS, OPS, SKIPS, WIDTHS, Architecture, Block
-
-# Fixed examples: the tests behave the same on every machine and never fail by chance.
-settings.register_profile("eatnas", derandomize=True, deadline=None, database=None)
-settings.load_profile("eatnas")
 
 _blocks = st.builds(
     Block,

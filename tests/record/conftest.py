@@ -10,22 +10,22 @@ from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.leases import LeasedCandidate
-from eatnas_db.provenance import Provenance
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.searches.create import create_search
-from eatnas_db.transitions import lease_next, record_score
+from eatnas_db.transitions import lease_next
 from eatnas_migrations import commands
+from support.scores import score_candidate
 
 TASK = Task(8, 1, 10)
-UNDER = Provenance("p", {}, "data", {}, "cpu", "none")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return the URL of an empty database; every test runs on SQLite and on PostgreSQL."""
+    """Return the URL of a database, empty or for `engine`; every test runs on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'eatnas.db'}"
-    return str(request.getfixturevalue("postgres_url"))
+    kind = "postgres_record_url" if "engine" in request.fixturenames else "postgres_url"
+    return str(request.getfixturevalue(kind))
 
 
 @pytest.fixture(scope="session")
@@ -43,8 +43,6 @@ def engine(url: str, migrated_file: Path) -> Iterator[Engine]:
     """Return an engine for an empty record with a host, a device and a worker."""
     if (database := make_url(url).database) and url.startswith("sqlite"):
         shutil.copy(migrated_file, database)
-    else:
-        commands.upgrade(create_engine_for(url))
     engine = open_record(url)
     with transaction(engine) as connection:
         connection.execute(insert(host).values(id=1, name="here", seen_at=0))
@@ -87,15 +85,6 @@ def lease_factory(engine: Engine) -> Callable[..., LeasedCandidate | None]:
 def score_factory(engine: Engine) -> Callable[[LeasedCandidate, float], None]:
     def score(leased: LeasedCandidate, fitness: float) -> None:
         with transaction(engine) as connection:
-            record_score(
-                connection,
-                leased.token,
-                fitness=fitness,
-                metrics={"val_accuracy": fitness},
-                seed=7,
-                provenance=UNDER,
-                device_seconds=1.0,
-                now=2.0,
-            )
+            score_candidate(connection, leased, fitness)
 
     return score

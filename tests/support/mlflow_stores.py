@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -188,9 +189,16 @@ def count_runs(store: Path) -> int:
     return int(row[0])
 
 
+# Below the ports that systems give to clients, so that none takes a port before its server starts; and each process
+# of the tests begins elsewhere.
+_PORTS = itertools.count(20_000 + os.getpid() % 120 * 100)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
+    for port in _PORTS:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError
 
 
 @contextmanager
@@ -241,7 +249,7 @@ def running_follower(
     try:
         yield process
         process.stdin.close()
-        process.wait(60)
+        process.wait(200)
     finally:
         process.kill()
         process.stdin.close()

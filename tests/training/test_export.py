@@ -387,8 +387,10 @@ def test_final_model_is_normalized_as_in_its_training(assignment: MakeAssignment
     assert torch.equal(next(images.batches()), final.train.between(len(final.train.labels) - count, 10**6)[0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("macro", PRESETS)
+@pytest.mark.parametrize(
+    "macro",
+    [pytest.param(name, marks=pytest.mark.slow if name == "eatnas-tiny" else pytest.mark.soak) for name in PRESETS],
+)
 def test_random_codes_are_verified_in_all_formats(
     assignment: MakeAssignment, tmp_path: Path, macro: str, request: pytest.FixtureRequest
 ) -> None:

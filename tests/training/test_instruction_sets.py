@@ -19,7 +19,7 @@ from eatnas_db.domain.space import Space
 from eatnas_training.network import build, initialize
 
 torch.set_num_threads(1)
-for name, side, count in (("eatnas-tiny", 8, 100), ("eatnas-small", 28, 100)):
+for name, side, count in (("eatnas-tiny", 8, COUNT), ("eatnas-small", 28, COUNT)):
     task = Task(side, 1, 10)
     space = Space(PRESETS[name], task, Limits())
     for number in range(count):
@@ -75,16 +75,16 @@ def without_avx512():
     return {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-@pytest.mark.slow
-def test_random_networks_train_without_avx512(without_avx512):
-    command = [sys.executable, "-c", TRAIN_NETWORKS]
+@pytest.mark.parametrize("count", [pytest.param(8, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.soak)])
+def test_random_networks_train_without_avx512(without_avx512, count):
+    command = [sys.executable, "-c", TRAIN_NETWORKS.replace("COUNT", str(count))]
     done = subprocess.run(command, env=without_avx512, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr
 
 
 @pytest.mark.slow
 def test_convolutions_are_exact_without_avx512(without_avx512):
-    command = [sys.executable, str(BENCHMARKS / "convolutions.py"), "--every", "7"]
+    command = [sys.executable, str(BENCHMARKS / "convolutions.py"), "--every", "29"]
     done = subprocess.run(command, env=without_avx512, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

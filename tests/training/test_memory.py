@@ -9,8 +9,15 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("networks", "precision"), [(21, "float32"), (6, "bfloat16")])
+@pytest.mark.parametrize(
+    ("networks", "precision"),
+    [
+        pytest.param(5, "float32", marks=pytest.mark.slow),
+        pytest.param(2, "bfloat16", marks=pytest.mark.slow),
+        pytest.param(21, "float32", marks=pytest.mark.soak),
+        pytest.param(6, "bfloat16", marks=pytest.mark.soak),
+    ],
+)
 def test_estimate_is_within_a_factor_of_two(networks, precision):
     command = [sys.executable, str(BENCHMARK), "--networks", str(networks), "--precision", precision]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

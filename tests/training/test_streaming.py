@@ -254,7 +254,7 @@ data.train.batch(BatchKey("crop_flip", 7, 32, 0, 0))
 def test_interpreter_exits_while_an_image_is_being_read(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     command = [sys.executable, "-c", TAKE_ONE_BATCH, json.dumps(spec(copied)), str(image_in_batch(copied, 1))]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=300)
 
 
 def image_in_batch(root: Path, batch: int) -> Path:

@@ -56,7 +56,7 @@ class Worker:
     def send(self, command: Command) -> None:
         os.write(self.commands, encode(command))
 
-    def wait_for(self, kind: type[R], seconds: float = 30) -> R:
+    def wait_for(self, kind: type[R], seconds: float = 200) -> R:
         """Return the next report of a kind; fail after `seconds`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -113,7 +113,7 @@ def test_worker_trains_one_candidate_after_another(assignment: MakeAssignment, s
         finished = worker.wait_for(Finished)
         assert (finished.candidate, finished.data_digest) == (candidate, "arithmetic")
     worker.send(Exit())
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(200) == 0
 
 
 def test_assignment_that_arrives_with_exit_is_released(assignment: MakeAssignment, start_worker: StartWorker) -> None:
@@ -121,7 +121,7 @@ def test_assignment_that_arrives_with_exit_is_released(assignment: MakeAssignmen
     worker.wait_for(Ready)
     os.write(worker.commands, encode(assignment(5)) + encode(Exit()))
     assert worker.remaining_reports() == [Released(5, 1, 0.0)]
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(200) == 0
 
 
 def test_simulated_training_resumes_with_the_same_metrics(
@@ -151,7 +151,7 @@ def test_candidate_kills_its_simulated_worker_only_once(assignment: MakeAssignme
     first = assignment()
     worker.send(first)
     worker.wait_for(Checkpointed)
-    assert worker.process.wait(10) == -signal.SIGKILL
+    assert worker.process.wait(200) == -signal.SIGKILL
     other = start_worker("--crash-on", "1")
     other.send(replace(first, attempt=2))
     other.wait_for(Finished)
@@ -161,7 +161,7 @@ def test_candidate_kills_its_simulated_worker_only_once(assignment: MakeAssignme
 def test_worker_releases_its_candidate_and_exits(
     assignment: MakeAssignment, start_worker: StartWorker, cause: str
 ) -> None:
-    worker = start_worker("--seconds-per-epoch", "5")
+    worker = start_worker("--seconds-per-epoch", "600")
     worker.wait_for(Ready)
     worker.send(assignment(epochs=5))
     time.sleep(0.1)
@@ -174,8 +174,8 @@ def test_worker_releases_its_candidate_and_exits(
     else:
         os.close(worker.commands)
         worker.commands = -1
-    worker.wait_for(Released, seconds=3)
-    assert worker.process.wait(3) == 0
+    worker.wait_for(Released)
+    assert worker.process.wait(200) == 0
 
 
 def test_idle_worker_ignores_sigint_and_obeys_sigterm(start_worker: StartWorker) -> None:
@@ -185,7 +185,7 @@ def test_idle_worker_ignores_sigint_and_obeys_sigterm(start_worker: StartWorker)
     time.sleep(0.2)
     assert worker.process.poll() is None
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(3) == 0
+    assert worker.process.wait(200) == 0
 
 
 def test_command_for_an_older_attempt_is_ignored(assignment: MakeAssignment, start_worker: StartWorker) -> None:
@@ -196,11 +196,11 @@ def test_command_for_an_older_attempt_is_ignored(assignment: MakeAssignment, sta
 
 
 def test_cancel_stops_at_once_without_a_checkpoint(assignment: MakeAssignment, start_worker: StartWorker) -> None:
-    worker = start_worker("--seconds-per-epoch", "60")
+    worker = start_worker("--seconds-per-epoch", "600")
     assign = assignment()
     worker.send(assign)
     worker.send(Cancel(1, 1))
-    worker.wait_for(Released, seconds=5)
+    worker.wait_for(Released)
     assert not list(Path(assign.checkpoint_folder).glob("*"))
 
 
@@ -213,7 +213,7 @@ def test_worker_saves_a_checkpoint_when_the_supervisor_is_gone(
     worker.send(assign)
     worker.wait_for(EpochDone)
     worker.close_pipes()
-    assert worker.process.wait(5) == 0
+    assert worker.process.wait(200) == 0
     assert list(Path(assign.checkpoint_folder).glob("c1-a1-e*-b0.ckpt"))
 
 
@@ -265,14 +265,14 @@ def test_worker_exits_after_a_fatal_failure_without_further_reports(
     worker.send(assignment(2))
     failed = worker.wait_for(Failed)
     assert (failed.candidate, failed.fatal) == (1, True)
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(200) == 0
     assert not [report for report in worker.remaining_reports() if isinstance(report, Finished | Failed)]
 
 
 @pytest.mark.slow
 def test_real_worker_trains_checkpoints_and_exits(assignment: MakeAssignment, start_worker: StartWorker) -> None:
     worker = start_worker("--device", "cpu", program=REAL_WORKER)
-    ready = worker.wait_for(Ready, seconds=60)
+    ready = worker.wait_for(Ready)
     assert {"python", "torch", "numpy", "eatnas-db"} <= set(ready.versions)
     worker.send(Heartbeat(30))
     worker.send(assignment())
@@ -282,4 +282,4 @@ def test_real_worker_trains_checkpoints_and_exits(assignment: MakeAssignment, st
     worker.wait_for(Checkpointed)
     worker.wait_for(Released)
     worker.send(Exit())
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(200) == 0

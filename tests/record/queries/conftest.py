@@ -9,13 +9,14 @@ from sqlalchemy import Connection, Engine
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
-from eatnas_db.leases import LeasedCandidate
 from eatnas_db.queries.searches import get_search
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.transitions import lease_next
 from support.recorded_search import Record, make_record
+from support.scores import score_candidate
 
 LARGE = {"name": "large", "space": "eatnas-small", "data": {"name": "FashionMNIST"}, "reevaluation": {"top": 0}}
 
@@ -44,17 +45,13 @@ def record_connection(record: Record) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def train(
-    engine: Engine,
-    lease_factory: Callable[..., LeasedCandidate | None],
-    score_factory: Callable[[LeasedCandidate, float], None],
-) -> Callable[[int], int]:
+def train(engine: Engine) -> Callable[[int], int]:
     """Return a function that finishes a search; the fitness of a candidate is a hundredth of its id."""
 
     def finish(search_id: int) -> int:
-        while (leased := lease_factory(search_id)) is not None:
-            score_factory(leased, leased.token.candidate / 100)
-            with transaction(engine) as connection:
+        with transaction(engine) as connection:  # one for all, because commits take most of the time
+            while (leased := lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)) is not None:
+                score_candidate(connection, leased, leased.token.candidate / 100)
                 advance_search(connection, lock_search(connection, search_id), 3.0)
         return search_id
 
