@@ -3,6 +3,9 @@
 With `--keep`, each birth is trained for 12 epochs, and the rule of `evolution.fidelity` decides which births are
 trained again from scratch, for 200 epochs. Without it, each birth is trained for 200 epochs. A network counts only
 after its whole training.
+
+With `--best-first`, this number of births is trained for 12 epochs, and then these births get the whole training, the
+best first.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -43,6 +46,8 @@ class Run(NamedTuple):
     budget: int
     """The largest number of epochs."""
     seed: int
+    best_first: int | None = None
+    """The number of short trainings before the first whole one."""
 
 
 class Trained(NamedTuple):
@@ -71,14 +76,25 @@ def train_births(table: Table, method: Method, *, keep: float | None, lag: int, 
         yield Trained(code, (0 if keep is None else SHORT) + WHOLE * continues, score)
 
 
-def epochs_to_targets(
-    table: Table, method: Method, *, keep: float | None, lag: int, budget: int, column: int
-) -> list[int | None]:
+def train_best_first(table: Table, method: Method, *, count: int, lag: int, column: int) -> Iterator[Trained]:
+    """Yield `count` short trainings, then the whole trainings of the same births, the best first."""
+    assert table.short is not None
+    codes: list[Code] = []
+    scores: list[float] = []
+    while len(codes) < count:
+        codes.append(method.choose(codes, scores[: max(0, len(codes) - lag + 1)]))
+        scores.append(float(table.short[table.row_of[codes[-1]]]))
+        yield Trained(codes[-1], SHORT, None)
+    for birth in sorted(range(count), key=lambda birth: (-scores[birth], birth)):
+        yield Trained(codes[birth], WHOLE, float(table.scores[table.row_of[codes[birth]], column]))
+
+
+def epochs_to_targets(table: Table, trainings: Iterable[Trained], budget: int) -> list[int | None]:
     """Return, for each share of the table, the epochs until the best whole training is truly within it, or None."""
     ranks = [max(1, math.ceil(share * len(table.true_ranks))) for share in SHARES]
     reached: list[int | None] = [None] * len(SHARES)
     spent, best = 0, (-math.inf, 0)
-    for trained in train_births(table, method, keep=keep, lag=lag, column=column):
+    for trained in trainings:
         spent += trained.epochs
         if spent > budget:
             break
@@ -95,15 +111,12 @@ def epochs_to_targets(
 def run_search(folder: Path, run: Run) -> dict[str, Any]:
     """Run one search, and return the line of its result."""
     table = Table.load(folder / f"{run.table}.npz")
-    reached = epochs_to_targets(
-        table,
-        METHODS[run.method](table, run.seed, run.lag),
-        keep=run.keep,
-        lag=run.lag,
-        budget=run.budget,
-        column=run.seed % table.scores.shape[1],
-    )
-    return {**run._asdict(), "reached": reached}
+    method, column = METHODS[run.method](table, run.seed, run.lag), run.seed % table.scores.shape[1]
+    if run.best_first is None:
+        trainings = train_births(table, method, keep=run.keep, lag=run.lag, column=column)
+    else:
+        trainings = train_best_first(table, method, count=run.best_first, lag=run.lag, column=column)
+    return {**run._asdict(), "reached": epochs_to_targets(table, trainings, run.budget)}
 
 
 def summarize(lines: Sequence[dict[str, Any]]) -> list[str]:
@@ -113,7 +126,9 @@ def summarize(lines: Sequence[dict[str, Any]]) -> list[str]:
     """
     groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for line in lines:
-        groups[line["method"], str(line["keep"])][line["table"]].append(line)
+        first = line.get("best_first")
+        order = str(line["keep"]) if first is None else f"best of {first} first"
+        groups[line["method"], order][line["table"]].append(line)
     rows = [
         "| method | keep | table | seeds | " + " | ".join(f"top {share:.1%}" for share in SHARES) + " | never |",
         "|---|---|---|---|" + "---|" * (len(SHARES) + 1),
@@ -145,6 +160,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", default=["nb201_c10", "nb201_c100"], help="tables with short trainings")
     parser.add_argument("--methods", nargs="+", choices=sorted(METHODS), default=["evolution", "guided", "tpe"])
     parser.add_argument("--keep", nargs="+", type=float, default=[None], help="largest shares that continue")
+    parser.add_argument("--best-first", type=int, metavar="N", help="short trainings before the first whole one")
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -153,9 +169,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()
     lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {Run(**{field: line[field] for field in Run._fields}) for line in lines}
+    known = {Run(**{field: line[field] for field in Run._fields if field in line}) for line in lines}
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    wanted = product(options.tables, options.methods, options.keep, [options.lag], [options.budget], seeds)
+    settings = ([options.lag], [options.budget], seeds, [options.best_first])
+    wanted = product(options.tables, options.methods, options.keep, *settings)
     missing = [run for run in map(Run._make, wanted) if run not in known]
     with ProcessPoolExecutor(options.processes) as pool, options.out.open("a", encoding="utf-8") as out:
         for number, line in enumerate(pool.map(run_search, [options.folder] * len(missing), missing), 1):
