@@ -74,8 +74,10 @@ def make_model(code: str, space: str, device: str, *, seed: int = 0) -> nn.Modul
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def make_runner(code: str, space: str, device: str, images: ResidentPart, **training: Any) -> StepRunner:
-    """Return the product's own training steps on these images."""
+def make_runner(
+    code: str, space: str, device: str, images: ResidentPart, *, tables: bool | None = None, **training: Any
+) -> StepRunner:
+    """Return the product's own training steps on these images. See `StepRunner` for `tables`."""
     macro, task = PRESETS[space], TASKS[space]
     assign = Assign(
         candidate=1,
@@ -89,7 +91,7 @@ def make_runner(code: str, space: str, device: str, images: ResidentPart, **trai
         checkpoint_folder=os.devnull,
         log_file=os.devnull,
     )
-    runner = StepRunner(assign, device)
+    runner = StepRunner(assign, device, tables=tables)
     runner.data = LoadedData(images, images, task, "images of a benchmark", DataState("none"))
     runner.batches = len(images.labels) // runner.recipe.batch_size
     runner.build()

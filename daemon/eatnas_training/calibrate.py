@@ -52,6 +52,8 @@ def _measure(request: Mapping[str, Any], code: list[list[int | float]] | str, cl
     _step(runner)
     _synchronize(device)
     first_seconds = clock() - started
+    for _ in range(runner.warm_up_steps - 1):
+        _step(runner)
     if isinstance(runner.data.train, StreamedPart):
         # The batches decoded in advance come faster than those after them.
         for _ in range(BATCHES_AHEAD):

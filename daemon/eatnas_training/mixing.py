@@ -28,17 +28,32 @@ class Mix:
 def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
     """Set a random rectangle to 0, the mean of all images, in this share of the images `[B, C, H, W]`."""
     count, _, height, width = images.shape
+    boxes = draw_boxes(key, count, (height, width), probability)
+    return erase_boxes(images, to_device(boxes, images.device))
+
+
+def draw_boxes(key: BatchKey, count: int, sides: tuple[int, int], probability: float) -> Tensor:
+    """Draw the first and last row and column of a rectangle in each image: int64 `[4, count]`; it may be empty.
+
+    They are drawn on the CPU, so that every device gets the same draws, and are copied in one piece.
+    """
+    height, width = sides
     generator = torch.Generator().manual_seed(key.draw_seed("erasing"))
     erased, area, ratio, down, across = torch.rand((5, count), generator=generator, dtype=torch.float64)
     pixels = height * width * (ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0]))
     low, high = (math.log(value) for value in ERASED_RATIO)
-    sides = (ratio * (high - low) + low).exp()
-    rows = (pixels * sides).sqrt().round().clamp(1, height)
-    columns = (pixels / sides).sqrt().round().clamp(1, width)
+    ratios = (ratio * (high - low) + low).exp()
+    rows = (pixels * ratios).sqrt().round().clamp(1, height)
+    columns = (pixels / ratios).sqrt().round().clamp(1, width)
     rows = torch.where(erased < probability, rows, 0)
     top, left = (down * (height - rows + 1)).floor(), (across * (width - columns + 1)).floor()
-    # Drawn on the CPU, so that every device gets the same draws, and copied in one piece.
-    box = to_device(torch.stack((top, top + rows, left, left + columns)).long(), images.device)[:, :, None]
+    return torch.stack((top, top + rows, left, left + columns)).long()
+
+
+def erase_boxes(images: Tensor, boxes: Tensor) -> Tensor:
+    """Set the rectangles of `draw_boxes` to 0."""
+    height, width = images.shape[2:]
+    box = boxes[:, :, None]
     row, column = (torch.arange(length, device=images.device) for length in (height, width))
     inside = ((row >= box[0]) & (row < box[1]))[:, :, None] & ((column >= box[2]) & (column < box[3]))[:, None, :]
     return images.masked_fill(inside[:, None], 0.0)

@@ -32,6 +32,12 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opti
     )
 
 
+def recipe_rate(step: int, recipe: TrainingRecipe, batches: int) -> float:
+    """Return the learning rate of a step of a recipe with this number of batches in each epoch."""
+    steps = recipe.epochs * batches
+    return learning_rate(step, total_steps=steps, peak=recipe.learning_rate, warmup=recipe.warmup)
+
+
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
     """Return the rate of `step` (from 0): linear up to `peak` over the share `warmup`, then a cosine towards 0.
 

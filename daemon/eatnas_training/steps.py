@@ -29,8 +29,10 @@ from eatnas_training.inheritance.parent import TrainedNetwork, inherit_from
 from eatnas_training.micro_batches import one_statistics_update
 from eatnas_training.mixing import Mix, erase, mix
 from eatnas_training.numerics import autocast, resolve_precision, use_deterministic_arithmetic
-from eatnas_training.optimizer import learning_rate
+from eatnas_training.optimizer import recipe_rate
 from eatnas_training.state import TrainingState, build_network, initial_state
+from eatnas_training.step_graph import TableSteps
+from eatnas_training.step_tables import StepTables, device_rate, key_of_batch, table_part
 
 Clock = Callable[[], float]
 
@@ -49,6 +51,9 @@ class StepRunner:
     """The recipe, data, network and optimizer of one assignment; call `load` and `build` before any step.
 
     Nothing here waits for a GPU except `read_sums`. On the CPU a step checks the loss itself.
+
+    With `tables`, the draws of a step come from tables on the device, and on a GPU the step is captured. The bits are
+    the same. By default GPUs do so, if the recipe permits it and the memory suffices for whole batches.
     """
 
     data: LoadedData
@@ -57,9 +62,18 @@ class StepRunner:
     """Batches in an epoch."""
 
     def __init__(
-        self, assign: Assign, device: str = "cpu", monotonic: Clock = time.monotonic, *, rank: int = 0
+        self,
+        assign: Assign,
+        device: str = "cpu",
+        monotonic: Clock = time.monotonic,
+        *,
+        rank: int = 0,
+        tables: bool | None = None,
     ) -> None:
         self.assign, self.device, self._monotonic, self._rank = assign, device, monotonic, rank
+        on_gpu = torch.device(device).type == "cuda"
+        self._wants_tables = (on_gpu and not assign.split_batches) if tables is None else tables
+        self._table_steps: TableSteps | None = None
         self.exchange: Exchange | None = None
         self.recipe = TrainingRecipe(**assign.training)
         self.device_seconds = 0.0
@@ -81,7 +95,7 @@ class StepRunner:
             self._end_data = yield from loading_steps(end_data, self.device, final_model=final_model)
         self.data = yield from loading_steps(self.assign.data, self.device, final_model=final_model)
         if self.assign.data_state is not None:
-            self._require_unchanged(DataState.from_json(self.assign.data_state))
+            require_unchanged(self.assign, DataState.from_json(self.assign.data_state), self.data.state)
         task = Task(**self.assign.task)
         if self.data.task != task:
             raise DataError(
@@ -100,16 +114,6 @@ class StepRunner:
         if self.assign.data.get("class_weights") == BALANCED:
             self._class_weights = balanced_weights(self.data.train.labels, task.classes).to(self.device)
 
-    def _require_unchanged(self, at_creation: DataState) -> None:
-        change = at_creation.describe_change(self.data.state)
-        if change is not None:
-            name = self.assign.data["name"]
-            place = name if names_a_path(name) else f"{name} in {self.assign.data.get('root')}"
-            raise DataError(
-                f"the images of {place} have changed since the search was created: {change}; restore them, or create a "
-                "new search. `eatnas-db data verify` compares every byte"
-            )
-
     def build(self, parent: TrainedNetwork | None = None) -> None:
         """Build the network and its optimizer before the first batch, with the weights of `parent` if given.
 
@@ -124,37 +128,57 @@ class StepRunner:
         if self.recipe.stochastic_depth or self.recipe.dropout:
             self._drops = RandomDrops(model, stochastic_depth=self.recipe.stochastic_depth, dropout=self.recipe.dropout)
         self._norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+        self._table_steps = self._make_table_steps()
         if inherited is not None:
             self.state.share_inherited, self.state.logit_distance = inherited
+
+    def _make_table_steps(self) -> TableSteps | None:
+        part = table_part(self.recipe, self.data.train, resizes=self._end_data is not None)
+        if not self._wants_tables or part is None:
+            return None
+        return TableSteps(StepTables(part, self.assign.seed, self.recipe, self.batches), self.device)
+
+    @property
+    def warm_up_steps(self) -> int:
+        """The number of steps before those that are as fast as all others."""
+        return 1 if self._table_steps is None else self._table_steps.warm_up_steps
 
     def train_step(self) -> None:
         """Train one batch and add its loss, correct predictions and images to the sums of the state."""
         started = self._monotonic()
         if self.exchange is not None:
             self.exchange.begin_step()
-        self._train_batch()  # a function of its own, because freeing its tensors takes time, too
+        rate = self.learning_rate(self.state.epoch * self.batches + self.state.batch)
+        if self._table_steps is not None:
+            self._table_steps.run(self.state.epoch, self.state.batch, self._train_row, self.state.optimizer)
+        else:
+            self._train_batch(device_rate(rate, self.device))  # a function, because freeing its tensors takes time, too
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate  # as checkpoints store it
         self.state.batch += 1
         self._add_seconds(started)
         if self.device == "cpu":  # on a GPU this would wait for the step
             self.require_finite_loss()
 
-    def _train_batch(self) -> None:
-        state, recipe = self.state, self.recipe
-        rate = self.learning_rate(state.epoch * self.batches + state.batch)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        key = BatchKey(
-            augment=recipe.augment,
-            seed=self.assign.seed,
-            size=recipe.batch_size,
-            epoch=state.epoch,
-            batch=state.batch,
-            policy=recipe.auto_augment,
-            rank=self._rank,
-            ranks=recipe.devices,
-        )
+    def _train_batch(self, rate: float) -> None:
+        """Train the batch that the state names."""
+        state = self.state
+        key = key_of_batch(self.assign.seed, self.recipe, state.epoch, state.batch, rank=self._rank)
         images, labels = self._train_part().batch(key)
         images, mixed = self._change(images, labels, key)
+        self._update(images, labels, mixed, rate)
+        if state.average is not None:
+            state.average.update(state.model, state.epoch * self.batches + state.batch)
+
+    def _train_row(self, images: Tensor, labels: Tensor, rate: Tensor) -> None:
+        """Train a batch of the tables, without anything from the host."""
+        self._update(images.contiguous(memory_format=torch.channels_last), labels, None, rate)
+
+    def _update(self, images: Tensor, labels: Tensor, mixed: Mix | None, rate: float | Tensor) -> None:
+        """Compute the gradients of a batch and change the weights."""
+        state, recipe = self.state, self.recipe
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         count, sums = len(labels), torch.zeros_like(state.sums)
         if self.assign.split_batches and count >= 4:  # a single image has no variance
@@ -171,8 +195,6 @@ class StepRunner:
         if recipe.clip_norm:
             clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
         state.optimizer.step()
-        if state.average is not None:
-            state.average.update(state.model, state.epoch * self.batches + state.batch)
 
     def _train_part(self) -> DataPart:
         """Return the training images in the resolution of the current epoch."""
@@ -239,12 +261,7 @@ class StepRunner:
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from the start of the training."""
-        return learning_rate(
-            step,
-            total_steps=self.recipe.epochs * self.batches,
-            peak=self.recipe.learning_rate,
-            warmup=self.recipe.warmup,
-        )
+        return recipe_rate(step, self.recipe, self.batches)
 
     def read_sums(self, sums: Tensor) -> list[float]:
         """Return the sums; on a GPU wait for its steps and count the time as device seconds."""
@@ -262,6 +279,18 @@ class StepRunner:
         seconds = self._monotonic() - started
         self.device_seconds += seconds * self.recipe.devices
         self.state.epoch_seconds += seconds
+
+
+def require_unchanged(assign: Assign, at_creation: DataState, now: DataState) -> None:
+    """Raise `DataError` if the images of an assignment have changed since its search was created."""
+    change = at_creation.describe_change(now)
+    if change is not None:
+        name = assign.data["name"]
+        place = name if names_a_path(name) else f"{name} in {assign.data.get('root')}"
+        raise DataError(
+            f"the images of {place} have changed since the search was created: {change}; restore them, or create a "
+            "new search. `eatnas-db data verify` compares every byte"
+        )
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

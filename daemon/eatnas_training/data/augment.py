@@ -22,7 +22,8 @@ def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
     `flip` only mirrors. The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch
     unchanged. The operations of a policy follow.
     """
-    shifted = _shift(images, key)
+    draws = draw_shifts(key, len(images), images.shape[2])
+    shifted = images if draws is None else shift_images(images, to_device(draws, images.device), key.augment)
     if key.policy == "none":
         return shifted
     # Each operation creates an image and leaves the one before as it is.
@@ -34,21 +35,33 @@ def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
     return torch.stack(changed)
 
 
-def _shift(images: Tensor, key: BatchKey) -> Tensor:
+def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
+    """Draw the shifts down and across and whether to mirror: int64 `[3, count, 1]`; None if nothing is to be changed.
+
+    They are drawn on the CPU, so that every device gets the same draws, and are copied in one piece.
+    """
     if key.augment == "none":
-        return images
+        return None
+    generator = torch.Generator().manual_seed(key.draw_seed("augment"))
+    shifts = torch.randint(0, 2 * _reach(key.augment, height) + 1, (2, count, 1), generator=generator)
+    mirrored = torch.rand((count, 1), generator=generator) < 0.5
+    if key.augment not in MIRRORING:
+        mirrored.zero_()
+    return torch.stack((*shifts, mirrored.long()))
+
+
+def shift_images(images: Tensor, draws: Tensor, augment: str) -> Tensor:
+    """Shift and mirror the images `[B, C, H, W]` by the draws of `draw_shifts`, which are on their device."""
     count, _, height, width = images.shape
     device = images.device
-    generator = torch.Generator().manual_seed(key.draw_seed("augment"))
-    reach = 0 if key.augment == "flip" else max(1, height // SHIFT_SHARE)
-    shifts = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
-    mirrored = torch.rand((count, 1), generator=generator) < 0.5
-    # Drawn on the CPU, so that every device gets the same draws, and copied in one piece.
-    down, across, mirror = to_device(torch.stack((*shifts, mirrored.long())), device)
+    down, across, mirror = draws
     rows = down + torch.arange(height, device=device)
     columns = across + torch.arange(width, device=device)
-    if key.augment in MIRRORING:
-        columns = torch.where(mirror > 0, columns.flip(1), columns)
-    padded = torch.nn.functional.pad(images, (reach,) * 4).permute(0, 2, 3, 1)
+    columns = torch.where(mirror > 0, columns.flip(1), columns)
+    padded = torch.nn.functional.pad(images, (_reach(augment, height),) * 4).permute(0, 2, 3, 1)
     image = torch.arange(count, device=device)[:, None, None]
     return padded[image, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reach(augment: str, height: int) -> int:
+    return 0 if augment == "flip" else max(1, height // SHIFT_SHARE)

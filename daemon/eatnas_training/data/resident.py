@@ -32,12 +32,15 @@ class ResidentPart:
     def batch(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """See `DataPart`."""
         indices = to_device(key.indices(len(self.labels)), self.labels.device)
-        images = augment_batch(self.images[indices], key)
-        return normalize(images, self.mean, self.scale), self.labels[indices]
+        return self.normalize(augment_batch(self.images[indices], key)), self.labels[indices]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Convert images of this part to float32, channels-last."""
+        return normalize(images, self.mean, self.scale)
 
     def between(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """See `DataPart`."""
-        return normalize(self.images[start:stop], self.mean, self.scale), self.labels[start:stop]
+        return self.normalize(self.images[start:stop]), self.labels[start:stop]
 
 
 def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> Steps[LoadedData]:

@@ -1,0 +1,143 @@
+"""Training steps from tables on the device; on a GPU a step is captured once as a CUDA graph and then replayed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from eatnas_training.error_messages import first_line
+from eatnas_training.step_tables import StepTables
+
+WARM_UP_STEPS: Final = 3
+"""Steps before the capture. They create the momenta, load the kernels and allocate their workspaces."""
+MIN_STEPS: Final = 32
+"""A training of fewer steps is not worth a capture."""
+
+
+class StepGraph:
+    """Computes a step again and again. The first steps are calls; on a GPU the later ones replay their graph.
+
+    The step must read everything from tensors that stay where they are, and must not wait for the GPU. If it cannot be
+    captured, it is called instead, with the same bits.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._stream = _side_stream(device) if torch.device(device).type == "cuda" else None
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._warm_ups_left = WARM_UP_STEPS
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the next step is a replay."""
+        return self._graph is not None
+
+    def run(self, step: Callable[[], None], optimizer: torch.optim.Optimizer) -> None:
+        """Compute one step. The graph keeps no reference to `step`."""
+        if self._graph is None and self._stream is not None and not self._warm_ups_left:
+            self._capture(step, optimizer, self._stream)
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._stream is not None:
+            self._warm_up(step, self._stream)
+        else:
+            step()
+
+    def _warm_up(self, step: Callable[[], None], stream: torch.cuda.Stream) -> None:
+        """Compute the step on a stream that is not the default one, as the capture will."""
+        self._warm_ups_left -= 1
+        if self._warm_ups_left:
+            with _on_stream(stream):
+                step()
+            return
+        with _on_stream(stream), _waits() as waits:
+            step()
+        if waits:  # a capture would fail, and leave memory behind
+            print("the training step waits for the GPU, so it is not captured as a CUDA graph", flush=True)
+            self._stream = None
+
+    def _capture(self, step: Callable[[], None], optimizer: torch.optim.Optimizer, stream: torch.cuda.Stream) -> None:
+        """Capture the step, which computes nothing now. On failure, call it from now on."""
+        optimizer.zero_grad(set_to_none=True)  # the graph allocates gradients of its own
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _capturable(optimizer), torch.cuda.graph(graph, stream=stream):
+                step()
+        except RuntimeError as error:
+            print(f"the training step cannot be captured as a CUDA graph: {first_line(error)}", flush=True)
+            self._stream = None
+        else:
+            self._graph = graph
+
+
+class TableSteps:
+    """Trains the steps of `tables`. A short training is not captured."""
+
+    def __init__(self, tables: StepTables, device: str) -> None:
+        self._tables, self._captures = tables, tables.on_gpu and tables.steps >= MIN_STEPS
+        self.graph = StepGraph(device if self._captures else "cpu")
+
+    @property
+    def warm_up_steps(self) -> int:
+        """The number of steps before those that are as fast as all others."""
+        return WARM_UP_STEPS + 1 if self._captures else 1
+
+    def run(
+        self,
+        epoch: int,
+        batch: int,
+        train: Callable[[Tensor, Tensor, Tensor], None],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Train a batch by `train`, which takes images, labels and the learning rate."""
+        self._tables.seek(epoch, batch)
+        self.graph.run(lambda: train(*self._tables.read()), optimizer)
+
+
+@cache
+def _side_stream(device: str) -> torch.cuda.Stream:
+    """Return the stream of all captures of this process; each stream has workspaces of its own."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Compute on a stream, after all work of the current one, which then waits for it."""
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+@contextmanager
+def _waits() -> Iterator[list[str]]:
+    """Collect the operations that wait for the GPU."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+            messages = [str(warning.message) for warning in caught]
+            found += [message for message in messages if "called a synchronizing CUDA operation" in message]
+
+
+@contextmanager
+def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let torch capture an optimizer that asks for it. Fused optimizers compute the same with and without it."""
+    groups = [group for group in optimizer.param_groups if "capturable" in group]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
