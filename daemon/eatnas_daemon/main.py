@@ -195,7 +195,8 @@ def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
     """Decide which workers a Ray cluster is asked for. Raises `EatnasError` if this machine cannot be part of one."""
     require_ray()
     needs = WorkerNeeds(options.cpus_per_worker or 1.0, options.gpus_per_worker or 0.0)
-    bridge = BridgeProcess(options.address or "auto", needs, settings.home, settings.logs / "ray.log")
+    address, marker = options.address or "auto", settings.home / f"{settings.lock_file.stem}.ray"
+    bridge = BridgeProcess(address, needs, settings.home, marker, settings.logs / "ray.log")
     return _DevicePlan(
         RayLauncher(settings.logs, bridge),
         cpu_slots=0,

@@ -21,6 +21,7 @@ from eatnas_daemon.ray_cluster.remote_worker import RemoteWorker
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds, new_socket_pair, send_packet
 from eatnas_daemon.ray_cluster.versions import describe_connection_error
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS
+from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
 from eatnas_db.errors import ConflictError
 from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import Exit, Ready
@@ -108,10 +109,13 @@ def remote():
     """The daemon's view of a worker, and the bridge's end of its socket."""
     (worker_in, command_fd), (report_fd, worker_out) = os.pipe(), os.pipe()
     own, bridge = new_socket_pair()
-    yield RemoteWorkerProcess(own, command_fd, report_fd, on_gpu=False), bridge
+    worker = RemoteWorkerProcess(own, command_fd, report_fd, on_gpu=False)
+    yield worker, bridge
     os.close(worker_in)
     os.close(worker_out)
     bridge.close()
+    if own.fileno() >= 0:
+        worker.close()
 
 
 def test_a_worker_is_pending_until_a_node_has_room(remote):
@@ -126,6 +130,19 @@ def test_a_worker_is_pending_until_a_node_has_room(remote):
     send_packet(bridge, {"exit_status": 1, "reason": "the node is gone"})
     assert worker.close() == 1
     assert worker.loss_reason == "the node is gone"
+
+
+def test_a_worker_whose_node_is_silent_is_overdue(remote):
+    worker, bridge = remote
+    state = WorkerState(worker, worker.find_device(Ready(1, {}, "cpu", "")), 0.0, PlacementCheck(verified=True))
+    send_packet(bridge, {"node": "n1", "silent_seconds": DEFAULT_TIMEOUTS.silence})
+    assert state.overdue(1.0, DEFAULT_TIMEOUTS) is None
+    send_packet(bridge, {"silent_seconds": DEFAULT_TIMEOUTS.silence + 1})
+    failure = state.overdue(1.0, DEFAULT_TIMEOUTS)
+    assert failure is not None
+    assert (failure.kind, failure.message) == ("lost", "its node has not answered for 120 s")
+    send_packet(bridge, {"silent_seconds": 0.0})
+    assert state.overdue(1.0, DEFAULT_TIMEOUTS) is None
 
 
 def test_a_bridge_that_ends_has_killed_its_workers(remote):
@@ -145,11 +162,10 @@ def test_gpus_are_those_of_the_node(remote):
     device = worker.find_device(Ready(1, {}, "cuda:0", "", gpu_uuid="a"))
     assert (device.uuid, device.kind, device.free_bytes) == ("GPU-a", "cuda", 4)
     assert device.name == "H200 of the Ray node n1"
-    worker.close()
 
 
 def test_a_bridge_that_cannot_start_is_explained(tmp_path):
-    bridge = BridgeProcess("10.0.0.1:6379", WorkerNeeds(), tmp_path / "missing", tmp_path / "ray.log")
+    bridge = BridgeProcess("10.0.0.1:6379", WorkerNeeds(), tmp_path, tmp_path / "missing" / "ray", tmp_path / "ray.log")
     scheduler = ClusterScheduler(bridge, 2)
     slots = []
     scheduler.update(slots, frozenset(), DEFAULT_TIMEOUTS)

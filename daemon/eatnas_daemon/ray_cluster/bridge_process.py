@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import socket
 import subprocess
@@ -39,7 +38,8 @@ class ClusterNode:
 class BridgeProcess:
     """The process that talks to Ray. `problem` is the reason why there is no connection to the cluster, in one line.
 
-    `home`: the folder that all nodes must share. A file in it proves to an actor that its node sees the same folder.
+    `home`: the folder that all nodes must share. The file `marker` in it proves to an actor that its node sees the same
+    folder.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class BridgeProcess:
         address: str,
         needs: WorkerNeeds,
         home: Path,
+        marker: Path,
         log_file: Path,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address, self.needs = address, needs
-        self._home, self._log_file, self._monotonic = home, log_file, monotonic
-        self.token = secrets.token_hex(16)
-        self.marker = home / f"ray-{os.getpid()}.token"
+        self._home, self._marker, self._log_file, self._monotonic = home, marker, log_file, monotonic
+        self._token = secrets.token_hex(16)
         self.problem: str | None = None
         self.nodes: tuple[ClusterNode, ...] | None = None
         """The nodes that are alive; None while there is no connection."""
@@ -82,13 +82,13 @@ class BridgeProcess:
         """Let the bridge start a worker with these ends of its pipes. Raises `OSError` if there is no bridge."""
         if self._control is None:
             raise BrokenPipeError(f"there is no connection to the Ray cluster at {self.address}")
-        common = {"home": str(self._home), "marker": str(self.marker), "token": self.token}
+        common = {"home": str(self._home), "marker": str(self._marker), "token": self._token}
         send_packet(self._control, {**request, **common}, (control.fileno(), command_fd, report_fd))
 
     def close(self) -> None:
         """End the bridge, and with it the actors."""
         with contextlib.suppress(OSError):
-            self.marker.unlink(missing_ok=True)
+            self._marker.unlink(missing_ok=True)
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -120,7 +120,7 @@ class BridgeProcess:
         arguments = ["--address", self.address, "--cpus", str(self.needs.cpus), "--gpus", str(self.needs.gpus)]
         command = python_command("-m", BRIDGE_PROGRAM, "--control-fd", str(others.fileno()), *arguments)
         try:
-            self.marker.write_text(self.token, encoding="utf-8")
+            self._marker.write_text(self._token, encoding="utf-8")
             self._log_file.parent.mkdir(parents=True, exist_ok=True)
             with self._log_file.open("ab") as log:
                 self._process = subprocess.Popen(

@@ -16,6 +16,8 @@ from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import Timeouts
 
 FREE: Final = Availability(True, "free")
+CONNECT_SECONDS: Final = 20.0
+"""A connection usually takes less, and is no problem until then."""
 PENDING_SECONDS: Final = 60.0
 """Workers that are pending for so long wait for room."""
 
@@ -33,7 +35,8 @@ class ClusterScheduler:
         self._unplaced = unplaced_device(on_gpu=bridge.needs.gpus > 0)
         self.statuses: Sequence[DeviceStatus] = ()
         self._pending_since: float | None = None
-        self.problem: str | None = f"connecting to the Ray cluster at {bridge.address}"
+        self._started_at = monotonic()
+        self.problem: str | None = None
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Follow the size of the cluster and the pauses set by users."""
@@ -47,7 +50,7 @@ class ClusterScheduler:
             slot.may_start = self._bridge.nodes is not None
         self._resize(slots)
         self.statuses = _gpu_statuses(slots, paused)
-        self.problem = self._find_problem(slots)
+        self.problem = self._find_problem(slots, paused)
 
     def _resize(self, slots: list[Slot]) -> None:
         """Add slots, or remove those that are empty or pending."""
@@ -65,11 +68,14 @@ class ClusterScheduler:
         missing = free[: max(0, wanted - len(slots))]
         slots += [Slot(number, self._unplaced, may_start=nodes is not None) for number in missing]
 
-    def _find_problem(self, slots: Sequence[Slot]) -> str | None:
+    def _find_problem(self, slots: Sequence[Slot], paused: Collection[str]) -> str | None:
         if self._bridge.problem is not None:
             return self._bridge.problem
         if self._bridge.nodes is None:
-            return f"connecting to the Ray cluster at {self._bridge.address}"
+            connects = self._monotonic() - self._started_at < CONNECT_SECONDS
+            return None if connects else f"connecting to the Ray cluster at {self._bridge.address}"
+        if slots and all(slot.device.uuid in paused for slot in slots):
+            return f"no device is free: all are {PAUSED.reason}"
         workers = [slot.worker for slot in slots if slot.worker is not None]
         trains = any(worker.ready is not None for worker in workers)
         for slot in slots:

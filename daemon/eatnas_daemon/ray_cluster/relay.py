@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -19,8 +20,8 @@ from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible,
 CHUNK_BYTES: Final = 1 << 16
 READ_SECONDS: Final = 1.0
 """How long the actor waits for the worker before it reports that nothing was written."""
-SILENT_SECONDS: Final = 15.0
-"""An actor that has not answered for so long counts as suspended."""
+SILENT_SECONDS: Final = 10.0
+"""An actor that has not answered for so long is reported to the daemon."""
 KILL_SECONDS: Final = 2.0
 
 
@@ -104,13 +105,14 @@ class Relay:
         """Copy the worker's reports to the daemon until the worker closes its pipe."""
         while True:
             read = asyncio.ensure_future(_answer(self._actor.read.remote(READ_SECONDS)))
+            asked_at = time.monotonic()
             try:
                 while not (await asyncio.wait([read], timeout=SILENT_SECONDS))[0]:
-                    send_if_possible(self._control, {"silent": True})
+                    send_if_possible(self._control, {"silent_seconds": time.monotonic() - asked_at})
                 content, state = read.result()
             finally:
                 read.cancel()
-            send_if_possible(self._control, {**state, "silent": False})
+            send_if_possible(self._control, {**state, "silent_seconds": 0.0})
             if content == b"":
                 return
             if content is not None:

@@ -40,7 +40,12 @@ class RemoteWorkerProcess(WorkerProcess):
     @property
     def suspended(self) -> bool:
         """Return whether the process was stopped on its node, or its node does not answer."""
-        return bool(self._actor.latest("suspended", False)) or bool(self._actor.latest("silent", False))
+        return bool(self._actor.latest("suspended", False)) or self.unreachable_seconds > 0
+
+    @property
+    def unreachable_seconds(self) -> float:
+        """Return how long the actor has not answered; 0 if it answers."""
+        return float(self._actor.latest("silent_seconds", 0.0))
 
     @property
     def memory_bytes(self) -> int:

@@ -153,7 +153,9 @@ class RemoteWorker:
         if self._monitor is None:
             return []
         names = ("uuid", "name", "index", "total_bytes", "free_bytes", "utilisation_percent")
-        return [{name: getattr(gpu, name) for name in names} for gpu in self._monitor.snapshots(wait=False)]
+        with contextlib.suppress(Exception):  # The worker itself meets an error of its driver.
+            return [{name: getattr(gpu, name) for name in names} for gpu in self._monitor.snapshots(wait=False)]
+        return []
 
     def finish(self) -> int:
         """Return the exit status of a worker that has closed its pipe; kill it if it does not exit."""

@@ -64,6 +64,11 @@ class WorkerProcess:
         return False
 
     @property
+    def unreachable_seconds(self) -> float:
+        """Return how long the machine of the process has not answered; 0 for a process of this machine."""
+        return 0.0
+
+    @property
     def loss_reason(self) -> str | None:
         """Return why a process ended that others control, if that is known."""
         return None

@@ -246,6 +246,9 @@ class WorkerState:
 
     def overdue(self, now: float, timeouts: Timeouts) -> WorkerFailure | None:
         """Return the reason to kill the worker if it exceeds a time limit."""
+        if self.process.unreachable_seconds > timeouts.silence:
+            # Also in a phase that may be silent for long, because the machine itself is silent.
+            return WorkerFailure(FailureKind.LOST, f"its node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:
                 message = f"the worker did not leave within {timeouts.stop:g} s: {self.exit_reason}"
