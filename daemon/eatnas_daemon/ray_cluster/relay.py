@@ -57,7 +57,8 @@ class Relay:
             await asyncio.wait([work, killed], return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 ended = work.result()
-        except (ActorLostError, RayError) as error:
+        except Exception as error:
+            # Not only `RayError`: the reason must reach the daemon in any case.
             ended["reason"] = self._describe_loss(error)
         finally:
             for task in (work, killed):

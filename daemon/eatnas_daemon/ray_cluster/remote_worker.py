@@ -39,7 +39,6 @@ class RemoteWorker:
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start the process. Return the node's name and its cores, or the reason for a refusal as `refused`."""
-        node_id = os.environ.get("RAY_NODE_ID", "")
         refused = self._find_obstacle(request)
         if refused is None:
             # The kernel kills the worker when this thread ends, so the thread stays until the worker has ended.
@@ -47,12 +46,12 @@ class RemoteWorker:
             self._launched.wait()
             refused = self._error
         if refused is not None:
-            return {"node": self._node, "node_id": node_id, "refused": refused}
+            return {"node": self._node, "node_id": _node_id(), "refused": refused}
         from eatnas_daemon.devices.probe import count_cores
 
         if request["on_gpu"]:
             self._monitor = self._watch_gpus()
-        return {"node": self._node, "node_id": node_id, "cores": count_cores(), **self._measure()}
+        return {"node": self._node, "cores": count_cores(), **self._measure()}
 
     def _find_obstacle(self, request: dict[str, Any]) -> str | None:
         here = {name: _installed_version(name) for name in request["versions"]}
@@ -171,6 +170,12 @@ class RemoteWorker:
 
         if self._process is not None and self._process.poll() is None:
             kill_process_tree(self._process.pid)
+
+
+def _node_id() -> str | None:
+    """Return Ray's id of this node; None outside of a cluster."""
+    ray = sys.modules.get("ray")
+    return None if ray is None or not ray.is_initialized() else str(ray.get_runtime_context().get_node_id())
 
 
 def _installed_version(name: str) -> str | None:
