@@ -121,10 +121,10 @@ def estimate_spread(
     )
 
 
-def compare(noise: ScoreNoise, spread: PopulationSpread) -> Resolution:
-    """Return how the noise compares with the spread that a search must tell apart."""
+def compare(noise: ScoreNoise, spread: PopulationSpread) -> Resolution | None:
+    """Return how the noise compares with the spread that a search must tell apart; None if there is no spread."""
     if spread.deviation == 0:
-        return Resolution(math.inf if noise.deviation else 0.0, MAX_SEEDS if noise.deviation else 1)
+        return None
     ratio = noise.deviation / spread.deviation
     # A difference of two means has twice the variance of one mean.
     return Resolution(ratio, min(MAX_SEEDS, max(1, math.ceil(2 * (CONFIDENCE * ratio) ** 2))))

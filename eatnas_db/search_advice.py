@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
@@ -145,7 +145,7 @@ def _list_sources(
         if source.search != reference.name
     ]
     known = next((source for source in unknown if source.search == reference.name), None)
-    first = [] if known is None else [known]
+    first = [] if known is None else [replace(known, verdict="same task")]
     return first + sorted(advised, key=lambda source: -(source.correlation if source.correlation is not None else -2))
 
 

@@ -80,8 +80,10 @@ def _compare(
 
 def _agreement(name: str, reference: str, ours: Reals, theirs: Reals, *, shared: bool) -> Agreement:
     deviations = float(ours.std() * theirs.std())
+    if deviations == 0:  # all scores of one of them are equal
+        return Agreement(name, reference, None, None, len(theirs), shared, "unknown")
     covariance = float(np.mean((ours - ours.mean()) * (theirs - theirs.mean())))
-    correlation = covariance / deviations if deviations > 0 else 0.0
+    correlation = covariance / deviations
     verdict = "agrees" if correlation >= GOOD else "uncertain" if correlation >= POOR else "disagrees"
     error = 1 / math.sqrt(len(theirs) - 1)
     return Agreement(name, reference, round(correlation, 3), round(error, 3), len(theirs), shared, verdict)

@@ -55,7 +55,7 @@ def print_advice(advice: SearchAdvice) -> None:
     if smaller is not None:
         side = smaller.resolution
         print_wrapped(
-            f"a smaller task ({side}x{side}, {smaller.train_images} images, {smaller.epochs} epochs) costs "
+            f"a smaller task ({side}x{side}, {smaller.train_images} images, {_count(smaller.epochs, 'epoch')}) costs "
             f"{smaller.share:.1%} of a training; a source of {SOURCE_TRAININGS} candidates there costs as much as "
             f"{smaller.trainings:.1f} candidates here"
         )
@@ -85,11 +85,16 @@ def _describe_scores(advice: SearchAdvice) -> list[str]:
             f"spread of a {kind} population: {spread.deviation:.4g} ({', '.join(spread.searches)}"
             f"{_other_task(spread.same_task)})"
         )
+    if spread is not None and spread.deviation == 0:
+        lines.append(
+            "all networks of that population have the same score: train longer, or with more validation images, so "
+            "that scores can tell networks apart"
+        )
     if (found := advice.resolution) is not None:
         enough = "enough" if advice.reevaluation_seeds >= found.seeds else "too few"
         lines.append(
             f"one score's noise is {found.ratio:.2g} times that spread; to tell networks apart that differ by it, the "
-            f"re-evaluation needs {found.seeds} seed{'' if found.seeds == 1 else 's'} (the spec has "
+            f"re-evaluation needs {_count(found.seeds, 'seed')} (the spec has "
             f"{advice.reevaluation_seeds}: {enough})"
         )
         if found.ratio > 1:
@@ -98,6 +103,10 @@ def _describe_scores(advice: SearchAdvice) -> list[str]:
                 "evolution.births: guided, which averages over similar networks"
             )
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _other_task(same_task: bool) -> str:

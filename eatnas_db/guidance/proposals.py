@@ -201,8 +201,11 @@ def evaluate_pool(
         return None
     encoding, targets = space.encoding, rank_targets(rows)
     points = _points(encoding, [row.code for row in rows])
-    expected = predict_all(sources, points)
-    residuals = targets - prior_mean(model.slopes, centre(expected)) if any(model.slopes) else targets
+    # A source without influence needs no prediction.
+    used = [source for slope, source in zip(model.slopes, sources, strict=True) if slope]
+    slopes = [slope for slope in model.slopes if slope]
+    expected = predict_all(used, points)
+    residuals = targets - prior_mean(slopes, centre(expected)) if used else targets
     posterior = Posterior.fit(encoding, model, points=points, targets=residuals, pending=_points(encoding, pending))
     fitted = posterior.fitted(targets)
     best_first = sorted(range(len(rows)), key=lambda row: (-round(float(fitted[row]) / TOLERANCE), rows[row].birth))
@@ -210,8 +213,8 @@ def evaluate_pool(
     codes = list(parent_of)
     pool = _points(encoding, codes)
     mean, deviation = posterior.predict(pool)
-    if any(model.slopes):
-        mean = mean + prior_mean(model.slopes, predict_all(sources, pool) - expected.mean(0))
+    if used:
+        mean = mean + prior_mean(slopes, predict_all(used, pool) - expected.mean(0))
     improvement = expected_improvement(mean, deviation, float(fitted.max()))
     return EvaluatedPool(
         codes=codes,

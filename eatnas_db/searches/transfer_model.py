@@ -98,14 +98,15 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
             "source with as many blocks"
         )
     for number, (before, after) in enumerate(zip(theirs, ours, strict=True), 1):
-        if (difference := _describe_difference(before, after)) is not None:
+        if (difference := describe_difference(before, after)) is not None:
             raise ConflictError(
                 f"search {source.name!r} has other primitives than space {space.macro.name}: in block {number}, "
                 f"{difference}; choose a source with the same primitives, or use transfer.start: survivors"
             )
 
 
-def _describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]]) -> str | None:
+def describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]]) -> str | None:
+    """Return the first primitive whose values differ, with the values of the source and of the new search."""
     for primitive in dict.fromkeys([*before, *after]):
         theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
         if theirs != ours:

@@ -25,6 +25,7 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.prepared_births import prepare_births
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
+from eatnas_db.searches.transfer_model import describe_difference
 from eatnas_migrations import commands
 
 SOURCE = {"evolution__population": 8, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
@@ -227,7 +228,9 @@ def test_spec_of_a_model_is_checked(changes, message):
 def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, run):
     finished("small"), finished("loss", objective__metric="val_loss", objective__direction="minimize")
     run(search_factory("open", **SOURCE), births=3)
-    search_factory("new", **SOURCE)
+    search_factory("cells", space="nasbench201-tiny", **SOURCE)
+    two = ({"metric": "val_accuracy"}, {"metric": "params"})
+    search_factory("two", objective__metrics=two, **{**SOURCE, "evolution__population": 8})
     with transaction(engine) as connection:
         create_reevaluation(connection, "small", top=1, seeds=1, now=9.0)
         measured = get_search(connection, "small.reevaluation").id
@@ -238,9 +241,23 @@ def test_sources_that_do_not_fit_are_refused(engine, finished, search_factory, r
         ("small", {"transfer.sources": ["open"]}, ConflictError, "has 3 scored candidates, and a model needs at"),
         ("open", {}, ConflictError, "search 'open' is not finished"),
         ("small", {"transfer.sources": ["loss"]}, ConflictError, "has the objective minimize val_loss, and this spec"),
+        ("small", {"transfer.sources": ["cells"]}, ConflictError, "'cells' has 6 blocks, but space eatnas-small has 7"),
+        ("small", {"transfer.sources": ["two"]}, ConflictError, "'two' has several objectives, and a model predicts"),
         ("small.reevaluation", {}, ConflictError, "measures candidates of another search"),
     ):
         with pytest.raises(error, match=message) as raised:
             transfer(engine, source, changes=changes)
         assert "\n" not in str(raised.value)
     assert [row.name for row in read(engine, select(search.c.name).where(search.c.name == "large"))] == []
+
+
+@ON_SQLITE
+def test_search_without_a_source_is_refused(engine, search_factory):
+    with pytest.raises(ConflictError, match="model needs the scores of another search"):
+        search_factory("alone", transfer__start="model", evolution__births="guided")
+
+
+def test_difference_of_primitives_names_both_values():
+    before, after = {"op": ("sep", "mb3"), "kernel": (3, 5)}, {"op": ("sep", "mb3"), "kernel": (3, 7)}
+    assert describe_difference(before, before) is None
+    assert describe_difference(before, after) == "kernel is one of [3, 5] there and of [3, 7] here"

@@ -89,6 +89,7 @@ def test_sources_are_compared_with_a_search_of_the_task(engine, finished, ask):
         connection.exec_driver_sql("UPDATE eatnas_search SET data_digest = 'elsewhere' WHERE name != 'pilot'")
     sources = {source.search: source for source in ask(data_digest=digest).sources}
     assert list(sources) == ["pilot", "agrees", "disagrees"]
+    assert sources["pilot"].verdict == "same task"
     assert sources["agrees"].reference == "pilot"
     assert sources["agrees"].correlation > 0 > sources["disagrees"].correlation
     assert sources["disagrees"].verdict == "disagrees"
@@ -100,3 +101,11 @@ def test_smaller_task_is_priced_by_its_mult_adds(ask):
     assert smaller.share == pytest.approx(1 / 8)
     assert smaller.trainings == pytest.approx(4)
     assert ask(train_images=0).smaller is None
+
+
+def test_equal_scores_tell_nothing(finished, ask):
+    finished("flat", lambda code: 0.5)
+    finished("other", seed=8)
+    advice = ask(data_digest="data")
+    assert {source.search: source.verdict for source in advice.sources} == {"flat": "unknown", "other": "same task"}
+    assert advice.resolution is None
