@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -87,12 +87,18 @@ def show_status(status: DaemonStatus, format: Format, layout: Layout) -> None:  
     if status.supervised:
         _show_work(status.work, named, layout)
     print_summaries(status.searches, status.supervised, format, layout)
+    for line in describe_waits(status):
+        typer.echo(line)
+
+
+def describe_waits(status: DaemonStatus) -> Iterator[str]:
+    """Yield a sentence for each cause for which work waits."""
     if status.problem is not None:
-        typer.echo(f"MLflow, since {format_time(status.problem.since_at)}: {status.problem.message}")
+        yield f"MLflow, since {format_time(status.problem.since_at)}: {status.problem.message}"
     for hold in status.holds:
-        typer.echo(describe_hold(hold))
+        yield describe_hold(hold)
     for search in status.held_up:
-        typer.echo(
+        yield (
             f"{search.name} leaves workers idle: one of its {search.in_training} trainings must end before the next "
             f"can start, because its evolution.lag is {search.lag}; `search create --set "
             "evolution.lag=N` creates a search for more slots"

@@ -1,13 +1,75 @@
-"""The pages of the live server, as HTML."""
+"""The pages of the live server: whole pages as HTML, and their changing parts as HTML and plots."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
 
 from markupsafe import Markup
 
+from eatnas_report import tables
+from eatnas_report.data import ReportData, ReportPart
+from eatnas_report.figures.figure import ReportFigure
+from eatnas_report.parts import PARTS, fill_part
+from eatnas_report.tables import ReportTable
 from eatnas_report.templating import read_template, render_template
+
+NEEDS_ALSO: Final[Mapping[ReportPart, frozenset[ReportPart]]] = {
+    ReportPart.PREDICTIONS: frozenset({ReportPart.LINEAGE}),
+}
+"""The parts whose data a template shows in addition to its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A part of a page: HTML, and the plots of its figures by their ids, which the browser draws."""
+
+    html: str
+    plots: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """Return the fragment as the browser reads it."""
+        return json.dumps({"html": self.html, "plots": self.plots})
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRow:
+    """A search in the list of all searches."""
+
+    name: str
+    status: str
+    settled: int
+    budget: int
+    best: float | None
+    created_at: float
+
+    @property
+    def state(self) -> str:
+        """The first word of the status, a class of the style sheet."""
+        return self.status.partition(":")[0].partition(" ")[0]
+
+
+def render_list(searches: Fragment, activity: Fragment) -> str:
+    """Return the page of all searches."""
+    return _render("live_list.html.jinja", title="Searches", searches=searches, activity=activity, **_scripts())
+
+
+def render_search(name: str, overview: Fragment, activity: Fragment) -> str:
+    """Return the page of one search, whose other parts the browser asks for when they come into view."""
+    parts = [(part, content.title) for part, content in PARTS.items() if part is not ReportPart.OVERVIEW]
+    return _render(
+        "live_search.html.jinja",
+        title=name,
+        search=name,
+        overview=overview,
+        activity=activity,
+        parts=parts,
+        **_scripts(),
+    )
 
 
 def render_error(title: str, message: str, *, asks_token: bool) -> str:
@@ -19,6 +81,42 @@ def render_api(description: Mapping[str, Any]) -> str:
     """Return the page that lists the paths of the API with their parameters, from its description as OpenAPI."""
     operations = [(path, methods["get"]) for path, methods in description["paths"].items()]
     return _render("live_api.html.jinja", title="The JSON of the queries", operations=operations)
+
+
+def searches_fragment(rows: Sequence[SearchRow]) -> Fragment:
+    """Return the list of searches, the newest first."""
+    return Fragment(render_template("live_searches.html.jinja", rows=rows[::-1]), {})
+
+
+def activity_fragment(slots: ReportTable, waits: Sequence[str], idle: str) -> Fragment:
+    """Return what the slots do and why work waits; `idle` is shown if there are no slots."""
+    return Fragment(render_template("live_activity.html.jinja", slots=slots, waits=waits, idle=idle), {})
+
+
+def part_fragment(part: ReportPart, data: ReportData) -> Fragment:
+    """Return a part of the report of a search; empty if a search of this kind does not have it."""
+    filled = fill_part(part, data)
+    if filled is None:
+        return Fragment("", {})
+    values = dict(filled.values)
+    if part is ReportPart.OVERVIEW:  # the fingerprint reads the whole search
+        values["overview"] = tables.overview(data, shows_fingerprint=False)
+    figures = [figure for value in values.values() if isinstance(value, list) for figure in value]
+    plots = {figure.id: json.loads(figure.plot.to_json()) for figure in figures if isinstance(figure, ReportFigure)}
+    return Fragment(render_template(filled.template, **values, data=data, embeds_figures=False), plots)
+
+
+@cache
+def script_files() -> Mapping[str, str]:
+    """Return the scripts of the pages by their file names, which change with the content."""
+    from plotly.offline import get_plotlyjs
+
+    texts = {"plotly": get_plotlyjs(), "live": read_template("live.js")}
+    return {f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.js": text for name, text in texts.items()}
+
+
+def _scripts() -> dict[str, str]:
+    return {name.partition("-")[0]: name for name in script_files()}
 
 
 def _render(template: str, **values: Any) -> str:

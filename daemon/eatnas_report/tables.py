@@ -56,7 +56,7 @@ class OverviewItem:
     wide: bool = False
 
 
-def overview(data: ReportData) -> list[OverviewItem]:
+def overview(data: ReportData, *, shows_fingerprint: bool = True) -> list[OverviewItem]:
     """Return the search's status, progress, best candidates and fingerprint."""
     progress = data.progress
     budget = progress.budget_device_seconds
@@ -78,6 +78,8 @@ def overview(data: ReportData) -> list[OverviewItem]:
         items.append(OverviewItem("started", f"{format_time(progress.started_at)} UTC"))
     if progress.finished_at is not None:
         items.append(OverviewItem("finished", f"{format_time(progress.finished_at)} UTC"))
+    if data.fingerprint is None and not shows_fingerprint:
+        return items
     if data.fingerprint is None:
         command = f"eatnas-db query fingerprint {data.search.name}"
         items.append(OverviewItem("fingerprint", f"not computed for a search of this size; run {command}", wide=True))
@@ -189,6 +191,7 @@ def failure_table(data: ReportData) -> ReportTable:
 def time_table(data: ReportData) -> ReportTable:
     """Return the search's wall time, device time and speed."""
     utilisation = data.utilisation
+    assert utilisation is not None
     rows = [
         ("wall time from the first to the last attempt, including pauses", format_duration(utilisation.wall_seconds)),
         ("device time", format_duration(utilisation.device_seconds)),
@@ -203,6 +206,7 @@ def time_table(data: ReportData) -> ReportTable:
 def slot_time_table(data: ReportData) -> ReportTable:
     """Return how all slots together spent the wall time: in training, and idle by cause, longest first."""
     utilisation = data.utilisation
+    assert utilisation is not None
     seconds_by_cause: dict[str, float] = defaultdict(float)
     for idle in utilisation.idle:
         seconds_by_cause[idle.cause] += idle.seconds

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from eatnas_report.formats import format_time
 
@@ -39,7 +40,14 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["time"] = format_time
+    environment.filters["marked"] = _mark_code
     return environment
+
+
+def _mark_code(text: str) -> Markup:
+    """Return a sentence as HTML: what stands in backquotes, such as a command, is code."""
+    escaped = str(escape(_replace_unprintable(text)))
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704
 
 
 def _replace_unprintable(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -198,6 +199,16 @@ def list_epochs(
     if end is not None:
         query = query.where(epoch.c.number < end)
     return tuple(CandidateEpoch(*row) for row in connection.execute(query.order_by(epoch.c.number)))
+
+
+def list_genotypes(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, str]:
+    """Return the effective genotypes of candidates by their ids."""
+    query = (
+        select(candidate.c.id, architecture.c.genotype)
+        .join(architecture, architecture.c.id == candidate.c.architecture_id)
+        .where(candidate.c.id.in_(candidate_ids))
+    )
+    return {row.id: row.genotype for row in connection.execute(query)}
 
 
 def _list_blocks(connection: Connection, architecture_id: int) -> tuple[CandidateBlock, ...]:

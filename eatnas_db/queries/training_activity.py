@@ -41,6 +41,15 @@ class TrainingActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class IdleSlot:
+    """A slot whose worker is alive and has no candidate."""
+
+    host: str
+    slot: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockedSearch:
     """A search whose lag allows no further birth before one of its candidates in training ends."""
 
@@ -77,6 +86,22 @@ def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
     )
     rows = connection.execute(query).all()
     return tuple(BlockedSearch(row.name, row.in_training, row.lag) for row in rows if row.in_training)
+
+
+def list_idle_slots(connection: Connection) -> tuple[IdleSlot, ...]:
+    """Return the slots whose workers are alive and train nothing, by host and slot."""
+    leased = select(attempt.c.worker_id).join(
+        lease, (lease.c.candidate_id == attempt.c.candidate_id) & (lease.c.attempt == attempt.c.number)
+    )
+    busy = set(connection.execute(leased).scalars())
+    query = (
+        select(worker.c.id, host.c.name, worker.c.slot, device.c.uuid)
+        .join(device, device.c.id == worker.c.device_id)
+        .join(host, host.c.id == device.c.host_id)
+        .where(worker.c.ended_at.is_(None))
+        .order_by(host.c.name, worker.c.slot)
+    )
+    return tuple(IdleSlot(*slot) for worker_id, *slot in connection.execute(query) if worker_id not in busy)
 
 
 def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ...]:

@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import insert, update
 
 from eatnas_db import provenance, transitions
-from eatnas_db.database.engine import create_engine_for, open_record
+from eatnas_db.database.engine import create_engine_for, open_record, read_connection
 from eatnas_db.database.transactions import read_transaction, transaction
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import NotFoundError
+from eatnas_db.queries.learning_curves import list_learning_curves
 from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import advance_search
@@ -24,12 +25,15 @@ from eatnas_db.searches.create import create_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
+from eatnas_db.training_record import EpochRecord, record_epochs
 from eatnas_migrations import commands
 from eatnas_report.data import load_report_data
+from eatnas_report.figures.learning import learning_figures
 from eatnas_report.figures.lineage import lineage_figures
 from eatnas_report.figures.population import quality_figures
 from eatnas_report.figures.training import failure_figures
 from eatnas_report.page import render_page
+from eatnas_report.parts import draw_best_architectures
 from support.browser import headless_browser
 
 HOSTILE = "<script>evil = 1</script>"
@@ -47,6 +51,7 @@ TREE = {
 FIGURES = [
     "quality-over-births",
     "quality-over-compute",
+    *(f"curves-{name}" for name in ("metric", "train-loss", "val-loss")),
     "front",
     "lineage",
     *(f"primitives-{primitive}" for primitive in ("op", "kernel", "depth", "width", "skip")),
@@ -62,6 +67,10 @@ def train(engine, search_id, budget):
         with transaction(engine) as connection:
             leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=now)
             token, fitness = leased.token, 0.5 + (number * 37 % 100) / 250
+            epochs = [
+                EpochRecord(epoch, 2.0, 0.4, 1.9, fitness / (2 - epoch), 0.1, 4.0, now + epoch) for epoch in (0, 1)
+            ]
+            record_epochs(connection, token, epochs, now=now)
             if number % 7 == 6:
                 kind = FailureKind.DIVERGED
                 transitions.record_failure(connection, token, kind, f"{HOSTILE} \x1b[1m{'long' * 200}", now=now + 9)
@@ -219,6 +228,32 @@ def test_lines_differ_in_dash_and_bars_in_pattern(load_data):
     assert len({bar.marker.pattern.shape for bar in bars}) == len(bars)
 
 
+def test_learning_curves_are_those_of_the_best_candidates(load_data):
+    data = load_data("small")
+    metric, *losses = learning_figures(data)
+    assert [trace.name for trace in metric.plot.data] == [str(candidate.id) for candidate in data.top]
+    assert list(metric.plot.data[0].y) == [data.top[0].fitness / 2, data.top[0].fitness]
+    assert [list(figure.plot.data[0].y) for figure in losses] == [[2.0, 2.0], [1.9, 1.9]]
+
+
+def test_long_learning_curves_are_samples_with_their_end(settings, load_data):
+    data = load_data("small")
+    with read_connection(settings.database_url) as connection:
+        (curve,) = list_learning_curves(connection, [data.best.id], "val_accuracy", max_points=1)
+        other = list_learning_curves(connection, [data.best.id], "words_per_minute")
+    assert [(point.epochs, point.metric) for point in curve.points] == [(2, data.best.fitness)]
+    assert [point.metric for point in other[0].points] == [None, None]
+
+
+def test_best_architectures_are_drawn(load_data):
+    data = load_data("small")
+    first, second = draw_best_architectures(data)
+    assert first.svg.lstrip().startswith("<svg")
+    assert f"candidate {data.best.id}, birth {data.best.birth}" in first.svg
+    assert first.caption.startswith(f"Number 1: fitness {data.best.fitness:.4f}")
+    assert second.svg != first.svg
+
+
 def test_search_without_trainings_has_no_figures(load_data):
     page = PageParser(render_page(load_data("new")))
     assert not page.figures
@@ -285,6 +320,11 @@ def test_browser_draws_every_figure_without_errors_or_requests(load_data, open_i
         page.wait_for_selector(f"#{name} .main-svg :is(.trace, .hm)", state="attached")
         assert page.locator(f"#{name}").bounding_box()["height"] > 100
     assert page.evaluate("typeof evil") == "undefined"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    heights = [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("document.querySelector('#front .main-svg').getBoundingClientRect().width < 390")
+    assert heights == [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.pdf(format="A4").startswith(b"%PDF")
     assert (messages, len(requests)) == ([], 1)

@@ -68,6 +68,10 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
         answer.headers.update(error.headers or {})
         return answer
 
+    def report_fault(request: Request, error: Exception) -> Response:
+        what = f"{type(error).__name__}; the server printed the traceback, please report it"
+        return error_answer(request.scope, 500, f"this is a fault of eatnas-db: {what}")
+
     return Starlette(
         routes=[*page_routes(settings, version), *api_routes(settings, version)],
         middleware=[
@@ -75,7 +79,7 @@ def build_app(settings: Settings, rules: AccessRules, version: str) -> Starlette
             Middleware(AccessControl, rules=rules),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_BYTES, compresslevel=4),
         ],
-        exception_handlers={HTTPException: refuse},
+        exception_handlers={HTTPException: refuse, Exception: report_fault},
     )
 
 

@@ -9,12 +9,11 @@ from typing import Any, Final, NamedTuple
 from eatnas_db.queries.pareto import Tradeoff
 from eatnas_db.queries.primitives import PRIMITIVES, PrimitiveShare
 from eatnas_db.queries.quality import PopulationStep
-from eatnas_report.data import ReportData
+from eatnas_report.data import MAX_STEPS, ReportData
 from eatnas_report.figures.figure import MAX_MARKED_POINTS, ReportFigure, describe_sample, new_plot
 from eatnas_report.palette import BLUE, GREEN, GREY, VERMILION
 from eatnas_report.sampling import sample_evenly
 
-MAX_STEPS: Final = 1000
 HOURS_FROM_SECONDS: Final = 7200
 """Device time is shown in hours from this number of seconds."""
 SHARE_COLOURS: Final = [[0, "#ffffff"], [1, "#08306b"]]
@@ -40,7 +39,9 @@ def quality_figures(data: ReportData) -> list[ReportFigure]:
     divisor, unit = (3600, "hours") if in_hours else (1, "seconds")
     births = [float(step.number) for step in shown]
     device_time = [step.device_seconds / divisor for step in shown]
-    sample = describe_sample(len(shown), len(steps), "steps")
+    # The steps of a long search are a sample already.
+    total = data.search.settled if data.search.settled > MAX_STEPS else len(steps)
+    sample = describe_sample(len(shown), total, "steps")
     return [
         ReportFigure(
             id="quality-over-births",

@@ -37,6 +37,7 @@ def prediction_figures(data: ReportData) -> list[ReportFigure]:
         name="guided births",
         text=[f"candidate {row.id}, birth {row.birth}" for row in shown],
     )
+    assert data.calibration is not None
     share = data.calibration.share_within or 0.0
     sample = describe_sample(len(shown), len(scored), "guided births")
     caption = (

@@ -41,7 +41,7 @@ def failure_figures(data: ReportData) -> list[ReportFigure]:
 
 def utilisation_figures(data: ReportData) -> list[ReportFigure]:
     """Draw how much of the time each slot worked on the search; nothing before the first attempt."""
-    if not data.utilisation.slots:
+    if data.utilisation is None or not data.utilisation.slots:
         return []
     slots = sample_evenly(data.utilisation.slots, MAX_SLOTS)[::-1]
     plot = new_plot("share of the search's wall time", "")

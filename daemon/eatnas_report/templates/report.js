@@ -1,6 +1,8 @@
 const figures = [...document.querySelectorAll(".plot")];
 for (const figure of figures) {
   const plot = JSON.parse(document.getElementById(figure.id + "-data").textContent);
+  // Plotly forgets the height of a figure when the window changes its size, and then asks the element.
+  figure.style.height = `${plot.layout.height}px`;
   // Few buttons, because a touch screen always shows them, next to the legend.
   const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
   Plotly.newPlot(figure, plot.data, plot.layout, {displaylogo: false, responsive: true, modeBarButtons: buttons});

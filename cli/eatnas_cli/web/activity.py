@@ -1,0 +1,94 @@
+"""What the slots of all hosts do, and why work waits, as the live page shows it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from eatnas_cli.daemon_status import DaemonStatus, describe_waits, read_status
+from eatnas_cli.device_view import describe_memory, describe_state
+from eatnas_cli.search.status import describe_lost_hosts
+from eatnas_daemon.search_progress import current_status
+from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.training_activity import IdleSlot, TrainingActivity, list_idle_slots
+from eatnas_db.settings import Settings
+from eatnas_report.formats import format_time
+from eatnas_report.live_page import Fragment, SearchRow, activity_fragment, searches_fragment
+from eatnas_report.tables import ReportColumn, ReportTable
+
+COLUMNS = (
+    ReportColumn("host"),
+    ReportColumn("slot", "number"),
+    ReportColumn("device"),
+    ReportColumn("search"),
+    ReportColumn("candidate", "number"),
+    ReportColumn("epochs", "number"),
+    ReportColumn("images/s", "number"),
+    ReportColumn("since (UTC)"),
+)
+
+
+def read_searches(settings: Settings) -> Fragment:
+    """Return the list of searches."""
+    status = read_status(settings)
+    return searches_fragment(
+        [
+            SearchRow(
+                name=row.name,
+                status=current_status(row, status.supervised),
+                settled=row.settled,
+                budget=row.budget,
+                best=row.best,
+                created_at=row.created_at,
+            )
+            for row in status.searches
+        ]
+    )
+
+
+def read_activity(settings: Settings, search: str | None = None) -> Fragment:
+    """Return what the slots do, all of them or those that train one search."""
+    status = read_status(settings)
+    with read_connection(settings.database_url) as connection:
+        idle = list_idle_slots(connection) if status.supervised and search is None else ()
+    work = [training for training in status.work if search in (None, training.search)]
+    waits = [line for line in _describe_causes(status) if search is None or search in line]
+    if not status.supervised:
+        nothing = "No daemon is running; `eatnas-db daemon start` starts one."
+    else:
+        nothing = "Nothing is in training." if search is None else "No slot trains this search."
+    rows = sorted([*map(_training_row, work), *map(_idle_row, idle)])
+    return activity_fragment(ReportTable(COLUMNS, [row for _, row in rows]), waits, nothing)
+
+
+def _describe_causes(status: DaemonStatus) -> Iterator[str]:
+    yield from describe_waits(status)
+    yield from describe_lost_hosts(status.hosts)
+    for row in status.searches:
+        if (text := current_status(row, status.supervised)).partition(":")[0] in ("waiting", "paused"):
+            yield f"{row.name}: {text}"
+    busy = Counter(training.device for training in status.work)
+    for device in status.devices:
+        if status.supervised and not busy[device.uuid] and (device.waits or device.paused_at is not None):
+            memory = describe_memory(device)
+            state = describe_state(device, 0, is_supervised=True)
+            yield f"{device.host}, {device.name or device.uuid}{f', {memory}' if memory else ''}: {state}"
+
+
+def _training_row(training: TrainingActivity) -> tuple[tuple[str, int], tuple[str, ...]]:
+    speed = training.images_per_second
+    attempt = "" if training.attempt == 1 else f", attempt {training.attempt}"
+    return (training.host, training.slot), (
+        training.host,
+        str(training.slot),
+        training.device,
+        training.search,
+        f"{training.candidate_id}{attempt}",
+        f"{training.epochs_done} of {training.epochs}",
+        "" if speed is None else f"{speed:,.0f}",
+        format_time(training.started_at),
+    )
+
+
+def _idle_row(slot: IdleSlot) -> tuple[tuple[str, int], tuple[str, ...]]:
+    return (slot.host, slot.slot), (slot.host, str(slot.slot), slot.device, "idle", "", "", "", "")

@@ -1,0 +1,98 @@
+// Refresh the parts of the page that are in view. A part is one request; the server answers 304 while it is unchanged.
+const MIN_SECONDS = 2, MAX_SECONDS = 15, MAX_SECONDS_AFTER_ERROR = 30;
+// A record that takes long to read is read less often.
+const REST_PER_WORK = 10, MAX_REST_SECONDS = 60;
+
+const problem = document.getElementById("problem");
+const freshness = document.getElementById("freshness");
+const plotly = new Promise((resolve) => {
+  if (window.Plotly) resolve(window.Plotly);
+  else document.getElementById("plotly").addEventListener("load", () => resolve(window.Plotly));
+});
+const parts = [...document.querySelectorAll("[data-live]")].map((element) => ({element, tag: null, inView: false, askedAt: -Infinity}));
+let seconds = MIN_SECONDS, timer = null, isBusy = false, isAskedAgain = false;
+
+async function load(part) {
+  part.askedAt = performance.now();
+  const headers = part.tag ? {"If-None-Match": part.tag} : {};
+  const answer = await fetch(part.element.dataset.live, {headers, cache: "no-store", signal: AbortSignal.timeout(120000)});
+  if (answer.status === 304) return false;
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(body.error ? body.error.message : `the server answers with status ${answer.status}`);
+  await show(part.element, body);
+  part.tag = answer.headers.get("ETag");
+  return true;
+}
+
+async function show(element, fragment) {
+  const template = document.createElement("template");
+  template.innerHTML = fragment.html;
+  const drawn = new Map([...element.querySelectorAll(".plot")].map((plot) => [plot.id, plot]));
+  // A drawn figure stays, and only its data changes: zoom and memory survive.
+  for (const plot of template.content.querySelectorAll(".plot")) {
+    const old = drawn.get(plot.id);
+    if (old) { plot.replaceWith(old); drawn.delete(plot.id); }
+  }
+  if (drawn.size) { const library = await plotly; for (const old of drawn.values()) library.purge(old); }
+  element.replaceChildren(template.content);
+  element.classList.remove("later");
+  element.closest("section").classList.toggle("empty", fragment.html === "");
+  const ids = Object.keys(fragment.plots);
+  if (!ids.length) return;
+  const library = await plotly;
+  const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
+  for (const id of ids) {
+    const {data, layout} = fragment.plots[id];
+    const options = {displaylogo: false, responsive: true, modeBarButtons: buttons};
+    const plot = document.getElementById(id);
+    // Plotly forgets the height of a figure when the window changes its size, and then asks the element.
+    plot.style.height = `${layout.height}px`;
+    await library.react(plot, data, {...layout, uirevision: "kept"}, options);
+  }
+}
+
+// First what is in view, then what was never loaded.
+function next(done) {
+  const left = parts.filter((part) => !done.has(part));
+  return left.find((part) => part.inView) || left.find((part) => !part.tag);
+}
+
+async function refresh() {
+  if (isBusy) { isAskedAgain = true; return; }
+  clearTimeout(timer);
+  isBusy = true;
+  const start = performance.now();
+  let hasChanged = false, failure = null;
+  try {
+    const done = new Set();
+    for (let part = next(done); part && !document.hidden; part = next(done)) {
+      done.add(part);
+      hasChanged = await load(part) || hasChanged;
+    }
+  } catch (error) {
+    failure = error;
+  }
+  isBusy = false;
+  problem.hidden = !failure;
+  if (failure) problem.textContent = failure instanceof TypeError || failure.name === "TimeoutError"
+    ? "The server does not answer. This page tries again by itself." : failure.message;
+  else freshness.textContent = `as of ${new Date().toLocaleTimeString()}`;
+  const work = (performance.now() - start) / 1000;
+  if (failure) seconds = Math.min(seconds * 2, MAX_SECONDS_AFTER_ERROR);
+  else seconds = hasChanged ? MIN_SECONDS : Math.min(seconds * 1.3, MAX_SECONDS);
+  if (document.hidden) return;
+  if (isAskedAgain) { isAskedAgain = false; refresh(); return; }
+  timer = setTimeout(refresh, 1000 * Math.max(seconds, Math.min(REST_PER_WORK * work, MAX_REST_SECONDS)));
+}
+
+const observer = new IntersectionObserver((entries) => {
+  let isNew = false;
+  for (const entry of entries) {
+    const part = parts.find((one) => one.element === entry.target);
+    part.inView = entry.isIntersecting;
+    isNew = isNew || (part.inView && performance.now() - part.askedAt > 1000 * MIN_SECONDS);
+  }
+  if (isNew) refresh();
+}, {rootMargin: "300px"});
+for (const part of parts) observer.observe(part.element);
+document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else refresh(); });

@@ -1,0 +1,238 @@
+"""The live page: its parts follow the record, and a real browser shows them without errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import uvicorn
+from sqlalchemy import update
+from starlette.testclient import TestClient
+
+from eatnas_cli.web.access import AccessRules
+from eatnas_cli.web.server import build_app, open_socket
+from eatnas_daemon.daemon_lock import hold_record
+from eatnas_db.database.transactions import transaction
+from eatnas_db.schema.searches import search
+from eatnas_db.settings import Settings
+from eatnas_db.training_record import EpochRecord, record_epochs
+from eatnas_db.transitions import lease_next, record_failure
+from eatnas_report.data import ReportPart
+from support.browser import headless_browser
+from support.recorded_search import FailureKind, Record, make_record
+from support.searches import create_home
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+HOSTILE = "<script>evil = 1</script>"
+WIDTHS = {"desktop": 1200, "phone": 390}
+SUPERVISE = """
+import sys
+from pathlib import Path
+from eatnas_daemon.daemon_lock import hold_record
+from eatnas_db.settings import load_settings
+from support.searches import SIMULATED_WORKER, supervise_search
+settings = load_settings({}, sys.argv[1])
+with hold_record(settings):
+    supervise_search(settings, program=(*SIMULATED_WORKER, "--seconds-per-epoch", "0.05", "--fail-on", "3"))
+"""
+
+
+def sqlite_record(folder: Path, births: int = 24, name: str = "small") -> Record:
+    return make_record(folder, lambda home: f"sqlite:///{home / 'eatnas.db'}", births=births, name=name)
+
+
+def new_client(settings: Settings) -> TestClient:
+    return TestClient(build_app(settings, AccessRules("localhost", 80), "1"), base_url="http://localhost")
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    record = sqlite_record(tmp_path_factory.mktemp("live") / "home")
+    with transaction(record.engine) as connection:
+        connection.execute(update(search).values(name=HOSTILE))
+    return record
+
+
+@pytest.fixture(scope="module")
+def client(record: Record) -> TestClient:
+    return new_client(record.settings)
+
+
+def test_list_leads_to_the_page_of_each_search(client: TestClient) -> None:
+    page = client.get("/").text
+    assert "/search?name=%3Cscript%3Eevil%20%3D%201%3C/script%3E" in page
+    assert "24 of 24" in page
+    shown = client.get("/search", params={"name": HOSTILE})
+    assert shown.status_code == 200
+    assert HOSTILE not in shown.text
+    assert "&lt;script&gt;" in shown.text
+
+
+@pytest.mark.parametrize("part", ReportPart)
+def test_each_part_is_sent_once_until_it_changes(client: TestClient, part: str) -> None:
+    address = {"name": HOSTILE, "part": part}
+    answer = client.get("/live/search", params=address)
+    fragment = answer.json()
+    assert (answer.status_code, HOSTILE in fragment["html"]) == (200, False)
+    assert all(f'id="{figure}"' in fragment["html"] for figure in fragment["plots"])
+    tag = {"If-None-Match": answer.headers["etag"]}
+    assert client.get("/live/search", params=address, headers=tag).status_code in {304, 200 * (part == "utilisation")}
+
+
+def test_page_of_an_unknown_search_names_the_known_ones(client: TestClient) -> None:
+    answer = client.get("/search?name=nobody")
+    assert answer.status_code == 404
+    assert "no search named" in answer.text
+    for address, field in (("name=nobody&part=top", None), ("name=x&part=y", "part"), ("part=top", "name")):
+        error = client.get(f"/live/search?{address}").json()["error"]
+        assert (error["field"], error["status"]) == (field, 422 if field else 404)
+
+
+def test_scripts_are_cached_under_a_name_that_changes(client: TestClient) -> None:
+    page = client.get("/").text
+    for name in ("plotly", "live"):
+        file = page.partition(f'src="/static/{name}-')[2].partition('"')[0]
+        for encoding in ("gzip", "identity"):
+            answer = client.get(f"/static/{name}-{file}", headers={"Accept-Encoding": encoding})
+            assert answer.status_code == 200
+            assert "immutable" in answer.headers["cache-control"]
+    assert client.get("/static/other.js").status_code == 404
+
+
+def test_each_change_of_the_record_changes_the_version(tmp_path: Path) -> None:
+    record = sqlite_record(tmp_path / "home", births=5)
+    client = new_client(record.settings)
+
+    def version() -> str:
+        return client.get("/live/search?name=small&part=curves").headers["etag"]
+
+    seen = [version()]
+    with transaction(record.engine) as connection:
+        leased = lease_next(connection, record.search_id, host_id=1, worker_id=1, now=2000.0)
+    assert leased is not None
+    seen.append(version())
+    with transaction(record.engine) as connection:
+        epoch = EpochRecord(0, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, ended_at=2001.0)
+        record_epochs(connection, leased.token, [epoch], now=2001.0)
+    seen.append(version())
+    with hold_record(record.settings):
+        activity = client.get("/live/activity").json()["html"]
+        seen.append(version())
+    assert f'<td class="number">{leased.token.candidate}</td>' in activity
+    with transaction(record.engine) as connection:
+        record_failure(connection, leased.token, FailureKind.DIVERGED, "nan", now=2002.0)
+    seen.append(version())
+    assert len(set(seen)) == len(seen)
+    with hold_record(record.settings):
+        assert ">idle<" in client.get("/live/activity").json()["html"]
+    assert "No daemon is running" in client.get("/live/activity").json()["html"]
+    record.engine.dispose()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """Serve a record in a thread of this process; yields the address."""
+    listener = open_socket("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    app = build_app(settings, AccessRules("127.0.0.1", port), "1")
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with headless_browser() as browser:
+        yield browser
+
+
+def open_page(browser: Browser, address: str, width: int) -> tuple[Page, list[str]]:
+    """Open an address; returns the page, and the list to which errors and messages of its console are added."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(120_000)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(address)
+    return page, messages
+
+
+def require_whole(page: Page) -> None:
+    """Wait until every part is loaded; nothing may be wider than the window."""
+    page.wait_for_selector(".later", state="detached")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: int) -> None:
+    settings = create_home(tmp_path / "home")
+    command = [sys.executable, "-c", SUPERVISE, str(settings.home)]
+    with serving(settings) as address:
+        page, messages = open_page(browser, address, width)
+        page.get_by_role("link", name="s", exact=True).click()
+        page.locator("dd", has_text="0 of 24").wait_for()
+        require_whole(page)
+        with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as daemon:
+            try:
+                page.locator("dd", has_text="24 of 24").wait_for()
+                assert daemon.wait(120) == 0
+            finally:
+                daemon.kill()
+        for figure in ("quality-over-births", "curves-metric", "front", "lineage", "failures", "utilisation"):
+            # What is out of view is read when it comes into view.
+            page.locator(f"section:has(#{figure}), #part-{figure}").first.scroll_into_view_if_needed()
+            page.wait_for_selector(f"#{figure} .main-svg .trace", state="attached")
+        page.locator("#part-architectures svg").first.wait_for()
+        require_whole(page)
+        assert page.locator("#problem").is_hidden()
+        assert messages == []
+
+
+@pytest.mark.slow
+def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Path) -> None:
+    record = sqlite_record(tmp_path / "home", births=12)
+    file = record.settings.database_file
+    assert file is not None
+    record.engine.dispose()
+    with serving(record.settings) as address:
+        page, messages = open_page(browser, f"{address}/search?name=small", 1200)
+        require_whole(page)
+        before = page.evaluate("document.querySelectorAll('*').length")
+        for births in (14, 19, 23):  # each refresh replaces what the one before drew, also on the thousandth
+            made = sqlite_record(tmp_path / f"next{births}", births=births)
+            made.engine.dispose()
+            assert made.settings.database_file is not None
+            made.settings.database_file.replace(file)
+            refresh(page)
+            page.locator("dd", has_text=f"{births} of 24").wait_for()
+        require_whole(page)
+        assert page.evaluate("document.querySelectorAll('*').length") < 2 * before
+        assert page.locator(".plot").count() == page.locator(".plot .plot-container").count()
+        assert messages == []
+        away = file.rename(tmp_path / "away.db")
+        refresh(page)
+        page.locator("#problem", has_text="no record at").wait_for()
+        assert page.locator("dd", has_text="23 of 24").is_visible()
+        away.rename(file)
+        refresh(page)
+        page.locator("#problem").wait_for(state="hidden")
+
+
+def refresh(page: Page) -> None:
+    """Do what the browser does when a reader returns to the tab."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
