@@ -10,7 +10,8 @@ DEVICE ?= cpu
 
 # Tests mostly wait for their child processes, so more of them than cores can run at once.
 TEST_PROCESSES ?= 3
-PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES)
+# A process that has no tests left takes some from another one; until then tests of one file share their fixtures.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 # The tests whose kernels depend on the processor's instructions.
 AVX2_TESTS = $(addprefix tests/training/test_,loop.py network.py new_layers.py parent_weights.py steps.py weight_transfer.py)
 BENCHMARKS = cold_start transaction_cost supervision tracking streaming training

@@ -42,13 +42,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the sweeps. Slow tests come first, so that no process ends with a long one while the others idle."""
+    """Deselect the sweeps."""
     if not config.getoption("--soak"):
         sweeps = [item for item in items if item.get_closest_marker("soak") is not None]
         config.hook.pytest_deselected(items=sweeps)
         items[:] = [item for item in items if item not in sweeps]
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
