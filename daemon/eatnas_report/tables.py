@@ -98,6 +98,8 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
         yield OverviewItem("best by re-evaluation", f"{measured}, candidate {best.id}")
     if best is not None and best.test is not None:
         models = f"{best.test_seeds} final model{'' if best.test_seeds == 1 else 's'}"
+        if best.test_weights_from is not None:
+            models += f" that started from the weights of {best.test_weights_from}"
         yield OverviewItem("test accuracy of the best", f"{_with_spread(best.test, best.test_spread)}, {models}")
 
 

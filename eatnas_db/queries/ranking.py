@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import Connection, Float, Integer, Select, case, cast, literal, null, select
+from sqlalchemy import Connection, Float, Integer, Select, String, case, cast, literal, null, select
 
 from eatnas_db.database.dialects import select_ids
+from eatnas_db.domain.final_weights import FROM, WeightSource
 from eatnas_db.domain.states import MemoryFallback, Origin, SearchKind
 from eatnas_db.queries.final_models import FinalModel, group_tested_models
 from eatnas_db.queries.objective_front import list_front_ids, order_by_preference
@@ -33,7 +34,8 @@ class RankedCandidate:
     `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None below
     two), and `reevaluation_seeds` their number. They share one recipe, the one with the most epochs
     (`reevaluation_epochs`). `test`, `test_spread` and `test_seeds` are the same for the test
-    accuracy of its final models that share the recipe of the newest one. `deviation` says how its training differed
+    accuracy of its final models that share the recipe of the newest one, and `test_weights_from` is the final model, as
+    SEARCH/CANDIDATE, that these start from. `deviation` says how its training differed
     from the recipe after it ran out of memory. `rung` is its last rung; 0 in a search without rungs.
     """
 
@@ -56,6 +58,7 @@ class RankedCandidate:
     test: float | None = None
     test_spread: float | None = None
     test_seeds: int = 0
+    test_weights_from: str | None = None
 
 
 def list_best(connection: Connection, search_id: int, top: int = 10) -> tuple[RankedCandidate, ...]:
@@ -155,6 +158,7 @@ _NO_MEASURES: Final = (
     cast(null(), Float).label("test"),
     cast(null(), Float).label("test_spread"),
     literal(0).label("test_seeds"),
+    cast(null(), String).label("test_weights_from"),
 )
 
 
@@ -223,7 +227,9 @@ def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidat
     if not values:
         return row
     mean, spread = _mean_and_spread(values)
-    return replace(row, test=mean, test_spread=spread, test_seeds=len(values))
+    source = models[-1].recipe.get(FROM)
+    weights_from = None if source is None else str(WeightSource(**source))
+    return replace(row, test=mean, test_spread=spread, test_seeds=len(values), test_weights_from=weights_from)
 
 
 def _mean_and_spread(values: list[float]) -> tuple[float, float | None]:

@@ -13,6 +13,7 @@ from eatnas_db.provenance import Provenance
 from eatnas_db.queries.candidates import get_candidate
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.lineage import get_lineage
+from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -127,10 +128,13 @@ def test_spec_names_the_source_and_none_overrides_it(
     assert ["from" in recipe for recipe in recipes] == [True, False]
 
 
-def test_other_source_is_another_recipe(searches, final, train_final_models):
-    train_final_models(final("a"))
+def test_other_source_is_another_recipe(engine, searches, final, train_final_models):
+    (model,) = train_final_models(final("a"))
     train_final_models(final("b"))
     train_final_models(final("b", final={"from": "a"}))  # not refused: it is not the recipe tested before
+    with read_transaction(engine) as connection:
+        best = list_best(connection, searches[1], 1)[0]
+    assert (best.test_seeds, best.test_weights_from) == (1, f"a.final/{model}")
     with pytest.raises(ConflictError, match="already tested with this recipe"):
         final("b", final={"from": "a"})
 

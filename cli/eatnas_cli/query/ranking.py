@@ -75,17 +75,18 @@ def print_best(
     for_table = format is Format.TABLE
     measures = [m for m in ("reevaluation", "test") if not for_table or any(getattr(row, f"{m}_seeds") for row in rows)]
     measured = tuple(f"{measure}{part}" for measure in measures for part in ("", "_spread", "_seeds"))
+    started = ("test_weights_from",) if any(row.test_weights_from for row in rows) else ()
     inherited = inheritance_columns(rows, format)
     deviating = ("deviation",) if not for_table or any(row.deviation for row in rows) else ()
     # Fitness is the negative of a metric to minimize, so the metric itself is shown as well.
     own = () if metric == VALIDATION_ACCURACY else (metric,)
     others = tuple(objective for objective in objectives if objective not in (metric, PARAMS, MULT_ADDS))
     values_first = ("id", "birth", *own, "fitness", *rung_column(rows), *others)
-    columns = (*values_first, *measured, "params", "mult_adds", "origin", "parent_birth", *inherited)
+    columns = (*values_first, *measured, *started, "params", "mult_adds", "origin", "parent_birth", *inherited)
     records = [{**asdict(row), **several.get(row.id, {}), **{name: values.get(row.id) for name in own}} for row in rows]
     if not for_table and not layout.columns:
         show(records, (*columns, *deviating, "code"), format)
         return
     records = [{**record, "changed": changed.get(record["id"], ())} for record in records]
-    default = (*values_first, *measures, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
+    default = (*values_first, *measures, *started, "mult_adds", "origin", *inherited[:1], *deviating, "changed")
     show(records, (*columns, *deviating, "changed", "code"), format, layout=layout, default=default, empty=empty)
