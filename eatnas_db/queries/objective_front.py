@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from eatnas_db.database.batches import split_in_batches
-from eatnas_db.domain.dominance import Values, crowding_distances, find_front, rank_and_crowding
+from eatnas_db.domain.dominance import Values, crowding_distances, rank_and_crowding
 from eatnas_db.domain.objectives import OptimizedMetric, list_objectives, orient_values
+from eatnas_db.queries.large_fronts import find_front_of_many
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
 
@@ -125,4 +126,4 @@ def _find_front(connection: Connection, search_id: int) -> dict[int, Values]:
     )
     rows = connection.execute(query).all() if objectives else []
     vectors = [orient_values(objectives, row.objectives) for row in rows]
-    return {rows[place].id: vectors[place] for place in find_front(vectors)}
+    return {rows[place].id: vectors[place] for place in find_front_of_many(vectors)}
