@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, case, delete, func, or_, select
+from sqlalchemy import Connection, case, delete, exists, func, or_, select
 
 from eatnas_db.database.dialects import is_postgresql
+from eatnas_db.domain.objectives import orient_values
 from eatnas_db.domain.states import SETTLED
 from eatnas_db.queries.inheritance import has_unsettled_child
+from eatnas_db.queries.large_fronts import find_front_of_many
+from eatnas_db.queries.objective_front import get_objectives
 from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
@@ -24,6 +28,7 @@ _HELD: Final = (
         candidate.c.joined,
         candidate.c.left,
         candidate.c.search_id,
+        candidate.c.objectives,
         func.dense_rank()
         .over(
             partition_by=candidate.c.search_id,
@@ -44,8 +49,9 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
     """Delete the rows of the unneeded checkpoints of all searches, and return the paths to remove after the commit.
 
     Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
-    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. The table contains
-    little else, so reading it stays cheap. The work does not depend on the number of searches.
+    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. With several
+    objectives, the front is needed too: the ranking holds nothing else. The table contains little else, so reading it
+    stays cheap. The work does not depend on the number of searches.
     """
     # A spec that was damaged by hand must not fail the statement: all searches would stop.
     if is_postgresql(connection):
@@ -53,7 +59,7 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
     else:
         top = case((func.json_valid(search.c.spec) == 1, _STORED_TOP.as_float()))
     unneeded = (
-        select(_HELD.c.path)
+        select(_HELD.c.path, _HELD.c.id, _HELD.c.search_id, _HELD.c.objectives)
         .join(search, search.c.id == _HELD.c.search_id)
         .where(
             _HELD.c.state.in_(SETTLED),
@@ -63,10 +69,32 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
             ~has_unsettled_child(_HELD.c.id),
         )
     )
-    paths = connection.execute(unneeded).scalars().all()
+    rows = connection.execute(unneeded).all()
+    fronts = _list_fronts(connection, {row.search_id for row in rows if row.objectives is not None})
+    paths = [row.path for row in rows if row.id not in fronts]
     # Another host may drop the same rows, in another order.
     free = select(checkpoint.c.path).where(checkpoint.c.path.in_(paths)).with_for_update(skip_locked=True)
     dropped = list(connection.execute(free).scalars()) if paths else []
     if dropped:
         connection.execute(delete(checkpoint).where(checkpoint.c.path.in_(dropped)))
     return dropped
+
+
+def _list_fronts(connection: Connection, search_ids: Iterable[int]) -> set[int]:
+    """Return the candidates of searches with several objectives that no other one with a checkpoint dominates."""
+    fronts: set[int] = set()
+    for search_id in sorted(search_ids):
+        objectives = get_objectives(connection, search_id)
+        query = (
+            select(candidate.c.id, candidate.c.objectives)
+            .where(
+                candidate.c.search_id == search_id,
+                candidate.c.objectives.is_not(None),
+                exists().where(checkpoint.c.candidate_id == candidate.c.id),
+            )
+            .order_by(candidate.c.birth)
+        )
+        rows = connection.execute(query).all()
+        vectors = [orient_values(objectives, row.objectives) for row in rows]
+        fronts |= {rows[place].id for place in find_front_of_many(vectors)}
+    return fronts

@@ -1,19 +1,43 @@
 """The front of several objectives on both databases."""
 
+import random
+
+import pytest
+from sqlalchemy import insert
+
 from eatnas_db import transitions
 from eatnas_db.database.dialects import select_ids
 from eatnas_db.database.transactions import transaction
+from eatnas_db.domain.dominance import find_front
+from eatnas_db.queries.large_fronts import find_front_of_many
 from eatnas_db.queries.metric_values import list_metric_values
 from eatnas_db.queries.objective_front import list_front_ids, list_objective_front, list_objective_values
 from eatnas_db.queries.ranking import list_best, list_living, list_to_reevaluate, rank_among
+from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.scores import Measurement
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from support.arithmetic_searches import UNDER
 
 LATENCY = Measurement("latency_ms", "cpu", "x", 1, 1, 5, median=2.0, low=1.0, high=3.0, quiet=None)
 ACCURACIES = (0.5, 0.9, 0.7, 0.9, 0.6, 0.2)
 LATENCIES = (1.0, 9.0, 4.0, 9.0, 5.0, 0.5)
+
+
+def score_with(connection, leased, values):
+    transitions.record_score(
+        connection,
+        leased.token,
+        fitness=values[0],
+        metrics={"val_accuracy": values[0]},
+        seed=1,
+        provenance=UNDER,
+        device_seconds=1.0,
+        now=2.0,
+        objectives=values,
+        measurements=[LATENCY],
+    )
 
 
 def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, lease_factory):
@@ -25,18 +49,7 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
         leased = lease_factory(search_id)
         ids.append(leased.token.candidate)
         with transaction(engine) as connection:
-            transitions.record_score(
-                connection,
-                leased.token,
-                fitness=accuracy,
-                metrics={"val_accuracy": accuracy},
-                seed=1,
-                provenance=UNDER,
-                device_seconds=1.0,
-                now=2.0,
-                objectives=(accuracy, latency),
-                measurements=[LATENCY],
-            )
+            score_with(connection, leased, (accuracy, latency))
             advance_search(connection, lock_search(connection, search_id), 3.0)
     expected = [ids[place] for place in (1, 2, 0, 5)]  # candidate 3 has the values of 1; 4 is dominated
     with transaction(engine) as connection:
@@ -53,3 +66,33 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
         assert set(list_metric_values(connection, many)) == set(ids)
         assert set(connection.execute(select_ids(connection, many)).scalars()) == set(many)
         assert {row.id for row in rank_among(connection, select_ids(connection, many))} == set(ids)
+
+
+@pytest.mark.parametrize("dimensions", [3, 4])
+def test_front_of_many_vectors_is_that_of_few(dimensions):
+    draw = random.Random(dimensions)
+    vectors = [tuple(draw.choice(range(40)) / 8 for _ in range(dimensions)) for _ in range(3000)]
+    vectors += [(2.5,) * dimensions, (2**60,) * dimensions, (float(2**60),) * dimensions]
+
+    for some in (vectors[:-2], vectors):
+        assert find_front_of_many(some) == find_front(some)
+
+
+VALUES = ((0.4, 5.0), (0.5, 1.0), (0.9, 9.0), (0.7, 4.0), (0.6, 6.0), (0.2, 0.5))
+
+
+def test_front_keeps_its_checkpoints(engine, search_factory, lease_factory):
+    metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
+    sizes = {"evolution__population": 2, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
+    search_id = search_factory(objective=metrics, **sizes)
+    with transaction(engine) as connection:
+        for values in VALUES:
+            advance_search(connection, lock_search(connection, search_id), 3.0)
+            leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)
+            score_with(connection, leased, values)
+            path = f"{leased.birth}.pt"
+            file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}
+            connection.execute(insert(checkpoint).values(candidate_id=leased.token.candidate, **file))
+        advance_search(connection, lock_search(connection, search_id), 3.0)
+
+        assert set(drop_unneeded_checkpoints(connection)) == {"0.pt", "4.pt"}  # those that others dominate
