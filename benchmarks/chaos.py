@@ -25,9 +25,11 @@ def shares(total: int, faults: list[str]) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--each", type=int, default=15, help="faults of each kind on the simulated worker")
-    parser.add_argument("--real", type=int, default=50, metavar="N", help="faults on real trainings, in total")
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault")
+    parser.add_argument("--each", type=int, default=15, help="number of faults of each kind in the simulated worker")
+    parser.add_argument("--real", type=int, default=50, metavar="N", help="number of faults in real trainings")
+    parser.add_argument(
+        "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault; default: all"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--seconds-per-epoch", default="0.4", help="duration of an epoch of the simulated worker, in seconds"

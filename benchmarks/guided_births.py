@@ -146,7 +146,7 @@ def describe(name: str, seconds: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--births", type=int, default=100_000)
-    parser.add_argument("--count", type=int, default=15, help="transactions that are measured")
+    parser.add_argument("--count", type=int, default=15, help="number of transactions to measure")
     parser.add_argument("--seconds", type=float, default=20, help="length of each run of the supervisor")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("docs/performance/results.jsonl"))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--databases", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--pairs", type=int, default=200, help="repetitions of each measurement")
+    parser.add_argument("--pairs", type=int, default=200, help="number of repetitions of each measurement")
     options = parser.parse_args()
     scale = Scale(
         histories=SyntheticHistories(options.folder),

@@ -110,7 +110,7 @@ def main() -> None:
     commit = current_commit()
     steps = {step.name: step for step in soak_steps(commit)}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", nargs="+", choices=steps, default=list(steps), help="default: all")
+    parser.add_argument("--steps", nargs="+", choices=steps, default=list(steps), help="steps to run; default: all")
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     log = RESULTS / "soak.jsonl"

@@ -181,10 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=24)
     parser.add_argument(
-        "--epochs", type=int, default=12, help="epochs of a candidate; choose enough that it takes at least 3 s"
+        "--epochs", type=int, default=12, help="number of epochs of a candidate, which should take at least 3 s"
     )
-    parser.add_argument("--pairs", type=int, default=3, help="repetitions")
-    parser.add_argument("--rest", type=float, default=30.0, metavar="S", help="how long to watch the idle daemon")
+    parser.add_argument("--pairs", type=int, default=3, help="number of repetitions")
+    parser.add_argument("--rest", type=float, default=30.0, metavar="S", help="seconds to watch the idle daemon")
     options = parser.parse_args()
     slots = os.cpu_count() or 1
     ratios, gaps, shares = [], [], []

@@ -171,8 +171,8 @@ def sync_one_by_one(engine: Engine, uri: str, first: int, last: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--candidates", type=int, default=1000)
-    parser.add_argument("--followed", type=int, default=100, help="how many of these are synced one by one")
-    parser.add_argument("--rest-seconds", type=float, default=30, help="how long to watch the idle process")
+    parser.add_argument("--followed", type=int, default=100, help="number of these candidates to sync one by one")
+    parser.add_argument("--rest-seconds", type=float, default=30, help="seconds to watch the idle process")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

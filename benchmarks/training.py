@@ -291,15 +291,15 @@ def print_medians(speeds: Speeds, options: argparse.Namespace, counts: Sequence[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--device", default="cpu", help="device, cpu or cuda:N")
     parser.add_argument("--space", default="eatnas-small")
     parser.add_argument("--network", choices=CODES, default="small")
     parser.add_argument("--data", default="FashionMNIST")
     parser.add_argument("--root", help="folder of the data set's files")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--loaders", type=int, default=2, help="processes of the DataLoader for each training")
-    parser.add_argument("--packed", type=int, help="trainings at once; default: one per core, on a GPU 2")
+    parser.add_argument("--loaders", type=int, default=2, help="number of processes of each training's DataLoader")
+    parser.add_argument("--packed", type=int, help="number of trainings at once; default: one per core, or 2 on a GPU")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)

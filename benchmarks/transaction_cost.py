@@ -122,7 +122,7 @@ def compare(histories: Sequence[int], measured: int, folder: Path, busy_cores: i
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--histories", type=int, nargs="+", default=[1_000, 100_000], help="numbers of candidates")
-    parser.add_argument("--pairs", type=int, default=300, help="measured candidates")
+    parser.add_argument("--pairs", type=int, default=300, help="number of candidates to measure")
     parser.add_argument(
         "--busy", type=int, nargs="+", default=[0, os.cpu_count() or 1], help="numbers of cores that other work uses"
     )

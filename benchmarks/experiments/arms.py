@@ -84,10 +84,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--name", default="noise", help="name of the search that measures the noise")
     parser.add_argument("--training", nargs="*", default=[], metavar="KEY=VALUE", help="changes of its recipe")
-    parser.add_argument("--networks", type=int, default=6, help="networks of the noise")
-    parser.add_argument("--noise-seeds", type=int, default=8, help="trainings of each of these networks")
+    parser.add_argument("--networks", type=int, default=6, help="number of networks whose noise is measured")
+    parser.add_argument("--noise-seeds", type=int, default=8, help="number of trainings of each of these networks")
     parser.add_argument("--final-epochs", type=int, default=6)
-    parser.add_argument("--final-seeds", type=int, default=2, help="final trainings of each winner")
+    parser.add_argument("--final-seeds", type=int, default=2, help="number of final trainings of each winner")
     options = parser.parse_args()
     runner = SearchRunner(options.home.absolute(), options.data_root, options.slots, options.out)
     if options.experiment == "noise":

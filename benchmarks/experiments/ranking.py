@@ -120,8 +120,8 @@ def main() -> None:
     parser = common_options(__doc__)
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--parents", type=int, default=8)
-    parser.add_argument("--children", type=int, default=5, help="children of each parent")
-    parser.add_argument("--epochs", type=int, nargs="+", default=[1], help="the fewer epochs")
+    parser.add_argument("--children", type=int, default=5, help="number of children of each parent")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[1], help="numbers of epochs of the short trainings")
     options = parser.parse_args()
     home = options.home.absolute() / "ranking"
     home.mkdir(parents=True, exist_ok=True)

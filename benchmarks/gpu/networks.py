@@ -111,5 +111,5 @@ def state_of(model: nn.Module) -> list[torch.Tensor]:
 
 
 def have_same_bits(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Return whether two networks have the same values. NaNs are equal only to themselves here."""
+    """Return whether two networks have the same values. A NaN equals nothing, not even another NaN."""
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

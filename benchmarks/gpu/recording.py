@@ -71,10 +71,10 @@ def run_program(description: str | None, steps: Mapping[str, Callable[[Context],
     """Run the step that the command line names, and exit with its status."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("step", choices=steps)
-    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu with tiny sizes")
+    parser.add_argument("--device", default="cuda:0", help="device, cuda:N; or cpu, to rehearse with tiny sizes")
     parser.add_argument("--root", help="folder of FashionMNIST's files")
     parser.add_argument("--facts", type=Path, help="file for the measurements")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of a step")
     options = parser.parse_args()
     context = Context(options)
     steps[options.step](context)

@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--budget", type=int, default=120 * WHOLE, help="epochs of one search")
+    parser.add_argument("--budget", type=int, default=120 * WHOLE, help="number of epochs of one search")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
     options = parser.parse_args()

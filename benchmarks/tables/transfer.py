@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="+", choices=tuple(PAIRS), default=["related", "adverse"])
     parser.add_argument("--lag", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
+    parser.add_argument("--budget", type=int, default=120, help="number of trainings of one search")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--scratch", type=Path, required=True, help="rows of compare.py for searches from scratch")
     parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")

@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1, help="epochs of a whole training")
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="reported in Ready; nothing runs on it")
+    parser.add_argument("--device", default="cpu", help="device to report in Ready; nothing runs on it")
     options = parser.parse_args()
     protocol = WorkerProtocol(options.in_fd, options.out_fd)
     handle_signals(protocol)

@@ -77,9 +77,7 @@ def retry(
     candidate: Annotated[
         int | None, typer.Argument(metavar="[CANDIDATE]", help="Id of a failed candidate, as in `query failures`.")
     ] = None,
-    search: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Retry the failed candidates of this search.")
-    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="NAME", help="Search whose failed candidates to retry.")] = None,
     where: Conditions = None,
 ) -> None:
     """Train failed candidates again from scratch, outside the population; they stay failed themselves.

@@ -43,7 +43,7 @@ def devices(
 ) -> None:
     """List the GPUs and the CPU, and whether each is free for one more worker now.
 
-    The options are those of the daemon; they show their effect.
+    The command accepts the options of `daemon start` and shows their effect.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -336,16 +336,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--home", help="home folder; default: .eatnas, or EATNAS_HOME")
     parser.add_argument("--only", metavar="NAME", help="train this search until it ends; default: every search")
-    parser.add_argument("--slots", type=_positive, help="candidates trained at the same time")
-    parser.add_argument("--devices", action="append", default=[], help="use only these devices")
-    parser.add_argument("--exclude", action="append", default=[], help="do not use these devices")
+    parser.add_argument("--slots", type=_positive, help="number of candidates to train at the same time")
+    parser.add_argument("--devices", action="append", default=[], help="devices to use; default: all")
+    parser.add_argument("--exclude", action="append", default=[], help="devices to leave alone")
     parser.add_argument("--max-per-device", type=_positive, help="maximum number of workers on one GPU")
     parser.add_argument("--allow", action="append", default=[], help="users and programs to share a GPU with")
-    parser.add_argument("--launcher", choices=LAUNCHERS, help="where workers run; default: local")
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="launcher of the workers; default: local")
     parser.add_argument("--address", help="HOST:PORT of a Ray head; default: auto")
-    parser.add_argument("--cpus-per-worker", type=float, help="CPUs of each worker in a Ray cluster")
-    parser.add_argument("--gpus-per-worker", type=float, help="part of a GPU of each worker in a Ray cluster")
-    parser.add_argument("--policy", choices=POLICIES, help="what to do if another program starts on a GPU in use")
+    parser.add_argument("--cpus-per-worker", type=float, help="number of CPUs that each worker gets in a Ray cluster")
+    parser.add_argument("--gpus-per-worker", type=float, help="share of a GPU that each worker gets in a Ray cluster")
+    parser.add_argument("--policy", choices=POLICIES, help="reaction to another program that starts on a GPU in use")
     return parser
 
 

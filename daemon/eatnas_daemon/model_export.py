@@ -102,7 +102,7 @@ def predict_images(model: Path, images: Sequence[Path], top: int) -> list[dict[s
     """Return the `top` most probable classes of each image as rows. Raises `EatnasError`."""
     for image in images:
         if not image.is_file():
-            raise NotFoundError(f"no image {image}; give files of images")
+            raise NotFoundError(f"no image {image}; give the paths of image files")
     request = {"file": str(model), "images": list(map(str, images)), "top": top}
     rows: list[dict[str, Any]] = run_training_program(PREDICTION_PROGRAM, request=request)
     return rows

@@ -255,10 +255,12 @@ def _default_slots(spec: SearchSpec) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program. Exits with status 1 after an `EatnasError`."""
     parser = argparse.ArgumentParser(prog="eatnas_daemon.search_creation", description="Create a search.")
-    parser.add_argument("file", nargs="?", type=Path, metavar="SPEC.yaml", help="default: the spec as JSON on stdin")
-    parser.add_argument("--slots", type=int, help="slots that the search will run on")
-    parser.add_argument("--from", dest="source", metavar="SOURCE", help="transfer from this search")
-    parser.add_argument("--candidate", type=int, metavar="ID", help="start with this candidate of SOURCE")
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="SPEC.yaml", help="file of the spec; default: JSON on stdin"
+    )
+    parser.add_argument("--slots", type=int, help="number of slots that the search will run on")
+    parser.add_argument("--from", dest="source", metavar="SOURCE", help="search to transfer from")
+    parser.add_argument("--candidate", type=int, metavar="ID", help="id of the candidate of SOURCE to start with")
     parser.add_argument("--force", action="store_true", help="accept a SOURCE that is not finished")
     options = parser.parse_args(arguments)
     try:

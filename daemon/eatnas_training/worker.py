@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="eatnas_training.worker", description=__doc__)
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--device", default="cpu", help="device to train on, cpu or cuda:N")
     let_output_escape()
     options = parser.parse_args()
     device: str = options.device

@@ -46,7 +46,7 @@ class SpecSection(BaseModel):
             annotation = cls.model_fields[info.field_name].annotation
             if str in (annotation, *get_args(annotation)):  # a name such as 010 stays as it was written
                 return value.text
-        if not isinstance(value, dict):  # a section converts its own values
+        if not isinstance(value, dict):  # a nested section converts its own values
             value = plain_values(value)
         is_flag = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
         listed = value if isinstance(value, list | tuple) else [value]

@@ -121,7 +121,7 @@ class CandidateDetails:
 def parse_candidate_id(name_or_id: str) -> int | None:
     """Return the id of a candidate if the text has only digits, and None if it is the name of a search.
 
-    No search has a name of digits. Raises `NotFoundError` for more digits than an id can have.
+    The name of a search never consists of digits alone. Raises `NotFoundError` for more digits than an id can have.
     """
     if not (name_or_id.isascii() and name_or_id.isdecimal()):
         return None

@@ -118,7 +118,7 @@ def _select_scores(search_id: int) -> Select[Any]:
 
 def _select_rungs(search_id: int) -> Select[Any]:
     columns = (rung.c.number, rung.c.epochs, rung.c.fitness, rung.c.promoted)
-    # As for epochs: a cancelled candidate may have reached any rung.
+    # The time of a cancellation decides which rungs the candidate has reached.
     kept = _select_by_birth(search_id, rung, *columns).where(candidate.c.state != CandidateState.CANCELLED)
     return kept.order_by(candidate.c.birth, rung.c.number)
 

@@ -1,4 +1,4 @@
-"""Query the mutations of candidates, and which kinds of mutation improve fitness."""
+"""Query the mutations of candidates, and the kinds of mutation that improve fitness."""
 
 from __future__ import annotations
 

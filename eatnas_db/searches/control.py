@@ -82,7 +82,7 @@ def extend_search(
             budget_device_seconds=seconds,
             finished_at=None,
             failed=False,
-            # Quality gets the full number of steps again in which it may rise.
+            # The number of steps without a rise of the quality, after which a search ends, starts again.
             ends_at=None,
             flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )

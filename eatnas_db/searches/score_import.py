@@ -83,12 +83,12 @@ def make_import_spec(name: str, space: str, origin: ScoreOrigin, candidates: int
         "reevaluation": {"top": 0},
     }
     spec = parse_spec(tree, plugin_spaces=list_plugin_spaces())
-    # No training measures the metric, so it may be any.
+    # Set after the validation, which accepts only metrics that a training measures; here nothing is trained.
     return spec.model_copy(update={"objective": ObjectiveSpec(metric=origin.metric, direction=origin.direction.value)})
 
 
 def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOrigin:
-    """Return the origin of scores; a known metric has a direction. Raises `ConflictError` for a metric not allowed."""
+    """Return the origin of scores, by default with the usual direction of their metric. Raises `ConflictError`."""
     if not re.fullmatch(METRIC_PATTERN, metric):
         raise ConflictError(
             f"--metric {metric!r} is no name of a metric: it has at most 32 letters, digits, `_`, `.` and `-`, and "

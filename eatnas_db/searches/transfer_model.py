@@ -62,7 +62,7 @@ def rank_sources(connection: Connection, sources: Sequence[SearchRecord]) -> lis
 def insert_sources(
     connection: Connection, search_id: int, sources: Sequence[SearchRecord], space: Space, *, taken: int, now: float
 ) -> None:
-    """Store what the model of a new search knows of its sources: the births that are settled now."""
+    """Store the sources of a new search's model, each with the births that are settled now."""
     # Only here, because the model loads SciPy.
     from eatnas_db.transfer_sources import choose_source, store_sources
 

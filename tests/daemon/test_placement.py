@@ -592,7 +592,7 @@ class Storm:
         return (lambda: None) if workers else None
 
     def pauses(self, gpu):
-        # The database does not have a GPU before its first worker.
+        # A GPU has no row in the database before its first worker starts.
         return (lambda: self._pause(gpu, None)) if self._pause(gpu, 1.0) else None
 
     def _pause(self, gpu, at):

@@ -248,7 +248,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="simulated_worker.py", description=__doc__)
     parser.add_argument("--in-fd", type=int, required=True)
     parser.add_argument("--out-fd", type=int, required=True)
-    parser.add_argument("--device", default="cpu", help="reported in Ready; nothing runs on it")
+    parser.add_argument("--device", default="cpu", help="device to report in Ready; nothing runs on it")
     parser.add_argument("--seconds-per-epoch", type=float, default=0.0)
     parser.add_argument(
         "--scramble", action="store_true", help="vary the duration of an epoch from candidate to candidate"

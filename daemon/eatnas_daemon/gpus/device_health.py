@@ -39,7 +39,7 @@ class HealthTracker:
         self._devices: dict[str, DeviceHealth] = {}
 
     def record_failure(self, uuid: str, candidate_id: int, now: float) -> None:
-        """Note that a worker did not survive a training; exclude the GPU if other candidates had the same fate."""
+        """Count a candidate whose training ended its worker; exclude the GPU after several such candidates."""
         health = self._health(uuid)
         health.failed_candidates.add(candidate_id)
         if len(health.failed_candidates) >= MAX_FAILED_CANDIDATES:

@@ -166,7 +166,7 @@ class GpuScheduler:
             return False
         if any(slot.on_gpu and not slot.busy for slot in slots) or any(slot.needs_device_alone for slot in here):
             return False
-        # One context for the worker that starts, and one that its training is judged by afterwards.
+        # One context for the starting worker; the other must be free when its training is placed.
         return _available_bytes(device, here) >= 2 * CONTEXT_BYTES + max(expected)
 
     def _verify(self, slot: Slot, now: float) -> None:

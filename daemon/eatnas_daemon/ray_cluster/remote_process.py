@@ -156,5 +156,5 @@ class ActorState:
 
 
 def _full_uuid(reported: str) -> str:
-    """Return the driver's UUID for that of torch, which has no prefix."""
+    """Return a GPU's UUID as the driver writes it, with a prefix. Torch leaves the prefix out."""
     return reported if reported.startswith(("GPU-", "MIG-")) else f"GPU-{reported}"

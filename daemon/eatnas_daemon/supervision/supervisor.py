@@ -130,7 +130,7 @@ class Supervisor:
                     self._selector.select(self._timeouts.tick)
             finally:
                 self._close()
-                # If the files are no longer this supervisor's own, the next supervisor does all of this.
+                # If another supervisor owns the files by now, it does the following instead.
                 with suppress(RecordError, OwnershipError):
                     self._ownership.require_files()
                     end_host_session(self._engine, self._host, self._wall())

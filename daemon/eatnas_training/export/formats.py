@@ -50,7 +50,7 @@ def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
     assert program is not None
     model: Any = program.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces with the paths of this machine
+        del node.metadata_props[:]  # it holds stack traces with paths of this machine
     for key, value in description.to_metadata().items():
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()

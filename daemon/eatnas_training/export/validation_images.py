@@ -1,4 +1,4 @@
-"""The validation images of a model, normalized as in its training, and the preprocessing that does the same."""
+"""The validation images of a model, normalized as in its training, and the same preprocessing for others."""
 
 from __future__ import annotations
 

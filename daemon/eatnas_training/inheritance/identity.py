@@ -30,7 +30,7 @@ def initialize_as_identity(layer: LayerParts, inputs: Moments) -> bool:
 
 
 def _set_identity_weights(layer: LayerParts, inputs: Moments) -> None:
-    """Make a layer without shortcut return its inputs. Those of a SepConv are never negative."""
+    """Make a layer without a shortcut return its inputs. The inputs of a SepConv are never negative."""
     *expand, depthwise, project = layer.body
     every_channel = torch.arange(inputs.channels)
     unit = torch.eye(inputs.channels).to(inputs.mean)[:, :, None, None]
