@@ -143,6 +143,7 @@ def test_changed_items_fail_the_training_with_both_digests(
         ("(image.astype(int), 0)", "its values are int64"),
         ("(image, 2)", "its label is 2, and labels are from 0 to 1"),
         ("(image, -1)", "its label is -1"),
+        ("(image, 2**70)", "its label is a number of 71 bits, and labels are from 0 to 1"),
         ("(image, None)", "it has no label"),
         ("(image, 0.5)", "its label is float"),
         ("(image, True)", "its label is bool"),
@@ -280,3 +281,32 @@ def test_check_reads_a_data_set_in_two_processes(squares: dict[str, Any], site: 
         check_dataset("data_sample_unordered", tmp_path, test_part=False)
     with pytest.raises(AssertionError, match="unknown data set 'data_sample_none'"):
         check_dataset("data_sample_none", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("2, digest=7", r"has the digest 7 \(int\); its ImageDataset must have a text, or None"),
+        ("2, digest=b'a'", "has the digest b'a'"),
+        ("10**9 + 1", r"has the classes 1000000001 \(int\); .* or their number from 1 to 1,000,000"),
+        ("0", "has the classes 0"),
+        ("-3", "has the classes -3"),
+        ("True", "has the classes True"),
+        ("2.0", "has the classes 2.0"),
+        ("'ab'", r"has the classes 'ab' \(str\)"),
+        ("()", "has the classes"),
+        ("2, resolution='8'", "has the resolution '8'"),
+        ("2, resolution=0", "has the resolution 0"),
+        ("2, channels=2", "2 channels; only 1"),
+    ],
+)
+def test_wrong_description_is_one_line(load: Load, arguments: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as raised:
+        load(returns=f"ImageDataset(Items(), {arguments})")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("label", ["2**70", "10**9", "-(2**70)"])
+def test_label_beyond_all_classes_is_one_line(load: Load, label: str) -> None:
+    with pytest.raises(DataError, match=r"item 0 .* and labels are from 0 to 999999"):
+        load(f"(image, {label})", returns="ImageDataset(Items(), None)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from eatnas_training.data.arrays import Bytes
 from eatnas_training.data.image_modes import convert_to_rgb
 from eatnas_training.error_messages import describe_exception
 
+MAX_CLASSES: Final = 1_000_000
+"""A larger label is a mistake: the classifier of each network has a row for each class."""
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
@@ -59,10 +61,14 @@ def to_label(label: Any, classes: int | None) -> int:
         raise UnusableItemError("it has no label")
     if isinstance(label, bool) or not isinstance(label, int):
         raise UnusableItemError(f"its label is {type(label).__name__}, and only whole numbers are labels")
-    if label < 0 or (classes is not None and label >= classes):
-        largest = "" if classes is None else f" to {classes - 1}"
-        raise UnusableItemError(f"its label is {label}, and labels are from 0{largest}")
+    largest = (MAX_CLASSES if classes is None else classes) - 1
+    if not 0 <= label <= largest:
+        raise UnusableItemError(f"its label is {_shorten(label)}, and labels are from 0 to {largest}")
     return label
+
+
+def _shorten(label: int) -> str:
+    return str(label) if abs(label) < 2**64 else f"{'-' if label < 0 else ''}a number of {label.bit_length()} bits"
 
 
 def _convert_pillow(image: Image.Image, channels: int) -> Bytes:

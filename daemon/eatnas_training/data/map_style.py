@@ -10,6 +10,7 @@ from eatnas_db.domain.data_source import TORCHVISION, split_source
 from eatnas_db.errors import DataError, PluginError
 from eatnas_training.data.arrays import Images
 from eatnas_training.data.catalog import find_data_plugin
+from eatnas_training.data.description_checks import check_description
 from eatnas_training.data.file_sets import data_root
 from eatnas_training.data.folder_content import Steps
 from eatnas_training.data.item_reading import read_items
@@ -66,8 +67,11 @@ def _load_plugin(name: str) -> Callable[..., Any]:
 
 
 def _check_part(name: str, part: object, *, train: bool) -> ImageDataset | None:
-    if isinstance(part, ImageDataset) or (part is None and not train):
+    if isinstance(part, ImageDataset):
+        check_description(name, part)
         return part
+    if part is None and not train:
+        return None
     raise DataError(
         f"{name} returned {type(part).__name__} for its {TRAIN if train else TEST} part; its function must return an "
         "eatnas_db.datasets.ImageDataset, or None if there is no test part"
