@@ -13,6 +13,7 @@ import typer
 from eatnas_cli.layout_options import layout_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
+from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, print_json_lines, show
 from eatnas_cli.task_values import DEFAULT_TASK, MAX_VALUES
 from eatnas_db.domain.architecture import WIDTHS, Architecture
@@ -36,7 +37,7 @@ LIST_COLUMNS: Final = ("kind", "name", "package", "version", "error")
 COST_COLUMNS: Final = ("code", "resolution", "channels", "classes", "params", "mult_adds")
 
 SpaceName = Annotated[str, typer.Option("--space", help="Name of a search space.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="Output format; json prints one object per line.")]
+LinesOption = Annotated[Format, typer.Option("--format", help="Output format; json prints one object per line.")]
 
 
 @app.command("show")
@@ -48,7 +49,7 @@ def show_spaces(
 ) -> None:
     """Show all search spaces, or the blocks of one."""
     rows = list(_summaries()) if name is None else list(_blocks(find_space(name)))
-    _write(rows, list(rows[0]), format, layout)
+    show(rows, list(rows[0]), format, layout=layout)
 
 
 @app.command("list")
@@ -63,7 +64,7 @@ def list_spaces(format: FormatOption = Format.TABLE, layout: Layout = FITTING) -
         ("operator", list_plugins(OPERATORS), find_operator),
     ):
         rows += [_describe_plugin(kind, name, plugin, find) for name, plugin in plugins.items()]
-    _write(rows, LIST_COLUMNS, format, layout)
+    show(rows, LIST_COLUMNS, format, layout=layout)
 
 
 @app.command()
@@ -75,7 +76,7 @@ def sample(
     resolution: Annotated[int, typer.Option(min=1, max=MAX_VALUES["resolution"])] = DEFAULT_TASK["resolution"],
     channels: Annotated[int, typer.Option(min=1, max=MAX_VALUES["channels"])] = DEFAULT_TASK["channels"],
     classes: Annotated[int, typer.Option(min=1, max=MAX_VALUES["classes"])] = DEFAULT_TASK["classes"],
-    format: FormatOption = Format.TABLE,  # noqa: A002
+    format: LinesOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
     """Sample random architectures; `space cost` reads the JSON output."""
@@ -88,7 +89,7 @@ def sample(
         task = {"resolution": resolution, "channels": channels, "classes": classes}
         costs = {"params": proposal.cost.params, "mult_adds": proposal.cost.mult_adds}
         rows.append({"code": str(proposal.architecture), **task, **costs})
-    _write(rows, COST_COLUMNS, format, layout)
+    _write_codes(rows, COST_COLUMNS, format, layout)
 
 
 @app.command("cost")
@@ -98,7 +99,7 @@ def compute_costs(
         str, typer.Argument(help="File of JSON lines with code, resolution and classes; `-` reads stdin.")
     ] = "-",
     space: SpaceName = DEFAULT_SPACE,
-    format: FormatOption = Format.TABLE,  # noqa: A002
+    format: LinesOption = Format.TABLE,  # noqa: A002
     layout: Layout = FITTING,
 ) -> None:
     """Compute the parameters and mult-adds of architectures without building networks.
@@ -108,7 +109,7 @@ def compute_costs(
     """
     searched = find_space(space)
     rows = [_compute_row(number, line, searched) for number, line in enumerate(_lines(file), 1) if line.strip()]
-    _write(rows, COST_COLUMNS, format, layout)
+    _write_codes(rows, COST_COLUMNS, format, layout)
 
 
 def _lines(file: str) -> Iterator[bytes]:
@@ -199,7 +200,7 @@ def _blocks(space: SpaceDefinition) -> Iterator[dict[str, Any]]:
         yield {"block": position + 1, "stride": stride, "base": base, **widths, **operators}
 
 
-def _write(
+def _write_codes(
     rows: list[dict[str, Any]],
     columns: Any,
     format: Format,  # noqa: A002

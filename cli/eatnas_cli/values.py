@@ -30,3 +30,8 @@ def to_json(value: Any) -> Any:
 def is_number(value: Any) -> bool:
     """Return whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 training`, `2 trainings`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -109,6 +109,11 @@ def parse_overrides(assignments: Sequence[str], form: str = "section.key=value")
             raise InvalidSpecError(f"--set {assignment}: write {form}")
         if (replaced := _replaced_key(key, overrides)) is not None:
             raise InvalidSpecError(f"--set {assignment}: it replaces the value of --set {replaced}; remove one of them")
+        if value.endswith(":"):
+            raise InvalidSpecError(
+                f"--set {assignment}: YAML reads a text that ends with a colon as a mapping; add what follows the "
+                "colon, or quote the value"
+            )
         try:
             overrides[key] = parse_yaml(value)
         except YamlFormatError as error:

@@ -306,6 +306,12 @@ class SearchSpec(SpecSection):
                 "objective.metric is val_loss and objective.direction is maximize: the search prefers networks with a "
                 "large loss; use direction: minimize"
             )
+        if self.evolution.population > self.budget.candidates:
+            warnings.append(
+                f"evolution.population is {self.evolution.population} and budget.candidates is "
+                f"{self.budget.candidates}: the search ends before its first mutation; lower the population, or raise "
+                "the budget"
+            )
         removal = self.evolution.removal
         if self.inheritance.weights == "inherited" and removal != "oldest":
             warnings.append(

@@ -24,7 +24,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def test_spaces_are_shown(settings: Settings) -> None:
     assert "eatnas-cifar" in run_command(space_app, settings, "show")
     blocks = run_command(space_app, settings, "show", "eatnas-tiny", "--format", "json")
-    assert len(json.loads("[" + blocks.replace("}\n{", "},{") + "]")) == 7
+    assert len(json.loads(blocks)) == 7
     with pytest.raises(NotFoundError, match="did you mean eatnas-tiny"):
         run_command(space_app, settings, "show", "eatnas-tin")
 

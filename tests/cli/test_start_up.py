@@ -121,7 +121,14 @@ def test_direct_conversion_refuses_what_typer_refuses(converted, arguments):
     assert left.value.code == 2
 
 
-@pytest.mark.parametrize(("words", "completed"), [("eatnas-db que", "query"), ("eatnas-db query linea", "lineage")])
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("eatnas-db que", "query"),
+        ("eatnas-db query linea", "lineage"),
+        ("eatnas-db search final s --preset st", "strong"),
+    ],
+)
 def test_shell_completes_commands(words, completed):
     program = "import sys; sys.argv[0] = 'eatnas-db'; from eatnas_cli.app import main; main()"
     environment = {"_EATNAS_DB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}

@@ -208,6 +208,13 @@ def test_inheritance_without_oldest_removal_warns():
     assert parse_spec(tree, {"evolution.removal": "mixed", "inheritance.weights": "fresh"}).warnings == ()
 
 
+def test_population_beyond_the_budget_warns():
+    sizes = {"evolution.population": 6, "budget.candidates": 5}
+    (warning,) = parse_spec(MINIMAL, sizes).warnings
+    assert warning.startswith("evolution.population is 6 and budget.candidates is 5: the search ends before")
+    assert parse_spec(MINIMAL, {**sizes, "budget.candidates": 6}).warnings == ()
+
+
 def test_stored_spec_leaves_out_the_default_metric():
     assert set(parse_spec(MINIMAL).model_dump()["objective"]) == {
         "target_mult_adds",

@@ -117,3 +117,9 @@ def test_set_options_may_complete_each_other():
 def test_json_with_a_duplicate_key_is_refused(text):
     with pytest.raises(DuplicateKeyError, match="the key 'a' is given twice"):
         parse_json(text)
+
+
+def test_value_that_ends_with_a_colon_is_explained():
+    with pytest.raises(InvalidSpecError, match=r"--set data\.name=hf:: YAML reads a text that ends with a colon"):
+        parse_overrides(["data.name=hf:"])
+    assert parse_overrides(["data.name='hf:'", "space={a: }"]) == {"data.name": "hf:", "space": {"a": None}}

@@ -10,9 +10,11 @@ from sqlalchemy import Connection
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_cli.values import count_of
 from eatnas_daemon.data_sets import describe_final_data
 from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
+from eatnas_db.domain.final_recipe import PRESETS
 from eatnas_db.domain.final_weights import list_sources
 from eatnas_db.domain.spec_final import parse_final
 from eatnas_db.queries.searches import SearchRecord, get_search
@@ -68,7 +70,10 @@ def final(
     top: TopOption = 1,
     epochs: EpochsOption = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Recipe to start from: eatnas-paper or strong.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Recipe to start from: eatnas-paper or strong.", autocompletion=lambda: list(PRESETS)
+        ),
     ] = None,
     changes: FinalKeys = None,
     weights_from: Annotated[
@@ -118,7 +123,8 @@ def final(
     sources = list(dict.fromkeys(map(str, list_sources(row.spec["training"]))))
     start = f", starting from the weights of {', '.join(sources)}" if sources else ""
     typer.echo(
-        f"search {tests} created: {row.born} trainings of {row.spec['training']['epochs']} epochs on "
+        f"search {tests} created: {count_of(row.born, 'training')} of "
+        f"{count_of(row.spec['training']['epochs'], 'epoch')} on "
         f"{description.train_images} images{start}, each evaluated once on {description.test_images} test images; "
         f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows the results"
     )
