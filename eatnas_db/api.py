@@ -27,6 +27,7 @@ from eatnas_db.queries.failures import FailedAttempt, list_failures
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import LineageEntry, get_lineage, list_descendants
 from eatnas_db.queries.mutations import MutationStatistics, list_mutation_statistics
+from eatnas_db.queries.objective_front import ObjectiveValues, list_objective_front
 from eatnas_db.queries.pareto import CostMetric, Tradeoff, list_front
 from eatnas_db.queries.population import PopulationMember, list_population
 from eatnas_db.queries.primitives import PrimitiveShare, list_primitives
@@ -99,6 +100,11 @@ class Search:
         with self._connect() as (connection, search_id):
             direction = get_search(connection, self.name).objective.direction
             return Rows.of(Tradeoff, list_front(connection, search_id, cost, direction))
+
+    def front(self) -> Rows[ObjectiveValues]:
+        """Return the Pareto front of a search with several objectives; empty in a search with one."""
+        with self._connect() as (connection, search_id):
+            return Rows.of(ObjectiveValues, list_objective_front(connection, search_id))
 
     def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveShare]:
         """Return the share of each primitive's values in the population, at `points` steps of the search."""

@@ -100,6 +100,12 @@ def test_empty_rows_keep_their_columns(search):
     assert "failure" in search.failures().frame().columns
 
 
+def test_search_with_one_objective_has_no_front(search):
+    rows = search.front()
+    assert len(rows) == 0
+    assert "values" in rows.frame().columns
+
+
 def test_methods_return_single_values(record, search):
     assert search.status == "finished"
     assert (search.progress().scored, search.utilisation().device_seconds) == (30, 30.0)

@@ -8,11 +8,12 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select, union
 
+from eatnas_db.domain.objective import LATENCY
 from eatnas_db.domain.states import CandidateState
 from eatnas_db.schema.candidates import architecture, candidate
 from eatnas_db.schema.events import event
 from eatnas_db.schema.hosts import device, host, worker
-from eatnas_db.schema.trainings import attempt, epoch, lease
+from eatnas_db.schema.trainings import attempt, epoch, lease, measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class AttemptedCandidate:
     device_kind: str
     host_name: str
     lease_host_id: int | None
+    latency_ms: float | None = None
+    """The median latency, if the search has several objectives and latency is one of them."""
 
 
 def list_attempted_ids(connection: Connection, after_event: int | None) -> list[int]:
@@ -89,6 +92,10 @@ _ATTEMPTED: Final = (
         device.c.kind.label("device_kind"),
         host.c.name.label("host_name"),
         lease.c.host_id.label("lease_host_id"),
+        select(measurement.c.median)
+        .where(measurement.c.candidate_id == candidate.c.id, measurement.c.metric == LATENCY)
+        .scalar_subquery()
+        .label("latency_ms"),
     )
     .join(architecture)
     .join(attempt, (attempt.c.candidate_id == candidate.c.id) & (attempt.c.number == candidate.c.attempt))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.mlflow.client import to_milliseconds
+from eatnas_db.domain.objective import LATENCY
 from eatnas_db.queries.attempted_candidates import AttemptedCandidate
 from eatnas_db.queries.candidates import CandidateEpoch
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 EPOCH_METRICS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate", "seconds")
-SCORE_METRICS: Final = ("fitness", "device_seconds", "params", "mult_adds", "share_inherited", "lineage_epochs")
+SCORE_METRICS: Final = (
+    "fitness",
+    "device_seconds",
+    "params",
+    "mult_adds",
+    "share_inherited",
+    "lineage_epochs",
+    LATENCY,
+)
 """`params` and `mult_adds` are parameters of the run too; MLflow sorts and plots only metrics by value."""
 
 

@@ -9,6 +9,7 @@ from eatnas_db import transitions
 from eatnas_db.database.dialects import select_ids
 from eatnas_db.database.transactions import transaction
 from eatnas_db.domain.dominance import find_front
+from eatnas_db.queries.attempted_candidates import list_attempted
 from eatnas_db.queries.large_fronts import find_front_of_many
 from eatnas_db.queries.metric_values import list_metric_values
 from eatnas_db.queries.objective_front import list_front_ids, list_objective_front, list_objective_values
@@ -57,6 +58,7 @@ def test_front_holds_what_no_other_candidate_dominates(engine, search_factory, l
         assert [row.id for row in front] == expected
         assert front[0].values == (0.9, 9.0)
         assert [row.id for row in list_best(connection, search_id)] == expected
+        assert {row.latency_ms for row in list_attempted(connection, ids)} == {LATENCY.median}
         uncrowded = list_front_ids(connection, search_id)
         assert set(uncrowded[:2]) == {ids[1], ids[5]}
         assert [row.id for row in list_to_reevaluate(connection, search_id, 2)] == [ids[1], ids[5]]
