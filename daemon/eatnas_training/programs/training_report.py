@@ -166,7 +166,8 @@ class TrainingReport:
     def _require_next(self, number: int) -> None:
         expected, epochs = len(self._epochs), self._recipe.epochs
         if expected >= epochs:
-            raise InvalidReportError(f"report.epoch({number!r}): the recipe has {epochs} epochs, which are all reported")
+            reason = f"the recipe has {epochs} epochs, which are all reported"
+            raise InvalidReportError(f"report.epoch({number!r}): {reason}")
         if isinstance(number, bool) or number != expected:
             raise InvalidReportError(f"report.epoch({number!r}): the next epoch is number {expected}")
 
