@@ -97,7 +97,7 @@ class RemoteWorker:
         try:
             with _open_log(Path(request["log_file"])) as log:
                 return subprocess.Popen(
-                    [sys.executable, "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command],
+                    [*python_command("-S", "-c", DIE_WITH_PARENT, str(os.getpid())), *command],
                     env=variables,
                     cwd=request["home"],
                     stdin=subprocess.DEVNULL,
