@@ -84,7 +84,7 @@ def test_all_commands_work_next_to_files_named_like_modules(work, tmp_path):
     command = [sys.executable, "-m", "eatnas_cli", "mlflow", "ui", "--port", str(port)]
     with subprocess.Popen(command, cwd=work, env=environment, start_new_session=True) as process:
         try:
-            assert eventually(lambda: _opens(port), 120)
+            assert eventually(lambda: _opens(port))
             members = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
             assert not (tmp_path / "imported").exists(), members
         finally:

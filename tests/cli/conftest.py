@@ -1,7 +1,6 @@
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from sqlalchemy import insert
@@ -19,6 +18,7 @@ from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import load_settings
 from support.arithmetic_searches import SIZES, train, tree
 from support.shared_folders import make_once
+from support.waiting import eventually
 
 SPEC = """
 name: tiny
@@ -135,15 +135,7 @@ def spec(tmp_path):
 @pytest.fixture
 def until():
     """Waits for a condition, not for a time."""
-
-    def wait(condition, seconds=200):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "it did not come to pass"
-            time.sleep(0.02)
-        return found
-
-    return wait
+    return eventually
 
 
 @pytest.fixture

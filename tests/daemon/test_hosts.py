@@ -313,6 +313,6 @@ def test_only_changes_by_others_are_reported(url):
     assert not watch.changed()
     with transaction(other) as connection:
         connection.execute(search.update().values(priority=2))
-    eventually(watch.changed, 5)
+    eventually(watch.changed)
     assert not watch.changed()
     watch.close()

@@ -9,10 +9,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], seconds: float = 120.0) -> T:
-    """Call `condition` until it returns a true value, and return that value; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
+def eventually(condition: Callable[[], T], seconds: float = 200.0) -> T:
+    """Call `condition` until it returns a true value, and return that value; fail after `seconds`.
+
+    The pauses between the calls become longer, because costly calls slow down the processes that the test waits for.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.02
     while not (value := condition()):
         assert time.monotonic() < deadline, f"the condition did not become true within {seconds:g} seconds"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.2, 1.2 * pause)
     return value
