@@ -16,10 +16,12 @@ from eatnas_db.domain.objective import Limits
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Proposal, Space
 from eatnas_db.guidance.block_codes import BlockCodes
+from eatnas_db.guidance.encoding import Reals
+from eatnas_db.guidance.predicted_seconds import predict_seconds
 from eatnas_db.guidance.process import ProcessModel
 from eatnas_db.guidance.proposals import ScoredCode, fit_model, model_rows, propose
 from tables.methods import POPULATION, TOURNAMENT, limit_rows
-from tables.spaces import CELL_TASK, MAX_PARAMS, code_of, space_of
+from tables.spaces import CELL_TASK, MAX_PARAMS, architecture_of, code_of, space_of
 from tables.tables import Code, Table
 
 
@@ -63,8 +65,9 @@ class SpaceEvolution:
 class SpaceGuided(SpaceEvolution):
     """Guided births in the space of a table, as a whole search decides them."""
 
-    def __init__(self, table: Table, seed: int, lag: int) -> None:
+    def __init__(self, table: Table, seed: int, lag: int, *, per_second: bool = False) -> None:
         super().__init__(table, seed, lag)
+        self._per_second = per_second
         self._codes = BlockCodes(self._space)
         self._models: dict[int, ProcessModel] = {}
 
@@ -84,10 +87,22 @@ class SpaceGuided(SpaceEvolution):
             codes[visible:],
             KeyedRng(self._seed, "proposal", birth),
             self._accepts,
+            seconds=(lambda codes: self._predict_seconds(codes, rows)) if self._per_second else None,
         )
         if proposal is None:
             return super()._propose(scores)
         return self._space.propose(self._codes.decode(proposal.code))
+
+    def mult_adds(self, codes: Sequence[Code]) -> list[int]:
+        """Return the mult-adds of codes of the table."""
+        return [self._mult_adds(architecture_of(self._space.macro, code)) for code in codes]
+
+    def _predict_seconds(self, codes: Sequence[Code], rows: Sequence[ScoredCode]) -> Reals:
+        scored = [self._mult_adds(self._codes.decode(row.code)) for row in limit_rows(list(rows))]
+        return predict_seconds([self._mult_adds(self._codes.decode(code)) for code in codes], scored)
+
+    def _mult_adds(self, architecture: Architecture) -> int:
+        return self._space.macro.measure(architecture, self._space.task)[0].mult_adds
 
     def _accepts(self, code: Code) -> bool:
         proposal = self._space.propose(self._codes.decode(code))

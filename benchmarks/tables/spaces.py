@@ -82,6 +82,14 @@ def code_of(architecture: Architecture) -> Code:
     return tuple(map(int, values))
 
 
+def architecture_of(space: SpaceDefinition, code: Code) -> Architecture:
+    """Return the architecture of a code of the table."""
+    if space is not CELL_SPACE:
+        return space.parse("/".join(map(str, code)))
+    operations = {edge: _CELL_VALUES[value] for edge, value in zip(_CELL_EDGES, code, strict=True)}
+    return space.parse("/".join(operations[edge] for edge in range(len(code))))
+
+
 def install_space(site: Path, file: Path) -> str:
     """Return the name of a table's space, after writing its package into a folder on `sys.path` if it needs one."""
     if file.stem.startswith(CELL_TABLE):

@@ -1,0 +1,103 @@
+"""Compare guided births by improvement with those by improvement per second, on tables whose networks have a cost.
+
+The seconds of a training are those that the model predicts from mult-adds, as multiples of those of the median network
+of the table. A table of NAS-Bench-201 has the mult-adds of its space.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from eatnas_db.guidance.predicted_seconds import predict_seconds
+from tables.space_methods import SpaceGuided
+from tables.tables import Code, Table
+
+SHARES: Final = (0.01, 0.003)
+ARMS: Final = {"improvement": False, "improvement_per_second": True}
+
+
+def seconds_to_targets(table: Table, method: SpaceGuided, *, budget: int, lag: int, column: int) -> dict[str, Any]:
+    """Return, for each share of the table, the seconds and the trainings until the best code is within it, or None."""
+    ranks = [max(1, math.ceil(share * len(table.true_ranks))) for share in SHARES]
+    reached: list[tuple[float, int] | None] = [None] * len(SHARES)
+    typical = method.mult_adds(list(table.row_of)[:: max(1, len(table.row_of) // 500)])
+    codes: list[Code] = []
+    scores: list[float] = []
+    spent, best = 0.0, (-math.inf, 0)
+    for birth in range(budget):
+        code = method.choose(codes, scores[: max(0, birth - lag + 1)])
+        row = table.row_of[code]
+        codes.append(code)
+        scores.append(float(table.scores[row, column]))
+        spent += float(predict_seconds(method.mult_adds([code]), typical)[0])
+        best = max(best, (scores[-1], -row))
+        for number, rank in enumerate(ranks):
+            if reached[number] is None and table.true_ranks[-best[1]] <= rank:
+                reached[number] = (round(spent, 3), birth + 1)
+        if None not in reached:
+            break
+    return {"reached": reached, "spent": round(spent, 3)}
+
+
+def summarize(lines: list[dict[str, Any]]) -> list[str]:
+    """Return the rows of a Markdown table: geometric means; a search that does not reach a share counts twice."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        groups[line["table"], line["acquisition"]].append(line)
+    rows = ["| table | acquisition | seeds | seconds to top 1% | 0.3% | trainings to top 1% | 0.3% | never |"]
+    rows.append("|---|---|---|---|---|---|---|---|")
+    for (table, acquisition), runs in sorted(groups.items()):
+        cells = []
+        for place, limit in ((0, "spent"), (1, "budget")):
+            for number in range(len(SHARES)):
+                found = [run["reached"][number] for run in runs]
+                values = [
+                    2 * run[limit] if reached is None else reached[place]
+                    for run, reached in zip(runs, found, strict=True)
+                ]
+                cells.append(f"{math.exp(statistics.fmean(map(math.log, values))):.1f}")
+        never = "/".join(str(sum(run["reached"][number] is None for run in runs)) for number in range(len(SHARES)))
+        rows.append(f"| {table} | {acquisition} | {len(runs)} | {' | '.join(cells)} | {never} |")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the tables (*.npz)")
+    parser.add_argument("--tables", nargs="+", default=["nbmacro", "nb201_c10", "nb201_c100"])
+    parser.add_argument("--lag", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--budget", type=int, default=120, help="trainings of one search")
+    parser.add_argument("--out", type=Path, required=True, help="file of JSON lines to continue or create")
+    options = parser.parse_args()
+    lines = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    fields = ("table", "acquisition", "lag", "budget", "seed")
+    known = {tuple(line[field] for field in fields) for line in lines}
+    with options.out.open("a", encoding="utf-8") as out:
+        for seed, name, acquisition in product(range(options.seeds), options.tables, ARMS):
+            run = (name, acquisition, options.lag, options.budget, seed)
+            if run in known:
+                continue
+            table = Table.load(options.folder / f"{name}.npz")
+            method = SpaceGuided(table, seed, options.lag, per_second=ARMS[acquisition])
+            found = seconds_to_targets(
+                table, method, budget=options.budget, lag=options.lag, column=seed % table.scores.shape[1]
+            )
+            lines.append({**dict(zip(fields, run, strict=True)), **found})
+            out.write(json.dumps(lines[-1]) + "\n")
+            out.flush()
+    print("\n".join(summarize(lines)))
+
+
+if __name__ == "__main__":
+    main()
