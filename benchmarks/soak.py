@@ -50,6 +50,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
     return [
         SoakStep("convolutions", [program("convolutions.py")]),
         SoakStep("convolutions-avx2", [program("convolutions.py")], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+        SoakStep("imagenet", [program("imagenet.py")]),
         SoakStep("storm-tests", ["-m", "pytest", "-q", *storms]),
         SoakStep("properties", tests("hypothesis and not soak")),
         SoakStep("sweep-tests", tests("soak")),
