@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eatnas_cli.search.estimate import _count_trainings, _estimate_final
+from eatnas_cli.search.retrain import describe_shortage
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.spec import parse_spec
@@ -109,3 +110,9 @@ def test_estimate_counts_the_trainings_of_the_reevaluation():
     trainings = _count_trainings(parse_spec({**tree, **changes}))
     assert (trainings.search_epochs, trainings.reevaluation_epochs) == (20 * 10 + 30 * 2, 9 * 2 * 20)
     assert _count_trainings(parse_spec({**tree, "reevaluation": {"top": 0}})).reevaluation == 0
+
+
+def test_final_models_on_several_devices_note_a_shortage():
+    assert describe_shortage(2, gpus=0, cores=2) is None
+    assert "needs 4 cores, and this machine has 2" in describe_shortage(4, gpus=0, cores=2)
+    assert "start it with --devices cpu" in describe_shortage(2, gpus=1, cores=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated
 
@@ -12,6 +13,10 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
 from eatnas_cli.values import count_of
 from eatnas_daemon.data_sets import describe_final_data
+from eatnas_daemon.devices.capacity import count_usable_gpus
+from eatnas_daemon.devices.monitor import probe_once
+from eatnas_daemon.devices.nvml import Nvml
+from eatnas_daemon.devices.options import parse_options
 from eatnas_daemon.search_creation import parse_overrides
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.final_recipe import PRESETS
@@ -120,6 +125,12 @@ def final(
 
     row = write_record(settings.database_url, create)
     tests = row.name
+    devices = row.spec["training"].get("devices", 1)
+    if devices > 1:
+        snapshots = probe_once(Nvml())
+        gpus = count_usable_gpus(snapshots, parse_options(snapshots, environment=os.environ))
+        if (note := describe_shortage(devices, gpus=gpus, cores=snapshots[-1].cores)) is not None:
+            typer.echo(f"note: {note}", err=True)
     sources = list(dict.fromkeys(map(str, list_sources(row.spec["training"]))))
     start = f", starting from the weights of {', '.join(sources)}" if sources else ""
     typer.echo(
@@ -128,3 +139,15 @@ def final(
         f"{description.train_images} images{start}, each evaluated once on {description.test_images} test images; "
         f"`eatnas-db run {tests}` trains them, `eatnas-db query best {name}` shows the results"
     )
+
+
+def describe_shortage(devices: int, *, gpus: int, cores: int) -> str | None:
+    """Return why this machine cannot give each process of a training its own core, or None if it can."""
+    if gpus:
+        return (
+            f"final.devices: {devices} trains on processors only, and a daemon on this machine uses its GPUs; "
+            "start it with --devices cpu"
+        )
+    if cores < devices:
+        return f"final.devices: {devices} needs {devices} cores, and this machine has {cores}; they will be shared"
+    return None

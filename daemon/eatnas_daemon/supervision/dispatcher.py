@@ -13,6 +13,7 @@ from eatnas_daemon.supervision.faults import faults_of_search
 from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.workers.assignments import Assignment, create_assignment
 from eatnas_daemon.workers.slots import Slot
+from eatnas_daemon.workers.slots_for_ranks import split_for_training, without_taken
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db import leases, transitions
 from eatnas_db.domain.arithmetic import arithmetic_of
@@ -104,6 +105,7 @@ class Dispatcher:
     def _lease_candidates(self, connection: Connection, dispatch: Dispatch, wall: float) -> None:
         """Lease candidates for idle workers, from searches of higher priority first."""
         idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
+        idle = without_taken(idle, self._slots)
         rows: Sequence[SearchRecord] = ()
         while idle:
             rows = list_leasable_searches(connection, self._only, wall, limit=PAGE, after=rows)
@@ -125,10 +127,41 @@ class Dispatcher:
         arithmetic = arithmetic_of(row.spec)
         able = [slot for slot in idle if slot.worker is not None and slot.worker.arithmetic == arithmetic]
         others = [slot for slot in idle if slot not in able]
+        devices = row.spec["training"].get("devices", 1)
+        if devices > 1:
+            return self._lease_on_several(connection, row, [*able, *others], devices, dispatch, wall)
         still_able = self._lease(connection, row, able, dispatch, wall)
         if others and not still_able:
             others = self._replace_one(connection, row, others, arithmetic, wall)
         return still_able + others
+
+    def _lease_on_several(
+        self, connection: Connection, row: SearchRecord, idle: list[Slot], devices: int, dispatch: Dispatch, wall: float
+    ) -> list[Slot]:
+        """Lease candidates of a search whose trainings take several slots each; return the slots that stay idle.
+
+        A daemon that uses GPUs alone sets the search aside. The idle slots begin with those of the search's arithmetic:
+        the worker needs it, and its ranks inherit it.
+        """
+        if all(slot.on_gpu for slot in self._slots):
+            if self._holds.max_leases(row.id, wall) != 0:
+                reason = (
+                    f"final.devices: {devices} trains on processors only, and this daemon uses GPUs; start a daemon "
+                    "with --devices cpu, or create final models with devices=1"
+                )
+                self._holds.set_aside(connection, row.id, reason, wall)
+            return idle
+        while self._count_allowed(connection, row, len(idle), wall) > 0:
+            slot, rest = split_for_training(idle, devices, self._slots)
+            if slot is None:
+                return rest
+            assert slot.worker is not None
+            if slot.worker.arithmetic != arithmetic_of(row.spec):
+                return self._replace_one(connection, row, idle, arithmetic_of(row.spec), wall)
+            if self._lease(connection, row, [slot], dispatch, wall):
+                break
+            idle = rest
+        return idle
 
     def _replace_one(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], arithmetic: str, wall: float
@@ -167,11 +200,7 @@ class Dispatcher:
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
         """Lease candidates of a search for idle slots; return the slots that stay idle."""
-        limit = row.spec["budget"].get("slots")
-        allowed = len(idle) if limit is None else limit - leases.count_leased(connection, row.id)
-        max_leases = self._holds.max_leases(row.id, wall)
-        if max_leases is not None:
-            allowed = min(allowed, max_leases)
+        allowed = self._count_allowed(connection, row, len(idle), wall)
         still_idle: list[Slot] = []
         for number, slot in enumerate(idle):
             if allowed <= 0:
@@ -198,6 +227,13 @@ class Dispatcher:
             else:
                 still_idle.append(slot)
         return still_idle
+
+    def _count_allowed(self, connection: Connection, row: SearchRecord, slots: int, wall: float) -> int:
+        """Return how many more candidates of a search may be leased now for that many slots."""
+        limit = row.spec["budget"].get("slots")
+        allowed = slots if limit is None else limit - leases.count_leased(connection, row.id)
+        max_leases = self._holds.max_leases(row.id, wall)
+        return allowed if max_leases is None else min(allowed, max_leases)
 
     def _lease_filter(self, slot: Slot, row: SearchRecord, assigned: Sequence[Assignment]) -> LeaseFilter | None:
         """Return which candidates fit on a slot's device next to its other trainings; None if none does.

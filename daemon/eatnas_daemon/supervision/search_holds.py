@@ -47,6 +47,10 @@ class SearchHolds:
         """Set a search aside with the next transaction that commits."""
         self._failures[search_id] = _Failure(cause, reason)
 
+    def set_aside(self, connection: Connection, search_id: int, reason: str, now: float) -> None:
+        """Set a search aside in this transaction because the host cannot train its candidates."""
+        self._place(connection, search_id, _Failure(HoldCause.DATA, reason), now)
+
     def write(self, connection: Connection, now: float, *, changed: bool) -> None:
         """Write the changes. `changed`: other programs may have changed the holds, or a transaction was lost."""
         if changed:
