@@ -1,7 +1,8 @@
 """`python -m eatnas_training.calibrate`: measure how long an epoch of each network takes on this machine.
 
 Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` from stdin and prints
-`[{"seconds_per_epoch": …, "first_seconds": …}, …]`. `first_seconds` is the time to build a network and train one step.
+`[{"images_per_second": …, "seconds_per_epoch": …, "first_seconds": …}, …]`. `first_seconds` is the time to build a
+network and train one step, `images_per_second` the speed of the later steps.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def _measure(request: Mapping[str, Any], code: list[list[int | float]] | str, cl
     _synchronize(device)
     step_seconds = (clock() - started) / steps
     return {
+        "images_per_second": min(runner.recipe.batch_size, len(runner.data.train.labels)) / step_seconds,
         "seconds_per_epoch": step_seconds * runner.batches + _validation_seconds(runner, clock),
         "first_seconds": first_seconds,
     }

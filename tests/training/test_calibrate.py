@@ -37,6 +37,7 @@ def calibration_request(*codes: list[list[int | float]], **changes: Any) -> dict
 def test_larger_network_takes_longer() -> None:
     small, large = calibrate(calibration_request(SMALL, LARGE))
     assert 0 < small["seconds_per_epoch"] < large["seconds_per_epoch"]
+    assert small["images_per_second"] > large["images_per_second"] > 0
     assert min(small["first_seconds"], large["first_seconds"]) > 0
 
 

@@ -25,6 +25,7 @@ from eatnas_db.domain.arithmetic import added_settings
 from eatnas_db.domain.final_recipe import final_recipe
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import Limits
+from eatnas_db.domain.paper_search import MIN_RESOLUTION, PAPER_GPU_HOURS, PAPER_SPACES, estimate_paper_hours
 from eatnas_db.domain.recipe import INHERITED
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.rungs import rungs_of
@@ -61,7 +62,8 @@ def estimate(
         )
     device, count = _choose_device(slots)
     task, description = describe_task(ctx.obj, parsed)
-    whole = _median_seconds(ctx.obj, parsed, task, samples, device)
+    measured = _measure_median(ctx.obj, parsed, task, samples, device)
+    whole, paper_hours = measured.seconds_per_epoch * parsed.training.epochs, measured.paper_hours
     trainings = _count_trainings(parsed)
     seconds_per_epoch = whole / parsed.training.epochs
     seconds = whole if parsed.evolution.fidelity is None else seconds_per_epoch * _epochs_with_rungs(parsed)
@@ -85,6 +87,11 @@ def estimate(
                 f"{_describe_hours(reevaluation_hours)}; together {_describe_hours(hours + reevaluation_hours)}"
             )
         print_wrapped(_describe_final(final))
+        if paper_hours is not None:
+            print_wrapped(
+                f"the search of the EAT-NAS paper ({PAPER_GPU_HOURS} GPU hours on a TITAN X): {paper_hours[0]:,.0f} to "
+                f"{paper_hours[1]:,.0f} hours on {device.label}, at {measured.images_per_second:,.0f} images/s"
+            )
         print_advice(advice)
         return
     facts = {"seconds_per_candidate": seconds, "device": device.label, "samples": samples}
@@ -92,7 +99,8 @@ def estimate(
     parts = {"search_hours": hours, "reevaluation_hours": reevaluation_hours}
     total = {"hours": hours + reevaluation_hours, "final_model_hours": final.hours}
     epochs = {"epochs_per_candidate": trainings.search_epochs / parsed.budget.candidates}
-    show_one({**facts, **epochs, **parts, **total, "advice": asdict(advice)}, format)
+    speed = {"images_per_second": measured.images_per_second, "paper_search_hours": paper_hours}
+    show_one({**facts, **epochs, **parts, **total, **speed, "advice": asdict(advice)}, format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +162,19 @@ def _describe_hours(hours: float) -> str:
     return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
 
 
-def _median_seconds(settings: Settings, spec: SearchSpec, task: Task, samples: int, device: DeviceSnapshot) -> float:
-    """Train sampled architectures on a device for a moment and return the median seconds of a whole training."""
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The speed of the sampled network with the median time. `paper_hours` are given for the paper's networks."""
+
+    seconds_per_epoch: float
+    images_per_second: float
+    paper_hours: tuple[float, float] | None
+
+
+def _measure_median(
+    settings: Settings, spec: SearchSpec, task: Task, samples: int, device: DeviceSnapshot
+) -> _Measured:
+    """Train sampled architectures on a device for a moment and return the speed of the median one."""
     space = Space(space_of_spec(spec), task, Limits(spec.objective.max_params, spec.objective.max_mult_adds))
     space.require_feasible()
     proposals = [space.sample(KeyedRng(spec.seed, "estimate", number), lambda _: False) for number in range(samples)]
@@ -171,8 +190,13 @@ def _median_seconds(settings: Settings, spec: SearchSpec, task: Task, samples: i
         },
         environment={**added_settings(spec.training.arithmetic), **worker_environment(device)},
     )
-    seconds_per_epoch: float = sorted(row["seconds_per_epoch"] for row in rows)[samples // 2]
-    return seconds_per_epoch * spec.training.epochs
+    measured = zip((row["seconds_per_epoch"] for row in rows), range(samples), strict=True)
+    seconds_per_epoch, number = sorted(measured)[samples // 2]
+    images_per_second: float = rows[number]["images_per_second"]
+    paper_hours = None
+    if spec.space in PAPER_SPACES and task.resolution >= MIN_RESOLUTION:
+        paper_hours = estimate_paper_hours(images_per_second, proposals[number].activations)
+    return _Measured(seconds_per_epoch, images_per_second, paper_hours)
 
 
 def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
