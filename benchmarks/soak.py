@@ -55,6 +55,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("properties", tests("hypothesis and not soak")),
         SoakStep("sweep-tests", tests("soak")),
         SoakStep("ray", [program("ray_faults.py"), "--out", out("ray")]),
+        SoakStep("live-page", [program("live_page.py"), "tick"]),
         SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
