@@ -137,6 +137,16 @@ def test_each_change_of_the_record_changes_the_version(tmp_path: Path) -> None:
     record.engine.dispose()
 
 
+@pytest.mark.slow
+def test_every_part_is_read_from_postgresql(postgres_url: str, tmp_path: Path) -> None:
+    record = make_record(tmp_path / "home", lambda _: postgres_url)
+    client = new_client(record.settings)
+    parts = [f"/live/search?name=small&part={part}" for part in ReportPart]
+    for address in ("/", "/search?name=small", "/live/activity", "/live/searches", *parts):
+        assert client.get(address).status_code == 200, address
+    record.engine.dispose()
+
+
 @contextmanager
 def serving(settings: Settings) -> Iterator[str]:
     """Serve a record in a thread of this process; yields the address."""
