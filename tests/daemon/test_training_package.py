@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "training"
-SMALL = ("--set", "budget.candidates=6", "--set", "evolution.population=3", "--set", "reevaluation.top=0")
+SMALL = ("--set", "budget.candidates=6", "--set", "evolution.population=4", "--set", "reevaluation.top=0")
 
 
 class Home:
