@@ -51,6 +51,7 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("convolutions", [program("convolutions.py")]),
         SoakStep("convolutions-avx2", [program("convolutions.py")], {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
         SoakStep("imagenet", [program("imagenet.py")]),
+        SoakStep("plugin-environment", [program("plugin_environment.py")]),
         SoakStep("storm-tests", ["-m", "pytest", "-q", *storms]),
         SoakStep("properties", tests("hypothesis and not soak")),
         SoakStep("sweep-tests", tests("soak")),
