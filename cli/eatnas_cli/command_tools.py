@@ -197,5 +197,5 @@ def _text(name: str, value: Any) -> Iterator[str]:
 
 def _is_true(name: str, text: str) -> bool:
     if text not in ("true", "false"):
-        raise ArgumentError(f"{name} must be true or false, got {text[:80]}", name)
+        raise ArgumentError(f"{name} must be true or false, got {text[:80]!r}", name)
     return text == "true"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from eatnas_cli.printing import Format
+
+MAX_BLOCK: Final = 1000
+MAX_ROWS: Final = 1_000_000_000
+"""Larger numbers of rows and of entries are mistakes, and the driver of SQLite raises an error for very large ones."""
 
 SearchName = Annotated[str, typer.Argument(metavar="NAME", help="Name of a search.")]
 CandidateId = Annotated[int, typer.Argument(help="Id of a candidate, as listed by `query best`.")]
@@ -29,4 +33,4 @@ PlannedSlots = Annotated[
 PlotFile = Annotated[
     Path | None, typer.Option("--picture", metavar="FILE.png", help="Write a plot to this file (.png, .svg or .pdf).")
 ]
-BlockNumber = Annotated[int | None, typer.Option("--block", min=1, help="Show only this block.")]
+BlockNumber = Annotated[int | None, typer.Option("--block", min=1, max=MAX_BLOCK, help="Show only this block.")]

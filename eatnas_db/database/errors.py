@@ -90,6 +90,7 @@ _CONNECTION_FAILED: Final = (
     "the connection to {place} failed ({cause}); check that the server runs and that this host can reach it"
 )
 _REJECTED: Final = "{place} rejects this user ({cause}); check the user name and password"
+_INCOMPLETE: Final = "the record in {place} is not complete ({cause}); restore a backup with `eatnas-db db restore`"
 _DATABASE_MISSING: Final = "{place} does not exist ({cause}); create the database, or correct --db"
 
 _MESSAGES_BY_STATE: Final = {
@@ -103,6 +104,8 @@ _MESSAGES_BY_STATE: Final = {
     "57014": "{place} cancelled a statement ({cause}); it is repeated, or raise the role's statement_timeout",
     "55P03": "{place} is locked by another program's open transaction; end that program, or try again",
     "28": _REJECTED,
+    "42P01": _INCOMPLETE,
+    "42703": _INCOMPLETE,
     "3D000": _DATABASE_MISSING,
     "22021": _UNSTORABLE_TEXT,
     "22P05": _UNSTORABLE_TEXT,
@@ -123,7 +126,7 @@ def _sqlite_message(cause: str, file: str) -> str | None:
         cause = "disk is full"
     for phrase, message in _SQLITE_MESSAGES.items():
         if phrase in cause:
-            return message.format(file=file, cause=cause)
+            return message.format(file=file, place=file, cause=cause)
     return None
 
 
@@ -140,6 +143,8 @@ _SQLITE_MESSAGES: Final = {
     "not a database": "{file} is not an SQLite database; correct --db or --home, or restore a backup",
     "Could not decode": "{file} holds a text that is not UTF-8 ({cause}), which another program has written; "
     "restore a backup with `eatnas-db db restore`",
+    "no such table": _INCOMPLETE,
+    "no such column": _INCOMPLETE,
     "malformed": "{file} is damaged ({cause}); restore a backup with `eatnas-db db restore`",
 }
 """Messages by a phrase of SQLite's error."""

@@ -119,7 +119,7 @@ def parse_condition(text: str) -> Condition:
     """Parse a condition such as `params<=100000`. Raises `ConflictError`."""
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise ConflictError(f"--where {text} is not a condition; write COLUMN=VALUE, or use one of != < <= > >=")
+        raise ConflictError(f"--where {text!r} is not a condition; write COLUMN=VALUE, or use one of != < <= > >=")
     return Condition(text, match[1], match[2], match[3].strip())
 
 

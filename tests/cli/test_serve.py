@@ -6,13 +6,14 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,12 @@ def test_unchanged_answer_is_not_sent_again(client: TestClient) -> None:
         ("query/events?kind=nothing", 404, "kind", "the kinds are: "),
         ("query/primitives?name=small&block=99", 404, "block", "block 99"),
         ("query/sql?question=DELETE%20FROM%20searches", 422, "question", "SELECT"),
+        ("query/best?name=small&where=%0a", 422, "where", "is not a condition"),
+        ("query/compare?names=small&names=small&alone=%0a", 422, "alone", "must be true or false"),
+        (f"query/mutations?name=small&block={10**30}", 422, "block", "less than or equal"),
+        (f"query/failures?name=small&limit={10**30}", 422, "limit", "less than or equal"),
+        (f"query/failures?name=small&offset={10**30}", 422, "offset", "less than or equal"),
+        (f"query/events?offset={10**30}", 422, "offset", "less than or equal"),
         ("query/best?name=%00", 422, "name", "not valid text"),
         ("space/show?name=nothing", 404, "name", "nothing"),
         ("search/list?name=small", 422, "name", "it has none"),
@@ -158,6 +165,30 @@ def test_unreadable_record_is_reported_until_it_is_back(tmp_path: Path) -> None:
     assert [row["name"] for row in client.get("/api/search/list").json()] == ["replaced"]
     made.engine.dispose()
     away.unlink()
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE eatnas_attempt", "ALTER TABLE eatnas_attempt DROP COLUMN failure"])
+def test_incomplete_record_is_reported_in_one_line(tmp_path: Path, change: str) -> None:
+    record = make_record(tmp_path / "home", lambda folder: f"sqlite:///{folder / 'eatnas.db'}", births=2)
+    record.engine.dispose()
+    with closing(sqlite3.connect(str(record.settings.database_file))) as connection:
+        connection.execute(change)
+    assert_incomplete(new_client(record))
+
+
+def test_incomplete_record_on_postgresql_is_reported_in_one_line(postgres_url: str, tmp_path: Path) -> None:
+    record = make_record(tmp_path / "home", lambda _: postgres_url, births=2)
+    with transaction(record.engine) as connection:
+        connection.execute(text("DROP TABLE eatnas_attempt CASCADE"))
+    record.engine.dispose()
+    assert_incomplete(new_client(record))
+
+
+def assert_incomplete(client: TestClient) -> None:
+    answer = client.get("/api/query/failures?name=small")
+    assert answer.status_code == 503, answer.text
+    message = answer.json()["error"]["message"]
+    assert ("is not complete (" in message, "\n" in message) == (True, False), message
 
 
 @pytest.mark.parametrize(

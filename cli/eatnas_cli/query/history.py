@@ -11,7 +11,7 @@ import typer
 from eatnas_cli.layout_options import layout_options, width_options
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
-from eatnas_cli.options import FormatOption, SearchName
+from eatnas_cli.options import MAX_ROWS, FormatOption, SearchName
 from eatnas_cli.printing import Format, Layout, show, show_one
 from eatnas_cli.query.page_options import page_options
 from eatnas_db.database.engine import read_connection
@@ -41,7 +41,7 @@ def events(
         typer.Option(help="Show only events of this kind, such as `failed`; an unknown kind prints all kinds."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of entries, counted from the newest.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Number of newest events to skip.")] = 0,
+    offset: Annotated[int, typer.Option(min=0, max=MAX_ROWS, help="Number of newest events to skip.")] = 0,
     *,
     layout: Layout,
     format: FormatOption = Format.TABLE,  # noqa: A002

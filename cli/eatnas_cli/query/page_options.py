@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
+from eatnas_cli.options import MAX_ROWS
 from eatnas_db.queries.paging import Page
 
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of rows.")]
-Offset = Annotated[int, typer.Option("--offset", min=0, help="Number of rows to skip.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, max=MAX_ROWS, help="Maximum number of rows.")]
+Offset = Annotated[int, typer.Option("--offset", min=0, max=MAX_ROWS, help="Number of rows to skip.")]
 SortColumn = Annotated[
     str | None, typer.Option("--sort", metavar="COLUMN", help="Sort by a column; -COLUMN sorts in descending order.")
 ]

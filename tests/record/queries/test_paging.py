@@ -100,8 +100,8 @@ def test_pages_of_a_query_are_consecutive(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("id", "--where id is not a condition; write COLUMN=VALUE"),
-        ("=3", "--where =3 is not a condition; write COLUMN=VALUE"),
+        ("id", "--where 'id' is not a condition; write COLUMN=VALUE"),
+        ("=3", "--where '=3' is not a condition; write COLUMN=VALUE"),
         ("id=x", "--where id=x: id is numeric"),
         ("number<", "--where number<: number is numeric"),
         ("nought=1", "no column 'nought'; the columns are: id, text, number, count, flag"),
