@@ -11,7 +11,7 @@ import pytest
 from support.examples import copy_small_examples
 
 ROOT = Path(__file__).parents[2]
-SERVES_UNTIL_CTRL_C = ["eatnas-db mlflow ui"]
+SERVES_UNTIL_CTRL_C = ["eatnas-db mlflow ui", "eatnas-db serve"]
 
 
 def tour():
