@@ -95,6 +95,16 @@ def _server_group(port):
 
 
 @pytest.mark.slow
+def test_sigterm_ends_a_follower_without_cleaning_up(engine, tmp_path):
+    store = tmp_path / "mlflow.db"
+    train_four(engine)
+    with running_follower(engine, f"sqlite:///{store}") as follower:
+        eventually(store.exists)
+        follower.terminate()
+        assert follower.wait(200) == -signal.SIGTERM
+
+
+@pytest.mark.slow
 def test_follower_rebuilds_a_deleted_store(engine, tmp_path):
     train_four(engine)
     store = tmp_path / "mlflow.db"

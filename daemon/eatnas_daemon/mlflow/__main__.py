@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from sqlalchemy import Engine
@@ -79,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")
     if not database_url or not tracking_uri:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
-    signal.signal(signal.SIGTERM, _exit)
+    # Under load a handler of Python's own runs late, and an interpreter with MLflow takes minutes to exit. MLflow's
+    # store and the record survive an end at any moment.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         engine = open_record(database_url)
         live_sync = LiveSync(engine, tracking_uri, problem_file(load_settings(os.environ)))
@@ -87,10 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         follow(engine, options.every, live_sync.update, live_sync.log_error, Exception)
     except EatnasError as error:
         sys.exit(str(error))
-
-
-def _exit(_number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
 
 
 if __name__ == "__main__":
