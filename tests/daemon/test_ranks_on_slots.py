@@ -12,17 +12,22 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from eatnas_daemon.devices.model import CPU_DEVICE
+from eatnas_daemon.devices.model import CPU_DEVICE, CUDA, DeviceSnapshot
 from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.options import DeviceOptions
 from eatnas_daemon.devices.probe import probe_devices
 from eatnas_daemon.gpus.scheduler import GpuScheduler
+from eatnas_daemon.gpus.worker_scheduler import NoGpus
+from eatnas_daemon.supervision.dispatcher import Dispatcher
+from eatnas_daemon.supervision.search_holds import SearchHolds
+from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.slots_for_ranks import count_needed, split_for_training, without_taken
 from eatnas_daemon.workers.timeouts import Timeouts
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.database.engine import open_record
 from eatnas_db.database.transactions import read_transaction, transaction
+from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
@@ -30,6 +35,7 @@ from eatnas_db.queries.holds import list_holds
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.trainings import attempt
+from eatnas_db.searches.prepared_births import LeftToDaemon
 from eatnas_db.searches.retrain import create_final_training
 from eatnas_db.settings import load_settings
 from support.fake_nvml import GIB, FakeGpu, FakeNvml
@@ -190,6 +196,26 @@ def test_daemon_with_gpus_sets_the_search_aside(tmp_path, home, supervise, gpu_s
         assert get_search(connection, name).born == 1
         of_final = select(attempt.c.number).join(candidate).where(candidate.c.origin == "final")
         assert connection.execute(of_final).all() == []
+
+
+def test_slot_of_the_processor_is_replaced_for_another_arithmetic(tmp_path, home, supervise):
+    settings = home(tmp_path / "home", budget__candidates=6, training__arithmetic="portable")
+    supervise(settings, 2)
+    engine = open_record(settings.database_url)
+    with transaction(engine) as connection:
+        name = create_final_training(connection, "s", seeds=1, final={"devices": 2}, now=5.0)
+    slots = [
+        Slot(number, device)
+        for number, device in enumerate((DeviceSnapshot("GPU-a", CUDA, "GPU"), CPU_DEVICE, CPU_DEVICE))
+    ]
+    for slot, arithmetic in zip(slots, ("portable", NATIVE, NATIVE), strict=True):
+        process = SimpleNamespace(pending=False, send=lambda _: None)
+        slot.start_worker(process, 0.0, arithmetic)
+        slot.worker.worker_id, slot.worker.placement.verified = 1, True
+    dispatcher = Dispatcher(settings, 1, slots, NoGpus(), QUICK, name, SearchHolds(1, slots), LeftToDaemon())
+    with transaction(engine) as connection:
+        assert dispatcher.dispatch(connection, 10.0, 10.0, draining=False).assigned == []
+    assert [slot.worker.exiting for slot in slots] == [False, True, False]
 
 
 def test_trainings_on_two_devices_never_share_two_slots(tmp_path, home, supervise):

@@ -157,7 +157,9 @@ class Dispatcher:
                 return rest
             assert slot.worker is not None
             if slot.worker.arithmetic != arithmetic_of(row.spec):
-                return self._replace_one(connection, row, idle, arithmetic_of(row.spec), wall)
+                others = [slot for slot in idle if slot.on_gpu]
+                own = [slot for slot in idle if not slot.on_gpu]
+                return self._replace_one(connection, row, own, arithmetic_of(row.spec), wall) + others
             if self._lease(connection, row, [slot], dispatch, wall):
                 break
             idle = rest
@@ -178,7 +180,9 @@ class Dispatcher:
             waiting = min(waiting, limit - leases.count_leased(connection, row.id))
         if max_leases is not None:
             waiting = min(waiting, max_leases)
-        coming = sum(_next_arithmetic(slot) == arithmetic and not slot.busy for slot in self._slots)
+        on_cpu = row.spec["training"].get("devices", 1) > 1
+        able = [slot for slot in self._slots if not (on_cpu and slot.on_gpu)]
+        coming = sum(_next_arithmetic(slot) == arithmetic and not slot.busy for slot in able)
         if waiting <= coming:
             return idle
         slot.arithmetic = arithmetic
