@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -178,11 +179,7 @@ def _list_missing(
     """Return a sentence for everything that the record does not say, with the command that would give it."""
     if spec.objective.metrics is not None:
         return ["With several objectives, neither noise nor sources are estimated."]
-    name = f"{spec.name}-pilot"
-    pilot = (
-        f"eatnas-db search create {file} --set name={name} --set budget.candidates={PILOT_CANDIDATES} && "
-        f"eatnas-db run {name}"
-    )
+    pilot = _pilot_command(spec, file)
     same_task = [record for record in searches if plan.has_same_task(record)]
     missing = []
     if noise is None and same_task:
@@ -192,10 +189,20 @@ def _list_missing(
         )
     elif noise is None or spread is None:
         known = "the noise of a score and the spread of a population are" if noise is None else "the spread is"
-        missing.append(f"The record has no such search of this space, so {known} unknown. A pilot tells: {pilot}")
+        missing.append(f"The record has no such search of this space, so {known} unknown. This trains a pilot: {pilot}")
     if sources and not any(record.scored >= MIN_REFERENCE_SCORES for record in same_task) and not missing:
         missing.append(
             f"No search of this task has {MIN_REFERENCE_SCORES} scores, so the agreement of the sources is unknown. "
-            f"A pilot tells: {pilot}"
+            f"This trains a pilot: {pilot}"
         )
     return missing
+
+
+def _pilot_command(spec: SearchSpec, file: str) -> str:
+    """Return a command that makes a small search of the planned task, without its sources."""
+    name = f"{spec.name}-pilot"
+    changes = [f"name={name}", f"budget.candidates={PILOT_CANDIDATES}"]
+    if spec.transfer.start == "model":  # it needs a source
+        changes += ["transfer.start=perturbations", "transfer.sources=[]"]
+    command = ["eatnas-db", "search", "create", file, *(word for change in changes for word in ("--set", change))]
+    return f"{shlex.join(command)} && {shlex.join(['eatnas-db', 'run', name])}"

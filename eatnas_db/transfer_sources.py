@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from eatnas_db.domain.space import Space
+from eatnas_db.guidance.blas_threads import one_thread
 from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import fit_source
@@ -49,7 +50,8 @@ _SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSour
 def choose_source(connection: Connection, source_id: int, births: int, space: Space) -> SourceScores:
     """Read the scored births of a source among its first `births`, and choose their model in the space of a target."""
     rows = list_scored(connection, source_id, births)
-    model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
+    with one_thread():
+        model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
     return SourceScores(source_id, rows, model)
 
 
@@ -96,17 +98,22 @@ def source_model(space: Space, source: SourceScores) -> SourceModel:
     return fit_source(BlockCodes(space).encoding, encode_rows(space, source.rows), source.model)
 
 
-_known: dict[tuple[int, str], SourceScores] = {}
-"""The sources that this process has read. A birth needs them all, and they never change."""
+_known: dict[tuple[int, str, ProcessModel], SourceScores] = {}
+"""The sources that this process has read. A birth needs them all, and they never change.
+
+Searches with the same source may have different models of it: the processor that created a search can decide a near tie
+of likelihoods.
+"""
 _MAX_KNOWN: Final = 64
 
 
 def _read_source(connection: Connection, stored: StoredSource) -> SourceScores:
-    key = (stored.source_id, stored.digest)
+    model = ProcessModel(Kernel(*stored.kernel), stored.noise)
+    key = (stored.source_id, stored.digest, model)
     if (known := _known.get(key)) is not None:
         return known
     rows = list_scored(connection, stored.source_id, stored.births)
-    source = SourceScores(stored.source_id, rows, ProcessModel(Kernel(*stored.kernel), stored.noise))
+    source = SourceScores(stored.source_id, rows, model)
     if digest_of(rows) == stored.digest:
         if len(_known) >= _MAX_KNOWN:
             _known.clear()

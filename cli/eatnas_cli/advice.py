@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ SHOWN_SOURCES: Final = 10
 SOURCE_COLUMNS: Final = ("search", "scores", "correlation", "error", "networks", "verdict")
 LONG: Final = "eatnas-db "
 """Begins a command, which is wrapped so that a shell still reads it."""
+QUOTED: Final = re.compile("'[^']*'")
 
 
 def advise_on(settings: Settings, spec: SearchSpec, task: Task, data: DataDescription, file: Path) -> SearchAdvice:
@@ -68,8 +70,10 @@ def print_advice(advice: SearchAdvice) -> None:
         text, start, command = sentence.partition(LONG)
         print_wrapped(text)
         if start:
-            lines = textwrap.wrap(start + command, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
-            typer.echo("  " + " \\\n      ".join(lines))
+            # A quoted word may contain spaces, at which its line must not end.
+            words = QUOTED.sub(lambda match: match[0].replace(" ", "\0"), start + command)
+            lines = textwrap.wrap(words, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
+            typer.echo("  " + " \\\n      ".join(lines).replace("\0", " "))
 
 
 def _describe_scores(advice: SearchAdvice) -> list[str]:

@@ -114,26 +114,25 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
-    """Return the device seconds that it took to find the architecture from which a search was transferred."""
-    further = (
-        select(func.coalesce(func.sum(search.c.device_seconds), 0.0))
-        .join(transfer_source, transfer_source.c.source_id == search.c.id)
-        .where(transfer_source.c.search_id == record.id, search.c.id != record.source_id)
-    )
-    seconds = float(connection.execute(further).scalar_one()) if record.source_id is not None else 0.0
-    child_id, source_id, started_at = record.id, record.source_id, record.created_at
-    while source_id is not None:
-        source = connection.execute(
-            select(search.c.source_id, search.c.created_at, search.c.device_seconds).where(search.c.id == source_id)
-        ).one()
-        reevaluations = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
-            search.c.source_id == source_id,
-            search.c.kind == SearchKind.REEVALUATION,
-            search.c.created_at <= started_at,
-            search.c.id != child_id,  # its own device seconds are counted in its steps
+    """Return the device seconds of all searches that a search comes from, directly or not; each counts once."""
+    seconds, counted, waiting = 0.0, {record.id}, [(record.id, record.created_at)]
+    while waiting:
+        child_id, started_at = waiting.pop()
+        first = select(search.c.source_id).where(search.c.id == child_id)
+        modelled = select(transfer_source.c.source_id).where(transfer_source.c.search_id == child_id)
+        sources = select(search.c.id, search.c.created_at, search.c.device_seconds).where(
+            search.c.id.in_(first) | search.c.id.in_(modelled), search.c.id.not_in(counted)
         )
-        seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
-        child_id, source_id, started_at = source_id, source.source_id, source.created_at
+        for source in connection.execute(sources.order_by(search.c.id)).all():
+            counted.add(source.id)
+            reevaluations = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
+                search.c.source_id == source.id,
+                search.c.kind == SearchKind.REEVALUATION,
+                search.c.created_at <= started_at,
+                search.c.id.not_in(counted),  # its own device seconds are counted in its steps
+            )
+            seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
+            waiting.append((source.id, source.created_at))
     return seconds
 
 

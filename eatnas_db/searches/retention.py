@@ -10,6 +10,7 @@ from sqlalchemy import Connection, case, delete, exists, func, or_, select
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.domain.objectives import orient_values
 from eatnas_db.domain.states import SETTLED
+from eatnas_db.errors import EatnasError
 from eatnas_db.queries.inheritance import has_unsettled_child
 from eatnas_db.queries.large_fronts import find_front_of_many
 from eatnas_db.queries.objective_front import get_objectives
@@ -84,7 +85,6 @@ def _list_fronts(connection: Connection, search_ids: Iterable[int]) -> set[int]:
     """Return the candidates of searches with several objectives that no other one with a checkpoint dominates."""
     fronts: set[int] = set()
     for search_id in sorted(search_ids):
-        objectives = get_objectives(connection, search_id)
         query = (
             select(candidate.c.id, candidate.c.objectives)
             .where(
@@ -95,6 +95,11 @@ def _list_fronts(connection: Connection, search_ids: Iterable[int]) -> set[int]:
             .order_by(candidate.c.birth)
         )
         rows = connection.execute(query).all()
-        vectors = [orient_values(objectives, row.objectives) for row in rows]
-        fronts |= {rows[place].id for place in find_front_of_many(vectors)}
+        try:
+            objectives = get_objectives(connection, search_id)
+            places: Iterable[int] = find_front_of_many([orient_values(objectives, row.objectives) for row in rows])
+        except (EatnasError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            # Values that were damaged by hand: the search keeps everything, and the others continue.
+            places = range(len(rows))
+        fronts |= {rows[place].id for place in places}
     return fronts

@@ -1,8 +1,12 @@
 """`transfer --plan`: what a transfer would start with, and what the record says about sources."""
 
 import json
+import shlex
 
 import pytest
+
+from eatnas_cli.advice import print_advice
+from eatnas_db.search_advice import SearchAdvice
 
 SPEC = """
 name: larger
@@ -34,3 +38,12 @@ def test_plan_writes_nothing_and_fits_80_columns(tiny, eatnas, spec):
 def test_format_needs_a_plan(tiny, eatnas_within, spec):
     message = eatnas_within("transfer", "tiny", spec(SPEC), "--format", "json", expect=1)
     assert "add --plan" in message
+
+
+def test_printed_command_keeps_quoted_words_whole(capsys):
+    file = "a folder whose name has many words in it/with a spec of a long name as well.yaml"
+    command = f"eatnas-db search create {shlex.quote(file)} --set name=pilot"
+    print_advice(SearchAdvice(None, None, None, 3, None, (), (f"This trains a pilot: {command}",)))
+    sentence, printed = capsys.readouterr().out.split("\n", 1)
+    assert sentence == "This trains a pilot:"
+    assert shlex.split(printed.replace("\\\n", "")) == shlex.split(command)

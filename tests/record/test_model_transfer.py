@@ -11,6 +11,7 @@ from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError
 from eatnas_db.integrity.replay import check_replay
 from eatnas_db.integrity.sources import check_sources
 from eatnas_db.queries.calibration import get_predicted_fitness
+from eatnas_db.queries.compute_curves import list_compute_curves
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
@@ -26,6 +27,7 @@ from eatnas_db.searches.prepared_births import prepare_births
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.searches.transfer_model import describe_difference
+from eatnas_db.transfer_sources import list_stored_sources, read_sources
 from eatnas_migrations import commands
 
 SOURCE = {"evolution__population": 8, "evolution__tournament": 2, "evolution__lag": 4, "budget__candidates": 12}
@@ -168,6 +170,29 @@ def test_history_ignores_later_births_of_the_source(engine, finished, run):
     with read_transaction(engine) as connection:
         assert get_fingerprint(connection, first).sha256 == get_fingerprint(connection, second).sha256
     assert violations(engine) == []
+
+
+@ON_SQLITE
+def test_each_search_keeps_its_model_of_a_source(engine, finished):
+    finished()
+    first, second = transfer(engine), transfer(engine, changes={"name": "again"})
+    with transaction(engine) as connection:
+        connection.execute(update(transfer_source).where(transfer_source.c.search_id == second).values(noise=0.25))
+        models = [read_sources(connection, search_id)[0].model for search_id in (first, second)]
+        noises = [list_stored_sources(connection, search_id)[0].noise for search_id in (first, second)]
+    assert [model.noise for model in models] == noises
+    assert noises[0] != noises[1]
+
+
+@ON_SQLITE
+def test_compute_of_each_source_counts_once(engine, finished, run):
+    finished()
+    run(transfer(engine))
+    transfer(engine, "large", changes={"name": "third", "transfer.sources": ["small"]}, force=True)
+    with read_transaction(engine) as connection:
+        sources = [get_search(connection, name).device_seconds for name in ("small", "large")]
+        (curve,) = list_compute_curves(connection, ["third"])
+    assert curve.seconds_before == sum(sources)
 
 
 @ON_SQLITE

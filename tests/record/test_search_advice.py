@@ -1,5 +1,8 @@
 """The advice about a planned search: the noise of scores, a smaller task, and sources that agree."""
 
+import shlex
+from itertools import pairwise
+
 import pytest
 from sqlalchemy import select
 
@@ -13,6 +16,7 @@ from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.searches.search_space import feasible_space
+from eatnas_db.yaml_files import parse_yaml
 
 pytestmark = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 SPEC = {"name": "planned", "space": "eatnas-tiny", "data": {"name": "digits"}}
@@ -43,11 +47,11 @@ def finished(engine, search_factory, lease_factory, score_factory):
 
 @pytest.fixture
 def ask(engine):
-    def advise_on(changes=None, data_digest="digits", train_images=1000):
+    def advise_on(changes=None, data_digest="digits", train_images=1000, file="spec.yaml"):
         spec = parse_spec(SPEC, changes)
         with read_transaction(engine) as connection:
             space = feasible_space(spec, Task(8, 1, 10))
-            return advise(connection, spec, space, data_digest=data_digest, train_images=train_images, file="spec.yaml")
+            return advise(connection, spec, space, data_digest=data_digest, train_images=train_images, file=file)
 
     return advise_on
 
@@ -57,6 +61,16 @@ def test_empty_record_names_one_command(ask):
     assert (advice.noise, advice.spread, advice.sources) == (None, None, ())
     assert len(advice.missing) == 1
     assert "eatnas-db search create spec.yaml --set name=planned-pilot" in advice.missing[0]
+
+
+def test_pilot_needs_no_source(ask):
+    model = {"evolution.births": "guided", "transfer.start": "model", "transfer.sources": ["known"]}
+    sentence = ask(model, file="my specs/spec.yaml").missing[0]
+    words = shlex.split(sentence[sentence.index("eatnas-db") :])
+    assert words[:4] == ["eatnas-db", "search", "create", "my specs/spec.yaml"]
+    changes = dict(word.split("=") for before, word in pairwise(words) if before == "--set")
+    pilot = parse_spec(SPEC, {**model, **{key: parse_yaml(value) for key, value in changes.items()}})
+    assert (pilot.name, pilot.transfer.start, pilot.transfer.sources) == ("planned-pilot", "perturbations", ())
 
 
 def test_noise_comes_from_repeated_trainings(engine, finished, ask):

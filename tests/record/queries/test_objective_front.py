@@ -80,21 +80,39 @@ def test_front_of_many_vectors_is_that_of_few(dimensions):
         assert find_front_of_many(some) == find_front(some)
 
 
+def train_with_checkpoints(engine, search_id):
+    """Train a search to its end; each candidate has a checkpoint."""
+    with transaction(engine) as connection:
+        for values in VALUES:
+            advance_search(connection, lock_search(connection, search_id), 3.0)
+            leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)
+            score_with(connection, leased, values)
+            path = f"{search_id}-{leased.birth}.pt"
+            file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}
+            connection.execute(insert(checkpoint).values(candidate_id=leased.token.candidate, **file))
+        advance_search(connection, lock_search(connection, search_id), 3.0)
+
+
 VALUES = ((0.4, 5.0), (0.5, 1.0), (0.9, 9.0), (0.7, 4.0), (0.6, 6.0), (0.2, 0.5))
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_damaged_values_keep_the_checkpoints_of_their_search_only(engine, search_factory, lease_factory):
+    metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
+    sizes = {"evolution__population": 2, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
+    damaged, whole = (search_factory(name, objective=metrics, **sizes) for name in ("damaged", "whole"))
+    train_with_checkpoints(engine, damaged), train_with_checkpoints(engine, whole)
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(f"UPDATE eatnas_candidate SET objectives = '[' WHERE search_id = {damaged}")
+
+        assert set(drop_unneeded_checkpoints(connection)) == {f"{whole}-0.pt", f"{whole}-4.pt"}
 
 
 def test_front_keeps_its_checkpoints(engine, search_factory, lease_factory):
     metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}]
     sizes = {"evolution__population": 2, "evolution__tournament": 2, "evolution__lag": 2, "budget__candidates": 6}
     search_id = search_factory(objective=metrics, **sizes)
+    train_with_checkpoints(engine, search_id)
     with transaction(engine) as connection:
-        for values in VALUES:
-            advance_search(connection, lock_search(connection, search_id), 3.0)
-            leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)
-            score_with(connection, leased, values)
-            path = f"{leased.birth}.pt"
-            file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}
-            connection.execute(insert(checkpoint).values(candidate_id=leased.token.candidate, **file))
-        advance_search(connection, lock_search(connection, search_id), 3.0)
-
-        assert set(drop_unneeded_checkpoints(connection)) == {"0.pt", "4.pt"}  # those that others dominate
+        dominated = {f"{search_id}-0.pt", f"{search_id}-4.pt"}
+        assert set(drop_unneeded_checkpoints(connection)) == dominated
