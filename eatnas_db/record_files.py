@@ -119,6 +119,8 @@ def read_manifest(folder: Path) -> Manifest:
             last_ids={str(name): int(last) for name, last in content["last_ids"].items()},
         )
     except FileNotFoundError:
+        if not folder.exists():
+            raise RecordError(f"{folder} does not exist; choose a folder of `db export`, or a file of scores") from None
         raise RecordError(
             f"{folder} is no exported record: it has no {MANIFEST}; choose a folder of `db export`"
         ) from None

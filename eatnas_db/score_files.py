@@ -122,7 +122,7 @@ class _Place(NamedTuple):
 
 def _read_cells(file: Path, text: str) -> Iterator[_Line]:
     """Yield the lines that are not empty. The first line decides the delimiter."""
-    first = text.split("\n", 1)[0]
+    first = text.lstrip("\r\n ").split("\n", 1)[0]
     delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

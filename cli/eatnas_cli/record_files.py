@@ -77,7 +77,7 @@ def _import_scores(
     from eatnas_db.searches.score_import import import_score_file, make_origin
 
     if options.space is None:
-        raise ConflictError(f"{file} is a file of scores; add --space, which `eatnas-db space show` lists")
+        raise ConflictError(f"{file} is a file of scores; add --space, which `eatnas-db space list` lists")
     if file.is_dir():
         raise ConflictError(f"{file} is a folder, and --space is for a file of scores; remove it, or name the file")
     imported = import_score_file(

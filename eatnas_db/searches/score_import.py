@@ -31,6 +31,7 @@ from eatnas_db.domain.objective import (
 from eatnas_db.domain.objectives import DIRECTIONS
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import ObjectiveSpec, SearchSpec, parse_spec
+from eatnas_db.domain.spec_space import NAME_PATTERN
 from eatnas_db.domain.states import Origin, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
@@ -113,6 +114,11 @@ def import_score_file(
     on_progress: ProgressCallback = lambda *_: None,
 ) -> ImportedSearch:
     """Import a file into the record of `settings` as a finished search: everything or nothing. Raises `EatnasError`."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConflictError(
+            f"{name!r} is no name of a search: it has at most 64 letters, digits, `_`, `.` and `-`, and begins with a "
+            "letter or a digit; choose one with --name"
+        )
     content = read_content(file)
     searched = Space(find_space(space), task)
     make_import_spec(name, space, origin, 1)

@@ -133,6 +133,7 @@ def test_exported_record_is_imported_into_a_new_home(tiny, eatnas_within, home, 
     assert fingerprints[0] == fingerprints[1]
     assert "not empty" in eatnas_within("db", "import", "out", at=other, expect=1)
     assert "no exported record" in eatnas_within("db", "import", ".", at=tmp_path / "third", expect=1)
+    assert "absent.csv does not exist" in eatnas_within("db", "import", "absent.csv", at=tmp_path / "third", expect=1)
     assert not (tmp_path / "third").exists()
 
 
