@@ -89,7 +89,7 @@ def test_missing_dependency_names_its_requirement(module: str, explained: bool) 
 
 
 def test_module_that_is_installed_is_accepted() -> None:
-    for module in INSTALLED_BY:
+    for module in INSTALLED_BY.keys() - {"ray"}:  # which the development tools leave out, because it is large
         require_module(module)
 
 

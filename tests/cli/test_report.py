@@ -35,6 +35,7 @@ from eatnas_report.figures.training import failure_figures
 from eatnas_report.page import render_page
 from eatnas_report.parts import draw_best_architectures
 from support.browser import headless_browser
+from support.waiting import eventually
 
 HOSTILE = "<script>evil = 1</script>"
 URL_ATTRIBUTES = ("src", "href", "action")
@@ -323,7 +324,8 @@ def test_browser_draws_every_figure_without_errors_or_requests(load_data, open_i
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     heights = [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_function("document.querySelector('#front .main-svg').getBoundingClientRect().width < 390")
+    # Not `wait_for_function`, which evaluates text in the page: the page's own security policy forbids that.
+    eventually(lambda: page.locator("#front .main-svg").first.bounding_box()["width"] < 390)
     assert heights == [page.locator(f"#{name} .main-svg").first.bounding_box()["height"] for name in FIGURES]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.pdf(format="A4").startswith(b"%PDF")

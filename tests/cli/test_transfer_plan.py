@@ -24,7 +24,7 @@ def test_plan_writes_nothing_and_fits_80_columns(tiny, eatnas, spec):
     eatnas("run", "tiny", "--slots", "1")
     before = eatnas("search", "list", "--format", "json")
     text = eatnas("transfer", "tiny", file, "--plan")
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(len(line) for line in text.splitlines() if file not in line) <= 80  # A path is not broken.
     assert "the model uses 4 scores of tiny" in " ".join(text.split())
     assert "nothing was created" in text
     plan = json.loads(eatnas("transfer", "tiny", file, "--plan", "--format", "json"))

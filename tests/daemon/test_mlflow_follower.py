@@ -36,6 +36,7 @@ from support.mlflow_stores import (
     sync_runs,
     train_four,
 )
+from support.searches import create_home
 from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
@@ -51,10 +52,15 @@ def engine(tmp_path):
     engine.dispose()
 
 
+def short_home(folder):
+    """Create a home with a search of few candidates."""
+    return create_home(folder, budget__candidates=CANDIDATES)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, home, supervise):
+def undisturbed(tmp_path_factory, supervise):
     """The fingerprint of a search without a follower."""
-    return supervise(home(tmp_path_factory.mktemp("undisturbed") / "home"), 2)
+    return supervise(short_home(tmp_path_factory.mktemp("undisturbed") / "home"), 2)
 
 
 @pytest.mark.slow
@@ -119,8 +125,8 @@ def test_follower_rebuilds_a_deleted_store(engine, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [None, 3])
-def test_follower_does_not_change_a_search(tmp_path, home, supervise, killed_at):
-    alone, followed = home(tmp_path / "alone"), home(tmp_path / "followed")
+def test_follower_does_not_change_a_search(tmp_path, supervise, killed_at):
+    alone, followed = short_home(tmp_path / "alone"), short_home(tmp_path / "followed")
     undisturbed = supervise(alone, 2)
     engine, store = open_record(followed.database_url), followed.home / "mlflow.db"
     with running_follower(engine, followed.mlflow_uri) as follower:
@@ -215,8 +221,8 @@ def assert_error_is_logged(settings, follower):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 10.0], ids=["rejecting", "slow"])
 @pytest.mark.usefixtures("credentials")
-def test_search_is_unaffected_by_a_rejecting_or_slow_server(tmp_path, home, supervise, undisturbed, seconds):
-    settings = home(tmp_path / "home")
+def test_search_is_unaffected_by_a_rejecting_or_slow_server(tmp_path, supervise, undisturbed, seconds):
+    settings = short_home(tmp_path / "home")
     with rejecting_server(seconds) as (uri, credentials), started_follower(settings, uri) as (follower, _):
         eventually(lambda: credentials)
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
@@ -227,8 +233,8 @@ def test_search_is_unaffected_by_a_rejecting_or_slow_server(tmp_path, home, supe
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_an_unreachable_server(tmp_path, home, supervise, undisturbed):
-    settings = home(tmp_path / "home")
+def test_search_is_unaffected_by_an_unreachable_server(tmp_path, supervise, undisturbed):
+    settings = short_home(tmp_path / "home")
     with started_follower(settings, f"http://127.0.0.1:{free_port()}") as (follower, _):
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
         assert_error_is_logged(settings, follower)
@@ -236,8 +242,8 @@ def test_search_is_unaffected_by_an_unreachable_server(tmp_path, home, supervise
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_a_locked_store(tmp_path, home, supervise, undisturbed):
-    settings = home(tmp_path / "home")
+def test_search_is_unaffected_by_a_locked_store(tmp_path, supervise, undisturbed):
+    settings = short_home(tmp_path / "home")
     sync_runs(open_record(settings.database_url), settings.mlflow_uri)
     with ExitStack() as stack:
         holder = stack.enter_context(closing(sqlite3.connect(settings.home / "mlflow.db", isolation_level=None)))
@@ -249,8 +255,8 @@ def test_search_is_unaffected_by_a_locked_store(tmp_path, home, supervise, undis
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_a_full_disk_of_the_store(tmp_path, home, supervise, undisturbed):
-    settings = home(tmp_path / "home")
+def test_search_is_unaffected_by_a_full_disk_of_the_store(tmp_path, supervise, undisturbed):
+    settings = short_home(tmp_path / "home")
     with started_follower(settings, settings.mlflow_uri) as (follower, process):
         process.rlimit(psutil.RLIMIT_FSIZE, (50_000, 50_000))
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
@@ -260,8 +266,8 @@ def test_search_is_unaffected_by_a_full_disk_of_the_store(tmp_path, home, superv
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_a_frozen_follower(tmp_path, home, supervise, undisturbed):
-    settings = home(tmp_path / "home")
+def test_search_is_unaffected_by_a_frozen_follower(tmp_path, supervise, undisturbed):
+    settings = short_home(tmp_path / "home")
     with started_follower(settings, settings.mlflow_uri) as (follower, process):
         process.suspend()
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)

@@ -116,7 +116,7 @@ def run_program(request: object) -> subprocess.CompletedProcess[str]:
 def test_program_answers_json_with_json() -> None:
     answer = run_program(calibration_request(SMALL))
     (timed,) = json.loads(answer.stdout)
-    assert set(timed) == {"seconds_per_epoch", "first_seconds"}
+    assert set(timed) == {"images_per_second", "seconds_per_epoch", "first_seconds"}
 
 
 @pytest.mark.slow
