@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from eatnas_report.data import ReportPart
 from support.browser import headless_browser
 from support.recorded_search import FailureKind, Record, make_record
 from support.searches import create_home
+from support.waiting import eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -187,6 +189,12 @@ def require_whole(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def show_figure(page: Page, figure: str, drawn: str = ".main-svg .trace") -> bool:
+    """Return whether a figure is drawn. It is read when it is in view, and figures above it may push it out again."""
+    page.locator(f"section:has(#{figure}), #part-{figure}").first.scroll_into_view_if_needed()
+    return page.locator(f":is(#{figure}, #part-{figure}) {drawn}").count() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: int) -> None:
@@ -204,10 +212,8 @@ def test_page_follows_a_running_search(browser: Browser, tmp_path: Path, width: 
             finally:
                 daemon.kill()
         for figure in ("quality-over-births", "curves-metric", "front", "lineage", "failures", "utilisation"):
-            # What is out of view is read when it comes into view.
-            page.locator(f"section:has(#{figure}), #part-{figure}").first.scroll_into_view_if_needed()
-            page.wait_for_selector(f"#{figure} .main-svg .trace", state="attached")
-        page.locator("#part-architectures svg").first.wait_for()
+            eventually(partial(show_figure, page, figure))
+        eventually(partial(show_figure, page, "architectures", "svg"))
         require_whole(page)
         assert page.locator("#problem").is_hidden()
         assert messages == []
