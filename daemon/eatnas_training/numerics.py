@@ -17,9 +17,15 @@ for _name in FAST_MATH:
     os.environ.pop(_name, None)
 
 
-def use_deterministic_arithmetic() -> None:
-    """Make torch compute the same bits each time, in the precision that the recipe names."""
-    torch.use_deterministic_algorithms(True)
+def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
+    """Make torch compute the same bits each time, in the precision that the recipe names.
+
+    `compiled`: also in code that torch compiles, which only plug-ins contain.
+    """
+    torch.set_deterministic_debug_mode("error")
+    if compiled:
+        # Imports torch's compiler, which takes seconds and 150 MB.
+        torch.use_deterministic_algorithms(True)
     # Filling fresh memory with NaN only helps code that reads it before writing, and takes a tenth of a step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # TF32 would be a third precision, which no recipe names. An environment variable can enable it for matrix products.

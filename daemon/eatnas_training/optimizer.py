@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Final
 
@@ -13,6 +14,31 @@ from eatnas_db.domain.spec_recipe import TrainingRecipe
 ADAM_BETA: Final = 0.999
 
 
+class _PlainOptimizer(torch.optim.Optimizer):
+    """An optimizer that does not import torch's compiler, which takes seconds and 150 MB and is never used.
+
+    torch wraps these methods, so that compiled code does not contain them; the first call of a wrapper imports the
+    compiler.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class PlainSGD(_PlainOptimizer, torch.optim.SGD):
+    """SGD without torch's compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class PlainAdamW(_PlainOptimizer, torch.optim.AdamW):
+    """AdamW without torch's compiler."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """Return SGD with Nesterov momentum, or AdamW, whose first beta is the momentum.
 
@@ -22,8 +48,8 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opti
     others = [parameter for parameter in model.parameters() if parameter.ndim == 1]
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, ADAM_BETA), fused=True)
-    return torch.optim.SGD(
+        return PlainAdamW(groups, lr=recipe.learning_rate, betas=(recipe.momentum, ADAM_BETA), fused=True)
+    return PlainSGD(
         groups,
         lr=recipe.learning_rate,
         momentum=recipe.momentum,

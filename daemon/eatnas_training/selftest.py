@@ -35,7 +35,6 @@ def train_all_operations(device: str) -> None:
     network.initialize(model, 0)
     model.to(device=device)
     cast("Any", model).to(memory_format=torch.channels_last)
-    # The first optimizer of a process imports torch's compiler, which takes seconds.
     optimizer = make_optimizer(model, TrainingRecipe())
     images, labels = torch.zeros((2, 1, 8, 8), device=device), torch.zeros(2, dtype=torch.int64, device=device)
     for precision in dict.fromkeys(("float32", resolve_precision(device, "auto"))):

@@ -120,7 +120,7 @@ class StepRunner:
         The bits do not depend on what this process computed before.
         """
         torch.set_num_threads(self.recipe.threads)
-        use_deterministic_arithmetic()
+        use_deterministic_arithmetic(compiled="plugins" in self.assign.macro)
         self._precision = resolve_precision(self.device, self.recipe.precision)
         model = build_network(self.assign)
         inherited = None if parent is None else inherit_from(parent, model, self.assign, self.data)

@@ -108,7 +108,7 @@ class ProgramTraining:
 
         def call() -> None:
             torch.set_num_threads(recipe.threads)
-            use_deterministic_arithmetic()
+            use_deterministic_arithmetic(compiled=True)
             generators.seed_for(0, 0)
             function(*arguments)
 
