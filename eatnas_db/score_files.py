@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.objective import VALIDATION_ACCURACY
 from eatnas_db.domain.space import Space
-from eatnas_db.errors import DataError, InvalidArchitectureError, describe_os_error
+from eatnas_db.errors import DataError, InvalidArchitectureError
+from eatnas_db.input_files import read_input
 
 COLUMNS: Final = ("code", "score", "seed", "epochs")
 REQUIRED: Final = COLUMNS[:2]
@@ -23,6 +24,7 @@ DELIMITERS: Final = ",;\t"
 PROGRESS_LINES: Final = 1000
 MAX_SEED: Final = 2**63 - 1
 MAX_EPOCHS: Final = 100_000
+MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
 """Characters of a value in a message."""
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -52,10 +54,7 @@ class ScoreFile:
 
 def read_content(file: Path) -> bytes:
     """Return the content of a file. Raises `DataError`."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(describe_os_error(error)) from None
+    return read_input(file, most_megabytes=MAX_MEGABYTES)
 
 
 def digest_content(content: bytes) -> str:

@@ -12,6 +12,7 @@ import re
 import sys
 from io import TextIOWrapper
 from typing import Any, Final
+from unicodedata import category
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 _ESCAPE_OF_UNSTORABLE: Final = re.compile(r"\\u(0000|d[89a-f])")
@@ -44,6 +45,17 @@ def to_storable(text: str) -> str:
 def escape_unstorable(text: str) -> str:
     r"""Return a text with escapes such as `\udce9` for characters that cannot be stored, for a message."""
     return _UNSTORABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def escape_controls(text: str) -> str:
+    r"""Return a text with escapes such as `\x1b` for characters that a terminal acts on, or that nobody sees."""
+    if text.isprintable():
+        return text
+    return "".join(sign if _is_visible(sign) else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
+def _is_visible(sign: str) -> bool:
+    return sign.isprintable() or category(sign) == "Zs"  # spaces of other widths
 
 
 def storable_json(value: Any) -> str:

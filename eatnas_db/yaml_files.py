@@ -5,6 +5,8 @@ Only the programs that read specs or configurations import this module: the pars
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ruamel.yaml import YAML
@@ -16,6 +18,7 @@ from eatnas_db.domain.plain_scalars import PlainScalar
 from eatnas_db.errors import EatnasError
 from eatnas_db.text_encoding import find_unstorable
 
+MAX_VALUES: Final = 100_000
 TAG: Final = "tag:yaml.org,2002:"
 
 
@@ -32,7 +35,7 @@ def parse_yaml(text: str) -> Any:
     parser.Constructor = _StrictConstructor
     parser.version = "1.2"
     try:
-        tree = _with_text_keys(parser.load(text))
+        tree = _with_text_keys(parser.load(text), itertools.count())
     except MarkedYAMLError as error:
         raise YamlFormatError(_describe(error)) from None
     except YAMLError as error:
@@ -46,10 +49,12 @@ def parse_yaml(text: str) -> Any:
     return tree
 
 
-def _with_text_keys(tree: Any) -> Any:
+def _with_text_keys(tree: Any, count: Iterator[int]) -> Any:
+    if next(count) > MAX_VALUES:  # a few lines of references to references are gigabytes
+        raise YamlFormatError(f"it has more than {MAX_VALUES:,} values; write fewer references (*name)")
     if isinstance(tree, dict):
-        return {_key_text(key): _with_text_keys(value) for key, value in tree.items()}
-    return [_with_text_keys(value) for value in tree] if isinstance(tree, list) else tree
+        return {_key_text(key): _with_text_keys(value, count) for key, value in tree.items()}
+    return [_with_text_keys(value, count) for value in tree] if isinstance(tree, list) else tree
 
 
 def _key_text(key: Any) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated, Final
 import typer
 
 from eatnas_cli.lazy_group import LazyCommand, LazyGroup, new_app
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.distributions import WHOLE, explain_missing_module, installed_versions
-from eatnas_db.errors import EatnasError, NotFoundError, describe_os_error
+from eatnas_db.errors import EatnasError, InvalidSpecError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
 from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
 
@@ -104,23 +105,32 @@ def _require_text(arguments: list[str]) -> None:
             raise EatnasError(f"the argument {escape_unstorable(argument)} is not text in {encoding}; {way_out}")
 
 
+def _print_error(*lines: str) -> None:
+    for line in f"eatnas-db: {lines[0]}", *lines[1:]:
+        print_sentence(line, error=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line, by default on the program's own; a user's mistake is one line on stderr and exit 1."""
     let_output_escape()
     try:
         _require_text(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
+    except InvalidSpecError as error:
+        first, *others = str(error).split("\n")  # one line per error of the spec
+        _print_error(first, *others)
+        sys.exit(1)
     except EatnasError as error:
-        print(f"eatnas-db: {error}", file=sys.stderr)
+        _print_error(str(error))
         sys.exit(1)
     except ModuleNotFoundError as error:
         explained = explain_missing_module(error)
         if explained is None:
             raise
-        print(f"eatnas-db: {explained}", file=sys.stderr)
+        _print_error(str(explained))
         sys.exit(1)
     except OSError as error:
-        print(f"eatnas-db: {describe_os_error(error)}", file=sys.stderr)
+        _print_error(describe_os_error(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

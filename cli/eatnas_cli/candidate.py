@@ -17,6 +17,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import CandidateId, FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show_one
 from eatnas_cli.query.page_options import Conditions
+from eatnas_cli.sentences import print_sentence
 from eatnas_db import transitions
 from eatnas_db.database.engine import read_connection, write_record
 from eatnas_db.domain.states import CandidateState
@@ -101,7 +102,7 @@ def _retry_one(settings: Settings, candidate: int) -> None:
         return retry_candidates(connection, (candidate,), time.time())[0]
 
     retry = write_record(settings.database_url, write)
-    typer.echo(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
+    print_sentence(f"candidate {retry.retry_id} of search {retry.search} will train candidate {candidate} again")
 
 
 def _retry_failed(settings: Settings, name: str, page: Page) -> None:
@@ -119,18 +120,18 @@ def _retry_failed(settings: Settings, name: str, page: Page) -> None:
 
     ids, earlier, retries = write_record(settings.database_url, write)
     for target, count in Counter(retry.search for retry in retries).items():
-        typer.echo(f"search {target} will train {count} failed candidates of {of_search} again")
+        print_sentence(f"search {target} will train {count} failed candidates of {of_search} again")
     if earlier:
-        typer.echo(f"{len(earlier)} failed candidates of {of_search} were retried before and are left as they are")
+        print_sentence(f"{len(earlier)} failed candidates of {of_search} were retried before and are left as they are")
     if not ids:
-        typer.echo(f"nothing to retry: no failed candidate of {of_search}")
+        print_sentence(f"nothing to retry: no failed candidate of {of_search}")
 
 
 @app.command()
 def cancel(ctx: typer.Context, candidate: CandidateId) -> None:
     """Cancel a candidate that is pending or in training."""
     _change(ctx.obj, candidate, transitions.cancel)
-    typer.echo(f"candidate {candidate} is cancelled")
+    print_sentence(f"candidate {candidate} is cancelled")
 
 
 def _change(settings: Settings, candidate: int, transition: Callable[[Connection, int, float], object]) -> None:

@@ -19,6 +19,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout
 from eatnas_cli.resource_options import daemon_options
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.daemon_lock import RecordUser, find_record_user
 from eatnas_daemon.daemon_options import READY_PREFIX, DaemonOptions, change_options, load_options
 from eatnas_daemon.lock_holder import LockHolder
@@ -61,7 +62,7 @@ def _start(settings: Settings, options: DaemonOptions, foreground: bool = False)
     user = find_record_user(settings.lock_file)
     if user is not None:
         raise ConflictError(f"{user} already uses this database; `eatnas-db daemon status` shows it")
-    typer.echo(f"daemon started, pid {_detached(settings, options)}")
+    print_sentence(f"daemon started, pid {_detached(settings, options)}")
 
 
 def _detached(settings: Settings, options: DaemonOptions) -> int:
@@ -100,7 +101,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
     settings: Settings = ctx.obj
     user = find_record_user(settings.lock_file)
     if user is None:
-        typer.echo("no daemon is running")
+        print_sentence("no daemon is running")
         return
     daemon = _require_own_daemon(user, settings.lock_file)
     if daemon.is_suspended:
@@ -116,7 +117,7 @@ def stop(ctx: typer.Context, now: Now = False) -> None:
         if now:
             # Its second signal kills the workers. Two signals in a row may be delivered as one, so they are repeated.
             _signal(daemon)
-    typer.echo("daemon stopped")
+    print_sentence("daemon stopped")
 
 
 def _require_own_daemon(user: RecordUser, lock_file: Path) -> LockHolder:

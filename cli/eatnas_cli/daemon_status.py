@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import typer
-
 from eatnas_cli.device_view import describe_memory, describe_state
 from eatnas_cli.printing import Format, Layout, show, show_one
 from eatnas_cli.search.status import describe_hold, describe_lost_hosts, print_summaries
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.daemon_lock import find_record_user
 from eatnas_daemon.lock_holder import LockHolder
 from eatnas_daemon.mlflow.problems import MlflowProblem, read_problem
@@ -82,13 +81,13 @@ def show_status(status: DaemonStatus, format: Format, layout: Layout) -> None:  
     if status.hosts:
         show(status.hosts, ("name", "alive", "devices", "in_training", "seen_at"), format, layout=layout)
         for line in describe_lost_hosts(status.hosts):
-            typer.echo(line)
+            print_sentence(line)
     _show_devices(status.devices, status.work, named, status.supervised, layout)
     if status.supervised:
         _show_work(status.work, named, layout)
     print_summaries(status.searches, status.supervised, format, layout)
     for line in describe_waits(status):
-        typer.echo(line)
+        print_sentence(line)
 
 
 def describe_waits(status: DaemonStatus) -> Iterator[str]:
@@ -123,10 +122,10 @@ def _to_object(status: DaemonStatus) -> dict[str, Any]:
 
 def _show_daemon(daemon: LockHolder | None, since: float | None) -> None:
     if daemon is None or since is None:
-        typer.echo("no daemon is running; `eatnas-db daemon start` starts one")
+        print_sentence("no daemon is running; `eatnas-db daemon start` starts one")
     else:
         state = f"suspended (`kill -CONT {daemon.pid}` resumes it)" if daemon.is_suspended else "running"
-        typer.echo(f"daemon {state}, {daemon}, since {format_time(since)}")
+        print_sentence(f"daemon {state}, {daemon}, since {format_time(since)}")
 
 
 def _show_devices(
@@ -153,4 +152,4 @@ def _show_devices(
 def _show_work(work: Sequence[TrainingActivity], named: tuple[str, ...], layout: Layout) -> None:
     rows = [{**asdict(row), "epochs": f"{row.epochs_done}/{row.epochs}"} for row in work]
     columns = (*named, "slot", "device", "candidate_id", "birth", "search", "attempt", "epochs", "started_at")
-    show(rows, columns, layout=layout) if rows else typer.echo("nothing is in training")
+    show(rows, columns, layout=layout) if rows else print_sentence("nothing is in training")

@@ -16,6 +16,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_daemon.data_sets import (
     PreparedData,
     describe_data_set,
@@ -97,7 +98,7 @@ def prepare_data(
     data = settings.locate_data(section)
     name = data["name"]
     if sys.stderr.isatty():
-        typer.echo(f"downloading and verifying {name}; this may take minutes", err=True)
+        print_sentence(f"downloading and verifying {name}; this may take minutes", error=True)
     prepared = prepare_data_set(data)
     unreadable = _show_prepared(data, prepared, format, layout)
     if unreadable and on_unreadable is OnUnreadable.FAIL:
@@ -106,7 +107,7 @@ def prepare_data(
             "them, or skip them: add --on-unreadable skip here, and data.on_unreadable: skip to the spec"
         )
     if prepared.folder is not None and prepared.resolution is None:
-        typer.echo("note: the digest depends on data.resolution; add --resolution to print it", err=True)
+        print_note("the digest depends on data.resolution; add --resolution to print it")
     _refuse_changed_searches(settings, data)
 
 
@@ -151,7 +152,7 @@ def verify_data(
     if (change := then.describe_change(now)) is not None:
         raise changed_error(name, change)
     if format is Format.TABLE:
-        typer.echo(f"the images of search {name!r} are the same as at its creation")
+        print_sentence(f"the images of search {name!r} are the same as at its creation")
 
 
 def _parse_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_cli.record_files import export_files, import_files, print_row_progress
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_daemon.daemon_lock import find_record_user, hold_record
 from eatnas_db.backup import back_up
 from eatnas_db.backup import restore as put_back
@@ -53,7 +54,7 @@ def upgrade(ctx: typer.Context) -> None:
             )
         with _revision_errors():
             commands.upgrade(engine)
-    typer.echo(
+    print_sentence(
         f"the database has schema version {REVISION}" + ("" if found == REVISION else f"; before: {found or 'none'}")
     )
 
@@ -86,7 +87,7 @@ def downgrade(
             raise ConflictError(f"this would delete {lost}; nothing was changed; add --yes to confirm")
         with _revision_errors():
             commands.downgrade(engine, revision)
-    typer.echo(f"the database has schema version {revision}; deleted: {lost}")
+    print_sentence(f"the database has schema version {revision}; deleted: {lost}")
 
 
 @app.command()
@@ -123,15 +124,15 @@ def check(
     for violation in list_violations(engine, ctx.obj.artifacts, whole_files=files, on_unchecked=unchecked.append):
         violations.append(violation)
         if format is Format.TABLE:
-            typer.echo(violation)
+            print_sentence(str(violation))
     if format is not Format.TABLE:
         show(violations, ("invariant", "what", "count", "examples"), format, layout=layout)
     for note in unchecked:
-        typer.echo(f"note: {note}", err=True)
+        print_note(note)
     if violations:
         raise typer.Exit(1)
     if format is Format.TABLE:
-        typer.echo("the record is intact: no rule is violated" if not unchecked else "no rule is violated")
+        print_sentence("the record is intact: no rule is violated" if not unchecked else "no rule is violated")
 
 
 @app.command()
@@ -142,7 +143,7 @@ def backup(
 ) -> None:
     """Back up the database into one file; the daemon may keep running."""
     copied = back_up(_database_file(ctx.obj), file.absolute(), force=force)
-    typer.echo(f"wrote {file}, {format_size(copied.bytes)}, schema version {copied.revision}")
+    print_sentence(f"wrote {file}, {format_size(copied.bytes)}, schema version {copied.revision}")
 
 
 @app.command()
@@ -155,9 +156,9 @@ def restore(
     with _without_daemon(ctx.obj):
         restored = put_back(file.absolute(), database, now=time.time())
     kept = "" if restored.previous is None else f"; the previous database is kept as {restored.previous}"
-    typer.echo(f"restored {database} from {file}{kept}")
+    print_sentence(f"restored {database} from {file}{kept}")
     if restored.revision != REVISION:
-        typer.echo(f"it has an older schema version ({restored.revision}); run `eatnas-db db upgrade`")
+        print_sentence(f"it has an older schema version ({restored.revision}); run `eatnas-db db upgrade`")
 
 
 @app.command()
@@ -190,7 +191,9 @@ def copy(
         copied = copy_record(engine, server, print_row_progress)
     show(copied, ("table", "rows", "sha256"), format, layout=layout)
     if format is Format.TABLE:
-        typer.echo(f"copied {source} to {new.printable_url} and compared every row; checkpoints stay where they are")
+        print_sentence(
+            f"copied {source} to {new.printable_url} and compared every row; checkpoints stay where they are"
+        )
 
 
 def _database_file(settings: Settings) -> Path:

@@ -17,6 +17,8 @@ from eatnas_cli.query.family import read_lineage
 from eatnas_cli.query.history import print_fingerprint
 from eatnas_cli.query.ranking import print_best
 from eatnas_cli.run import run_search
+from eatnas_cli.sentences import print_sentence
+from eatnas_cli.tables import terminal_width
 from eatnas_daemon.daemon_options import DaemonOptions
 from eatnas_daemon.model_export import export_model
 from eatnas_daemon.search_creation import TransferSource, create_search_from_spec
@@ -93,7 +95,9 @@ def demo(ctx: typer.Context) -> None:
     _run_to_end(settings, large)
     print_best(settings, large, Page(limit=5))
     typer.echo("\nThe ancestors of the best candidate, across both searches")
-    print_lineage_tree(read_lineage(settings, large))
+    family = read_lineage(settings, large)
+    if not print_lineage_tree(family, terminal_width()):
+        print_lineage_tree(family)
     typer.echo("\nThe fingerprint of the large search, equal on all machines with the same kind of CPU")
     print_fingerprint(settings, large)
     _export_best(settings, large)
@@ -112,7 +116,7 @@ def _export_best(settings: Settings, name: str) -> None:
     )
     files = export_model(settings, name, ["safetensors", "pt2"], output, force=True)
     for file in files:
-        typer.echo(describe_file(file))
+        print_sentence(describe_file(file))
     _write_digit(image)
     typer.echo(f"\nAn image classified with it, a 3:\n  eatnas-db predict {files[0].file} {image}")
     print_predictions(Path(files[0].file), [image], top=3)

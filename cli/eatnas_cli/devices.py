@@ -15,6 +15,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, print_json, show
 from eatnas_cli.resource_options import AllowedHolders, DeviceNames, ExcludedDevices, MaxPerDevice
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.devices import pausing
 from eatnas_daemon.devices.inventory import InventoryEntry, take_inventory
 from eatnas_daemon.devices.model import GIB, format_gib
@@ -63,7 +64,7 @@ def devices(
         show(rows, [column for column in rows[0] if column != "processes"], format, layout=layout)
     else:
         if inventory.driver_error:
-            typer.echo(f"no GPU: {inventory.driver_error}")
+            print_sentence(f"no GPU: {inventory.driver_error}")
         if explain:
             _print_explanations(inventory.entries)
         else:
@@ -95,7 +96,7 @@ def _set_paused(settings: Settings, word: str, *, paused: bool) -> None:
         lambda connection: pausing.set_paused(connection, uuid, local, settings.host, paused=paused, now=time.time()),
     )
     state = "paused" if paused else "in use again" if changed else "not paused"
-    typer.echo(f"{uuid} is {state}{' already' if paused and not changed else ''}")
+    print_sentence(f"{uuid} is {state}{' already' if paused and not changed else ''}")
 
 
 def _row(entry: InventoryEntry) -> dict[str, Any]:
@@ -136,4 +137,4 @@ def _print_explanations(entries: Sequence[InventoryEntry]) -> None:
             room = "room for more" if free else "no room for more"
             state = f"in use by {entry.workers} of our workers, {room}"
         slots = "" if entry.cpu_slots is None else f"; slots: {entry.cpu_slots}"
-        typer.echo(f"{entry.device.label}: {state}: {entry.availability.reason}{slots}")
+        print_sentence(f"{entry.device.label}: {state}: {entry.availability.reason}{slots}")

@@ -9,6 +9,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.mlflow import mlflow_tracking_uri
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.model_export import FORMATS, ExportedFile, Publish, export_model, parse_formats
 from eatnas_db.database.engine import open_record
 from eatnas_db.errors import EatnasError
@@ -58,7 +59,7 @@ def export(
         raise typer.BadParameter(str(error), param_hint="--format") from None
     publish = _mlflow_publisher(ctx.obj, register) if to_mlflow or register is not None else None
     for file in export_model(ctx.obj, model, chosen, output, force=force, publish=publish):
-        typer.echo(describe_file(file))
+        print_sentence(describe_file(file))
 
 
 def _mlflow_publisher(settings: Settings, register: str | None) -> Publish:
@@ -72,7 +73,7 @@ def _mlflow_publisher(settings: Settings, register: str | None) -> Publish:
         engine = open_record(settings.database_url)
         logged = log_model(engine, uri, model, module=module, weights=weights, register=register)
         registered = f", registered as {register} version {logged.version}" if logged.version else ""
-        typer.echo(f"logged {logged.uri} to {hide_passwords(uri)}{registered}")
+        print_sentence(f"logged {logged.uri} to {hide_passwords(uri)}{registered}")
 
     return publish
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
-import typer
-
+from eatnas_cli.sentences import fold_sentence
 from eatnas_db.queries.lineage import LineageEntry
+from eatnas_db.text_encoding import escape_controls
+
+SMALLEST_WIDTH: Final = 32
+"""The columns that a candidate needs at least, beside its branches."""
 
 
-def print_lineage_tree(entries: Sequence[LineageEntry]) -> None:
+def print_lineage_tree(entries: Sequence[LineageEntry], width: int | None = None) -> bool:
     """Print a family as a tree from its oldest member, each branch with what changed and what that gained.
 
-    Lines are never folded: a long line of descent is wider than any terminal.
+    Lines are folded to `width`. Return False, and print nothing, if the family has too many generations for that.
     """
-    for line in _lines(entries):
-        typer.echo(line)
+    lines = list(_lines(entries, width))
+    if width is not None and any(line.room < SMALLEST_WIDTH for line in lines):
+        return False
+    for line in lines:
+        sys.stdout.writelines(f"{text}\n" for text in line.texts)
+    return True
 
 
-def _lines(entries: Sequence[LineageEntry]) -> Iterator[str]:
+class _Member(NamedTuple):
+    """The lines of a member, and the columns that its description may take."""
+
+    texts: Sequence[str]
+    room: int
+
+
+def _lines(entries: Sequence[LineageEntry], width: int | None) -> Iterator[_Member]:
     known = {entry.id: entry for entry in entries}
     has_rungs = any(entry.rung for entry in entries)
     has_several_searches = len({entry.search for entry in entries}) > 1
@@ -32,9 +48,13 @@ def _lines(entries: Sequence[LineageEntry]) -> Iterator[str]:
         entry, indent, branch = waiting.pop()
         parent = known.get(entry.parent_id or 0)
         has_moved = has_several_searches and (parent is None or parent.search != entry.search)
-        yield indent + branch + _describe(entry, f"{entry.search}: " if has_moved else "", has_rungs=has_rungs)
+        text = escape_controls(_describe(entry, f"{entry.search}: " if has_moved else "", has_rungs=has_rungs))
         below = indent + {"": "", "├── ": "│   ", "└── ": "    "}[branch]
         members = children.get(entry.id, [])
+        folded = below + ("│   " if members else "    ")
+        room = len(text) if width is None else width - len(folded)
+        first, *others = [text] if width is None else fold_sentence(text, room)
+        yield _Member((indent + branch + first, *(folded + other for other in others)), room)
         waiting += [(member, below, "└── " if member is members[-1] else "├── ") for member in reversed(members)]
 
 

@@ -15,6 +15,7 @@ import psutil
 import typer
 
 from eatnas_cli.lazy_group import new_app
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.distributions import require_module
 from eatnas_db.errors import ConflictError, RecordError
 from eatnas_db.interpreter import python_command
@@ -52,7 +53,7 @@ def sync_runs(
 
         engine, home_uri = open_record(ctx.obj.database_url), ctx.obj.mlflow_uri
         for path in move_store_aside(engine, uri, home_uri=home_uri, confirmed=yes):
-            typer.echo(f"kept as {path}")
+            print_sentence(f"kept as {path}")
     _sync(ctx.obj, uri)
 
 
@@ -94,7 +95,7 @@ def _print_views(settings: Settings, uri: str, base_url: str) -> None:
 
     views = list_views(open_record(settings.database_url), uri, base_url)
     for name, view in list(views.items())[:LINKED_SEARCHES]:
-        typer.echo(f"{name} by {view.columns}: {view.url}")
+        print_sentence(f"{name} by {view.columns}: {view.url}")
 
 
 def _serve(program: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -150,4 +151,4 @@ def _sync(settings: Settings, uri: str) -> None:
     from eatnas_db.database.engine import open_record
 
     written = sync(open_record(settings.database_url), uri)
-    typer.echo(f"wrote {written} runs to {hide_passwords(uri)}")
+    print_sentence(f"wrote {written} runs to {hide_passwords(uri)}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_cli.tables import cell_text, print_table, terminal_width
 from eatnas_cli.values import as_text, to_json
 from eatnas_db.domain.suggestions import did_you_mean
@@ -69,16 +70,14 @@ def show(
         writer.writerow(shown)
         writer.writerows([as_text(record[column]) for column in shown] for record in records)
     elif empty and not records:
-        sys.stdout.write(f"{empty}\n")
+        print_sentence(empty)
     else:
         width = layout.width
         shown = layout.columns or (() if width is None else default) or columns
         left_out = print_table(records, shown, width, keep_all=bool(layout.columns))
         if left_out:
             sys.stdout.flush()
-            print(
-                f"note: the terminal is too narrow for {', '.join(left_out)}; --wide shows all columns", file=sys.stderr
-            )
+            print_note(f"the terminal is too narrow for {', '.join(left_out)}; --wide shows all columns")
 
 
 def _require_columns(names: Sequence[str], known: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
 from eatnas_cli.score_options import ScoreOptions, score_options
+from eatnas_cli.sentences import print_note, print_sentence
+from eatnas_cli.tables import shorten
 from eatnas_daemon.daemon_lock import hold_record
 from eatnas_db.database.engine import open_record
 from eatnas_db.database_copy import TableContents
@@ -21,6 +24,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.record_files import FileFormat, export_record, import_record, read_manifest
 from eatnas_db.settings import Settings
 
+LONGEST_NAME, MOST_NAMES = 40, 10
 COLUMNS = ("table", "rows", "sha256")
 
 
@@ -36,7 +40,7 @@ def export_files(
     engine = open_record(ctx.obj.database_url)
     _show(export_record(engine, folder.absolute(), files, print_row_progress), format, layout)
     if format is Format.TABLE:
-        typer.echo(f"wrote {folder}; the files of checkpoints are not in it")
+        print_sentence(f"wrote {folder}; the files of checkpoints are not in it")
 
 
 @takes_options(scores=score_options, layout=layout_options)
@@ -54,7 +58,7 @@ def import_files(
     Of a folder, every row is compared, and a missing database is created. The first line of a CSV file names its
     columns: code and score, optionally seed and epochs.
     """
-    if scores.space is not None or path.is_file():
+    if scores.space is not None or (path.exists() and not path.is_dir()):
         _import_scores(ctx.obj, path, scores, format, layout)
         return
     read_manifest(path)
@@ -63,7 +67,7 @@ def import_files(
         imported = import_record(open_record(ctx.obj.database_url), path.absolute(), print_row_progress)
     _show(imported, format, layout)
     if format is Format.TABLE:
-        typer.echo(f"imported {path} into {ctx.obj.printable_url} and compared every row")
+        print_sentence(f"imported {path} into {ctx.obj.printable_url} and compared every row")
 
 
 def _import_scores(
@@ -80,24 +84,33 @@ def _import_scores(
         raise ConflictError(f"{file} is a file of scores; add --space, which `eatnas-db space list` lists")
     if file.is_dir():
         raise ConflictError(f"{file} is a folder, and --space is for a file of scores; remove it, or name the file")
+    task_name = file.stem if options.task_name is None else options.task_name
     imported = import_score_file(
         settings,
         file,
-        name=options.name or file.stem,
+        name=file.stem if options.name is None else options.name,
         space=options.space,
-        origin=make_origin(options.task_name or file.stem, options.metric, options.direction),
+        origin=make_origin(task_name, options.metric, options.direction),
         task=options.task,
         on_progress=print_row_progress,
     )
     if imported.ignored:
-        typer.echo(f"note: {file}: these columns are not read: {', '.join(imported.ignored)}", err=True)
+        print_note(f"{file}: these columns are not read: {_list_names(imported.ignored)}")
     if format is not Format.TABLE:
         show_one({"search": imported.search, "candidates": imported.candidates}, format, layout=layout)
         return
-    typer.echo(
-        f"imported {imported.candidates:,} scores as search {imported.search}; start a search from it with "
+    scores = "1 score" if imported.candidates == 1 else f"{imported.candidates:,} scores"
+    print_sentence(
+        f"imported {scores} as search {imported.search}; start a search from it with "
         f"`eatnas-db transfer {imported.search} SPEC.yaml`"
     )
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Return the names of columns as a list that fits a few lines."""
+    shown = [shorten(name, LONGEST_NAME) or "(no name)" for name in dict.fromkeys(names)]
+    more = len(shown) - MOST_NAMES
+    return ", ".join(shown[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _show(tables: list[TableContents], format: Format, layout: Layout) -> None:  # noqa: A002

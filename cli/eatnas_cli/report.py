@@ -10,6 +10,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.atomic_files import atomic_write
 from eatnas_db.database.engine import read_connection
 from eatnas_db.output_files import require_free
@@ -32,7 +33,7 @@ def report(
     with read_connection(ctx.obj.database_url) as connection:
         findings = load_report_data(connection, name, time.time())
     _write_whole(output, render_page(findings), force)
-    typer.echo(f"wrote {output}")
+    print_sentence(f"wrote {output}")
 
 
 def _write_whole(file: Path, text: str, force: bool) -> None:

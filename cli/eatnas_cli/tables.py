@@ -20,6 +20,8 @@ from eatnas_report.formats import format_time
 
 AS_GIVEN: Final = ("width", "multiplier", "learning_rate")
 """Columns whose figures are printed as they were given; so are those of a spec, whose names have dots."""
+LARGE: Final = 1e12
+"""From here on a figure has an exponent."""
 SHORTENED: Final = ("code", "digest", "sha256", "uuid")
 """Columns that stay on one line: a folded code cannot be read."""
 LONG: Final = 500
@@ -203,7 +205,8 @@ def cell_text(column: str, value: Any) -> str:
     if isinstance(value, float) and (column == "at" or column.endswith("_at")):
         return format_time(value)
     if isinstance(value, float):
-        return f"{value:g}" if column in AS_GIVEN or "." in column else f"{value:.4f}"
+        as_given = column in AS_GIVEN or "." in column or abs(value) >= LARGE
+        return f"{value:g}" if as_given else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool) and column in ("params", "mult_adds"):
         return f"{value:,}"
     text = as_text(value)

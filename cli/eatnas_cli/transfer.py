@@ -13,6 +13,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, PlannedSlots, SpecChanges
 from eatnas_cli.printing import Format, show_one
 from eatnas_cli.search.create import print_created, print_warnings
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.search_creation import (
     START_EVENTS,
     PlannedTransfer,
@@ -65,7 +66,7 @@ def _print_initial_population(settings: Settings, search_id: int) -> None:
     with read_connection(settings.database_url) as connection:
         for kind in START_EVENTS:
             for event in list_events(connection, search_id, kind=kind):
-                typer.echo(event.words)
+                print_sentence(event.words)
 
 
 def _print_plan(settings: Settings, planned: PlannedTransfer, file: Path, format: Format) -> None:  # noqa: A002

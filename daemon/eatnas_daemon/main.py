@@ -55,7 +55,7 @@ from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
 from eatnas_db.home_config import read_hooks, read_max_bytes
 from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings, is_mlflow_on, load_settings
-from eatnas_db.text_encoding import let_output_escape
+from eatnas_db.text_encoding import escape_controls, let_output_escape
 
 FINISHED, STOPPED, FAILED, PREEMPTED = 0, 3, 4, 75
 """Exit codes of a search in the foreground."""
@@ -321,9 +321,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printer = ProgressPrinter(open_record(settings.database_url), settings, parsed.only)
         return run_search(settings, parsed.only, options, printer)
     except EatnasError as error:
-        print(f"eatnas-db: {error}", file=sys.stderr)
+        print(f"eatnas-db: {escape_controls(str(error))}", file=sys.stderr)
     except OSError as error:
-        print(f"eatnas-db: {describe_os_error(error)}", file=sys.stderr)
+        print(f"eatnas-db: {escape_controls(describe_os_error(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1

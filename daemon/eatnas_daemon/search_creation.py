@@ -35,7 +35,8 @@ from eatnas_db.domain.objective import LATENCY
 from eatnas_db.domain.objectives import latency_settings, list_objectives
 from eatnas_db.domain.spec import SearchSpec, parse_spec
 from eatnas_db.domain.spec_program import ProgramSpec
-from eatnas_db.errors import EatnasError, InvalidSpecError, describe_os_error
+from eatnas_db.errors import DataError, EatnasError, InvalidSpecError, describe_os_error
+from eatnas_db.input_files import read_input
 from eatnas_db.plugins import PluginIdentity, find_function
 from eatnas_db.queries.events import list_events
 from eatnas_db.searches.create import create_search
@@ -78,6 +79,7 @@ class PlannedTransfer:
     start: tuple[str, ...]
 
 
+MAX_SPEC_MEGABYTES: Final = 1
 START_EVENTS: Final = ("transferred", "survivors_taken", "sources_modelled")
 """The events about the networks that a transferred search starts with."""
 
@@ -89,9 +91,9 @@ class _UndoneError(Exception):
 def read_spec_file(path: Path) -> Any:
     """Return the unchecked content of a YAML spec. Raises `InvalidSpecError`."""
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSpecError(describe_os_error(error)) from None
+        return parse_yaml(read_input(path, most_megabytes=MAX_SPEC_MEGABYTES).decode("utf-8-sig"))
+    except DataError as error:
+        raise InvalidSpecError(str(error)) from None
     except YamlFormatError as error:
         raise InvalidSpecError(f"{path} is not YAML: {error}") from None
     except UnicodeDecodeError:

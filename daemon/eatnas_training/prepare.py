@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from eatnas_db.domain.data_state import DataState
 from eatnas_db.errors import DataError, EatnasError, describe_os_error
+from eatnas_db.text_encoding import escape_controls
 from eatnas_training.answers import take_stdout
 from eatnas_training.data import datasets
 from eatnas_training.data.arrays import SKIP
@@ -189,9 +190,9 @@ def main() -> None:
         else:
             answer = _run_command(command, json.load(sys.stdin), report, options.silence_seconds)
     except EatnasError as error:
-        sys.exit(str(error))
+        sys.exit(escape_controls(str(error)))
     except OSError as error:
-        sys.exit(describe_os_error(error))
+        sys.exit(escape_controls(describe_os_error(error)))
     except (ValueError, KeyError) as error:
         sys.exit(repr(error))
     write_answer(answer)

@@ -51,6 +51,7 @@ from eatnas_db.spaces import find_space, list_plugin_spaces
 POPULATION: Final = 20
 """The population of an imported search: its best candidates."""
 DEVICE: Final = "imported"
+MAX_TASK_LENGTH: Final = 100
 NOT_IMPORTED: Final = (TEST_ACCURACY, "test_loss", *COST_METRICS)
 
 
@@ -99,6 +100,11 @@ def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOri
         raise ConflictError(
             f"scores of {metric} cannot be imported: a search never sees the test part, and costs follow from the "
             f"code; import {VALIDATION_ACCURACY} or another metric of a training"
+        )
+    if not task.strip() or not task.isprintable() or len(task) > MAX_TASK_LENGTH:
+        raise ConflictError(
+            f"--task {task[:MAX_TASK_LENGTH]!r} is no name of a data set: it has 1 to {MAX_TASK_LENGTH} printable "
+            "characters"
         )
     return ScoreOrigin(task, metric, direction or DIRECTIONS.get(metric, Direction.MAXIMIZE))
 

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from eatnas_cli.app import main
 from eatnas_db.schema.record import REVISION, VERSION_TABLE
 
 SPEC = """
@@ -105,6 +106,21 @@ def test_damaged_data_files_are_named(record, eatnas, spec, home, content):
     assert "train-images-idx3-ubyte.gz" in output
     assert "data prepare" in output
     assert eatnas("search", "list", "--format", "json") == "[]\n"
+
+
+def test_names_from_files_reach_the_terminal_as_escapes(record, eatnas_within, tmp_path, capsys):
+    code = "/".join(["mb3_k3_d1_w1.0"] * 7)
+    tmp_path.joinpath("s.csv").write_text(f"code,score,\x1b[31mred,{'n' * 999},\n{code},0.5,x,y,z\n")
+    with pytest.raises(SystemExit):
+        main(["--home", str(tmp_path / "home"), "db", "import", "s.csv", "--space", "eatnas-tiny"])
+    note = capsys.readouterr().err
+    assert note.startswith(r"note: s.csv: these columns are not read: \x1b[31mred, nnn")
+    assert len(note) < 120
+    options = ("--space", "eatnas-tiny", "--task", "t", "--name", "t")
+    missing = one_line(eatnas_within("db", "import", "\x1b[2J\n.csv", *options, expect=1))
+    assert missing == "eatnas-db: \\x1b[2J\\n.csv: No such file or directory\n"
+    message = one_line(eatnas_within("db", "import", "s.csv", "--space", "eatnas-tiny", "--task", "", expect=1))
+    assert "1 to 100 printable characters" in message
 
 
 @pytest.mark.slow

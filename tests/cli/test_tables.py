@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eatnas_cli.app import main
-from eatnas_cli.tables import fold, lay_out, shorten, text_width
+from eatnas_cli.sentences import fold_sentence
+from eatnas_cli.tables import cell_text, fold, lay_out, shorten, text_width
 
 DRAWN = Path(__file__).parents[1] / "data"
 SAME_EVERYWHERE = [
@@ -88,6 +89,26 @@ def test_table_fits_and_breaks_no_word(large, typed, command):
         shown = typed(command, width)
         assert max(map(text_width, shown.splitlines())) <= width, shown
         assert words(shown) <= wide
+
+
+def test_lineage_tree_fits_and_breaks_no_word(large, typed):
+    whole = [word for word in typed("query lineage large", 4000).split() if word[0] not in "│├└"]
+    for width in (60, 80):
+        shown = typed("query lineage large", width)
+        assert max(map(text_width, shown.splitlines())) <= width
+        assert [word for word in shown.split() if word[0] not in "│├└"] == whole
+    # Too narrow for the branches of so many generations.
+    assert "generation" in typed("query lineage large", 38)
+
+
+def test_sentence_is_folded_around_its_command():
+    lines = fold_sentence("a search; `eatnas-db run tiny` trains it", 22)
+    assert lines == ["a search;", "`eatnas-db run tiny`", "trains it"]
+    assert fold_sentence("`eatnas-db run tiny`", 12) == ["`eatnas-db", "run tiny`"]
+
+
+def test_large_figure_has_an_exponent():
+    assert [cell_text("fitness", value) for value in (0.5, -1e308)] == ["0.5000", "-1e+308"]
 
 
 def test_columns_are_chosen_by_name(large, typed, eatnas_within):

@@ -36,6 +36,12 @@ def test_values_are_those_of_yaml_1_2(text, value):
     assert plain_values(parse_yaml(text)) == value
 
 
+def test_references_to_references_are_counted():
+    lines = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 12))]
+    with pytest.raises(YamlFormatError, match="more than 100,000 values"):
+        parse_yaml("\n".join(lines))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

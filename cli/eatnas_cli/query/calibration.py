@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from eatnas_cli.layout_options import layout_options
@@ -12,6 +10,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.page_options import page_options
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.calibration import EXPECTED_SHARE, Calibration, get_calibration, list_predictions
 from eatnas_db.queries.paging import Page
@@ -41,7 +40,7 @@ def calibration(
     show(rows, columns, format, layout=layout, default=default)
     if format is Format.TABLE:
         is_guided = search.spec["evolution"]["births"] == "guided"
-        print(_describe(summary) if is_guided else _explain_absence(name), file=sys.stderr)
+        print_sentence(_describe(summary) if is_guided else _explain_absence(name), error=True)
 
 
 def _describe(summary: Calibration) -> str:

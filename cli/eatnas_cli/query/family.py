@@ -17,7 +17,8 @@ from eatnas_cli.options import CandidateId, FormatOption, PlotFile
 from eatnas_cli.printing import FITTING, Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns, rung_column
 from eatnas_cli.query.page_options import page_options
-from eatnas_cli.tables import LONG
+from eatnas_cli.sentences import print_sentence
+from eatnas_cli.tables import LONG, terminal_width
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import ConflictError
 from eatnas_db.queries.candidates import parse_candidate_id
@@ -90,17 +91,17 @@ def _print_family(
     page: Page,
     layout: Layout,
 ) -> None:
-    """Print a tree of all rows, or a table if rows are selected or too many for a tree."""
+    """Print a tree of all rows, or a table if rows are selected, or too many or too deep for a tree."""
     if picture is not None:
         from eatnas_report.lineage_plot import draw_lineage
 
         with read_connection(settings.database_url) as connection:
             births = list_scored_births(connection, {relative.search for relative in rows})
         draw_lineage(picture, rows, births)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
         return
-    if format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < LONG:
-        print_lineage_tree(rows)
+    is_tree = format is Format.TABLE and page == EVERYTHING and layout == FITTING and len(rows) < LONG
+    if is_tree and print_lineage_tree(rows, terminal_width()):
         return
     optional = inheritance_columns(rows, format)
     if any(row.reason is not None for row in rows):

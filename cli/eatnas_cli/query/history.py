@@ -14,6 +14,7 @@ from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import MAX_ROWS, FormatOption, SearchName
 from eatnas_cli.printing import Format, Layout, show, show_one
 from eatnas_cli.query.page_options import page_options
+from eatnas_cli.sentences import print_note
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.candidates import require_candidate
 from eatnas_db.queries.event_messages import require_event_kind
@@ -123,7 +124,7 @@ def print_fingerprint(settings: Settings, name: str, format: Format = Format.TAB
         search = get_search(connection, name)
         row = get_fingerprint(connection, search.id)
     if search.machine_dependence is not None:
-        typer.echo(f"note: {name} is machine-dependent: {search.machine_dependence}", err=True)
+        print_note(f"{name} is machine-dependent: {search.machine_dependence}")
     if format is Format.TABLE:
         typer.echo(row.sha256)
     else:

@@ -18,6 +18,7 @@ from eatnas_cli.options import FormatOption, PlotFile, SearchName
 from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.objective_front import ObjectiveValues, list_objective_front, sample_objective_values
 from eatnas_db.queries.paging import Page, select_page
@@ -75,7 +76,7 @@ def pareto(
 
         require_data(front, empty)
         draw_front(picture, name, cost.value, cloud, front, objective)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
         return
     columns = ("id", "birth", objective.column, "fitness", "params", "mult_adds", "origin", "code")
     default = ("id", "birth", objective.column, cost.value, "origin", "code")
@@ -100,7 +101,7 @@ def _show_objectives(
 
         require_data(front, empty)
         draw_objective_front(picture, search.name, search.objectives, cloud, front)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
         return
     metrics = [objective.metric for objective in search.objectives]
     records = [{**asdict(row), **dict(zip(metrics, row.values, strict=True))} for row in front]

@@ -15,6 +15,7 @@ from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.columns import inheritance_columns
 from eatnas_cli.query.empty_answers import explain_empty, require_data
 from eatnas_cli.query.page_options import page_options
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.mutations import MutationStatistics, list_mutation_statistics
 from eatnas_db.queries.paging import Page, select_page
@@ -76,7 +77,7 @@ def primitives(
 
         require_data(rows, empty)
         draw_primitives(picture, name, rows)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
     elif format is Format.TABLE and page == Page(where=page.where):
         lines, columns = _over_time(rows)
         show(lines, columns, layout=layout, empty=empty)

@@ -14,6 +14,7 @@ from eatnas_cli.options import FormatOption, PlotFile, SearchName
 from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.empty_answers import explain_empty, explain_progress, require_data
 from eatnas_cli.query.page_options import page_options
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.compute_curves import LevelReached, list_compute_curves, list_levels_reached, list_reservations
 from eatnas_db.queries.paging import Page, select_page
@@ -67,11 +68,14 @@ def quality(
 
         require_data(drawn, empty)
         draw_quality(picture, name, steps, over_compute=over is Over.COMPUTE)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
     elif curve:
         from eatnas_report.terminal import draw_quality_curve
 
-        typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE) if drawn else empty)
+        if drawn:
+            typer.echo(draw_quality_curve(steps, over_compute=over is Over.COMPUTE))
+        else:
+            print_sentence(empty)
     else:
         # Files have the same columns for every search.
         volume = ("hypervolume",) if search.objectives or format is not Format.TABLE else ()
@@ -83,7 +87,7 @@ def quality(
             empty=empty,
         )
     if search.ends_at is not None and search.ended is not None and format is Format.TABLE:
-        typer.echo(f"ended: {search.ended}")
+        print_sentence(f"ended: {search.ended}")
 
 
 @app.command()
@@ -115,17 +119,17 @@ def compare(
             if not any(curve.points for curve in curves if curve.search == search.name)
         ]
     for note in list_reservations(searches):
-        typer.echo(f"note: {note}", err=True)
+        print_note(note)
     empty = "; ".join(causes)
     if picture is not None:
         from eatnas_report.plots import draw_compute_curves
 
         require_data([curve for curve in curves if curve.points], empty)
         draw_compute_curves(picture, curves, by.value)
-        typer.echo(f"wrote {picture}")
+        print_sentence(f"wrote {picture}")
         return
     for cause in causes if any(curve.points for curve in curves) else ():
-        typer.echo(f"note: {cause}", err=True)
+        print_note(cause)
     rows = select_page(list_levels_reached(curves, level or ()), page, row_type=LevelReached)
     empty = empty or f"no level meets {' '.join(page.where) or 'the page'}"
     show(rows, ("level", "search", "device_seconds", "ratio"), format, layout=layout, empty=empty)

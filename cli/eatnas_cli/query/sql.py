@@ -11,6 +11,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption
 from eatnas_cli.printing import Format, Layout, show
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.adhoc_sql import run_query
 
 app = new_app()
@@ -36,4 +37,4 @@ def sql(
     rows = [dict(zip(columns, row, strict=True)) for row in answer.rows]
     show(rows, columns, format, layout=layout, empty="the query returned no rows")
     if answer.truncated:
-        typer.echo(f"showing the first {limit} rows; use --limit to show more", err=True)
+        print_sentence(f"showing the first {limit} rows; use --limit to show more", error=True)

@@ -9,6 +9,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import write_record
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.searches.control import extend_search, set_desired_state
@@ -24,21 +25,21 @@ MAX_HOURS: Final = 1e9
 def pause(ctx: typer.Context, name: SearchName) -> None:
     """Pause a search: checkpoint its trainings and stop; `resume` continues."""
     _set_state(ctx.obj, name, DesiredState.PAUSED)
-    typer.echo(f"search {name} is paused; `eatnas-db search resume {name}` resumes it")
+    print_sentence(f"search {name} is paused; `eatnas-db search resume {name}` resumes it")
 
 
 @app.command()
 def resume(ctx: typer.Context, name: SearchName) -> None:
     """Resume a paused search."""
     _set_state(ctx.obj, name, DesiredState.RUN)
-    typer.echo(f"search {name} is resumed")
+    print_sentence(f"search {name} is resumed")
 
 
 @app.command()
 def cancel(ctx: typer.Context, name: SearchName) -> None:
     """Cancel a search permanently; its history is kept."""
     _set_state(ctx.obj, name, DesiredState.CANCELLED)
-    typer.echo(f"search {name} is cancelled; its history is kept")
+    print_sentence(f"search {name} is cancelled; its history is kept")
 
 
 @app.command()
@@ -60,7 +61,7 @@ def extend(
         ),
     )
     limit = "" if seconds is None else f" in {seconds / 3600:g} device hours"
-    typer.echo(f"search {name} now has a budget of {budget} candidates{limit}")
+    print_sentence(f"search {name} now has a budget of {budget} candidates{limit}")
 
 
 def _set_state(settings: Settings, name: str, state: DesiredState) -> None:

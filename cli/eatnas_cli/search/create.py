@@ -8,6 +8,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import PlannedSlots, SpecChanges, SpecFile
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_daemon.search_creation import create_search_from_spec, parse_overrides, read_spec_file
 from eatnas_db.database.engine import read_connection
 from eatnas_db.queries.searches import get_search
@@ -28,19 +29,19 @@ def create(ctx: typer.Context, spec: SpecFile, changes: SpecChanges = None, slot
 def print_warnings(warnings: Sequence[str]) -> None:
     """Print the warnings about a spec on stderr."""
     for warning in warnings:
-        typer.echo(f"note: {warning}", err=True)
+        print_note(warning)
 
 
 def print_created(settings: Settings, name: str, slots: int | None) -> None:
     """Print how to start a new search, and the lag that was chosen for it, which decides its history."""
-    typer.echo(f"search {name} created; `eatnas-db run {name}` starts it")
+    print_sentence(f"search {name} created; `eatnas-db run {name}` starts it")
     with read_connection(settings.database_url) as connection:
         row = get_search(connection, name)
     if row.spec["evolution"]["lag"] is None:
         slot_text = f"{slots} slots" if slots else "this machine"
-        typer.echo(
+        print_sentence(
             f"at most {row.lag} of its candidates train at the same time: its evolution.lag, chosen for {slot_text} "
             f"and a population of {row.population}; another lag gives another history"
         )
     elif slots is not None:
-        typer.echo(f"note: --slots has no effect, because the spec sets evolution.lag to {row.lag}", err=True)
+        print_note(f"--slots has no effect, because the spec sets evolution.lag to {row.lag}")

@@ -11,6 +11,7 @@ import typer
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_cli.sentences import print_sentence
 from eatnas_db.artifact_paths import find_artifact
 from eatnas_db.checkpoint_files import checkpoint_folder
 from eatnas_db.database.engine import read_connection, write_record
@@ -35,7 +36,9 @@ def delete(
         _confirm(f"search {name} with its {count} candidates, their checkpoints and their logs")
     deleted = write_record(settings.database_url, lambda connection: delete_search(connection, name, time.time()))
     _delete_files(settings, deleted)
-    typer.echo(f"search {name} is deleted, with {len(deleted.candidate_ids)} candidates; its runs in MLflow are kept")
+    print_sentence(
+        f"search {name} is deleted, with {len(deleted.candidate_ids)} candidates; its runs in MLflow are kept"
+    )
 
 
 def _confirm(what: str) -> None:

@@ -12,6 +12,7 @@ from eatnas_cli.advice import advise_on, print_advice, print_wrapped
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import FormatOption, SpecChanges, SpecFile
 from eatnas_cli.printing import Format, show_one
+from eatnas_cli.sentences import print_note
 from eatnas_daemon.data_sets import DataDescription
 from eatnas_daemon.devices.capacity import count_slots, find_free_device
 from eatnas_daemon.devices.model import CPU, DeviceSnapshot
@@ -205,9 +206,7 @@ def _choose_device(slots: int | None) -> tuple[DeviceSnapshot, int]:
     device = find_free_device(devices, os.environ)
     available = device.cores if device.kind == CPU else count_slots(devices, os.environ)
     if device.kind == CPU and not parse_options(devices, environment=os.environ).use_cpu:
-        typer.echo(
-            "note: measuring the CPU, because no GPU is available now (see `eatnas-db devices --explain`)", err=True
-        )
+        print_note("measuring the CPU, because no GPU is available now (see `eatnas-db devices --explain`)")
     if slots is None:
         return device, available
     return device, slots if device.kind == CPU else min(slots, available)

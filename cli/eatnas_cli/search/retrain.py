@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from eatnas_cli.lazy_group import new_app
 from eatnas_cli.options import SearchName
+from eatnas_cli.sentences import print_note, print_sentence
 from eatnas_cli.values import count_of
 from eatnas_daemon.data_sets import describe_final_data
 from eatnas_daemon.devices.capacity import count_usable_gpus
@@ -58,7 +59,7 @@ def reevaluate(
         ctx.obj.database_url,
         lambda connection: create_reevaluation(connection, name, top=top, seeds=seeds, epochs=epochs, now=time.time()),
     )
-    typer.echo(
+    print_sentence(
         f"search {created} created; `eatnas-db run {created}` trains it, "
         f"`eatnas-db query best {name}` shows the results"
     )
@@ -130,10 +131,10 @@ def final(
         snapshots = probe_once(Nvml())
         gpus = count_usable_gpus(snapshots, parse_options(snapshots, environment=os.environ))
         if (note := describe_shortage(devices, gpus=gpus, cores=snapshots[-1].cores)) is not None:
-            typer.echo(f"note: {note}", err=True)
+            print_note(note)
     sources = list(dict.fromkeys(map(str, list_sources(row.spec["training"]))))
     start = f", starting from the weights of {', '.join(sources)}" if sources else ""
-    typer.echo(
+    print_sentence(
         f"search {tests} created: {count_of(row.born, 'training')} of "
         f"{count_of(row.spec['training']['epochs'], 'epoch')} on "
         f"{description.train_images} images{start}, each evaluated once on {description.test_images} test images; "

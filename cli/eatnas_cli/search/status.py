@@ -13,6 +13,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_cli.option_groups import takes_options
 from eatnas_cli.options import FormatOption, SearchName
 from eatnas_cli.printing import FITTING, Format, Layout, show, show_one
+from eatnas_cli.sentences import print_sentence
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.dialects import is_postgresql
 from eatnas_db.database.engine import read_connection
@@ -54,7 +55,7 @@ def print_summaries(
     if format is not Format.TABLE:
         show(lines, ("name", "status", "settled", "budget", "best", "created_at"), format, layout=layout)
     elif not rows:
-        typer.echo("no searches yet; `eatnas-db search create SPEC.yaml` creates one")
+        print_sentence("no searches yet; `eatnas-db search create SPEC.yaml` creates one")
     else:
         for line in lines:
             line["settled"] = f"{line['settled']}/{line['budget']}"

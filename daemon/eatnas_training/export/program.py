@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from eatnas_db.errors import EatnasError
+from eatnas_db.text_encoding import escape_controls
 from eatnas_training.answers import take_stdout
 
 SMALL_WORK: Final = 2e10
@@ -27,11 +28,11 @@ def run_program(main: Callable[[], Any]) -> None:
     try:
         result = main()
     except EatnasError as error:
-        print(error, file=sys.stderr)
+        print(escape_controls(str(error)), file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         place = f" {error.filename}" if error.filename else ""
-        print(f"cannot write or read{place}: {error.strerror or error}", file=sys.stderr)
+        print(escape_controls(f"cannot write or read{place}: {error.strerror or error}"), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,43 @@
+"""Sentences on the terminal: folded between words to its width. Output that is not a terminal gets one line each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from typing import Final
+
+from eatnas_cli.tables import text_width
+from eatnas_db.text_encoding import escape_controls
+
+_COMMAND: Final = re.compile("`[^`]*`")
+_KEPT_SPACE: Final = "\0"
+
+
+def print_sentence(text: str, *, error: bool = False) -> None:
+    """Print a sentence on stdout, or on stderr if `error`; characters that a terminal acts on become escapes."""
+    stream = sys.stderr if error else sys.stdout
+    width = shutil.get_terminal_size().columns if stream.isatty() else None
+    line = escape_controls(text)
+    stream.writelines(f"{part}\n" for part in ([line] if width is None else fold_sentence(line, width)))
+    stream.flush()
+
+
+def print_note(text: str) -> None:
+    """Print a note on stderr."""
+    print_sentence(f"note: {text}", error=True)
+
+
+def fold_sentence(text: str, width: int) -> list[str]:
+    """Return the lines of a text, folded at its spaces; a longer word, and a command in backticks, stays whole."""
+    kept = _COMMAND.sub(
+        lambda match: match[0].replace(" ", _KEPT_SPACE) if text_width(match[0]) <= width else match[0], text
+    )
+    first, *words = kept.split(" ")
+    lines = [first]
+    for word in words:
+        if text_width(lines[-1]) + 1 + text_width(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [line.replace(_KEPT_SPACE, " ").rstrip() for line in lines]

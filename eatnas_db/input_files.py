@@ -1,0 +1,38 @@
+"""Read the whole of a file that a user names, which may be anything: a device, a pipe, or still being written."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from eatnas_db.errors import DataError, describe_os_error
+
+_MEGABYTE: Final = 1_000_000
+
+
+def read_input(file: Path, *, most_megabytes: int) -> bytes:
+    """Return the content of a file or a pipe, as it was at one moment. Raises `DataError`, which names the file."""
+    try:
+        # A pipe that no program writes to would otherwise wait for one; it is empty.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as opened:
+            before = os.fstat(descriptor)
+            _require_readable(file, before)
+            os.set_blocking(descriptor, True)
+            content = opened.read(most_megabytes * _MEGABYTE + 1)
+            after = os.fstat(descriptor)
+    except OSError as error:
+        error.filename = str(file)  # an error of reading names none
+        raise DataError(describe_os_error(error)) from None
+    if len(content) > most_megabytes * _MEGABYTE:
+        raise DataError(f"{file} has more than {most_megabytes} MB; is it the right file?")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise DataError(f"{file} was changed while it was read; wait until it is complete, and try again")
+    return content
+
+
+def _require_readable(file: Path, found: os.stat_result) -> None:
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+        raise DataError(f"{file} is a device or a socket; name a file")
