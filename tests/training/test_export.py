@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import eatnas_db
@@ -244,6 +247,36 @@ def random_network(macro: str, task: Task, seed: int) -> tuple[Network, str]:
     network = build(sampled.architecture, PRESETS[macro], task)
     initialize(network, seed)
     return network.eval(), str(sampled.architecture)
+
+
+DAMAGES = [
+    ("preprocessing", "mode", "CMYK", "preprocessing.mode is 'CMYK', expected L or RGB"),
+    ("preprocessing", "deviation", [0.0], "preprocessing.deviation is .*, expected finite numbers, all over 0"),
+    ("preprocessing", "mean", [0.5] * 3, "3 numbers in preprocessing.mean, and the network has 1"),
+    ("preprocessing", "crop", "\x1b[31m", r"preprocessing.crop is '\\x1b\[31m'"),
+    ("preprocessing", "resolution", 16, "16 pixels in preprocessing.resolution, and the network has 8"),
+    ("preprocessing", "rounding", None, "preprocessing.rounding is None"),
+    ("classes", None, ["0"], "1 names of classes, and the network has 10"),
+    ("mult_adds", None, "many", "mult_adds is 'many'"),
+    ("task", "channels", True, "task.channels is True"),
+    ("macro", "strides", None, "cannot be read as a model"),
+    ("macro", "stem_stride", -1, "cannot be read as a model"),
+]
+
+
+@pytest.mark.parametrize(("field", "key", "value", "message"), DAMAGES)
+def test_damaged_description_names_its_field(
+    request_of_digits: ExportRequest, tmp_path: Path, field: str, key: str | None, value: object, message: str
+) -> None:
+    paths, _, _ = written(request_of_digits, tmp_path, "safetensors")
+    with safe_open(paths["safetensors"], "pt") as file:
+        stored = file.metadata()
+    stored[field] = json.dumps(value if key is None else {**json.loads(stored[field]), key: value})
+    save_file(load_file(paths["safetensors"]), paths["safetensors"], stored)
+    with pytest.raises(DataError, match=message) as raised:
+        predict(PredictionRequest(str(paths["safetensors"]), [str(digit(tmp_path, (9, 9)))], 3))
+    assert str(paths["safetensors"]) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_other_logits_are_refused_with_the_largest_difference(request_of_digits: ExportRequest, tmp_path: Path) -> None:

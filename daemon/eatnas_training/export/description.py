@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -11,9 +12,12 @@ from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.space_definition import SpaceDefinition
 from eatnas_db.errors import DataError
 from eatnas_db.spaces import read_space
+from eatnas_training.error_messages import first_line
 
 FORMAT_KEY: Final = "eatnas_format"
 FORMAT: Final = "1"
+MAX_COUNT: Final = 100_000_000
+"""The largest resolution, number of channels, and number of classes."""
 _AS_TEXT: Final = ("search", "architecture")
 """Fields that are stored as they are; the others are stored as JSON."""
 
@@ -100,18 +104,96 @@ class ModelDescription:
                 "export the model again, or install a newer eatnas-db"
             )
         try:
-            values = {name: text if name in _AS_TEXT else json.loads(text) for name, text in metadata.items()}
-            return cls.from_json({name: values[name] for name in cls.__slots__})
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"the description in {file} is damaged ({error!r}); export the model again") from error
+            return cls.from_json({name: _read_field(name, metadata[name]) for name in cls.__slots__})
+        except KeyError as error:
+            raise _damaged(file, f"it has no {error.args[0]}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _damaged(file, first_line(error)) from error
+
+    def require_consistent(self, file: object) -> None:
+        """Raise `DataError`, which names the file, unless classes and preprocessing are those of the task."""
+        task, preprocessing = self.network_task, self.preprocessing
+        for name, found, expected in (
+            ("names of classes", len(self.classes), task.classes),
+            ("channels of preprocessing.mode", _MODES[preprocessing.mode], task.channels),
+            ("numbers in preprocessing.mean", len(preprocessing.mean), task.channels),
+            ("numbers in preprocessing.deviation", len(preprocessing.deviation), task.channels),
+            ("pixels in preprocessing.resolution", preprocessing.resolution, task.resolution),
+        ):
+            if found != expected:
+                raise _damaged(file, f"{found} {name}, and the network has {expected}")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ModelDescription:
-        """Return the description from plain JSON values."""
-        fields = dict(stored)
-        preprocessing = dict(fields["preprocessing"])
-        for name in ("mean", "deviation"):
-            preprocessing[name] = tuple(preprocessing[name])
-        fields["preprocessing"] = Preprocessing(**preprocessing)
-        fields["classes"], fields["lineage"] = tuple(fields["classes"]), tuple(fields["lineage"])
-        return cls(**fields)
+        """Return the description from plain JSON values. Raises `ValueError` if a value cannot be used."""
+        for name, kind in _KINDS.items():
+            _require(isinstance(stored[name], kind) and not isinstance(stored[name], bool), name, stored[name])
+        for name in ("resolution", "channels", "classes"):
+            _require(_is_count(stored["task"].get(name)), f"task.{name}", stored["task"].get(name))
+        classes = stored["classes"]
+        _require(all(isinstance(name, str) for name in classes), "classes", classes, "texts")
+        fields = {
+            **stored,
+            "preprocessing": _read_preprocessing(stored["preprocessing"]),
+            "classes": tuple(classes),
+        }
+        return cls(**{**fields, "lineage": tuple(stored["lineage"])})
+
+
+_KINDS: Final[dict[str, type]] = {
+    "architecture": str,
+    "classes": list,
+    "digests": dict,
+    "lineage": list,
+    "macro": dict,
+    "metrics": dict,
+    "mult_adds": int,
+    "preprocessing": dict,
+    "recipe": dict,
+    "search": str,
+    "task": dict,
+}
+_MODES: Final = {"L": 1, "RGB": 3}
+"""The number of channels of each of Pillow's modes."""
+_SHOWN: Final = 60
+
+
+def _read_field(name: str, text: str) -> Any:
+    try:
+        return text if name in _AS_TEXT else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name} is not JSON: {text[:_SHOWN]!r}") from error
+
+
+def _read_preprocessing(stored: Mapping[str, Any]) -> Preprocessing:
+    choices = {"mode": list(_MODES), "interpolation": ["bilinear"], "rounding": ["once", "pillow"]}
+    for name, allowed in choices.items():
+        _require(stored[name] in allowed, f"preprocessing.{name}", stored[name], " or ".join(allowed))
+    _require(_is_count(stored["resolution"]), "preprocessing.resolution", stored["resolution"])
+    crop = stored["crop"]
+    _require(_is_finite(crop) and 0 < crop <= 1, "preprocessing.crop", crop, "a number over 0, at most 1")
+    for name in ("mean", "deviation"):
+        values = stored[name]
+        finite = isinstance(values, list) and all(map(_is_finite, values))
+        usable = finite and (name == "mean" or all(value > 0 for value in values))
+        _require(usable, f"preprocessing.{name}", values, "finite numbers" + ", all over 0" * (name != "mean"))
+    fields = {name: stored[name] for name in Preprocessing.__slots__}
+    return Preprocessing(**{**fields, "mean": tuple(stored["mean"]), "deviation": tuple(stored["deviation"])})
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_COUNT
+
+
+def _require(is_usable: bool, name: str, value: object, expected: str = "") -> None:
+    if not is_usable:
+        wanted = f", expected {expected}" if expected else ""
+        raise ValueError(f"{name} is {repr(value)[:_SHOWN]}{wanted}")
+
+
+def _damaged(file: object, reason: str) -> DataError:
+    return DataError(f"the description in {file} is damaged: {reason}; export the model again")

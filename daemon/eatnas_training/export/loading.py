@@ -44,10 +44,7 @@ def load_model_file(path: Path, *, features_only: bool) -> nn.Module:
     """Return the network of a `.safetensors`, `.py` or `.pt2` file. Raises `DataError`."""
     require_file(path)
     if path.suffix == ".pt2" and not features_only:
-        try:
-            program, description = read_pt2(path)
-        except (RuntimeError, ValueError, KeyError, OSError) as error:
-            raise DataError(f"{path} cannot be read as a model: export it again") from error
+        program, description = read_pt2(path)
         return _finish(ExportedProgramNetwork(program), description)
     if path.suffix == ".py":
         path = path.with_suffix(".safetensors")

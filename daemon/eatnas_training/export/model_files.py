@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eatnas_db.errors import DataError, NotFoundError
-from eatnas_training.error_messages import first_line
+from eatnas_training.error_messages import first_line, unreadable
 from eatnas_training.export.checkpoint_network import network_of
 from eatnas_training.export.description import ModelDescription
 from eatnas_training.export.formats import INPUT, PT2_DESCRIPTION, SUFFIXES, missing_onnx
@@ -45,11 +46,27 @@ def open_model_file(path: Path) -> ModelFile:
     require_file(path)
     if path.suffix not in readers:
         raise DataError(f"{path} has an unknown suffix; an exported model ends in {', '.join(SUFFIXES.values())}")
+    with errors_of(path):
+        opened = readers[path.suffix](path)
+    opened.description.require_consistent(path)
+
+    def forward(images: Tensor) -> Tensor:
+        with errors_of(path):
+            return opened.forward(images)
+
+    return ModelFile(opened.description, forward)
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Raise `DataError`, which names the file, for any exception: a damaged file can raise any in its reader."""
     try:
-        return readers[path.suffix](path)
+        yield
     except (DataError, NotFoundError, MemoryError):
         raise
-    except Exception as error:  # a damaged file can raise any exception in its reader
+    except OSError as error:
+        raise unreadable(error, path) from error
+    except Exception as error:
         raise DataError(f"{path} cannot be read as a model ({first_line(error)}); export it again") from error
 
 
@@ -63,27 +80,29 @@ def read_safetensors(path: Path) -> tuple[nn.Module, ModelDescription]:
     """Return the network and the description of a safetensors file. Raises `DataError`."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            description = ModelDescription.from_metadata(path, file.metadata())
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with errors_of(path):
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = ModelDescription.from_metadata(path, file.metadata())
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise DataError(f"{path} is not a whole safetensors file ({first_line(error)}); export it again") from error
         network = network_of(
             state,
             architecture=description.architecture,
             macro=description.network_macro,
             task=description.network_task,
         )
-    except (SafetensorError, ValueError) as error:
-        raise DataError(f"{path} is not a whole safetensors file ({first_line(error)}); export it again") from error
     return network, description
 
 
 def read_pt2(path: Path) -> tuple[torch.nn.Module, ModelDescription]:
-    """Return the module and the description of a `.pt2` file."""
+    """Return the module and the description of a `.pt2` file. Raises `DataError`."""
     extra_files: dict[str, Any] = {PT2_DESCRIPTION: ""}
-    program = torch.export.load(path, extra_files=extra_files)
-    text = extra_files[PT2_DESCRIPTION]
-    return program.module(), ModelDescription.from_metadata(path, json.loads(text) if text else None)
+    with errors_of(path):
+        program = torch.export.load(path, extra_files=extra_files)
+        text = extra_files[PT2_DESCRIPTION]
+        return program.module(), ModelDescription.from_metadata(path, json.loads(text) if text else None)
 
 
 def _open_safetensors(path: Path) -> ModelFile:
