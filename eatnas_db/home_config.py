@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -25,9 +26,26 @@ from pydantic import (
 from eatnas_db.domain.plain_scalars import plain_texts, plain_values
 from eatnas_db.errors import EatnasError
 from eatnas_db.urls import expand_home
+from eatnas_db.worker_settings import (
+    ADDRESS,
+    CPUS,
+    GPUS,
+    LAUNCHERS,
+    RAY_CLIENT,
+    WorkerSettings,
+    is_head_address,
+    is_number_of_cpus,
+    is_share_of_gpu,
+)
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
 MAX_BYTES: Final = "EATNAS_MAX_BYTES"
+WORKER_VARIABLES: Final = {
+    "launcher": "EATNAS_LAUNCHER",
+    "address": "EATNAS_RAY_ADDRESS",
+    "cpus_per_worker": "EATNAS_CPUS_PER_WORKER",
+    "gpus_per_worker": "EATNAS_GPUS_PER_WORKER",
+}
 HookEvent = Literal["finished", "failed", "paused", "waiting"]
 HOOK_EVENTS: Final[tuple[HookEvent, ...]] = get_args(HookEvent)
 
@@ -60,6 +78,37 @@ Command = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_split_command), Field(min_length=1)
 ]
 
+LauncherName = Annotated[Literal["local", "ray"], BeforeValidator(plain_texts)]
+
+
+def _require_head_address(address: str) -> str:
+    if address.startswith("ray://"):
+        raise ValueError(RAY_CLIENT)
+    if not is_head_address(address):
+        raise ValueError
+    return address
+
+
+def _refuse_boolean(value: object) -> object:
+    value = plain_values(value)
+    if isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _require(check: Callable[[float], bool]) -> Callable[[float], float]:
+    def require(value: float) -> float:
+        if not check(value):
+            raise ValueError
+        return value
+
+    return require
+
+
+HeadAddress = Annotated[str, BeforeValidator(plain_texts), AfterValidator(_require_head_address)]
+Cpus = Annotated[float, BeforeValidator(_refuse_boolean), AfterValidator(_require(is_number_of_cpus))]
+Gpus = Annotated[float, BeforeValidator(_refuse_boolean), AfterValidator(_require(is_share_of_gpu))]
+
 
 class _ConfigSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,11 +129,23 @@ class HooksConfig(_ConfigSection):
     )
 
 
+class WorkersConfig(_ConfigSection):
+    """Where workers run, and what each of them occupies in a Ray cluster."""
+
+    launcher: LauncherName | None = Field(None, description=" or ".join(LAUNCHERS))
+    address: HeadAddress | None = Field(None, description=ADDRESS)
+    cpus_per_worker: Cpus | None = Field(None, description=CPUS)
+    gpus_per_worker: Gpus | None = Field(None, description=GPUS)
+
+
 class HomeConfig(_ConfigSection):
     """The content of `config.yaml`."""
 
     storage: StorageConfig | None = Field(None, description="a mapping with the key max_bytes")
     hooks: HooksConfig | None = Field(None, description="a mapping with the keys on_event and events")
+    workers: WorkersConfig | None = Field(
+        None, description="a mapping with the keys launcher, address, cpus_per_worker and gpus_per_worker"
+    )
 
     @field_validator("hooks", mode="before")
     @classmethod
@@ -114,6 +175,24 @@ def read_hooks(home: Path) -> HooksConfig | None:
     return _read_section(home, "hooks").hooks
 
 
+def read_worker_settings(home: Path, environment: Mapping[str, str]) -> WorkerSettings:
+    """Return where workers run: for each key the variable of `WORKER_VARIABLES`, else the one of `workers`, else None.
+
+    Raises `EatnasError` that names the invalid value and its place.
+    """
+    config = _read_section(home, "workers").workers or WorkersConfig()
+    values = config.model_dump()
+    for key, variable in WORKER_VARIABLES.items():
+        if given := environment.get(variable):
+            try:
+                values[key] = getattr(WorkersConfig.model_validate({key: given}), key)
+            except ValidationError as error:
+                expected = WorkersConfig.model_fields[key].description
+                cause = _cause(error.errors()[0])
+                raise EatnasError(f"{variable} is {given!r}{cause}; expected {expected}") from None
+    return WorkerSettings(**values)
+
+
 def _read_section(home: Path, name: str) -> HomeConfig:
     """Validate one section and the names of all; the reader of another section reports the mistakes in that."""
     file = home / "config.yaml"
@@ -135,6 +214,7 @@ _MODELS: Final[dict[tuple[str, ...], type[_ConfigSection]]] = {
     (): HomeConfig,
     ("storage",): StorageConfig,
     ("hooks",): HooksConfig,
+    ("workers",): WorkersConfig,
 }
 
 
@@ -157,5 +237,10 @@ def _describe(error: ValidationError, tree: Any, file: Path) -> str:
     value = tree
     for name in names:
         value = value[name]
-    cause = mistake["msg"].removeprefix("Value error, ") if mistake["type"] == "value_error" else ""
-    return f"{file}: {path} is {value!r}{f' ({cause})' if cause else ''}; expected {expected}"
+    return f"{file}: {path} is {value!r}{_cause(mistake)}; expected {expected}"
+
+
+def _cause(mistake: Mapping[str, Any]) -> str:
+    """Return the message of a check of this module in parentheses, with a space before it."""
+    cause = mistake["msg"].removeprefix("Value error, ").strip() if mistake["type"] == "value_error" else ""
+    return f" ({cause})" if cause else ""

@@ -30,17 +30,19 @@ from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.placement import torch_device_name, worker_environment
 from eatnas_daemon.mlflow.problems import read_problem
+from eatnas_daemon.ray_cluster.versions import find_address, require_ray
 from eatnas_daemon.training_programs import run_training_program
 from eatnas_db.database.engine import open_record, read_connection
 from eatnas_db.distributions import WHOLE, installed_versions
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import DataError, EatnasError, RecordError
-from eatnas_db.home_config import read_hooks, read_max_bytes
+from eatnas_db.home_config import read_hooks, read_max_bytes, read_worker_settings
 from eatnas_db.queries.disk_usage import measure_disk_usage, select_for_removal
 from eatnas_db.queries.holds import RecordedHold, list_holds
 from eatnas_db.queries.searches import list_searches
 from eatnas_db.settings import Settings, is_mlflow_on
 from eatnas_db.urls import hide_passwords, parse_url, require_parsable_url
+from eatnas_db.worker_settings import LOCAL, RAY
 from eatnas_report.formats import format_size, format_time
 
 app = new_app()
@@ -96,6 +98,7 @@ def _examine(settings: Settings, environment: Mapping[str, str]) -> Iterator[Fin
         found = f"since {format_time(problem.since_at)}: {found}"
         yield Finding("MLflow runs", True, found, advice)
     yield _hooks(settings)
+    yield _launcher(settings, environment)
     yield from _data(settings, searches=record.ok)
 
 
@@ -280,6 +283,18 @@ def _mlflow(settings: Settings, environment: Mapping[str, str]) -> Finding:
         advice = "start the server or correct MLFLOW_TRACKING_URI; searches run without it and are written to it later"
         return Finding("MLflow", True, f"{shown} does not answer: {error.strerror or error}", advice)
     return Finding("MLflow", True, f"{shown} answers")
+
+
+def _launcher(settings: Settings, environment: Mapping[str, str]) -> Finding:
+    """Return where workers run unless the options of the daemon say otherwise."""
+    try:
+        workers = read_worker_settings(settings.home, environment)
+        if workers.launcher != RAY:
+            return Finding("launcher", True, LOCAL)
+        require_ray()
+        return Finding("launcher", True, f"{RAY}, {workers.address or find_address(environment)}")
+    except EatnasError as error:
+        return _report_error("launcher", error)
 
 
 def _hooks(settings: Settings) -> Finding:

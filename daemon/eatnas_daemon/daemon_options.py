@@ -9,12 +9,24 @@ from typing import Any, Final
 
 from eatnas_db.errors import ConflictError
 from eatnas_db.settings import Settings
+from eatnas_db.worker_settings import (
+    ADDRESS,
+    CPUS,
+    GPUS,
+    LAUNCHER_SETTING,
+    LAUNCHERS,
+    LOCAL,
+    RAY,
+    RAY_CLIENT,
+    WorkerSettings,
+    is_head_address,
+    is_number_of_cpus,
+    is_share_of_gpu,
+)
 
 READY_PREFIX: Final = "daemon is running"
 """The beginning of the line that a daemon prints when it accepts signals and starts workers."""
 POLICIES: Final = ("yield", "stay")
-RAY: Final = "ray"
-LAUNCHERS: Final = ("local", RAY)
 _LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "allow", "policy")
 _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 
@@ -88,22 +100,34 @@ def _require_options_of_launcher(options: DaemonOptions) -> None:
 
 def _require_head_address(address: str) -> None:
     if address.startswith("ray://"):
-        raise ConflictError(
-            f"--address {address}: Ray Client is not supported; join the cluster with `ray start`, "
-            "and give HOST:PORT of its head, for example 10.0.0.1:6379, or auto"
-        )
-    host, _, port = address.rpartition(":")
-    if address != "auto" and not (host and port.isdecimal() and 0 < int(port) < 65536):
-        expected = "HOST:PORT of the Ray head, for example 10.0.0.1:6379, or auto"
-        raise ConflictError(f"--address {address}: expected {expected}")
+        raise ConflictError(f"--address {address}: {RAY_CLIENT}; expected {ADDRESS}")
+    if not is_head_address(address):
+        raise ConflictError(f"--address {address}: expected {ADDRESS}")
 
 
 def _require_resources(cpus: float | None, gpus: float | None) -> None:
-    """Check what each worker occupies: Ray accepts fractions below 1 and whole numbers."""
-    if cpus is not None and not (0 < cpus < 1 or (cpus >= 1 and cpus % 1 == 0)):
-        raise ConflictError(f"--cpus-per-worker {cpus:g}: expected a fraction between 0 and 1, or a whole number")
-    if gpus is not None and not 0 <= gpus <= 1:
-        raise ConflictError(f"--gpus-per-worker {gpus:g}: expected a number from 0 to 1; a worker uses one GPU at most")
+    """Check what each worker occupies."""
+    if cpus is not None and not is_number_of_cpus(cpus):
+        raise ConflictError(f"--cpus-per-worker {cpus:g}: expected {CPUS}")
+    if gpus is not None and not is_share_of_gpu(gpus):
+        raise ConflictError(f"--gpus-per-worker {gpus:g}: expected {GPUS}")
+
+
+def complete_options(options: DaemonOptions, settings: WorkerSettings) -> DaemonOptions:
+    """Return the options with the settings of the environment and the home in place of those that are not given.
+
+    Settings of another launcher have no effect. Raises `ConflictError` for options that contradict the launcher.
+    """
+    launcher = options.launcher or settings.launcher or LOCAL
+    defaults = {name: getattr(settings, name) for name in _RAY_OPTIONS} if launcher == RAY else {}
+    missing = {name: value for name, value in defaults.items() if getattr(options, name) is None}
+    try:
+        return replace(options, launcher=launcher, **missing)
+    except ConflictError as error:
+        if options.launcher is not None:
+            raise
+        source = f"{LAUNCHER_SETTING} sets this launcher, and --launcher {LOCAL} overrides it"
+        raise ConflictError(f"{error}; {source}") from None
 
 
 def describe_options(options: DaemonOptions) -> str:

@@ -19,10 +19,10 @@ from sqlalchemy import Engine
 
 from eatnas_daemon.daemon_lock import LinkedRecordError, RecordUser, find_record_user, hold_record
 from eatnas_daemon.daemon_options import (
-    LAUNCHERS,
     POLICIES,
     READY_PREFIX,
     DaemonOptions,
+    complete_options,
     describe_options,
     save_options,
 )
@@ -42,7 +42,7 @@ from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
 from eatnas_daemon.ray_cluster.cluster_scheduler import ClusterScheduler
 from eatnas_daemon.ray_cluster.ray_launcher import RayLauncher
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds
-from eatnas_daemon.ray_cluster.versions import require_ray
+from eatnas_daemon.ray_cluster.versions import find_address, require_ray
 from eatnas_daemon.search_progress import ProgressPrinter, describe_failures
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher, WorkerLauncher
@@ -52,10 +52,11 @@ from eatnas_db.distributions import TRAINING, require_module
 from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.states import DesiredState
 from eatnas_db.errors import ConflictError, EatnasError, describe_os_error
-from eatnas_db.home_config import read_hooks, read_max_bytes
+from eatnas_db.home_config import read_hooks, read_max_bytes, read_worker_settings
 from eatnas_db.queries.searches import SearchRecord, get_search, list_open_retrainings
 from eatnas_db.settings import Settings, is_mlflow_on, load_settings
 from eatnas_db.text_encoding import escape_controls, let_output_escape
+from eatnas_db.worker_settings import LAUNCHERS
 
 FINISHED, STOPPED, FAILED, PREEMPTED = 0, 3, 4, 75
 """Exit codes of a search in the foreground."""
@@ -134,6 +135,7 @@ def supervise(
     The caller holds the lock. Raises `EatnasError`; errors are logged too.
     """
     require_module(TRAINING)
+    options = complete_options(options, read_worker_settings(settings.home, os.environ))
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     event_log, followers = EventLog(engine, log), _followers(settings)
@@ -195,7 +197,7 @@ def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
     """Decide which workers a Ray cluster is asked for. Raises `EatnasError` if this machine cannot be part of one."""
     require_ray()
     needs = WorkerNeeds(options.cpus_per_worker or 1.0, options.gpus_per_worker or 0.0)
-    address, marker = options.address or "auto", settings.home / f"{settings.lock_file.stem}.ray"
+    address, marker = options.address or find_address(os.environ), settings.home / f"{settings.lock_file.stem}.ray"
     bridge = BridgeProcess(address, needs, settings.home, marker, settings.logs / "ray.log")
     return _DevicePlan(
         RayLauncher(settings.logs, bridge),

@@ -13,18 +13,20 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eatnas_daemon.daemon_options import DaemonOptions, change_options
+from eatnas_daemon.daemon_options import DaemonOptions, change_options, complete_options
 from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
 from eatnas_daemon.ray_cluster.cluster_scheduler import ClusterScheduler
 from eatnas_daemon.ray_cluster.remote_process import RemoteWorkerProcess
 from eatnas_daemon.ray_cluster.remote_worker import RemoteWorker
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds, new_socket_pair, send_packet
-from eatnas_daemon.ray_cluster.versions import describe_connection_error
+from eatnas_daemon.ray_cluster.versions import describe_connection_error, find_address
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS
 from eatnas_daemon.workers.worker_state import PlacementCheck, WorkerState
-from eatnas_db.errors import ConflictError
+from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.worker_settings import WorkerSettings
 from eatnas_protocol.framing import Decoder, encode
 from eatnas_protocol.messages import Exit, Ready
+from support.searches import create_home
 from support.simulated_worker import SIMULATED_WORKER
 from support.waiting import eventually
 
@@ -205,6 +207,29 @@ def test_another_launcher_drops_the_options_of_the_first():
     assert change_options(remote, DaemonOptions(launcher="local")) == DaemonOptions(slots=3, launcher="local")
 
 
+def test_settings_complete_the_options_of_their_launcher():
+    settings = WorkerSettings("ray", "h:1", 4.0, 0.5)
+    assert complete_options(DaemonOptions(slots=2), settings) == DaemonOptions(
+        slots=2, launcher="ray", address="h:1", cpus_per_worker=4.0, gpus_per_worker=0.5
+    )
+    given = DaemonOptions(launcher="ray", address="g:2", gpus_per_worker=0.0)
+    completed = complete_options(given, settings)
+    assert (completed.address, completed.cpus_per_worker, completed.gpus_per_worker) == ("g:2", 4.0, 0.0)
+    local = DaemonOptions(launcher="local", devices=("0",))
+    assert complete_options(local, settings) == local
+    assert complete_options(DaemonOptions(), WorkerSettings(address="h:1")) == DaemonOptions(launcher="local")
+    with pytest.raises(ConflictError, match=r"--devices has no effect .* EATNAS_LAUNCHER, sets this launcher"):
+        complete_options(DaemonOptions(devices=("0",)), settings)
+
+
+def test_the_variable_of_ray_names_the_head():
+    assert find_address({}) == find_address({"RAY_ADDRESS": ""}) == "auto"
+    assert find_address({"RAY_ADDRESS": "10.0.0.1:6379"}) == "10.0.0.1:6379"
+    for wrong in ("ray://h:10001", "h", "h:0"):
+        with pytest.raises(EatnasError, match=f"RAY_ADDRESS is '{wrong}'"):
+            find_address({"RAY_ADDRESS": wrong})
+
+
 @pytest.mark.parametrize(
     ("cpus", "gpus", "node", "workers"),
     [
@@ -212,6 +237,8 @@ def test_another_launcher_drops_the_options_of_the_first():
         (2, 1, (8, 2), 2),
         (1, 0.5, (8, 1), 2),
         (1, 0.1, (16, 1), 10),
+        (1, 0.4, (8, 2), 4),
+        (1, 0.6, (8, 2), 2),
         (4, 0, (3, 0), 0),
         (1, 1, (8, 0), 0),
     ],
@@ -233,3 +260,13 @@ def test_errors_of_the_connection_are_explained_in_one_line(error, words):
     text = describe_connection_error(error, "h:1")
     assert words in text
     assert "\n" not in text
+
+
+def test_a_daemon_without_ray_names_the_command_that_installs_it(tmp_path):
+    settings = create_home(tmp_path / "home")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ray'] = None")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "EATNAS_LAUNCHER": "ray", "EATNAS_MLFLOW": "off"}
+    command = [sys.executable, "-m", "eatnas_daemon.main", "--home", str(settings.home)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    expected = "eatnas-db: this needs ray, which is not installed; run `pip install 'eatnas-db[ray]'`\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)

@@ -24,7 +24,8 @@ class WorkerNeeds:
 
     def count_workers(self, cpus: float, gpus: float) -> int:
         """Return the number of workers for which a node with these resources has room."""
-        by_gpus = int((gpus + 1e-6) / self.gpus) if self.gpus else None
+        # A share is a part of one GPU: the rests of two GPUs make no third share.
+        by_gpus = int(gpus + 1e-6) * int((1 + 1e-6) / self.gpus) if self.gpus else None
         by_cpus = int((cpus + 1e-6) / self.cpus) if self.cpus else None
         counts = [count for count in (by_gpus, by_cpus) if count is not None]
         return min(counts, default=0)

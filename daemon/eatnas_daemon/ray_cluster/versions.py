@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from eatnas_db.distributions import installed_versions, require_module
-from eatnas_db.errors import ConflictError
+from eatnas_db.errors import ConflictError, EatnasError
+from eatnas_db.worker_settings import ADDRESS, RAY_CLIENT, is_head_address
 
 COMPARED: Final = ("torch", "numpy")
 """Beside eatnas-db itself: the packages that decide the bits of a score."""
@@ -20,6 +22,16 @@ def require_ray() -> None:
     require_module("ray")
     if sys.platform != "linux":
         raise ConflictError("--launcher ray needs Linux; start the daemon on a node of the cluster")
+
+
+def find_address(environment: Mapping[str, str]) -> str:
+    """Return the address of a head that is not given: Ray's own `RAY_ADDRESS`, else `auto`. Raises `EatnasError`."""
+    address = environment.get("RAY_ADDRESS") or "auto"
+    if address.startswith("ray://"):
+        raise EatnasError(f"RAY_ADDRESS is {address!r} ({RAY_CLIENT}); expected {ADDRESS}")
+    if not is_head_address(address):
+        raise EatnasError(f"RAY_ADDRESS is {address!r}; expected {ADDRESS}")
+    return address
 
 
 def compared_versions() -> dict[str, str]:

@@ -1,0 +1,43 @@
+"""Checks of the settings that say where workers run; the command line, the environment and `config.yaml` share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+RAY: Final = "ray"
+LOCAL: Final = "local"
+LAUNCHERS: Final = (LOCAL, RAY)
+ADDRESS: Final = "HOST:PORT of the Ray head, for example 10.0.0.1:6379, or auto"
+CPUS: Final = "a fraction between 0 and 1, or a whole number"
+GPUS: Final = "a number from 0 to 1; a worker uses one GPU at most"
+RAY_CLIENT: Final = "Ray Client is not supported; join the cluster with `ray start`"
+"""The advice for an address such as ray://HOST:10001."""
+LAUNCHER_SETTING: Final = "workers.launcher of config.yaml, or EATNAS_LAUNCHER,"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What the environment and the home's `config.yaml` say about workers; None: nothing."""
+
+    launcher: str | None = None
+    address: str | None = None
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float | None = None
+
+
+def is_head_address(address: str) -> bool:
+    """Return whether an address is HOST:PORT or `auto`."""
+    host, _, port = address.rpartition(":")
+    has_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    return address == "auto" or (bool(host) and "://" not in address and has_port)
+
+
+def is_number_of_cpus(cpus: float) -> bool:
+    """Return whether Ray accepts the number: a fraction below 1 or a whole number."""
+    return 0 < cpus < 1 or (cpus >= 1 and cpus % 1 == 0)
+
+
+def is_share_of_gpu(gpus: float) -> bool:
+    """Return whether the number is at most one GPU."""
+    return 0 <= gpus <= 1
