@@ -100,7 +100,10 @@ class DeviceSnapshot:
     @property
     def label(self) -> str:
         """Return the name of the device for messages."""
-        return "CPU" if self.kind == CPU else f"GPU {self.index} ({self.name}, {self.uuid})"
+        if self.kind == CPU:
+            return "CPU" if self.uuid == CPU else self.name
+        number = "" if self.index is None else f" {self.index}"
+        return f"GPU{number} ({self.name}, {self.uuid})"
 
     @property
     def attribution_error(self) -> str | None:

@@ -20,8 +20,8 @@ from typing import Any, Final
 import ray
 
 from eatnas_daemon.ray_cluster import remote_worker
-from eatnas_daemon.ray_cluster.descriptors import readable
-from eatnas_daemon.ray_cluster.relay import Relay
+from eatnas_daemon.ray_cluster.descriptors import allow_many_files, readable
+from eatnas_daemon.ray_cluster.relay import Actors, Relay
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds, receive_packet, send_if_possible
 from eatnas_daemon.ray_cluster.versions import describe_connection_error
 
@@ -31,6 +31,7 @@ ANSWER_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
 REFUSAL_SECONDS: Final = 60.0
 """How long no worker is sent to a node that refused one."""
+TOO_MANY_FILES: Final = "the bridge to the Ray cluster has too many open files; raise `ulimit -n` for the daemon"
 
 
 class Bridge:
@@ -42,6 +43,7 @@ class Bridge:
         self._relays: set[asyncio.Task[None]] = set()
         self._refused_until: dict[str, float] = {}
         self._context = ray.get_runtime_context()
+        self._actors = Actors(self._new_actor, ray.kill)
 
     async def run(self) -> None:
         """Start the workers that the daemon asks for, until it ends or the cluster is another one."""
@@ -59,13 +61,16 @@ class Bridge:
                 continue
             except EOFError:
                 return
-            relay = Relay(request, socket.socket(fileno=fds[0]), fds[1], fds[2])
+            if len(fds) < 3:
+                _refuse(fds)
+                continue
+            relay = Relay(request, socket.socket(fileno=fds[0]), fds[1], fds[2], self._actors)
             task = asyncio.create_task(self._relay(relay))
             self._relays.add(task)
             task.add_done_callback(self._relays.discard)
 
     async def _relay(self, relay: Relay) -> None:
-        await relay.run(self._new_actor)
+        await relay.run()
         if relay.refused_by is not None:
             self._refused_until[relay.refused_by] = time.monotonic() + REFUSAL_SECONDS
 
@@ -104,6 +109,15 @@ class Bridge:
                 silent_since, query = None, None
                 send_if_possible(self._control, {"nodes": [_resources(node, self._needs) for node in alive]})
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _refuse(fds: list[int]) -> None:
+    """Refuse a request whose descriptors this process could not take over."""
+    if fds:
+        with socket.socket(fileno=fds.pop(0)) as control:
+            send_if_possible(control, {"exit_status": 1, "reason": TOO_MANY_FILES})
+    for descriptor in fds:
+        os.close(descriptor)
 
 
 def _resources(node: dict[str, Any], needs: WorkerNeeds) -> dict[str, Any]:
@@ -154,6 +168,7 @@ def main() -> int:
     options = parser.parse_args()
     control = socket.socket(fileno=options.control_fd)
     threading.Thread(target=_exit_with_daemon, args=[control], daemon=True).start()
+    allow_many_files()
     if not _connect(control, options.address):
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):

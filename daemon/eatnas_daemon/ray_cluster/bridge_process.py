@@ -24,6 +24,8 @@ SILENT_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 180.0
 """The same limit while it connects."""
 CLOSE_SECONDS: Final = 8.0
+MAX_LOG_BYTES: Final = 10_000_000
+"""A larger log file is renamed when a bridge starts; the one before is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,13 @@ class BridgeProcess:
         """The nodes that are alive; None while there is no connection."""
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._starts, self._start_after = 0, 0.0
+        self._starts, self._start_after, self._silent = 0, 0.0, False
         self._heard_at = self._polled_at = monotonic()
+
+    @property
+    def pid(self) -> int | None:
+        """Return the id of the process, or None if none runs."""
+        return None if self._process is None else self._process.pid
 
     def poll(self) -> None:
         """Read what the bridge has reported, and start it again if it has ended. Never waits."""
@@ -73,6 +80,7 @@ class BridgeProcess:
         limit = CONNECT_SECONDS if self.nodes is None else SILENT_SECONDS
         if self._process is not None and now - self._heard_at > limit:
             kill_process_tree(self._process.pid)
+            self._silent = True
         if self._process is not None and self._process.poll() is not None:
             self._end(now)
         if self._process is None and now >= self._start_after:
@@ -83,7 +91,10 @@ class BridgeProcess:
         if self._control is None:
             raise BrokenPipeError(f"there is no connection to the Ray cluster at {self.address}")
         common = {"home": str(self._home), "marker": str(self._marker), "token": self._token}
-        send_packet(self._control, {**request, **common}, (control.fileno(), command_fd, report_fd))
+        try:
+            send_packet(self._control, {**request, **common}, (control.fileno(), command_fd, report_fd))
+        except OSError as error:
+            raise BrokenPipeError(f"the bridge to the Ray cluster takes no requests: {error.strerror}") from error
 
     def close(self) -> None:
         """End the bridge, and with it the actors."""
@@ -122,6 +133,7 @@ class BridgeProcess:
         try:
             self._marker.write_text(self._token, encoding="utf-8")
             self._log_file.parent.mkdir(parents=True, exist_ok=True)
+            _rotate(self._log_file)
             with self._log_file.open("ab") as log:
                 self._process = subprocess.Popen(
                     command,
@@ -139,7 +151,7 @@ class BridgeProcess:
             return
         finally:
             others.close()
-        self._control, self._heard_at = own, now
+        self._control, self._heard_at, self._silent = own, now, False
 
     def _end(self, now: float) -> None:
         """Note the end of the bridge; all of its workers have ended with it."""
@@ -148,6 +160,11 @@ class BridgeProcess:
             self._control.close()
         if self.nodes is not None:
             self.problem = f"the connection to the Ray cluster at {self.address} is lost; connecting again"
+        elif self._silent:
+            self.problem = (
+                f"the Ray head at {self.address} has not answered for {CONNECT_SECONDS:g} s; check that --address has "
+                "the port of the head, by default 6379"
+            )
         elif self.problem is None:
             status = self._process.returncode
             self.problem = f"the bridge to the Ray cluster ended with status {status}; see {self._log_file}"
@@ -156,3 +173,10 @@ class BridgeProcess:
 
     def _schedule(self, now: float) -> None:
         self._start_after = now + min(FIRST_RESTART_SECONDS * 2.0 ** min(self._starts, 10), MAX_RESTART_SECONDS)
+
+
+def _rotate(log_file: Path) -> None:
+    """Rename a log file that is too large: a bridge that cannot connect is started again and again."""
+    with contextlib.suppress(FileNotFoundError):
+        if log_file.stat().st_size > MAX_LOG_BYTES:
+            log_file.replace(log_file.with_name(f"{log_file.name}.1"))

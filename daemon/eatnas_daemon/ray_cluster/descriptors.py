@@ -1,9 +1,18 @@
-"""Wait for file descriptors in an event loop."""
+"""Wait for file descriptors in an event loop, and allow enough of them."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import resource
+from contextlib import suppress
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may: each worker takes three and some connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def readable(descriptor: int) -> None:

@@ -1,4 +1,7 @@
-"""Copy the bytes between the daemon's pipes of one worker and the actor that holds the worker."""
+"""Copy the bytes between the daemon's pipes of one worker and the actor that holds the worker.
+
+It knows Ray only as actors whose methods return awaitables, so that tests need no cluster.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,8 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final
-
-import ray
-from ray.exceptions import RayError
 
 from eatnas_daemon.ray_cluster.descriptors import readable, writable, write_all
 from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible, send_packet
@@ -29,27 +30,37 @@ class ActorLostError(Exception):
     """The actor has ended, with the worker in it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Actors:
+    """The cluster as a relay sees it.
+
+    `start` returns a new actor, and the seconds after which to ask for another one if it is still pending. `kill` ends
+    an actor; it may block.
+    """
+
+    start: Callable[[], tuple[Any, float | None]]
+    kill: Callable[[Any], None]
+
+
 class Relay:
     """One worker: its actor, its two pipes, and the socket over which its state is reported to the daemon."""
 
-    def __init__(self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int) -> None:
+    def __init__(
+        self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int, actors: Actors
+    ) -> None:
         self._request, self._control = request, control
         self._command_fd, self._report_fd = command_fd, report_fd
         control.setblocking(False)
         for descriptor in (command_fd, report_fd):
             os.set_blocking(descriptor, False)
-        self._new_actor: Callable[[], tuple[Any, float | None]] | None = None
+        self._actors = actors
         self._actor: Any = None
         self._node, self._started = "a node that is not known yet", False
         self.refused_by: str | None = None
         """The id of the node that refused the worker."""
 
-    async def run(self, new_actor: Callable[[], tuple[Any, float | None]]) -> None:
-        """Start the worker in an actor, and copy until either side ends.
-
-        `new_actor` returns an actor, and the seconds after which to ask for another one if it is still pending.
-        """
-        self._new_actor = new_actor
+    async def run(self) -> None:
+        """Start the worker in an actor, and copy until either side ends."""
         ended: dict[str, Any] = {"exit_status": -signal.SIGKILL, "reason": None}
         work = asyncio.create_task(self._work())
         killed = asyncio.create_task(self._wait_for_kill())
@@ -58,7 +69,7 @@ class Relay:
             if work.done():
                 ended = work.result()
         except Exception as error:
-            # Not only `RayError`: the reason must reach the daemon in any case.
+            # Not only `ActorLostError`: the reason must reach the daemon in any case.
             ended["reason"] = self._describe_loss(error)
         finally:
             for task in (work, killed):
@@ -73,28 +84,29 @@ class Relay:
             self.refused_by = started["node_id"]
             reason = f"the Ray node {started['node']} refused a worker: {started['refused']}"
             return {"exit_status": 1, "reason": reason}
-        self._node, self._started = started["node"], True
+        self._started = True
         send_if_possible(self._control, started)
         commands = asyncio.create_task(self._copy_commands())
         try:
             await self._copy_reports()
         finally:
             commands.cancel()
-        return {"exit_status": await _answer(self._actor.finish.remote())}
+        return {"exit_status": await self._answer_or_report_silence(self._actor.finish.remote())}
 
     async def _start(self) -> dict[str, Any]:
-        assert self._new_actor is not None
         while True:
-            self._actor, seconds = self._new_actor()
-            start = asyncio.ensure_future(_answer(self._actor.start.remote(self._request)))
-            if (await asyncio.wait([start], timeout=seconds))[0]:
-                return dict(start.result())
-            start.cancel()
+            self._actor, seconds = self._actors.start()
+            with contextlib.suppress(TimeoutError):
+                self._node = await asyncio.wait_for(_answer(self._actor.locate.remote()), seconds)
+                break
             await self._end_actor()
+        # From now on the worker is no longer pending: a start that takes too long is the node's fault.
+        send_if_possible(self._control, {"node": self._node})
+        return dict(await self._answer_or_report_silence(self._actor.start.remote(self._request)))
 
     async def _copy_commands(self) -> None:
         """Copy the daemon's commands to the worker."""
-        with contextlib.suppress(RayError, ActorLostError):  # `_copy_reports` meets the same error
+        with contextlib.suppress(ActorLostError):  # `_copy_reports` meets the same error
             while True:
                 await readable(self._command_fd)
                 content = os.read(self._command_fd, CHUNK_BYTES)
@@ -105,14 +117,7 @@ class Relay:
     async def _copy_reports(self) -> None:
         """Copy the worker's reports to the daemon until the worker closes its pipe."""
         while True:
-            read = asyncio.ensure_future(_answer(self._actor.read.remote(READ_SECONDS)))
-            asked_at = time.monotonic()
-            try:
-                while not (await asyncio.wait([read], timeout=SILENT_SECONDS))[0]:
-                    send_if_possible(self._control, {"silent_seconds": time.monotonic() - asked_at})
-                content, state = read.result()
-            finally:
-                read.cancel()
+            content, state = await self._answer_or_report_silence(self._actor.read.remote(READ_SECONDS))
             send_if_possible(self._control, {**state, "silent_seconds": 0.0})
             if content == b"":
                 return
@@ -120,6 +125,16 @@ class Relay:
                 # The daemon has closed its end only if it has killed the worker.
                 with contextlib.suppress(BrokenPipeError):
                     await write_all(self._report_fd, content)
+
+    async def _answer_or_report_silence(self, reference: Awaitable[Any]) -> Any:
+        """Return the actor's answer; report to the daemon how long it takes if it takes long."""
+        answer, asked_at = asyncio.ensure_future(_answer(reference)), time.monotonic()
+        try:
+            while not (await asyncio.wait([answer], timeout=SILENT_SECONDS))[0]:
+                send_if_possible(self._control, {"silent_seconds": time.monotonic() - asked_at})
+            return answer.result()
+        finally:
+            answer.cancel()
 
     async def _wait_for_kill(self) -> None:
         """Return when the daemon asks to kill the worker, or has closed its end of the socket."""
@@ -136,13 +151,13 @@ class Relay:
     async def _kill_actor(self) -> None:
         """End the worker with its descendants, then the actor. An actor that is frozen or pending is ended alike."""
         if self._started:
-            with contextlib.suppress(TimeoutError, RayError, ActorLostError):
+            with contextlib.suppress(TimeoutError, ActorLostError):
                 await asyncio.wait_for(_answer(self._actor.kill.remote()), KILL_SECONDS)
         await self._end_actor()
 
     async def _end_actor(self) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(asyncio.to_thread(ray.kill, self._actor), KILL_SECONDS)
+            await asyncio.wait_for(asyncio.to_thread(self._actors.kill, self._actor), KILL_SECONDS)
 
     async def _report_end(self, ended: dict[str, Any]) -> None:
         # Unlike a state, which the next one replaces, the end must arrive even if the daemon has read nothing for long.
@@ -164,12 +179,8 @@ class Relay:
 
 
 async def _answer(reference: Awaitable[Any]) -> Any:
-    """Return the value of a call of an actor. Raises `ActorLostError` or `RayError` if the actor is gone."""
+    """Return the value of a call of an actor. Raises `ActorLostError` if the actor is gone."""
     try:
         return await reference
-    except asyncio.CancelledError:
-        raise
-    except RayError:
-        raise
     except Exception as error:
         raise ActorLostError(str(error)) from error

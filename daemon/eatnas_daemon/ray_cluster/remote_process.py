@@ -123,9 +123,11 @@ class ActorState:
         """Return the exit status, negative for a signal. Raises `subprocess.TimeoutExpired`."""
         seconds = timeout or 0.0
         deadline = time.monotonic() + seconds
+        poll = select.poll()  # `select.select` accepts no descriptor above 1023
         while not self.ended:
+            poll.register(self._control, select.POLLIN)
             remaining = deadline - time.monotonic()
-            if remaining <= 0 or not select.select([self._control], [], [], remaining)[0]:
+            if remaining <= 0 or not poll.poll(remaining * 1000):
                 if self.ended:
                     break
                 raise subprocess.TimeoutExpired("worker", seconds)

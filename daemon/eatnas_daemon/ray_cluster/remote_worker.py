@@ -27,7 +27,7 @@ DIE_WITH_PARENT = (
 
 
 class RemoteWorker:
-    """One worker process. Each method may run in a thread of its own; `start` comes first."""
+    """One worker process. Each method may run in a thread of its own; `start` comes before all but `locate`."""
 
     def __init__(self) -> None:
         self._node = socket.gethostname()
@@ -36,6 +36,10 @@ class RemoteWorker:
         self._monitor: Any = None
         self._launched = threading.Event()
         self._error: str | None = None
+
+    def locate(self) -> str:
+        """Return the name of the node, without reading any file of it."""
+        return self._node
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start the process. Return the node's name and its cores, or the reason for a refusal as `refused`."""
@@ -89,6 +93,9 @@ class RemoteWorker:
         variables = worker_variables(own, request["arithmetic"])
         if not request["on_gpu"]:
             variables["CUDA_VISIBLE_DEVICES"] = ""
+        elif gpus := _own_gpus():
+            # Ray sets it too, unless the node's RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES forbids that.
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         worker_in, self._command_fd = os.pipe()
         self._report_fd, worker_out = os.pipe()
         device = "cuda:0" if request["on_gpu"] else "cpu"
@@ -127,8 +134,9 @@ class RemoteWorker:
 
     def read(self, seconds: float) -> tuple[bytes | None, dict[str, Any]]:
         """Return what the worker has written, and its state. Wait up to `seconds`; None means nothing was written."""
-        content = None
-        if select.select([self._report_fd], [], [], seconds)[0]:
+        content, poll = None, select.poll()
+        poll.register(self._report_fd, select.POLLIN)
+        if poll.poll(seconds * 1000):
             content = os.read(self._report_fd, CHUNK_BYTES)
         return content, self._measure()
 
@@ -176,6 +184,14 @@ def _node_id() -> str | None:
     """Return Ray's id of this node; None outside of a cluster."""
     ray = sys.modules.get("ray")
     return None if ray is None or not ray.is_initialized() else str(ray.get_runtime_context().get_node_id())
+
+
+def _own_gpus() -> list[str]:
+    """Return the GPUs that Ray has given to this actor, as CUDA_VISIBLE_DEVICES names them; none outside a cluster."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return []
+    return [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", ())]
 
 
 def _installed_version(name: str) -> str | None:
