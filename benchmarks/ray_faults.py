@@ -9,6 +9,7 @@ this machine, with each candidate scored once, and if the daemon has explained t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ import psutil
 from sqlalchemy import Engine, func, select
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
+from eatnas_daemon.ray_cluster.ray_launcher import RayLauncher
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_db.database.engine import open_record
@@ -33,12 +36,21 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.settings import Settings, load_settings
-from support.ray_clusters import TIMEOUTS, LocalCluster, local_cluster, supervise_in_cluster
+from eatnas_protocol.messages import Exit
+from support.ray_clusters import (
+    TIMEOUTS,
+    LocalCluster,
+    autoscaling_cluster,
+    local_cluster,
+    open_bridge,
+    supervise_in_cluster,
+)
 from support.searches import create_home, fetch_rows, supervise_search
 from support.simulated_worker import SIMULATED_WORKER
 
 SLOW_WORKER = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.2", "--scramble")
 LIMIT_SECONDS = 900.0
+CANDIDATES = 24
 
 
 @dataclass
@@ -62,13 +74,23 @@ class Situation:
 class Stage:
     """A running situation."""
 
-    def __init__(self, situation: Situation, settings: Settings, cluster: LocalCluster) -> None:
-        self.situation, self.settings, self.cluster = situation, settings, cluster
+    def __init__(self, situation: Situation, settings: Settings, cluster: LocalCluster | None) -> None:
+        self.situation, self.settings, self._cluster = situation, settings, cluster
         self.supervisor: Supervisor | None = None
         self.reasons: list[str] = []
         self._faults = dict(situation.faults)
         self._engine = open_record(settings.database_url)
         self._deadline = time.monotonic() + LIMIT_SECONDS
+
+    @property
+    def cluster(self) -> LocalCluster:
+        """Return the cluster whose nodes are started and killed here."""
+        assert self._cluster is not None
+        return self._cluster
+
+    @cluster.setter
+    def cluster(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
 
     def on_tick(self, supervisor: Supervisor) -> None:
         """Note the daemon's reasons, and cause the faults that are due."""
@@ -205,6 +227,88 @@ def run(situation: Situation, expected: str) -> dict[str, Any]:
         return _row(situation, settings, stage.reasons, fingerprint == expected, time.monotonic() - started)
 
 
+def run_autoscaler(expected: str) -> dict[str, Any]:
+    """Start with no node, let the autoscaler add up to two for a search, and wait until they have left again."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, autoscaling_cluster(Path(folder), 2) as address:
+        settings = create_home(Path(folder) / "home")
+        stage = Stage(Situation("the autoscaler adds nodes and ends them", 0, "autoscaler"), settings, None)
+        nodes: list[int] = []
+
+        def on_tick(supervisor: Supervisor) -> None:
+            stage.on_tick(supervisor)
+            count = len(raylets_of(address))
+            if not nodes or nodes[-1] != count:
+                nodes.append(count)
+            if stage.count_scored() == CANDIDATES and count == 1 and max(nodes) > 1:
+                supervisor.stop()
+
+        fingerprint = supervise_in_cluster(
+            settings, address, on_tick, program=SLOW_WORKER, slots=2, only=None, idle_seconds=5.0
+        )
+        row = _row(stage.situation, settings, stage.reasons, fingerprint == expected, time.monotonic() - started)
+        return {**row, "passed": row["passed"] and max(nodes) > 1 and nodes[-1] == 1, "nodes": nodes}
+
+
+def raylets_of(address: str) -> list[int]:
+    """Return the pids of the raylets of a cluster."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "raylet" and any(address in part for part in process.info["cmdline"] or ())
+    ]
+
+
+def run_many_workers(rounds: int = 50, at_once: int = 4) -> dict[str, Any]:
+    """Start and end hundreds of workers, every other one by a kill, and count what they leave behind."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, local_cluster(0) as cluster:
+        cluster.add_node(cpus=at_once)
+        settings = create_home(Path(folder) / "home")
+        bridge = open_bridge(settings, cluster.address)
+        launcher, counts = RayLauncher(settings.logs, bridge, SIMULATED_WORKER), []
+        while not bridge.nodes or not any(node.workers for node in bridge.nodes):
+            bridge.poll()
+            time.sleep(0.2)
+        for number in range(rounds):
+            workers = [launcher.launch(slot) for slot in range(at_once)]
+            for worker_number, process in enumerate(workers):
+                while not process.receive()[0]:
+                    bridge.poll()
+                    time.sleep(0.02)
+                process.send(Exit()) if worker_number % 2 else process.kill()
+            for process in workers:
+                while not process.receive()[1]:
+                    bridge.poll()
+                    time.sleep(0.02)
+                process.close()
+            if number % 5 == 4:
+                counts.append({"workers": (number + 1) * at_once, **_count_resources(bridge, settings)})
+        bridge.close()
+    growing = ("daemon_files", "bridge_files", "bridge_threads", "home_logs", "actor_processes")
+    steady = all(counts[-1][name] <= counts[1][name] + 4 for name in growing)
+    return {
+        "situation": "hundreds of workers start and end",
+        "passed": steady,
+        "seconds": round(time.monotonic() - started, 1),
+        "counts": counts,
+    }
+
+
+def _count_resources(bridge: BridgeProcess, settings: Settings) -> dict[str, int]:
+    assert bridge.pid is not None
+    process = psutil.Process(bridge.pid)
+    names = [other.info["name"] or "" for other in psutil.process_iter(["name"])]
+    return {
+        "daemon_files": psutil.Process().num_fds(),
+        "bridge_files": process.num_fds(),
+        "bridge_threads": process.num_threads(),
+        "bridge_mib": process.memory_info().rss >> 20,
+        "home_logs": len(list(settings.logs.iterdir())),
+        "actor_processes": sum("RemoteWork" in name for name in names),
+    }
+
+
 def _add_when_explained(stage: Stage) -> None:
     if any("large enough" in reason for reason in stage.reasons):
         add_node(stage)
@@ -218,7 +322,7 @@ def _row(
     attempts = fetch_rows(settings, select(attempt.c.candidate_id, attempt.c.outcome, attempt.c.message))
     scored = [row.candidate_id for row in attempts if row.outcome == "scored"]
     messages = sorted({row.message for row in attempts if row.message})
-    once = len(scored) == len(set(scored)) == 24
+    once = len(scored) == len(set(scored)) == CANDIDATES
     explained = any(situation.expected in text for text in [*reasons, *messages]) or not situation.expected
     return {
         "situation": situation.name,
@@ -247,10 +351,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         expected = supervise_search(create_home(Path(folder) / "calm"))
     passed = True
-    for situation in situations():
-        if options.names and not any(name in situation.name for name in options.names):
+    runs: dict[str, Callable[[], dict[str, Any]]] = {
+        situation.name: functools.partial(run, situation, expected) for situation in situations()
+    }
+    runs["the autoscaler adds nodes and ends them"] = functools.partial(run_autoscaler, expected)
+    runs["hundreds of workers start and end"] = run_many_workers
+    for name, run_one in runs.items():
+        if options.names and not any(part in name for part in options.names):
             continue
-        row = run(situation, expected)
+        row = run_one()
         passed = passed and row["passed"]
         print(json.dumps(row, indent=1), flush=True)
         if options.out is not None:

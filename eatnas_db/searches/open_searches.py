@@ -107,6 +107,13 @@ def list_leasable_searches(
     return fetch_searches(connection, query.with_for_update(of=search, skip_locked=True, key_share=True))
 
 
+def read_leasable_searches(
+    connection: Connection, only: str | None, now: float, *, limit: int
+) -> tuple[SearchRecord, ...]:
+    """Return the same as `list_leasable_searches` without locking the searches."""
+    return fetch_searches(connection, _select_leasable(only, now, ()).limit(limit))
+
+
 def has_running_search(connection: Connection, only: str) -> bool:
     """Return whether a search, one of its re-evaluations or its retries runs."""
     return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None

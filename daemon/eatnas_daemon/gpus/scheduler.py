@@ -34,6 +34,8 @@ class GpuScheduler:
     `max_workers`: the limit on all GPUs together, None for as many as fit. `workers_per_device`: the limit on each.
     """
 
+    follows_demand: Final = False
+
     def __init__(
         self,
         monitor: DeviceMonitor,
@@ -63,6 +65,9 @@ class GpuScheduler:
         )
         self.statuses: list[DeviceStatus] = []
         self.problem: str | None = None
+
+    def set_demand(self, slots: int) -> None:
+        """Ignore the demand: a GPU of this machine is held as long as it is free."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""

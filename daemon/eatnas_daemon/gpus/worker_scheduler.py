@@ -21,6 +21,13 @@ class WorkerScheduler(Protocol):
     def problem(self) -> str | None:
         """Return why no worker can train on any device, if a resource outside this machine is the cause."""
 
+    @property
+    def follows_demand(self) -> bool:
+        """Return whether the number of workers depends on `set_demand`."""
+
+    def set_demand(self, slots: int) -> None:
+        """Set the number of slots that running trainings take and waiting candidates could take."""
+
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""
 
@@ -51,6 +58,10 @@ class NoGpus:
 
     statuses: Final[Sequence[DeviceStatus]] = ()
     problem: Final[str | None] = None
+    follows_demand: Final = False
+
+    def set_demand(self, slots: int) -> None:
+        """Ignore the demand."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Leave the slots as they are."""

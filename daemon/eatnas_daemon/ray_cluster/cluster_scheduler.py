@@ -18,46 +18,91 @@ from eatnas_daemon.workers.timeouts import Timeouts
 FREE: Final = Availability(True, "free")
 CONNECT_SECONDS: Final = 20.0
 """A connection usually takes less, and is no problem until then."""
+CONNECTING: Final = (
+    "connecting to the Ray cluster at {address}; if this lasts, check that --address has the port of its head, by "
+    "default 6379"
+)
 PENDING_SECONDS: Final = 60.0
 """Workers that are pending for so long wait for room."""
+IDLE_SECONDS: Final = 60.0
+"""A worker for which no candidate waits keeps its place on a node for so long."""
+NO_CANDIDATE_WAITS: Final = "no candidate waits for it"
 
 
 class ClusterScheduler:
-    """Has one slot for each worker that the cluster has room for, or as many as the user wants.
+    """Has one slot for each worker that the cluster has room for, or as many as the user wants, if candidates wait.
 
-    Ray decides on which node a worker runs. A slot without a node is pending, which drives Ray's autoscaler.
+    Ray decides on which node a worker runs. A slot without a node is pending, which drives Ray's autoscaler. A worker
+    that stays idle ends, so that the autoscaler can end its node.
     """
 
+    follows_demand: Final = True
+
     def __init__(
-        self, bridge: BridgeProcess, max_workers: int | None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        bridge: BridgeProcess,
+        max_workers: int | None,
+        monotonic: Callable[[], float] = time.monotonic,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._bridge, self._max_workers, self._monotonic = bridge, max_workers, monotonic
+        self._idle_seconds = idle_seconds
         self._unplaced = unplaced_device(on_gpu=bridge.needs.gpus > 0)
         self.statuses: Sequence[DeviceStatus] = ()
         self._pending_since: float | None = None
         self._started_at = monotonic()
+        self._demand: int | None = None
+        self._idle_since: dict[tuple[int, int], float] = {}
+        """The time since which workers are idle, by their slot and the number of their trainings."""
         self.problem: str | None = None
+
+    def set_demand(self, slots: int) -> None:
+        """Set the number of slots that running trainings take and waiting candidates could take."""
+        self._demand = slots
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
         """Follow the size of the cluster and the pauses set by users."""
         self._bridge.poll()
+        self._end_idle_workers(slots, timeouts)
         for slot in slots:
             if slot.device.uuid in paused:
                 slot.evict_worker(PAUSED.reason, self._monotonic(), timeouts)
                 continue
             if slot.worker is None:
                 slot.device = self._unplaced
-            slot.may_start = self._bridge.nodes is not None
+            is_unneeded = slot.worker is not None and slot.worker.exit_reason == NO_CANDIDATE_WAITS
+            slot.may_start = self._bridge.nodes is not None and not is_unneeded
         self._resize(slots)
         self.statuses = _gpu_statuses(slots, paused)
         self.problem = self._find_problem(slots, paused)
 
-    def _resize(self, slots: list[Slot]) -> None:
-        """Add slots, or remove those that are empty or pending."""
+    def _end_idle_workers(self, slots: Sequence[Slot], timeouts: Timeouts) -> None:
+        """Ask the workers to exit that no candidate has needed for long."""
+        now = self._monotonic()
+        workers = [(slot.number, slot.worker) for slot in slots if slot.worker is not None]
+        idle = {(number, worker.trainings): worker for number, worker in workers if worker.idle}
+        self._idle_since = {key: self._idle_since.get(key, now) for key in idle}
+        staying = sum(not worker.exiting for _, worker in workers)
+        for key, worker in idle.items():
+            needed = self._demand is None or staying <= self._demand
+            if not needed and now - self._idle_since[key] >= self._idle_seconds:
+                worker.request_exit(now, timeouts, NO_CANDIDATE_WAITS)
+                staying -= 1
+
+    def _count_wanted(self, slots: Sequence[Slot]) -> int:
+        """Return the number of slots that are needed now, including those of workers that are not idle for long."""
         nodes, wanted = self._bridge.nodes, self._max_workers
         if wanted is None:
             # Without a connection the slots of the lost workers stay. Without room one slot drives the autoscaler.
             wanted = len(slots) if nodes is None else max(1, sum(node.workers for node in nodes))
+        if self._demand is None:
+            return wanted
+        staying = [slot.worker for slot in slots if slot.worker is not None and not slot.worker.exiting]
+        return min(wanted, max(self._demand, sum(not worker.process.pending for worker in staying)))
+
+    def _resize(self, slots: list[Slot]) -> None:
+        """Add slots, or remove those that are empty or pending."""
+        nodes, wanted = self._bridge.nodes, self._count_wanted(slots)
         empty = [slot for slot in slots if slot.worker is None][: max(0, len(slots) - wanted)]
         slots[:] = [slot for slot in slots if slot not in empty]
         pending = [slot.worker.process for slot in slots if slot.worker is not None and slot.worker.process.pending]
@@ -73,7 +118,7 @@ class ClusterScheduler:
             return self._bridge.problem
         if self._bridge.nodes is None:
             connects = self._monotonic() - self._started_at < CONNECT_SECONDS
-            return None if connects else f"connecting to the Ray cluster at {self._bridge.address}"
+            return None if connects else CONNECTING.format(address=self._bridge.address)
         if slots and all(slot.device.uuid in paused for slot in slots):
             return f"no device is free: all are {PAUSED.reason}"
         workers = [slot.worker for slot in slots if slot.worker is not None]
@@ -144,5 +189,6 @@ def _describe_pending(bridge: BridgeProcess) -> str:
         return f"the Ray cluster ({size}) has no room now; each worker waits for {bridge.needs} on one node"
     return (
         f"no node of the Ray cluster ({size}) is large enough for a worker, which needs {bridge.needs}; "
-        "add nodes, or change --cpus-per-worker and --gpus-per-worker"
+        "Ray's autoscaler adds one if it has such a type of node; else add nodes, or change --cpus-per-worker and "
+        "--gpus-per-worker"
     )

@@ -15,6 +15,7 @@ from eatnas_daemon.supervision.host_session import SupervisedHost
 from eatnas_daemon.supervision.report_writer import ReportWriter
 from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
+from eatnas_daemon.supervision.worker_demand import WorkerDemand
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db import hosts, leases
@@ -41,6 +42,7 @@ class Recorder:
         report_writer: ReportWriter,
         fencing: LeaseFencing,
         dispatcher: Dispatcher,
+        demand: WorkerDemand,
         waiting_reason: WaitingReason,
         holds: SearchHolds,
         heartbeat_seconds: float,
@@ -49,6 +51,7 @@ class Recorder:
         self._host, self._slots, self._placement = host, slots, placement
         self._device_reporter, self._report_writer = device_reporter, report_writer
         self._fencing, self._dispatcher, self._waiting_reason = fencing, dispatcher, waiting_reason
+        self._demand = demand
         self._holds = holds
         self._heartbeat_seconds, self._heartbeat_at = heartbeat_seconds, 0.0
         self._wall = wall
@@ -78,6 +81,8 @@ class Recorder:
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
         self._waiting_reason.update(connection, draining=draining)
         dispatch = self._dispatcher.dispatch(connection, now, wall, draining=draining)
+        if not draining:
+            self._demand.update(connection, now, wall)
         return CommitActions(
             assigned=dispatch.assigned,
             stale=stale,

@@ -28,6 +28,7 @@ from eatnas_daemon.supervision.report_writer import ReportWriter
 from eatnas_daemon.supervision.search_holds import SearchHolds
 from eatnas_daemon.supervision.stop_signals import stop_on_signals
 from eatnas_daemon.supervision.waiting_reason import WaitingReason
+from eatnas_daemon.supervision.worker_demand import WorkerDemand
 from eatnas_daemon.supervision.worker_placement import WorkerPlacement
 from eatnas_daemon.supervision.worker_pool import WorkerPool
 from eatnas_daemon.workers.launcher import WorkerLauncher
@@ -109,6 +110,7 @@ class Supervisor:
             report_writer=ReportWriter(host, gpus),
             fencing=LeaseFencing(host.id, slots, timeouts.lease, self._monotonic()),
             dispatcher=Dispatcher(self._settings, host.id, slots, gpus, timeouts, only, holds, self._births),
+            demand=WorkerDemand(host.id, slots, gpus, holds, only, timeouts.device_check),
             waiting_reason=WaitingReason(slots, self._placement, gpus, artifacts=artifacts, log_file=log_file),
             holds=holds,
             heartbeat_seconds=timeouts.lease / 3,

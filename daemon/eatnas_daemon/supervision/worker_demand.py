@@ -1,0 +1,74 @@
+"""The number of workers that the open searches can use now, for a scheduler that starts and ends workers by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from sqlalchemy import Connection
+
+from eatnas_daemon.gpus.worker_scheduler import WorkerScheduler
+from eatnas_daemon.supervision.faults import faults_of_search
+from eatnas_daemon.supervision.search_holds import SearchHolds
+from eatnas_daemon.workers.slots import Slot
+from eatnas_db import leases
+from eatnas_db.queries.leases import list_own_leases
+from eatnas_db.queries.searches import SearchRecord
+from eatnas_db.searches.open_searches import read_leasable_searches
+
+MAX_SEARCHES: Final = 16
+"""Searches that are counted, the most urgent first."""
+
+
+class WorkerDemand:
+    """Counts the trainings that run on this host, and the candidates that wait for a worker.
+
+    Reads nothing from the database for a scheduler that does not follow the demand.
+    """
+
+    def __init__(
+        self,
+        host_id: int,
+        slots: list[Slot],
+        scheduler: WorkerScheduler,
+        holds: SearchHolds,
+        only: str | None,
+        interval_seconds: float,
+    ) -> None:
+        self._host_id, self._slots, self._scheduler = host_id, slots, scheduler
+        self._holds, self._only, self._interval_seconds = holds, only, interval_seconds
+        self._update_at = 0.0
+
+    def update(self, connection: Connection, now: float, wall: float) -> None:
+        """Give the scheduler the present demand if an update is due. `now` is monotonic time."""
+        if not self._scheduler.follows_demand or now < self._update_at:
+            return
+        self._update_at = now + self._interval_seconds
+        waiting = 0
+        for row in read_leasable_searches(connection, self._only, wall, limit=MAX_SEARCHES):
+            if self._holds.allows_advance(row.id, wall):
+                with faults_of_search(connection, row.id):
+                    row.require_whole()
+                    waiting += self._count_waiting(connection, row, wall)
+        self._scheduler.set_demand(self._count_running(connection) + waiting)
+
+    def _count_running(self, connection: Connection) -> int:
+        """Return the slots that trainings take; a training on several devices takes one for each process."""
+        trainings = [slot.training for slot in self._slots if slot.training is not None]
+        starting = max(0, len(list_own_leases(connection, self._host_id)) - len(trainings))
+        return starting + sum(int(training.assignment.message.training.get("devices", 1)) for training in trainings)
+
+    def _count_waiting(self, connection: Connection, row: SearchRecord, wall: float) -> int:
+        waiting: Sequence[int | None] = (
+            leases.count_pending(connection, row.id, wall, alone=True),
+            _count_left(connection, row),
+            self._holds.max_leases(row.id, wall),
+        )
+        count = min(number for number in waiting if number is not None)
+        return max(0, count) * int(row.spec["training"].get("devices", 1))
+
+
+def _count_left(connection: Connection, row: SearchRecord) -> int | None:
+    """Return how many more candidates of a search may train at once; None without a limit."""
+    limit = row.spec["budget"].get("slots")
+    return None if limit is None else limit - leases.count_leased(connection, row.id)
