@@ -35,7 +35,7 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
         "augment": "crop_flip",
     },
     # The best of several recipes on validation images of Fashion-MNIST; docs/final-models.md has the table.
-    "strong": {"batch_size": 32, "weight_decay": 5e-4, "ema_decay": 0.99},
+    "strong": {"batch_size": 32, "learning_rate": 0.1, "weight_decay": 5e-4, "ema_decay": 0.99},
 }
 """The keys that `final.preset` sets, by its name."""
 
