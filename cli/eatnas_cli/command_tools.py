@@ -37,8 +37,6 @@ ONE_OBJECT: Final = frozenset(
     }
 )
 """Commands that answer with one object instead of a list."""
-JSON_LINES: Final = frozenset({("space", "show")})
-"""Commands that answer with one object per line."""
 JSON_TYPES: Final = {int: "integer", float: "number", bool: "boolean"}
 
 Parameter = TyperOption | TyperArgument
@@ -69,11 +67,6 @@ class CommandTool:
     def is_table(self) -> bool:
         """Whether the answer is a list of rows; otherwise it is one object."""
         return self.path not in ONE_OBJECT
-
-    @property
-    def prints_lines(self) -> bool:
-        """Whether the answer is one JSON object per line."""
-        return self.path in JSON_LINES
 
     def is_list(self, name: str) -> bool:
         """Return whether an argument may have several values."""

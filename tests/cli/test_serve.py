@@ -64,8 +64,7 @@ def test_answer_equals_that_of_the_command_line(record: Record, client: TestClie
     answer = client.get(PATHS[name], params=arguments)
     assert (answer.status_code, answer.text) == (200, command(record, *line))
     (tool,) = [tool for tool in list_tools() if tool.name == name]
-    if not tool.prints_lines:
-        assert isinstance(answer.json(), list if tool.is_table else dict)
+    assert isinstance(answer.json(), list if tool.is_table else dict)
 
 
 def test_answers_on_postgresql_equal_those_of_the_command_line(postgres_url: str, tmp_path: Path) -> None:
@@ -147,6 +146,15 @@ def test_description_lists_every_path_and_parameter(client: TestClient) -> None:
         assert [parameter["name"] for parameter in parameters] == list(tool.parameters)
     page = client.get("/docs").text
     assert all(path in page for path in PATHS.values())
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answer_has_the_fields_of_its_description(client: TestClient, name: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    description = client.get("/openapi.json").json()
+    (media,) = description["paths"][PATHS[name]]["get"]["responses"]["200"]["content"].values()
+    schema = {**media["schema"], "components": description["components"]}
+    jsonschema.validate(client.get(PATHS[name], params=ANSWERS[name][0]).json(), schema)
 
 
 def test_unreadable_record_is_reported_until_it_is_back(tmp_path: Path) -> None:

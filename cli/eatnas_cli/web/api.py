@@ -13,7 +13,7 @@ from starlette.routing import Route
 from typer.core import TyperArgument, TyperGroup
 
 from eatnas_cli.command_tools import ArgumentError, CommandTool, list_tools, root_command, run_tool
-from eatnas_cli.web.answers import JSON, JSON_LINES, error_answer, status_of, tagged_answer
+from eatnas_cli.web.answers import error_answer, status_of, tagged_answer
 from eatnas_cli.web.openapi import describe_api, path_of
 from eatnas_db.errors import ConflictError, EatnasError, NotFoundError
 from eatnas_db.settings import Settings
@@ -41,7 +41,7 @@ def _endpoint(root: TyperGroup, settings: Settings, tool: CommandTool) -> Callab
             field = _argument_of(error, tool, arguments)
             status = 422 if field is not None and isinstance(error, ConflictError) else status_of(error)
             return error_answer(request.scope, status, str(error), field)
-        return tagged_answer(request, text, JSON_LINES if tool.prints_lines else JSON)
+        return tagged_answer(request, text)
 
     return answer
 

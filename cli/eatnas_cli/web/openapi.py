@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from eatnas_cli.command_tools import CommandTool
-from eatnas_cli.web.answers import JSON, JSON_LINES
+from eatnas_cli.web.answer_schemas import describe_answer, describe_rows
+from eatnas_cli.web.answers import JSON
 
 OPENAPI: Final = "3.1.0"
 ERRORS: Final = {
@@ -31,12 +32,12 @@ def describe_api(tools: Sequence[CommandTool], version: str) -> dict[str, Any]:
             "title": "eatnas-db",
             "version": version,
             "description": "The record of neural architecture searches, read-only. Each path answers like the command "
-            "of the same name with `--format json`.",
+            "of the same name with `--format json`. An infinite number is the text `inf` or `-inf`.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {path_of(tool): {"get": _describe_tool(tool)} for tool in tools},
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": {"Error": _ERROR, **describe_rows()},
             "responses": {
                 f"Error{status}": {
                     "description": text,
@@ -97,6 +98,5 @@ def _describe_tool(tool: CommandTool) -> dict[str, Any]:
 
 
 def _describe_content(tool: CommandTool) -> dict[str, Any]:
-    if tool.prints_lines:
-        return {JSON_LINES: {"schema": {"type": "string", "description": "One JSON object per line."}}}
-    return {JSON: {"schema": {"type": "array", "items": {"type": "object"}} if tool.is_table else {"type": "object"}}}
+    schema = describe_answer(tool.name)
+    return {JSON: {"schema": {"type": "array", "items": schema} if tool.is_table else schema}}
