@@ -15,6 +15,9 @@ from eatnas_report.templating import render_template
 
 FILLS: Final = {"sep": YELLOW, "mb3": SKY_BLUE, "mb6": ORANGE}
 STEM_FILL: Final = "#DDDDDD"
+ROW_HEIGHT: Final = 44
+DRAWING_MARGIN: Final = 30
+_SIZE: Final = {"row_height": ROW_HEIGHT, "margin": DRAWING_MARGIN}
 MIN_BAR_WIDTH: Final = 34.0
 MAX_BAR_WIDTH: Final = 280.0
 
@@ -71,6 +74,12 @@ def is_macro(stored_space: Mapping[str, Any]) -> bool:
     return "stem_channels" in stored_space and "plugin" not in stored_space
 
 
+def drawing_height(blocks: int) -> int:
+    """Return the height of the drawing of a network with a number of blocks, in pixels at its width of 640."""
+    stem_and_head, image_and_classes = 2, 2
+    return DRAWING_MARGIN + ROW_HEIGHT * (blocks + stem_and_head + image_and_classes)
+
+
 def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:
     """Return an SVG of the network from top to bottom: the length of a bar shows channels, a stack shows depth.
 
@@ -80,7 +89,7 @@ def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, ti
         blocks_only = [
             Bar(f"{number}: {text}", MAX_BAR_WIDTH, SKY_BLUE) for number, text in enumerate(code.split("/"), 1)
         ]
-        return render_template("architecture.svg.jinja", title=title, task=task, bars=blocks_only)
+        return render_template("architecture.svg.jinja", title=title, task=task, bars=blocks_only, **_SIZE)
     architecture, macro = _read(code, stored_macro)
     blocks = _place_blocks(architecture, macro, task)
     max_channels = max(macro.stem_channels, macro.head_channels, *(block.channels for block in blocks))
@@ -97,7 +106,7 @@ def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, ti
         ),
         Bar(f"head, {macro.head_channels} channels", width(macro.head_channels), STEM_FILL),
     ]
-    return render_template("architecture.svg.jinja", title=title, task=task, bars=bars)
+    return render_template("architecture.svg.jinja", title=title, task=task, bars=bars, **_SIZE)
 
 
 def _read(code: str, stored_macro: Mapping[str, Any]) -> tuple[Architecture, Macro]:

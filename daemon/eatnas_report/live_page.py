@@ -11,10 +11,13 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from eatnas_db.queries.searches import SearchRecord
 from eatnas_report import tables
 from eatnas_report.data import ReportData, ReportPart
 from eatnas_report.figures.figure import ReportFigure
-from eatnas_report.parts import PARTS, fill_part
+from eatnas_report.parts import PARTS, fill_part, may_have_part
+from eatnas_report.quality_preview import QualityPreview
+from eatnas_report.reserved_space import reserve_space
 from eatnas_report.tables import ReportTable
 from eatnas_report.templating import read_template, render_template
 
@@ -55,20 +58,26 @@ class SearchRow:
 
 def render_list(searches: Fragment, activity: Fragment) -> str:
     """Return the page of all searches."""
-    return _render("live_list.html.jinja", title="Searches", searches=searches, activity=activity, **_scripts())
+    return render_live("live_list.html.jinja", title="Searches", searches=searches, activity=activity)
 
 
-def render_search(name: str, overview: Fragment, activity: Fragment) -> str:
+def render_search(
+    search: SearchRecord, overview: Fragment, activity: Fragment, preview: QualityPreview | None = None
+) -> str:
     """Return the page of one search, whose other parts the browser asks for when they come into view."""
-    parts = [(part, content.title) for part, content in PARTS.items() if part is not ReportPart.OVERVIEW]
-    return _render(
+    parts = [
+        (part, content.title, reserve_space(part, search))
+        for part, content in PARTS.items()
+        if part is not ReportPart.OVERVIEW and may_have_part(part, search)
+    ]
+    return render_live(
         "live_search.html.jinja",
-        title=name,
-        search=name,
+        title=search.name,
+        search=search.name,
         overview=overview,
         activity=activity,
         parts=parts,
-        **_scripts(),
+        preview=preview,
     )
 
 
@@ -103,7 +112,8 @@ def part_fragment(part: ReportPart, data: ReportData) -> Fragment:
         values["overview"] = tables.overview(data, shows_fingerprint=False)
     figures = [figure for value in values.values() if isinstance(value, list) for figure in value]
     plots = {figure.id: json.loads(figure.plot.to_json()) for figure in figures if isinstance(figure, ReportFigure)}
-    return Fragment(render_template(filled.template, **values, data=data, embeds_figures=False), plots)
+    values |= {"data": data, "embeds_figures": False, "reserved": reserve_space(part, data.search)}
+    return Fragment(render_template(filled.template, **values), plots)
 
 
 @cache
@@ -115,8 +125,9 @@ def script_files() -> Mapping[str, str]:
     return {f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.js": text for name, text in texts.items()}
 
 
-def _scripts() -> dict[str, str]:
-    return {name.partition("-")[0]: name for name in script_files()}
+def render_live(template: str, **values: Any) -> str:
+    """Return a page with the scripts that refresh it."""
+    return _render(template, **values, **{name.partition("-")[0]: name for name in script_files()})
 
 
 def _render(template: str, **values: Any) -> str:

@@ -23,6 +23,7 @@ def render_page(data: ReportData) -> str:
         data=data,
         parts=parts,
         embeds_figures=True,
+        reserved=None,
         script_digests=[_digest(plotly), _digest(script)],
         # Plotly and the files of this package are the only values that are not escaped.
         style=Markup(read_template("report.css")),  # noqa: S704

@@ -9,6 +9,8 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from eatnas_db.domain.macro import Task
+from eatnas_db.domain.states import SearchKind
+from eatnas_db.queries.searches import SearchRecord
 from eatnas_report import tables
 from eatnas_report.architecture_drawing import draw_architecture
 from eatnas_report.data import ReportData, ReportPart
@@ -92,12 +94,18 @@ class FilledPart:
         return f"part_{self.part}.html.jinja"
 
 
+def may_have_part(part: ReportPart, search: SearchRecord) -> bool:
+    """Return whether a search of this kind has a part."""
+    if part is ReportPart.OBJECTIVES:
+        return bool(search.objectives)
+    if part is ReportPart.PREDICTIONS:
+        return search.kind == SearchKind.EVOLUTION and search.spec["evolution"].get("births") == "guided"
+    return True
+
+
 def fill_part(part: ReportPart, data: ReportData) -> FilledPart | None:
     """Return a part with its values; None if a search of this kind does not have it."""
-    if part is ReportPart.OBJECTIVES and not data.search.objectives:
-        return None
-    values = PARTS[part].values(data)
-    return None if part is ReportPart.PREDICTIONS and not values["predictions"] else FilledPart(part, values)
+    return FilledPart(part, PARTS[part].values(data)) if may_have_part(part, data.search) else None
 
 
 def draw_best_architectures(data: ReportData) -> list[Drawing]:

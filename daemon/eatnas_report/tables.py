@@ -12,6 +12,7 @@ from eatnas_db.queries.ranking import RankedCandidate
 from eatnas_db.queries.rungs import describe_rungs
 from eatnas_protocol.long_texts import shorten_middle
 from eatnas_report.data import ReportData
+from eatnas_report.figures.lineage import HasLineage
 from eatnas_report.formats import flatten, format_duration, format_time
 
 MAX_CAUSES: Final = 10
@@ -24,10 +25,16 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class ReportColumn:
-    """A column of a table; `kind` is its class in the style sheet."""
+    """A column of a table; `kind` is its class in the style sheet.
+
+    The cells of the kind `candidate` are ids, which lead to the pages of candidates where there are such pages.
+    """
 
     title: str
     kind: str = "text"
+
+
+CANDIDATE: Final = ReportColumn("id", "candidate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,15 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class OverviewItem:
-    """A title and a value of the overview; `wide` for a value that needs a line of its own."""
+    """A title and a value of the overview; `wide` for a value that needs a line of its own.
+
+    `candidate` is the id of the candidate that the value belongs to.
+    """
 
     title: str
     value: str
     wide: bool = False
+    candidate: int | None = None
 
 
 def overview(data: ReportData, *, shows_fingerprint: bool = True) -> list[OverviewItem]:
@@ -91,11 +102,11 @@ def overview(data: ReportData, *, shows_fingerprint: bool = True) -> list[Overvi
 
 def _best_items(data: ReportData) -> Iterator[OverviewItem]:
     if data.fittest is not None:
-        yield OverviewItem("best by score", f"{data.fittest.fitness:.4f}, candidate {data.fittest.id}")
+        yield OverviewItem("best by score", f"{data.fittest.fitness:.4f}", candidate=data.fittest.id)
     best = data.best
     if best is not None and best.reevaluation is not None:
         measured = _with_spread(best.reevaluation, best.reevaluation_spread)
-        yield OverviewItem("best by re-evaluation", f"{measured}, candidate {best.id}")
+        yield OverviewItem("best by re-evaluation", measured, candidate=best.id)
     if best is not None and best.test is not None:
         models = f"{best.test_seeds} final model{'' if best.test_seeds == 1 else 's'}"
         if best.test_weights_from is not None:
@@ -114,7 +125,8 @@ def top_table(data: ReportData) -> ReportTable:
         if any(value is not None for value in values)
     ]
     columns = (
-        *_numbers("id", "birth", "fitness", *(title for title, _ in optional), "params", "mult-adds"),
+        CANDIDATE,
+        *_numbers("birth", "fitness", *(title for title, _ in optional), "params", "mult-adds"),
         *_texts("origin", "code"),
     )
     rows = [
@@ -150,13 +162,13 @@ def objective_front_table(data: ReportData) -> ReportTable:
         )
         for candidate in data.objective_front[:MAX_FRONT_ROWS]
     ]
-    return ReportTable((*_numbers("id", "birth", *metrics), *_texts("origin", "code")), rows)
+    return ReportTable((CANDIDATE, *_numbers("birth", *metrics), *_texts("origin", "code")), rows)
 
 
-def lineage_table(data: ReportData) -> ReportTable:
-    """Return the newest ancestors of the best candidate and the candidate itself, oldest first."""
+def lineage_table(data: HasLineage) -> ReportTable:
+    """Return the newest ancestors of a candidate and the candidate itself, oldest first."""
     relatives = data.lineage[::-1][-MAX_LINEAGE_ROWS:]
-    columns = (*_numbers("id"), *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
+    columns = (CANDIDATE, *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
     rows = [
         (
             str(relative.id),
@@ -175,7 +187,7 @@ def lineage_table(data: ReportData) -> ReportTable:
 def failure_table(data: ReportData) -> ReportTable:
     """Return the newest attempts that ended without a score, newest first."""
     newest = sorted(data.failures, key=lambda failure: failure.ended_at)[-MAX_FAILURES:][::-1]
-    columns = (*_numbers("candidate", "attempt"), *_texts("candidate's state", "failure"))
+    columns = (ReportColumn("candidate", "candidate"), *_numbers("attempt"), *_texts("candidate's state", "failure"))
     rows = [
         (
             str(failure.candidate_id),

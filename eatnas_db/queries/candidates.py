@@ -141,6 +141,17 @@ def require_candidate(connection: Connection, candidate_id: int) -> None:
         )
 
 
+def get_search_name(connection: Connection, candidate_id: int) -> str:
+    """Return the name of the search of a candidate. Raises `NotFoundError`."""
+    require_candidate(connection, candidate_id)
+    query = (
+        select(search.c.name)
+        .join(candidate, candidate.c.search_id == search.c.id)
+        .where(candidate.c.id == candidate_id)
+    )
+    return str(connection.execute(query).scalar_one())
+
+
 def get_candidate(connection: Connection, candidate_id: int) -> CandidateDetails:
     """Return the candidate with this id. Raises `NotFoundError`."""
     require_candidate(connection, candidate_id)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from eatnas_cli.daemon_status import DaemonStatus, describe_waits, read_status
 from eatnas_cli.device_view import describe_memory, describe_state
 from eatnas_cli.search.status import describe_lost_hosts
 from eatnas_daemon.search_progress import current_status
 from eatnas_db.database.engine import read_connection
+from eatnas_db.queries.searches import get_search
 from eatnas_db.queries.training_activity import IdleSlot, TrainingActivity, list_idle_slots
 from eatnas_db.settings import Settings
 from eatnas_report.formats import format_time
@@ -21,7 +23,8 @@ COLUMNS = (
     ReportColumn("slot", "number"),
     ReportColumn("device"),
     ReportColumn("search"),
-    ReportColumn("candidate", "number"),
+    ReportColumn("candidate", "candidate"),
+    ReportColumn("attempt", "number"),
     ReportColumn("epochs", "number"),
     ReportColumn("images/s", "number"),
     ReportColumn("since (UTC)"),
@@ -47,18 +50,34 @@ def read_searches(settings: Settings) -> Fragment:
 
 
 def read_activity(settings: Settings, search: str | None = None) -> Fragment:
-    """Return what the slots do, all of them or those that train one search."""
+    """Return what the slots do, all of them or those that train one search. Raises `NotFoundError`."""
     status = read_status(settings)
     with read_connection(settings.database_url) as connection:
+        if search is not None:
+            get_search(connection, search)
         idle = list_idle_slots(connection) if status.supervised and search is None else ()
-    work = [training for training in status.work if search in (None, training.search)]
-    waits = [line for line in _describe_causes(status) if search is None or search in line]
+    if search is not None:
+        status = _of_search(status, search)
     if not status.supervised:
         nothing = "No daemon is running; `eatnas-db daemon start` starts one."
     else:
         nothing = "Nothing is in training." if search is None else "No slot trains this search."
-    rows = sorted([*map(_training_row, work), *map(_idle_row, idle)])
-    return activity_fragment(ReportTable(COLUMNS, [row for _, row in rows]), waits, nothing)
+    rows = sorted([*map(_training_row, status.work), *map(_idle_row, idle)])
+    return activity_fragment(ReportTable(COLUMNS, [row for _, row in rows]), list(_describe_causes(status)), nothing)
+
+
+def _of_search(status: DaemonStatus, name: str) -> DaemonStatus:
+    """Return what a status says about one search."""
+    return replace(
+        status,
+        problem=None,
+        hosts=(),
+        devices=(),
+        work=[training for training in status.work if training.search == name],
+        holds=[hold for hold in status.holds if hold.search == name],
+        held_up=[blocked for blocked in status.held_up if blocked.name == name],
+        searches=[row for row in status.searches if row.name == name],
+    )
 
 
 def _describe_causes(status: DaemonStatus) -> Iterator[str]:
@@ -77,13 +96,13 @@ def _describe_causes(status: DaemonStatus) -> Iterator[str]:
 
 def _training_row(training: TrainingActivity) -> tuple[tuple[str, int], tuple[str, ...]]:
     speed = training.images_per_second
-    attempt = "" if training.attempt == 1 else f", attempt {training.attempt}"
     return (training.host, training.slot), (
         training.host,
         str(training.slot),
         training.device,
         training.search,
-        f"{training.candidate_id}{attempt}",
+        str(training.candidate_id),
+        str(training.attempt),
         f"{training.epochs_done} of {training.epochs}",
         "" if speed is None else f"{speed:,.0f}",
         format_time(training.started_at),
@@ -91,4 +110,4 @@ def _training_row(training: TrainingActivity) -> tuple[tuple[str, int], tuple[st
 
 
 def _idle_row(slot: IdleSlot) -> tuple[tuple[str, int], tuple[str, ...]]:
-    return (slot.host, slot.slot), (slot.host, str(slot.slot), slot.device, "idle", "", "", "", "")
+    return (slot.host, slot.slot), (slot.host, str(slot.slot), slot.device, "idle", "", "", "", "", "")

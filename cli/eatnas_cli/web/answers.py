@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from eatnas_db.errors import ConflictError, DamagedRecordError, EatnasError, NotFoundError, RecordError
+from eatnas_protocol.long_texts import shorten_middle
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
 JSON: Final = "application/json"
-JSON_LINES: Final = "application/x-ndjson"
+MAX_ECHO_CHARACTERS: Final = 80
+"""The length to which a message shortens a text of the request."""
+MAX_MESSAGE_CHARACTERS: Final = 1000
+RETRY_SECONDS: Final = 5
 STATUS_TITLES: Final = {
     400: "Wrong request",
     401: "Token needed",
@@ -54,12 +59,26 @@ def status_of(error: EatnasError) -> int:
 def error_answer(
     scope: Scope, status: int, message: str, field: str | None = None, *, asks_token: bool = False
 ) -> Response:
-    """Return an error: as JSON below `/api` and `/live`, elsewhere as a page."""
+    """Return an error as one line: as JSON below `/api` and `/live`, elsewhere as a page."""
     headers = {"Cache-Control": "no-store"}
+    message, field = shorten_echoes(scope, message), field and shorten_middle(field, MAX_ECHO_CHARACTERS)
     if scope["path"].startswith(("/api", "/live", "/openapi.json")):
         error = {"status": status, "message": message, "field": field}
         return JSONResponse({"error": error}, status, headers=headers)
     from eatnas_report.live_page import render_error
 
     title = STATUS_TITLES.get(status, "Error")
+    if status == 503:  # the browser asks again, until the record is back
+        headers["Refresh"] = str(RETRY_SECONDS)
+        message = f"{message}. This page tries again by itself."
     return HTMLResponse(render_error(title, message, asks_token=asks_token), status, headers=headers)
+
+
+def shorten_echoes(scope: Scope, message: str) -> str:
+    """Return a message as one line of limited length, in which the long texts of the request are shortened."""
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    long = {text for parameter in query for text in parameter if len(text) > MAX_ECHO_CHARACTERS}
+    for text in sorted(long, key=len, reverse=True):
+        for form in (text, repr(text)[1:-1]):
+            message = message.replace(form, shorten_middle(form, MAX_ECHO_CHARACTERS))
+    return shorten_middle(" ".join(message.split()), MAX_MESSAGE_CHARACTERS)

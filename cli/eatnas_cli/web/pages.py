@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from eatnas_cli.command_tools import ArgumentError, list_tools
+from eatnas_cli.web.access import TOKEN_PARAMETER
 from eatnas_cli.web.activity import read_activity, read_searches
+from eatnas_cli.web.answer_cache import AnswerCache, TaggedBody
 from eatnas_cli.web.answers import JSON, error_answer, status_of, tagged_answer, tagged_response
 from eatnas_cli.web.openapi import describe_api
 from eatnas_daemon.search_progress import current_status, is_supervised
 from eatnas_db.database.engine import read_connection
 from eatnas_db.errors import EatnasError, NotFoundError
-from eatnas_db.queries.searches import get_search
+from eatnas_db.queries.candidates import get_search_name, parse_candidate_id
+from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.queries.versions import get_version
 from eatnas_db.settings import Settings
-from eatnas_report.data import ReportPart, load_report_data
+from eatnas_db.text_encoding import escape_unstorable, is_storable
+from eatnas_report.candidate_page import candidate_fragment, load_candidate_data, render_candidate
+from eatnas_report.data import ReportData, ReportPart, load_report_data
 from eatnas_report.live_page import (
     NEEDS_ALSO,
-    Fragment,
     part_fragment,
     render_api,
     render_list,
     render_search,
     script_files,
 )
+from eatnas_report.quality_preview import PREVIEW_STEPS, preview_quality
 
 CLOCK_SECONDS = 30
 """The utilisation of a search changes with time alone; it is read again after this time."""
@@ -41,50 +50,116 @@ CLOCK_SECONDS = 30
 
 def page_routes(settings: Settings, version: str) -> list[Route]:
     """Return the routes of the pages, of their parts and of their scripts."""
-    api = render_api(describe_api(list_tools(), version))
-
-    def show_list(_: Request) -> Response:
-        return _page(render_list(read_searches(settings), read_activity(settings)))
-
-    def show_search(request: Request) -> Response:
-        name = _parameter(request, "name")
-        overview = _read_part(settings, name, ReportPart.OVERVIEW)
-        return _page(render_search(name, overview, read_activity(settings, name)))
-
-    def show_api(_: Request) -> Response:
-        return _page(api)
-
-    def send_searches(request: Request) -> Response:
-        return tagged_answer(request, read_searches(settings).to_json())
-
-    def send_activity(request: Request) -> Response:
-        return tagged_answer(request, read_activity(settings, request.query_params.get("name")).to_json())
-
-    def send_part(request: Request) -> Response:
-        name, part = _parameter(request, "name"), _part(request)
-        with read_connection(settings.database_url) as connection:
-            search = get_search(connection, name)
-            status = current_status(search, is_supervised(settings, connection))
-            tag = f"{part}-{get_version(connection, replace(search, status=status))}"
-        if part is ReportPart.UTILISATION:
-            tag += f"-{int(time.time() // CLOCK_SECONDS)}"
-        return tagged_response(request, lambda: _read_part(settings, name, part).to_json(), f"{tag}-{version}", JSON)
-
-    pages = {
-        "/": show_list,
-        "/search": show_search,
-        "/docs": show_api,
-        "/live/searches": send_searches,
-        "/live/activity": send_activity,
-        "/live/search": send_part,
-        "/static/{file}": _send_script,
+    pages = _Pages(settings, version)
+    answers: dict[str, tuple[Callable[[Request], Response], tuple[str, ...]]] = {
+        "/": (pages.show_list, ()),
+        "/search": (pages.show_search, ("name",)),
+        "/candidate": (pages.show_candidate, ("candidate",)),
+        "/docs": (pages.show_api, ()),
+        "/live/searches": (pages.send_searches, ()),
+        "/live/activity": (pages.send_activity, ("name",)),
+        "/live/search": (pages.send_part, ("name", "part")),
+        "/live/candidate": (pages.send_candidate, ("candidate",)),
+        "/static/{file}": (_send_script, ()),
     }
-    return [Route(path, _with_errors(answer), methods=["GET"]) for path, answer in pages.items()]
+    return [Route(path, _with_errors(answer, names), methods=["GET"]) for path, (answer, names) in answers.items()]
 
 
-def _with_errors(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
+class _Pages:
+    """The pages of a record, and their parts."""
+
+    def __init__(self, settings: Settings, version: str) -> None:
+        self._settings = settings
+        self._version = version
+        self._api = render_api(describe_api(list_tools(), version))
+        self._cache = AnswerCache()
+
+    def show_list(self, _: Request) -> Response:
+        """Return the page of all searches."""
+        return _page(render_list(read_searches(self._settings), read_activity(self._settings)))
+
+    def show_search(self, request: Request) -> Response:
+        """Return the page of a search."""
+        name = _parameter(request, "name")
+        with self._connection() as connection:
+            data = self._read_data(connection, name, ReportPart.OVERVIEW)
+            steps = list_steps(connection, data.search.id, max_points=PREVIEW_STEPS)
+        overview = part_fragment(ReportPart.OVERVIEW, data)
+        activity = read_activity(self._settings, name)
+        return _page(render_search(data.search, overview, activity, preview_quality(steps)))
+
+    def show_candidate(self, request: Request) -> Response:
+        """Return the page of a candidate."""
+        with self._connection() as connection:
+            data = load_candidate_data(connection, _candidate_id(request))
+        return _page(render_candidate(data))
+
+    def show_api(self, _: Request) -> Response:
+        """Return the page that lists the paths of the API."""
+        return _page(self._api)
+
+    def send_searches(self, request: Request) -> Response:
+        """Send the list of searches."""
+        return tagged_answer(request, read_searches(self._settings).to_json())
+
+    def send_activity(self, request: Request) -> Response:
+        """Send what the slots do."""
+        name = _parameter(request, "name") if "name" in request.query_params else None
+        return tagged_answer(request, read_activity(self._settings, name).to_json())
+
+    def send_part(self, request: Request) -> Response:
+        """Send a part of the page of a search."""
+        name, part = _parameter(request, "name"), _part(request)
+        with self._connection() as connection:
+            tag = self._tag(connection, get_search(connection, name), part)
+
+        def build() -> TaggedBody:
+            with self._connection() as connection:
+                data = self._read_data(connection, name, part)
+                read = self._tag(connection, data.search, part)
+            return TaggedBody(read, part_fragment(part, data).to_json())
+
+        return tagged_response(request, lambda: self._cache.read(tag, build), tag, JSON)
+
+    def send_candidate(self, request: Request) -> Response:
+        """Send the page of a candidate without its frame."""
+        candidate = _candidate_id(request)
+        with self._connection() as connection:
+            search = get_search(connection, get_search_name(connection, candidate))
+            tag = self._tag(connection, search, f"candidate-{candidate}")
+
+        def build() -> TaggedBody:
+            with self._connection() as connection:
+                data = load_candidate_data(connection, candidate)
+                read = self._tag(connection, data.search, f"candidate-{candidate}")
+            return TaggedBody(read, candidate_fragment(data).to_json())
+
+        return tagged_response(request, lambda: self._cache.read(tag, build), tag, JSON)
+
+    def _connection(self) -> AbstractContextManager[Connection]:
+        return read_connection(self._settings.database_url)
+
+    def _read_data(self, connection: Connection, name: str, part: ReportPart) -> ReportData:
+        parts = {part, *NEEDS_ALSO.get(part, ())}
+        data = load_report_data(connection, name, time.time(), parts=parts, max_fingerprinted=-1)
+        return replace(data, search=self._with_status(connection, data.search))
+
+    def _with_status(self, connection: Connection, search: SearchRecord) -> SearchRecord:
+        return replace(search, status=current_status(search, is_supervised(self._settings, connection)))
+
+    def _tag(self, connection: Connection, search: SearchRecord, part: str) -> str:
+        """Return a text that changes when a part of the page of a search changes, or the program."""
+        clock = int(time.time() // CLOCK_SECONDS) if part == ReportPart.UTILISATION else 0
+        state = get_version(connection, self._with_status(connection, search))
+        return f"{part}-{state}-{clock}-{self._version}"
+
+
+def _with_errors(answer: Callable[[Request], Response], names: Sequence[str]) -> Callable[[Request], Any]:
+    """Return the endpoint of a page that has the parameters `names`."""
+
     async def endpoint(request: Request) -> Response:
         try:
+            _require_known(request, names)
             return await run_in_threadpool(answer, request)
         except EatnasError as error:
             field = error.argument if isinstance(error, ArgumentError) else None
@@ -95,6 +170,21 @@ def _with_errors(answer: Callable[[Request], Response]) -> Callable[[Request], A
 
 def _page(html: str) -> Response:
     return HTMLResponse(html, headers={"Cache-Control": "no-store"})
+
+
+def _require_known(request: Request, names: Sequence[str]) -> None:
+    """Raise `ArgumentError` for a parameter that a page does not have, that repeats, or that no record can hold."""
+    # An address with a token stays valid when the server no longer asks for one.
+    given = [item for item in request.query_params.multi_items() if item[0] != TOKEN_PARAMETER]
+    for name, text in given:
+        if name not in names:
+            known = f"it has: {', '.join(names)}" if names else "it has none"
+            raise ArgumentError(f"{request.url.path[:80]} has no parameter {name}; {known}", name)
+        if not is_storable(text):
+            raise ArgumentError(f"{name} is {escape_unstorable(text)[:80]}, which is not valid text", name)
+    for name, count in Counter(name for name, _ in given).items():
+        if count > 1:
+            raise ArgumentError(f"{name} is given twice; {request.url.path} takes one", name)
 
 
 def _parameter(request: Request, name: str) -> str:
@@ -111,12 +201,12 @@ def _part(request: Request) -> ReportPart:
     return ReportPart(text)
 
 
-def _read_part(settings: Settings, name: str, part: ReportPart) -> Fragment:
-    parts = {part, *NEEDS_ALSO.get(part, ())}
-    with read_connection(settings.database_url) as connection:
-        data = load_report_data(connection, name, time.time(), parts=parts, max_fingerprinted=-1)
-        status = current_status(data.search, is_supervised(settings, connection))
-    return part_fragment(part, replace(data, search=replace(data.search, status=status)))
+def _candidate_id(request: Request) -> int:
+    text = _parameter(request, "candidate")
+    number = parse_candidate_id(text)
+    if number is None:
+        raise ArgumentError(f"candidate must be the id of a candidate, a whole number; got {text!r}", "candidate")
+    return number
 
 
 def _send_script(request: Request) -> Response:

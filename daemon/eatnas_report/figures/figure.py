@@ -9,6 +9,8 @@ from typing import Final
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+FIGURE_HEIGHT: Final = 380
+"""The height of most figures in pixels."""
 MAX_MARKED_POINTS: Final = 40
 """A line with more points has no marker at each point, since the markers would overlap."""
 
@@ -23,6 +25,11 @@ class ReportFigure:
     half_width: bool = False
 
     @property
+    def height(self) -> int:
+        """The height in pixels."""
+        return int(self.plot.layout.height)
+
+    @property
     def json(self) -> Markup:
         """The plot as JSON for a script element, where only `<` could be read as markup."""
         return Markup(str(self.plot.to_json()).replace("<", "\\u003c"))  # noqa: S704
@@ -34,7 +41,7 @@ def new_plot(x_title: str, y_title: str) -> go.Figure:
     plot = go.Figure()
     plot.update_layout(
         template="none",
-        height=380,
+        height=FIGURE_HEIGHT,
         margin={"l": 60, "r": 20, "t": 20, "b": 50},
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         hoverlabel={"bgcolor": "#ffffff", "font": {"color": "#000000"}},

@@ -7,6 +7,7 @@ from itertools import cycle
 from operator import attrgetter
 from typing import Any, Final
 
+from eatnas_db.domain.objective import Objective
 from eatnas_db.queries.learning_curves import LearningCurve, LearningPoint
 from eatnas_report.data import ReportData
 from eatnas_report.figures.figure import MAX_MARKED_POINTS, ReportFigure, new_plot
@@ -23,17 +24,19 @@ _LOSSES: Final[tuple[tuple[str, str, Value], ...]] = (
 
 def learning_figures(data: ReportData) -> list[ReportFigure]:
     """Draw the metric and the losses of the best candidates over their epochs; nothing before the first epoch."""
-    if not data.curves:
-        return []
-    label = data.search.objective.label
     which = "the best candidates" + (" and of those in training" if any(c.in_training for c in data.curves) else "")
+    return draw_learning_curves(data.curves, data.search.objective, which)
+
+
+def draw_learning_curves(curves: Sequence[LearningCurve], objective: Objective, which: str) -> list[ReportFigure]:
+    """Draw the metric and the losses of candidates over their epochs; `which` names the candidates in the captions."""
     figures = []
-    for name, title, value in (("metric", label, _METRIC), *_LOSSES):
-        curves = [curve for curve in data.curves if any(value(point) is not None for point in curve.points)]
+    for name, title, value in (("metric", objective.label, _METRIC), *_LOSSES):
+        measured = [curve for curve in curves if any(value(point) is not None for point in curve.points)]
         # The loss is drawn once if it is also the metric.
-        if curves and not (name == "val-loss" and data.search.objective.metric == "val_loss"):
+        if measured and not (name == "val-loss" and objective.metric == "val_loss"):
             caption = f"{title[0].upper()}{title[1:]} of {which}, by number of epochs."
-            plot = _plot_curves(curves, title, value)
+            plot = _plot_curves(measured, title, value)
             figures.append(ReportFigure(f"curves-{name}", plot, caption, half_width=True))
     return figures
 

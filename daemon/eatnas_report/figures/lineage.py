@@ -1,15 +1,14 @@
-"""The figure of the best candidate's ancestors and of their other children."""
+"""The figure of a candidate's ancestors and of their other children."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from eatnas_db.domain.architecture import Architecture
 from eatnas_db.errors import InvalidArchitectureError
 from eatnas_db.queries.lineage import LineageEntry, ScoredChild
-from eatnas_report.data import ReportData
 from eatnas_report.figures.figure import (
     MAX_MARKED_POINTS,
     ReportFigure,
@@ -19,7 +18,28 @@ from eatnas_report.figures.figure import (
 )
 from eatnas_report.palette import BLACK, GREY, LIGHT_GREY, SERIES
 
+LINEAGE_HEIGHT: Final = 480
 SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon")
+
+
+class HasLineage(Protocol):
+    """A candidate and its ancestors, newest first, and other children of these; both may be samples."""
+
+    @property
+    def lineage(self) -> tuple[LineageEntry, ...]:
+        """The candidate and its ancestors."""
+
+    @property
+    def generations(self) -> int:
+        """The number of the candidate and all its ancestors."""
+
+    @property
+    def related(self) -> tuple[ScoredChild, ...]:
+        """Other children of the ancestors."""
+
+    @property
+    def related_total(self) -> int:
+        """The number of all other children."""
 
 
 class Edge(NamedTuple):
@@ -31,8 +51,8 @@ class Edge(NamedTuple):
     child_fitness: float | None
 
 
-def lineage_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the best candidate, its ancestors and their other children; nothing before the first score."""
+def lineage_figures(data: HasLineage) -> list[ReportFigure]:
+    """Draw a candidate, its ancestors and their other children; nothing without a candidate."""
     if not data.lineage:
         return []
     oldest_first = data.lineage[::-1]
@@ -41,7 +61,7 @@ def lineage_figures(data: ReportData) -> list[ReportFigure]:
     _add_related(plot, data, generation)
     _add_ancestor_edges(plot, oldest_first, generation)
     _add_ancestors(plot, oldest_first, generation)
-    plot.update_layout(height=480, hoverlabel={"font": {"family": "monospace"}, "align": "left"})
+    plot.update_layout(height=LINEAGE_HEIGHT, hoverlabel={"font": {"family": "monospace"}, "align": "left"})
     every_generation = {"dtick": 1} if data.generations <= MAX_MARKED_POINTS else {}
     plot.update_xaxes(range=[-0.5, data.generations + 0.5], **every_generation)
     sentences = [
@@ -52,7 +72,7 @@ def lineage_figures(data: ReportData) -> list[ReportFigure]:
     return [ReportFigure("lineage", plot, " ".join(filter(None, sentences)))]
 
 
-def _add_related(plot: Any, data: ReportData, generation: dict[int, int]) -> None:
+def _add_related(plot: Any, data: HasLineage, generation: dict[int, int]) -> None:
     fitness = {relative.id: relative.fitness for relative in data.lineage}
     edges = [
         Edge(generation[child.parent_id], fitness[child.parent_id], generation[child.parent_id] + 1, child.fitness)

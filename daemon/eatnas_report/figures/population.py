@@ -14,6 +14,7 @@ from eatnas_report.figures.figure import MAX_MARKED_POINTS, ReportFigure, descri
 from eatnas_report.palette import BLUE, GREEN, GREY, VERMILION
 from eatnas_report.sampling import sample_evenly
 
+FRONT_HEIGHT: Final = 460
 HOURS_FROM_SECONDS: Final = 7200
 """Device time is shown in hours from this number of seconds."""
 SHARE_COLOURS: Final = [[0, "#ffffff"], [1, "#08306b"]]
@@ -118,7 +119,7 @@ def front_figures(data: ReportData) -> list[ReportFigure]:
         hovertext=[_describe_tradeoff(candidate, objective.column) for candidate in data.front],
         hoverinfo="text",
     )
-    plot.update_layout(height=460)
+    plot.update_layout(height=FRONT_HEIGHT)
     metric = f"{objective.better} {objective.column}"
     caption = f"No candidate has both {metric} and fewer mult-adds than a candidate on the Pareto front."
     sample = describe_sample(len(data.tradeoffs), data.search.scored, "scored candidates")
@@ -150,6 +151,11 @@ def primitive_figures(data: ReportData) -> list[ReportFigure]:
     return figures
 
 
+def primitive_height(rows: int) -> int:
+    """Return the height of a heat map with a number of rows, in pixels."""
+    return 120 + 17 * rows
+
+
 def _plot_primitive(primitive: str, values: Sequence[PrimitiveShare]) -> Any:
     steps = sorted({value.step for value in values})
     rows = list(dict.fromkeys(BlockValue(value.block, value.value) for value in values))
@@ -177,7 +183,7 @@ def _plot_primitive(primitive: str, values: Sequence[PrimitiveShare]) -> Any:
     for number, (row, next_row) in enumerate(pairwise(rows)):
         if row.block != next_row.block:
             plot.add_hline(y=number + 0.5, line={"color": "#000000", "width": 1})
-    plot.update_layout(height=120 + 17 * len(rows), title={"text": primitive, "x": 0.5}, margin={"t": 40})
+    plot.update_layout(height=primitive_height(len(rows)), title={"text": primitive, "x": 0.5}, margin={"t": 40})
     plot.update_xaxes(type="category", showgrid=False, nticks=8)
     plot.update_yaxes(
         range=[len(rows) - 0.5, -0.5],

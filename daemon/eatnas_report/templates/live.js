@@ -5,12 +5,21 @@ const REST_PER_WORK = 10, MAX_REST_SECONDS = 60;
 
 const problem = document.getElementById("problem");
 const freshness = document.getElementById("freshness");
-const plotly = new Promise((resolve) => {
-  if (window.Plotly) resolve(window.Plotly);
-  else document.getElementById("plotly").addEventListener("load", () => resolve(window.Plotly));
-});
+const plotlyFile = document.currentScript.dataset.plotly;
 const parts = [...document.querySelectorAll("[data-live]")].map((element) => ({element, tag: null, inView: false, askedAt: -Infinity}));
-let seconds = MIN_SECONDS, timer = null, isBusy = false, isAskedAgain = false;
+let seconds = MIN_SECONDS, timer = null, isBusy = false, isAskedAgain = false, isFirst = true, loading = null;
+
+// Return the library that draws figures. A failed download is repeated at the next call.
+function plotly() {
+  loading ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = plotlyFile;
+    script.addEventListener("load", () => resolve(window.Plotly));
+    script.addEventListener("error", () => { loading = null; script.remove(); reject(new TypeError(plotlyFile)); });
+    document.head.append(script);
+  });
+  return loading;
+}
 
 async function load(part) {
   part.askedAt = performance.now();
@@ -27,19 +36,19 @@ async function load(part) {
 async function show(element, fragment) {
   const template = document.createElement("template");
   template.innerHTML = fragment.html;
-  const drawn = new Map([...element.querySelectorAll(".plot")].map((plot) => [plot.id, plot]));
+  const drawn = new Map([...element.querySelectorAll(".plot[id]")].map((plot) => [plot.id, plot]));
   // A drawn figure stays, and only its data changes: zoom and memory survive.
   for (const plot of template.content.querySelectorAll(".plot")) {
     const old = drawn.get(plot.id);
     if (old) { plot.replaceWith(old); drawn.delete(plot.id); }
   }
-  if (drawn.size) { const library = await plotly; for (const old of drawn.values()) library.purge(old); }
+  const ids = Object.keys(fragment.plots);
+  // What is shown stays until the figures can be drawn.
+  const library = drawn.size || ids.length ? await plotly() : null;
+  for (const old of drawn.values()) library.purge(old);
   element.replaceChildren(template.content);
   element.classList.remove("later");
   element.closest("section").classList.toggle("empty", fragment.html === "");
-  const ids = Object.keys(fragment.plots);
-  if (!ids.length) return;
-  const library = await plotly;
   const buttons = [["toImage", "zoom2d", "pan2d", "resetScale2d"]];
   for (const id of ids) {
     const {data, layout} = fragment.plots[id];
@@ -64,7 +73,9 @@ async function refresh() {
   const start = performance.now();
   let hasChanged = false, failure = null;
   try {
-    const done = new Set();
+    // The server has just written the others into the page.
+    const done = new Set(isFirst ? parts.filter((part) => !part.element.classList.contains("later")) : []);
+    isFirst = false;
     for (let part = next(done); part && !document.hidden; part = next(done)) {
       done.add(part);
       hasChanged = await load(part) || hasChanged;
@@ -96,3 +107,5 @@ const observer = new IntersectionObserver((entries) => {
 }, {rootMargin: "300px"});
 for (const part of parts) observer.observe(part.element);
 document.addEventListener("visibilitychange", () => { if (document.hidden) clearTimeout(timer); else refresh(); });
+// The text and the preview are painted first: to run the library takes longer than all the rest.
+if (document.querySelector(".later")) requestAnimationFrame(() => setTimeout(() => plotly().catch(() => {})));

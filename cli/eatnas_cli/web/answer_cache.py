@@ -1,0 +1,52 @@
+"""Keep the newest answers of the server, so that several readers of the same version cost one reading of the record."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+MAX_ANSWERS: Final = 48
+"""An answer has at most some hundreds of kilobytes."""
+
+
+class TaggedBody(NamedTuple):
+    """An answer, and the tag of the version of the record from which it was read."""
+
+    tag: str
+    body: str
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    body: str | None = None
+
+
+class AnswerCache:
+    """The answers that were asked for last, by their tags."""
+
+    def __init__(self, size: int = MAX_ANSWERS) -> None:
+        self._size = size
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def read(self, tag: str, build: Callable[[], TaggedBody]) -> str:
+        """Return the answer of a version. Readers at the same time wait for the first one, which builds it.
+
+        The record may have changed since its tag was read. An answer of another version is returned and not kept.
+        """
+        with self._lock:
+            entry = self._entries.setdefault(tag, _Entry())
+            self._entries.move_to_end(tag)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        with entry.lock:
+            if entry.body is not None:
+                return entry.body
+            built = build()
+            if built.tag == tag:
+                entry.body = built.body
+            return built.body
