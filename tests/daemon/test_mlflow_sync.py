@@ -28,6 +28,7 @@ from eatnas_db.transitions import lease_next
 from support.mlflow_stores import (
     SPEC,
     assert_store_matches,
+    copy_empty_store,
     finish_fourth,
     free_port,
     get_search_run,
@@ -52,7 +53,8 @@ def engine(tmp_path):
 
 
 @pytest.fixture
-def uri(tmp_path):
+def uri(tmp_path, tmp_path_factory):
+    copy_empty_store(tmp_path_factory, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,6 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
+import pytest
 from sqlalchemy import Connection, Engine, insert, select
 
 from eatnas_daemon.followers.process import Follower
@@ -37,6 +39,7 @@ from eatnas_db.schema.trainings import epoch
 from eatnas_db.searches.advance import breed_births, settle_births
 from eatnas_db.searches.create import create_search
 from eatnas_migrations import commands
+from support.shared_folders import make_once
 from support.waiting import eventually
 
 SPEC: Final = {
@@ -114,6 +117,15 @@ def finish_fourth(engine: Engine, token: Any) -> None:
     with transaction(engine) as connection:
         record_epoch(connection, token, 1, 4020.0)
         record_score(connection, token, 4030.0)
+
+
+def copy_empty_store(factory: pytest.TempPathFactory, file: Path) -> None:
+    """Write an SQLite store without runs, which MLflow takes a second to create."""
+
+    def make(folder: Path) -> None:
+        connect(f"sqlite:///{folder / 'empty.db'}").search_experiments(max_results=1)
+
+    shutil.copyfile(make_once(factory, "mlflow-store", make) / "empty.db", file)
 
 
 def sync_runs(engine: Engine, uri: str) -> int:
