@@ -55,25 +55,32 @@ def fingerprint(eatnas, home):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_example_is_searched_killed_resumed_and_exported(
-    tmp_path, home, record, fresh_home, site, eatnas, eatnas_within, eatnas_started, until
+def test_example_is_searched_killed_uninstalled_resumed_and_exported(
+    tmp_path, home, record, site, eatnas, eatnas_within, eatnas_started, until
 ):
     prepared = json.loads(eatnas("data", "prepare", "shapes", "--stratify", "--format", "json"))
     assert (prepared["classes"], prepared["train_images"], prepared["test_images"]) == (3, 240, 100)
     spec = str(EXAMPLE / "search.yaml")
-
-    other = tmp_path / "undisturbed"
-    shutil.copytree(fresh_home, other)
-    eatnas("search", "create", spec, at=other)
-    eatnas("run", "shapes", "--slots", "1", at=other)
-
     eatnas("search", "create", spec)
-    process = eatnas_started("run", "shapes", "--slots", "2")
-    until(lambda: count_epochs(home) >= 2, 300)
+    undisturbed = shutil.copytree(home, tmp_path / "undisturbed")
+    eatnas("run", "shapes", "--slots", "2", at=undisturbed)
+
+    process = eatnas_started("run", "shapes", "--slots", "1")
+    until(lambda: count_epochs(home) >= 1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    eatnas("run", "shapes", "--slots", "1")
-    assert fingerprint(eatnas_within, home) == fingerprint(eatnas_within, other)
+    shutil.move(site, tmp_path / "uninstalled")
+    for query in QUERIES:
+        assert eatnas_within(*query)
+    assert "eatnas_shapes" not in eatnas_within("data", "list")
+    for refused in (["data", "verify", "shapes"], ["search", "create", spec, "--set", "name=another"]):
+        assert "unknown data set 'shapes'" in eatnas_within(*refused, expect=1).splitlines()[-1]
+    process = eatnas_started("run", "shapes", "--slots", "1")
+    until(lambda: "unknown data set 'shapes'" in eatnas_within("search", "show", "shapes"))
+    shutil.move(tmp_path / "uninstalled", site)
+    process.communicate()
+    assert process.returncode == 0
+    assert fingerprint(eatnas_within, home) == fingerprint(eatnas_within, undisturbed)
 
     shown = json.loads(eatnas_within("search", "show", "shapes", "--format", "json"))
     assert shown["data_digest"] == prepared["data_digest"]
@@ -85,29 +92,3 @@ def test_example_is_searched_killed_resumed_and_exported(
     Image.fromarray(np.full((20, 30), 200, np.uint8)).save(tmp_path / "white.png")
     predicted = json.loads(eatnas("predict", "net.safetensors", "white.png", "--format", "json"))
     assert {row["label"] for row in predicted} <= {"circle", "square", "triangle"}
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_without_the_example_queries_answer_and_its_search_waits(
-    tmp_path, home, record, site, eatnas, eatnas_within, eatnas_started, until
-):
-    spec = str(EXAMPLE / "search.yaml")
-    eatnas("search", "create", spec, "--set", "budget.candidates=4")
-    process = eatnas_started("run", "shapes", "--slots", "1")
-    until(lambda: count_epochs(home) >= 1, 300)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-    shutil.move(site, tmp_path / "uninstalled")
-    for query in QUERIES:
-        assert eatnas_within(*query)
-    assert "eatnas_shapes" not in eatnas("data", "list")
-    for refused in (["data", "verify", "shapes"], ["search", "create", spec, "--set", "name=another"]):
-        assert "unknown data set 'shapes'" in eatnas(*refused, expect=1).splitlines()[-1]
-
-    process = eatnas_started("run", "shapes", "--slots", "1")
-    until(lambda: "unknown data set 'shapes'" in eatnas_within("search", "show", "shapes"), 300)
-    shutil.move(tmp_path / "uninstalled", site)
-    process.communicate()
-    assert process.returncode == 0
