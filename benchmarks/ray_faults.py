@@ -26,7 +26,7 @@ import psutil
 from sqlalchemy import Engine, func, select
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from eatnas_daemon.ray_cluster.bridge_process import BridgeProcess
+from eatnas_daemon.ray_cluster.bridge_process import BRIDGE_PROGRAM, BridgeProcess
 from eatnas_daemon.ray_cluster.ray_launcher import RayLauncher
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds
 from eatnas_daemon.supervision.supervisor import Supervisor
@@ -37,6 +37,7 @@ from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.trainings import attempt
 from eatnas_db.settings import Settings, load_settings
 from eatnas_protocol.messages import Exit
+from scaling.postgres_server import PostgresServer
 from support.ray_clusters import (
     TIMEOUTS,
     LocalCluster,
@@ -45,7 +46,7 @@ from support.ray_clusters import (
     open_bridge,
     supervise_in_cluster,
 )
-from support.searches import create_home, fetch_rows, supervise_search
+from support.searches import create_home, create_record, fetch_rows, fingerprint_of, supervise_search
 from support.simulated_worker import SIMULATED_WORKER
 
 SLOW_WORKER = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.2", "--scramble")
@@ -145,6 +146,10 @@ def add_unlike_node(stage: Stage) -> None:
     stage.cluster.add_node(cpus=3, env_vars={"PYTHONPATH": str(folder)})
 
 
+def freeze_bridge(stage: Stage) -> None:
+    next(child for child in psutil.Process().children() if BRIDGE_PROGRAM in child.cmdline()).suspend()
+
+
 def restart_head(stage: Stage) -> None:
     port = stage.cluster.port
     stage.cluster.kill_all()
@@ -192,6 +197,7 @@ def situations() -> list[Situation]:
             silence=20,
         ),
         Situation("a worker is frozen", 2, "suspended", {5: lambda s: os.kill(s.busy_pids()[0], freeze)}, silence=5),
+        Situation("the bridge is frozen", 2, "is lost; connecting again", {5: freeze_bridge}),
         Situation("the daemon is killed", 2, "", {}, daemon_killed=True),
         Situation("a worker is killed", 2, "SIGKILL", {5: lambda s: os.kill(s.busy_pids()[0], signal.SIGKILL)}),
         Situation("no room until a node is added", 0, "large enough", {}, slots=2),
@@ -248,6 +254,27 @@ def run_autoscaler(expected: str) -> dict[str, Any]:
         )
         row = _row(stage.situation, settings, stage.reasons, fingerprint == expected, time.monotonic() - started)
         return {**row, "passed": row["passed"] and max(nodes) > 1 and nodes[-1] == 1, "nodes": nodes}
+
+
+def run_two_daemons(expected: str) -> dict[str, Any]:
+    """Let two hosts of one record on PostgreSQL train in one cluster at once."""
+    started = time.monotonic()
+    situation = Situation("two daemons share a record and the cluster", 2)
+    with tempfile.TemporaryDirectory() as folder, local_cluster(2) as cluster:
+        server = PostgresServer(Path(folder) / "postgres")
+        settings = load_settings({"EATNAS_DB_URL": server.url()}, str(Path(folder) / "home"))
+        settings.home.mkdir()
+        try:
+            create_record(settings.database_url).dispose()
+            command = [sys.executable, __file__, "--supervise", str(settings.home), cluster.address]
+            variables = {**os.environ, "EATNAS_DB_URL": settings.database_url}
+            daemons = [subprocess.Popen(command, env={**variables, "EATNAS_HOST": name}) for name in ("a", "b")]
+            ended = [daemon.wait(LIMIT_SECONDS) for daemon in daemons]
+            found = fingerprint_of(open_record(settings.database_url))
+            row = _row(situation, settings, [], found == expected, time.monotonic() - started)
+        finally:
+            server.close()
+        return {**row, "passed": row["passed"] and ended == [0, 0]}
 
 
 def raylets_of(address: str) -> list[int]:
@@ -346,7 +373,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.supervise:
         home, address = options.supervise
-        supervise_in_cluster(load_settings({}, home), address, program=SLOW_WORKER)
+        supervise_in_cluster(load_settings(os.environ, home), address, program=SLOW_WORKER)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         expected = supervise_search(create_home(Path(folder) / "calm"))
@@ -355,6 +382,7 @@ def main() -> int:
         situation.name: functools.partial(run, situation, expected) for situation in situations()
     }
     runs["the autoscaler adds nodes and ends them"] = functools.partial(run_autoscaler, expected)
+    runs["two daemons share a record and the cluster"] = functools.partial(run_two_daemons, expected)
     runs["hundreds of workers start and end"] = run_many_workers
     for name, run_one in runs.items():
         if options.names and not any(part in name for part in options.names):

@@ -147,9 +147,8 @@ def _autoscaler_config(address: str, most_nodes: int) -> dict[str, Any]:
 
 def open_bridge(settings: Settings, address: str, needs: WorkerNeeds | None = None) -> BridgeProcess:
     """Return the bridge of a daemon of a home; it starts when it is polled."""
-    return BridgeProcess(
-        address, needs or WorkerNeeds(), settings.home, settings.home / "ray", settings.logs / "ray.log"
-    )
+    marker = settings.home / f"{settings.lock_file.stem}.ray"
+    return BridgeProcess(address, needs or WorkerNeeds(), settings.home, marker, settings.logs / "ray.log")
 
 
 def supervise_in_cluster(
@@ -172,7 +171,7 @@ def supervise_in_cluster(
         settings,
         RayLauncher(settings.logs, bridge, program),
         slots=0,
-        host_name="here",
+        host_name=settings.host,
         only=only,
         gpu_scheduler=ClusterScheduler(bridge, slots, idle_seconds=idle_seconds),
         timeouts=timeouts,
