@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import Connection, Select, Text, case, cast, func, select
 
 from eatnas_db.domain.evolution import maximizes_per_second
 from eatnas_db.queries.paging import Page, fetch_page
@@ -37,7 +38,9 @@ class PredictedFitness:
 class PredictedBirth:
     """A guided birth with its prediction and its fitness; `within`: the fitness is between low and high.
 
-    `improvement` and `margin` are the expected improvement and its lead over the next best network, in normal scores.
+    `mean`, `deviation`, `improvement` and `margin` are in normal scores: the prediction, its standard deviation, the
+    expected improvement, and its lead over the next best network. `kernel`, `noise` and `slopes` are the model's;
+    `slopes` has the slope of each source in the order of `list_source_names`, and is None in a search without sources.
     """
 
     id: int
@@ -54,6 +57,13 @@ class PredictedBirth:
     margin: float
     model_births: int
     noise: float
+    mean: float
+    deviation: float
+    kernel: tuple[float, ...]
+    slopes: tuple[float, ...] | None
+
+
+_PREDICTED_FIELDS: Final = tuple(field.name for field in fields(PredictedBirth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +83,14 @@ class Calibration:
 
 def list_predictions(connection: Connection, search_id: int, page: Page) -> list[PredictedBirth]:
     """Return the guided births of a search in order of birth."""
-    return fetch_page(connection, _select_predictions(search_id), page, row_type=PredictedBirth, order=("birth",))
+    return fetch_page(connection, _select_predictions(search_id), page, row_type=_read_prediction, order=("birth",))
+
+
+def _read_prediction(*columns: Any) -> PredictedBirth:
+    """Return a row of `_select_predictions`, whose last two columns are JSON."""
+    row = dict(zip(_PREDICTED_FIELDS, columns, strict=True))
+    decoded = {name: None if row[name] is None else tuple(json.loads(row[name])) for name in ("kernel", "slopes")}
+    return PredictedBirth(**{**row, **decoded})
 
 
 def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
@@ -175,6 +192,11 @@ def _select_predictions(search_id: int) -> Select[tuple[object, ...]]:
             prediction.c.margin,
             prediction.c.model_births,
             prediction.c.noise,
+            prediction.c.mean,
+            prediction.c.deviation,
+            # As text, because PostgreSQL does not compare JSON, and a page may have conditions on every column.
+            cast(prediction.c.kernel, Text).label("kernel"),
+            cast(prediction.c.slopes, Text).label("slopes"),
         )
         .join(candidate, candidate.c.id == prediction.c.candidate_id)
         .where(candidate.c.search_id == search_id)

@@ -10,11 +10,12 @@ from eatnas_db.domain.spec import parse_spec
 from eatnas_db.errors import ConflictError, InvalidSpecError, NotFoundError
 from eatnas_db.integrity.replay import check_replay
 from eatnas_db.integrity.sources import check_sources
-from eatnas_db.queries.calibration import get_predicted_fitness
+from eatnas_db.queries.calibration import get_predicted_fitness, list_predictions
 from eatnas_db.queries.compute_curves import list_compute_curves
 from eatnas_db.queries.events import list_events
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.lineage import get_lineage
+from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import list_best
 from eatnas_db.queries.searches import get_search
 from eatnas_db.record_files import FileFormat, export_record, import_record
@@ -123,6 +124,8 @@ def test_model_explains_births_by_its_sources(engine, finished, run):
         lineage = get_lineage(connection, rows[0].candidate_id)
         assert (lineage[0].reason, lineage[-1].search) == (first.reason, "small")
         assert any("scores of small, other" in event.words for event in list_events(connection, search_id))
+        shown = list_predictions(connection, search_id, Page(where=("slopes!=",)))
+    assert [row.slopes for row in shown] == [tuple(row.slopes) for row in rows]
     assert sum(rows[-1].slopes) > 0  # the sources agree
     assert violations(engine) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import typer
 
 from eatnas_cli.layout_options import layout_options
@@ -12,7 +14,13 @@ from eatnas_cli.printing import Format, Layout, show
 from eatnas_cli.query.page_options import page_options
 from eatnas_cli.sentences import print_sentence
 from eatnas_db.database.engine import read_connection
-from eatnas_db.queries.calibration import EXPECTED_SHARE, Calibration, get_calibration, list_predictions
+from eatnas_db.queries.calibration import (
+    EXPECTED_SHARE,
+    Calibration,
+    get_calibration,
+    list_predictions,
+    list_source_names,
+)
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.searches import get_search
 
@@ -34,23 +42,25 @@ def calibration(
         search = get_search(connection, name)
         rows = list_predictions(connection, search.id, page)
         summary = get_calibration(connection, search.id)
+        sources = list_source_names(connection, search.id)
     measured = ("id", "birth", "origin", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
-    columns = (*measured, "improvement", "margin", "model_births", "noise")
+    model = ("improvement", "margin", "mean", "deviation", "model_births", "kernel", "noise", "slopes")
     default = ("id", "birth", "low", "predicted", "high", "fitness", "within", "scores", "agreement")
-    show(rows, columns, format, layout=layout, default=default)
+    show(rows, (*measured, *model), format, layout=layout, default=(*default, "slopes") if sources else default)
     if format is Format.TABLE:
         is_guided = search.spec["evolution"]["births"] == "guided"
-        print_sentence(_describe(summary) if is_guided else _explain_absence(name), error=True)
+        print_sentence(_describe(summary, sources) if is_guided else _explain_absence(name), error=True)
 
 
-def _describe(summary: Calibration) -> str:
-    """Return the summary as a sentence."""
+def _describe(summary: Calibration, sources: Sequence[str]) -> str:
+    """Return the summary as a sentence; `sources` are the searches that the slopes belong to."""
+    slopes = f"; slopes of {', '.join(sources)}" if sources else ""
     if not summary.scored:
-        return f"{summary.predicted} births were predicted; none of them has a fitness yet"
+        return f"{summary.predicted} births were predicted; none of them has a fitness yet{slopes}"
     correlation = "" if summary.correlation is None else f"; correlation {summary.correlation:.2f}"
     return (
         f"{summary.share_within:.0%} of {summary.scored} fitness values lie between low and high "
-        f"({EXPECTED_SHARE:.0%} are expected); mean error {summary.mean_error:.4f}{correlation}"
+        f"({EXPECTED_SHARE:.0%} are expected); mean error {summary.mean_error:.4f}{correlation}{slopes}"
     )
 
 

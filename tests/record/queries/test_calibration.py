@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.guidance.process import Kernel
 from eatnas_db.guided_births import decide_guided_birth, read_inputs
 from eatnas_db.queries.calibration import get_calibration, get_predicted_fitness, list_predictions
 from eatnas_db.queries.candidates import get_candidate
@@ -37,6 +38,7 @@ def test_every_guided_birth_has_a_prediction_and_its_outcome(guided, connection)
         assert row.low <= row.predicted <= row.high
         assert row.within == (row.low <= row.fitness <= row.high)
         assert row.scores == row.birth - 2
+        assert (row.deviation > 0, len(row.kernel), row.slopes) == (True, len(Kernel._fields), None)
         assert get_predicted_fitness(connection, row.id) == get_candidate(connection, row.id).prediction
 
 
@@ -63,6 +65,7 @@ def test_predictions_are_paged_sorted_and_filtered(guided, connection):
     assert len(rows) == 3
     assert rows == sorted(rows, key=lambda row: -row.predicted)
     assert all(row.birth >= 10 for row in rows)
+    assert len(list_predictions(connection, guided, Page(sort="kernel", where=("slopes=", "kernel!=")))) == 12
 
 
 def test_search_of_mutations_has_no_predictions(search_factory, train, engine):
