@@ -31,6 +31,13 @@ class SourceScores(NamedTuple):
     model: ProcessModel
 
 
+class FittedSource(NamedTuple):
+    """The scores of a source among its first `births`, with the model that they choose."""
+
+    births: int
+    source: SourceScores
+
+
 class StoredSource(NamedTuple):
     """A row of `transfer_source`."""
 
@@ -47,30 +54,32 @@ _SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSour
 )
 
 
-def choose_source(connection: Connection, source_id: int, births: int, space: Space) -> SourceScores:
-    """Read the scored births of a source among its first `births`, and choose their model in the space of a target."""
-    rows = list_scored(connection, source_id, births)
+def fit_scores(source_id: int, births: int, rows: tuple[ScoredBirthRow, ...], space: Space) -> FittedSource:
+    """Choose the model of a source in the space of a target; `rows`: the scored ones among its first `births`."""
     with one_thread():
         model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
-    return SourceScores(source_id, rows, model)
+    return FittedSource(births, SourceScores(source_id, rows, model))
 
 
-def store_sources(
-    connection: Connection, search_id: int, sources: Sequence[SourceScores], births: Sequence[int]
-) -> None:
-    """Store the sources of a new search; `births` has the number of settled births of each."""
+def is_current(connection: Connection, fitted: FittedSource) -> bool:
+    """Return whether the record still holds the scores by which a model was fitted."""
+    return list_scored(connection, fitted.source.source_id, fitted.births) == fitted.source.rows
+
+
+def store_sources(connection: Connection, search_id: int, sources: Sequence[FittedSource]) -> None:
+    """Store the sources of a new search."""
     values = [
         {
             "search_id": search_id,
             "position": position,
             "source_id": source.source_id,
-            "births": count,
+            "births": births,
             "scores": len(source.rows),
             "digest": digest_of(source.rows),
             "kernel": list(source.model.kernel),
             "noise": source.model.noise,
         }
-        for position, (source, count) in enumerate(zip(sources, births, strict=True))
+        for position, (births, source) in enumerate(sources)
     ]
     connection.execute(insert(transfer_source), values)
 

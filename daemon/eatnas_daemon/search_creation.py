@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
 
@@ -27,7 +27,7 @@ from eatnas_daemon.devices.model import CPU
 from eatnas_daemon.devices.monitor import probe_once
 from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.programs import check_program
-from eatnas_db.database.engine import open_record, write_record
+from eatnas_db.database.engine import open_record, opened_engine, write_record
 from eatnas_db.domain.data_source import names_a_path, with_absolute_path
 from eatnas_db.domain.data_state import NO_DATA, NO_DATA_CHANNELS, NO_DATA_CLASSES, NO_DATA_RESOLUTION
 from eatnas_db.domain.macro import Task
@@ -40,12 +40,16 @@ from eatnas_db.input_files import read_input
 from eatnas_db.plugins import PluginIdentity, find_function
 from eatnas_db.queries.events import list_events
 from eatnas_db.searches.create import create_search
+from eatnas_db.searches.fitted_sources import write_with_sources
 from eatnas_db.searches.transfer import create_transfer
 from eatnas_db.settings import Settings, load_settings
 from eatnas_db.spaces import list_plugin_spaces
 from eatnas_db.strict_json import parse_json
 from eatnas_db.urls import expand_home
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
+
+if TYPE_CHECKING:  # it loads SciPy
+    from eatnas_db.transfer_sources import FittedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +167,6 @@ def create_search_from_spec(
     slots = slots or _default_slots(spec)
 
     def create(connection: Connection) -> int:
-        if source is not None:
-            return _insert_transfer(connection, spec, source, task, description, slots)
         return create_search(
             connection,
             spec,
@@ -175,7 +177,15 @@ def create_search_from_spec(
             now=time.time(),
         )
 
-    search_id = write_record(settings.database_url, create)
+    def create_transferred(connection: Connection, fitted: Sequence[FittedSource]) -> int:
+        assert source is not None
+        return _insert_transfer(connection, spec, source, task, description, slots, fitted)
+
+    if source is None:
+        search_id = write_record(settings.database_url, create)
+    else:
+        with opened_engine(settings.database_url) as engine:
+            search_id = write_with_sources(engine, source.search, spec, task, create_transferred)
     return CreatedSearch(search_id, spec.name, (*spec.warnings, *description.notes))
 
 
@@ -188,14 +198,14 @@ def plan_transfer(
     task, description = describe_task(settings, spec)
     found: list[str] = []
 
-    def create(connection: Connection) -> None:
+    def create(connection: Connection, fitted: Sequence[FittedSource]) -> None:
         found.clear()
-        search_id = _insert_transfer(connection, spec, source, task, description, slots or _default_slots(spec))
+        search_id = _insert_transfer(connection, spec, source, task, description, slots or _default_slots(spec), fitted)
         found.extend(event.words for kind in START_EVENTS for event in list_events(connection, search_id, kind=kind))
         raise _UndoneError
 
-    with suppress(_UndoneError):
-        write_record(settings.database_url, create)
+    with suppress(_UndoneError), opened_engine(settings.database_url) as engine:
+        write_with_sources(engine, source.search, spec, task, create)
     return PlannedTransfer(spec, task, description, tuple(found))
 
 
@@ -206,6 +216,7 @@ def _insert_transfer(
     task: Task,
     description: DataDescription,
     slots: int,
+    fitted: Sequence[FittedSource],
 ) -> int:
     return create_transfer(
         connection,
@@ -218,6 +229,7 @@ def _insert_transfer(
         data_state=description.state,
         slots=slots,
         now=time.time(),
+        fitted=fitted,
     )
 
 

@@ -140,18 +140,19 @@ def current_revision(engine: Engine) -> str | None:
 @contextmanager
 def read_connection(url: str) -> Iterator[Connection]:
     """Open a record for one read transaction. Raises `RecordError`."""
-    with _disposed_engine(url) as engine, read_transaction(engine) as connection:
+    with opened_engine(url) as engine, read_transaction(engine) as connection:
         yield connection
 
 
 def write_record(url: str, write: Callable[[Connection], T]) -> T:
     """Open a record and call `write` in a transaction, again after a conflict. Raises `RecordError`."""
-    with _disposed_engine(url) as engine:
+    with opened_engine(url) as engine:
         return run_transaction(engine, write)
 
 
 @contextmanager
-def _disposed_engine(url: str) -> Iterator[Engine]:
+def opened_engine(url: str) -> Iterator[Engine]:
+    """Open a record for several transactions. Raises `RecordError`."""
     engine = open_record(url)
     try:
         yield engine

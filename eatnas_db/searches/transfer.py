@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -34,6 +35,9 @@ from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.search_space import feasible_space
 from eatnas_db.searches.transfer_model import insert_sources, list_sources, rank_sources
 
+if TYPE_CHECKING:  # it loads SciPy
+    from eatnas_db.transfer_sources import FittedSource
+
 
 def create_transfer(
     connection: Connection,
@@ -47,12 +51,15 @@ def create_transfer(
     data_state: DataState | None = None,
     slots: int,
     now: float,
+    fitted: Sequence[FittedSource] | None = None,
 ) -> int:
     """Insert a search whose initial population comes from another search, and return its id.
 
     The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors` it
-    begins with the source's population. `force` permits a source that is not finished. Raises `NotFoundError`,
-    `ConflictError`, `SpaceExhaustedError` or `InvalidArchitectureError`; the caller then rolls back.
+    begins with the source's population. `force` permits a source that is not finished. `fitted`: the models of the
+    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); None: this transaction fits them. Raises
+    `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or `SourceChangedError`; the
+    caller then rolls back.
     """
     _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
@@ -87,7 +94,8 @@ def create_transfer(
     detail = {"source": source.name, "candidate": basic.candidate_id, "code": str(adapted), "chosen": reason}
     record_event(connection, now, "transferred", search_id=search_id, detail=detail)
     if sources:
-        insert_sources(connection, search_id, sources, space, taken=len(selection.survivors), now=now)
+        taken = len(selection.survivors)
+        insert_sources(connection, search_id, sources, space, fitted=fitted, taken=taken, now=now)
     if selection.survivors:
         _insert_survivors(connection, search_id, ranking, selection, now)
     if selection.survivors and not sources:

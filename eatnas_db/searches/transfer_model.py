@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from eatnas_db.domain.architecture import PrimitiveValue
 from eatnas_db.domain.objective import Objective
 from eatnas_db.domain.space import Space
-from eatnas_db.errors import ConflictError
+from eatnas_db.errors import CollisionError, ConflictError
 from eatnas_db.events import record_event
 from eatnas_db.queries.paging import Page
 from eatnas_db.queries.ranking import rank_candidates
@@ -20,13 +20,18 @@ from eatnas_db.schema.candidates import candidate
 from eatnas_db.searches.basic_architecture import BasicChoice
 from eatnas_db.spaces import read_space
 
-if TYPE_CHECKING:  # it loads pydantic
+if TYPE_CHECKING:  # they load pydantic and SciPy
     from eatnas_db.domain.spec import SearchSpec
+    from eatnas_db.transfer_sources import FittedSource
 
 MIN_SOURCE_SCORES: Final = 4
 """With fewer scores, a source has no model."""
 MAX_STARTS: Final = 300
 """The best candidates of each source among which the starts are selected."""
+
+
+class SourceChangedError(CollisionError):
+    """The scores of a source have changed between the fit of its model and the transaction that stores it."""
 
 
 def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec, space: Space) -> list[SearchRecord]:
@@ -60,17 +65,39 @@ def rank_sources(connection: Connection, sources: Sequence[SearchRecord]) -> lis
 
 
 def insert_sources(
-    connection: Connection, search_id: int, sources: Sequence[SearchRecord], space: Space, *, taken: int, now: float
+    connection: Connection,
+    search_id: int,
+    sources: Sequence[SearchRecord],
+    space: Space,
+    *,
+    fitted: Sequence[FittedSource] | None,
+    taken: int,
+    now: float,
 ) -> None:
-    """Store the sources of a new search's model, each with the births that are settled now."""
-    # Only here, because the model loads SciPy.
-    from eatnas_db.transfer_sources import choose_source, store_sources
+    """Store the sources of a new search's model, each with the births that its model knows.
 
-    chosen = [choose_source(connection, source.id, source.settled, space) for source in sources]
-    store_sources(connection, search_id, chosen, [source.settled for source in sources])
+    `fitted`: models that were fitted before the transaction; None: fit them here. Raises `SourceChangedError`.
+    """
+    # Only here, because the model loads SciPy.
+    from eatnas_db.scored_births import list_scored
+    from eatnas_db.transfer_sources import fit_scores, is_current, store_sources
+
+    if fitted is None:
+        chosen = [
+            fit_scores(source.id, source.settled, list_scored(connection, source.id, source.settled), space)
+            for source in sources
+        ]
+    else:
+        current = {one.source.source_id: one for one in fitted if is_current(connection, one)}
+        if changed := [source.name for source in sources if source.id not in current]:
+            raise SourceChangedError(
+                f"the scores of search {changed[0]!r} have changed while its model was computed; try again"
+            )
+        chosen = [current[source.id] for source in sources]
+    store_sources(connection, search_id, chosen)
     detail = {
         "sources": ", ".join(source.name for source in sources),
-        "scores": sum(len(source.rows) for source in chosen),
+        "scores": sum(len(one.source.rows) for one in chosen),
         "taken": taken,
     }
     record_event(connection, now, "sources_modelled", search_id=search_id, detail=detail)

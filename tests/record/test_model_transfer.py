@@ -1,7 +1,7 @@
 """Transfer with `transfer.start: model`: the scores of finished searches guide a new one."""
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from eatnas_db.database.engine import create_engine_for, open_record
 from eatnas_db.database.transactions import read_transaction, transaction
@@ -23,6 +23,7 @@ from eatnas_db.schema.candidates import candidate, prediction
 from eatnas_db.schema.searches import search, transfer_source
 from eatnas_db.searches.advance import advance_search, settle_births
 from eatnas_db.searches.delete import delete_search
+from eatnas_db.searches.fitted_sources import write_with_sources
 from eatnas_db.searches.locking import lock_search
 from eatnas_db.searches.prepared_births import prepare_births
 from eatnas_db.searches.retrain import create_reevaluation
@@ -123,7 +124,7 @@ def test_model_explains_births_by_its_sources(engine, finished, run):
         assert "1 score and of the sources small with slope 0.25, other with slope 0.25 expected" in first.reason
         lineage = get_lineage(connection, rows[0].candidate_id)
         assert (lineage[0].reason, lineage[-1].search) == (first.reason, "small")
-        assert any("scores of small, other" in event.words for event in list_events(connection, search_id))
+        assert any("scores of small, other" in found.words for found in list_events(connection, search_id))
         shown = list_predictions(connection, search_id, Page(where=("slopes!=",)))
     assert [row.slopes for row in shown] == [tuple(row.slopes) for row in rows]
     assert sum(rows[-1].slopes) > 0  # the sources agree
@@ -173,6 +174,49 @@ def test_history_ignores_later_births_of_the_source(engine, finished, run):
     with read_transaction(engine) as connection:
         assert get_fingerprint(connection, first).sha256 == get_fingerprint(connection, second).sha256
     assert violations(engine) == []
+
+
+def test_models_are_fitted_before_the_transaction(engine, finished):
+    small = finished()
+    spec, options = parse_spec(TARGET), {"task": Task(28, 1, 10), "data_digest": "large", "slots": 2, "now": 9.0}
+    written, changes = [], [update(candidate).where(candidate.c.search_id == small).values(fitness=candidate.c.birth)]
+
+    def create(connection, fitted):
+        written.append(fitted[0].source)
+        marked = fitted[0]._replace(source=written[-1]._replace(model=written[-1].model._replace(noise=0.125)))
+        return create_transfer(connection, "small", spec, fitted=(marked,), **options)
+
+    def change_score(connection):
+        """Change the scores after they were read, and before the transaction."""
+        while changes:
+            change = changes.pop()
+            with transaction(engine) as other:
+                other.execute(change)
+
+    event.listen(engine, "rollback", change_score)
+    search_id = write_with_sources(engine, "small", spec, options["task"], create)
+    assert [[row.fitness == row.birth for row in source.rows] for source in written] == [[False] * 12, [True] * 12]
+    with read_transaction(engine) as connection:
+        (stored,) = list_stored_sources(connection, search_id)
+        assert (stored.noise, stored.births, read_sources(connection, search_id)[0].rows) == (
+            0.125,
+            12,
+            written[1].rows,
+        )
+
+
+@ON_SQLITE
+def test_sources_that_cannot_be_used_are_reported_by_the_transaction(engine, search_factory):
+    search_factory("small", **SOURCE)
+    spec, options = parse_spec(TARGET), {"task": Task(28, 1, 10), "data_digest": "large", "slots": 2, "now": 9.0}
+    with pytest.raises(ConflictError, match="'small' is not finished"):
+        write_with_sources(
+            engine,
+            "small",
+            spec,
+            options["task"],
+            lambda connection, fitted: create_transfer(connection, "small", spec, fitted=fitted, **options),
+        )
 
 
 @ON_SQLITE
