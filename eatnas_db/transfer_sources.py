@@ -19,6 +19,7 @@ from eatnas_db.guidance.block_codes import BlockCodes
 from eatnas_db.guidance.process import Kernel, ProcessModel
 from eatnas_db.guidance.proposals import fit_source
 from eatnas_db.guidance.sources import SourceModel
+from eatnas_db.queries.searches import measure_device_seconds
 from eatnas_db.schema.searches import transfer_source
 from eatnas_db.scored_births import ScoredBirthRow, encode_rows, list_scored
 
@@ -78,6 +79,7 @@ def store_sources(connection: Connection, search_id: int, sources: Sequence[Fitt
             "digest": digest_of(source.rows),
             "kernel": list(source.model.kernel),
             "noise": source.model.noise,
+            "device_seconds": measure_device_seconds(connection, source.source_id),
         }
         for position, (births, source) in enumerate(sources)
     ]

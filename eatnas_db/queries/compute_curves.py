@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select, union_all
 
 from eatnas_db.domain.recipe import INHERITED
-from eatnas_db.domain.states import SearchKind
 from eatnas_db.queries.quality import list_steps
 from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.schema.searches import search, transfer_source
@@ -31,8 +31,8 @@ class CurvePoint:
 class ComputeCurve:
     """The values of a search's population over device seconds; it starts when the initial population is complete.
 
-    The points include `seconds_before`: the device seconds of the searches that this one was transferred from and of
-    their re-evaluations.
+    The points include `seconds_before`: the device seconds that the searches that this one was transferred from, and
+    their re-evaluations, had used until the transfer.
     """
 
     search: str
@@ -114,26 +114,25 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
-    """Return the device seconds of all searches that a search comes from, directly or not; each counts once."""
-    seconds, counted, waiting = 0.0, {record.id}, [(record.id, record.created_at)]
+    """Return the device seconds of all searches that a search comes from, directly or not; each counts once.
+
+    A source counts with the seconds that it had used at the last transfer from it: a source that is extended later
+    does not change the curves of the searches that came from it before.
+    """
+    seconds: dict[int, float] = {}
+    waiting = [record.id]
     while waiting:
-        child_id, started_at = waiting.pop()
-        first = select(search.c.source_id).where(search.c.id == child_id)
-        modelled = select(transfer_source.c.source_id).where(transfer_source.c.search_id == child_id)
-        sources = select(search.c.id, search.c.created_at, search.c.device_seconds).where(
-            search.c.id.in_(first) | search.c.id.in_(modelled), search.c.id.not_in(counted)
-        )
-        for source in connection.execute(sources.order_by(search.c.id)).all():
-            counted.add(source.id)
-            reevaluations = select(func.coalesce(func.sum(search.c.device_seconds), 0.0)).where(
-                search.c.source_id == source.id,
-                search.c.kind == SearchKind.REEVALUATION,
-                search.c.created_at <= started_at,
-                search.c.id.not_in(counted),  # its own device seconds are counted in its steps
-            )
-            seconds += source.device_seconds + connection.execute(reevaluations).scalar_one()
-            waiting.append((source.id, source.created_at))
-    return seconds
+        child_id = waiting.pop()
+        first = select(search.c.source_id, search.c.source_seconds).where(search.c.id == child_id)
+        modelled = select(transfer_source.c.source_id, transfer_source.c.device_seconds)
+        sources = union_all(first, modelled.where(transfer_source.c.search_id == child_id))
+        for source_id, used in connection.execute(sources).all():
+            if source_id is None:
+                continue
+            if source_id not in seconds:
+                waiting.append(source_id)
+            seconds[source_id] = max(seconds.get(source_id, 0.0), used or 0.0)
+    return math.fsum(seconds.values())
 
 
 def _default_levels(curves: Sequence[ComputeCurve]) -> list[float]:

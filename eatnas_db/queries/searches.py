@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ class SearchRecord:
     kind: str
     status: str
     source_id: int | None
+    source_seconds: float | None
     basic_id: int | None
     basic_code: str | None
     seed: int
@@ -170,6 +172,13 @@ def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecor
     )
     row = connection.execute(query.order_by(search.c.id).limit(1)).first()
     return None if row is None else _record(row, _waiting(connection, row))
+
+
+def measure_device_seconds(connection: Connection, search_id: int) -> float:
+    """Return the device seconds of a search and of its re-evaluations so far."""
+    is_reevaluation = (search.c.source_id == search_id) & (search.c.kind == SearchKind.REEVALUATION)
+    query = select(search.c.device_seconds).where((search.c.id == search_id) | is_reevaluation).order_by(search.c.id)
+    return math.fsum(connection.execute(query).scalars())
 
 
 def list_open_retrainings(connection: Connection, search_id: int) -> tuple[SearchRecord, ...]:

@@ -31,6 +31,7 @@ search = define_table(
     Column("name", String(MAXIMUM_NAME_LENGTH), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
     Column("source_id", Id, ForeignKey("eatnas_search.id")),
+    Column("source_seconds", Float),
     Column("basic_id", Id),
     Column("basic_code", Text),
     Column("seed", BigInteger, nullable=False),
@@ -70,7 +71,8 @@ search = define_table(
 )
 """A search: its spec as the user gave it, and its counters. `born` is the number of the next birth.
 
-`source_id` is the search that this one was transferred from, re-evaluates or trains final models of. `basic_code` is
+`source_id` is the search that this one was transferred from, re-evaluates or trains final models of; `source_seconds`
+are the device seconds that it and its re-evaluations had used when this search was created. `basic_code` is
 the architecture that the search starts with; a transferred search also names the candidate of the source that it
 comes from, `basic_id`. The first `initial_births` are decided without any score. `data_state` is a
 `domain.data_state.DataState`, with which workers compare the images that they load; null: they compare nothing.
@@ -93,13 +95,15 @@ transfer_source = define_table(
     Column("digest", String(64), nullable=False),
     Column("kernel", JSON, nullable=False),
     Column("noise", Float, nullable=False),
+    Column("device_seconds", Float, nullable=False),
     rowid=False,
 )
 """A source of a search with `transfer.start: model`: a search whose scores are the prior of the model.
 
 The model of the source knows its `scores` best and latest scored births among the first `births`, which were settled
 when the search was created and never change. `digest` is the SHA-256 of these births, their codes and their scores.
-`kernel` and `noise` belong to the model of the source.
+`kernel` and `noise` belong to the model of the source. `device_seconds` are those that the source and its
+re-evaluations had used when the search was created.
 """
 
 Index("ix_eatnas_transfer_source_source", transfer_source.c.source_id)

@@ -16,6 +16,7 @@ from eatnas_db.domain.spec import SearchSpec
 from eatnas_db.domain.states import DesiredState, SearchKind
 from eatnas_db.errors import ConflictError
 from eatnas_db.events import record_event
+from eatnas_db.queries.searches import measure_device_seconds
 from eatnas_db.schema.searches import search
 from eatnas_db.searches.advance import breed_births
 from eatnas_db.searches.basic_architecture import adapt_architecture, parse_code, require_full_population
@@ -88,6 +89,7 @@ def insert_search(
         "name": spec.name,
         "kind": kind,
         "source_id": source_id,
+        "source_seconds": None if source_id is None else measure_device_seconds(connection, source_id),
         "basic_id": basic_id,
         "basic_code": basic_code,
         "seed": spec.seed,

@@ -21,7 +21,7 @@ from eatnas_db.errors import ConflictError, InvalidSpecError
 from eatnas_db.events import record_event
 from eatnas_db.queries.final_models import list_final_models
 from eatnas_db.queries.ranking import get_best, list_best, list_to_reevaluate
-from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search
+from eatnas_db.queries.searches import SearchRecord, get_open_reevaluation, get_search, measure_device_seconds
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import MAXIMUM_NAME_LENGTH, search
 from eatnas_db.searches.basic_architecture import choose_basic_candidate
@@ -204,6 +204,7 @@ def insert_retrainings(
     values = {
         "kind": kind,
         "source_id": source.id,
+        "source_seconds": measure_device_seconds(connection, source.id),
         "seed": source.seed,
         "macro": source.macro,
         "task": source.task,

@@ -7,6 +7,9 @@ from eatnas_db.domain.states import FailureKind
 from eatnas_db.errors import NotFoundError
 from eatnas_db.queries.compute_curves import ComputeCurve, CurvePoint, list_compute_curves, list_levels_reached
 from eatnas_db.queries.quality import list_steps
+from eatnas_db.queries.searches import get_search
+from eatnas_db.searches.control import extend_search
+from eatnas_db.searches.retrain import create_reevaluation
 from eatnas_db.transitions import record_failure
 
 
@@ -35,6 +38,19 @@ def test_curves_include_the_searches_transferred_from(large, connection):
     assert (alone.seconds_before, alone.points[0].device_seconds, alone.points[0].step) == (0.0, 4.0, 4)
     with pytest.raises(NotFoundError):
         list_compute_curves(connection, ["small", "other"])
+
+
+def test_sources_that_go_on_do_not_change_a_curve(engine, small, large, train):
+    with transaction(engine) as connection:
+        extend_search(connection, "small", candidates=4, now=10.0)
+    train(small)
+    with transaction(engine) as connection:
+        again = create_reevaluation(connection, "small", top=2, seeds=3, now=12.0)
+        again_id = get_search(connection, again).id
+    train(again_id)
+    with read_transaction(engine) as connection:
+        before = [curve.seconds_before for curve in list_compute_curves(connection, ["large", again])]
+        assert (get_search(connection, "small").device_seconds, before) == (16.0, [12.0 + 6.0, 16.0 + 6.0])
 
 
 def test_a_level_is_reached_at_the_first_step_above_it():
