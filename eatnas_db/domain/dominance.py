@@ -38,6 +38,25 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
     return sorted(positions)
 
 
+def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
+    """Return the same positions as `find_front`, if neither the first `known` vectors nor the others dominate another.
+
+    Each of the others is compared with the known ones alone, so the time grows with the vectors that are new.
+    """
+    front = vectors[:known]
+    added = [
+        position
+        for position in range(known, len(vectors))
+        if not any(all(map(operator.ge, member, vectors[position])) for member in front)
+    ]
+    kept = [
+        position
+        for position, member in enumerate(front)
+        if not any(all(map(operator.ge, vectors[place], member)) for place in added)
+    ]
+    return [*kept, *added]
+
+
 def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
     """Return the positions of the vectors by front, each in ascending order.
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
-from sqlalchemy import Connection, case, delete, exists, func, or_, select
+from sqlalchemy import Connection, case, delete, func, or_, select
 
 from eatnas_db.database.dialects import is_postgresql
-from eatnas_db.domain.objectives import orient_values
 from eatnas_db.domain.states import SETTLED
-from eatnas_db.errors import EatnasError
 from eatnas_db.queries.inheritance import has_unsettled_child
-from eatnas_db.queries.large_fronts import find_front_of_many
-from eatnas_db.queries.objective_front import get_objectives
 from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import checkpoint
+from eatnas_db.searches.retained_fronts import RetainedFronts
 
+NOBODY: Final = frozenset[int]()
 _STORED_TOP: Final = search.c.spec["reevaluation"]["top"]
 _HELD: Final = (
     select(
@@ -29,7 +26,7 @@ _HELD: Final = (
         candidate.c.joined,
         candidate.c.left,
         candidate.c.search_id,
-        candidate.c.objectives,
+        candidate.c.objectives.is_not(None).label("has_objectives"),
         func.dense_rank()
         .over(
             partition_by=candidate.c.search_id,
@@ -46,13 +43,13 @@ The fittest candidates of a search keep their checkpoints, so they are the fitte
 """
 
 
-def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
+def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | None = None) -> list[str]:
     """Delete the rows of the unneeded checkpoints of all searches, and return the paths to remove after the commit.
 
     Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
     yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. With several
     objectives, the front is needed too: the ranking holds nothing else. The table contains little else, so reading it
-    stays cheap. The work does not depend on the number of searches.
+    stays cheap. The work does not depend on the number of searches. `fronts`: those of earlier calls.
     """
     # A spec that was damaged by hand must not fail the statement: all searches would stop.
     if is_postgresql(connection):
@@ -60,7 +57,7 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
     else:
         top = case((func.json_valid(search.c.spec) == 1, _STORED_TOP.as_float()))
     unneeded = (
-        select(_HELD.c.path, _HELD.c.id, _HELD.c.search_id, _HELD.c.objectives)
+        select(_HELD.c.path, _HELD.c.id, _HELD.c.search_id, _HELD.c.has_objectives, search.c.settled)
         .join(search, search.c.id == _HELD.c.search_id)
         .where(
             _HELD.c.state.in_(SETTLED),
@@ -71,8 +68,9 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
         )
     )
     rows = connection.execute(unneeded).all()
-    fronts = _list_fronts(connection, {row.search_id for row in rows if row.objectives is not None})
-    paths = [row.path for row in rows if row.id not in fronts]
+    settled = {row.search_id: row.settled for row in rows if row.has_objectives}
+    kept = (fronts or RetainedFronts()).list_kept(connection, settled)
+    paths = [row.path for row in rows if not _is_kept(kept.get(row.search_id, NOBODY), row.id)]
     # Another host may drop the same rows, in another order.
     free = select(checkpoint.c.path).where(checkpoint.c.path.in_(paths)).with_for_update(skip_locked=True)
     dropped = list(connection.execute(free).scalars()) if paths else []
@@ -81,25 +79,5 @@ def drop_unneeded_checkpoints(connection: Connection) -> list[str]:
     return dropped
 
 
-def _list_fronts(connection: Connection, search_ids: Iterable[int]) -> set[int]:
-    """Return the candidates of searches with several objectives that no other one with a checkpoint dominates."""
-    fronts: set[int] = set()
-    for search_id in sorted(search_ids):
-        query = (
-            select(candidate.c.id, candidate.c.objectives)
-            .where(
-                candidate.c.search_id == search_id,
-                candidate.c.objectives.is_not(None),
-                exists().where(checkpoint.c.candidate_id == candidate.c.id),
-            )
-            .order_by(candidate.c.birth)
-        )
-        rows = connection.execute(query).all()
-        try:
-            objectives = get_objectives(connection, search_id)
-            places: Iterable[int] = find_front_of_many([orient_values(objectives, row.objectives) for row in rows])
-        except (EatnasError, AttributeError, IndexError, KeyError, TypeError, ValueError):
-            # Values that were damaged by hand: the search keeps everything, and the others continue.
-            places = range(len(rows))
-        fronts |= {rows[place].id for place in places}
-    return fronts
+def _is_kept(front: frozenset[int] | None, candidate_id: int) -> bool:
+    return front is None or candidate_id in front

@@ -11,6 +11,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from eatnas_db.domain.dominance import (
     crowding_distances,
     dominates,
+    extend_front,
     find_front,
     hypervolume,
     rank_and_crowding,
@@ -41,6 +42,15 @@ def test_front_holds_the_first_of_equal_vectors_that_none_dominates(points):
     beaten = {one for one in points if any(dominates(other, one) for other in points)}
     firsts = [place for place, point in enumerate(points) if points.index(point) == place]
     assert find_front(points) == [place for place in firsts if points[place] not in beaten]
+
+
+@given(vectors(), st.data())
+def test_front_can_be_extended_by_later_vectors(points, data):
+    split = data.draw(st.integers(0, len(points)))
+    places = [*find_front(points[:split]), *(split + place for place in find_front(points[split:]))]
+    known = sum(place < split for place in places)
+    extended = extend_front([points[place] for place in places], known)
+    assert [places[place] for place in extended] == find_front(points)
 
 
 @given(vectors(3))

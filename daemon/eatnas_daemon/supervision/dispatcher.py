@@ -29,6 +29,7 @@ from eatnas_db.searches.open_searches import (
     lock_active_searches,
 )
 from eatnas_db.searches.prepared_births import PreparedBirths
+from eatnas_db.searches.retained_fronts import RetainedFronts
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
@@ -71,12 +72,17 @@ class Dispatcher:
         self._gpu_scheduler, self._timeouts, self._only = gpu_scheduler, timeouts, only
         self._births = births
         self._cleanup_at = self._now = 0.0
+        self._fronts = RetainedFronts()
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
         """Lock the searches that this transaction works on, or all open ones."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         may_lease = sum(worker.idle or bool(worker.reports) for worker in workers)
         lock_active_searches(connection, self._host_id, self._only, to_lease=may_lease, everything=everything, now=wall)
+
+    def before_repetition(self) -> None:
+        """Forget what a transaction that was rolled back has read."""
+        self._fronts.forget()
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
         """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
@@ -98,7 +104,7 @@ class Dispatcher:
         if not draining:
             self._lease_candidates(connection, dispatch, wall)
         if cleanup_due:
-            dispatch.obsolete_files += drop_unneeded_checkpoints(connection)
+            dispatch.obsolete_files += drop_unneeded_checkpoints(connection, self._fronts)
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
 

@@ -130,6 +130,7 @@ class Recorder:
     def before_repetition(self) -> None:
         """Forget the workers that a rolled-back transaction has registered, and the waiting reason that it wrote."""
         self._waiting_reason.before_repetition()
+        self._dispatcher.before_repetition()
         for slot in self._slots:
             worker = slot.worker
             if worker is not None and any(isinstance(report, Ready) for report in worker.reports):

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert, select
 
 from eatnas_db import transitions
 from eatnas_db.database.dialects import select_ids
@@ -18,6 +18,7 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.scores import Measurement
 from eatnas_db.searches.advance import advance_search
 from eatnas_db.searches.locking import lock_search
+from eatnas_db.searches.retained_fronts import RetainedFronts
 from eatnas_db.searches.retention import drop_unneeded_checkpoints
 from support.arithmetic_searches import UNDER
 
@@ -80,6 +81,12 @@ def test_front_of_many_vectors_is_that_of_few(dimensions):
         assert find_front_of_many(some) == find_front(some)
 
 
+def add_checkpoint(connection, search_id, leased):
+    path = f"{search_id}-{leased.birth}.pt"
+    file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}
+    connection.execute(insert(checkpoint).values(candidate_id=leased.token.candidate, **file))
+
+
 def train_with_checkpoints(engine, search_id):
     """Train a search to its end; each candidate has a checkpoint."""
     with transaction(engine) as connection:
@@ -87,10 +94,32 @@ def train_with_checkpoints(engine, search_id):
             advance_search(connection, lock_search(connection, search_id), 3.0)
             leased = transitions.lease_next(connection, search_id, host_id=1, worker_id=1, now=1.0)
             score_with(connection, leased, values)
-            path = f"{search_id}-{leased.birth}.pt"
-            file = {"path": path, "attempt": 1, "epoch": 1, "batch": 0, "digest": "d", "bytes": 1, "created_at": 1.0}
-            connection.execute(insert(checkpoint).values(candidate_id=leased.token.candidate, **file))
+            add_checkpoint(connection, search_id, leased)
         advance_search(connection, lock_search(connection, search_id), 3.0)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_cleanup_reads_only_births_settled_since_the_last_one(engine, search_factory, lease_factory):
+    metrics = [{"metric": "val_accuracy"}, {"metric": "latency_ms"}, {"metric": "params"}]
+    sizes = {"evolution__population": 4, "evolution__tournament": 2, "evolution__lag": 3, "budget__candidates": 30}
+    search_id = search_factory(objective=metrics, **sizes)
+    draw, fronts, read = random.Random(1), RetainedFronts(), []
+    event.listen(engine, "after_cursor_execute", lambda _1, _2, statement, *_: read.append(statement))
+    for birth in range(30):
+        leased = lease_factory(search_id)
+        with transaction(engine) as connection:
+            score_with(connection, leased, tuple(draw.randrange(8) / 8 for _ in range(3)))
+            add_checkpoint(connection, search_id, leased)
+            advance_search(connection, lock_search(connection, search_id), 3.0)
+            drop_unneeded_checkpoints(connection, fronts)
+            settled = {search_id: birth + 1}
+            assert fronts.list_kept(connection, settled) == RetainedFronts().list_kept(connection, settled)
+            read.clear()
+            drop_unneeded_checkpoints(connection, fronts)
+            assert len(read) == 1
+    with transaction(engine) as connection:
+        front = set(list_front_ids(connection, search_id))
+        assert front <= set(connection.execute(select(checkpoint.c.candidate_id)).scalars())
 
 
 VALUES = ((0.4, 5.0), (0.5, 1.0), (0.9, 9.0), (0.7, 4.0), (0.6, 6.0), (0.2, 0.5))
