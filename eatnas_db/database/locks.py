@@ -35,14 +35,15 @@ FROZEN_PROGRAM_SECONDS: Final = IDLE_SECONDS + 5
 _TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 
-def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> None:
+def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> frozenset[int] | None:
     """Lock the searches with these ids until the transaction ends; other hosts cannot advance them meanwhile.
 
-    On SQLite a write transaction locks the whole database anyway.
+    Return the ids of the locked searches; None: on SQLite a write transaction locks the whole database anyway.
     """
-    if is_postgresql(connection):
-        rows = select(search.c.id).where(search.c.id.in_(ids)).order_by(search.c.id)
-        connection.execute(rows.with_for_update(key_share=True)).all()
+    if not is_postgresql(connection):
+        return None
+    rows = select(search.c.id).where(search.c.id.in_(ids)).order_by(search.c.id)
+    return frozenset(connection.execute(rows.with_for_update(key_share=True)).scalars())
 
 
 def outwait_frozen_programs(connection: Connection) -> None:

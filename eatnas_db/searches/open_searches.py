@@ -58,15 +58,23 @@ def lock_open_searches(connection: Connection) -> None:
 
 
 def lock_active_searches(
-    connection: Connection, host_id: int, only: str | None, *, to_lease: int, everything: bool, now: float
-) -> None:
+    connection: Connection,
+    host_id: int,
+    only: str | None,
+    *,
+    held: Collection[int],
+    to_lease: int,
+    everything: bool,
+    now: float,
+) -> frozenset[int] | None:
     """Lock the searches to advance, those with leases of a host, and the first `to_lease` of those to lease from.
 
     No other host changes them until the transaction ends. The others are not locked, because a server would write each
-    lock; `everything` locks all open searches nevertheless. On SQLite a write transaction locks the whole database.
+    lock; `everything` locks all open searches nevertheless. `held`: ids of searches to lock as well. Return the ids of
+    the locked searches; None: on SQLite a write transaction locks the whole database.
     """
     if not is_postgresql(connection):
-        return
+        return None
     own_leases = select(candidate.c.search_id).join(lease, lease.c.candidate_id == candidate.c.id)
     leasing = _select_leasable(only, now, ()).with_only_columns(search.c.id).limit(to_lease).subquery()
     needed = or_(
@@ -74,7 +82,9 @@ def lock_active_searches(
         search.c.id.in_(select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))),
         search.c.id.in_(select(leasing.c.id)),
     )
-    lock_searches(connection, select(search.c.id).where(or_(_OPEN, needed) if everything else needed))
+    if held:
+        needed = or_(needed, search.c.id.in_(held))
+    return lock_searches(connection, select(search.c.id).where(or_(_OPEN, needed) if everything else needed))
 
 
 def list_active_searches(

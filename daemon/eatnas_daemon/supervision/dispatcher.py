@@ -73,12 +73,21 @@ class Dispatcher:
         self._births = births
         self._cleanup_at = self._now = 0.0
         self._fronts = RetainedFronts()
+        self._locked: frozenset[int] | None = frozenset()
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
         """Lock the searches that this transaction works on, or all open ones."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         may_lease = sum(worker.idle or bool(worker.reports) for worker in workers)
-        lock_active_searches(connection, self._host_id, self._only, to_lease=may_lease, everything=everything, now=wall)
+        self._locked = lock_active_searches(
+            connection,
+            self._host_id,
+            self._only,
+            held=self._holds.with_errors(),
+            to_lease=may_lease,
+            everything=everything,
+            now=wall,
+        )
 
     def before_repetition(self) -> None:
         """Forget what a transaction that was rolled back has read."""
@@ -96,7 +105,7 @@ class Dispatcher:
         ):
             if row.wish != DesiredState.RUN:
                 self._request_stops(row, now)
-            elif self._holds.allows_advance(row.id, wall):
+            elif self._may_change(row.id) and self._holds.allows_advance(row.id, wall):
                 with faults_of_search(connection, row.id):
                     row.require_whole()
                     cleanup_due = advance_search(connection, row, wall, self._births) or cleanup_due
@@ -107,6 +116,14 @@ class Dispatcher:
             dispatch.obsolete_files += drop_unneeded_checkpoints(connection, self._fronts)
             self._cleanup_at = now + self._timeouts.checkpoint_cleanup
         return dispatch
+
+    def _may_change(self, search_id: int) -> bool:
+        """Return whether this transaction has locked a search.
+
+        Another host may have changed a search between the locks and the list of active searches, and may advance it
+        now. A later transaction advances it if anything is left to do.
+        """
+        return self._locked is None or search_id in self._locked
 
     def _lease_candidates(self, connection: Connection, dispatch: Dispatch, wall: float) -> None:
         """Lease candidates for idle workers, from searches of higher priority first."""
