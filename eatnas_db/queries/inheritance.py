@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Exists, Integer, Select, exists, literal, select
 
 from eatnas_db.domain.recipe import inherits_weights, recipe_of
+from eatnas_db.domain.rungs import Rungs, rungs_of
 from eatnas_db.domain.states import UNSETTLED, MemoryFallback
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.searches import search
@@ -18,7 +19,8 @@ class InheritanceLink:
     """A candidate of an inheritance chain, with what is needed to train it again.
 
     `seed`, `spec`, `macro` and `task` belong to its search. `inherited` says whether its training started from the
-    weights of the link before, and `halved` whether it trained each batch in two halves.
+    weights of the link before, and `halved` whether it trained each batch in two halves. In a search with
+    `rungs`, its training ended at `rung`.
     """
 
     candidate_id: int
@@ -32,11 +34,23 @@ class InheritanceLink:
     task: dict[str, Any]
     lineage_epochs: int
     halved: bool = False
+    rungs: Rungs | None = None
+    rung: int = 0
 
     @property
     def training(self) -> dict[str, Any]:
         """The recipe of its training."""
-        return recipe_of(self.spec, inheriting=self.inherited)
+        recipe = recipe_of(self.spec, inheriting=self.inherited)
+        if self.rungs is None or self.rungs.resumes:
+            return recipe
+        return {**recipe, "epochs": self.rungs.epochs[self.rung]}
+
+    @property
+    def stop_after(self) -> int | None:
+        """The epochs of the recipe after which it stopped at a rung; None if it was trained to the end."""
+        if self.rungs is None or not self.rungs.resumes or self.rung == self.rungs.last:
+            return None
+        return self.rungs.epochs[self.rung]
 
 
 def has_unsettled_child(candidate_id: ColumnElement[int] = candidate.c.id) -> Exists:
@@ -65,6 +79,8 @@ def list_inheritance_chain(connection: Connection, parent_id: int, *, whole: boo
             task=row.task,
             lineage_epochs=row.lineage_epochs or 0,
             halved=row.thrift == MemoryFallback.HALVED,
+            rungs=rungs_of(row.spec, row.origin),
+            rung=row.rung,
         )
         chain.append(link)
         if not inherited:
@@ -91,6 +107,7 @@ def _select_ancestors(parent_id: int, *, whole: bool) -> Select[Any]:
             candidate.c.origin,
             candidate.c.lineage_epochs,
             candidate.c.thrift,
+            candidate.c.rung,
             candidate.c.parent_id,
             search.c.seed,
             search.c.spec,

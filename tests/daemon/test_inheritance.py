@@ -94,3 +94,28 @@ def test_transfer_with_weights_starts_from_the_best_candidate(tmp_path, home, su
     assert all(row.share_inherited > 0 for row in born)
     basic = next(row for row in candidates(settings) if row.id == born[0].parent_id)
     assert born[0].lineage_epochs == basic.lineage_epochs + 1
+
+
+@pytest.mark.slow
+def test_weights_of_a_parent_that_stopped_are_inherited(tmp_path, home, supervise):
+    fidelity = {"rungs": [1], "keep": 0.5}
+    changes = {"inheritance": {}, "budget": {"candidates": 4}, "evolution__fidelity": fidelity}
+    settings = home(tmp_path / "small", **{**INHERITING, **changes})
+    supervise(settings, 2, REAL)
+    stopped = next(row for row in candidates(settings) if row.rung == 0)
+    tree = {
+        "name": "large",
+        "space": "eatnas-tiny",
+        **INHERITING,
+        "transfer": {"weights": "inherited", "blocks": 1},
+        "evolution": {"population": 2, "tournament": 2, "lag": 1},
+        "budget": {"candidates": 2},
+        "reevaluation": {"top": 0},
+    }
+    options = {"task": Task(8, 1, 10), "data_digest": "d", "slots": 2, "now": 1.0, "candidate_id": stopped.id}
+    with transaction(open_record(settings.database_url)) as connection:
+        large = create_transfer(connection, "s", parse_spec(tree), **options)
+    supervise(settings, 2, REAL, only="large")
+    born = [row for row in candidates(settings) if row.search_id == large]
+    assert [(row.parent_id, row.lineage_epochs) for row in born] == [(stopped.id, 2), (stopped.id, 2)]
+    assert fetch_rows(settings, select(event.c.id).where(event.c.kind == "ancestor_restored")) == []

@@ -413,3 +413,17 @@ def test_perturbations_of_an_imported_network_are_trained_from_scratch(engine, s
         for whole in (False, True):
             (link,) = list_inheritance_chain(connection, perturbation.id, whole=whole)
             assert (link.candidate_id, link.inherited, link.training["epochs"]) == (perturbation.id, False, 3)
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("schedule", "ended"), [("whole", (3, 1)), ("rung", (1, None))])
+def test_parent_is_trained_again_to_its_last_rung(engine, search_factory, schedule, ended):
+    rungs = {"rungs": [1], "keep": 0.5, "schedule": schedule}
+    search_id = search_factory(training__epochs=3, evolution__fidelity=rungs)
+    parent = initial(engine, search_id)[0]
+    with transaction(engine) as connection:
+        (link,) = list_inheritance_chain(connection, parent.id, whole=False)
+        assert (link.training["epochs"], link.stop_after) == ended
+        connection.execute(update(candidate).where(candidate.c.id == parent.id).values(rung=1))
+        (link,) = list_inheritance_chain(connection, parent.id, whole=False)
+        assert (link.training["epochs"], link.stop_after) == (3, None)

@@ -167,6 +167,7 @@ def _ancestor_message(settings: Settings, ancestor: InheritanceLink) -> Assign:
         seed=_seed(ancestor, ancestor.replica),
         inherits=ancestor.inherited,
         split_batches=ancestor.halved,
+        stop_after=ancestor.stop_after,
     )
 
 
@@ -193,6 +194,7 @@ def _assign_message(
     data_state: dict[str, Any] | None = None,
     latency: dict[str, Any] | None = None,
     objective_metric: str = VALIDATION_ACCURACY,
+    stop_after: int | None = None,
 ) -> Assign:
     """Return the message; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])
@@ -216,4 +218,5 @@ def _assign_message(
         data_state=data_state,
         latency=latency,
         objective_metric=objective_metric,
+        stop_after=stop_after,
     )

@@ -96,7 +96,8 @@ def _final_weights(ancestor: Assign) -> dict[str, Tensor] | None:
     def accept(content: bytes) -> None:
         saved = checkpoint.unpack(content)
         identity = json.loads(saved["identity"])
-        expected = (ancestor.training["epochs"], ancestor.code, ancestor.seed, ancestor.split_batches)
+        epochs = ancestor.stop_after or ancestor.training["epochs"]
+        expected = (epochs, ancestor.code, ancestor.seed, ancestor.split_batches)
         if (saved["epoch"], *(identity[key] for key in ("code", "seed", "split_batches"))) != expected:
             raise ValueError("it is not the last checkpoint of this candidate")
         weights.update(saved["model"])
