@@ -15,6 +15,7 @@ from pathlib import Path
 from storm.faults import FAULTS
 from storm.results import ResultsFile
 from storm.rounds import StormPlan, run_storm
+from storm.searches import StormSearch
 
 
 def shares(total: int, faults: list[str]) -> dict[str, int]:
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument(
         "--faults", nargs="+", choices=FAULTS, default=list(FAULTS), help="kinds of fault; default: all"
     )
+    parser.add_argument(
+        "--rungs", choices=("whole", "rung"), help="search with rungs of this schedule (evolution.fidelity.schedule)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--seconds-per-epoch", default="0.4", help="duration of an epoch of the simulated worker, in seconds"
@@ -40,7 +44,8 @@ def main() -> None:
     simulated = dict.fromkeys(options.faults, options.each)
     with tempfile.TemporaryDirectory(prefix="eatnas-chaos-") as folder:
         for real, wanted in ((False, simulated), (True, shares(options.real, options.faults))):
-            plan = StormPlan(wanted=wanted, real=real, seed=options.seed, seconds_per_epoch=options.seconds_per_epoch)
+            search = StormSearch(real=real, rungs=options.rungs)
+            plan = StormPlan(wanted, search, seed=options.seed, seconds_per_epoch=options.seconds_per_epoch)
             run_storm(Path(folder), plan, results)
     sys.exit(results.print_table())
 

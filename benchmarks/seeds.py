@@ -13,16 +13,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from storm.searches import new_home, run_search
+from storm.searches import StormSearch, run_search
 
 SLOT_COUNTS = (1, 2, 4)
+SIMULATED = StormSearch(real=False)
 
 
 def check_seed(folder: Path, seed: int) -> dict[str, Any]:
     """Run the search of a seed with every number of slots, and return the line of its result."""
     started = time.perf_counter()
     fingerprints = {
-        slots: run_search(new_home(folder / f"{seed}-{slots}", seed, real=False), slots, real=False)
+        slots: run_search(SIMULATED.new_home(folder / f"{seed}-{slots}", seed), slots, SIMULATED)
         for slots in SLOT_COUNTS
     }
     return {

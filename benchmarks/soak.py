@@ -60,6 +60,8 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
+        SoakStep("rungs", [program("chaos.py"), "--rungs", "whole", "--each", "4", "--out", out("rungs")]),
+        SoakStep("own-rungs", [program("chaos.py"), "--rungs", "rung", "--each", "4", "--out", out("own-rungs")]),
     ]
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import psutil
 from sqlalchemy import select, text
 
+from eatnas_db.domain.states import DesiredState
+from eatnas_db.errors import ConflictError
 from eatnas_db.schema.events import event
 from storm.processes import TIMEOUT_SECONDS, eventually, is_stopped, limit_file_size, running, send_signal
 from storm.states import DaemonState, Token
@@ -73,17 +75,22 @@ def _kill_worker(storm: Storm, damage: Callable[[Path], None] | None = None) -> 
     if slot is None or slot.pid is None or slot.token is None:
         return None
     files: list[Path] = []
+    intact = b""
     if damage is not None:
         send_signal(slot.pid, signal.SIGSTOP)
         files = storm.checkpoint_files(slot.token)
         if files:
+            intact = files[-1].read_bytes()
             damage(files[-1])
     send_signal(slot.pid, signal.SIGKILL)
     at = time.monotonic()
     outcome = storm.outcome(slot.token)
     hit, seen = outcome == "lost", f"killed; attempt {outcome}"
+    if intact and not hit and files[-1].exists():  # no attempt resumes from it, so nobody finds the damage
+        files[-1].write_bytes(intact)
     recovery = storm.recovery_seconds(at, slot=slot.number, not_pid=slot.pid)
-    repeated = storm.repeated_seconds(slot.token, storm.daemon.training_since.get(slot.token), at)
+    since = storm.daemon.training_since.get(slot.token)
+    repeated = storm.repeated_seconds(slot.token, since, at) if hit else None
     if damage is not None and hit:
         hit = bool(files) and _is_reported_damaged(storm, files[-1])
         seen += f"; {files[-1].name} reported as damaged" if hit else "; no file reported as damaged"
@@ -119,8 +126,9 @@ def _kill_daemon(storm: Storm, *, with_workers: bool) -> Observation | None:
     eventually(lambda: not running(workers), ORPHAN_SECONDS)
     orphans = time.monotonic() - at
     recovery = storm.recovery_seconds(at)
-    repeated = [storm.repeated_seconds(token, started.get(token), at) for token in tokens]
     outcomes = [storm.outcome(token) for token in tokens]
+    lost = [token for token, outcome in zip(tokens, outcomes, strict=True) if outcome == "lost"]
+    repeated = [storm.repeated_seconds(token, started.get(token), at) for token in lost]
     return Observation(
         tuple(tokens),
         f"killed; attempts {', '.join(outcomes)}",
@@ -152,6 +160,32 @@ def drained(storm: Storm) -> Observation | None:
         recovery_seconds=recovery,
         drain_seconds=drain,
         orphan_seconds=orphans,
+    )
+
+
+def paused(storm: Storm) -> Observation | None:
+    """Pause the search by its record, as a command does. The daemon of this one search then exits; resume both."""
+    if storm.pick_training() is None:
+        return None
+    tokens = storm.leases()
+    try:
+        storm.set_desired_state(DesiredState.PAUSED)
+    except ConflictError:  # the search has finished
+        return None
+    at = time.monotonic()
+    storm.daemon.process.wait(TIMEOUT_SECONDS)
+    drain = time.monotonic() - at
+    left = storm.leases()
+    outcomes = [storm.outcome(token) for token in tokens]
+    storm.set_desired_state(DesiredState.RUN)
+    storm.restart_daemon()
+    recovery = storm.recovery_seconds(at)
+    return Observation(
+        tuple(tokens),
+        f"paused with {len(left)} leases after {drain:.1f} s; attempts {', '.join(outcomes)}",
+        not left and "released" in outcomes,
+        recovery_seconds=recovery,
+        drain_seconds=drain,
     )
 
 
@@ -294,7 +328,7 @@ def clock_moved(storm: Storm) -> Observation | None:
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        *(worker_killed, supervisor_killed, all_killed, drained),
+        *(worker_killed, supervisor_killed, all_killed, drained, paused),
         *(worker_frozen, supervisor_frozen, all_frozen),
         *(torn_file, garbled_file),
         *(checkpoints_full, record_full, disk_full),

@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, select, text
 
 from eatnas_db.database.transactions import read_transaction
+from eatnas_db.integrity.check import list_violations
 from eatnas_db.schema.trainings import checkpoint
 from storm.searches import read_fingerprint
 from storm.storm import Storm
@@ -25,15 +26,24 @@ LOST: Final = {
     "GROUP BY candidate_id) WHERE gap <> 0",
     "parents missing": "SELECT count(*) FROM eatnas_candidate c LEFT JOIN eatnas_candidate p "
     "ON p.id = c.parent_id WHERE c.parent_id IS NOT NULL AND (p.id IS NULL OR p.birth >= c.birth)",
-    "candidates with missing epochs": "SELECT count(*) FROM (SELECT count(e.number) AS done FROM eatnas_candidate c "
-    "LEFT JOIN eatnas_epoch e ON e.candidate_id = c.id GROUP BY c.id) WHERE done <> "
-    "(SELECT json_extract(spec, '$.training.epochs') FROM eatnas_search)",
+    "candidates with missing epochs": "SELECT count(*) FROM (SELECT count(e.number) AS done, coalesce((SELECT "
+    "max(r.epochs) FROM eatnas_rung r WHERE r.candidate_id = c.id), (SELECT json_extract(spec, '$.training.epochs') "
+    "FROM eatnas_search)) AS expected FROM eatnas_candidate c LEFT JOIN eatnas_epoch e ON e.candidate_id = c.id "
+    "GROUP BY c.id) WHERE done <> expected",
+    "gaps in rungs": "SELECT count(*) FROM (SELECT max(number) + 1 - count(*) AS gap FROM eatnas_rung "
+    "GROUP BY candidate_id) WHERE gap <> 0",
+    "rungs without a decision": "SELECT count(*) FROM eatnas_rung WHERE promoted IS NULL",
 }
 DOUBLED: Final = {
     "candidates scored twice": "SELECT count(*) FROM (SELECT count(*) AS n FROM eatnas_attempt "
     "WHERE outcome = 'scored' GROUP BY candidate_id) WHERE n <> 1",
     "scores reported twice": "SELECT count(*) FROM (SELECT count(*) AS n FROM eatnas_event "
     "WHERE kind = 'scored' GROUP BY candidate_id) WHERE n <> 1",
+    "rungs trained twice": "SELECT count(*) FROM (SELECT count(*) AS n, (SELECT count(*) FROM eatnas_rung r WHERE "
+    "r.candidate_id = a.candidate_id) AS rungs FROM eatnas_attempt a WHERE outcome IN ('rung', 'scored') "
+    "GROUP BY candidate_id) WHERE rungs > 0 AND n <> rungs",
+    "rungs reported twice": "SELECT count(*) FROM (SELECT count(*) AS n FROM eatnas_event WHERE kind IN "
+    "('rung_reached', 'promoted', 'stopped') GROUP BY candidate_id, kind, json_extract(detail, '$.rung')) WHERE n <> 1",
     "attempts without an end": "SELECT count(*) FROM eatnas_attempt WHERE ended_at IS NULL",
     "leases left": "SELECT count(*) FROM eatnas_lease",
     "networks trained twice": "SELECT count(*) - count(DISTINCT architecture_id) FROM eatnas_candidate",
@@ -64,6 +74,7 @@ def check_search(storm: Storm, expected_fingerprint: str) -> SearchCheck:
         doubled = _count(connection, DOUBLED, problems)
         differing = _count(connection, DIFFERING, problems)
         problems += _find_damage(connection, storm.settings.artifacts)
+    problems += map(str, list_violations(storm.engine, storm.settings.artifacts))
     fingerprint = read_fingerprint(storm.engine)
     if fingerprint != expected_fingerprint:
         differing += 1

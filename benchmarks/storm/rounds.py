@@ -15,7 +15,7 @@ from storm.faults import FAULTS, ORPHAN_SECONDS
 from storm.invariants import SearchCheck, check_search
 from storm.processes import TIMEOUT_SECONDS, eventually
 from storm.results import Line, ResultsFile
-from storm.searches import new_home, undisturbed_fingerprint, worker_program
+from storm.searches import StormSearch, undisturbed_fingerprint
 from storm.storm import Storm
 
 SEARCH_SECONDS = 600.0
@@ -28,8 +28,7 @@ class StormPlan:
     """How often each fault has to hit."""
 
     wanted: dict[str, int]
-    real: bool
-    """Whether the workers train networks or simulate training."""
+    search: StormSearch
     seed: int
     seconds_per_epoch: str
     """Of the simulated worker."""
@@ -40,12 +39,13 @@ def run_storm(folder: Path, plan: StormPlan, results: ResultsFile) -> None:
 
     The fault `disk_full` strikes in every other round, on a small disk of its own, if one can be mounted.
     """
-    number = results.next_round(real=plan.real)
+    real = plan.search.real
+    number = results.next_round(real=real)
     without_hit = 0
-    while (queue := results.remaining(plan.wanted, real=plan.real)) and without_hit < MAX_ROUNDS_WITHOUT_HIT:
-        with _small_disk(folder / f"disk-{plan.real}-{number}", 512 if plan.real else 64) as disk:
+    while (queue := results.remaining(plan.wanted, real=real)) and without_hit < MAX_ROUNDS_WITHOUT_HIT:
+        with _small_disk(folder / f"disk-{real}-{number}", 512 if real else 64) as disk:
             on_disk = disk is not None and number % 2 == 1
-            home = disk if disk is not None and on_disk else folder / f"plain-{plan.real}-{number}"
+            home = disk if disk is not None and on_disk else folder / f"plain-{real}-{number}"
             if not on_disk:
                 queue = [fault for fault in queue if fault != "disk_full"]
             if not queue and disk is None:
@@ -63,11 +63,11 @@ def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> li
     """Run one search through the faults of the queue, in random order. Return the lines of its results."""
     random.Random(plan.seed * 1000 + number).shuffle(queue)
     # Every real round has the same seed: the undisturbed search takes minutes and runs once.
-    seed = plan.seed if plan.real else plan.seed + number
+    seed = plan.seed if plan.search.real else plan.seed + number
     lines: list[Line] = []
 
     def note(line: Line) -> None:
-        lines.append({"round": number, "real": plan.real, **line})
+        lines.append({"round": number, "real": plan.search.real, **line})
         print(json.dumps(lines[-1]), flush=True)
 
     check = _run_search(home, seed, plan, queue, note)
@@ -76,9 +76,9 @@ def _run_round(home: Path, number: int, plan: StormPlan, queue: list[str]) -> li
 
 
 def _run_search(home: Path, seed: int, plan: StormPlan, queue: list[str], note: Callable[[Line], None]) -> SearchCheck:
-    settings = new_home(home, seed, real=plan.real)
-    expected = undisturbed_fingerprint(home.parents[1], seed, real=plan.real)
-    program = worker_program(real=plan.real, seconds_per_epoch=plan.seconds_per_epoch)
+    settings = plan.search.new_home(home, seed)
+    expected = undisturbed_fingerprint(home.parents[1], seed, plan.search)
+    program = plan.search.worker_program(plan.seconds_per_epoch)
     storm = Storm(settings, program, random.Random(seed))
     try:
         while queue and not storm.daemon.ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,33 @@ REAL: dict[str, Any] = {
 }
 
 
-def worker_program(*, real: bool, seconds_per_epoch: str) -> tuple[str, ...]:
-    """Return the arguments after the interpreter that start a worker."""
-    return TORCH_WORKER if real else (*SIMULATED_WORKER, seconds_per_epoch)
+RUNGS: dict[str, Any] = {"rungs": [1, 2], "keep": 0.5}
 
 
-def new_home(folder: Path, seed: int, *, real: bool) -> Settings:
-    """Create a home with the search. `real` trains networks, otherwise the workers simulate training."""
-    folder.mkdir(parents=True)
-    settings = load_settings({}, str(folder))
-    engine = create_engine_for(settings.database_url)
-    commands.upgrade(engine)
-    spec = parse_spec({**SPEC, **(REAL if real else SIMULATED)}, {"seed": seed})
-    with transaction(engine) as connection:
-        data_digest = "digits" if real else "arithmetic"
-        create_search(connection, spec, task=Task(8, 1, 10), data_digest=data_digest, slots=SLOTS, now=time.time())
-    return settings
+@dataclass(frozen=True)
+class StormSearch:
+    """The kind of the search: whether its workers train networks or simulate training, and its rungs."""
+
+    real: bool
+    rungs: str | None = None
+    """The schedule of a search with rungs; None: no rungs."""
+
+    def worker_program(self, seconds_per_epoch: str) -> tuple[str, ...]:
+        """Return the arguments after the interpreter that start a worker."""
+        return TORCH_WORKER if self.real else (*SIMULATED_WORKER, seconds_per_epoch)
+
+    def new_home(self, folder: Path, seed: int) -> Settings:
+        """Create a home with the search."""
+        folder.mkdir(parents=True)
+        settings = load_settings({}, str(folder))
+        engine = create_engine_for(settings.database_url)
+        commands.upgrade(engine)
+        fidelity = {} if self.rungs is None else {"evolution.fidelity": {**RUNGS, "schedule": self.rungs}}
+        spec = parse_spec({**SPEC, **(REAL if self.real else SIMULATED)}, {"seed": seed, **fidelity})
+        with transaction(engine) as connection:
+            data_digest = "digits" if self.real else "arithmetic"
+            create_search(connection, spec, task=Task(8, 1, 10), data_digest=data_digest, slots=SLOTS, now=time.time())
+        return settings
 
 
 def read_fingerprint(engine: Engine) -> str:
@@ -67,10 +79,10 @@ def read_fingerprint(engine: Engine) -> str:
         return get_fingerprint(connection, get_search(connection, "s").id).sha256
 
 
-def run_search(settings: Settings, slots: int, *, real: bool) -> str:
+def run_search(settings: Settings, slots: int, search: StormSearch) -> str:
     """Run the search to its end without faults and return its fingerprint."""
     engine = open_record(settings.database_url)
-    launcher = Launcher(settings.logs, worker_program(real=real, seconds_per_epoch="0"))
+    launcher = Launcher(settings.logs, search.worker_program("0"))
     Supervisor(engine, settings, launcher, slots=slots, host_name="undisturbed", only="s").run()
     fingerprint = read_fingerprint(engine)
     engine.dispose()
@@ -78,7 +90,7 @@ def run_search(settings: Settings, slots: int, *, real: bool) -> str:
 
 
 @functools.cache
-def undisturbed_fingerprint(folder: Path, seed: int, *, real: bool) -> str:
+def undisturbed_fingerprint(folder: Path, seed: int, search: StormSearch) -> str:
     """Create the search in a home of its own and run it."""
-    settings = new_home(folder / f"undisturbed-{seed}{'-real' if real else ''}", seed, real=real)
-    return run_search(settings, SLOTS, real=real)
+    settings = search.new_home(folder / f"undisturbed-{seed}{'-real' if search.real else ''}", seed)
+    return run_search(settings, SLOTS, search)

@@ -13,9 +13,11 @@ import psutil
 from sqlalchemy import Row, Select, select
 
 from eatnas_db.database.engine import open_record
-from eatnas_db.database.transactions import read_transaction
+from eatnas_db.database.transactions import read_transaction, run_transaction
+from eatnas_db.domain.states import DesiredState
 from eatnas_db.schema.events import event
 from eatnas_db.schema.trainings import attempt, lease
+from eatnas_db.searches.control import set_desired_state
 from eatnas_db.settings import Settings
 from storm.daemon_process import DaemonProcess
 from storm.processes import eventually, running
@@ -58,6 +60,10 @@ class Storm:
         file = self.settings.home / "clock"
         file.with_suffix(".new").write_text(str(seconds))
         file.with_suffix(".new").replace(file)
+
+    def set_desired_state(self, desired: DesiredState) -> None:
+        """Pause or resume the search."""
+        run_transaction(self.engine, lambda connection: set_desired_state(connection, "s", desired, time.time()))
 
     def rows(self, query: Any) -> list[Row[Any]]:
         with read_transaction(self.engine) as connection:
