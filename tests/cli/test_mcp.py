@@ -6,12 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
 from typer.testing import CliRunner
 
 from eatnas_cli.app import app
@@ -20,6 +18,9 @@ from eatnas_cli.query.app import COMMANDS
 from eatnas_db.errors import EatnasError
 from support.recorded_search import make_record
 from support.tool_answers import ANSWERS
+
+if TYPE_CHECKING:
+    from mcp import ClientSession
 
 MISTAKES = [
     ("query_best", {"name": "nothing"}, "no search named 'nothing'"),
@@ -42,6 +43,10 @@ def run(*arguments: str) -> str:
 
 def with_session(home: Path, url: str, use: Callable[[ClientSession], Any]) -> None:
     """Start the server as an agent does, and call `use` with the connected client."""
+    # Only slow tests need these modules, and to load them takes a second.
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     arguments = ["-m", "eatnas_cli", "--home", str(home), "--db", url, "mcp"]
     server = StdioServerParameters(command=sys.executable, args=arguments, env=dict(os.environ))
 
