@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 Code = tuple[int, ...]
 """The index of the value at each position."""
@@ -32,14 +33,7 @@ class Encoding:
 
         Different values have the distance 1, or their difference in rank as a share of the largest if ordered.
         """
-        total = np.zeros((len(left), len(right)))
-        for position, is_ordered in enumerate(self.ordered):
-            a, b = left[:, position, None], right[None, :, position]
-            if is_ordered:
-                total += np.abs(a - b) / max(self.levels[position] - 1, 1)
-            else:
-                total += a != b
-        return total / len(self.levels)
+        return np.asarray(cdist(self._coordinates(left), self._coordinates(right), "cityblock")) / len(self.levels)
 
     def totals(self, codes: Codes) -> Reals:
         """Return how often each value of each primitive occurs in a code, as a share of the primitive's positions."""
@@ -47,6 +41,16 @@ class Encoding:
         for primitive, positions in self._positions.items():
             part = codes[:, positions]
             columns += [(part == value).mean(1) for value in range(self._levels_of(primitive))]
+        return np.stack(columns, 1)
+
+    def _coordinates(self, codes: Codes) -> Reals:
+        """Return numbers whose absolute differences add up to the distances over all positions."""
+        columns = []
+        for position, level in enumerate(self.levels):
+            if self.ordered[position]:
+                columns.append(codes[:, position] / max(level - 1, 1))
+            else:
+                columns += [(codes[:, position] == value) / 2 for value in range(level)]
         return np.stack(columns, 1)
 
     @cached_property
