@@ -14,12 +14,14 @@ import pytest
 from sqlalchemy import select
 from test_remote_workers import request_for
 
+from eatnas_daemon.devices.model import DeviceSnapshot
 from eatnas_daemon.ray_cluster.bridge_process import ClusterNode
 from eatnas_daemon.ray_cluster.cluster_scheduler import NO_CANDIDATE_WAITS, ClusterScheduler
 from eatnas_daemon.ray_cluster.relay import Actors, Relay
 from eatnas_daemon.ray_cluster.remote_process import RemoteWorkerProcess
 from eatnas_daemon.ray_cluster.remote_worker import RemoteWorker
 from eatnas_daemon.ray_cluster.requests import WorkerNeeds, new_socket_pair
+from eatnas_daemon.workers.slots import Slot
 from eatnas_daemon.workers.timeouts import DEFAULT_TIMEOUTS, Timeouts
 from eatnas_db.schema.candidates import candidate
 from eatnas_db.schema.hosts import worker
@@ -141,6 +143,14 @@ def test_a_cluster_is_asked_for_the_workers_that_candidates_need(wanted, demand,
         scheduler.set_demand(demand)
     scheduler.update(present, frozenset(), DEFAULT_TIMEOUTS)
     assert len(present) == slots
+
+
+def test_a_paused_gpu_is_not_the_only_slot():
+    scheduler, paused = ClusterScheduler(QuietBridge(), None), DeviceSnapshot("GPU-a", "cuda", "H200")
+    slots = [Slot(0, paused)]
+    scheduler.set_demand(1)
+    scheduler.update(slots, frozenset({"GPU-a"}), DEFAULT_TIMEOUTS)
+    assert [slot.may_start for slot in slots] == [False, True]
 
 
 def test_workers_leave_when_no_candidate_waits(tmp_path):

@@ -98,7 +98,10 @@ class ClusterScheduler:
         if self._demand is None:
             return wanted
         staying = [slot.worker for slot in slots if slot.worker is not None and not slot.worker.exiting]
-        return min(wanted, max(self._demand, sum(not worker.process.pending for worker in staying)))
+        needed = max(self._demand, sum(not worker.process.pending for worker in staying))
+        # The slot of a paused GPU stays without a worker, so another one has to take its place.
+        closed = sum(slot.worker is None and not slot.may_start for slot in slots)
+        return min(wanted, needed + closed)
 
     def _resize(self, slots: list[Slot]) -> None:
         """Add slots, or remove those that are empty or pending."""
