@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from support.searches import create_home
 from support.waiting import eventually
 
 if TYPE_CHECKING:
+    from conftest import Server
     from playwright.sync_api import Browser, Page
 
 HOSTILE = "<script>evil = 1</script>"
@@ -249,13 +250,25 @@ def test_each_change_of_the_record_changes_the_version(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_part_is_read_from_postgresql(postgres_url: str, tmp_path: Path) -> None:
-    record = make_record(tmp_path / "home", lambda _: postgres_url)
+def test_pages_recover_when_postgresql_restarts(new_server: Callable[[], Server], tmp_path: Path) -> None:
+    server = new_server()
+    url = server.new_database()
+    record = make_record(tmp_path / "home", lambda _: url)
     client = new_client(record.settings)
-    parts = [f"/live/search?name=small&part={part}" for part in ReportPart]
-    for address in ("/", "/search?name=small", "/live/activity", "/live/searches", *parts):
-        assert client.get(address).status_code == 200, address
     record.engine.dispose()
+    parts = [f"/live/search?name=small&part={part}" for part in ReportPart]
+    addresses = ["/", "/search?name=small", "/candidate?candidate=1", "/live/activity", "/live/searches", *parts]
+    assert {client.get(address).status_code for address in addresses} == {200}
+    server.stop()
+    for address in addresses[-2:]:
+        answer = client.get(address)
+        assert answer.status_code == 503, answer.text
+        assert "\n" not in answer.json()["error"]["message"]
+    server.start()
+    assert {client.get(address).status_code for address in addresses} == {200}
+    server.drop(url)
+    assert "does not exist" in client.get("/live/searches").json()["error"]["message"]
+    assert client.get("/").headers["refresh"] == "5"
 
 
 @contextmanager
