@@ -1,7 +1,9 @@
-"""Measure the live page: its first paint for a long search, and the supervisor's tick while pages are open.
+"""Measure the live page: its first paint for a long search, its memory, and the supervisor's tick while pages are open.
 
-`paint` opens the page of the newest search of a record in Chromium. `tick` supervises simulated trainings; readers that
-ask for every part of the page every two seconds come and go in turn. Each measurement is a JSON line.
+`paint` opens the page of a search with 100,000 candidates, or of the newest search of a record, in Chromium, at desktop
+and at phone width. `day` refreshes every part of an open page again and again, as in a tab that is open all day. `tick`
+supervises simulated trainings; readers that ask for every part of the page every two seconds come and go in turn. Each
+measurement is a JSON line. The exit status is 1 if a page has errors, or if its memory or a tick grows.
 """
 
 from __future__ import annotations
@@ -18,17 +20,22 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from sqlalchemy import update
+
 from eatnas_daemon.supervision.supervisor import Supervisor
 from eatnas_daemon.workers.launcher import Launcher
 from eatnas_db.database.engine import open_record, read_connection
+from eatnas_db.database.transactions import transaction
 from eatnas_db.queries.searches import list_searches
+from eatnas_db.schema.searches import search as searches
 from eatnas_report.data import ReportPart
+from scaling.synthetic_histories import SyntheticHistories
 from support.browser import headless_browser
 from support.searches import create_home
 from support.simulated_worker import SIMULATED_WORKER
@@ -37,44 +44,124 @@ PHASE_SECONDS = 20
 POLL_SECONDS = 2
 MAX_TICK_RATIO = 1.5
 """Readers may not cost the supervisor more of its own processor time than this."""
+WIDTHS = (1200, 390)
+CANDIDATES, DAY_CANDIDATES = 100_000, 1_000
+DAY_SECONDS, SAMPLE_SECONDS = 240, 10
+MAX_HEAP_GROWTH = 1.25
+"""From the second quarter of the measurement to the last one."""
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
+class BrokenPageError(Exception):
+    """A page has errors, or it is wider than its window."""
+
+
 @contextlib.contextmanager
-def server(url: str) -> Iterator[str]:
-    """Serve a record in a process of its own; yields the address."""
+def server(url: str) -> Iterator[tuple[str, int]]:
+    """Serve a record in a process of its own; yields the address and the id of the process."""
     command = [sys.executable, "-m", "eatnas_cli", "serve", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "EATNAS_DB_URL": url}
     ) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().split()[1]
+            yield process.stdout.readline().split()[1], process.pid
         finally:
             process.kill()
 
 
-def measure_paint(url: str, repetitions: int) -> Iterator[dict[str, Any]]:
+def open_search(browser: Any, address: str, name: str, size: tuple[int, int]) -> tuple[Any, list[str]]:
+    """Open the page of a search; returns the page and the list of its errors and messages."""
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.set_default_timeout(300_000)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto(f"{address}search?name={urllib.parse.quote(name)}")
+    return page, messages
+
+
+def require_whole(page: Any, messages: Sequence[str]) -> None:
+    """Raise `BrokenPageError` for a page with errors, and for one that is wider than its window."""
+    if messages:
+        raise BrokenPageError(f"the console has {len(messages)} messages; the first is {messages[0]}")
+    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+        raise BrokenPageError(f"the page is wider than its window of {page.viewport_size['width']} pixels")
+
+
+def newest_search(url: str) -> tuple[str, int]:
+    """Return the name of the newest search of a record, and the number of its settled candidates."""
     with read_connection(url) as connection:
         search = list_searches(connection)[-1]
-    with server(url) as address, headless_browser() as browser:
-        for _ in range(repetitions):
-            page = browser.new_page(viewport={"width": 1200, "height": 900})
-            page.set_default_timeout(300_000)
-            page.goto(f"{address}search?name={urllib.parse.quote(search.name)}")
+    return search.name, search.settled
+
+
+def measure_paint(url: str, repetitions: int) -> Iterator[dict[str, Any]]:
+    name, settled = newest_search(url)
+    with server(url) as (address, _), headless_browser() as browser:
+        for width in WIDTHS * (repetitions // len(WIDTHS)):
+            page, messages = open_search(browser, address, name, (width, 900))
+            page.wait_for_selector(".preview", state="attached")
+            preview = page.evaluate("performance.now()")
             page.wait_for_selector("#quality-over-births .main-svg", state="attached")
             figure = page.evaluate("performance.now()")
             page.wait_for_selector(".later", state="detached")
+            everything, paint = page.evaluate("performance.now()"), page.evaluate(PAINT)
+            require_whole(page, messages)
+            page.locator("a[href^='/candidate']").first.click()
+            page.wait_for_selector("#lineage .main-svg", state="attached")
+            require_whole(page, messages)
             yield {
                 "figure": "paint",
-                "candidates": search.settled,
-                "first_paint_ms": page.evaluate(PAINT),
+                "candidates": settled,
+                "width": width,
+                "first_paint_ms": paint,
+                "preview_ms": preview,
                 "first_figure_ms": figure,
-                "all_parts_ms": page.evaluate("performance.now()"),
-                "heap_bytes": page.evaluate("performance.memory.usedJSHeapSize"),
+                "all_parts_ms": everything,
                 "load": os.getloadavg()[0],
             }
             page.close()
+
+
+def measure_day(url: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Change the record and refresh every part of an open page without a pause."""
+    engine, (name, settled) = open_record(url), newest_search(url)
+    with server(url) as (address, process), headless_browser() as browser:
+        # A page is in view as a whole, so that each refresh reads and draws all parts.
+        page, messages = open_search(browser, address, name, (1200, 10_000))
+        answers: list[int] = []
+        page.on("response", lambda response: answers.append(response.status))
+        page.wait_for_selector(".later", state="detached")
+        profiler = page.context.new_cdp_session(page)
+        profiler.send("Performance.enable")
+        started = sampled = time.monotonic()
+        while time.monotonic() < started + seconds:
+            with transaction(engine) as connection:
+                connection.execute(update(searches).values(device_seconds=searches.c.device_seconds + 1))
+            page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+            page.wait_for_timeout(200)
+            if time.monotonic() > sampled + SAMPLE_SECONDS:
+                sampled = time.monotonic()
+                profiler.send("HeapProfiler.collectGarbage")
+                metrics = {row["name"]: row["value"] for row in profiler.send("Performance.getMetrics")["metrics"]}
+                yield {
+                    "figure": "day",
+                    "candidates": settled,
+                    "seconds": round(sampled - started),
+                    "changed_answers": answers.count(200),
+                    "heap_bytes": metrics["JSHeapUsedSize"],
+                    "nodes": metrics["Nodes"],
+                    "listeners": metrics["JSEventListeners"],
+                    "server_bytes": _resident_bytes(process),
+                    "load": os.getloadavg()[0],
+                }
+        require_whole(page, messages)
+    engine.dispose()
+
+
+def _resident_bytes(process: int) -> int:
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class TimedSupervisor(Supervisor):
@@ -106,7 +193,7 @@ def measure_ticks(readers: int, phases: int) -> Iterator[dict[str, Any]]:
         )
         supervisor.ticks = []
         rows: list[dict[str, Any]] = []
-        with server(settings.database_url) as address:
+        with server(settings.database_url) as (address, _):
             watcher = threading.Thread(target=_run_phases, args=(supervisor, address, readers, phases, rows))
             watcher.start()
             supervisor.run()
@@ -142,28 +229,56 @@ def _run_phases(
     supervisor.stop()
 
 
+def find_problem(rows: Sequence[dict[str, Any]]) -> str | None:
+    """Return what is wrong with measurements of one figure, or None."""
+    if rows[0]["figure"] == "tick":
+        read, alone = (
+            statistics.median(row["cpu_ms"] for row in rows if bool(row["readers"]) is polled)
+            for polled in (True, False)
+        )
+        return (
+            f"a tick takes {read:.2f} ms with readers and {alone:.2f} ms without"
+            if read > MAX_TICK_RATIO * alone
+            else None
+        )
+    if rows[0]["figure"] == "day":
+        quarter = len(rows) // 4
+        for measure in ("heap_bytes", "nodes", "listeners", "server_bytes"):
+            early, late = (
+                statistics.median(row[measure] for row in part)
+                for part in (rows[quarter : 2 * quarter], rows[-quarter:])
+            )
+            if late > MAX_HEAP_GROWTH * early:
+                return f"{measure} of an open page grew from {early:,.0f} to {late:,.0f}"
+    return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figure", choices=("paint", "tick"))
-    parser.add_argument("--url", help="record for `paint`")
+    parser.add_argument("figure", choices=("paint", "day", "tick"))
+    parser.add_argument("--url", help="record for `paint`; default: a synthetic history")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "eatnas-scale")
     parser.add_argument("--readers", type=int, default=3)
     parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=DAY_SECONDS, help="duration of `day`")
     options = parser.parse_args()
     if options.figure == "paint":
-        rows = measure_paint(options.url, options.repetitions)
+        url = options.url or SyntheticHistories(options.folder).url("sqlite", CANDIDATES)
+        rows = measure_paint(url, options.repetitions)
+    elif options.figure == "day":
+        copy = SyntheticHistories(options.folder).copy("sqlite", DAY_CANDIDATES, "day")
+        rows = measure_day(copy, options.seconds)
     else:
         rows = measure_ticks(options.readers, options.repetitions)
     measured = []
-    for row in rows:
-        print(json.dumps(row), flush=True)
-        measured.append(row)
-    if options.figure == "tick":
-        read, alone = (
-            statistics.median(row["cpu_ms"] for row in measured if bool(row["readers"]) is polled)
-            for polled in (True, False)
-        )
-        if read > MAX_TICK_RATIO * alone:
-            sys.exit(f"a tick takes {read:.2f} ms with readers and {alone:.2f} ms without")
+    try:
+        for row in rows:
+            print(json.dumps(row), flush=True)
+            measured.append(row)
+    except BrokenPageError as error:
+        sys.exit(str(error))
+    if problem := find_problem(measured):
+        sys.exit(problem)
 
 
 if __name__ == "__main__":

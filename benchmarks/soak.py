@@ -57,6 +57,8 @@ def soak_steps(commit: str) -> list[SoakStep]:
         SoakStep("sweep-tests", tests("soak")),
         SoakStep("ray", [program("ray_faults.py"), "--out", out("ray")]),
         SoakStep("live-page", [program("live_page.py"), "tick"]),
+        SoakStep("live-page-day", [program("live_page.py"), "day"]),
+        SoakStep("live-page-large", [program("live_page.py"), "paint"]),
         SoakStep("exports", [program("exports.py"), "--out", out("exports")]),
         SoakStep("seeds", [program("seeds.py"), "--out", out("seeds")]),
         SoakStep("chaos", [program("chaos.py"), "--out", out("chaos")]),
