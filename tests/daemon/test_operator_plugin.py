@@ -2,77 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples/plugins/operator"
-SPEC = {
+from support.installing import install_package
+from support.plugin_homes import PluginHome
+from support.shared_folders import make_once
+from support.waiting import eventually
+
+EXAMPLE = Path(__file__).parents[2] / "examples/plugins/operator"
+SPEC: dict[str, Any] = {
     "name": "ghosts",
     "space": "ghost-tiny",
-    "data": {"name": "digits", "train_images": 128, "validation_images": 64},
+    "data": {"name": "digits", "train_images": 64, "validation_images": 64},
     "training": {"epochs": 1, "batch_size": 64, "augment": "none"},
-    "evolution": {"population": 4, "tournament": 2, "lag": 4},
+    "evolution": {"population": 3, "tournament": 2, "lag": 2},
     "inheritance": {"weights": "inherited"},
-    "budget": {"candidates": 8},
+    "budget": {"candidates": 6},
     "reevaluation": {"top": 0},
 }
-CELLS = {**SPEC, "name": "cells", "space": "nasbench201-tiny", "budget": {"candidates": 6}}
-READS = (
-    "query best {0}",
-    "query lineage {0}",
-    "query primitives {0}",
-    "query fingerprint {0}",
-    "search show {0}",
+CELLS = {**SPEC, "name": "cells", "space": "nasbench201-tiny", "budget": {"candidates": 5}}
+READS = [
+    "query best more",
+    "query lineage more",
+    "query primitives more",
+    "query fingerprint more",
+    "search show more",
     "candidate show 1",
-)
-
-
-class Home:
-    """A home in an environment with its own folder of installed packages."""
-
-    def __init__(self, folder: Path, site: Path) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "EATNAS_HOME": str(folder / "home"), "PYTHONPATH": str(site)}
-        self.environment["EATNAS_MLFLOW"] = "off"
-        folder.mkdir()
-        self.run("init")
-
-    def start(self, line: str, **options: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "eatnas_cli", *line.split()]
-        return subprocess.Popen(
-            command, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-        )
-
-    def run(self, line: str, *, status: int = 0) -> str:
-        with self.start(line) as process:
-            output, errors = process.communicate()
-        assert process.returncode == status, (line, output, errors)
-        assert "Traceback" not in errors, errors
-        return output if status == 0 else errors
-
-    def create(self, spec: dict, command: str = "search create") -> None:
-        file = self.folder / f"{spec['name']}.yaml"
-        file.write_text(json.dumps(spec))
-        self.run(f"{command} {file}")
+]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the installed example."""
-    site, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "operator"
-    shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
-    options = ["--quiet", "--no-build-isolation", "--no-deps", "--target", str(site)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
-    return site
+    made = make_once(
+        tmp_path_factory,
+        "operator",
+        lambda folder: install_package(EXAMPLE, folder / "site", folder / "source"),
+    )
+    return made / "site"
 
 
 def test_example_has_at_most_forty_lines() -> None:
@@ -84,61 +57,52 @@ def test_example_has_at_most_forty_lines() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_search_with_a_plugin_survives_a_kill_and_an_uninstallation(tmp_path: Path, site: Path) -> None:
-    home, other = Home(tmp_path / "first", site), Home(tmp_path / "second", site)
+    site = shutil.copytree(site, tmp_path / "site")
+    home, other = PluginHome(tmp_path / "first", site), PluginHome(tmp_path / "second", site)
     home.create(SPEC)
-    process = home.start("run ghosts --slots 1", start_new_session=True)
-    _wait_for_a_score(home)
+    shutil.copytree(home.folder, other.folder, dirs_exist_ok=True)
+    process = home.start("run ghosts --slots 1")
+    eventually(home.count_scored)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     home.run("run ghosts --slots 2")
-    other.create(SPEC)
     other.run("run ghosts --slots 1")
-    fingerprints = [one.run("query fingerprint ghosts --format json") for one in (home, other)]
+    fingerprints = [one.run("query fingerprint ghosts") for one in (home, other)]
     assert fingerprints[0] == fingerprints[1]
 
     large = {**SPEC, "name": "more", "seed": 1, "budget": {"candidates": 4}}
     home.create(large, "transfer ghosts")
-    home.run("run more --slots 2")
+    home.run("run more --slots 1")
     home.run(f"export more --format safetensors -o {tmp_path}/model")
-    report = tmp_path / "report.html"
-    home.run(f"report more -o {report}")
-    answers = {line: home.run(line.format("more")) for line in READS}
-    assert "ghost" in answers["query primitives {0}"]
+    report = f"report more -o {tmp_path}/report.html --force"
+    reads = [*READS, "query primitives ghosts"]
+    answers = home.run_all([*reads, report])
+    del answers[report]
+    assert "ghost" in answers["query primitives ghosts"]
 
     shutil.move(site, tmp_path / "uninstalled")
     site.mkdir()
-    for line, answer in answers.items():
-        assert home.run(line.format("more")) == answer, line
-    home.run(f"report more -o {report} --force")
-    message = home.run(f"search create {tmp_path}/first/ghosts.yaml --set name=again", status=1)
+    again = home.run_all([*reads, report])
+    assert {line: again[line] for line in reads} == answers
+    message = home.run(f"search create {home.folder}/ghosts.yaml --set name=again", status=1)
     assert "unknown space 'ghost-tiny'" in message
     assert len(message.strip().splitlines()) == 1
-    shutil.rmtree(site)
-    shutil.move(tmp_path / "uninstalled", site)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_cells_are_searched_like_blocks(tmp_path: Path, site: Path) -> None:
-    home, other = Home(tmp_path / "first", site), Home(tmp_path / "second", site)
-    for one, slots in ((home, 2), (other, 1)):
-        one.create(CELLS)
-        one.run(f"run cells --slots {slots}")
-    fingerprints = [one.run("query fingerprint cells --format json") for one in (home, other)]
+    home, other = PluginHome(tmp_path / "first", site), PluginHome(tmp_path / "second", site)
+    home.create(CELLS)
+    shutil.copytree(home.folder, other.folder, dirs_exist_ok=True)
+    home.run("run cells --slots 2")
+    other.run("run cells --slots 1")
+    fingerprints = [one.run("query fingerprint cells") for one in (home, other)]
     assert fingerprints[0] == fingerprints[1]
     guided = {**CELLS, "name": "more", "evolution": {**CELLS["evolution"], "births": "guided"}}
     home.create(guided, "transfer cells")
-    home.run("run more --slots 2")
+    home.run("run more --slots 1")
     home.run(f"export more --format safetensors -o {tmp_path}/model")
     assert "EAT-NAS" in home.run(f"export more --format python -o {tmp_path}/module", status=1)
-    home.run(f"report more -o {tmp_path}/report.html")
-    answers = {line: home.run(line.format("more")) for line in READS}
-    assert "nor_conv_3x3" in answers["query primitives {0}"]
-
-
-def _wait_for_a_score(home: Home) -> None:
-    for _ in range(600):
-        if "scored" in home.run("query events"):
-            return
-        time.sleep(0.1)
-    raise AssertionError("no candidate was scored")
+    answers = home.run_all([*READS, f"report more -o {tmp_path}/report.html"])
+    assert "nor_conv_3x3" in answers["query primitives more"]
