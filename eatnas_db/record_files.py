@@ -33,12 +33,16 @@ from eatnas_db.database_copy import (
     require_empty,
 )
 from eatnas_db.distributions import require_module
-from eatnas_db.errors import ConflictError, RecordError
+from eatnas_db.errors import ConflictError, DataError, RecordError
+from eatnas_db.input_files import read_input
 from eatnas_db.schema.metadata import metadata
 from eatnas_db.schema.record import REVISION, record
 
 FORMAT: Final = "eatnas-db record"
 MANIFEST: Final = "manifest.json"
+MANIFEST_MEGABYTES: Final = 10
+MAX_SHOWN: Final = 100
+"""Characters of a value in a message."""
 MAXIMUM_ID: Final = 2**63 - 1
 
 
@@ -109,7 +113,11 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `manifest.json`. Raises `RecordError` unless it describes all tables of this program's schema."""
     file = folder / MANIFEST
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        if not folder.exists():
+            raise RecordError(f"{folder} does not exist; choose a folder of `db export`, or a file of scores")
+        if not file.exists():
+            raise RecordError(f"{folder} is no exported record: it has no {MANIFEST}; choose a folder of `db export`")
+        content = json.loads(read_input(file, most_megabytes=MANIFEST_MEGABYTES).decode("utf-8"))
         tables = [TableContents(**table) for table in content["tables"]]
         manifest = Manifest(
             format=content["format"],
@@ -118,26 +126,22 @@ def read_manifest(folder: Path) -> Manifest:
             tables=tables,
             last_ids={str(name): int(last) for name, last in content["last_ids"].items()},
         )
-    except FileNotFoundError:
-        if not folder.exists():
-            raise RecordError(f"{folder} does not exist; choose a folder of `db export`, or a file of scores") from None
-        raise RecordError(
-            f"{folder} is no exported record: it has no {MANIFEST}; choose a folder of `db export`"
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{file} is damaged or of another program ({error!r}); export the record again") from None
+    except DataError as error:
+        raise RecordError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = repr(error)[:MAX_SHOWN]
+        raise RecordError(f"{file} is damaged or of another program ({reason}); export the record again") from None
     if any(not 0 <= last <= MAXIMUM_ID for last in manifest.last_ids.values()):
         raise RecordError(
             f"{file} is damaged: an id in last_ids is not from 0 to {MAXIMUM_ID}; export the record again"
         )
     if manifest.format != FORMAT:
-        raise RecordError(
-            f"{file} has the format {manifest.format!r}, expected {FORMAT!r}; choose a folder of `db export`"
-        )
+        found = str(manifest.format)[:MAX_SHOWN]
+        raise RecordError(f"{file} has the format {found!r}, expected {FORMAT!r}; choose a folder of `db export`")
     if manifest.revision != REVISION:
         raise RecordError(
-            f"{folder} was exported from schema version {manifest.revision}, and this program reads {REVISION}; export "
-            "it again after `eatnas-db db upgrade`, or use the program that exported it"
+            f"{folder} was exported from schema version {manifest.revision[:MAX_SHOWN]}, and this program reads "
+            f"{REVISION}; export it again after `eatnas-db db upgrade`, or use the program that exported it"
         )
     if missing := {table.name for table in _tables()} - {table.table for table in tables}:
         raise RecordError(f"{file} lacks the table {min(missing)}; export the record again")
@@ -220,6 +224,7 @@ def _import_table(
     file_format: FileFormat,
     on_progress: ProgressCallback,
 ) -> None:
+    _require_file(file)
     read = _read_lines(file) if file_format is FileFormat.JSONL else _read_parquet(file, table)
     names = {column.name for column in table.columns}
     done = 0
@@ -238,6 +243,14 @@ def _import_table(
         raise RecordError(f"the rows of {file} are not those that were exported; nothing was changed; export it again")
 
 
+def _require_file(file: Path) -> None:
+    """Raise `RecordError` if a file is missing, or a device or a pipe, which may never end."""
+    if not file.exists():
+        raise RecordError(f"{file} is missing; export the record again")
+    if not file.is_file():
+        raise RecordError(f"{file} is no file; export the record again")
+
+
 def _read_lines(file: Path) -> Iterator[list[Any]]:
     batch: list[Any] = []
     try:
@@ -250,8 +263,6 @@ def _read_lines(file: Path) -> Iterator[list[Any]]:
                 if len(batch) == BATCH_ROWS:
                     yield batch
                     batch = []
-    except FileNotFoundError:
-        raise RecordError(f"{file} is missing; export the record again") from None
     except UnicodeDecodeError:
         raise RecordError(f"{file} is not text in UTF-8; export the record again") from None
     if batch:
@@ -270,8 +281,6 @@ def _read_parquet(file: Path, table: Table) -> Iterator[list[Any]]:
                     {name: _from_text(value, name in json_columns) for name, value in row.items()}
                     for row in batch.to_pylist()
                 ]
-    except FileNotFoundError:
-        raise RecordError(f"{file} is missing; export the record again") from None
     except (pyarrow.ArrowException, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise RecordError(f"{file} cannot be read ({reason}); export the record again") from None

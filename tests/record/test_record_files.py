@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,14 @@ def edit_lines(change: Callable[[list[str]], list[str]]) -> Damage:
     return edit
 
 
+def replaced(name: str, make: Callable[[Path], object]) -> Damage:
+    def edit(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return edit
+
+
 DAMAGES: list[tuple[Damage, str]] = [
     (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
     (lambda folder: (folder / "manifest.json").write_text("{"), "is damaged or of another program"),
@@ -92,6 +101,13 @@ DAMAGES: list[tuple[Damage, str]] = [
     (edit_manifest(format="wandb export"), "has the format 'wandb export'"),
     (edit_manifest(revision="9999"), "exported from schema version 9999"),
     (edit_manifest(tables=[]), "lacks the table"),
+    (edit_manifest(last_ids={"eatnas_candidate": float("inf")}), "is damaged or of another program"),
+    (lambda folder: (folder / "manifest.json").write_text("[" * 200_000), "is damaged or of another program"),
+    (replaced("manifest.json", os.mkfifo), "is damaged or of another program"),
+    (replaced("manifest.json", Path.mkdir), "Is a directory"),
+    (replaced("manifest.json", lambda file: file.symlink_to("/dev/zero")), "is a device or a socket"),
+    (replaced("eatnas_candidate.jsonl", os.mkfifo), "is no file"),
+    (replaced("eatnas_candidate.jsonl", lambda file: file.symlink_to("/dev/zero")), "is no file"),
     (edit_manifest(files="csv"), "is damaged or of another program"),
     (edit_manifest(last_ids=[1]), "is damaged or of another program"),
     (edit_manifest(last_ids={"eatnas_candidate": 10**30}), "an id in last_ids"),
