@@ -13,7 +13,7 @@ from eatnas_cli.sentences import print_sentence
 from eatnas_db.distributions import WHOLE, explain_missing_module, installed_versions
 from eatnas_db.errors import EatnasError, InvalidSpecError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
-from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
+from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape, shorten_words
 
 COMMANDS: Final = {
     "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
@@ -107,7 +107,7 @@ def _require_text(arguments: list[str]) -> None:
 
 def _print_error(*lines: str) -> None:
     for line in f"eatnas-db: {lines[0]}", *lines[1:]:
-        print_sentence(line, error=True)
+        print_sentence(shorten_words(line), error=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from eatnas_cli.query.app import COMMANDS as QUERIES
 from eatnas_db.distributions import explain_missing_module
 from eatnas_db.errors import EatnasError, describe_os_error
 from eatnas_db.settings import Settings
-from eatnas_db.text_encoding import escape_unstorable, is_storable
+from eatnas_db.text_encoding import escape_unstorable, is_storable, shorten_words
 
 TOOLS: Final = (
     *(("query", name) for name in QUERIES),
@@ -124,7 +124,9 @@ def run_tool(root: TyperGroup, settings: Settings, tool: CommandTool, arguments:
     except Exception as error:
         if hasattr(error, "format_message"):  # a usage error of the command line
             parameter = getattr(error, "param", None)
-            raise ArgumentError(str(error.format_message()), None if parameter is None else parameter.name) from None
+            raise ArgumentError(
+                shorten_words(str(error.format_message())), None if parameter is None else parameter.name
+            ) from None
         raise
     return written.getvalue().decode()
 

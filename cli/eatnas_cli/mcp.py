@@ -14,6 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_db.distributions import WHOLE, installed_versions, require_module
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import Settings
+from eatnas_db.text_encoding import shorten_words
 
 INSTRUCTIONS: Final = (
     "The record of neural architecture searches: candidates, their lineage, scores and failures. Begin with "
@@ -62,7 +63,7 @@ async def _serve(settings: Settings) -> None:
                 raise EatnasError(f"there is no tool {call.name}; the tools are {', '.join(tools)}")
             text, failed = run_tool(root, settings, tools[call.name], call.arguments or {}), False
         except EatnasError as error:
-            text, failed = str(error), True
+            text, failed = shorten_words(str(error)), True
         return CallToolResult(content=[TextContent(text=text)], is_error=failed)
 
     number = next(iter(installed_versions().values()), "unknown")

@@ -123,6 +123,13 @@ def test_names_from_files_reach_the_terminal_as_escapes(record, eatnas_within, t
     assert "1 to 100 printable characters" in message
 
 
+def test_messages_repeat_long_values_shortened(record, eatnas_within):
+    message = one_line(eatnas_within("query", "best", "x" * 9999, expect=1))
+    assert message.startswith("eatnas-db: no search named 'xxx")
+    assert "xxx…xxx" in message
+    assert len(message) < 500
+
+
 @pytest.mark.slow
 def test_unknown_data_set_cannot_be_prepared(eatnas):
     assert "did you mean CIFAR10?" in one_line(eatnas("data", "prepare", "CIFAR1", expect=1))

@@ -31,6 +31,7 @@ MISTAKES = [
     ("query_compare", {"names": ["small", "small"], "alone": "yes"}, "alone must be true or false, got 'yes'"),
     ("query_sql", {"question": "DELETE FROM searches"}, "SELECT"),
     ("query_lineage", {"name_or_id": "--help"}, "--help"),
+    ("query_best", {"name": "x" * 9999}, "xxx…xxx"),
     ("delete_everything", {}, "there is no tool delete_everything"),
 ]
 
