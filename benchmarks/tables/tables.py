@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +13,23 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.guidance.encoding import Encoding
 
 Code = tuple[int, ...]
+
+
+def _read(file: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a table; ends the program with one line if the file is missing or no table."""
+    try:
+        with np.load(file) as stored:
+            content = dict(stored)
+        codes, levels = content["X"], content["levels"]
+        scores = [content["sel"], content["true"], *(content[name] for name in ("short",) if name in content)]
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        sys.exit(f"{file} is no table: {error}; see docs/experiments/tables.md")
+    fits = codes.ndim == 2 and len(codes) > 0 and codes.shape[1] == len(levels)
+    if not fits or (codes < 0).any() or (codes >= levels).any():
+        sys.exit(f"{file} is no table: the codes in X do not fit the numbers of values in levels")
+    if any(len(column) != len(codes) or not np.isfinite(column).all() for column in scores):
+        sys.exit(f"{file} is no table: sel, true and short need a finite score for each code in X")
+    return content
 
 
 @dataclass(frozen=True)
@@ -31,7 +50,7 @@ class Table:
     @classmethod
     def load(cls, file: Path) -> Table:
         """Read a table in the format of `docs/experiments/tables.md`."""
-        content = np.load(file)
+        content = _read(file)
         costs = content.get("cost")
         codes = [tuple(map(int, row)) for row in content["X"]]
         order = np.argsort(-content["true"], kind="stable")

@@ -45,3 +45,19 @@ def test_cells_and_rungs_have_the_history_of_the_same_functions(tmp_path, keep):
     lines = run_program(file, "--candidates", "30", *keep)
     assert all(line["as_in_process"] for line in lines)
     assert len({line["fingerprint"] for line in lines}) == 2
+
+
+def test_file_that_is_no_table_is_named(tmp_path):
+    sys.path.insert(0, str(PROGRAM.parents[1]))
+    try:
+        from tables.tables import Table
+    finally:
+        sys.path.pop(0)
+    whole = dict(np.load(write_table(tmp_path / "t.npz", (2, 2))))
+    (tmp_path / "text.npz").write_text("text")
+    damages = {"X": whole["X"] + 9, "sel": whole["sel"][:1], "true": whole["true"] * np.nan, "levels": np.array([2])}
+    for name, column in damages.items():
+        np.savez(tmp_path / f"{name}.npz", **{**whole, name: column})
+    for name in (*damages, "text", "absent"):
+        with pytest.raises(SystemExit, match=rf"{name}\.npz is no table: "):
+            Table.load(tmp_path / f"{name}.npz")
