@@ -5,74 +5,52 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 
+from support.installing import install_package
+from support.plugin_homes import PluginHome
+from support.waiting import eventually
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugins" / "training"
-SMALL = ("--set", "budget.candidates=6", "--set", "evolution.population=4", "--set", "reevaluation.top=0")
-
-
-class Home:
-    """A home, whose commands see the packages of a folder."""
-
-    def __init__(self, folder: Path, packages: Path) -> None:
-        self.folder = folder
-        self.environment = {**os.environ, "EATNAS_HOME": str(folder), "PYTHONPATH": str(packages)}
-        self.environment["EATNAS_MLFLOW"] = "off"
-        self("init")
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", "eatnas_cli", *arguments],
-            env=self.environment,
-            cwd=self.folder.parent,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == status, (arguments, out, err)
-        return out if status == 0 else err
+SMALL = "--set budget.candidates=5 --set evolution.population=3 --set evolution.lag=2 --set reevaluation.top=0"
+BEST = "query best words --format json"
+READS = [
+    "query pareto words",
+    "query quality words",
+    "query lineage more",
+    "query failures words",
+    "candidate show 1",
+    "db check",
+]
 
 
 @pytest.mark.slow
-def test_installed_training_is_searched_and_can_be_removed(tmp_path):
+def test_installed_training_is_searched_and_can_be_removed(tmp_path: Path) -> None:
     packages = tmp_path / "packages"
-    source = shutil.copytree(EXAMPLE, tmp_path / "source")
-    install = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(packages))
-    subprocess.run([sys.executable, "-m", "pip", *install, str(source)], check=True)
-    spec = str(EXAMPLE / "words.yaml")
-    one = Home(tmp_path / "one", packages)
-    one("search", "create", spec, *SMALL)
-    running = one.start("run", "words", "--slots", "1")
-    assert running.stdout is not None
-    for line in running.stdout:
-        if "1/6" in line or "2/6" in line:
-            running.kill()
-            break
+    install_package(EXAMPLE, packages, tmp_path / "source")
+    spec = EXAMPLE / "words.yaml"
+    one, two = PluginHome(tmp_path / "one", packages), PluginHome(tmp_path / "two", packages)
+    one.run(f"search create {spec} {SMALL}")
+    shutil.copytree(one.folder, two.folder, dirs_exist_ok=True)
+    running = one.start("run words --slots 1")
+    eventually(one.count_scored)
+    os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    one("run", "words", "--slots", "1")
-    four = Home(tmp_path / "four", packages)
-    four("search", "create", spec, *SMALL)
-    four("run", "words", "--slots", "2")
-    assert one("query", "fingerprint", "words") == four("query", "fingerprint", "words")
-    four("transfer", "words", spec, "--set", "name=more", *SMALL)
-    four("run", "more", "--slots", "2")
-    before = four("query", "best", "words", "--format", "json")
+    one.run("run words --slots 1")
+    two.run("run words --slots 2")
+    assert one.run("query fingerprint words") == two.run("query fingerprint words")
+    two.run(f"transfer words {spec} --set name=more {SMALL}")
+    two.run("run more --slots 1")
+    before = two.run(BEST)
     assert json.loads(before)[0]["perplexity"] < 20
     shutil.rmtree(packages)
-    assert four("query", "best", "words", "--format", "json") == before
-    for command in (("pareto", "words"), ("quality", "words"), ("lineage", "more"), ("failures", "words")):
-        four("query", *command)
-    four("candidate", "show", "1")
-    four("report", "words", "--output", str(tmp_path / "words.html"))
-    assert "lower perplexity and fewer mult-adds" in (tmp_path / "words.html").read_text()
-    four("db", "check")
-    assert "the package eatnas_words is not installed" in four("search", "show", "words")
-    assert "the package eatnas_words is not installed" in four("search", "create", spec, "--set", "name=x", status=1)
+    report = tmp_path / "words.html"
+    show = "search show words"
+    answers = two.run_all([BEST, *READS, f"report words --output {report}", show])
+    assert answers[BEST] == before
+    assert "lower perplexity and fewer mult-adds" in report.read_text()
+    assert "the package eatnas_words is not installed" in answers[show]
+    assert "the package eatnas_words is not installed" in two.run(f"search create {spec} --set name=x", status=1)
