@@ -25,6 +25,7 @@ from eatnas_db.settings import load_settings
 from support.mlflow_stores import (
     FOLLOWER,
     assert_store_matches,
+    copy_empty_store,
     count_runs,
     finish_fourth,
     free_port,
@@ -55,6 +56,14 @@ def engine(tmp_path):
 def short_home(folder):
     """Create a home with a search of few candidates."""
     return create_home(folder, budget__candidates=CANDIDATES)
+
+
+@pytest.fixture
+def settings(tmp_path, tmp_path_factory):
+    """Create a home with a search of few candidates and an empty store."""
+    settings = short_home(tmp_path / "home")
+    copy_empty_store(tmp_path_factory, settings.home / "mlflow.db")
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +230,7 @@ def assert_error_is_logged(settings, follower):
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 10.0], ids=["rejecting", "slow"])
 @pytest.mark.usefixtures("credentials")
-def test_search_is_unaffected_by_a_rejecting_or_slow_server(tmp_path, supervise, undisturbed, seconds):
-    settings = short_home(tmp_path / "home")
+def test_search_is_unaffected_by_a_rejecting_or_slow_server(settings, supervise, undisturbed, seconds):
     with rejecting_server(seconds) as (uri, credentials), started_follower(settings, uri) as (follower, _):
         eventually(lambda: credentials)
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
@@ -233,8 +241,7 @@ def test_search_is_unaffected_by_a_rejecting_or_slow_server(tmp_path, supervise,
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_an_unreachable_server(tmp_path, supervise, undisturbed):
-    settings = short_home(tmp_path / "home")
+def test_search_is_unaffected_by_an_unreachable_server(settings, supervise, undisturbed):
     with started_follower(settings, f"http://127.0.0.1:{free_port()}") as (follower, _):
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
         assert_error_is_logged(settings, follower)
@@ -242,9 +249,7 @@ def test_search_is_unaffected_by_an_unreachable_server(tmp_path, supervise, undi
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_a_locked_store(tmp_path, supervise, undisturbed):
-    settings = short_home(tmp_path / "home")
-    sync_runs(open_record(settings.database_url), settings.mlflow_uri)
+def test_search_is_unaffected_by_a_locked_store(settings, supervise, undisturbed):
     with ExitStack() as stack:
         holder = stack.enter_context(closing(sqlite3.connect(settings.home / "mlflow.db", isolation_level=None)))
         holder.execute("BEGIN EXCLUSIVE")
@@ -266,8 +271,7 @@ def test_search_is_unaffected_by_a_full_disk_of_the_store(tmp_path, supervise, u
 
 
 @pytest.mark.slow
-def test_search_is_unaffected_by_a_frozen_follower(tmp_path, supervise, undisturbed):
-    settings = short_home(tmp_path / "home")
+def test_search_is_unaffected_by_a_frozen_follower(settings, supervise, undisturbed):
     with started_follower(settings, settings.mlflow_uri) as (follower, process):
         process.suspend()
         assert_search_is_unaffected(settings, supervise, undisturbed, follower)
