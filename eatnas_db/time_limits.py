@@ -37,15 +37,20 @@ def plugin_seconds() -> float:
 def call_within_limit(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Call a function of a package. Raises `TimeoutError` if it does not return in time, by default `plugin_seconds`.
 
-    In the main thread a signal also ends a wait, for example `time.sleep`. In another thread only Python code ends.
+    Python code and waits end. A computation in C ends only if it lets other threads run, and outside the main thread.
     """
     seconds = plugin_seconds() if seconds is None else seconds
-    limit = _limit_by_signal if threading.current_thread() is threading.main_thread() else _limit_by_thread
+    if threading.current_thread() is not threading.main_thread():
+        return _call_in_thread(function, arguments, seconds)
     try:
-        with limit(seconds):
+        with _limit_by_signal(seconds):
             return function(*arguments)
     except _Expired:
-        raise TimeoutError(f"it did not return within {seconds:g} s") from None
+        raise _overdue(seconds) from None
+
+
+def _overdue(seconds: float) -> TimeoutError:
+    return TimeoutError(f"it did not return within {seconds:g} s")
 
 
 @contextmanager
@@ -69,26 +74,36 @@ def _limit_by_signal(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - started), 0.001), interval)
 
 
-@contextmanager
-def _limit_by_thread(seconds: float) -> Iterator[None]:
+def _call_in_thread(function: Callable[..., T], arguments: tuple[object, ...], seconds: float) -> T:
+    """Call a function in a thread of its own, which is abandoned if it does not return in time.
+
+    No exception can interrupt a wait in C, such as `time.sleep`, in any thread but the main one.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function(*arguments))
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, name="plug-in", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if results:
+        return results[0]
+    if errors:
+        raise errors[0]
+    threading.Thread(target=_end, args=(thread,), name="end of a plug-in", daemon=True).start()
+    raise _overdue(seconds)
+
+
+def _end(thread: threading.Thread) -> None:
+    """Raise an exception in a thread until it has ended, so that code in an endless loop takes no more time."""
     # Only here, because loading it takes time.
     import ctypes
 
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    caller, lock, is_over = ctypes.c_ulong(threading.get_ident()), threading.Lock(), threading.Event()
-
-    def watch() -> None:
-        pause = seconds
-        while not is_over.wait(pause):
-            with lock:
-                if not is_over.is_set():
-                    raise_in(caller, ctypes.py_object(_Expired))
-            pause = REPEAT_SECONDS
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        with lock:
-            is_over.set()
-            raise_in(caller, None)  # an exception that has not been raised yet
+    while thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_Expired))
+        thread.join(REPEAT_SECONDS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -254,17 +255,23 @@ def test_import_that_never_ends_is_waited_for_once(site: Path) -> None:
     assert "slow (plugin_sample_r:SPACE) cannot be imported: it did not return within 0.3 s" in first
 
 
-def never_return() -> None:
+def compute_forever() -> None:
     while True:
         pass
 
 
+def wait_in_c() -> None:
+    while True:
+        time.sleep(30)
+
+
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_call_is_stopped_in_every_thread(in_thread: bool) -> None:
+@pytest.mark.parametrize("function", [compute_forever, wait_in_c])
+def test_call_is_stopped_in_every_thread(function: Callable[[], None], in_thread: bool) -> None:
     with ThreadPoolExecutor() as pool:
-        call = pool.submit(call_within_limit, never_return, seconds=0.1) if in_thread else None
+        call = pool.submit(call_within_limit, function, seconds=0.1) if in_thread else None
         with pytest.raises(TimeoutError, match=r"did not return within 0\.1 s"):
-            call.result() if call else call_within_limit(never_return, seconds=0.1)
+            call.result() if call else call_within_limit(function, seconds=0.1)
 
     assert call_within_limit(divmod, 7, 2, seconds=60.0) == (3, 1)
 
