@@ -28,6 +28,7 @@ class Assign:
     `latency`: measure the latency of the trained network with these settings (`domain.objectives.LatencySettings`).
     `initial_weights`: start from the weights of another final model, the fields of `InitialWeights`.
     `stop_after`: finish after this many epochs of the recipe, with a checkpoint from which a later attempt resumes.
+    `recorded_cost`: the fields of the network's `Cost` in the record, if the code of a package counts it.
     """
 
     candidate: int
@@ -50,6 +51,7 @@ class Assign:
     objective_metric: str = "val_accuracy"
     stop_after: int | None = None
     initial_weights: dict[str, Any] | None = None
+    recorded_cost: dict[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from eatnas_db.domain.architecture import Architecture
+from eatnas_db.domain.cost import Cost
 from eatnas_db.domain.macro import Macro, Task
 from eatnas_db.domain.operators import BUILT_IN_OPERATORS
 from eatnas_db.domain.rng import derive_seed
@@ -37,10 +38,13 @@ def build_initialized(architecture: Architecture, space: SpaceDefinition, task: 
     return model
 
 
-def build_with_plugins(architecture: Architecture, space: SpaceDefinition, task: Task, seed: int) -> nn.Module:
+def build_with_plugins(
+    architecture: Architecture, space: SpaceDefinition, task: Task, seed: int, *, recorded: Cost | None = None
+) -> nn.Module:
     """Return the network of an architecture whose space or operators come from packages, with initial weights.
 
     torch's global generator starts from `seed`, so that the parameters of a package's modules depend on it alone.
+    `recorded`: the cost that the daemon has counted.
     Raises `OperatorError` if the package raises an exception, if two calls build different networks, if the cost is
     not the analytic one, if the output is not finite, or if anything draws from a global generator.
     """
@@ -48,7 +52,13 @@ def build_with_plugins(architecture: Architecture, space: SpaceDefinition, task:
     try:
         model, probe = (_build_seeded(architecture, space, task, seed, culprit) for _ in range(2))
         _require_equal(model, probe, culprit)
-        _require_cost(probe, architecture, space, task, culprit)
+        expected, _ = space.measure(architecture, task)
+        if recorded is not None and expected != recorded:
+            raise OperatorError(
+                f"{culprit}: the cost function counts {_describe_cost(expected)} in the worker and has counted "
+                f"{_describe_cost(recorded)} in the daemon; its result must depend on the arguments alone"
+            )
+        _require_cost(probe, expected, task, culprit)
         _require_pure_forward(probe, task, culprit)
     except (OperatorError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -88,10 +98,11 @@ def _require_equal(model: nn.Module, other: nn.Module, culprit: str) -> None:
         )
 
 
-def _require_cost(
-    model: nn.Module, architecture: Architecture, space: SpaceDefinition, task: Task, culprit: str
-) -> None:
-    expected, _ = space.measure(architecture, task)
+def _describe_cost(cost: Cost) -> str:
+    return f"{cost.params:,} parameters and {cost.mult_adds:,} mult-adds"
+
+
+def _require_cost(model: nn.Module, expected: Cost, task: Task, culprit: str) -> None:
     params, mult_adds = measure_network(model, task)
     for unit, counted, real in (
         ("parameters", expected.params, params),

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from eatnas_db.domain.cost import Cost
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.recipe import class_weights_of
 from eatnas_db.domain.spec_recipe import TrainingRecipe
@@ -122,8 +123,11 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
 def build_network(assign: Assign) -> nn.Module:
     """Return the network of an assignment on the CPU, with the initial weights of its seed."""
     space = read_space(assign.macro)
-    build = build_with_plugins if "plugins" in assign.macro else build_initialized
-    return build(space.from_code(assign.code), space, Task(**assign.task), assign.seed)
+    architecture, task = space.from_code(assign.code), Task(**assign.task)
+    if "plugins" not in assign.macro:
+        return build_initialized(architecture, space, task, assign.seed)
+    recorded = None if assign.recorded_cost is None else Cost(**assign.recorded_cost)
+    return build_with_plugins(architecture, space, task, assign.seed, recorded=recorded)
 
 
 def initial_state(model: nn.Module, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,7 +70,12 @@ class Space:
 
     def effective(self, architecture: Architecture) -> Architecture:
         """Return the one architecture that represents all architectures of the same network."""
-        return self._call(f"read {architecture}", self.macro.effective, architecture)
+        return self._call(f"read {architecture}", self._represent, architecture)
+
+    def _represent(self, architecture: Architecture) -> Architecture:
+        if self.macro.runs_code_of_packages:
+            require_round_trip(self.macro, architecture)
+        return self.macro.effective(architecture)
 
     def parse(self, code: str) -> Architecture:
         """Parse the stored text of an architecture. Raises `InvalidArchitectureError`."""
@@ -201,6 +207,20 @@ class Space:
                 if index > 0:
                     steps.append(Change(number, primitive, allowed[index], allowed[index - 1]))
         return steps
+
+
+def require_round_trip(macro: SpaceDefinition, architecture: Architecture) -> None:
+    """Raise `PluginError` if the text or the code of an architecture stands for another one in its space."""
+    code = macro.to_code(architecture)
+    for name, notation, read in (
+        ("text", str(architecture), macro.parse(str(architecture))),
+        ("code", code, macro.from_code(json.loads(json.dumps(code)))),
+    ):
+        if read != architecture:
+            raise PluginError(
+                f"space {macro.name} reads the {name} {notation} of an architecture as {read}, which is another "
+                "network; correct its package with eatnas_db.testing.check_space"
+            )
 
 
 def apply_change(architecture: Architecture, change: Change) -> Architecture:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eatnas_db.domain.macro import PRESETS, Task
+from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.errors import PluginError
 from eatnas_db.plugins import (
@@ -236,6 +237,23 @@ def test_cost_that_never_returns_is_one_line(site: Path) -> None:
 
     assert printed.startswith("space stuck cannot count ")
     assert printed.endswith("(TimeoutError: it did not return within 0.2 s); correct its package\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("parse_block = lambda self, position, text: Macro.parse_block(self, 0, 'sep_k3_d1_w1.0')", "reads the text "),
+        ("from_code = lambda self, code: self.parse('/'.join(['sep_k3_d1_w1.0'] * 2))", "reads the code "),
+        ("to_code = lambda self, architecture: {1j}", r"cannot read .* \(TypeError: "),
+    ],
+)
+def test_space_that_reads_its_text_otherwise_is_one_line(site: Path, method: str, message: str) -> None:
+    source = f"{MACRO}Own.{method}\nSPACE = Own('other', *SIZES)\n"
+    install_package(site, "plugin_sample_t", source, entries="[eatnas_db.spaces]\nother = plugin_sample_t:SPACE\n")
+    space = Space(find_space("other"), Task(8, 1, 10))
+
+    with pytest.raises(PluginError, match=f"space other {message}.*; correct its package"):
+        space.sample(KeyedRng(0, "sample", 1), lambda _: False)
 
 
 def test_import_that_never_ends_is_waited_for_once(site: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,6 +142,16 @@ def test_layers_may_have_linear_maps_without_bias():
     operator = Operator("own", count_gated, f"{__name__}:Gated")
     macro = Macro("own", 4, 1, (1, 2), (8, 8), 16, operators=(operator, *BUILT_IN_OPERATORS))
     build_with_plugins(macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0"), macro, TASK, seed=1)
+
+
+def test_cost_of_another_process_must_be_the_same():
+    macro = macro_with(Pointwise)
+    architecture = macro.parse("own_k3_d1_w1.0/sep_k3_d1_w1.0")
+    cost, _ = macro.measure(architecture, TASK)
+    build_with_plugins(architecture, macro, TASK, seed=1, recorded=cost)
+    with pytest.raises(OperatorError, match=r"operator own: .* in the worker and has counted 1 parameters") as raised:
+        build_with_plugins(architecture, macro, TASK, seed=1, recorded=replace(cost, params=1))
+    assert "its result must depend on the arguments alone" in str(raised.value)
 
 
 def inherit_at_random(parent: nn.Module, child: nn.Module, layer: Layer) -> int:

@@ -85,6 +85,8 @@ def create_assignment(
         weights, lineage_epochs = _initial_weights(connection, settings, source)
         training = {**message.training, FROM: source.to_json()}
         message = replace(message, training=training, initial_weights=asdict(weights))
+    if "plugins" in search.macro:
+        message = replace(message, recorded_cost={"params": leased.params, "mult_adds": leased.mult_adds})
     rung = None
     if (rungs := rungs_of(search.spec, leased.origin)) is not None:
         rung, message = _train_to_next_rung(connection, rungs, leased, message)
