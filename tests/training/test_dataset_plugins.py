@@ -245,6 +245,31 @@ def test_missing_test_part_is_refused_only_when_it_is_needed(load: Load, tmp_pat
     assert prepare.download({"name": "data_sample_0", "root": str(tmp_path)})["test_images"] == 0
 
 
+@pytest.mark.parametrize(
+    ("test_part", "message"),
+    [
+        (
+            "[(numpy.stack([image] * 3), 0) for image, _ in map(Items().__getitem__, range(20))], ('a', 'b'), 3, 8",
+            "images of 3 × 8 × 8 .*, and the training part of 1 × 8 × 8",
+        ),
+        (
+            "[(image[:6, :6], 0) for image, _ in map(Items().__getitem__, range(20))], ('a', 'b'), 1, 6",
+            "images of 1 × 6 × 6",
+        ),
+        ("Items(), ('b', 'a'), 1, 8", "the class 'b' with the label 0, which the training part calls 'a'"),
+        (
+            "[(image, 2) for image, _ in map(Items().__getitem__, range(20))], 3, 1, 8",
+            "the label 2, and the training part has only 2 classes",
+        ),
+    ],
+)
+def test_test_part_of_another_kind_is_one_line(load: Load, tmp_path: Path, test_part: str, message: str) -> None:
+    load(returns=f"ImageDataset(Items(), ('a', 'b'), 1, 8) if part == 'train' else ImageDataset({test_part})")
+    with pytest.raises(DataError, match=message) as raised:
+        datasets.load_final({"name": "data_sample_0", "root": str(tmp_path)})
+    assert "\n" not in str(raised.value)
+
+
 def test_unknown_name_lists_what_is_known(squares: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"did you mean data_sample_squares\?.*torchvision:CLASS, hf:PATH, csv:PATH"):
         datasets.load_training({**squares, "name": "data_sample_square"})

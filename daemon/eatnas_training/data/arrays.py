@@ -24,7 +24,7 @@ class Images:
     """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
 
     `skipped`: the names of files that cannot be read and are left out. `identity`: the content that a data set of a
-    package adds to the digest.
+    package adds to the digest. `class_names`: the names of the classes in the order of their labels, if it gives any.
     """
 
     images: Bytes
@@ -32,6 +32,7 @@ class Images:
     classes: int
     skipped: tuple[str, ...] = ()
     identity: str | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def resize_images(images: Bytes, side: int | None) -> Bytes:

@@ -86,13 +86,27 @@ def final_steps(data: Mapping[str, Any]) -> Steps[FinalData]:
     train = _select(images, indices, data)
     search_digest = _digest([_select(images, part, data) for part in parts], list(parts))
     test = yield from testing_steps(data)
-    if test.labels.max(initial=0) >= images.classes:
-        raise DataError(
-            f"{data['name']}: the test part has the label {test.labels.max()}, and the training part has only "
-            f"{images.classes} classes; correct one of them"
-        )
+    _require_same_kind(str(data["name"]), train, test)
     digest = _digest([train, test], [indices, np.arange(len(test.labels))])
     return FinalData(train, test, digest, search_digest)
+
+
+def _require_same_kind(name: str, train: Images, test: Images) -> None:
+    """Raise `DataError` unless the test part has the labels, the classes and the shape of the training part."""
+    problem = None
+    if test.labels.max(initial=0) >= train.classes:
+        problem = f"the label {test.labels.max()}, and the training part has only {train.classes} classes"
+    elif test.images.shape[1:] != train.images.shape[1:]:
+        shapes = [" × ".join(map(str, part.images.shape[1:])) for part in (test, train)]
+        problem = f"images of {shapes[0]} (channels × height × width), and the training part of {shapes[1]}"
+    else:
+        names = zip(test.class_names or (), train.class_names or (), strict=False)
+        for label, (own, other) in enumerate(names):
+            if own != other:
+                problem = f"the class {own!r} with the label {label}, which the training part calls {other!r}"
+                break
+    if problem is not None:
+        raise DataError(f"{name}: the test part has {problem}; correct one of them")
 
 
 def load_test(data: Mapping[str, Any]) -> Images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
@@ -126,7 +127,9 @@ class _ItemReader:
         if train and len(present) < 2:
             raise DataError(f"{self.name} has only one class with images, {present[0]}, and a search needs two")
         skipped = tuple(f"item {index}" for index in self.unusable)
-        return Images(self.images[: len(labels)], labels, classes, skipped, self.part.digest)
+        given = self.part.classes
+        names = None if given is None or isinstance(given, Integral) else self.part.class_names
+        return Images(self.images[: len(labels)], labels, classes, skipped, self.part.digest, names)
 
     def _fetch(self, index: int) -> tuple[Bytes, int]:
         try:
