@@ -235,7 +235,7 @@ class Finished:
     `latency_ms`: the median of the latency, if it was measured, between its quartiles `latency_low` and `latency_high`,
     on the device `latency_device`. `latency_quiet`: whether the machine had little other work; None if unknown.
     `metrics`: the scores of a training of the user's own, in place of `accuracy` and `loss`. `versions`: the versions
-    of its package and of the packages that it requires.
+    of its package and of the packages that it requires. `left_behind`: see `Released`.
     """
 
     candidate: int
@@ -256,15 +256,21 @@ class Finished:
     latency_quiet: bool | None = None
     metrics: dict[str, float] | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    left_behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The training stopped on request; it resumes from the last `Checkpointed`, if any."""
+    """The training stopped on request; it resumes from the last `Checkpointed`, if any.
+
+    `left_behind`: what a training of the user's own has left in the process, such as threads. If it is not empty, a
+    fresh worker has to replace this one, since other candidates must not notice it.
+    """
 
     candidate: int
     attempt: int
     device_seconds: float
+    left_behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
@@ -122,6 +123,8 @@ def main() -> None:
         yield from train(assign, stop_request, device)
 
     protocol.run(ready, trainer)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        os._exit(0)  # A training of the user's own has left threads, which the interpreter would wait for.
 
 
 if __name__ == "__main__":

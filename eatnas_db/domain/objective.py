@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,18 @@ COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
 """The metrics of several objectives that are no scores: no training measures them."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
 """The names of metrics. The tables have 32 characters for them, and MLflow permits these characters."""
+RESERVED_METRICS: Final = frozenset(
+    {
+        *(TEST_ACCURACY, "test_loss", LATENCY, PARAMS, MULT_ADDS),
+        *("fitness", "device_seconds", "share_inherited", "lineage_epochs"),
+        *("id", "birth", "code", "origin", "parent_birth", "rung", "changed", "deviation", "reevaluation", "test"),
+        *("number", "attempt", "seconds", "ended_at", "memory_bytes", "load", "metrics"),
+    }
+)
+"""The names of other values in the record, in MLflow, and in the answers that have a column for a metric.
+
+No metric of a training of the user's own may have one of them.
+"""
 
 
 class Direction(StrEnum):
@@ -95,6 +108,16 @@ class Objective:
     def is_better(self, value: float, other: float) -> bool:
         """Return whether `value` of the metric is better than `other`."""
         return value > other if self.direction is Direction.MAXIMIZE else value < other
+
+
+def require_metric_name(name: str) -> None:
+    """Raise `ValueError` unless a training of the user's own may report a metric of this name."""
+    if re.fullmatch(METRIC_PATTERN, name) is None:
+        raise ValueError(
+            f"{name!r} is no name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with a letter"
+        )
+    if name in RESERVED_METRICS:
+        raise ValueError(f"the metric {name} is reserved for the record; choose another name")
 
 
 def fitness(

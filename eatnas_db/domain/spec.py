@@ -20,7 +20,13 @@ from eatnas_db.domain.spec_fidelity import FidelitySpec
 from eatnas_db.domain.spec_final import FinalSpec
 from eatnas_db.domain.spec_objective import MetricSpec, expand_objectives, require_metrics, require_population
 from eatnas_db.domain.spec_overrides import with_override
-from eatnas_db.domain.spec_program import ProgramOptions, ProgramSpec, first_score, known_to_program
+from eatnas_db.domain.spec_program import (
+    ProgramOptions,
+    ProgramSpec,
+    first_score,
+    known_to_program,
+    require_metric_names,
+)
 from eatnas_db.domain.spec_section import SpecSection
 from eatnas_db.domain.spec_space import NAME_PATTERN, MacroSpec
 from eatnas_db.domain.spec_transfer import TransferSpec
@@ -276,6 +282,8 @@ class SearchSpec(SpecSection):
                 f"objective.metric is {self.objective.metric}, but the built-in training measures only "
                 f"{' and '.join(BUILT_IN_METRICS)}; choose one of them"
             )
+        if self.training.program is not None:
+            require_metric_names(self.objective.metric, self.objective.metrics)
         return self
 
     @model_validator(mode="after")

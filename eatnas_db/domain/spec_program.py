@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
-from eatnas_db.domain.objective import COST_METRICS, LATENCY, MULT_ADDS, PARAMS
+from eatnas_db.domain.objective import COST_METRICS, LATENCY, MULT_ADDS, PARAMS, require_metric_name
 from eatnas_db.domain.plain_scalars import plain_values
 from eatnas_db.domain.spec_objective import MetricSpec
 from eatnas_db.domain.spec_section import SpecSection
@@ -66,6 +66,19 @@ class ProgramSpec(SpecSection):
 def known_to_program(metrics: Sequence[MetricSpec]) -> list[str]:
     """Return the metrics that a search with a program may optimize: its own metrics, and the size of networks."""
     return [*(entry.metric for entry in metrics if entry.metric != LATENCY), PARAMS, MULT_ADDS]
+
+
+def require_metric_names(metric: str, metrics: Sequence[MetricSpec] | None) -> None:
+    """Raise `ValueError` unless a program may report the metrics that the search optimizes."""
+    paths = {"objective.metric": metric} if metrics is None else {}
+    for number, entry in enumerate(metrics or ()):
+        if entry.metric not in COST_METRICS:
+            paths[f"objective.metrics[{number}].metric"] = entry.metric
+    for path, name in paths.items():
+        try:
+            require_metric_name(name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def first_score(metrics: Sequence[MetricSpec]) -> MetricSpec | None:

@@ -23,6 +23,7 @@ from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import (
     COST_METRICS,
     METRIC_PATTERN,
+    RESERVED_METRICS,
     TEST_ACCURACY,
     VALIDATION_ACCURACY,
     Direction,
@@ -106,6 +107,8 @@ def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOri
             f"--task {task[:MAX_TASK_LENGTH]!r} is no name of a data set: it has 1 to {MAX_TASK_LENGTH} printable "
             "characters"
         )
+    if metric in RESERVED_METRICS:
+        raise ConflictError(f"--metric {metric}: the name is reserved for the record; choose another name")
     return ScoreOrigin(task, metric, direction or DIRECTIONS.get(metric, Direction.MAXIMIZE))
 
 

@@ -21,6 +21,7 @@ from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.searches import get_search
 from eatnas_db.schema.candidates import candidate
+from eatnas_db.schema.hosts import worker
 from eatnas_db.schema.trainings import attempt, provenance, score
 from eatnas_db.settings import Settings, load_settings
 from eatnas_migrations import commands
@@ -122,3 +123,18 @@ def test_changed_program_sets_the_search_aside_until_it_is_back(tmp_path, site):
         outcomes = set(connection.execute(select(attempt.c.outcome)).scalars())
     assert states == ["scored"]
     assert outcomes == {"scored", "released"}
+
+
+@pytest.mark.slow
+def test_worker_is_replaced_after_a_program_leaves_a_thread(tmp_path, site):
+    # The interpreter would wait for this thread, and the supervisor a minute for the worker.
+    start = "    __import__('threading').Thread(target=__import__('time').sleep, args=(10**6,), name='own').start()\n"
+    install_package(site, "leaving_program", SOURCE.replace("    state = report", f"{start}    state = report"))
+    training = {**SPEC["training"], "program": "leaving_program:train"}
+    settings = create(tmp_path / "home", training=training, budget={"candidates": 2})
+    supervise(settings, 1)
+    with read_transaction(open_record(settings.database_url)) as connection:
+        assert set(connection.execute(select(attempt.c.outcome)).scalars()) == {"scored"}
+        reasons = connection.execute(select(worker.c.ending).order_by(worker.c.id)).scalars().all()
+    assert reasons[0] == "replaced by a fresh worker: a training of the user's own has left 1 thread (own)"
+    assert "the program has left 1 thread (own)" in (settings.logs / "candidate-1.log").read_text()

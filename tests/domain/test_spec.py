@@ -235,6 +235,22 @@ def test_metric_must_be_one_that_the_training_measures():
     )
 
 
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ({"metric": "id"}, "objective.metric: the metric id is reserved for the record; choose another name"),
+        (
+            [{"metric": "error", "direction": "minimize"}, {"metric": "a b", "direction": "minimize"}],
+            r"objective.metrics\[1\].metric: 'a b' is no name of a metric",
+        ),
+    ],
+)
+def test_metric_of_a_program_has_a_free_name(objective, message):
+    tree = {**MINIMAL, "training": {"program": "package:train"}, "objective": objective}
+    with pytest.raises(InvalidSpecError, match=message):
+        parse_spec(tree)
+
+
 def test_acquisition_per_second_needs_guided_births():
     changes = {"evolution.acquisition": "improvement_per_second"}
     with pytest.raises(InvalidSpecError, match="acquisition: improvement_per_second needs births: guided"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
+import torch
 
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import FailureKind
@@ -181,7 +183,12 @@ EPOCHS = "for epoch in range(recipe.epochs): report.epoch(epoch, error=1)"
         ("report.checkpoint({(1, 2): 1})", FailureKind.INVALID_REPORT, "the key (1, 2) of state"),
         ("x = []; x.append(x); report.checkpoint(x)", FailureKind.INVALID_REPORT, "contains itself"),
         ("report.epoch(0, error=1); report.resume()", FailureKind.INVALID_REPORT, "report.resume: call it once"),
-        ("report.progress(3, 2)", FailureKind.INVALID_REPORT, "batch 3 is not from 0 to 2"),
+        ("report.epoch(0, error=1, latency_ms=1)", FailureKind.INVALID_REPORT, "the metric latency_ms is reserved"),
+        ("report.epoch(0, error=1, number=1)", FailureKind.INVALID_REPORT, "the metric number is reserved"),
+        (f"{EPOCHS}\nreport.checkpoint(lambda: report.progress(1, 2))", FailureKind.INVALID_REPORT, "return the state"),
+        (f"{EPOCHS}\nreport.checkpoint(exit)", FailureKind.EXCEPTION, "called sys.exit(None) instead of returning"),
+        ("report.progress(2**80, 2**80)", FailureKind.INVALID_REPORT, "is no progress; count from 0"),
+        ("report.progress(3, 2)", FailureKind.INVALID_REPORT, "batch 3 of 2 is no progress"),
         ("task.data", FailureKind.INVALID_REPORT, "data.name is none, so there are no images"),
     ],
 )
@@ -220,6 +227,54 @@ def test_program_may_build_the_network_and_read_images(program):
     assign = program(source, options={"error": 0.25})
     with_images = {**{name: getattr(assign, name) for name in assign.__slots__}, "data": {"name": "digits"}}
     assert finished(run(Assign(**with_images))).metrics == {"error": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("pass", ""),
+        ("import threading; threading.Thread(target=GATE.wait, daemon=True, name='own').start()", "1 thread (own)"),
+        ("import os; os.posix_spawn('/bin/sleep', ['sleep', '600'], {})", "1 child process"),
+        ("import os; os.fork() or report.epoch(0, error=1)", ""),  # the child ends at once
+        ("import os; os.chdir('/')", "another working directory"),
+        ("import torch; torch.set_default_dtype(torch.float64)", "another default type of torch"),
+        ("import sys, io; sys.stdout = io.StringIO()", "another sys.stdout"),
+    ],
+)
+def test_leftovers_of_a_program_are_reported(program, process_state, body, left):
+    head = "import threading\nGATE = threading.Event()\ndef train(network, task, recipe, report):\n"
+    source = f"{head}    {body}\n    {EPOCHS}"
+    assert finished(run(program(source))).left_behind == left
+
+
+@pytest.fixture
+def process_state() -> Iterator[None]:
+    """Restore what programs change for the whole process."""
+    folder, stdout = Path.cwd(), sys.stdout
+    yield
+    sys.stdout = stdout
+    torch.set_default_dtype(torch.float32)
+    os.chdir(folder)
+
+
+def test_failed_program_with_leftovers_ends_its_worker(program, process_state):
+    source = "import os\ndef train(network, task, recipe, report):\n    os.chdir('/')\n    1 / 0\n"
+    failure = failed(run(program(source)))
+    assert (failure.kind, failure.fatal) == (FailureKind.EXCEPTION, True)
+
+
+def test_threads_of_a_program_report_in_turn(program):
+    source = """
+    import threading
+
+    def train(network, task, recipe, report):
+        for epoch in range(recipe.epochs):
+            threads = [threading.Thread(target=report.checkpoint, args=(epoch,)) for _ in range(8)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            report.epoch(epoch, error=1)
+    """
+    assert finished(run(program(source))).metrics == {"error": 1}
 
 
 def test_failure_leaves_no_thread_behind(program):

@@ -20,6 +20,8 @@ def check(reference: str) -> None:
     program: Any = Plugin(reference, reference).load()
     if not callable(program):
         raise PluginError(f"{reference} is no function; write a function train(network, task, recipe, report)")
+    if inspect.iscoroutinefunction(program) or inspect.isgeneratorfunction(program):
+        raise PluginError(f"{reference} is a generator or a coroutine; write a function without yield and async")
     try:
         inspect.signature(program).bind("network", "task", "recipe", "report")
     except TypeError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from eatnas_protocol.messages import Report
-from eatnas_training.programs.errors import ProgramStoppedError
+from eatnas_training.programs.errors import InvalidReportError, ProgramStoppedError
 
 END_SECONDS: Final = 10.0
 """Time that a function has to end after it is stopped."""
@@ -33,6 +34,8 @@ class Handover:
         self._finished_seconds = 0.0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="program", daemon=True)
+        self._process, self._consumer = os.getpid(), 0
+        self._lock = threading.Lock()
 
     @property
     def seconds(self) -> float:
@@ -47,6 +50,7 @@ class Handover:
 
     def reports(self) -> Iterator[Report]:
         """Start the function, and yield the reports of the steps that it performs, until it ends or is stopped."""
+        self._consumer = threading.get_ident()
         self._thread.start()
         try:
             while not self.stopped and (steps := self._next_steps()) is not None:
@@ -64,25 +68,34 @@ class Handover:
         return steps
 
     def perform(self, steps: Steps) -> None:
-        """Let the generator yield the reports of some steps. Called by the function.
+        """Let the generator yield the reports of some steps. Called by the function, also in threads of its own.
 
         Raises `ProgramStoppedError` if the training is to stop, and whatever the steps raise.
         """
-        failures: list[Exception] = []
+        self._require_own_turn()
+        failures: list[BaseException] = []
 
         def guarded() -> Iterator[Report]:
             try:
                 yield from steps()
-            except Exception as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:  # also those of the program's code in steps
                 failures.append(error)
 
-        if not self.stopped and not self._closed:
-            self._requests.put(guarded)
-            self._turn.acquire()
+        with self._lock:
+            if not self.stopped and not self._closed:
+                self._requests.put(guarded)
+                self._turn.acquire()
         if self.stopped or self._closed:
             raise ProgramStoppedError
         if failures:
             raise failures[0]
+
+    def _require_own_turn(self) -> None:
+        """Raise `InvalidReportError` where nobody would answer, so that the caller does not wait forever."""
+        if os.getpid() != self._process:
+            raise InvalidReportError("a child process calls report; only the process of the training may")
+        if threading.get_ident() == self._consumer:
+            raise InvalidReportError("the function that is given to report.checkpoint calls report; return the state")
 
     def stop(self) -> None:
         """End the function: its present or next `perform` raises. Called by steps."""

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Final, SupportsFloat
 
-from eatnas_db.domain.objective import METRIC_PATTERN
+from eatnas_db.domain.objective import require_metric_name
 from eatnas_training.failures import DivergedError
 from eatnas_training.programs.errors import InvalidReportError
 
 MAX_METRICS: Final = 32
-RESERVED: Final = frozenset(
-    {
-        "test_accuracy",
-        "test_loss",
-        "fitness",
-        "params",
-        "mult_adds",
-        "device_seconds",
-        "seconds",
-        "share_inherited",
-        "lineage_epochs",
-    }
-)
-"""Names that the record and MLflow use for other values."""
 COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
 """The metrics of an epoch with a column of their own."""
 
@@ -46,12 +31,10 @@ def check_metrics(metrics: Mapping[str, Any], *, epoch: int, objective: str) -> 
 
 
 def _check_name(name: str) -> str:
-    if re.fullmatch(METRIC_PATTERN, name) is None:
-        raise InvalidReportError(
-            f"{name!r} is no name of a metric: use up to 32 letters, digits, `_`, `.` and `-`, and begin with a letter"
-        )
-    if name in RESERVED:
-        raise InvalidReportError(f"the metric {name} is reserved for the record; choose another name")
+    try:
+        require_metric_name(name)
+    except ValueError as error:
+        raise InvalidReportError(str(error)) from None
     return name
 
 

@@ -20,6 +20,7 @@ from eatnas_training.numerics import resolve_precision, use_deterministic_arithm
 from eatnas_training.programs.errors import InvalidReportError, ProgramStoppedError
 from eatnas_training.programs.handover import END_SECONDS, Handover
 from eatnas_training.programs.inputs import network_of, task_of
+from eatnas_training.programs.leftovers import ProcessState
 from eatnas_training.programs.randomness import GlobalGenerators
 from eatnas_training.programs.training_report import TrainingReport
 from eatnas_training.state import identity_of
@@ -50,7 +51,10 @@ def train(
             traceback="" if isinstance(error, PluginError) else "".join(traceback.format_exception(error)),
             device_seconds=training.device_seconds,
             # A process cannot import another version of a module, and cannot end a function that does not stop.
-            fatal=isinstance(error, PluginError) or is_cuda_error(error) or not training.ended,
+            fatal=isinstance(error, PluginError)
+            or is_cuda_error(error)
+            or not training.ended
+            or bool(training.left_behind),
         )
 
 
@@ -70,6 +74,8 @@ class ProgramTraining:
         self._runner = StepRunner(assign, device, monotonic)
         self._token = (assign.candidate, assign.attempt)
         self._handover: Handover | None = None
+        self.left_behind = ""
+        """What the program has left in this process."""
 
     @property
     def device_seconds(self) -> float:
@@ -114,7 +120,11 @@ class ProgramTraining:
 
         self._handover = report.handover = Handover(call, self._monotonic)
         yield Phase(*self._token, "program")
+        before = ProcessState()
         yield from self._handover.reports()
+        self.left_behind = before.end_leftovers()
+        if self.left_behind:
+            print(f"the program has left {self.left_behind}; a fresh worker replaces this one", flush=True)
         yield self._last_report(report, precision, list_versions(program.package))
 
     def _last_report(self, report: TrainingReport, precision: str, versions: dict[str, str]) -> Finished | Released:
@@ -123,7 +133,7 @@ class ProgramTraining:
         if handover.stopped:
             if not handover.ended:
                 raise InvalidReportError(f"the program did not end within {END_SECONDS:g} s after a stop request")
-            return Released(*self._token, handover.seconds)
+            return Released(*self._token, handover.seconds, self.left_behind)
         if isinstance(error, SystemExit):
             raise RuntimeError(f"the program called sys.exit({error.code!r}) instead of returning") from error
         if isinstance(error, Exception):
@@ -140,6 +150,7 @@ class ProgramTraining:
             precision=precision,
             metrics=report.scores(),
             versions=versions,
+            left_behind=self.left_behind,
         )
 
     @property

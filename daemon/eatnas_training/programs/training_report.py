@@ -20,6 +20,7 @@ from eatnas_training.steps import Clock
 from eatnas_training.worker_protocol import StopRequest
 
 PROGRESS_SECONDS: Final = 0.5
+MAX_BATCHES: Final = 2**53
 
 
 class TrainingReport:
@@ -130,8 +131,8 @@ class TrainingReport:
 
         A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
         """
-        if not 0 <= batch <= batches:
-            raise InvalidReportError(f"report.progress: batch {batch} is not from 0 to {batches}")
+        if not 0 <= batch <= batches <= MAX_BATCHES:
+            raise InvalidReportError(f"report.progress: batch {batch!r} of {batches!r} is no progress; count from 0")
         if self._monotonic() - self._progressed_at < PROGRESS_SECONDS:
             return
         self._progressed_at = self._monotonic()

@@ -1,0 +1,94 @@
+"""Find out what a training of the user's own has left behind in its process, where other candidates train after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import psutil
+import torch
+
+_STATES: Final[Mapping[str, Callable[[], Any]]] = {
+    "another working directory": os.getcwd,
+    "another sys.stdout": lambda: id(sys.stdout),
+    "another sys.stderr": lambda: id(sys.stderr),
+    "another default type of torch": torch.get_default_dtype,
+    "another default device of torch": lambda: str(torch.get_default_device()),
+    "another precision of matrix products": torch.get_float32_matmul_precision,
+}
+"""What a program can change for the whole process, by the words for a change.
+
+Environment variables and `sys.path` are left out, because many libraries change them when they are imported.
+"""
+END_SECONDS: Final = 0.2
+"""Time for threads and child processes that are about to end."""
+
+
+class ProcessState:
+    """The state of this process before a program runs."""
+
+    def __init__(self) -> None:
+        self._states = _read_states()
+        self._threads = set(threading.enumerate())
+        self._children = {child.pid for child in _list_children()}
+
+    def end_leftovers(self) -> str:
+        """Kill the child processes that were started since, and return what is left or changed; "" for nothing.
+
+        Threads cannot be ended. Nothing is undone: the process is to be replaced by a fresh one.
+        """
+        threads = [thread.name for thread in self._wait_for_threads()]
+        found = [_count(len(threads), f"thread{'s' * (len(threads) > 1)} ({', '.join(sorted(threads)[:3])})")]
+        children = [child for child in _list_children() if child.pid not in self._children]
+        _, children = psutil.wait_procs(children, END_SECONDS)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        found.append(_count(len(children), "child processes" if len(children) > 1 else "child process"))
+        states = _read_states()
+        found += [words for words, value in states.items() if value != self._states[words]]
+        return ", ".join(part for part in found if part)
+
+    def _wait_for_threads(self) -> list[threading.Thread]:
+        """Return the new threads that do not end soon."""
+        deadline = time.monotonic() + END_SECONDS
+        new = [thread for thread in threading.enumerate() if thread not in self._threads and not _is_harmless(thread)]
+        for thread in new:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [thread for thread in new if thread.is_alive()]
+
+
+def _is_harmless(thread: threading.Thread) -> bool:
+    return type(thread).__module__.startswith("tqdm.")  # every progress bar leaves one, which only watches bars
+
+
+def _count(number: int, words: str) -> str:
+    return f"{number} {words}" if number else ""
+
+
+def _read_states() -> dict[str, Any]:
+    states: dict[str, Any] = {}
+    for words, read in _STATES.items():
+        try:
+            states[words] = read()
+        except OSError:  # the working directory was removed
+            states[words] = None
+    return states
+
+
+def _list_children() -> list[psutil.Process]:
+    """Return the running descendants of this process."""
+    with contextlib.suppress(psutil.Error):
+        return [child for child in psutil.Process().children(recursive=True) if _is_running(child)]
+    return []
+
+
+def _is_running(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
