@@ -5,12 +5,14 @@
 Both arms search the accuracy and the mult-adds of networks for the digits that come with scikit-learn. `pareto` gives
 both as objectives; `scalar` multiplies them as in MnasNet, with the mult-adds of an average network as the target. The
 program writes a row for each scored candidate, with the hypervolume of all candidates so far. It counts the accuracy
-from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Finished searches are not repeated.
+from 0 up and the mult-adds from `REFERENCE` down, so it is from 0 to 1. Seeds whose rows the table has already are not
+repeated, and neither are finished searches.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +69,30 @@ def list_curve(runner: SearchRunner, name: str) -> list[tuple[int, float, int, f
     return curve
 
 
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Return the rows of the seeds that are complete: both arms have run."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as source:
+        rows = list(csv.DictReader(source))
+    arms_of_seed = {seed: {row["arm"] for row in rows if row["seed"] == seed} for seed in {row["seed"] for row in rows}}
+    return [row for row in rows if arms_of_seed[row["seed"]] == set(ARMS)]
+
+
+def print_comparison(seed: int, rows: Iterable[dict[str, Any]]) -> None:
+    """Print the hypervolume of both arms of a seed at equal device seconds."""
+    own = [row for row in rows if int(row["seed"]) == seed]
+    curves = {
+        arm: [(float(row["device_seconds"]), float(row["hypervolume"])) for row in own if row["arm"] == arm]
+        for arm in ARMS
+    }
+    seconds = min(curve[-1][0] for curve in curves.values())
+    for arm, curve in curves.items():
+        reached = max((volume for spent, volume in curve if spent <= seconds), default=0.0)
+        end = f"{curve[-1][1]:.4f} after all {curve[-1][0]:.1f}"
+        print(f"seed {seed}, {arm}: hypervolume {reached:.4f} after {seconds:.1f} device seconds, {end}", flush=True)
+
+
 def main() -> None:
     """Run the searches and write the rows; print the hypervolume at equal device seconds."""
     parser = common_options(__doc__)
@@ -74,23 +100,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--candidates", type=int, default=SPEC["budget"]["candidates"])
     options = parser.parse_args()
-    runner = SearchRunner(options.home, str(Path.cwd()), options.slots, options.out)
-    rows = []
+    file = options.out / "several-objectives.csv"
+    rows = read_rows(file)
     for seed in range(1, options.seeds + 1):
-        curves = {}
-        for arm in ARMS:
-            name = f"{arm}-{seed}"
-            runner.run(ArmSearch(name, spec_of(arm, seed, options.candidates)))
-            curves[arm] = list_curve(runner, name)
-            rows += [(arm, seed, *row) for row in curves[arm]]
-        seconds = min(curve[-1][3] for curve in curves.values())
-        for arm, curve in curves.items():
-            reached = max((row[4] for row in curve if row[3] <= seconds), default=0.0)
-            print(f"seed {seed}, {arm}: hypervolume {reached:.4f} after {seconds:.1f} device seconds", flush=True)
-        with (options.out / "several-objectives.csv").open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(FIELDS)
-            writer.writerows(rows)
+        if all(int(row["seed"]) != seed for row in rows):
+            runner = SearchRunner(options.home, str(Path.cwd()), options.slots, options.out)
+            for arm in ARMS:
+                name = f"{arm}-{seed}"
+                runner.run(ArmSearch(name, spec_of(arm, seed, options.candidates)))
+                rows += [dict(zip(FIELDS, (arm, seed, *row), strict=True)) for row in list_curve(runner, name)]
+            with file.open("w", newline="") as target:
+                writer = csv.DictWriter(target, FIELDS, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+        print_comparison(seed, rows)
 
 
 if __name__ == "__main__":
