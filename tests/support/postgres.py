@@ -16,6 +16,8 @@ from typing import Any, Final
 import psutil
 from sqlalchemy import make_url
 
+from support.waiting import eventually
+
 TEMPLATE: Final = "eatnas_template"
 """The name of a database with an empty record. Its copies are made much faster than by migrations."""
 _SETTINGS: Final = {
@@ -78,12 +80,20 @@ class Server:
         """End the server without the checkpoint of an orderly shutdown; its data is deleted anyway."""
         postmaster = psutil.Process(self._server.get_pid())
         postmaster.send_signal(signal.SIGQUIT)
-        postmaster.wait()
+        eventually(lambda: _has_ended(postmaster))
         self._server.cleanup()
 
     def drop(self, url: str) -> None:
         """Disconnect everybody from a database and delete it."""
         self.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Return whether a process has ended; in some containers nobody removes the entries of ended processes."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def make_data(folder: Path) -> None:
