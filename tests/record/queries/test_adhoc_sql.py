@@ -12,6 +12,7 @@ from eatnas_db.errors import ConflictError
 from eatnas_db.queries.views import VIEWS
 from eatnas_db.schema.searches import search
 from eatnas_db.settings import Settings
+from support.recorded_search import make_record
 
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
@@ -19,6 +20,14 @@ ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @pytest.fixture
 def settings(engine, tmp_path):
     return Settings(tmp_path, engine.url.render_as_string(hide_password=False))
+
+
+@pytest.fixture(scope="module")
+def sqlite_settings(tmp_path_factory):
+    """Return the settings of a record on SQLite that tests only read."""
+    made = make_record(tmp_path_factory.mktemp("sqlite"), lambda folder: f"sqlite:///{folder / 'eatnas.db'}")
+    yield made.settings
+    made.engine.dispose()
 
 
 def test_every_view_has_the_documented_columns(settings, small):
@@ -44,12 +53,10 @@ def test_a_select_is_answered(settings, small):
     ).rows == ((9,),)
 
 
-@ON_SQLITE
-def test_bytes_are_shown_as_hexadecimal_digits(settings, small):
-    assert adhoc_sql.run_query(settings, "SELECT x'00ff'").rows == (("00ff",),)
+def test_bytes_are_shown_as_hexadecimal_digits(sqlite_settings):
+    assert adhoc_sql.run_query(sqlite_settings, "SELECT x'00ff'").rows == (("00ff",),)
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     "statement",
     [
@@ -86,17 +93,19 @@ def test_bytes_are_shown_as_hexadecimal_digits(settings, small):
         "DETACH main",
     ],
 )
-def test_sql_can_change_nothing_on_sqlite(settings, small, tmp_path, statement):
+def test_sql_can_change_nothing_on_sqlite(sqlite_settings, tmp_path, statement):
     file = tmp_path / "other.db"
-    database = settings.database_file
-    before = (database.read_bytes(), sorted(path.name for path in tmp_path.iterdir()))
+
+    def read_files():
+        return {path.name: path.read_bytes() for path in sqlite_settings.home.iterdir() if path.suffix != ".db-shm"}
+
+    before = read_files()
     with pytest.raises(ConflictError, match="only a single SELECT"):
-        adhoc_sql.run_query(settings, statement.format(file=file))
-    assert (database.read_bytes(), sorted(path.name for path in tmp_path.iterdir())) == before
+        adhoc_sql.run_query(sqlite_settings, statement.format(file=file))
+    assert read_files() == before
     assert not file.exists()
 
 
-@ON_SQLITE
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -115,9 +124,9 @@ def test_sql_can_change_nothing_on_sqlite(settings, small, tmp_path, statement):
         ("SELECT randomblob(1000000000)", "select a part of it"),
     ],
 )
-def test_an_invalid_query_is_explained(settings, small, query, message):
+def test_an_invalid_query_is_explained(sqlite_settings, query, message):
     with pytest.raises(ConflictError, match=message):
-        adhoc_sql.run_query(settings, query)
+        adhoc_sql.run_query(sqlite_settings, query)
 
 
 @pytest.mark.parametrize(
