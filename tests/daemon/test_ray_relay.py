@@ -153,6 +153,25 @@ def test_a_paused_gpu_is_not_the_only_slot():
     assert [slot.may_start for slot in slots] == [False, True]
 
 
+def test_a_cancelled_worker_is_no_failed_start():
+    scheduler, slots = ClusterScheduler(QuietBridge(), 1), []
+    scheduler.set_demand(1)
+    scheduler.update(slots, frozenset(), DEFAULT_TIMEOUTS)
+    (slot,) = slots
+    pending = PendingWorker()
+    remote, _, thread = start_relay({}, pending)
+    slot.start_worker(remote, 0.0)
+    scheduler.set_demand(0)
+    scheduler.update(slots, frozenset(), DEFAULT_TIMEOUTS)
+    pending.has_room.set()
+    thread.join()
+    remote.close()
+    slot.remove_worker(0.0, DEFAULT_TIMEOUTS)
+    assert (slot.failed_starts, slot.start_error) == (0, None)
+    scheduler.update(slots, frozenset(), DEFAULT_TIMEOUTS)
+    assert slots == []
+
+
 def test_workers_leave_when_no_candidate_waits(tmp_path):
     settings, counts = create_home(tmp_path / "home", budget__candidates=8), []
 

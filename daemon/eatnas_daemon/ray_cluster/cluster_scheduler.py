@@ -72,7 +72,7 @@ class ClusterScheduler:
                 slot.device = self._unplaced
             is_unneeded = slot.worker is not None and slot.worker.exit_reason == NO_CANDIDATE_WAITS
             slot.may_start = self._bridge.nodes is not None and not is_unneeded
-        self._resize(slots)
+        self._resize(slots, timeouts)
         self.statuses = _gpu_statuses(slots, paused)
         self.problem = self._find_problem(slots, paused)
 
@@ -103,14 +103,14 @@ class ClusterScheduler:
         closed = sum(slot.worker is None and not slot.may_start for slot in slots)
         return min(wanted, needed + closed)
 
-    def _resize(self, slots: list[Slot]) -> None:
+    def _resize(self, slots: list[Slot], timeouts: Timeouts) -> None:
         """Add slots, or remove those that are empty or pending."""
         nodes, wanted = self._bridge.nodes, self._count_wanted(slots)
         empty = [slot for slot in slots if slot.worker is None][: max(0, len(slots) - wanted)]
         slots[:] = [slot for slot in slots if slot not in empty]
-        pending = [slot.worker.process for slot in slots if slot.worker is not None and slot.worker.process.pending]
-        for process in pending[: max(0, len(slots) - wanted)]:
-            process.kill()
+        pending = [slot.worker for slot in slots if slot.worker is not None and slot.worker.process.pending]
+        for worker in pending[: max(0, len(slots) - wanted)]:
+            worker.request_exit(self._monotonic(), timeouts, NO_CANDIDATE_WAITS)
         taken = {slot.number for slot in slots}
         free = [number for number in range(wanted + len(taken)) if number not in taken]
         missing = free[: max(0, wanted - len(slots))]

@@ -86,7 +86,7 @@ class Slot:
 
     def remove_worker(self, now: float, timeouts: Timeouts) -> None:
         """Forget a worker whose end is recorded, and schedule the next start."""
-        if self.worker is not None and self.worker.ready is None:
+        if self.worker is not None and self.worker.ready is None and not self.worker.cancelled:
             self.record_failed_start(now, timeouts, self.worker.unavailable_reason)
         self.worker = None
         self.may_start = self.may_start and not self.on_gpu

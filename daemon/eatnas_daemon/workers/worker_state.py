@@ -96,6 +96,11 @@ class WorkerState:
         return self.exit_status is not None
 
     @property
+    def cancelled(self) -> bool:
+        """Return whether the worker was asked to exit while it waited for a place, before it had a process."""
+        return self.exiting and not self.process.pid
+
+    @property
     def has_final_report(self) -> bool:
         """Return whether the last report on the training arrived."""
         return any(isinstance(report, FinalReport) for report in self.reports)
