@@ -24,6 +24,8 @@ DELIMITERS: Final = ",;\t"
 PROGRESS_LINES: Final = 1000
 MAX_SEED: Final = 2**63 - 1
 MAX_EPOCHS: Final = 100_000
+MAX_SCORE: Final = 1e150
+"""Squares of scores and sums of them stay finite."""
 MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
 """Characters of a value in a message."""
@@ -171,6 +173,8 @@ def _parse_code(place: _Place, text: str, space: Space) -> Architecture:
 def _parse_score(place: _Place, text: str, metric: str) -> float:
     if not _NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
         raise place.error("score", f"{_show(text)} is not a finite number such as 0.93; correct it")
+    if abs(value) > MAX_SCORE:
+        raise place.error("score", f"{_show(text)} is over {MAX_SCORE:g}, so that sums of scores overflow; scale it")
     if metric == VALIDATION_ACCURACY and not 0 <= value <= 1:
         raise place.error(
             "score", f"{_show(text)} is no {metric}, which is from 0 to 1; divide percentages by 100, or use --metric"

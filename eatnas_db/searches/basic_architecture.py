@@ -30,7 +30,8 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
     """Return the given candidate of a search, or its best. Raises `NotFoundError` or `ConflictError`."""
     if candidate_id is not None:
         query = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
-        code = connection.execute(query).scalar()
+        # The drivers refuse a number that no column can hold.
+        code = connection.execute(query).scalar() if 0 < candidate_id < 2**63 else None
         if code is None:
             raise NotFoundError(
                 f"search {source.name!r} has no candidate {candidate_id}; "

@@ -14,7 +14,7 @@ from eatnas_db.domain.rng import KeyedRng
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.spec import parse_spec
 from eatnas_db.domain.states import Origin, SearchKind
-from eatnas_db.errors import ConflictError, DataError, EatnasError
+from eatnas_db.errors import ConflictError, DataError, EatnasError, NotFoundError
 from eatnas_db.integrity.check import list_violations
 from eatnas_db.queries.fingerprint import get_fingerprint
 from eatnas_db.queries.ranking import list_best, list_living
@@ -108,6 +108,9 @@ def test_search_starts_from_imported_scores(engine, url, tmp_path):
     }
     options = {"task": TASK, "data_digest": "d" * 64, "slots": 1, "now": 2.0}
     with transaction(engine) as connection:
+        for absent in (2**70, 0, -1):
+            with pytest.raises(NotFoundError, match=f"has no candidate {absent};"):
+                create_transfer(connection, "prior", parse_spec(tree), candidate_id=absent, **options)
         create_transfer(connection, "prior", parse_spec(tree), **options)
         first = connection.execute(select(candidate.c.code).where(candidate.c.origin == Origin.BASIC)).scalar()
         inherited = parse_spec({**tree, "name": "heir", "transfer": {"weights": "inherited"}})
@@ -153,6 +156,12 @@ def test_damaged_file_names_the_place(tmp_path, text, message):
 
     assert "\n" not in str(raised.value)
     assert str(raised.value).startswith(str(file))
+
+
+def test_score_whose_sums_overflow_is_refused(tmp_path):
+    file = write_csv(tmp_path, f"code,score\n{CODES[0]},-1e308\n")
+    with pytest.raises(DataError, match=r"column score: .-1e308. is over 1e\+150"):
+        parse_scores(file, file.read_bytes(), SPACE, metric="val_loss")
 
 
 def test_damaged_file_changes_nothing(engine, url, tmp_path):
