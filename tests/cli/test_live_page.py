@@ -370,6 +370,9 @@ def test_page_recovers_and_its_size_stays_bounded(browser: Browser, tmp_path: Pa
         require_whole(page)
         assert page.evaluate("document.querySelectorAll('*').length") < 2 * before
         assert page.locator(".plot").count() == page.locator(".plot .plot-container").count()
+        with page.expect_navigation():
+            page.evaluate("redrawnParts = MAX_REDRAWN_PARTS; document.dispatchEvent(new Event('visibilitychange'))")
+        require_whole(page)
         assert messages == []
         away = file.rename(tmp_path / "away.db")
         refresh(page)

@@ -28,6 +28,7 @@ BY_ANNOTATION = {
     "dict[str, str | None] | None": st.none() | st.dictionaries(texts, st.none() | texts, max_size=3),
     "dict[str, float]": st.dictionaries(texts, numbers, max_size=3),
     "dict[str, float] | None": st.none() | st.dictionaries(texts, numbers, max_size=3),
+    "dict[str, int] | None": st.none() | st.dictionaries(texts, ints, max_size=3),
     "dict[str, Any]": mappings,
     "dict[str, Any] | None": st.none() | mappings,
     "bool | None": st.none() | st.booleans(),

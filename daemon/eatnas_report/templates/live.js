@@ -2,12 +2,14 @@
 const MIN_SECONDS = 2, MAX_SECONDS = 15, MAX_SECONDS_AFTER_ERROR = 30;
 // A record that takes long to read is read less often.
 const REST_PER_WORK = 10, MAX_REST_SECONDS = 60;
+// The library of figures keeps a little memory for each redrawn part, so a page that is open for a day starts again.
+const MAX_REDRAWN_PARTS = 5000;
 
 const problem = document.getElementById("problem");
 const freshness = document.getElementById("freshness");
 const plotlyFile = document.currentScript.dataset.plotly;
 const parts = [...document.querySelectorAll("[data-live]")].map((element) => ({element, tag: null, inView: false, askedAt: -Infinity}));
-let seconds = MIN_SECONDS, timer = null, isBusy = false, isAskedAgain = false, isFirst = true, loading = null;
+let seconds = MIN_SECONDS, timer = null, isBusy = false, isAskedAgain = false, isFirst = true, loading = null, redrawnParts = 0;
 
 // Return the library that draws figures. A failed download is repeated at the next call.
 function plotly() {
@@ -30,6 +32,7 @@ async function load(part) {
   if (!answer.ok) throw new Error(body.error ? body.error.message : `the server answers with status ${answer.status}`);
   await show(part.element, body);
   part.tag = answer.headers.get("ETag");
+  redrawnParts += 1;
   return true;
 }
 
@@ -92,6 +95,8 @@ async function refresh() {
   if (failure) seconds = Math.min(seconds * 2, MAX_SECONDS_AFTER_ERROR);
   else seconds = hasChanged ? MIN_SECONDS : Math.min(seconds * 1.3, MAX_SECONDS);
   if (document.hidden) return;
+  // Not after an error: a browser would show its own page instead of the last state.
+  if (redrawnParts >= MAX_REDRAWN_PARTS && !failure) { location.reload(); return; }
   if (isAskedAgain) { isAskedAgain = false; refresh(); return; }
   timer = setTimeout(refresh, 1000 * Math.max(seconds, Math.min(REST_PER_WORK * work, MAX_REST_SECONDS)));
 }
