@@ -82,8 +82,8 @@ def test_each_search_gets_workers_of_its_arithmetic(tmp_path, home, first):
         assert row.recipe.get("arithmetic") == ("portable" if portable else None)
     endings = [row.ending for row in fetch_rows(settings, select(worker.c.ending))]
     replaced = f"replaced by a fresh worker: candidates wait for {second} arithmetic"
-    assert 1 <= endings.count(replaced) <= 2
-    assert len(endings) <= 4  # each slot started one worker, and replaced it at most once
+    assert replaced in endings
+    assert len(endings) < 8  # Workers stay for several of the 16 candidates.
 
 
 @pytest.mark.slow

@@ -235,7 +235,6 @@ def test_program_may_build_the_network_and_read_images(program):
         ("pass", ""),
         ("import threading; threading.Thread(target=GATE.wait, daemon=True, name='own').start()", "1 thread (own)"),
         ("import os; os.posix_spawn('/bin/sleep', ['sleep', '600'], {})", "1 child process"),
-        ("import os; child = os.fork(); os.waitpid(child, 0) if child else report.epoch(0, error=1)", ""),
         ("import os; os.chdir('/')", "another working directory"),
         ("import torch; torch.set_default_dtype(torch.float64)", "another default type of torch"),
         ("import sys, io; sys.stdout = io.StringIO()", "another sys.stdout"),
@@ -245,6 +244,25 @@ def test_leftovers_of_a_program_are_reported(program, process_state, body, left)
     head = "import threading\nGATE = threading.Event()\ndef train(network, task, recipe, report):\n"
     source = f"{head}    {body}\n    {EPOCHS}"
     assert finished(run(program(source))).left_behind == left
+
+
+def test_report_of_a_forked_child_is_refused(program):
+    source = """
+    import os
+
+    def train(network, task, recipe, report):
+        child = os.fork()
+        if child == 0:
+            try:
+                report.epoch(0, error=1)
+            except Exception as error:
+                os._exit(7 if "a child process calls report" in str(error) else 1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        for epoch in range(recipe.epochs):
+            report.epoch(epoch, error=2)
+    """
+    assert finished(run(program(source))).metrics == {"error": 2}
 
 
 @pytest.fixture

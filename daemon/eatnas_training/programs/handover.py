@@ -72,7 +72,7 @@ class Handover:
 
         Raises `ProgramStoppedError` if the training is to stop, and whatever the steps raise.
         """
-        self._require_own_turn()
+        self.require_own_turn()
         failures: list[BaseException] = []
 
         def guarded() -> Iterator[Report]:
@@ -90,7 +90,7 @@ class Handover:
         if failures:
             raise failures[0]
 
-    def _require_own_turn(self) -> None:
+    def require_own_turn(self) -> None:
         """Raise `InvalidReportError` where nobody would answer, so that the caller does not wait forever."""
         if os.getpid() != self._process:
             raise InvalidReportError("a child process calls report; only the process of the training may")

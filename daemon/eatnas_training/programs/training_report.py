@@ -61,7 +61,7 @@ class TrainingReport:
 
         Call it once, before the first `epoch` and `checkpoint`. Tensors are on the CPU.
         """
-        self._generators.require_unused()
+        self._require_own_turn()
         if self._began:
             raise InvalidReportError("report.resume: call it once, and before report.epoch and report.checkpoint")
         self._began = True
@@ -84,7 +84,7 @@ class TrainingReport:
 
         Every epoch has the search's `objective.metric`. The metrics of the last epoch are the scores of the candidate.
         """
-        self._generators.require_unused()
+        self._require_own_turn()
         self._began = True
         self._require_next(number)
         values = check_metrics(metrics, epoch=number, objective=self._assign.objective_metric)
@@ -108,7 +108,7 @@ class TrainingReport:
         A call between two batches is cheap, since a file is written only every `training.checkpoint_seconds`. A
         function without arguments in place of the state is called when a file is written.
         """
-        self._generators.require_unused()
+        self._require_own_turn()
         self._began = True
         self._checkpoints += 1
         if not callable(state):
@@ -151,6 +151,11 @@ class TrainingReport:
                 self.handover.stop()
 
         self.handover.perform(steps)
+
+    def _require_own_turn(self) -> None:
+        """Raise `InvalidReportError` for calls that nobody would answer, and if a global generator was used."""
+        self.handover.require_own_turn()  # first, because a fork seeds Python's generator
+        self._generators.require_unused()
 
     def scores(self) -> dict[str, float]:
         """Return the metrics of the last epoch. Raises `InvalidReportError` if epochs are missing."""
