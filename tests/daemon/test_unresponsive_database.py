@@ -87,13 +87,15 @@ def test_frozen_server_is_given_up_after_a_while(postgres_url):
     engine.dispose()
 
 
-def supervise(url, folder, on_tick, **options):
+def supervise(url, folder, on_tick, at_end=lambda: None, **options):
+    """Supervise a search, call `at_end`, and return the fingerprint."""
     engine = open_record(url, busy_seconds=1, answer_seconds=0.5)
     settings = Settings(folder, url)
     program = (*SIMULATED_WORKER, "--seconds-per-epoch", "0.005", "--scramble")
     launcher = Launcher(settings.logs, program)
     supervisor = Supervisor(engine, settings, launcher, slots=2, host_name="here", only="s", timeouts=QUICK, **options)
     supervisor.run(on_tick)
+    at_end()
     fingerprint = fingerprint_of(engine)
     engine.dispose()
     return fingerprint
@@ -132,11 +134,14 @@ def test_cancelled_statements_are_repeated(postgres_url, tmp_path, expected):
         if not thread.ident:
             thread.start()
 
-    try:
-        assert supervise(postgres_url, tmp_path, observe) == expected
-    finally:
+    def stop_disturbing():
         ended.set()
         thread.join()
+
+    try:
+        assert supervise(postgres_url, tmp_path, observe, stop_disturbing) == expected
+    finally:
+        stop_disturbing()
     assert sum(cancelled)
     assert not any("unexpected" in trouble for trouble in troubles if trouble)
 

@@ -40,7 +40,7 @@ def on_two(assignment: MakeAssignment, **fields: Any) -> Assign:
 
 
 def ranks() -> list[psutil.Process]:
-    children = psutil.Process().children()
+    children = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
     return [child for child in children if "eatnas_training.rank" in child.cmdline()]
 
 

@@ -49,6 +49,7 @@ class ProcessState:
         for child in children:
             with contextlib.suppress(psutil.Error):
                 child.kill()
+        psutil.wait_procs(children, END_SECONDS)
         found.append(_count(len(children), "child processes" if len(children) > 1 else "child process"))
         states = _read_states()
         found += [words for words, value in states.items() if value != self._states[words]]
