@@ -174,7 +174,7 @@ class Dispatcher:
                 )
                 self._holds.set_aside(connection, row.id, reason, wall)
             return idle
-        while self._count_allowed(connection, row, len(idle), wall) > 0:
+        while self._holds.limit_leases(connection, row, len(idle), wall) > 0:
             slot, rest = split_for_training(idle, devices, self._slots)
             if slot is None:
                 return rest
@@ -195,14 +195,10 @@ class Dispatcher:
 
         Workers that already start for this arithmetic are counted, so that no more than needed are replaced.
         """
-        limit, max_leases = row.spec["budget"].get("slots"), self._holds.max_leases(row.id, wall)
         slot, *rest = idle
         alone = not any(other.busy for other in self._slots if other.device.uuid == slot.device.uuid)
-        waiting = leases.count_pending(connection, row.id, wall, alone=alone)
-        if limit is not None:
-            waiting = min(waiting, limit - leases.count_leased(connection, row.id))
-        if max_leases is not None:
-            waiting = min(waiting, max_leases)
+        pending = leases.count_pending(connection, row.id, wall, alone=alone)
+        waiting = self._holds.limit_leases(connection, row, pending, wall)
         on_cpu = row.spec["training"].get("devices", 1) > 1
         able = [slot for slot in self._slots if not (on_cpu and slot.on_gpu)]
         coming = sum(_next_arithmetic(slot) == arithmetic and not slot.busy for slot in able)
@@ -227,7 +223,7 @@ class Dispatcher:
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
         """Lease candidates of a search for idle slots; return the slots that stay idle."""
-        allowed = self._count_allowed(connection, row, len(idle), wall)
+        allowed = self._holds.limit_leases(connection, row, len(idle), wall)
         still_idle: list[Slot] = []
         for number, slot in enumerate(idle):
             if allowed <= 0:
@@ -254,13 +250,6 @@ class Dispatcher:
             else:
                 still_idle.append(slot)
         return still_idle
-
-    def _count_allowed(self, connection: Connection, row: SearchRecord, slots: int, wall: float) -> int:
-        """Return how many more candidates of a search may be leased now for that many slots."""
-        limit = row.spec["budget"].get("slots")
-        allowed = slots if limit is None else limit - leases.count_leased(connection, row.id)
-        max_leases = self._holds.max_leases(row.id, wall)
-        return allowed if max_leases is None else min(allowed, max_leases)
 
     def _lease_filter(self, slot: Slot, row: SearchRecord, assigned: Sequence[Assignment]) -> LeaseFilter | None:
         """Return which candidates fit on a slot's device next to its other trainings; None if none does.

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from eatnas_daemon.workers.slots import Slot
 from eatnas_db.domain.states import FailureKind, HoldCause
 from eatnas_db.holds import SearchHold, lift_hold, list_holds_of_host, place_hold
-from eatnas_db.leases import LeaseToken
+from eatnas_db.leases import LeaseToken, count_leased
+from eatnas_db.queries.searches import SearchRecord
 from eatnas_protocol.messages import Failed
 
 _HOLD_CAUSES: Final[dict[str, HoldCause]] = {
@@ -95,6 +96,15 @@ class SearchHolds:
             slot.training is not None and slot.training.token == self._tries.get(search_id) for slot in self._slots
         )
         return 0 if trains else 1
+
+    def limit_leases(self, connection: Connection, search: SearchRecord, count: int, now: float) -> int:
+        """Return how many of `count` further candidates of a search may be leased now, by its budget and its hold."""
+        limits = [count]
+        if (slots := search.spec["budget"].get("slots")) is not None:
+            limits.append(slots - count_leased(connection, search.id))
+        if (leases := self.max_leases(search.id, now)) is not None:
+            limits.append(leases)
+        return max(0, min(limits))
 
     def record_lease(self, search_id: int, token: LeaseToken) -> None:
         """Take the training as a try if the search is set aside."""

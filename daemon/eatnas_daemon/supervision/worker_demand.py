@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from sqlalchemy import Connection
@@ -59,16 +58,6 @@ class WorkerDemand:
         return starting + sum(int(training.assignment.message.training.get("devices", 1)) for training in trainings)
 
     def _count_waiting(self, connection: Connection, row: SearchRecord, wall: float) -> int:
-        waiting: Sequence[int | None] = (
-            leases.count_pending(connection, row.id, wall, alone=True),
-            _count_left(connection, row),
-            self._holds.max_leases(row.id, wall),
-        )
-        count = min(number for number in waiting if number is not None)
-        return max(0, count) * int(row.spec["training"].get("devices", 1))
-
-
-def _count_left(connection: Connection, row: SearchRecord) -> int | None:
-    """Return how many more candidates of a search may train at once; None without a limit."""
-    limit = row.spec["budget"].get("slots")
-    return None if limit is None else limit - leases.count_leased(connection, row.id)
+        pending = leases.count_pending(connection, row.id, wall, alone=True)
+        waiting = self._holds.limit_leases(connection, row, pending, wall)
+        return waiting * int(row.spec["training"].get("devices", 1))
