@@ -31,11 +31,10 @@ from eatnas_db.worker_settings import (
     CPUS,
     GPUS,
     LAUNCHERS,
-    RAY_CLIENT,
     WorkerSettings,
-    is_head_address,
     is_number_of_cpus,
     is_share_of_gpu,
+    require_head_address,
 )
 from eatnas_db.yaml_files import YamlFormatError, parse_yaml
 
@@ -82,10 +81,7 @@ LauncherName = Annotated[Literal["local", "ray"], BeforeValidator(plain_texts)]
 
 
 def _require_head_address(address: str) -> str:
-    if address.startswith("ray://"):
-        raise ValueError(RAY_CLIENT)
-    if not is_head_address(address):
-        raise ValueError
+    require_head_address(address)
     return address
 
 

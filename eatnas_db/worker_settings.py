@@ -26,11 +26,14 @@ class WorkerSettings:
     gpus_per_worker: float | None = None
 
 
-def is_head_address(address: str) -> bool:
-    """Return whether an address is HOST:PORT or `auto`."""
+def require_head_address(address: str) -> None:
+    """Raise `ValueError`, with the reason if there is one to give, unless an address is HOST:PORT or `auto`."""
+    if address.startswith("ray://"):
+        raise ValueError(RAY_CLIENT)
     host, _, port = address.rpartition(":")
     has_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
-    return address == "auto" or (bool(host) and "://" not in address and has_port)
+    if address != "auto" and not (host and "://" not in address and has_port):
+        raise ValueError
 
 
 def is_number_of_cpus(cpus: float) -> bool:

@@ -17,11 +17,10 @@ from eatnas_db.worker_settings import (
     LAUNCHERS,
     LOCAL,
     RAY,
-    RAY_CLIENT,
     WorkerSettings,
-    is_head_address,
     is_number_of_cpus,
     is_share_of_gpu,
+    require_head_address,
 )
 
 READY_PREFIX: Final = "daemon is running"
@@ -99,10 +98,11 @@ def _require_options_of_launcher(options: DaemonOptions) -> None:
 
 
 def _require_head_address(address: str) -> None:
-    if address.startswith("ray://"):
-        raise ConflictError(f"--address {address}: {RAY_CLIENT}; expected {ADDRESS}")
-    if not is_head_address(address):
-        raise ConflictError(f"--address {address}: expected {ADDRESS}")
+    try:
+        require_head_address(address)
+    except ValueError as error:
+        reason = "; ".join(filter(None, (str(error), f"expected {ADDRESS}")))
+        raise ConflictError(f"--address {address}: {reason}") from None
 
 
 def _require_resources(cpus: float | None, gpus: float | None) -> None:

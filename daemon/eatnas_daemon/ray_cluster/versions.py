@@ -11,7 +11,7 @@ from typing import Final
 
 from eatnas_db.distributions import installed_versions, require_module
 from eatnas_db.errors import ConflictError, EatnasError
-from eatnas_db.worker_settings import ADDRESS, RAY_CLIENT, is_head_address
+from eatnas_db.worker_settings import ADDRESS, require_head_address
 
 COMPARED: Final = ("torch", "numpy")
 """Beside eatnas-db itself: the packages that decide the bits of a score."""
@@ -27,10 +27,11 @@ def require_ray() -> None:
 def find_address(environment: Mapping[str, str]) -> str:
     """Return the address of a head that is not given: Ray's own `RAY_ADDRESS`, else `auto`. Raises `EatnasError`."""
     address = environment.get("RAY_ADDRESS") or "auto"
-    if address.startswith("ray://"):
-        raise EatnasError(f"RAY_ADDRESS is {address!r} ({RAY_CLIENT}); expected {ADDRESS}")
-    if not is_head_address(address):
-        raise EatnasError(f"RAY_ADDRESS is {address!r}; expected {ADDRESS}")
+    try:
+        require_head_address(address)
+    except ValueError as error:
+        reason = f" ({error})" if str(error) else ""
+        raise EatnasError(f"RAY_ADDRESS is {address!r}{reason}; expected {ADDRESS}") from None
     return address
 
 
