@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
@@ -32,10 +32,11 @@ from eatnas_db.queries.searches import SearchRecord, get_search
 from eatnas_db.queries.versions import get_version
 from eatnas_db.settings import Settings
 from eatnas_db.text_encoding import escape_unstorable, is_storable
-from eatnas_report.candidate_page import candidate_fragment, load_candidate_data, render_candidate
+from eatnas_report.candidate_page import CandidateData, candidate_fragment, load_candidate_data, render_candidate
 from eatnas_report.data import ReportData, ReportPart, load_report_data
 from eatnas_report.live_page import (
     NEEDS_ALSO,
+    Fragment,
     part_fragment,
     render_api,
     render_list,
@@ -44,6 +45,7 @@ from eatnas_report.live_page import (
 )
 from eatnas_report.quality_preview import PREVIEW_STEPS, preview_quality
 
+Data = TypeVar("Data", ReportData, CandidateData)
 CLOCK_SECONDS = 30
 """The utilisation of a search changes with time alone; it is read again after this time."""
 
@@ -110,29 +112,43 @@ class _Pages:
     def send_part(self, request: Request) -> Response:
         """Send a part of the page of a search."""
         name, part = _parameter(request, "name"), _part(request)
-        with self._connection() as connection:
-            tag = self._tag(connection, get_search(connection, name), part)
-
-        def build() -> TaggedBody:
-            with self._connection() as connection:
-                data = self._read_data(connection, name, part)
-                read = self._tag(connection, data.search, part)
-            return TaggedBody(read, part_fragment(part, data).to_json())
-
-        return tagged_response(request, lambda: self._cache.read(tag, build), tag, JSON)
+        return self._send_cached(
+            request,
+            part,
+            find=lambda connection: get_search(connection, name),
+            load=lambda connection: self._read_data(connection, name, part),
+            render=partial(part_fragment, part),
+        )
 
     def send_candidate(self, request: Request) -> Response:
         """Send the page of a candidate without its frame."""
         candidate = _candidate_id(request)
+        return self._send_cached(
+            request,
+            f"candidate-{candidate}",
+            find=lambda connection: get_search(connection, get_search_name(connection, candidate)),
+            load=lambda connection: load_candidate_data(connection, candidate),
+            render=candidate_fragment,
+        )
+
+    def _send_cached(
+        self,
+        request: Request,
+        part: str,
+        *,
+        find: Callable[[Connection], SearchRecord],
+        load: Callable[[Connection], Data],
+        render: Callable[[Data], Fragment],
+    ) -> Response:
+        """Send a part of the page of the search that `find` returns, unless the client has its present version."""
         with self._connection() as connection:
-            search = get_search(connection, get_search_name(connection, candidate))
-            tag = self._tag(connection, search, f"candidate-{candidate}")
+            tag = self._tag(connection, find(connection), part)
 
         def build() -> TaggedBody:
             with self._connection() as connection:
-                data = load_candidate_data(connection, candidate)
-                read = self._tag(connection, data.search, f"candidate-{candidate}")
-            return TaggedBody(read, candidate_fragment(data).to_json())
+                data = load(connection)
+                read = self._tag(connection, data.search, part)
+            return TaggedBody(read, render(data).to_json())
 
         return tagged_response(request, lambda: self._cache.read(tag, build), tag, JSON)
 
