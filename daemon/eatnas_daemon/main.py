@@ -135,11 +135,10 @@ def supervise(
     The caller holds the lock. Raises `EatnasError`; errors are logged too.
     """
     require_module(TRAINING)
-    options = complete_options(options, read_worker_settings(settings.home, os.environ))
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
     log = open_log(settings.logs / "daemon.log")
     event_log, followers = EventLog(engine, log), _followers(settings)
-    plan = _plan_cluster(settings, options) if options.uses_ray else _plan_devices(settings, options)
+    plan = _plan_workers(settings, options)
 
     def after_tick(supervisor: Supervisor) -> None:
         event_log.update(supervisor)
@@ -191,6 +190,12 @@ class _DevicePlan:
             return self.cluster
         cpu_slots = f"{self.cpu_slots} CPU slot{'' if self.cpu_slots == 1 else 's'}"
         return f"{self.gpus} GPU{'' if self.gpus == 1 else 's'} and {cpu_slots}" if self.gpus else cpu_slots
+
+
+def _plan_workers(settings: Settings, options: DaemonOptions) -> _DevicePlan:
+    """Decide where workers run, by the options and by the settings of the environment and the home."""
+    options = complete_options(options, read_worker_settings(settings.home, os.environ))
+    return _plan_cluster(settings, options) if options.uses_ray else _plan_devices(settings, options)
 
 
 def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:

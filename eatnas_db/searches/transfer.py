@@ -93,19 +93,14 @@ def create_transfer(
     )
     detail = {"source": source.name, "candidate": basic.candidate_id, "code": str(adapted), "chosen": reason}
     record_event(connection, now, "transferred", search_id=search_id, detail=detail)
+    taken = len(selection.survivors)
     if sources:
-        taken = len(selection.survivors)
         insert_sources(connection, search_id, sources, space, fitted=fitted, taken=taken, now=now)
-    if selection.survivors:
+    if taken:
         _insert_survivors(connection, search_id, ranking, selection, now)
-    if selection.survivors and not sources:
-        detail = {
-            "source": source.name,
-            "taken": len(selection.survivors),
-            "over_limits": selection.over_limits,
-            "same_network": selection.same_network,
-        }
-        record_event(connection, now, "survivors_taken", search_id=search_id, detail=detail)
+    if taken and not sources:
+        counts = {"taken": taken, "over_limits": selection.over_limits, "same_network": selection.same_network}
+        record_event(connection, now, "survivors_taken", search_id=search_id, detail={"source": source.name, **counts})
     breed_births(connection, search_id, now)
     if not sources:
         require_full_population(lock_search(connection, search_id))

@@ -92,10 +92,6 @@ def create_assignment(
         rung, message = _train_to_next_rung(connection, rungs, leased, message)
     epochs = message.training["epochs"] if rung is None else rung.epochs
     limit = search.spec["budget"]["candidate_seconds"]
-    batch_size = images_per_pass(message)
-    enlarged = message.training.get("end_resolution")
-    scale = (enlarged / search.task["resolution"]) ** 2 if enlarged else 1.0
-    activations = round(leased.activations * max(1.0, scale))
     return Assignment(
         leased=leased,
         message=message,
@@ -104,9 +100,17 @@ def create_assignment(
         lineage_epochs=epochs + lineage_epochs,
         remaining_device_seconds=None if limit is None else limit - leased.spent_seconds,
         precision=precision,
-        expected_bytes=expected_bytes(leased.params, activations, batch_size, search.memory_share, precision),
+        expected_bytes=_expected_bytes(search, leased, message, precision),
         rung=rung,
     )
+
+
+def _expected_bytes(search: SearchRecord, leased: LeasedCandidate, message: Assign, precision: str) -> int:
+    """Return the expected GPU memory of a training, with its largest images."""
+    enlarged = message.training.get("end_resolution")
+    scale = (enlarged / search.task["resolution"]) ** 2 if enlarged else 1.0
+    activations = round(leased.activations * max(1.0, scale))
+    return expected_bytes(leased.params, activations, images_per_pass(message), search.memory_share, precision)
 
 
 def _initial_weights(connection: Connection, settings: Settings, source: WeightSource) -> tuple[InitialWeights, int]:
