@@ -20,11 +20,12 @@ transfer: {start: model}
 
 @pytest.mark.slow
 def test_plan_writes_nothing_and_fits_80_columns(tiny, eatnas, spec):
-    file = spec(SPEC)
+    spec(SPEC)
+    file = "spec.yaml"  # A longer path would not fit 80 columns, because paths are not broken.
     eatnas("run", "tiny", "--slots", "1")
     before = eatnas("search", "list", "--format", "json")
     text = eatnas("transfer", "tiny", file, "--plan")
-    assert max(len(line) for line in text.splitlines() if file not in line) <= 80  # A path is not broken.
+    assert max(map(len, text.splitlines())) <= 80
     assert "the model uses 4 scores of tiny" in " ".join(text.split())
     assert "nothing was created" in text
     plan = json.loads(eatnas("transfer", "tiny", file, "--plan", "--format", "json"))
