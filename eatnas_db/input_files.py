@@ -15,14 +15,12 @@ _MEGABYTE: Final = 1_000_000
 def read_input(file: Path, *, most_megabytes: int) -> bytes:
     """Return the content of a file or a pipe, as it was at one moment. Raises `DataError`, which names the file."""
     try:
-        # A pipe that no program writes to would otherwise wait for one; it is empty.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as opened:
-            before = os.fstat(descriptor)
+        with open(file, "rb", opener=_open_at_once) as opened:
+            before = os.fstat(opened.fileno())
             _require_readable(file, before)
-            os.set_blocking(descriptor, True)
+            os.set_blocking(opened.fileno(), True)
             content = opened.read(most_megabytes * _MEGABYTE + 1)
-            after = os.fstat(descriptor)
+            after = os.fstat(opened.fileno())
     except OSError as error:
         error.filename = str(file)  # an error of reading names none
         raise DataError(describe_os_error(error)) from None
@@ -31,6 +29,11 @@ def read_input(file: Path, *, most_megabytes: int) -> bytes:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{file} was changed while it was read; wait until it is complete, and try again")
     return content
+
+
+def _open_at_once(file: str, flags: int) -> int:
+    """Open a file; a pipe that no program writes to would otherwise wait for one."""
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def _require_readable(file: Path, found: os.stat_result) -> None:

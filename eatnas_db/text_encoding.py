@@ -16,8 +16,6 @@ from unicodedata import category
 
 _UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")
 _ESCAPE_OF_UNSTORABLE: Final = re.compile(r"\\u(0000|d[89a-f])")
-_LONGEST_WORD: Final = 300
-_LONG_WORD: Final = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _HANDLER: Final = "eatnas_ascii_form"
 _ASCII_FORMS: Final = {
     "─": "-",
@@ -58,12 +56,6 @@ def escape_controls(text: str) -> str:
 
 def _is_visible(sign: str) -> bool:
     return sign.isprintable() or category(sign) == "Zs"  # spaces of other widths
-
-
-def shorten_words(text: str) -> str:
-    """Return a text whose very long words, such as values that a message repeats, are shortened in the middle."""
-    half = _LONGEST_WORD // 2
-    return _LONG_WORD.sub(lambda match: f"{match[0][:half]}…{match[0][1 - half :]}", text)
 
 
 def storable_json(value: Any) -> str:

@@ -13,7 +13,8 @@ from eatnas_cli.sentences import print_sentence
 from eatnas_db.distributions import WHOLE, explain_missing_module, installed_versions
 from eatnas_db.errors import EatnasError, InvalidSpecError, NotFoundError, describe_os_error
 from eatnas_db.settings import load_settings
-from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape, shorten_words
+from eatnas_db.text_encoding import escape_unstorable, is_storable, let_output_escape
+from eatnas_protocol.long_texts import shorten_words
 
 COMMANDS: Final = {
     "search": LazyCommand("eatnas_cli.search.app", "Create, show, watch and control searches."),
@@ -117,8 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         _require_text(sys.argv[1:] if arguments is None else arguments)
         app(arguments)
     except InvalidSpecError as error:
-        first, *others = str(error).split("\n")  # one line per error of the spec
-        _print_error(first, *others)
+        _print_error(*str(error).split("\n"))  # one line for each error of the spec
         sys.exit(1)
     except EatnasError as error:
         _print_error(str(error))

@@ -19,7 +19,8 @@ from eatnas_cli.query.app import COMMANDS as QUERIES
 from eatnas_db.distributions import explain_missing_module
 from eatnas_db.errors import EatnasError, describe_os_error
 from eatnas_db.settings import Settings
-from eatnas_db.text_encoding import escape_unstorable, is_storable, shorten_words
+from eatnas_db.text_encoding import escape_unstorable, is_storable
+from eatnas_protocol.long_texts import shorten_words
 
 TOOLS: Final = (
     *(("query", name) for name in QUERIES),

@@ -14,7 +14,7 @@ from eatnas_cli.lazy_group import new_app
 from eatnas_db.distributions import WHOLE, installed_versions, require_module
 from eatnas_db.errors import EatnasError
 from eatnas_db.settings import Settings
-from eatnas_db.text_encoding import shorten_words
+from eatnas_protocol.long_texts import shorten_words
 
 INSTRUCTIONS: Final = (
     "The record of neural architecture searches: candidates, their lineage, scores and failures. Begin with "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from typing import Final
 
-from eatnas_cli.tables import text_width
+from eatnas_cli.tables import terminal_width, text_width
 from eatnas_db.text_encoding import escape_controls
 
 _COMMAND: Final = re.compile("`[^`]*`")
@@ -17,7 +16,7 @@ _KEPT_SPACE: Final = "\0"
 def print_sentence(text: str, *, error: bool = False) -> None:
     """Print a sentence on stdout, or on stderr if `error`; characters that a terminal acts on become escapes."""
     stream = sys.stderr if error else sys.stdout
-    width = shutil.get_terminal_size().columns if stream.isatty() else None
+    width = terminal_width(stream)
     line = escape_controls(text)
     stream.writelines(f"{part}\n" for part in ([line] if width is None else fold_sentence(line, width)))
     stream.flush()

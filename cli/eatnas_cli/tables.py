@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Any, Final, TextIO
 from unicodedata import combining, east_asian_width
 
 from eatnas_cli.values import as_text, is_number
@@ -81,9 +81,9 @@ def print_table(
     return table.left_out
 
 
-def terminal_width() -> int | None:
-    """Return the width of the terminal, which `COLUMNS` overrides; None if the output is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def terminal_width(stream: TextIO | None = None) -> int | None:
+    """Return the width of the terminal, which `COLUMNS` overrides; None if stdout or `stream` is not a terminal."""
+    return shutil.get_terminal_size().columns if (stream or sys.stdout).isatty() else None
 
 
 def lay_out(

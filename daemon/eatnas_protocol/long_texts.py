@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 MAX_CHARACTERS: Final = 300
+_LONG_WORD: Final = re.compile(rf"\S{{{MAX_CHARACTERS + 1},}}")
 
 
 def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
@@ -13,3 +15,8 @@ def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
         return text
     tail = (limit - 1) // 2
     return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def shorten_words(text: str) -> str:
+    """Return a text whose very long words, such as values that a message repeats, are shortened in the middle."""
+    return _LONG_WORD.sub(lambda match: shorten_middle(match[0]), text)

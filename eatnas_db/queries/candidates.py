@@ -131,10 +131,14 @@ def parse_candidate_id(name_or_id: str) -> int | None:
     return int(digits)
 
 
+def can_be_id(candidate_id: int) -> bool:
+    """Return whether a number may be the id of a candidate; the drivers refuse one that no integer column can hold."""
+    return 0 < candidate_id <= _LARGEST_ID
+
+
 def require_candidate(connection: Connection, candidate_id: int) -> None:
     """Raise `NotFoundError` unless the record holds this candidate."""
-    # The driver raises an error for a number that no integer column can hold.
-    is_valid = 0 < candidate_id <= _LARGEST_ID
+    is_valid = can_be_id(candidate_id)
     if not is_valid or connection.execute(select(candidate.c.id).where(candidate.c.id == candidate_id)).first() is None:
         raise NotFoundError(
             f"no candidate {candidate_id}; `eatnas-db query best NAME` lists the candidates of a search with their ids"

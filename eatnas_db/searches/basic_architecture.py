@@ -10,6 +10,7 @@ from eatnas_db.domain.architecture import Architecture
 from eatnas_db.domain.space import Space
 from eatnas_db.domain.transfer import stretch
 from eatnas_db.errors import ConflictError, InvalidArchitectureError, NotFoundError, SpaceExhaustedError
+from eatnas_db.queries.candidates import can_be_id
 from eatnas_db.queries.ranking import get_best
 from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.schema.candidates import candidate
@@ -30,8 +31,7 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
     """Return the given candidate of a search, or its best. Raises `NotFoundError` or `ConflictError`."""
     if candidate_id is not None:
         query = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
-        # The drivers refuse a number that no column can hold.
-        code = connection.execute(query).scalar() if 0 < candidate_id < 2**63 else None
+        code = connection.execute(query).scalar() if can_be_id(candidate_id) else None
         if code is None:
             raise NotFoundError(
                 f"search {source.name!r} has no candidate {candidate_id}; "

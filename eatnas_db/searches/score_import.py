@@ -22,12 +22,11 @@ from eatnas_db.domain.evolution import Birth
 from eatnas_db.domain.macro import Task
 from eatnas_db.domain.objective import (
     COST_METRICS,
-    METRIC_PATTERN,
-    RESERVED_METRICS,
     TEST_ACCURACY,
     VALIDATION_ACCURACY,
     Direction,
     Objective,
+    require_metric_name,
 )
 from eatnas_db.domain.objectives import DIRECTIONS
 from eatnas_db.domain.space import Space
@@ -92,11 +91,6 @@ def make_import_spec(name: str, space: str, origin: ScoreOrigin, candidates: int
 
 def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOrigin:
     """Return the origin of scores, by default with the usual direction of their metric. Raises `ConflictError`."""
-    if not re.fullmatch(METRIC_PATTERN, metric):
-        raise ConflictError(
-            f"--metric {metric!r} is no name of a metric: it has at most 32 letters, digits, `_`, `.` and `-`, and "
-            "begins with a letter"
-        )
     if metric in NOT_IMPORTED:
         raise ConflictError(
             f"scores of {metric} cannot be imported: a search never sees the test part, and costs follow from the "
@@ -107,8 +101,10 @@ def make_origin(task: str, metric: str, direction: Direction | None) -> ScoreOri
             f"--task {task[:MAX_TASK_LENGTH]!r} is no name of a data set: it has 1 to {MAX_TASK_LENGTH} printable "
             "characters"
         )
-    if metric in RESERVED_METRICS:
-        raise ConflictError(f"--metric {metric}: the name is reserved for the record; choose another name")
+    try:
+        require_metric_name(metric)
+    except ValueError as error:
+        raise ConflictError(f"--metric: {error}") from None
     return ScoreOrigin(task, metric, direction or DIRECTIONS.get(metric, Direction.MAXIMIZE))
 
 

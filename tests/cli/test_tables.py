@@ -97,7 +97,7 @@ def test_lineage_tree_fits_and_breaks_no_word(large, typed):
         shown = typed("query lineage large", width)
         assert max(map(text_width, shown.splitlines())) <= width
         assert [word for word in shown.split() if word[0] not in "│├└"] == whole
-    # Too narrow for the branches of so many generations.
+    # The branches of all generations do not fit this terminal, which gets a table.
     assert "generation" in typed("query lineage large", 38)
 
 

@@ -132,12 +132,12 @@ class ModelDescription:
             _require(_is_count(stored["task"].get(name)), f"task.{name}", stored["task"].get(name))
         classes = stored["classes"]
         _require(all(isinstance(name, str) for name in classes), "classes", classes, "texts")
-        fields = {
-            **stored,
+        read = {
             "preprocessing": _read_preprocessing(stored["preprocessing"]),
             "classes": tuple(classes),
+            "lineage": tuple(stored["lineage"]),
         }
-        return cls(**{**fields, "lineage": tuple(stored["lineage"])})
+        return cls(**{**stored, **read})
 
 
 _KINDS: Final[dict[str, type]] = {
