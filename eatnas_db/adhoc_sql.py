@@ -38,7 +38,7 @@ _FORBIDDEN_TABLES: Final = ("sqlite_", "pragma_", "dbstat")
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """The columns and rows of a query; `truncated`: there were more rows than the limit."""
+    """The columns and rows of a query; `truncated` is whether the limit left out further rows."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -50,8 +50,8 @@ def run_query(
 ) -> QueryResult:
     """Return at most `limit` rows of one SELECT over the views of `queries.views`.
 
-    Raises `RecordError`, and `ConflictError` if `query` is not such a SELECT, calls a function that is not allowed, or
-    takes longer than `seconds`.
+    Raises `RecordError` if the record cannot be read. Raises `ConflictError` if `query` is not such a SELECT, calls a
+    function that is not allowed, or takes longer than `seconds`.
     """
     dialect: Dialect = "postgres" if settings.database_file is None else "sqlite"
     statement = check_query(query, dialect)
@@ -69,7 +69,7 @@ def _run_on_sqlite(file: Path, query: str, limit: int, seconds: float) -> QueryR
         try:
             cursor = connection.execute(query)
             rows = cursor.fetchmany(limit + 1)
-        # Before Python 3.12 a second statement raises a Warning, which is not an Error.
+        # Before Python 3.12, sqlite3 raises Warning for a second statement, and Warning is no subclass of Error.
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             raise ConflictError(_describe_sqlite_error(str(error), seconds)) from None
         if cursor.description is None:
@@ -121,7 +121,8 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
         statement = f"WITH {_view_queries(connection)} SELECT * FROM (\n{query}\n) AS user_query LIMIT {limit + 1}"  # noqa: S608
         driver: Any = connection.connection.driver_connection
         try:
-            # The server refuses several statements only if they are prepared; a COMMIT would end READ ONLY.
+            # The server refuses several statements in one text only if it prepares them; a COMMIT among them would end
+            # READ ONLY.
             cursor = driver.execute(statement.encode(), prepare=True)
             rows = cursor.fetchall()
         except (Error, UnicodeEncodeError) as error:
@@ -130,7 +131,7 @@ def _run_on_postgresql(engine: Engine, query: str, limit: int, seconds: float) -
 
 
 def _view_queries(connection: Connection) -> str:
-    """Return the definitions of the views for a WITH clause. Raises `ConflictError` if the user has too many rights."""
+    """Return the definitions of the views for a WITH clause. Raises `ConflictError` for a superuser of the server."""
     if try_become_reader(connection):
         return ", ".join(f"{name} AS (SELECT * FROM {view_name(name)})" for name in VIEWS)  # noqa: S608
     if is_superuser(connection):

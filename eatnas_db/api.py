@@ -1,4 +1,4 @@
-"""Query a record from Python, for notebooks: every result is frozen records, and a data frame on request."""
+"""Query a record from Python, for notebooks. Queries return frozen dataclasses, which convert to pandas data frames."""
 
 from __future__ import annotations
 
@@ -96,18 +96,18 @@ class Search:
             return Rows.of(PopulationStep, list_steps(connection, search_id))
 
     def pareto(self, cost: CostMetric = "mult_adds") -> Rows[Tradeoff]:
-        """Return the Pareto front of accuracy (or the metric that the search optimizes instead) and cost."""
+        """Return the Pareto front of cost and the metric that the search optimizes, by default the accuracy."""
         with self._connect() as (connection, search_id):
             direction = get_search(connection, self.name).objective.direction
             return Rows.of(Tradeoff, list_front(connection, search_id, cost, direction))
 
     def front(self) -> Rows[ObjectiveValues]:
-        """Return the Pareto front of a search with several objectives; empty in a search with one."""
+        """Return the Pareto front of a search with several objectives; it is empty in a search with one objective."""
         with self._connect() as (connection, search_id):
             return Rows.of(ObjectiveValues, list_objective_front(connection, search_id))
 
     def primitives(self, block: int | None = None, points: int = 5) -> Rows[PrimitiveShare]:
-        """Return the share of each primitive's values in the population, at `points` steps of the search."""
+        """Return the share of the population that has each value of a primitive, at `points` steps of the search."""
         with self._connect() as (connection, search_id):
             return Rows.of(PrimitiveShare, list_primitives(connection, search_id, block, points))
 
@@ -127,7 +127,7 @@ class Search:
             return Rows.of(RecordedEvent, list_events(connection, search_id, limit=limit))
 
     def utilisation(self) -> Utilisation:
-        """Return the device time that the search used, and how busy the devices were."""
+        """Return the device time that the search used, and the shares of time in which its slots were busy."""
         with self._connect() as (connection, search_id):
             return get_utilisation(connection, search_id, time.time())
 
@@ -208,7 +208,10 @@ class Record:
         return self._create(spec)
 
     def transfer(self, source: str, spec: Spec, candidate: int | None = None) -> Search:
-        """Create a search that starts from the best candidate of `source`, or from a given candidate of it."""
+        """Create a search that starts from a candidate of the search `source`, by default from its best one.
+
+        Raises `EatnasError`.
+        """
         options = () if candidate is None else ("--candidate", str(candidate))
         return self._create(spec, "--from", source, *options)
 
@@ -232,7 +235,7 @@ class Record:
 
 
 def open(home: str | Path | None = None) -> Record:  # noqa: A001
-    """Open the record in a home folder or at a database URL; by default the one that the command line opens.
+    """Open the record in a home folder or at a database URL, by default the record that the command line opens.
 
     Raises `RecordError`.
     """
@@ -279,7 +282,7 @@ def _command(module: str, *arguments: str) -> list[str]:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    # Not as options: other users can read those, and a URL may hold a password.
+    # Pass the settings in the environment: other users can read a command's options, and a URL may hold a password.
     return {**os.environ, "EATNAS_HOME": str(settings.home), "EATNAS_DB_URL": settings.database_url}
 
 

@@ -1,7 +1,7 @@
-"""Check the paths of files that the record names: they are relative to the artifacts folder and stay below it.
+"""Check that the paths in the record are relative to the artifacts folder and stay below it.
 
-Other programs can write to a database on a server, and a backup may come from elsewhere. No file is read or deleted
-before this module has checked its path. Standard library only.
+Other programs can write to a database on a server, and a backup may come from another machine. So every path is checked
+here before its file is read or deleted. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def is_artifact_path(stored: str) -> bool:
 
 
 def find_artifact(artifacts: Path, stored: str) -> Path | None:
-    """Return the file that the record names by a path relative to `artifacts`; it need not exist.
+    """Return the path of a file whose path in the record is relative to `artifacts`. The file need not exist.
 
     Return None if the path leads out of the folder, by its text or through a symbolic link. `artifacts` itself may be a
     link.

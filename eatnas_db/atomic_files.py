@@ -1,4 +1,4 @@
-"""Replace files atomically: after a crash, a path holds its old file or its new one, never a part of it."""
+"""Replace files atomically: after a crash, a path holds the whole old file or the whole new file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def final_name(name: str) -> str | None:
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file that replaces `path`, synced to disk, when the block ends without an error.
 
-    The temporary file lies in the folder of `path`, under `file.name`. The umask applies to `mode`. If the block
-    raises, `path` stays as it was and the temporary file is removed.
+    The temporary file is in the folder of `path`; its path is `file.name`. The umask applies to `mode`. If the block
+    raises an error, `path` stays as it was and the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(_RANDOM_BYTES)}")
     try:

@@ -1,4 +1,4 @@
-"""Start and end attempts, the single tries at training a candidate."""
+"""Start and end attempts. An attempt is one try at training a candidate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease
 
 AT_RUNG: Final = "rung"
-"""The outcome of an attempt that reached a rung; `scored` once the candidate has stopped there."""
+"""The outcome of an attempt that reached a rung; it becomes `scored` if the candidate stops at this rung."""
 
 _INSERT_ATTEMPT: Final = insert(attempt)
 _INSERT_LEASE: Final = insert(lease)
@@ -126,9 +126,9 @@ _BOOK_TIME: Final = (
 
 
 def raise_device_time(connection: Connection, token: LeaseToken, *, device_seconds: float, step_seconds: float) -> None:
-    """Raise the time of an attempt that another program has ended, and of its search, to its host's measurement.
+    """Raise the recorded time of an attempt that another program has ended, and the time of its search.
 
-    The program that ends an attempt knows only the epochs that are recorded.
+    That program knows only the recorded epochs, while the host of the attempt has measured the whole time.
     """
     parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt}
     booked = connection.execute(_SELECT_BOOKED, parameters).first()
@@ -146,7 +146,7 @@ def raise_device_time(connection: Connection, token: LeaseToken, *, device_secon
 def insert_scored_attempts(
     connection: Connection, candidate_ids: Sequence[int], *, search_id: int, worker_id: int, now: float
 ) -> None:
-    """Insert the first attempt of candidates whose scores were measured elsewhere, and count them as scored."""
+    """Insert a first attempt for each candidate with an imported score, and count the candidates as scored."""
     times = {"started_at": now, "ended_at": now, "device_seconds": 0.0}
     rows = [
         {"candidate_id": candidate_id, "number": 1, "worker_id": worker_id, "outcome": "scored", **times}
@@ -165,24 +165,24 @@ _SCORE_ATTEMPT: Final = (
 
 
 def count_as_scored(connection: Connection, token: LeaseToken, search_id: int) -> None:
-    """Turn the outcome of an attempt that reached a rung into a score, and count it."""
+    """Change the outcome of an attempt that reached a rung to `scored`, and count its candidate as scored."""
     connection.execute(_SCORE_ATTEMPT, {"token_candidate": token.candidate, "token_attempt": token.attempt})
     connection.execute(_ADD_TO_COUNTERS, {"search_id": search_id, "more_seconds": 0.0, "more_scored": 1})
 
 
 def discard_progress(connection: Connection, candidate_id: int) -> None:
-    """Delete the epochs and the rows of the checkpoints of a candidate that begins from scratch.
+    """Delete the rows of the epochs and checkpoints of a candidate that is trained again from scratch.
 
-    The worker that begins removes the files.
+    The worker of the new attempt removes the files.
     """
     for table in (epoch, checkpoint):
         connection.execute(delete(table).where(table.c.candidate_id == candidate_id))
 
 
 def last_attempt_to_ignore(earlier: Sequence[EndedAttempt], memory_fallback: MemoryFallback) -> int:
-    """Return the number of the last attempt whose checkpoints the next one must not resume from; 0 if it may use all.
+    """Return the last attempt whose checkpoints the next attempt must not use, or 0 if it may use all checkpoints.
 
-    The first attempt with split batches begins from scratch, because it computes other bits than those before it.
+    The first attempt with split batches begins from scratch, because split batches change the results bit by bit.
     """
     if memory_fallback != MemoryFallback.HALVED:
         return 0

@@ -1,4 +1,4 @@
-"""Back up a record while it is in use, and restore it. Each does all of its work or nothing."""
+"""Back up a record while it is in use, and restore it. A backup or a restore that fails changes nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _AUXILIARY_SUFFIXES: Final = ("-wal", "-shm", "-journal")
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A backup: its file, the revision of its schema and its size in bytes."""
+    """The file of a backup, the revision of its schema and its size in bytes."""
 
     file: Path
     revision: str
@@ -52,10 +52,10 @@ class RestoreResult:
 
 
 def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
-    """Copy a record into one file, as it is at this moment. Other programs may write to it meanwhile.
+    """Copy one snapshot of a record into a file. Other programs may write to the record meanwhile.
 
-    Raises `RecordError` if `source` is no intact record, `NotFoundError` if `target` has no folder, and
-    `ConflictError` if `target` exists and not `force`.
+    Raises `RecordError` if `source` is no intact record, `NotFoundError` if the folder of `target` does not exist, and
+    `ConflictError` if `target` exists and `force` is false.
     """
     if not source.exists():
         raise RecordError(f"no record at {source}; run `eatnas-db init` to create one")
@@ -69,8 +69,8 @@ def back_up(source: Path, target: Path, *, force: bool = False) -> BackupResult:
 def restore(backup: Path, database: Path, *, now: float, busy_seconds: float = EXCLUSIVE_SECONDS) -> RestoreResult:
     """Replace a record by a backup, and keep the previous record under another name.
 
-    The leases in the backup are released, because their holders do not know this record. The caller holds the
-    daemon's lock. Raises `NotFoundError`, `RecordError` or `ConflictError`; the record is unchanged then.
+    The leases in the backup are released, because no daemon holds them any more. The caller must hold the daemon's
+    lock. If this raises `NotFoundError`, `RecordError` or `ConflictError`, the record is unchanged.
     """
     if not backup.is_file():
         raise NotFoundError(f"there is no backup file {backup}; `eatnas-db db backup` creates one")
@@ -165,7 +165,7 @@ def _release_leases(copy: Path, backup: Path, now: float) -> None:
 def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
     """Exclude other programs, and move the write-ahead log into the database unless that is too damaged.
 
-    Another program's open connection would remove the restored record's write-ahead log when it closes.
+    A connection that another program still has open would, on closing, remove the log of the restored record.
     """
     if not database.exists():
         yield
@@ -184,7 +184,7 @@ def _exclusive_access(database: Path, busy_seconds: float) -> Iterator[None]:
 
 
 def _keep_previous(database: Path, now: float) -> Path | None:
-    """Give the present record a second name and return it; the first name is never missing meanwhile."""
+    """Give the present record a second name and return that name. The file keeps its first name meanwhile."""
     if not any(file.exists() for file in (database, *_auxiliary_files(database))):
         return None
     stem = f"{database.name}.before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}"

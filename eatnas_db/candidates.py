@@ -1,4 +1,4 @@
-"""Insert candidates and their architectures, many with a few statements."""
+"""Insert many candidates and their architectures with a few statements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eatnas_db.schema.candidates import architecture, block, candidate, mutation
 from eatnas_db.schema.searches import search
 
 MAX_BIRTHS: Final = 1000
-"""Births in one statement: databases limit the number of parameters."""
+"""The births that one statement inserts, since databases limit the number of parameters."""
 
 _BIRTH_AND_ID: Final = (candidate.c.birth, candidate.c.id)
 _COUNT_BIRTHS: Final = (
@@ -37,7 +37,7 @@ _SELECT_ARCHITECTURES: Final = select(architecture.c.digest, architecture.c.id).
 def insert_candidates(connection: Connection, search_id: int, births: Sequence[Birth], now: float) -> None:
     """Insert consecutive births as pending candidates.
 
-    Raises `CollisionError` if another host has inserted one of them.
+    Raises `CollisionError` if another host has inserted one of these births.
     """
     for batch in split_in_batches(births, MAX_BIRTHS):
         _insert_batch(connection, search_id, batch, now)
@@ -97,8 +97,8 @@ def _mutation_rows(candidate_id: int, proposal: Proposal) -> list[dict[str, Any]
 
 
 def store_architectures(connection: Connection, proposals: Sequence[Proposal]) -> dict[str, int]:
-    """Insert architectures and their blocks unless they are stored already, and return their ids by digest."""
-    # All hosts use this order, so that two that insert the same architectures do not wait for each other.
+    """Insert the architectures that are not stored yet, with their blocks. Return the ids of all by digest."""
+    # All hosts insert in this order, so that two hosts with the same architectures cannot deadlock.
     by_digest = {proposal.digest: proposal for proposal in sorted(proposals, key=lambda proposal: proposal.digest)}
     rows = [{"digest": digest, "genotype": str(proposal.effective)} for digest, proposal in by_digest.items()]
     inserted = insert_or_ignore_rows(connection, architecture, rows, _DIGEST_AND_ID)

@@ -1,7 +1,7 @@
 """Remove the checkpoint files of one host that the record no longer names.
 
-Each host collects its own artifacts folder: without shared artifacts, the host that deletes a row cannot delete the
-file, and the host that has the file gets no notice.
+Each host cleans its own artifacts folder. If hosts do not share the folder, the host that deletes a row cannot delete
+the file of another host, and the other host gets no notice.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from eatnas_db.schema.trainings import checkpoint
 from eatnas_db.unchanged_files import UnchangedFiles
 
 ANCESTOR_ATTEMPT: Final = 0
-"""The number in the names of checkpoints that a worker writes while it trains an ancestor again."""
+"""The attempt number in the file names of checkpoints that a worker writes while it trains an ancestor again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckpointFile:
-    """A file of a candidate. `row` is its path as the record stores it; `attempt` is None if the file is partial.
+    """A checkpoint file. `row` is its path as the record stores it; `attempt` is None if the file is partial.
 
-    `unchanged`: whether nobody has written it for the grace period.
+    `unchanged` is whether the file has not changed during the grace period.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class _CheckpointFile:
 
 
 def collect_checkpoints(engine: Engine, artifacts: Path, unchanged: UnchangedFiles, now: float) -> int:
-    """Delete the checkpoint files below `artifacts` that no row names and no training needs; return their number.
+    """Delete the checkpoint files below `artifacts` that no row names and no training needs. Return their number.
 
     `unchanged` remembers the files from one call to the next; `now` comes from a monotonic clock.
     """
@@ -96,10 +96,10 @@ def _read_record(connection: Connection, ids: Sequence[int]) -> tuple[dict[int, 
 
 
 def _has_ended(file: _CheckpointFile, states: dict[int, str]) -> bool:
-    """Return whether no worker writes a file, and no training of its candidate continues from it."""
+    """Return whether no worker writes to a file any more, and no training of its candidate resumes from it."""
     state = states.get(file.candidate_id)
     if state is None or file.attempt is None:
-        # Another record may share the folder, and a worker may write the partial file of an ancestor.
+        # The file may belong to another record that shares the folder, or a worker may be training an ancestor again.
         return file.unchanged
     return state in SETTLED
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: folders, names and format. Standard library only, since workers import it.
+"""Checkpoint files: folders, names and format. Standard library only, since workers import this module.
 
 A checkpoint lies at `checkpoints/<search>/c<candidate>-a<attempt>-e<epoch>-b<batch>.ckpt` in the artifacts folder. The
 last 32 bytes of the file are the SHA-256 of the rest, so a file can be verified without its row in the database. The
@@ -30,7 +30,7 @@ def checkpoint_folder(search_id: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointName:
-    """The parts of a file name: training continues at (`epoch`, `batch`), both counted from 0."""
+    """The parts of a file name. Training resumes at `batch` of `epoch`, both counted from 0."""
 
     candidate_id: int
     attempt: int
@@ -50,7 +50,7 @@ class CheckpointName:
 
 
 def list_checkpoint_names(folder: Path, candidate_id: int) -> list[CheckpointName]:
-    """List a candidate's whole checkpoint files in `folder`, most advanced first, the later attempt first on ties.
+    """List a candidate's whole checkpoint files in `folder`, the most advanced first; on ties, the later attempt first.
 
     Symbolic links are left out, because they could lead out of the folder.
     """
@@ -79,7 +79,7 @@ def owner_of_file(name: str) -> tuple[int, bool] | None:
 
 @dataclass(frozen=True, slots=True)
 class WrittenCheckpoint:
-    """A whole file on disk: the SHA-256 of its content in hexadecimal digits, and the size of the file in bytes."""
+    """A checkpoint file on disk: the SHA-256 of its content in hexadecimal digits, and its size in bytes."""
 
     path: Path
     digest: str
@@ -91,7 +91,7 @@ def write_checkpoint(path: Path, content: bytes) -> WrittenCheckpoint:
 
     Raises `OSError`, for example when the disk is full.
     """
-    # Do not create the home itself: if it was deleted, a file in a new one would belong to no record.
+    # Do not create the home itself: if a user has deleted it, a file in a new home would belong to no record.
     for folder in (path.parents[2], path.parents[1], path.parent):
         folder.mkdir(exist_ok=True)
     digest = hashlib.sha256(content)

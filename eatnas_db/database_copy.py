@@ -1,4 +1,4 @@
-"""Copy a record from one database to another, of the same or the other kind, and compare every row."""
+"""Copy a record from one database to another, SQLite or PostgreSQL, and compare every row."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class TableContents:
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with a table, the number of its rows copied so far, and the number of all its rows."""
+"""Called with a table, the number of rows copied so far, and the number of all rows of the table."""
 
 
 def copy_record(source: Engine, target: Engine, on_progress: ProgressCallback = lambda *_: None) -> list[TableContents]:
-    """Copy a record into an empty one in a single transaction. Return the contents of the target's tables.
+    """Copy a record into an empty record in one transaction. Return the contents of the target's tables.
 
-    Raises `ConflictError` if the target is in use or not empty, and `RecordError` if its rows differ from the
-    source's afterwards; the target is unchanged then.
+    Raises `ConflictError` if the target is in use or not empty, and `RecordError` if the copied rows differ from the
+    rows of the source. The target is unchanged after an error.
     """
     with read_transaction(source) as old, transaction(target) as new:
         lock_schema(new)
@@ -94,7 +94,7 @@ def read_contents(connection: Connection, table: Table) -> TableContents:
 
 def read_batches(connection: Connection, table: Table) -> Iterator[Sequence[Row[Any]]]:
     """Yield the rows of a table, in batches."""
-    # In the order of their keys: parents before their children.
+    # In the order of the keys, which puts parents before their children.
     query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=BATCH_ROWS)
     return connection.execute(query).partitions()
 

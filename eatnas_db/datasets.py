@@ -1,4 +1,4 @@
-"""The description that a data set of a package returns.
+"""The object that the data set of a plug-in returns.
 
 A package adds a data set by an entry point in the group `eatnas_db.datasets`.
 """
@@ -15,12 +15,12 @@ from typing import Any
 class ImageDataset:
     """One part of a data set: its items, and a description of them.
 
-    `items`: a map-style data set of torch. `len(items)` is the number of images, and `items[index]` is an image and
-    its label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array `[channels, height, width]`
-    or `[height, width]`, of uint8, or of floats from 0 (black) to 1 (white). An item depends on its index alone.
+    `items`: a map-style data set of torch. `len(items)` is the number of images, and `items[index]` is an image and its
+    label, from 0 to `classes - 1`. An image is a Pillow image, or a tensor or an array `[channels, height, width]` or
+    `[height, width]`, of uint8, or of floats from 0 (black) to 1 (white). An item depends on its index alone.
     `classes`: the names of the classes, or their number; None: the largest label plus 1. `channels`: 1 (grey) or 3
-    (RGB); None: as in the first image. `resolution`: the side of all images; None: sizes may differ.
-    `digest`: anything else that identifies the content, for example a version; it becomes part of the digest.
+    (RGB); None: as in the first image. `resolution`: the side of all images; None: sizes may differ. `digest`: a
+    further text that identifies the content, for example a version; it becomes part of the data digest.
     """
 
     items: Any

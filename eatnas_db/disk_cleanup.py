@@ -1,4 +1,7 @@
-"""Remove files to keep a home's disk usage under its limit. `queries.disk_usage` only measures and selects."""
+"""Remove files to keep a home's disk usage under its limit.
+
+`queries.disk_usage` measures the usage and selects the files.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ def free_disk_space(
 ) -> int:
     """Remove files until the home uses at most `limit` bytes. Return the number of bytes still over the limit.
 
-    Only the home's one supervisor may call this, because it alone inserts rows of checkpoints. The row of a
-    checkpoint is deleted before its file. `unchanged` remembers the files from one call to the next.
+    Only the supervisor of the home may call this function, because no other program inserts rows of checkpoints. The
+    row of a checkpoint is deleted before its file. `unchanged` remembers the files from one call to the next.
     """
     usage = measure_disk_usage(engine, settings, unchanged, monotonic)
     excess = usage.bytes - limit
@@ -39,7 +42,10 @@ def free_disk_space(
 
 
 def _delete_rows(engine: Engine, files: Sequence[RemovableFile], now: float) -> set[str]:
-    """Delete the rows of checkpoints and return their paths; skip candidates that are needed again meanwhile."""
+    """Delete the rows of checkpoints and return their paths.
+
+    Skip candidates that a training has come to need meanwhile.
+    """
     if not files:
         return set()
     settled = select(candidate.c.id).where(candidate.c.state.in_(SETTLED))

@@ -1,4 +1,4 @@
-"""The two distributions of this package, and the error for a module that only the larger one installs.
+"""The two distributions of this package, and the error for a missing module that only the larger distribution installs.
 
 `eatnas-db-core` has everything but the training, and installs neither PyTorch nor MLflow. `eatnas-db` adds both.
 """
@@ -31,7 +31,7 @@ INSTALLED_BY: Final = {
 
 
 def explain_missing_module(error: ModuleNotFoundError) -> MissingPackageError | None:
-    """Return an error that names the requirement to install, or None if the module is no dependency of ours."""
+    """Return an error that names the requirement to install, or None if the module is no dependency of `eatnas-db`."""
     module = (error.name or "").partition(".")[0]
     return _missing(module) if module in INSTALLED_BY else None
 

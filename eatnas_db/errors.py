@@ -30,15 +30,15 @@ class OwnershipError(ConflictError):
 
 
 class RecordError(EatnasError):
-    """The database cannot be used: it is unreachable, damaged, read-only, no record, or of another version."""
+    """The database cannot be used: it is unreachable, damaged or read-only, holds no record, or has another version."""
 
 
 class DamagedRecordError(EatnasError):
-    """A value in the record is not what this program writes; other rows may be intact."""
+    """A value in the record was not written by this program; other rows may be intact."""
 
 
 class UnstorableTextError(RecordError):
-    """A text is too long, or has characters that no database can store; the same text fails again."""
+    """A text is too long or has characters that the database cannot store, so a repetition cannot succeed."""
 
 
 class TransactionRollbackError(RecordError):

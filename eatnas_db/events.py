@@ -1,4 +1,4 @@
-"""Record events, in the transaction of the changes that they describe."""
+"""Record an event in the same transaction as the change that it describes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def record_events(
     candidate_ids: Sequence[int],
     details: Mapping[int, dict[str, Any]] | None = None,
 ) -> None:
-    """Insert an event of the same kind for each of these candidates; `details` are by candidate."""
+    """Insert an event of one kind for each of these candidates; `details` maps candidate ids to details."""
     rows = [
         {
             "at": now,

@@ -8,9 +8,9 @@ from eatnas_db.errors import OwnershipError, RecordError
 
 
 class FileIdentity:
-    """The file or folder that a path names now, by device and inode. Links are followed.
+    """The file or folder that a path names now, by device and inode. Follows links.
 
-    A path that names nothing now is not watched.
+    A path without a file or folder now is not watched.
     """
 
     def __init__(self, path: Path, description: str) -> None:
@@ -36,7 +36,7 @@ class FileIdentity:
             return None
         try:
             found = _identify(self._path)
-        except OSError:  # The disk does not answer; the file may still be the same.
+        except OSError:  # The disk does not answer, but the file may be unchanged.
             return None
         if found == self._identity:
             return None
@@ -52,7 +52,7 @@ def _identify(path: Path) -> tuple[int, int] | None:
 
 
 def require_single_name(file: Path) -> None:
-    """Raise `RecordError` if a database file has several names: each would get a write-ahead log of its own."""
+    """Raise `RecordError` if a database file has several hard links: each name would get its own write-ahead log."""
     try:
         names = file.stat().st_nlink
     except OSError:

@@ -23,7 +23,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def try_lock(file: File) -> bool:
     """Lock a file until it is closed. Return False if another process holds its lock.
 
-    It also fails while another process calls `is_locked`, so try several times before you give up.
+    It also returns False while another process is inside `is_locked`, so try several times before you give up.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,7 +33,7 @@ def try_lock(file: File) -> bool:
 
 
 def is_locked(file: File) -> bool:
-    """Return whether another process holds the lock of a file. Takes a shared lock for a moment."""
+    """Return whether another process holds the lock of a file. Takes a shared lock for a short time."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Decide births by the model of the scores so far. The model is loaded only where such a birth is decided."""
+"""Decide guided births by the model of the scores so far. Only the functions that decide one load the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from eatnas_db.scored_births import ScoredBirthRow, encode, encode_rows, list_sc
 from eatnas_db.transfer_sources import SourceScores, read_sources, source_model
 
 MODEL_LOOKBACK: Final = 64
-"""If none of this many last births has a prediction, the model is chosen again: the result is the same."""
+"""The births among which a prediction is sought. If none has one, the model is chosen again, with the same result."""
 
 
 _PENDING: Final = select(candidate.c.code).where(
@@ -48,19 +48,19 @@ _LAST_MODEL: Final = (
 
 @dataclass(frozen=True, slots=True)
 class GuidedInputs:
-    """Everything in the record that decides a guided birth: births that are settled, and codes, which never change."""
+    """All recorded data that decide a guided birth: scores of settled births, and codes. They never change."""
 
     number: int
     scored: tuple[ScoredBirthRow, ...]
     pending: tuple[str, ...]
-    """The codes of the births before this one whose scores it must not see."""
+    """The codes of earlier births whose scores this birth must not depend on."""
     model: ProcessModel | tuple[ScoredBirthRow, ...]
-    """The model of the previous birth, or the births by which it is chosen again."""
+    """The model of the previous birth, or the scored births by which the model is chosen again."""
     sources: tuple[SourceScores, ...] = ()
 
     @property
     def may_decide(self) -> bool:
-        """Whether there are scores by which a model can be chosen, or sources that replace them."""
+        """Whether the model may decide: there are enough scores to choose it, or sources."""
         return bool(self.model or self.sources)
 
     def source_models(self, space: Space) -> list[SourceModel]:
@@ -71,7 +71,10 @@ class GuidedInputs:
 def read_inputs(
     connection: Connection, record: SearchRecord, number: int, undecided: Sequence[Birth] = ()
 ) -> GuidedInputs:
-    """Read the data that decide birth `number`; `undecided`: the births directly before it, not in the record yet."""
+    """Read the data that decide birth `number`.
+
+    `undecided` are the births directly before it that are not recorded yet.
+    """
     visible = number - record.lag + 1
     recorded = number - len(undecided)
     window = {"search_id": record.id, "first": visible, "before": recorded}
@@ -87,14 +90,14 @@ def read_inputs(
 
 
 def births_of_model(visible: int) -> int:
-    """Return the number of first births that choose the model; 0: the sources alone."""
+    """Return the number of first births whose scores choose the model; 0 if the sources alone choose it."""
     return model_rows(visible) if visible >= GUIDED_MIN_SCORES else 0
 
 
 def decide_guided_birth(
     record: SearchRecord, space: Space, inputs: GuidedInputs, is_held: Callable[[str], bool]
 ) -> Birth | None:
-    """Decide a birth by the births settled up to its number - lag, or return None if evolution should decide.
+    """Decide a birth by the scores of the births up to its number minus `lag`. Return None if evolution should decide.
 
     The result depends on the arguments alone, so a second decision gives the same birth.
     """
@@ -119,9 +122,9 @@ def decide_guided_birth(
 
 
 class GuidedChoice:
-    """The data by which the model chooses, as codes; `accepts` keeps the proposal of each code in `proposals`.
+    """The inputs of a guided birth, converted to codes. `accepts` adds the proposal of each code to `proposals`.
 
-    `seconds` predicts device seconds, if the search maximizes the improvement per second.
+    `seconds` predicts device seconds; it is None unless the search maximizes the improvement per second.
     """
 
     def __init__(
@@ -154,9 +157,9 @@ class GuidedChoice:
 def _read_model(
     connection: Connection, search_id: int, recorded: int, model_births: int, undecided: Sequence[Birth]
 ) -> ProcessModel | tuple[ScoredBirthRow, ...]:
-    """Return the model chosen by the first `model_births` births: the model of the last prediction if it is the same.
+    """Return the model that the first `model_births` births choose, from the last prediction if they chose its model.
 
-    Otherwise return the births by which it is chosen.
+    Otherwise return the scored births by which the caller chooses the model.
     """
     last: Any = next((birth.prediction for birth in reversed(undecided) if birth.prediction is not None), None)
     if last is None:

@@ -1,4 +1,4 @@
-"""Set searches aside on a host that cannot work on them, and take them up again."""
+"""Set a search aside on a host that cannot work on it, and let the host try again later."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.text_encoding import to_storable
 
 RETRY_SECONDS: Final = 1.0
-"""Delay until the first retry; doubled after each further one."""
+"""The seconds until the first retry; doubled after each further retry."""
 MAX_RETRY_SECONDS: Final = 60.0
 MAX_REASON_LENGTH: Final = 1000
 
@@ -33,7 +33,7 @@ class SearchHold:
 
     def is_due(self, now: float) -> bool:
         """Return whether the host should try again."""
-        # A time further ahead than any delay was written before the clock was set back.
+        # If the time is further ahead than any delay, the clock was set back after it was written.
         return not now < self.retry_at <= now + MAX_RETRY_SECONDS
 
 
@@ -64,12 +64,12 @@ def place_hold(
     now: float,
     earlier_tries: int = 0,
 ) -> SearchHold | None:
-    """Set a search aside on a host, or postpone its next try if it is set aside already; return the hold.
+    """Set a search aside on a host, or postpone the next try if the search is set aside already. Return the hold.
 
-    Return None if the search was deleted meanwhile.
+    Return None if the search has been deleted meanwhile.
 
-    `earlier_tries` is the number of tries before this one, which decides the delay. Another reason than before is an
-    event; a repetition is not.
+    The delay depends on `earlier_tries`, the number of tries so far. An event is recorded if the reason differs from
+    the reason of the previous try.
     """
     reason = " ".join(to_storable(reason).split())[:MAX_REASON_LENGTH]
     this = (hold.c.search_id == search_id, hold.c.host_id == host_id)

@@ -1,6 +1,6 @@
 """Read the settings of one home: its optional `config.yaml`, and the environment, which takes precedence.
 
-Only the daemon, its hooks and `doctor` import this module: pydantic and the YAML parser are slow to load.
+Only the daemon, its hooks and `doctor` import this module, because pydantic and the YAML parser are slow to load.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class StorageConfig(_ConfigSection):
 
 
 class HooksConfig(_ConfigSection):
-    """The user's command with its arguments, and the events that start it."""
+    """The user's command with its arguments, and the kinds of events that start the command."""
 
     on_event: Command = Field(description="a command with its arguments, as a string or a list of strings")
     events: tuple[HookEvent, ...] = Field(
@@ -126,7 +126,7 @@ class HooksConfig(_ConfigSection):
 
 
 class WorkersConfig(_ConfigSection):
-    """Where workers run, and what each of them occupies in a Ray cluster."""
+    """Where workers run, and the resources that each worker occupies in a Ray cluster."""
 
     launcher: LauncherName | None = Field(None, description=" or ".join(LAUNCHERS))
     address: HeadAddress | None = Field(None, description=ADDRESS)
@@ -150,7 +150,7 @@ class HomeConfig(_ConfigSection):
 
 
 def read_max_bytes(home: Path, environment: Mapping[str, str]) -> int | None:
-    """Return the disk space that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else None.
+    """Return the most bytes that a home may use: `EATNAS_MAX_BYTES`, else its `storage.max_bytes`, else None.
 
     Raises `EatnasError` that names the invalid value and its place.
     """
@@ -172,7 +172,9 @@ def read_hooks(home: Path) -> HooksConfig | None:
 
 
 def read_worker_settings(home: Path, environment: Mapping[str, str]) -> WorkerSettings:
-    """Return where workers run: for each key the variable of `WORKER_VARIABLES`, else the one of `workers`, else None.
+    """Return where workers run.
+
+    Each value is from the environment variable in `WORKER_VARIABLES`, else from the key of `workers`, else None.
 
     Raises `EatnasError` that names the invalid value and its place.
     """
@@ -190,7 +192,7 @@ def read_worker_settings(home: Path, environment: Mapping[str, str]) -> WorkerSe
 
 
 def _read_section(home: Path, name: str) -> HomeConfig:
-    """Validate one section and the names of all; the reader of another section reports the mistakes in that."""
+    """Validate one section and the names of all sections. Mistakes in other sections are left to their readers."""
     file = home / "config.yaml"
     try:
         tree = parse_yaml(file.read_text(encoding="utf-8"))
@@ -215,7 +217,7 @@ _MODELS: Final[dict[tuple[str, ...], type[_ConfigSection]]] = {
 
 
 def _describe(error: ValidationError, tree: Any, file: Path) -> str:
-    """Describe the first mistake in one line: the place, the value and what is allowed."""
+    """Describe the first mistake in one line: its place, the value and the allowed values."""
     # A misspelt key comes first: it also explains why another one is missing.
     tree = plain_values(tree)
     mistake = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")

@@ -16,7 +16,7 @@ from eatnas_db.schema.hosts import MAX_DEVICE_NAME, device, host, worker
 
 @dataclass(frozen=True, slots=True)
 class DeviceReport:
-    """A device as its host's daemon sees it; `waits` is the reason why no worker may start on it, if there is one."""
+    """The state of a device by its host's daemon; `waits` is the reason why no worker may start on it, or None."""
 
     uuid: str
     kind: str
@@ -39,13 +39,13 @@ def register_host(connection: Connection, name: str, now: float) -> int:
 
 
 def find_host(connection: Connection, name: str, now: float) -> int:
-    """Insert a host if it is new, and return its id. The row of a known host is not locked."""
+    """Insert a host if it is new, and return its id. Does not lock the row of a known host."""
     connection.execute(insert_or_ignore(host).values(name=name, seen_at=now))
     return int(connection.execute(select(host.c.id).where(host.c.name == name)).scalar_one())
 
 
 def claim_host(connection: Connection, host_id: int) -> str:
-    """Make the caller the owner of a host, and return its token. The caller holds the lock of the host."""
+    """Make the caller the owner of a host, and return the owner's token. The caller must hold the lock of the host."""
     token = uuid.uuid4().hex
     connection.execute(update(host).where(host.c.id == host_id).values(owner=token))
     return token
@@ -57,9 +57,11 @@ _SELECT_OWNER: Final = (
 
 
 def require_owner(connection: Connection, host_id: int, token: str) -> None:
-    """Raise `OwnershipError` if another daemon has claimed the host; no other can until the transaction ends.
+    """Raise `OwnershipError` if another daemon has claimed the host.
 
-    On SQLite the lock of the file excludes a second daemon.
+    Until the transaction ends, no daemon can claim it.
+
+    On SQLite, the daemon's lock file excludes a second daemon.
     """
     if is_postgresql(connection) and connection.execute(_SELECT_OWNER, {"of_host": host_id}).scalar() != token:
         raise OwnershipError(HOST_TAKEN)
@@ -76,7 +78,7 @@ _SELECT_DEVICE: Final = select(device.c.id, device.c.host_id).where(device.c.uui
 
 
 def register_device(connection: Connection, host_id: int, uuid: str, kind: str, name: str) -> int:
-    """Insert a device if it is new, and return its id. A device that was moved to another host belongs to that host."""
+    """Insert a device if it is new, and return its id. A known device from another host is moved to this host."""
     connection.execute(_INSERT_DEVICE, {"host_id": host_id, "uuid": uuid, "kind": kind, "name": name[:MAX_DEVICE_NAME]})
     row = connection.execute(_SELECT_DEVICE, {"of": uuid}).one()
     if row.host_id != host_id:
@@ -96,7 +98,7 @@ def record_worker_end(connection: Connection, worker_id: int, reason: str, now: 
 
 
 def record_lost_workers(connection: Connection, host_id: int, reason: str, now: float) -> None:
-    """Record the end of all workers of a host. A supervisor that was only frozen still overwrites it later."""
+    """Record the end of all workers of a host. If its supervisor was only frozen, it overwrites these rows later."""
     is_lost = (
         worker.c.device_id.in_(select(device.c.id).where(device.c.host_id == host_id)),
         worker.c.ended_at.is_(None),

@@ -1,4 +1,4 @@
-"""Read the whole of a file that a user names, which may be anything: a device, a pipe, or still being written."""
+"""Read the whole content of a user's file, which may also be a pipe, a device, or still being written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEGABYTE: Final = 1_000_000
 
 
 def read_input(file: Path, *, most_megabytes: int) -> bytes:
-    """Return the content of a file or a pipe, as it was at one moment. Raises `DataError`, which names the file."""
+    """Return the content of a file or a pipe at one moment. Raises `DataError`, which names the file."""
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             before = os.fstat(opened.fileno())
@@ -22,7 +22,7 @@ def read_input(file: Path, *, most_megabytes: int) -> bytes:
             content = opened.read(most_megabytes * _MEGABYTE + 1)
             after = os.fstat(opened.fileno())
     except OSError as error:
-        error.filename = str(file)  # an error of reading names none
+        error.filename = str(file)  # an error of `read` does not name the file
         raise DataError(describe_os_error(error)) from None
     if len(content) > most_megabytes * _MEGABYTE:
         raise DataError(f"{file} has more than {most_megabytes} MB; is it the right file?")
@@ -32,7 +32,7 @@ def read_input(file: Path, *, most_megabytes: int) -> bytes:
 
 
 def _open_at_once(file: str, flags: int) -> int:
-    """Open a file; a pipe that no program writes to would otherwise wait for one."""
+    """Open a file without waiting: opening a pipe would otherwise wait for a program that writes to it."""
     return os.open(file, flags | os.O_NONBLOCK)
 
 

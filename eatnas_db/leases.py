@@ -26,9 +26,9 @@ class LeaseToken:
 
 @dataclass(frozen=True, slots=True)
 class LeasedCandidate:
-    """A candidate leased for training; its earlier attempts took `spent_seconds` of a device.
+    """A candidate that is leased for training. Its earlier attempts took `spent_seconds` of device time.
 
-    It does not resume from checkpoints of the attempts up to `begins_after`.
+    The training must not resume from checkpoints of attempts up to `begins_after`.
     """
 
     token: LeaseToken
@@ -49,10 +49,10 @@ class LeasedCandidate:
 
 @dataclass(frozen=True, slots=True)
 class LeaseFilter:
-    """Which candidates fit on a device."""
+    """The conditions that a candidate must meet to be trained on a device."""
 
     alone: bool = True
-    """Whether nothing else trains on the device."""
+    """Whether no other training uses the device."""
     variable_bytes: int | None = None
     """The largest `memory_estimate.variable_bytes` that fits; None: no limit."""
     batch_size: int = 0
@@ -63,7 +63,7 @@ class LeaseFilter:
 ANY_CANDIDATE: Final = LeaseFilter()
 _MAX_BIGINT: Final = 2**63 - 1
 
-# A time further ahead than any back-off was written before the clock was set back.
+# If the time is further ahead than any back-off, the clock was set back after it was written.
 _BACKOFF_IS_OVER: Final = or_(
     candidate.c.not_before <= bindparam("now"),
     candidate.c.not_before > bindparam("now") + MAX_BACKOFF_SECONDS,
@@ -80,11 +80,11 @@ NEXT_PENDING: Final = (
     )
     .order_by(candidate.c.birth)
     .limit(1)
-    # Skips a candidate that another host is leasing now. SQLite has one writer at a time, and omits the clause.
+    # Skip a candidate that another host is leasing now. SQLite, which has one writer at a time, omits the clause.
     .with_for_update(skip_locked=True, key_share=True)
     .scalar_subquery()
 )
-"""The oldest pending candidate that fits; its parameters are those of `next_pending_parameters`."""
+"""A query for the oldest pending candidate that fits. `next_pending_parameters` returns its parameters."""
 
 
 def next_pending_parameters(search_id: int, lease_filter: LeaseFilter, now: float) -> dict[str, float]:
@@ -132,7 +132,7 @@ def require_lease(connection: Connection, token: LeaseToken) -> HeldCandidate:
 
 
 def stale_lease(token: LeaseToken) -> StaleLeaseError:
-    """Return the error for a write of an attempt that no longer holds its candidate."""
+    """Return the error for a write by an attempt that no longer holds its candidate."""
     return StaleLeaseError(f"the lease of candidate {token.candidate}, attempt {token.attempt}, has ended")
 
 
@@ -147,7 +147,7 @@ def count_leased(connection: Connection, search_id: int) -> int:
 
 
 class LeaseShare(NamedTuple):
-    """A lease, and the share of its device that its training had so far."""
+    """A lease, and the share of device time that its training has had so far."""
 
     token: LeaseToken
     device_share: float
@@ -167,7 +167,7 @@ def list_leases(connection: Connection, search_id: int) -> list[LeaseShare]:
 
 
 class LeaseProgress(NamedTuple):
-    """The speed of a training, and its share of the device's time so far."""
+    """The speed of a training, and its share of device time so far."""
 
     images_per_second: float
     device_share: float
@@ -186,9 +186,9 @@ _COUNT_PENDING: Final = (
 
 
 def count_pending(connection: Connection, search_id: int, now: float, *, alone: bool) -> int:
-    """Count the pending candidates of a search that may be leased now; there are only a few.
+    """Count the pending candidates of a search that may be leased now. There are only a few to count.
 
-    `alone`: whether nothing trains on the device, which some candidates need.
+    `alone` is whether no other training uses the device, which some candidates require.
     """
     fallback = MemoryFallback.HALVED if alone else MemoryFallback.NONE
     parameters = {"search_id": search_id, "now": now, "max_memory_fallback": fallback}

@@ -13,10 +13,10 @@ from eatnas_db.transitions import record_failure
 
 
 def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
-    """End the leases that a daemon of this host has left, and return their number.
+    """End the leases that an earlier daemon of this host has left. Return their number.
 
-    On SQLite these are all leases: the caller is the only daemon, and the previous one may have had another host
-    name, as in a container.
+    On SQLite, end all leases: the caller is the only daemon, and the previous daemon may have had another host name,
+    for example in another container.
     """
     left = delete(lease).where(lease.c.host_id == host_id) if is_postgresql(connection) else delete(lease)
     rows = connection.execute(left.returning(lease.c.candidate_id, lease.c.attempt, lease.c.device_share)).all()
@@ -27,7 +27,10 @@ def reclaim_leases(connection: Connection, host_id: int, now: float) -> int:
 
 
 def expire_lease(connection: Connection, token: LeaseToken, *, counter: int, reason: str, now: float) -> bool:
-    """End a lease whose heartbeat counter is still `counter`; return False if it has advanced or the lease is gone."""
+    """End a lease if its heartbeat counter is still `counter`.
+
+    Return False if the counter has advanced or the lease is gone.
+    """
     unchanged = delete(lease).where(
         lease.c.candidate_id == token.candidate, lease.c.attempt == token.attempt, lease.c.counter == counter
     )

@@ -1,4 +1,4 @@
-"""Load trained models into Python; torch is imported when a model is loaded, not before."""
+"""Load trained models into Python. The first call imports torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eatnas_db.queries.trained_models import TrainedModel, find_best_model, get_
 from eatnas_db.settings import Settings, load_settings
 
 LOADING_MODULE: Final = "eatnas_training.export.loading"
-"""The module is imported by name, because the record must not depend on torch."""
+"""This module is imported by name, because the record must not depend on torch."""
 
 
 def load_model(model: str | Path | int, *, home: str | Path | None = None, features_only: bool = False) -> Any:
@@ -40,7 +40,7 @@ def load_model(model: str | Path | int, *, home: str | Path | None = None, featu
 
 
 def find_model(settings: Settings, model: str) -> TrainedModel:
-    """Return the model of a candidate (by id) or the one that stands for a search (by name). Raises `EatnasError`."""
+    """Return the model of a candidate (by its id) or the best model of a search (by its name). Raises `EatnasError`."""
     with read_connection(settings.database_url) as connection:
         candidate_id = parse_candidate_id(model)
         if candidate_id is None:

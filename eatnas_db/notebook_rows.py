@@ -1,4 +1,4 @@
-"""The rows of a result for notebooks: frozen records, a data frame, an HTML table."""
+"""Rows for notebooks: frozen dataclasses that convert to a data frame and to an HTML table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Rows(tuple[T_co, ...]):
-    """The rows of a result: a tuple of frozen records that converts to a data frame."""
+    """The rows of a result: a tuple of frozen dataclasses that converts to a data frame."""
 
     columns: tuple[str, ...]
 
     def __new__(cls, rows: Iterable[T_co], columns: Iterable[str]) -> Rows[T_co]:
-        """Create rows; `columns` are the columns of their data frame."""
+        """Create rows; `columns` are the columns of the data frame."""
         created = super().__new__(cls, tuple(rows))
         created.columns = tuple(columns)
         return created

@@ -1,4 +1,4 @@
-"""Check the file that a user wants a command to write."""
+"""Check the path of a file before a command writes it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Find and load the plug-ins of installed packages: operators, spaces, data sets and trainings.
 
-A package adds an object by an entry point, and a spec may also name a function as `module:name`. The record stores the
-version and the digest of the source of every plug-in that a search uses.
+A package registers an object by an entry point; a spec may also name a function as `module:name`. For every plug-in
+that a search uses, the record stores the version and the digest of its source.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ DATASETS: Final = "eatnas_db.datasets"
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The place of an object in an installed package: `reference` is `module:name`."""
+    """An object of an installed package; `reference` is `module:name`."""
 
     name: str
     reference: str
     rival: str | None = None
-    """The reference to which another package gives the same name."""
+    """The reference of another package's object under the same name; None if there is none."""
 
     @property
     def package(self) -> str:
@@ -53,7 +53,7 @@ class Plugin:
     def load_quickly(self) -> Any:
         """Return the object like `load`, but raise `PluginError` if the import does not end in time.
 
-        For processes that others wait for, such as the daemon.
+        Use this in processes that others wait for, such as the daemon.
         """
         key = (self.reference, digest_source(self.package))
         if key in HANGING:
@@ -68,7 +68,7 @@ class Plugin:
         """Import the module and return the object. Raises `PluginError` with the reason in one line."""
         self._require_one_package()
         module, _, attribute = self.reference.partition(":")
-        importlib.invalidate_caches()  # the package may have been installed since this process started
+        importlib.invalidate_caches()  # finds packages that were installed after this process started
         try:
             found = importlib.import_module(module)
             for part in attribute.split("."):
@@ -82,7 +82,7 @@ class Plugin:
         return found
 
     def identity(self) -> PluginIdentity:
-        """Return the version and the digest of the installed source, without an import of the module."""
+        """Return the version and the digest of the installed source without importing the module."""
         self._require_one_package()
         return PluginIdentity(self.reference, _find_version(self.package), digest_source(self.package))
 
@@ -98,7 +98,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class PluginIdentity:
-    """The identity of a plug-in, as the record stores it. Another `source_digest` is another source."""
+    """The identity of a plug-in, as the record stores it; `source_digest` changes with the source."""
 
     reference: str
     version: str
@@ -114,7 +114,7 @@ class PluginIdentity:
         return {"reference": self.reference, "version": self.version, "source_digest": self.source_digest}
 
     def require_installed(self) -> None:
-        """Raise `PluginError` unless this very source is installed."""
+        """Raise `PluginError` unless exactly this source is installed."""
         installed = Plugin(self.reference, self.reference).identity()
         if installed.source_digest != self.source_digest:
             raise PluginError(
@@ -125,7 +125,10 @@ class PluginIdentity:
 
 
 def list_plugins(group: str) -> dict[str, Plugin]:
-    """Return the plug-ins of a group of entry points by name. A name of two packages can be listed, but not used."""
+    """Return the plug-ins of a group of entry points by name.
+
+    A name that two packages register is listed but unusable.
+    """
     found: dict[str, Plugin] = {}
     for entry in sorted(entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
         first = found.setdefault(entry.name, Plugin(entry.name, entry.value))
@@ -147,7 +150,7 @@ def find_plugin(group: str, name: str) -> Plugin:
 
 
 def find_function(reference: str) -> Plugin:
-    """Return the plug-in for `module:name`. Raises `PluginError` if it is no such reference or not installed."""
+    """Return the plug-in `module:name`. Raises `PluginError` if `reference` has another form or is not installed."""
     module, separator, attribute = reference.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
     if not separator or not all(part.isidentifier() for part in parts):
@@ -173,9 +176,9 @@ def list_versions(package: str) -> dict[str, str]:
 
 @cache
 def find_distribution(package: str) -> str | None:
-    """Return the name of the distribution that installs a top-level package, or None if there is none.
+    """Return the distribution that installs a top-level package, or None if no distribution does.
 
-    `importlib.metadata.packages_distributions` parses the lists of files of everything installed, which takes seconds.
+    `importlib.metadata.packages_distributions` takes seconds, because it parses the file lists of all distributions.
     """
     with suppress(PackageNotFoundError):
         return distribution(package).name
@@ -188,9 +191,9 @@ def find_distribution(package: str) -> str | None:
 
 
 IMPORT_FACTOR: Final = 3
-"""An import may take this many times as long as a call: it reads files."""
+"""An import may take this many times as long as a call, because it reads files."""
 HANGING: Final[dict[tuple[str, str], str]] = {}
-"""The errors of imports that did not end, by reference and digest of the source, so that none is waited for twice."""
+"""The errors of imports that exceeded the time limit, by reference and source digest. They are not tried again."""
 SOURCE_DIGESTS: Final[dict[str, str]] = {}
 """The digests that this process has read, by top-level package."""
 
@@ -198,8 +201,8 @@ SOURCE_DIGESTS: Final[dict[str, str]] = {}
 def digest_source(package: str) -> str:
     """Return 64 hexadecimal digits that identify the Python source of a top-level package or module.
 
-    Once the package is imported, this is the source that was read first: later changes do not reach this process.
-    Raises `PluginError` if the package is not installed or cannot be read.
+    Once the package is imported, the digest no longer changes, because later changes of the source do not reach this
+    process. Raises `PluginError` if the package is not installed or cannot be read.
     """
     if package not in SOURCE_DIGESTS or package not in sys.modules:
         try:

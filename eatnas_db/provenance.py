@@ -16,7 +16,7 @@ from eatnas_db.schema.trainings import MAX_CAPABILITY_NAME, provenance
 class Provenance:
     """The conditions of a training; `digest` identifies the combination of the other fields.
 
-    `settings`: the environment variables of the worker that may decide the bits of its results.
+    `settings` are the environment variables of the worker that may change the bits of its results.
     """
 
     digest: str

@@ -1,6 +1,6 @@
-"""The PostgreSQL role of `query sql`: it may read the documented views and has no other right.
+"""The PostgreSQL role of `query sql`, which may read the documented views and has no other right.
 
-The views are in the schema of the tables, under names with a prefix, and read the tables with their owner's rights.
+The views are in the schema of the tables under prefixed names, and read the tables with the rights of the owner.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROLE_EXISTS: Final = text("SELECT 1 FROM pg_roles WHERE rolname = :name").bindp
 
 
 def view_name(name: str) -> str:
-    """Return the name that a documented view has in the database."""
+    """Return the name of a documented view in the database."""
     return _VIEW_PREFIX + name
 
 
@@ -32,9 +32,9 @@ def drop_views(connection: Connection) -> None:
 
 
 def create_views(connection: Connection) -> None:
-    """Create the views, and the role where this user may create one. Does nothing on SQLite.
+    """Create the views, and the role if this user may create roles. Does nothing on SQLite.
 
-    Without the role, `query sql` uses the rights of the user that asks.
+    Without the role, `query sql` has the rights of its user.
     """
     if not is_postgresql(connection):
         return
@@ -50,14 +50,17 @@ def create_views(connection: Connection) -> None:
 
 
 def revoke_rights(connection: Connection) -> None:
-    """Revoke the role's right on the schema; keep the role, since other records of the server may use it."""
+    """Revoke the role's right on the schema. Keep the role, because other records on the server may use it."""
     if is_postgresql(connection) and connection.execute(_ROLE_EXISTS).first() is not None:
         schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
         _try(connection, f"REVOKE USAGE ON SCHEMA {schema} FROM {READER_ROLE}")
 
 
 def try_become_reader(connection: Connection) -> bool:
-    """Give up all rights but the reader's for the rest of the transaction; return whether the server allows it."""
+    """Take the role for the rest of the transaction, which gives up all other rights.
+
+    Return whether the server allows it.
+    """
     first_view = view_name(next(iter(VIEWS)))
     may_read = text("SELECT count(*) FROM pg_roles WHERE rolname = :role AND has_table_privilege(oid, :view, 'SELECT')")
     if connection.execute(text("SELECT to_regclass(:view)"), {"view": first_view}).scalar() is None:
@@ -68,7 +71,7 @@ def try_become_reader(connection: Connection) -> bool:
 
 
 def is_superuser(connection: Connection) -> bool:
-    """Return whether the user of a PostgreSQL connection has every right."""
+    """Return whether the user of a PostgreSQL connection is a superuser."""
     return bool(connection.execute(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")).scalar())
 
 

@@ -1,7 +1,7 @@
-"""Export a record to a folder of files that other programs read, and import it into an empty record.
+"""Export a record to files that other programs can read, and import such files into an empty record.
 
 The folder has one file for each table, as JSON lines or Parquet, and `manifest.json` with the schema's revision and the
-number of rows and the hash of each table. An import compares every row with them.
+number of rows and the hash of each table. An import compares both with the rows that it reads.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FORMAT: Final = "eatnas-db record"
 MANIFEST: Final = "manifest.json"
 MANIFEST_MEGABYTES: Final = 10
 MAX_SHOWN: Final = 100
-"""Characters of a value in a message."""
+"""The most characters of a value in a message."""
 MAXIMUM_ID: Final = 2**63 - 1
 
 
 class FileFormat(StrEnum):
-    """The format of the files of the tables."""
+    """The format of the tables' files."""
 
     JSONL = "jsonl"
     PARQUET = "parquet"
@@ -55,7 +55,7 @@ class FileFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `manifest.json`. `last_ids` are the highest ids that tables have assigned."""
+    """The content of `manifest.json`; `last_ids` are the highest assigned ids of the tables."""
 
     format: str
     revision: str
@@ -90,7 +90,7 @@ def import_record(engine: Engine, folder: Path, on_progress: ProgressCallback = 
     """Read the files of `export_record` into an empty record, in one transaction.
 
     Raises `RecordError` if a file is missing, damaged or of another revision of the schema, and `ConflictError` if the
-    record is in use or not empty; the record is unchanged then.
+    record is in use or not empty. The record is unchanged after an error.
     """
     manifest = read_manifest(folder)
     file_format = FileFormat(manifest.files)
@@ -244,7 +244,7 @@ def _import_table(
 
 
 def _require_file(file: Path) -> None:
-    """Raise `RecordError` if a file is missing, or a device or a pipe, which may never end."""
+    """Raise `RecordError` if a file is missing or no regular file: reading a device or a pipe may never end."""
     if not file.exists():
         raise RecordError(f"{file} is missing; export the record again")
     if not file.is_file():

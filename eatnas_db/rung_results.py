@@ -14,7 +14,7 @@ from eatnas_db.schema.trainings import rung
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A rung that a candidate is trained to: its number, from 0, and its epochs; `is_last`: no other follows."""
+    """A rung: its number, from 0, its epochs, and whether it is the last one."""
 
     number: int
     epochs: int
@@ -22,7 +22,7 @@ class Rung:
 
 
 class WaitingRung(NamedTuple):
-    """The undecided result of a candidate."""
+    """The result of a candidate at a rung that waits for a decision."""
 
     candidate_id: int
     attempt: int
@@ -61,7 +61,10 @@ def insert_rung(
     provenance_id: int,
     now: float,
 ) -> None:
-    """Insert the result of a candidate at a rung; whether it continues is open, except after the last rung."""
+    """Insert the result of a candidate at a rung.
+
+    The decision whether the candidate continues is left open, except after the last rung.
+    """
     row = {
         "candidate_id": token.candidate,
         "number": reached.number,
@@ -91,6 +94,6 @@ class ReachedRungs(NamedTuple):
 
 
 def get_reached_rungs(connection: Connection, candidate_id: int) -> ReachedRungs:
-    """Return which rungs a candidate has reached."""
+    """Return the number of rungs that a candidate has reached, and the last attempt that reached one."""
     count, attempt = connection.execute(_SELECT_REACHED, {"candidate": candidate_id}).one()
     return ReachedRungs(count, attempt or 0)

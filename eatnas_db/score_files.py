@@ -1,4 +1,4 @@
-"""Read a CSV file of architectures and their scores, which were measured elsewhere."""
+"""Read a CSV file of architectures and scores that were measured elsewhere."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ PROGRESS_LINES: Final = 1000
 MAX_SEED: Final = 2**63 - 1
 MAX_EPOCHS: Final = 100_000
 MAX_SCORE: Final = 1e150
-"""Squares of scores and sums of them stay finite."""
+"""The largest score: sums of its squares stay finite."""
 MAX_MEGABYTES: Final = 256
 MAX_SHOWN: Final = 200
-"""Characters of a value in a message."""
+"""The most characters of a value in a message."""
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 ProgressCallback = Callable[[str, int, int], None]
-"""Called with a step, the number of lines done, and the number of all lines."""
+"""Called with a step of the import, the number of finished lines, and the number of all lines."""
 
 
 class ScoreRow(NamedTuple):
@@ -47,7 +47,7 @@ class ScoreRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoreFile:
-    """The rows of a file, its SHA-256, and the names of its columns that are not read."""
+    """The rows of a file, its SHA-256, and the names of its ignored columns."""
 
     rows: Sequence[ScoreRow]
     sha256: str
@@ -122,7 +122,7 @@ class _Place(NamedTuple):
 
 
 def _read_cells(file: Path, text: str) -> Iterator[_Line]:
-    """Yield the lines that are not empty. The first line decides the delimiter."""
+    """Yield the cells of the lines that are not empty. The first line decides the delimiter."""
     first = text.lstrip("\r\n ").split("\n", 1)[0]
     delimiter = max(DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -135,7 +135,7 @@ def _read_cells(file: Path, text: str) -> Iterator[_Line]:
 
 
 def _find_columns(file: Path, names: Sequence[str]) -> dict[str, int]:
-    """Return the place of each known column. Raises `DataError` if one is missing or occurs twice."""
+    """Return the index of each known column. Raises `DataError` if a column is missing or occurs twice."""
     for column in COLUMNS:
         count = names.count(column)
         if count > 1 or (count == 0 and column in REQUIRED):

@@ -1,4 +1,4 @@
-"""How far one score can be trusted: the noise of repeated trainings against the spread of a population."""
+"""Compare the noise of repeated trainings with the spread of a population, to know how far one score can be trusted."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from eatnas_db.schema.searches import search, step
 from eatnas_db.spaces import read_space
 
 CONFIDENCE: Final = 1.645
-"""The standard errors that a difference must have to be right in 95% of all cases."""
+"""A difference of this many standard errors has the right sign in 95% of all cases."""
 MAX_SEEDS: Final = 1000
 LATE: Final = 2
-"""A population is late after this many times its size of births."""
+"""A population counts as late after this many births, in multiples of its size."""
 MIN_POPULATION: Final = 4
-"""The spread of a smaller population says little."""
+"""The fewest members of a population whose spread is meaningful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PlannedTask:
     training: Mapping[str, Any]
 
     def has_same_primitives(self, record: SearchRecord) -> bool:
-        """Return whether a search chooses among the same networks by the same metric."""
+        """Return whether a search has the same primitives and metric as the plan."""
         theirs = record.objective
         if record.objectives or (theirs.metric, theirs.direction) != (self.objective.metric, self.objective.direction):
             return False
@@ -47,11 +47,11 @@ class PlannedTask:
         return [_as_lists(block) for block in found] == [_as_lists(block) for block in self.primitives]
 
     def has_same_task(self, record: SearchRecord) -> bool:
-        """Return whether a search trains on the same images with the same shape."""
+        """Return whether a search has the same images, with the same shape, as the plan."""
         return record.data_digest == self.data_digest and dict(record.task) == dict(self.task)
 
     def has_same_recipe(self, record: SearchRecord) -> bool:
-        """Return whether a search trains on the same task by the same recipe."""
+        """Return whether a search has the same task and recipe as the plan."""
         return self.has_same_task(record) and without_timing(record.spec["training"]) == without_timing(self.training)
 
 
@@ -59,8 +59,8 @@ class PlannedTask:
 class ScoreNoise:
     """The noise of one score, estimated from networks that were trained several times.
 
-    `deviation` is the standard deviation of scores of the same network, over `networks` with `trainings` in all.
-    `same_task`: they were trained on the planned task by the planned recipe.
+    `deviation` is the standard deviation of the scores of one network, pooled over `networks` with `trainings` in all.
+    `same_task` is whether they were trained on the planned task by the planned recipe.
     """
 
     deviation: float
@@ -74,7 +74,8 @@ class ScoreNoise:
 class PopulationSpread:
     """The mean standard deviation of fitness in the last populations of searches.
 
-    `late`: each member could be replaced at least once; otherwise they are first populations, which are wider.
+    `late` is whether each member could have been replaced at least once. Otherwise these are first populations, which
+    are wider.
     """
 
     deviation: float
@@ -85,16 +86,16 @@ class PopulationSpread:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """Whether scores can tell the networks of a late population apart."""
+    """The resolution of scores: whether they can distinguish the networks of a late population."""
 
     ratio: float
-    """The noise of one score as a multiple of the spread."""
+    """The noise of one score, as a multiple of the spread."""
     seeds: int
-    """The trainings of each network after which a difference of one spread is right in 95% of all cases."""
+    """The trainings of each network with which a difference of one spread has the right sign in 95% of all cases."""
 
 
 def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRecord]:
-    """Return the searches with births of their own over the same primitives and objective, and with a score."""
+    """Return the searches that decide their own births, have a score, and have the same primitives and objective."""
     return [
         record
         for record in list_searches(connection)
@@ -106,7 +107,7 @@ def list_comparable(connection: Connection, plan: PlannedTask) -> list[SearchRec
 
 
 def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]) -> ScoreNoise | None:
-    """Estimate the noise from re-evaluations of these searches: those of the planned task, or else all of them."""
+    """Estimate the noise from re-evaluations of these searches: of searches on the planned task, or else of all."""
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_noise(connection, exact, same_task=True) or _estimate_noise(connection, searches, same_task=False)
 
@@ -114,7 +115,7 @@ def estimate_noise(connection: Connection, plan: PlannedTask, searches: Sequence
 def estimate_spread(
     connection: Connection, plan: PlannedTask, searches: Sequence[SearchRecord]
 ) -> PopulationSpread | None:
-    """Estimate the spread of a late population from these searches: those of the planned task, or else all of them."""
+    """Estimate the spread of a late population from these searches: from those on the planned task, else from all."""
     exact = [record for record in searches if plan.has_same_recipe(record)]
     return _estimate_spread(connection, exact, same_task=True) or _estimate_spread(
         connection, searches, same_task=False
@@ -122,11 +123,11 @@ def estimate_spread(
 
 
 def compare(noise: ScoreNoise, spread: PopulationSpread) -> Resolution | None:
-    """Return how the noise compares with the spread that a search must tell apart; None if there is no spread."""
+    """Return the resolution that this noise allows in populations of this spread; None if the spread is 0."""
     if spread.deviation == 0:
         return None
     ratio = noise.deviation / spread.deviation
-    # A difference of two means has twice the variance of one mean.
+    # The difference of two means has twice the variance of one mean.
     return Resolution(ratio, min(MAX_SEEDS, max(1, math.ceil(2 * (CONFIDENCE * ratio) ** 2))))
 
 
@@ -142,7 +143,7 @@ def _estimate_noise(connection: Connection, searches: Sequence[SearchRecord], *,
             retrained.c.fitness.is_not(None),
         )
     )
-    # Each re-evaluation has its own number of epochs.
+    # Group by epochs too, because re-evaluations may differ in their epochs.
     groups: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for *key, fitness in connection.execute(query):
         groups[key[0], key[1], key[2]].append(fitness)

@@ -1,4 +1,4 @@
-"""The scored births of a search that a model knows: all, or the best and the latest ones if there are many."""
+"""The scored births that a search's model knows: all births, or the best and the latest if there are many."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SELECT_LATEST: Final = (
     _SCORED.where(candidate.c.birth < bindparam("before")).order_by(candidate.c.birth.desc()).limit(MAX_ROWS)
 )
 SELECT_BEST: Final = (
-    # The sum keeps planners from using the index on births, which would read and sort the whole history.
+    # The sum keeps planners from using the index on births, with which they would read and sort all births.
     _SCORED.where(candidate.c.birth + 0 < bindparam("before")).order_by(*FITTEST_FIRST).limit(MAX_ROWS // 2)
 )
 
 
 def list_scored(connection: Connection, search_id: int, before: int) -> tuple[ScoredBirthRow, ...]:
-    """Return the scored births before `before`: all, or the best and the latest ones if there are many."""
+    """Return the scored births with a number below `before`: all, or the best and the latest if there are many."""
     latest = _read(connection, SELECT_LATEST, search_id, before)
     if len(latest) == MAX_ROWS:
         latest = latest[: MAX_ROWS // 2]

@@ -1,4 +1,4 @@
-"""Record the scores of a finished training, its measurements and its use of memory."""
+"""Record the scores, the measurements and the memory use of a finished training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INSERT_MEASUREMENT: Final = insert(measurement)
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A row of the table of measurements, which describes the columns."""
+    """A row of the table `measurement`, whose description explains the fields."""
 
     metric: str
     device: str
@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class ImportedScore:
-    """A score that was measured elsewhere, for a birth of an imported search; `epochs` are those behind it."""
+    """A score that was measured elsewhere, for a birth of an imported search; `epochs` are those of its training."""
 
     birth: int
     value: float
@@ -81,7 +81,7 @@ def insert_imported_scores(connection: Connection, metric: str, scores: Mapping[
 
 
 def insert_measurements(connection: Connection, token: LeaseToken, measurements: Sequence[Measurement]) -> None:
-    """Insert a row for each measurement; without any, no statement is executed."""
+    """Insert a row for each measurement. Executes no statement if there are none."""
     if measurements:
         key = {"candidate_id": token.candidate, "attempt": token.attempt}
         rows = [
@@ -102,5 +102,5 @@ _RAISE_MEMORY_SHARE: Final = (
 
 
 def raise_memory_share(connection: Connection, search_id: int, share: float) -> None:
-    """Store the memory that a training used, as a share of its estimate, if it is the largest of the search."""
+    """Store a training's memory use, as a share of its estimate, if this share is the largest of the search."""
     connection.execute(_RAISE_MEMORY_SHARE, {"search_id": search_id, "share": share})

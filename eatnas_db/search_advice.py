@@ -1,4 +1,4 @@
-"""Advice about a planned search, from its spec and the record: what it can find, and what it can learn from."""
+"""Advise about a planned search from its spec and the record: what its scores can resolve, and useful sources."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ PILOT_CANDIDATES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class SmallerTask:
-    """A smaller task, and what a source on it costs.
+    """A smaller task, and the cost of a source search on this task.
 
-    `share` is the cost of one of its trainings, and `trainings` the cost of a source of `SOURCE_TRAININGS`, both in
-    trainings of the planned search.
+    `share` is the cost of one training on it, and `trainings` the cost of `SOURCE_TRAININGS` of them. The unit of both
+    is a training of the planned search.
     """
 
     resolution: int
@@ -51,10 +51,10 @@ class SmallerTask:
 
 @dataclass(frozen=True, slots=True)
 class SourceAdvice:
-    """A finished search that may be a source, and how well it agrees with `reference`, a search of the planned task.
+    """A finished search that may be a source, and its agreement with `reference`, a search on the planned task.
 
-    `correlation` is a rank correlation with the standard error `error`, over `networks`; None if it is unknown.
-    `shared`: both searches trained these networks; otherwise a model of the search predicts them.
+    `correlation` is a rank correlation over `networks`, with the standard error `error`; None if it is unknown.
+    `shared` is whether both searches trained these networks; otherwise a model of the search predicts them.
     """
 
     search: str
@@ -71,7 +71,7 @@ class SourceAdvice:
 
 @dataclass(frozen=True, slots=True)
 class SearchAdvice:
-    """What the record and the spec say about a planned search; `missing` are sentences about what they do not say."""
+    """The facts about a planned search, and sentences about the facts that the record does not contain (`missing`)."""
 
     noise: ScoreNoise | None
     spread: PopulationSpread | None
@@ -85,7 +85,10 @@ class SearchAdvice:
 def advise(
     connection: Connection | None, spec: SearchSpec, space: Space, *, data_digest: str, train_images: int, file: str
 ) -> SearchAdvice:
-    """Return the advice; `connection` is None if there is no record. `file`: the spec in the commands of the advice."""
+    """Return the advice.
+
+    `connection` is None without a record; `file` is the path of the spec in suggested commands.
+    """
     stored = spec.model_dump(mode="json")
     plan = PlannedTask(
         primitives=space.macro.blocks,
@@ -122,7 +125,7 @@ def _list_sources(
     ]
     if not same_task:
         return unknown
-    # Only here, because the model loads SciPy.
+    # Import only here, because the model loads SciPy.
     from eatnas_db.source_agreement import compare_searches
 
     reference = max(same_task, key=lambda record: (record.scored, record.id))
@@ -151,7 +154,7 @@ def _list_sources(
 
 
 def _plan_smaller_task(spec: SearchSpec, space: Space, train_images: int) -> SmallerTask | None:
-    """Return a task with half the resolution, a quarter of the images and half the epochs; None without images."""
+    """Return a task with half the resolution, a quarter of the images and half the epochs; None for no images."""
     if not train_images:
         return None
     side = space.task.resolution
@@ -176,7 +179,7 @@ def _list_missing(
     searches: Sequence[SearchRecord],
     file: str,
 ) -> list[str]:
-    """Return a sentence for everything that the record does not say, with the command that would give it."""
+    """Return a sentence for each fact that the record does not contain, with a command that would provide it."""
     if spec.objective.metrics is not None:
         return ["With several objectives, neither noise nor sources are estimated."]
     pilot = _pilot_command(spec, file)
@@ -202,7 +205,7 @@ def _pilot_command(spec: SearchSpec, file: str) -> str:
     """Return a command that makes a small search of the planned task, without its sources."""
     name = f"{spec.name}-pilot"
     changes = [f"name={name}", f"budget.candidates={PILOT_CANDIDATES}"]
-    if spec.transfer.start == "model":  # it needs a source
+    if spec.transfer.start == "model":  # such a search needs a source
         changes += ["transfer.start=perturbations", "transfer.sources=[]"]
     command = ["eatnas-db", "search", "create", file, *(word for change in changes for word in ("--set", change))]
     return f"{shlex.join(command)} && {shlex.join(['eatnas-db', 'run', name])}"

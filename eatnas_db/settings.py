@@ -1,4 +1,4 @@
-"""Where a home and its database are: decided once at start-up and passed down."""
+"""The home folder and its database. A program decides both once, when it starts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Settings:
 
     @property
     def cache(self) -> Path:
-        """The folder of files that can be computed again: decoded image folders."""
+        """The folder of caches that can be computed again: decoded image folders."""
         return self.home / "cache"
 
     def locate_data(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,8 @@ class Settings:
     def lock_file(self) -> Path:
         """The daemon's lock file.
 
-        It lies next to an SQLite file, so that two homes with one database share it. On a server each host has its own.
+        The file is next to an SQLite database, so that two homes with one database share it. With a server, each host
+        has its own lock file.
         """
         file = self.database_file
         if file is not None:
@@ -90,7 +91,7 @@ class Settings:
 
     @property
     def printable_url(self) -> str:
-        """The database URL without its password and its options, which may hold one too."""
+        """The database URL without its password and its options, which may contain a password too."""
         return printable_url(self.database_url)
 
     def tracking_uri(self, environment: Mapping[str, str]) -> str:
@@ -112,22 +113,22 @@ def is_mlflow_on(environment: Mapping[str, str]) -> bool:
 
 
 def _file_name_part(host: str) -> str:
-    """Return a host's name as a part of a file name; two names never give the same part."""
+    """Return a host's name as a part of a file name. Different names give different parts."""
     part = re.sub("[^A-Za-z0-9.-]", "_", host)[:MAX_LOCK_NAME]
     return part if part == host else f"{part}-{hashlib.sha256(host.encode()).hexdigest()[:8]}"
 
 
 def lock_next_to(database: Path) -> Path:
-    """Return the daemon's lock file for an SQLite file; links to the file share it."""
+    """Return the daemon's lock file for an SQLite file. All links to the database share the lock file."""
     file = database.resolve()
     return file.with_name(f"{file.name}.lock")
 
 
 def load_settings(environment: Mapping[str, str], home: str | None = None, db: str | None = None) -> Settings:
-    """Return the settings from the arguments, else from the environment, else the defaults. Raises `RecordError`.
+    """Return the settings from the arguments, else from the environment, else from the defaults. Raises `RecordError`.
 
-    `EATNAS_HOME` (default: `.eatnas` in the working folder), `EATNAS_DB_URL` (default: an SQLite file in the home)
-    and `EATNAS_HOST` (default: the host name).
+    The variables are `EATNAS_HOME` (default: `.eatnas` in the working folder), `EATNAS_DB_URL` (default: an SQLite file
+    in the home) and `EATNAS_HOST` (default: the host name).
     """
     folder = home or environment.get("EATNAS_HOME") or ".eatnas"
     _require_text(folder, "the home (--home, EATNAS_HOME)")
@@ -167,7 +168,7 @@ def _require_host_name(host: str) -> None:
 
 
 def _require_text(value: str, name: str) -> None:
-    """Raise `RecordError` if a value has bytes that are no text in the encoding of this program, or a NUL."""
+    """Raise `RecordError` if a value contains a NUL, or bytes that this program's encoding cannot decode."""
     if is_storable(value):
         return
     encoding = sys.getfilesystemencoding()

@@ -1,4 +1,4 @@
-"""Which finished searches agree enough to be sources of another search? Loads SciPy."""
+"""Measure how well finished searches agree with another search, as its possible sources. Loads SciPy."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.scored_births import encode_rows, list_scored
 
 MIN_COMPARED: Final = 8
-"""With fewer networks, a rank correlation says little."""
+"""The fewest networks with which a rank correlation is meaningful."""
 GOOD: Final = 0.5
 POOR: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How well the scores of a search predict the ranks of another search, `reference`.
+    """The agreement of a search's scores with the ranks of another search, `reference`.
 
-    `correlation` is that of normal scores (ranks on the scale of a normal distribution), over `networks`: those that
-    both searches trained (`shared`), or those of the reference against the model of the search. None: too few networks.
+    `correlation` is between normal scores (ranks mapped to a normal distribution). If `shared`, it compares the scores
+    of `networks` that both searches trained. Otherwise it compares the reference's scores with predictions of the
+    search's model. None: there are too few networks.
     """
 
     search: str
@@ -45,7 +46,7 @@ class Agreement:
 def compare_searches(
     connection: Connection, space: Space, searches: Sequence[SearchRecord], reference: SearchRecord
 ) -> list[Agreement]:
-    """Return how well each search predicts the reference, the best first; the reference itself is left out."""
+    """Return the agreement of each search with the reference, the best first, without the reference itself."""
     theirs = encode_rows(space, list_scored(connection, reference.id, reference.settled))
     found = [
         _compare(
@@ -80,7 +81,7 @@ def _compare(
 
 def _agreement(name: str, reference: str, ours: Reals, theirs: Reals, *, shared: bool) -> Agreement:
     deviations = float(ours.std() * theirs.std())
-    if deviations == 0:  # all scores of one of them are equal
+    if deviations == 0:  # all scores of one search are equal
         return Agreement(name, reference, None, None, len(theirs), shared, "unknown")
     covariance = float(np.mean((ours - ours.mean()) * (theirs - theirs.mean())))
     correlation = covariance / deviations

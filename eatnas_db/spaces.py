@@ -1,4 +1,4 @@
-"""The search spaces by name, and the space that the record stores of a search."""
+"""Find search spaces by name, and convert a space to and from its form in the record."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OPERATORS: Final = {operator.name: operator for operator in BUILT_IN_OPERATORS}
 
 
 def list_plugin_spaces() -> dict[str, Plugin]:
-    """Return the spaces of installed packages by name, without those that have the name of a built-in space."""
+    """Return the spaces of installed packages by name, except spaces with the name of a built-in space."""
     return {name: plugin for name, plugin in list_plugins(SPACES).items() if name not in BUILT_IN_SPACES}
 
 
 def describe_conflict(plugin: Plugin) -> str | None:
-    """Return the reason why a space or an operator of a package is never used; None if its name is its own."""
+    """Return the reason why a space or an operator of a package is never used; None if its name is unique."""
     kind = {**dict.fromkeys(BUILT_IN_SPACES, "space"), **dict.fromkeys(_OPERATORS, "operator")}.get(plugin.name)
     if kind is None:
         return None
@@ -74,7 +74,7 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
     if plugin is not None and plugin.load_quickly() is space:
         used.append(plugin)
         parts += [space.network, space.inheritance]
-        if type(space) not in (Macro, CellSpace):  # a class of the package may override any method
+        if type(space) not in (Macro, CellSpace):  # a package's class may override any method
             stored["plugin"] = plugin.reference
     for name in stored.get("ops", ()):
         operator = find_operator(name)
@@ -93,7 +93,7 @@ def store_space(space: SpaceDefinition) -> dict[str, Any]:
 
 
 def _list_other_packages(references: Iterable[str | None], known: Set[str]) -> list[Plugin]:
-    """Return one reference into each package that is not known, in order."""
+    """Return one reference into each package that is not in `known`, in order."""
     plugins = [Plugin(reference, reference) for reference in references if reference is not None]
     first = {plugin.package: plugin for plugin in reversed(plugins) if plugin.package not in known}
     return list(reversed(first.values()))

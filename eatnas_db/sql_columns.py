@@ -1,7 +1,7 @@
 """Check that each qualified name in a user's SQL is a column.
 
 PostgreSQL reads `t.f` as the call f(t) if the relation `t` has no column `f`. So `t.f` is allowed only if every
-relation that `t` can mean at this place has such a column.
+relation that `t` can mean at its position has a column `f`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _OBJECT_KEYS: Final = ("json_object_keys", "jsonb_object_keys")
 _NAMED_BY_ALIAS: Final = frozenset(
     ["generate_series", "regexp_matches", "regexp_split_to_table", "jsonb_path_query", *_OBJECT_KEYS]
 )
-"""Functions with one result column that bears the alias, or the function's name if there is no alias."""
+"""Functions with one result column. Its name is the alias or, without an alias, the name of the function."""
 
 _MAX_BYTES: Final = 63
-"""PostgreSQL cuts longer names, so two different names in the text could be one name for the server."""
+"""PostgreSQL truncates longer names, so two different names in the text could be one name for the server."""
 
 
 class QualifiedNames:
@@ -52,7 +52,7 @@ class QualifiedNames:
         self._entered: set[int] = set()
 
     def find_fault(self, column: exp.Column) -> str | None:
-        """Return why this name may be something else than a column, or None if it is a column."""
+        """Return the reason why a name may not be a column, or None if it is a column."""
         qualifier = column.args.get("table")
         if qualifier is None:
             return None
@@ -69,7 +69,7 @@ class QualifiedNames:
         return f"is not a column of {relation} here; name columns with AS, and use an alias for one table alone"
 
     def _columns_of_relation(self, place: exp.Expr, relation: str) -> frozenset[str]:
-        """Return the columns that all relations of this name in the enclosing SELECTs have in common."""
+        """Return the columns that all relations of this name in the enclosing SELECTs share."""
         found: list[frozenset[str]] = []
         ancestor = place.parent
         while ancestor is not None:

@@ -1,6 +1,6 @@
 """Decide whether a user's SQL is one SELECT over the documented views that calls only harmless functions.
 
-Everything that is not listed here is refused, also syntax that the parser does not know or that a later server adds.
+Everything that is not listed here is refused, including syntax that the parser does not know or a later server adds.
 Only `query sql` imports this module, because sqlglot is slow to load.
 """
 
@@ -55,7 +55,7 @@ ts_or_ds_to_timestamp typeof unhex unicode unix_to_time unixepoch unlikely unnes
 variance_pop width_bucket xor zeroblob
 """
 _FUNCTIONS: Final = frozenset(_FUNCTION_NAMES.split())
-"""The names of functions in SQLite and PostgreSQL, and those under which sqlglot knows the same functions."""
+"""The names of functions in SQLite and PostgreSQL, and sqlglot's own names of these functions."""
 
 _STATEMENT_NAMES: Final = """
 ABORT ALTER ANALYZE ATTACH BEGIN CALL CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY CREATE DEALLOCATE DECLARE DELETE
@@ -82,10 +82,10 @@ _KEYWORD_CALLS: Final = frozenset(["CAST", "EXTRACT", "OVERLAY", "POSITION", "SU
 
 
 class ServerSql(Postgres):
-    """PostgreSQL's SQL with all calls of functions as written; sqlglot would rename some to what the server lacks."""
+    """PostgreSQL's SQL with function names as written. sqlglot would rename some functions."""
 
     class Parser(Postgres.Parser):  # type: ignore[valid-type, misc]
-        """Keep the name of each function; only calls with keywords between the arguments need a parser of their own."""
+        """Keep the name of each function. Only calls with keywords between the arguments need sqlglot's own parsers."""
 
         FUNCTIONS: Final[dict[str, Any]] = {}
         FUNCTION_PARSERS: Final[dict[str, Any]] = {
@@ -93,7 +93,7 @@ class ServerSql(Postgres):
         }
 
     class Generator(Postgres.Generator):  # type: ignore[valid-type, misc]
-        """Write `DISTINCT a, b` in an aggregate as it was."""
+        """Write `DISTINCT a, b` in an aggregate unchanged."""
 
         MULTI_ARG_DISTINCT: Final = True
 
@@ -118,7 +118,7 @@ def check_query(query: str, dialect: Dialect) -> exp.Query:
 
 
 def to_sql(statement: exp.Query, dialect: Dialect) -> str:
-    """Return the text of a checked query: the server reads exactly what was checked."""
+    """Return the SQL of a checked query, so that the server reads exactly the tree that was checked."""
     return statement.sql(dialect=_DIALECTS[dialect], normalize_functions=False, comments=False)
 
 
@@ -129,7 +129,7 @@ def _parse(query: str, dialect: Dialect) -> exp.Query:
         raise ConflictError(f"the query is longer than {MAX_CHARACTERS:,} characters; shorten it")
     if (keyword := _keyword(query)) in _OTHER_STATEMENTS:
         raise ConflictError(REFUSED.format(f"this is {keyword}"))
-    # sqlglot logs a warning for each statement that it does not know; these are refused anyway.
+    # sqlglot logs a warning for each unknown statement. Such statements are refused anyway.
     logging.getLogger("sqlglot").setLevel(logging.CRITICAL)
     try:
         if dialect == "postgres":

@@ -9,7 +9,7 @@ from eatnas_db.errors import EatnasError
 
 
 class DuplicateKeyError(EatnasError):
-    """An object has a key twice, and a usual parser would drop the first value silently."""
+    """An object has a key twice. Python's parser would silently drop the first value."""
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,7 +1,8 @@
-"""Text from outside that may hold characters which no file, terminal or database can store. Standard library only.
+"""Handle text from outside with characters that no file, terminal or database can store. Standard library only.
 
-Python reads a file name or an argument that is not valid text into lone surrogates, and JSON can name them. UTF-8
-cannot encode them. PostgreSQL stores no NUL. A terminal or a pipe may have an encoding with few characters.
+Python decodes a file name or an argument that is not valid text to lone surrogates, and JSON can contain their escapes.
+UTF-8 cannot encode lone surrogates. PostgreSQL stores no NUL. The encoding of a terminal or a pipe may have few
+characters.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _ASCII_FORMS: Final = {
     "±": "~",
     "�": "?",
 }
-"""ASCII characters of the same width for those that this program prints itself."""
+"""ASCII forms of the same width for the characters that this program itself prints."""
 
 
 def is_storable(text: str) -> bool:
@@ -38,7 +39,7 @@ def is_storable(text: str) -> bool:
 
 
 def to_storable(text: str) -> str:
-    """Return a text with U+FFFD, the replacement character, for each character that cannot be stored."""
+    """Return a text in which U+FFFD, the replacement character, replaces each character that cannot be stored."""
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
@@ -48,18 +49,18 @@ def escape_unstorable(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    r"""Return a text with escapes such as `\x1b` for characters that a terminal acts on, or that nobody sees."""
+    r"""Return a text with escapes such as `\x1b` for control characters and invisible characters."""
     if text.isprintable():
         return text
     return "".join(sign if _is_visible(sign) else sign.encode("unicode_escape").decode("ascii") for sign in text)
 
 
 def _is_visible(sign: str) -> bool:
-    return sign.isprintable() or category(sign) == "Zs"  # spaces of other widths
+    return sign.isprintable() or category(sign) == "Zs"  # allows spaces of other widths
 
 
 def storable_json(value: Any) -> str:
-    """Return a value as JSON, with U+FFFD for each character in it that cannot be stored."""
+    """Return a value as JSON in which U+FFFD replaces each character that cannot be stored."""
     text = json.dumps(value)
     return json.dumps(_storable_tree(value)) if _ESCAPE_OF_UNSTORABLE.search(text) else text
 
@@ -73,7 +74,7 @@ def _storable_tree(value: Any) -> Any:
 
 
 def find_unstorable(tree: Any) -> str | None:
-    """Return a text of a tree of mappings and lists that cannot be stored, as escapes; None if there is none."""
+    """Return the first text in a tree of mappings and lists that cannot be stored, with escapes; else None."""
     if isinstance(tree, str):
         return None if is_storable(tree) else escape_unstorable(tree)
     parts = [*tree, *tree.values()] if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
@@ -81,7 +82,7 @@ def find_unstorable(tree: Any) -> str | None:
 
 
 def let_output_escape() -> None:
-    """Let stdout and stderr write characters that their encoding lacks as ASCII forms or escapes, not fail.
+    """Let stdout and stderr write ASCII forms or escapes for characters that their encoding lacks, instead of failing.
 
     Every program calls this before it prints.
     """

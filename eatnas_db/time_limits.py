@@ -1,6 +1,6 @@
-"""Limit the time that code of another package may take, in this process.
+"""Limit the time that a plug-in's code may take in this process.
 
-A function of a package that never returns would otherwise stop the daemon, which decides births with it.
+The daemon calls plug-ins to decide births, so a function that never returns would otherwise stop the daemon.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ T = TypeVar("T")
 VARIABLE: Final = "EATNAS_PLUGIN_SECONDS"
 DEFAULT_SECONDS: Final = 10.0
 REPEAT_SECONDS: Final = 1.0
-"""The code may catch the first exception, so it is raised again at this interval."""
+"""The code may catch the first exception, so the exception is raised again after each such interval."""
 
 
 class _Expired(BaseException):
-    """Not an `Exception`, so that the code does not take it for an error of its own."""
+    """Raised in the code of a plug-in when its time is over.
+
+    It is no `Exception`, so that the code does not handle it.
+    """
 
 
 def plugin_seconds() -> float:
-    """Return the limit for one call of a package's code: `EATNAS_PLUGIN_SECONDS`, if that is a positive number."""
+    """Return the limit in seconds for one call of a plug-in: `EATNAS_PLUGIN_SECONDS` if positive, else the default."""
     try:
         seconds = float(os.environ.get(VARIABLE, ""))
     except ValueError:
@@ -37,7 +40,7 @@ def plugin_seconds() -> float:
 def call_within_limit(function: Callable[..., T], *arguments: object, seconds: float | None = None) -> T:
     """Call a function of a package. Raises `TimeoutError` if it does not return in time, by default `plugin_seconds`.
 
-    Python code and waits end. A computation in C ends only if it lets other threads run, and outside the main thread.
+    Python code and waits can be ended. A computation in C ends only outside the main thread and if it releases the GIL.
     """
     seconds = plugin_seconds() if seconds is None else seconds
     if threading.current_thread() is not threading.main_thread():
@@ -70,12 +73,12 @@ def _limit_by_signal(seconds: float) -> Iterator[None]:
         is_running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if remaining:  # another user of the timer
+        if remaining:  # another user of the timer has set it
             signal.setitimer(signal.ITIMER_REAL, max(remaining - (time.monotonic() - started), 0.001), interval)
 
 
 def _call_in_thread(function: Callable[..., T], arguments: tuple[object, ...], seconds: float) -> T:
-    """Call a function in a thread of its own, which is abandoned if it does not return in time.
+    """Call a function in a new thread, which is abandoned if the function does not return in time.
 
     No exception can interrupt a wait in C, such as `time.sleep`, in any thread but the main one.
     """
@@ -100,8 +103,8 @@ def _call_in_thread(function: Callable[..., T], arguments: tuple[object, ...], s
 
 
 def _end(thread: threading.Thread) -> None:
-    """Raise an exception in a thread until it has ended, so that code in an endless loop takes no more time."""
-    # Only here, because loading it takes time.
+    """Raise an exception in a thread again and again until the thread ends, so that an endless loop stops."""
+    # Import only here, because ctypes is slow to load.
     import ctypes
 
     while thread.is_alive():

@@ -17,7 +17,7 @@ from eatnas_db.schema.trainings import checkpoint, epoch
 
 @dataclass(frozen=True, slots=True)
 class ResourceUse:
-    """The device's use at the end of an epoch: bytes held, and the share in use, None where it is unknown."""
+    """The use of the device at the end of an epoch: bytes held, and the share in use (None if unknown)."""
 
     memory_bytes: int
     load: float | None
@@ -25,10 +25,10 @@ class ResourceUse:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """The results of one epoch, `number` counted from 0; a final model has no validation results.
+    """The results of one epoch; `number` counts from 0. A final model has no validation results.
 
-    `ended_at`: seconds since 1970 by the worker's clock. `resource_use`: None where it was not measured. `metrics`:
-    the further metrics of a training of the user's own; None for the built-in training.
+    `ended_at` is the time in seconds since 1970 on the worker's clock. `resource_use` is None if it was not measured.
+    `metrics` are the further metrics of a user's own training function; None with the built-in training.
     """
 
     number: int
@@ -45,7 +45,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRecord:
-    """A whole checkpoint file: training continues at (`epoch`, `batch`), both counted from 0.
+    """A whole checkpoint file. Training resumes at `batch` of `epoch`, both counted from 0.
 
     `path` is relative to the artifacts folder; `digest` is the SHA-256 of the content, `bytes` the size of the file.
     Raises `ValueError` if the path leads out of the folder.
@@ -64,9 +64,9 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class ResumptionRecord:
-    """Where an attempt that found checkpoint files begins: `checkpoint` is None when it starts from scratch.
+    """The point from which an attempt resumes; `checkpoint` is None if it starts from scratch in spite of files.
 
-    `damaged` maps the paths of files that cannot be used, relative to the artifacts folder, to the error.
+    `damaged` maps the paths of unusable files, relative to the artifacts folder, to their errors.
     """
 
     checkpoint: CheckpointRecord | None
@@ -79,7 +79,7 @@ _EPOCH_RESULTS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accura
 
 
 def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[EpochRecord], now: float) -> None:
-    """Insert epochs; one that is recorded already must be equal, otherwise the event `replay_differs` is recorded.
+    """Insert epochs. If an epoch is recorded already with other results, record the event `replay_differs`.
 
     Raises `StaleLeaseError`.
     """
@@ -98,7 +98,7 @@ def record_epochs(connection: Connection, token: LeaseToken, epochs: Sequence[Ep
 
 
 KEPT_CHECKPOINTS: Final = 2
-"""The newest, and the one before it in case the newest turns out to be damaged."""
+"""The number of checkpoints that are kept: the newest, and the one before it in case the newest is damaged."""
 
 _INSERT_CHECKPOINT: Final = insert_or_ignore(checkpoint)
 _SELECT_NEWEST: Final = (
@@ -115,7 +115,7 @@ _DELETE_OLDER: Final = (
 
 
 def record_checkpoint(connection: Connection, token: LeaseToken, record: CheckpointRecord, now: float) -> list[str]:
-    """Insert a checkpoint and delete the rows of older ones; return the paths to remove after the commit.
+    """Insert a checkpoint and delete the rows of older checkpoints. Return the paths to remove after the commit.
 
     Raises `StaleLeaseError`.
     """
@@ -125,9 +125,9 @@ def record_checkpoint(connection: Connection, token: LeaseToken, record: Checkpo
 
 
 def record_resumption(connection: Connection, token: LeaseToken, record: ResumptionRecord, now: float) -> list[str]:
-    """Record where an attempt begins; delete the rows of damaged files and return their paths.
+    """Record the point where an attempt begins. Delete the rows of damaged files and return their paths.
 
-    A whole file without a row is adopted: its worker or the daemon was killed before the row was written. Raises
+    If the checkpoint has no row, insert one: a worker or the daemon was killed before the row was written. Raises
     `StaleLeaseError`.
     """
     held = require_lease(connection, token)

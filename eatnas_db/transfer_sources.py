@@ -1,6 +1,6 @@
-"""The sources of a search with `transfer.start: model`: their scores, and the models of these scores.
+"""Store and read the sources of a search with `transfer.start: model`: their scores and models.
 
-A source is frozen when the search is created: the births that were settled then never change. Loads SciPy.
+A source is fixed when the search is created, because its settled births never change. Loads SciPy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SourceScores(NamedTuple):
 
 
 class FittedSource(NamedTuple):
-    """The scores of a source among its first `births`, with the model that they choose."""
+    """The scores of a source among its first `births` births, with the model that they choose."""
 
     births: int
     source: SourceScores
@@ -56,7 +56,7 @@ _SELECT_SOURCES: Final = select(*(transfer_source.c[name] for name in StoredSour
 
 
 def fit_scores(source_id: int, births: int, rows: tuple[ScoredBirthRow, ...], space: Space) -> FittedSource:
-    """Choose the model of a source in the space of a target; `rows`: the scored ones among its first `births`."""
+    """Choose the model of a source in the space of a target; `rows` are the scored births among its first `births`."""
     with one_thread():
         model = fit_source(BlockCodes(space).encoding, encode_rows(space, rows)).posterior.model
     return FittedSource(births, SourceScores(source_id, rows, model))
@@ -93,12 +93,12 @@ def list_stored_sources(connection: Connection, search_id: int) -> list[StoredSo
 
 
 def read_sources(connection: Connection, search_id: int) -> tuple[SourceScores, ...]:
-    """Return the scores of the sources of a search."""
+    """Return the scores of a search's sources, in the order of the sources."""
     return tuple(_read_source(connection, stored) for stored in list_stored_sources(connection, search_id))
 
 
 def digest_of(rows: Sequence[ScoredBirthRow]) -> str:
-    """Return the SHA-256 of scored births: their numbers, codes, scores and rungs, but not their ids."""
+    """Return the SHA-256 of scored births. It covers their numbers, codes, scores and rungs, but not their ids."""
     lines = [[row.birth, row.code, float(row.fitness).hex(), row.rung] for row in rows]
     return hashlib.sha256(json.dumps(lines, separators=(",", ":")).encode()).hexdigest()
 
@@ -110,10 +110,10 @@ def source_model(space: Space, source: SourceScores) -> SourceModel:
 
 
 _known: dict[tuple[int, str, ProcessModel], SourceScores] = {}
-"""The sources that this process has read. A birth needs them all, and they never change.
+"""A cache of the sources that this process has read. Each birth needs all sources, and sources never change.
 
-Searches with the same source may have different models of it: the processor that created a search can decide a near tie
-of likelihoods.
+Searches with the same source may have different models of it, because the rounding of a processor can decide between
+nearly equal likelihoods.
 """
 _MAX_KNOWN: Final = 64
 

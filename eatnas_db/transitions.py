@@ -1,4 +1,4 @@
-"""The owner of a candidate's state: no other module changes it.
+"""Change the state of candidates. No other module writes this column.
 
 Each transition is one guarded UPDATE … RETURNING, together with its event, in the caller's transaction. The guards are
 generated from the table of edges in `domain.states`. A write with an outdated lease token raises `StaleLeaseError`.
@@ -84,7 +84,7 @@ def lease_next(
     now: float,
     lease_filter: LeaseFilter = ANY_CANDIDATE,
 ) -> LeasedCandidate | None:
-    """Lease the oldest pending candidate of a search that the filter accepts; return None if there is none."""
+    """Lease the oldest pending candidate of a search that the filter accepts. Return None if there is none."""
     row = connection.execute(_LEASE_NEXT, next_pending_parameters(search_id, lease_filter, now)).first()
     if row is None:
         return None
@@ -132,11 +132,11 @@ def record_score(
     measurements: Sequence[Measurement] = (),
     reached: Rung | None = None,
 ) -> None:
-    """End an attempt with a score; at a rung before the last one, the candidate then waits for a decision.
+    """End an attempt with a score. At a rung before the last one, the candidate then waits for a decision.
 
-    `objective`: the metric that the search optimizes. `objectives`: the values of several objectives, in the order of
-    the spec. `memory_share`: the memory used as a share of the estimate by `domain.memory_estimate`; the search keeps
-    the largest. `reached`: the rung that the candidate was trained to, if its search has rungs. Raises
+    `objective` is the metric that the search optimizes, and `objectives` the values of several objectives in the order
+    of the spec. `memory_share` is the used memory as a share of the estimate by `domain.memory_estimate`; the search
+    keeps the largest share. `reached` is the rung that the candidate was trained to, if its search has rungs. Raises
     `StaleLeaseError`.
     """
     edge, outcome, detail = Transition.SCORE, "scored", None
@@ -186,7 +186,7 @@ def record_score(
 
 
 def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, resumes: bool, now: float) -> None:
-    """Let a candidate continue to the next rung; unless it `resumes`, it starts again from scratch."""
+    """Let a candidate continue to the next rung. It starts again from scratch unless it `resumes`."""
     detail = {"rung": waiting.number + 1, "epochs": to_epochs, "start": "its checkpoint" if resumes else "scratch"}
     _move(connection, Transition.PROMOTE, waiting.token, now, detail)
     record_decision(connection, waiting, promoted=True)
@@ -195,7 +195,7 @@ def promote(connection: Connection, waiting: WaitingRung, *, to_epochs: int, res
 
 
 def stop(connection: Connection, waiting: WaitingRung, now: float) -> None:
-    """Let a candidate end at a rung, with the score that it has there."""
+    """Stop a candidate at a rung, with its score at this rung."""
     detail = {"rung": waiting.number, "epochs": waiting.epochs}
     columns = {"fitness": waiting.fitness, "rung": waiting.number, "ended_at": now}
     search_id = _move(connection, Transition.STOP, waiting.token, now, detail, **columns)
@@ -218,7 +218,7 @@ _IMPORT_SCORE: Final = (
 def import_scores(
     connection: Connection, search_id: int, scores: Sequence[ImportedScore], *, metric: str, worker_id: int, now: float
 ) -> None:
-    """Give consecutive pending births of a search the scores that were measured elsewhere."""
+    """Give consecutive pending births of a search their imported scores."""
     numbers = candidate.c.birth.between(scores[0].birth, scores[-1].birth)
     births = select(candidate.c.id).where(candidate.c.search_id == search_id, numbers, PENDING)
     ids = connection.execute(births.order_by(candidate.c.birth)).scalars()
@@ -253,7 +253,7 @@ def record_failure(
     step_seconds: float | None = None,
     now: float,
 ) -> CandidateState:
-    """End an attempt without a score and return the candidate's new state, which `domain.failure_policy` decides.
+    """End an attempt without a score. `domain.failure_policy` decides the candidate's new state, which is returned.
 
     Raises `StaleLeaseError`.
     """
@@ -325,7 +325,7 @@ def release(
 
 
 def cancel(connection: Connection, candidate_id: int, now: float) -> None:
-    """Cancel a pending or leased candidate, whose lease token becomes outdated. Raises `ConflictError`."""
+    """Cancel a pending or leased candidate; its lease token becomes stale. Raises `ConflictError`."""
     lock_searches(connection, select(candidate.c.search_id).where(candidate.c.id == candidate_id))
     if not _cancel(connection, candidate.c.id == candidate_id, now):
         raise ConflictError(f"cannot cancel candidate {candidate_id}: it is neither pending nor in training")
@@ -337,7 +337,7 @@ def cancel_unsettled(connection: Connection, search_id: int, now: float) -> int:
 
 
 def _cancel(connection: Connection, condition: ColumnElement[bool], now: float) -> int:
-    """Cancel candidates with one statement; only those in training have an attempt to end."""
+    """Cancel the candidates that meet a condition with one statement. End the attempts of candidates in training."""
     sources, target = EDGES[Transition.CANCEL]
     cancelled = (
         update(candidate)
@@ -390,7 +390,7 @@ def _move(
     detail: dict[str, Any] | None = None,
     **changes: Any,
 ) -> int:
-    """Move a leased candidate along an edge, set these columns of it, and return the id of its search."""
+    """Move a leased candidate along an edge and set `changes` in its row. Return the id of its search."""
     values = {f"new_{column}": value for column, value in changes.items()}
     parameters = {"token_candidate": token.candidate, "token_attempt": token.attempt, **values}
     search_id = connection.execute(_guarded_update(edge, *changes), parameters).scalar()

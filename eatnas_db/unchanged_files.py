@@ -1,4 +1,4 @@
-"""Find the files that nobody has written for a while, by a monotonic clock."""
+"""Find the files that have not changed for a while, by a monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 GRACE_SECONDS: Final = 3600.0
-"""A file without a row that changed within this time may still be written, or its row may still be inserted."""
+"""For this time after a change, a file without a row may still be written, or its row may still be inserted."""
 
 
 class FoundFile(NamedTuple):
-    """A file whose path is text: a home may have a hundred thousand logs, and a `Path` costs more."""
+    """A file with its path as text, since `Path` objects for a hundred thousand logs would take more memory."""
 
     path: str
     name: str
@@ -24,11 +24,11 @@ class _Seen(NamedTuple):
 
 
 class UnchangedFiles:
-    """Remembers since when each file has had its size and its time of modification.
+    """Remembers for each file since when its size and its modification time have been the same.
 
-    The time of modification alone proves nothing: a clock that was set forward makes a file look old while a worker
-    writes it, and a copied file keeps the time of its original. So a process has to see a file unchanged for the whole
-    time.
+    The modification time alone proves nothing. After a clock was set forward, a file looks old while a worker writes
+    it, and a copied file keeps the modification time of its original. So a process must see a file unchanged for the
+    whole grace period.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:

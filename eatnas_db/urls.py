@@ -1,7 +1,6 @@
 """URLs of databases and of MLflow stores: paths in them, and their text without secrets. Standard library only.
 
-SQLAlchemy is not used: quick commands do not load it before they need it, and its versions differ in how they decode
-the path of a file.
+This module does without SQLAlchemy: quick commands load SQLAlchemy late, and its versions decode paths differently.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from eatnas_db.errors import RecordError
 
 SQLITE_PREFIX: Final = "sqlite:///"
 HIDDEN_URL: Final = "(a hidden URL)"
-"""The text for a URL that cannot be parsed: any part of it may be a part of a password."""
+"""The text that replaces a URL that cannot be parsed, since any part of such a URL may belong to a password."""
 MAX_PORT: Final = 65535
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
@@ -24,12 +23,12 @@ _HOST: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(:(?P<port>[0-9]{0,5})
 _URL_IN_TEXT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*")
 _SECRET_OPTION: Final = re.compile(r"(?i)(\w*(?:password|passwd|pwd|secret|token)\w*\s*=\s*)('[^']*'|\"[^\"]*\"|\S+)")
 _AFTER_URL: Final = ".,:;!)]}>'\"`"
-"""Punctuation that ends a sentence or a quotation, not a URL."""
+"""Punctuation after a URL in a sentence, which is not part of the URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class UrlParts:
-    """The parts of a URL that are not secret; `has_password` is about the part before the host."""
+    """The parts of a URL that are not secret; `has_password` is whether it has a password before the host."""
 
     scheme: str
     user: str
@@ -39,14 +38,14 @@ class UrlParts:
     """The path, with its leading slash, without options and fragment."""
 
     def render(self, password: str | None = None) -> str:
-        """Return the URL without its options, and with `password` in the place of the password if it has one."""
+        """Return the URL without its options. If it has a password, `password` replaces it."""
         mark = f":{password}" if self.has_password and password is not None else ""
         user = f"{self.user}{mark}@" if self.user or mark else ""
         return f"{self.scheme}://{user}{self.host}{self.path}"
 
 
 def parse_url(url: str) -> UrlParts | None:
-    """Return the parts of a URL, or None if it is not clear where its password ends."""
+    """Return the parts of a URL, or None if the end of its password is ambiguous."""
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme) or not rest.isprintable():
         return None
@@ -74,7 +73,7 @@ def _is_host(text: str) -> bool:
 
 
 def is_scheme(text: str) -> bool:
-    """Return whether a text can be the part of a URL before its colon."""
+    """Return whether a text can be the scheme of a URL."""
     return _SCHEME.fullmatch(text) is not None
 
 
@@ -89,7 +88,7 @@ def printable_url(url: str) -> str:
 def hide_passwords(text: str, *known: str) -> str:
     """Return a text without the passwords and options of the URLs in it.
 
-    `known` are URLs that the text may contain. They are found as a whole, even if a space separates their parts.
+    `known` are URLs that the text may contain. They are found whole even if they contain a space.
     """
     for url in known:
         text = text.replace(url, _mask(url)) if "://" in url else text
@@ -109,7 +108,7 @@ def _mask(url: str) -> str:
 
 
 def require_parsable_url(url: str, name: str) -> None:
-    """Raise `RecordError` if it is not clear where the password of a URL ends. `name` says where it comes from."""
+    """Raise `RecordError` if the end of a URL's password is ambiguous. `name` is the URL's source for the message."""
     if parse_url(url) is None and not url.startswith(SQLITE_PREFIX):
         raise RecordError(
             f"{name} cannot be parsed and is not shown, because it may hold a password; expected "
@@ -129,7 +128,7 @@ def sqlite_url(file: Path) -> str:
 def mlflow_store_url(file: Path) -> str:
     """Return the URL of an SQLite file for MLflow, which creates the folder of the URL's path without decoding it.
 
-    A path that has to be encoded gets no slash, so that MLflow finds no folder in it to create.
+    A path that has to be encoded is written without slashes, so that MLflow finds no folder to create.
     """
     url = sqlite_url(file)
     return url if url == SQLITE_PREFIX + str(file) else SQLITE_PREFIX + quote(str(file), safe=" ")
@@ -143,7 +142,7 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def expand_home(path: Path) -> Path:
-    """Return a path with a leading `~` or `~USER` replaced; a path whose user does not exist stays as it is."""
+    """Return a path with a leading `~` or `~USER` replaced. A path whose user does not exist stays unchanged."""
     try:
         return path.expanduser()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Checks of the settings that say where workers run; the command line, the environment and `config.yaml` share them."""
+"""Check the settings of where workers run, for the command line, the environment and `config.yaml`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAUNCHER_SETTING: Final = "workers.launcher of config.yaml, or EATNAS_LAUNCHER,"
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What the environment and the home's `config.yaml` say about workers; None: nothing."""
+    """The settings of workers from the environment and the home's `config.yaml`; None: not set."""
 
     launcher: str | None = None
     address: str | None = None
@@ -27,7 +27,7 @@ class WorkerSettings:
 
 
 def require_head_address(address: str) -> None:
-    """Raise `ValueError`, with the reason if there is one to give, unless an address is HOST:PORT or `auto`."""
+    """Raise `ValueError`, with advice for common mistakes, unless an address is HOST:PORT or `auto`."""
     if address.startswith("ray://"):
         raise ValueError(RAY_CLIENT)
     host, _, port = address.rpartition(":")
@@ -37,10 +37,10 @@ def require_head_address(address: str) -> None:
 
 
 def is_number_of_cpus(cpus: float) -> bool:
-    """Return whether Ray accepts the number: a fraction below 1 or a whole number."""
+    """Return whether Ray accepts a number of CPUs: a fraction below 1 or a whole number."""
     return 0 < cpus < 1 or (cpus >= 1 and cpus % 1 == 0)
 
 
 def is_share_of_gpu(gpus: float) -> bool:
-    """Return whether the number is at most one GPU."""
+    """Return whether a number of GPUs is a share of at most one GPU."""
     return 0 <= gpus <= 1

@@ -1,6 +1,6 @@
 """Read YAML 1.2: `010` is 10, `1:30` is a text, `1e2` is 100, and a mapping has each key once.
 
-Only the programs that read specs or configurations import this module: the parser is slow to load.
+Only programs that read specs or configurations import this module, because the parser is slow to load.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class YamlFormatError(EatnasError):
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the content of a YAML document, with its numbers and booleans as `PlainScalar`.
+    """Return the content of a YAML document, in which numbers and booleans are `PlainScalar`.
 
     Raises `YamlFormatError` with one line that names the place in the text.
     """
@@ -50,7 +50,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def _with_text_keys(tree: Any, count: Iterator[int]) -> Any:
-    if next(count) > MAX_VALUES:  # a few lines of references to references are gigabytes
+    if next(count) > MAX_VALUES:  # a few lines of nested aliases can expand to gigabytes
         raise YamlFormatError(f"it has more than {MAX_VALUES:,} values; write fewer references (*name)")
     if isinstance(tree, dict):
         return {_key_text(key): _with_text_keys(value, count) for key, value in tree.items()}
@@ -66,7 +66,7 @@ def _key_text(key: Any) -> str:
 
 
 class _StrictConstructor(SafeConstructor):
-    """Construct plain Python objects; keep the text of numbers and booleans, and refuse a key that is given twice."""
+    """Construct plain Python objects. Keep the texts of numbers and booleans, and refuse duplicate keys."""
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
         """Return whether a key is new in its mapping. Raises `MarkedYAMLError` if it is not."""
@@ -81,7 +81,7 @@ class _StrictConstructor(SafeConstructor):
 def _keep_text(construct: Any) -> Any:
     def construct_scalar(constructor: Any, node: ScalarNode) -> PlainScalar | int | float | bool:
         value = construct(constructor, node)
-        # A scalar with quotes has another type only if it also has a tag, such as !!int "5".
+        # A quoted scalar is a number or a boolean only if it has a tag, such as !!int "5".
         return PlainScalar(node.value, value) if node.style is None else value
 
     return construct_scalar

@@ -1,4 +1,4 @@
-"""Split long lists for statements, whose number of parameters every database limits."""
+"""Split long lists, because every database limits the number of parameters of a statement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 MAX_VALUES: Final = 5000
-"""SQLite takes 32,766 parameters and PostgreSQL 65,535, and rows of several columns need as many each."""
+"""SQLite accepts 32,766 parameters and PostgreSQL 65,535. A row needs one parameter for each column."""
 
 
 def split_in_batches(values: Sequence[T], size: int = MAX_VALUES) -> Iterator[Sequence[T]]:

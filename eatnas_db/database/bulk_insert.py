@@ -25,16 +25,19 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, A
 def insert_or_ignore_rows(
     connection: Connection, table: Table, rows: Sequence[dict[str, Any]], returning: tuple[Column[Any], ...]
 ) -> Sequence[Row[Any]]:
-    """Insert the rows that conflict with no other; return these columns of them, in any order."""
+    """Insert the rows that conflict with no stored row.
+
+    Return the columns `returning` of the inserted rows in any order.
+    """
     return connection.execute(*_statement(connection, table, returning, rows)).all() if rows else ()
 
 
 def _statement(
     connection: Connection, table: Table, returning: tuple[Column[Any], ...], rows: Sequence[dict[str, Any]]
 ) -> tuple[Insert, Any]:
-    """Return the statement and its parameters: on a server, several rows travel as one JSON parameter.
+    """Return the statement and its parameters. On a server, one JSON parameter holds all rows.
 
-    Otherwise the driver would spend most of the time on hundreds of thousands of parameters.
+    With a parameter for each value, the driver would take most of the time.
     """
     if len(rows) == 1:
         return _insert(table, returning), rows[0]
@@ -45,13 +48,13 @@ def _statement(
 
 @cache
 def _driver_insert(table: Table, names: frozenset[str], dialect: Dialect) -> tuple[str, list[Column[Any]]]:
-    """Return a statement for the driver itself, and its columns. SQLAlchemy would take as long as SQLite."""
+    """Return a statement for the driver itself, and its columns: SQLAlchemy would double the time of the insert."""
     columns = [column for column in table.columns if column.name in names]
     return str(insert(table).compile(dialect=dialect, column_keys=[column.name for column in columns])), columns
 
 
 def _encode(column: Column[Any], values: list[Any], dialect: Dialect) -> list[Any]:
-    """Return values as the driver takes them."""
+    """Return the values of a column in the types that the driver expects."""
     encode = column.type.dialect_impl(dialect).bind_processor(dialect)
     return values if encode is None else list(map(encode, values))
 

@@ -1,4 +1,4 @@
-"""Detect what other programs write to the database."""
+"""Detect commits by other programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
 
 RECONNECT_SECONDS: Final = 2.0
-"""The shortest time between two attempts to connect again."""
+"""The shortest time between two attempts to reconnect."""
 
 
 _OWN_SESSION: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
@@ -35,17 +35,20 @@ class ChangeWatch(Protocol):
         """A descriptor that becomes readable after a change; None if the caller has to poll `changed`."""
 
     def changed(self) -> bool:
-        """Return True at the first call, then whenever another program may have committed since the previous call.
+        """Return whether another program may have committed since the previous call; the first call returns True.
 
         Raises `RecordError` if the record was migrated to another version meanwhile.
         """
 
     def lock_host(self, host_id: int, name: str) -> None:
-        """Make this the only supervisor of a host until it is closed or exits. Raises `ConflictError`."""
+        """Lock a host for this supervisor until `close`, or until the process exits. Raises `ConflictError`."""
 
     @property
     def holds_host(self) -> bool:
-        """Return whether the lock of the host is held, as far as this program knows. Without it nothing is written."""
+        """Return whether this program holds the lock of its host, as far as it knows.
+
+        Without the lock it writes nothing.
+        """
 
     def close(self) -> None:
         """Close the connection."""
@@ -87,7 +90,7 @@ class _SqliteWatch:
 
 
 class _PostgresqlWatch:
-    """Listens for notifications on a separate connection, and reconnects after it is lost."""
+    """Listens for notifications on a separate connection, and reconnects after the connection is lost."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -151,8 +154,8 @@ class _PostgresqlWatch:
         with suppress(RecordError), translated_errors(self._engine):
             connection = self._connection or self._listen()
             if self._host_id is not None:
-                # Fails until the server notices that the previous connection is gone, or while another daemon has
-                # the name, which the owner of the host shows.
+                # This fails until the server notices that the previous connection is gone, and while another daemon
+                # uses the name of the host. The column `owner` of the host tells the two cases apart.
                 self._try_lock_host(connection, self._host_id)
             revision, is_verified = _read_revision(connection), True
             self._may_have_missed_changes = True
@@ -162,7 +165,7 @@ class _PostgresqlWatch:
             self.close()
 
     def _require_revision(self, revision: str | None) -> None:
-        """Raise `RecordError` if the record was migrated, which another program can do while the lock is lost."""
+        """Raise `RecordError` if another program has migrated the record while this one did not hold its lock."""
         if revision == REVISION:
             return
         self.close()
@@ -178,7 +181,7 @@ class _PostgresqlWatch:
         if self._holds_host:
             self._session = connection.execute(_OWN_SESSION).fetchone()
         elif self._session is not None:
-            # The server has not noticed yet that this program's previous connection is gone.
+            # The server may not have noticed yet that this program's previous connection is gone.
             connection.execute(_END_SESSION, self._session)
         return self._holds_host
 
@@ -190,7 +193,7 @@ class _PostgresqlWatch:
 
 
 def _read_revision(connection: PsycopgConnection[Any]) -> str | None:
-    """Return the schema's version, after a migration that runs now; None if there is no record."""
+    """Return the revision of the schema, or None if there is no record. Wait for a migration that is running."""
     connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (SCHEMA_LOCK,))
     try:
         row = connection.execute("SELECT to_regclass(%s)", (VERSION_TABLE,)).fetchone()

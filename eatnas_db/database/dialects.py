@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql import Insert
 
 _SQLITE_SEQUENCE: Final = sqlalchemy.table("sqlite_sequence", sqlalchemy.column("name"), sqlalchemy.column("seq"))
-"""SQLite's own table: the highest id that each table with AUTOINCREMENT has assigned."""
+"""SQLite's own table of the highest id that it has assigned in each table with AUTOINCREMENT."""
 
 
 def is_postgresql(bind: Engine | Connection) -> bool:
-    """Return whether the database is on a PostgreSQL server, where several hosts can work on it; else it is SQLite."""
+    """Return whether the database is PostgreSQL, on which several hosts can work at once. Otherwise it is SQLite."""
     return bind.dialect.name != "sqlite"
 
 
@@ -38,15 +38,16 @@ def url_of(engine: Engine) -> str:
 
 
 def insert_or_ignore(table: Table) -> Insert:
-    """Return an INSERT that ignores a conflicting row: the first of several concurrent writers wins."""
-    # SQLite and PostgreSQL share this syntax. The import loads every PostgreSQL driver, and readers do not need it.
+    """Return an INSERT that ignores conflicting rows, so that the first of several concurrent writers wins."""
+    # SQLite and PostgreSQL share this syntax. The import is here because it loads every PostgreSQL driver, and readers
+    # need none of them.
     from sqlalchemy.dialects.postgresql import insert
 
     return insert(table).on_conflict_do_nothing()
 
 
 def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]:
-    """Return a SELECT of these ids with one parameter, however many they are: databases limit their number."""
+    """Return a SELECT of these ids that has one parameter for all of them: databases limit the number of parameters."""
     listed = ",".join(map(str, ids))
     if is_postgresql(connection):
         return select(cast_to(func.unnest(func.string_to_array(listed, ",")), BigInteger))
@@ -54,7 +55,10 @@ def select_ids(connection: Connection, ids: Iterable[int]) -> Select[tuple[int]]
 
 
 def get_last_id(connection: Connection, table: Table) -> int | None:
-    """Return the highest id that a table has assigned, even if its row is deleted; None if it has not kept one."""
+    """Return the highest id that the database has assigned in a table, even if its row is deleted.
+
+    None if it kept none.
+    """
     column = table.autoincrement_column
     if column is None:
         return None
@@ -69,7 +73,7 @@ def get_last_id(connection: Connection, table: Table) -> int | None:
 
 
 def reset_id_sequence(connection: Connection, table: Table, last_id: int | None = None) -> None:
-    """Let the database assign ids above those that rows were inserted with, and above `last_id`."""
+    """Let the database continue with ids above `last_id` and above all ids in the table."""
     column = table.autoincrement_column
     if column is None:
         return
@@ -93,7 +97,7 @@ def detached_connection(engine: Engine) -> PsycopgConnection[Any]:
 
 
 def _describe_url(url: URL) -> str:
-    # Without the query of the URL, which may also hold a password.
+    # Leave out the query of the URL, because it may hold a password too.
     if url.drivername.startswith("sqlite"):
         return str(url.database)
     host = url.host or url.query.get("host") or "localhost"

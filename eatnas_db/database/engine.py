@@ -36,10 +36,10 @@ T = TypeVar("T")
 BUSY_SECONDS: Final = 30
 """How long a transaction waits for the locks of other programs."""
 IDLE_SECONDS: Final = 10
-"""A server rolls back a write transaction after this time without a statement: a frozen program blocks all others."""
+"""A server rolls back a write transaction after this time without a statement, since a frozen program blocks others."""
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 600
-"""Seconds that a command waits for a server: enough for a query of the largest record."""
+"""The seconds that a command waits for a server, enough for a query of the largest record."""
 
 _SERVER_SETTINGS: Final = {
     "idle_in_transaction_session_timeout": f"{IDLE_SECONDS}s",
@@ -53,8 +53,8 @@ _SERVER_SETTINGS: Final = {
 def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_seconds: float | None = None) -> Engine:
     """Create an engine; the database need not hold a record. Raises `RecordError` for an unusable database.
 
-    On SQLite the driver does not begin transactions: it would take the write lock too late, and commit a migration
-    in parts.
+    On SQLite the engine begins transactions instead of the driver, which would take the write lock too late and commit
+    a migration in parts.
     """
     file = sqlite_file(url)
     if file is None:
@@ -65,8 +65,8 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
     require_single_name(file)
     if file.exists() and not may_write(file):
         return _create_reading_engine(file, busy_seconds)
-    # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently.
-    # A connection to a file that was deleted must fail: SQLite would create an empty one under its name.
+    # Pass the file instead of the URL, because versions of SQLAlchemy decode the path of a URL differently. If the file
+    # exists now, a later connection must fail once it is deleted, instead of creating an empty file.
     mode = "rw" if file.exists() else "rwc"
     address = f"{file.absolute().as_uri()}?mode={mode}"
     engine = create_engine(
@@ -81,9 +81,9 @@ def create_engine_for(url: str, busy_seconds: float = BUSY_SECONDS, answer_secon
 
 
 def _create_reading_engine(file: Path, busy_seconds: float) -> Engine:
-    """Create an engine for a file that this user may only read.
+    """Create an engine for a file that this user may read but not write.
 
-    Each transaction has a connection of its own: the way to open the file changes when its writer comes or goes.
+    Each transaction opens a new connection, because the right way to open the file changes when a writer comes or goes.
     """
     engine = create_engine(
         URL.create("sqlite", database=str(file)),
@@ -102,7 +102,7 @@ def open_record(
     busy_seconds: float = BUSY_SECONDS,
     answer_seconds: float | None = ANSWER_SECONDS,
 ) -> Engine:
-    """Create an engine for an existing record of this program's version. Raises `RecordError`.
+    """Create an engine for an existing record of this program's version. Raises `RecordError` if there is none.
 
     `busy_seconds`: the time that a transaction waits for the locks of other programs. `answer_seconds`: the time that
     a statement waits for a server that sends nothing; None: no limit.
@@ -145,7 +145,7 @@ def read_connection(url: str) -> Iterator[Connection]:
 
 
 def write_record(url: str, write: Callable[[Connection], T]) -> T:
-    """Open a record and call `write` in a transaction, again after a conflict. Raises `RecordError`."""
+    """Open a record and call `write` in a transaction; after a conflict, call it once more. Raises `RecordError`."""
     with opened_engine(url) as engine:
         return run_transaction(engine, write)
 
@@ -180,7 +180,7 @@ def _begin_reading(connection: Connection) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     is_read_only = connection.get_execution_options().get("eatnas_read_only", False)
-    # IMMEDIATE: a writer waits for the lock at its beginning, instead of failing at its first write.
+    # IMMEDIATE: a writer waits for the lock when it begins, instead of failing at its first write.
     connection.exec_driver_sql("BEGIN" if is_read_only else "BEGIN IMMEDIATE")
 
 

@@ -30,7 +30,7 @@ def translated_errors(engine: Engine) -> Iterator[None]:
 
 
 def translate_error(engine: Engine, error: Exception) -> RecordError | None:
-    """Return the `RecordError` for an error of the driver that a user can fix or that may pass; None for others."""
+    """Return the `RecordError` for a driver's error that a user can fix or that may pass, otherwise None."""
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         text = escape_unstorable(error.object)[:MAX_SHOWN_CHARACTERS]
         return UnstorableTextError(f"the text {text} has characters that no database can store; write it in UTF-8")
@@ -51,7 +51,7 @@ def _translate(engine: Engine, error: Exception, cause: BaseException | None) ->
 
 
 def _translate_postgresql(cause: BaseException | None, place: str, *, is_connection_lost: bool) -> RecordError | None:
-    """Translate by SQLSTATE; an error of a refused connection has none, and is translated by its text."""
+    """Translate an error by its SQLSTATE, or by its text if the server refused the connection and sent no SQLSTATE."""
     state = getattr(cause, "sqlstate", None) or ""
     lines = str(cause).strip().splitlines() or [""]
     if state in _ROLLBACK_STATES:
@@ -76,7 +76,7 @@ def _translate_postgresql(cause: BaseException | None, place: str, *, is_connect
 
 
 _INVALID_OPTION: Final = ("invalid connection option", "bad value for", "invalid dsn", "invalid integer value")
-"""Phrases of the driver's errors before it connects."""
+"""Phrases in the driver's errors while it connects."""
 
 _UNSTORABLE_TEXT: Final = (
     "{place} cannot store a text ({cause}); write it in UTF-8 and without NUL; nothing was changed"
@@ -122,7 +122,7 @@ _MESSAGES_BY_TEXT: Final = {
 
 def _sqlite_message(cause: str, file: str) -> str | None:
     if "disk I/O" in cause and is_disk_full(Path(file)):
-        # SQLite reports an I/O error if the disk has no room for its shared memory.
+        # If the disk has no room for SQLite's shared memory, SQLite reports an I/O error.
         cause = "disk is full"
     for phrase, message in _SQLITE_MESSAGES.items():
         if phrase in cause:

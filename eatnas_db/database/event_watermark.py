@@ -1,4 +1,4 @@
-"""Find out up to which event the events are complete."""
+"""Find the last event up to which no event can be missing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from eatnas_db.schema.events import event
 
 
 class EventWatermark:
-    """The id of the last event before which no open transaction can insert another one.
+    """The id up to which all events are visible: no open transaction can still insert an event before it.
 
     PostgreSQL assigns an event's id before its transaction commits, so an event may become visible after events with
-    larger ids. A reader that continues after the largest id it has seen would miss it. The watermark never waits for
-    the open transactions: each call of `advance` finds out which of them have ended since the previous call.
+    larger ids. A reader that continues after the largest id it has seen would miss that event. The watermark never
+    waits for the open transactions: each call of `advance` finds out which of them have ended since the previous call.
     """
 
     def __init__(self) -> None:
@@ -24,10 +24,11 @@ class EventWatermark:
         self._writers: frozenset[str] = frozenset()
 
     def advance(self, engine: Engine) -> int:
-        """Return the watermark. A transaction that begins afterwards can read every event up to it."""
+        """Return the watermark. A transaction that begins later can read every event up to the watermark."""
         with read_transaction(engine) as connection:
             newest = connection.execute(select(func.max(event.c.id))).scalar() or 0
-            # After the ids, and not in the same snapshot: the writer of each id either appears here or has ended.
+            # Read the writers after the ids, in a later snapshot: the writer of each id either is listed here or has
+            # ended.
             writers = (
                 frozenset(connection.execute(_EVENT_WRITERS).scalars()) if is_postgresql(connection) else frozenset()
             )

@@ -22,7 +22,7 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
         *("gfs", "gfs2", "ocfs2", "acfs", "cvfs", "vxfs", "vmfs"),
         # A virtual machine or a container shares a folder of its host.
         *("9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs", "hgfs", "drvfs", "fakeowner", "osxfs", "grpcfuse"),
-        # A program serves it, and does not report the underlying file system.
+        # A program serves these, and does not report the underlying file system.
         "fuse",
     ]
 )
@@ -39,7 +39,7 @@ LOCAL_FUSE: Final = frozenset(
 
 
 def refuse_network_file_system(file: Path, mounts: Path = MOUNTS) -> None:
-    """Raise `RecordError` if other machines may use the file system of `file`. Links and `..` are followed.
+    """Raise `RecordError` if other machines may use the file system of `file`. Follows links and `..`.
 
     `mounts` has the format of `/proc/self/mountinfo` or of `/proc/mounts`.
     """

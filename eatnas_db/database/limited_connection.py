@@ -1,6 +1,6 @@
-"""Connections to a server that wait only for a limited time for its answer.
+"""Connections that wait for a limited time for the answer of a server.
 
-The server's own limits do not help if the server is frozen, because its kernel still acknowledges received data.
+If a server is frozen, neither its own time limits nor those of TCP help: its kernel still acknowledges data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def limit_answers(engine: Engine, seconds: float) -> None:
-    """Let connections of the engine close themselves, and raise, when the server sends nothing for `seconds`."""
+    """Let each connection of the engine close and raise an error when the server sends nothing for `seconds`."""
     from psycopg import Connection, OperationalError
 
     class LimitedConnection(Connection[Any]):
@@ -23,7 +23,10 @@ def limit_answers(engine: Engine, seconds: float) -> None:
             return super().wait(self._limit(gen), *args, **options)
 
         def _limit(self, steps: Generator[Any, Any, R]) -> Generator[Any, Any, R]:
-            """Do the steps of an operation; psycopg sends 0 into it in each tenth of a second without an answer."""
+            """Run the steps of an operation.
+
+            For each tenth of a second without an answer, psycopg sends 0 to the generator.
+            """
             deadline = time.monotonic() + seconds
             ready: Any = None
             while True:

@@ -2,10 +2,10 @@
 
 The lock order on a server: a transaction that changes a search, its candidates, attempts, leases or epochs locks the
 rows of its searches first, all at once and by ascending id (`lock_searches`). No later statement of the transaction may
-wait for another search. So the order of all further rows does not matter: they belong to searches that are locked. A
-statement that takes rows of other searches skips those that are locked (`SKIP LOCKED`), and hosts, devices and workers
-are written last, each host its own. Rows that hosts share, such as architectures, can still make two transactions wait
-for each other; `transactions.run_transaction` repeats the one that the server rolls back.
+wait for another search. So the order of all further rows does not matter: they belong to locked searches. A statement
+that takes rows of other searches skips locked rows (`SKIP LOCKED`). Hosts, devices and workers are written last, and
+each host writes only its own. Two transactions can still wait for each other because of rows that hosts share, such as
+architectures; `transactions.run_transaction` repeats the transaction that the server then rolls back.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ HOST_LOCK, SCHEMA_LOCK, TASK_LOCK = 0x6EA7_0001, 0x6EA7_0002, 0x6EA7_0003
 NOTICE_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.1
 FROZEN_PROGRAM_SECONDS: Final = IDLE_SECONDS + 5
-"""How long to wait for locks of a program that may be frozen: the server ends its transaction after `IDLE_SECONDS`."""
+"""How long to wait for the locks of a frozen program. The server ends its transaction after `IDLE_SECONDS`."""
 _TRY_TASK_LOCK: Final = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
 
 
 def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> frozenset[int] | None:
-    """Lock the searches with these ids until the transaction ends; other hosts cannot advance them meanwhile.
+    """Lock the searches with these ids until the transaction ends. Other hosts cannot advance them meanwhile.
 
-    Return the ids of the locked searches; None: on SQLite a write transaction locks the whole database anyway.
+    Return the ids of the locked searches, or None on SQLite, where a write transaction locks the whole database.
     """
     if not is_postgresql(connection):
         return None
@@ -47,9 +47,9 @@ def lock_searches(connection: Connection, ids: Select[tuple[int]]) -> frozenset[
 
 
 def outwait_frozen_programs(connection: Connection) -> None:
-    """Let this transaction wait for locks until the server has ended the transactions of frozen programs.
+    """Let this transaction wait for locks long enough for the server to end the transactions of frozen programs.
 
-    No effect on SQLite: nobody ends the transaction of a frozen program there.
+    Does nothing on SQLite, which never ends the transaction of a frozen program.
     """
     if is_postgresql(connection):
         connection.execute(text(f"SET LOCAL lock_timeout = '{FROZEN_PROGRAM_SECONDS}s'"))
@@ -69,13 +69,13 @@ def task_lock(
     *,
     notice_seconds: float = NOTICE_SECONDS,
 ) -> Iterator[None]:
-    """Let one program at a time, on any host, run the task with this name. Wait as long as another one runs it.
+    """Run the block while no other program on any host runs the task with this name. Wait for the other program first.
 
-    `log` gets a line if that takes longer than `notice_seconds`.
+    `log` is called with a line if the wait takes longer than `notice_seconds`.
     """
 
     def wait(try_once: Callable[[], bool]) -> None:
-        # Short tries: a statement that waits in the server would exceed the time limit for answers.
+        # Try again and again, since a statement that waits in the server would exceed the time limit for answers.
         started, is_noticed = time.monotonic(), False
         while not try_once():
             if not is_noticed and time.monotonic() - started >= notice_seconds:
@@ -95,9 +95,10 @@ def task_lock(
 
 
 def require_no_daemons(connection: Connection) -> None:
-    """Raise `ConflictError` if daemons are connected to the server. The caller has locked the schema.
+    """Raise `ConflictError` if daemons are connected to the server. The caller must have locked the schema.
 
-    A daemon locks its host first and then reads the schema's version under the same lock, so each notices the other.
+    A daemon locks its host first, and then reads the revision under the lock of the schema. So either the caller sees
+    the daemon or the daemon sees the new revision.
     """
     if connected := len(list_connected_hosts(connection)):
         raise ConflictError(
@@ -106,7 +107,7 @@ def require_no_daemons(connection: Connection) -> None:
 
 
 def list_connected_hosts(connection: Connection) -> frozenset[int]:
-    """Return the ids of the hosts with a supervisor connected to the server. SQLite cannot tell: always empty."""
+    """Return the ids of the hosts whose supervisor is connected to the server; empty on SQLite, which has no server."""
     if not is_postgresql(connection):
         return frozenset()
     return frozenset(connection.execute(_CONNECTED_HOSTS, {"lock": HOST_LOCK}).scalars())

@@ -17,7 +17,7 @@ class _Mount:
     point: Path
     kind: str
     parent: str
-    """Id of the mount that this one is mounted on; empty if the list does not have it."""
+    """The id of the mount that this one is mounted on; empty if the list does not contain it."""
 
 
 def find_file_system(file: Path, mounts: Path = MOUNTS) -> str | None:

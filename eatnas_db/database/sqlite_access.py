@@ -1,7 +1,7 @@
-"""Open SQLite files that this user may only read, without leaving a file next to them.
+"""Open SQLite files that this user may read but not write, without leaving other files next to them.
 
-In WAL mode even a reader writes: it creates the shared memory (`-shm`) and the log. A reader that may not write the
-database must not create them, since its owner could not write to them afterwards.
+In WAL mode, even a reader creates files: the shared memory (`-shm`) and the log. A reader without the right to write
+the database must not create them, since the owner of the database could not write to them afterwards.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ATTEMPTS: Final = 3
 MAX_COPY_BYTES: Final = 64 * 2**20
 """A database file up to this size is read into memory at once."""
 UNSHARED: Final = "mode=ro&immutable=1"
-"""The parameters for a file that no program writes: SQLite takes no locks, and does not notice a writer."""
+"""The parameters for a file that no program writes: SQLite then takes no locks and notices no writer."""
 _FORMAT_BYTES: Final = slice(18, 20)
-"""The bytes of a database file that say whether it has a write-ahead log."""
+"""The bytes of a database file in which SQLite stores whether the database is in WAL mode."""
 
 
 class FileChangedError(RecordError):
-    """Another program has begun to write a database file that was read without its locks."""
+    """Another program has begun to write a database file that was read without locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class FileState:
 
 
 class ReadingConnection(sqlite3.Connection):
-    """A connection that can check whether all the data it has read come from one state of the file."""
+    """A connection that can check whether all data that it has read come from one state of the file."""
 
     state_before: FileState | None = None
-    """The file as it was opened, if nothing keeps other programs from writing it."""
+    """The state of the file when it was opened; None if a lock keeps other programs from writing it."""
 
     def require_unchanged(self) -> None:
-        """Raise `FileChangedError` if what was read may be torn."""
+        """Raise `FileChangedError` if the data that were read may mix two states of the file."""
         if self.state_before is not None:
             self.state_before.require_unchanged()
 
@@ -119,7 +119,7 @@ def _parameters(file: Path) -> str:
             f"{file} was not closed properly, and you may not write to its folder, which recovers it; ask its owner to "
             f"run `eatnas-db search list`, or copy it and {log.name} to a folder of your own"
         )
-    # No program writes: its log would be there.
+    # No program has the file open for writing, since its log would exist.
     return UNSHARED
 
 

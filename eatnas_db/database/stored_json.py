@@ -1,4 +1,7 @@
-"""Read JSON columns. A damaged value raises an error where it is used, so that rows of other searches stay readable."""
+"""Read JSON columns.
+
+A damaged value raises an error only when it is used, so that rows of other searches stay readable.
+"""
 
 from __future__ import annotations
 

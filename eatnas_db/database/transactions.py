@@ -1,4 +1,4 @@
-"""The scopes of all transactions: one for writes and one for reads."""
+"""The two scopes of transactions: one for writes and one for reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from eatnas_db.schema.searches import search
 T = TypeVar("T")
 
 READER_IDLE_SECONDS: Final = 600
-"""How long a server lets a read transaction idle: it blocks nobody, and may have a million rows to process."""
+"""How long a server lets a read transaction idle.
+
+It blocks nobody, and its program may be processing a million rows.
+"""
 CHANNEL: Final = f"{PREFIX}changes"
 """The PostgreSQL channel of change notifications."""
 
@@ -34,11 +37,11 @@ _HAS_WRITTEN: Final = "eatnas_has_written"
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """Run one write transaction: it commits everything or nothing. No other code commits.
+    """Run the block as one write transaction. No other code of the package commits.
 
     On PostgreSQL the isolation level is READ COMMITTED: a later statement may see what other transactions have
-    committed meanwhile. Take locks first, or guard every write by a condition. Raises `TransactionRollbackError` if
-    the transaction conflicts with another one; the caller may repeat it as a whole.
+    committed meanwhile. Take locks first, or guard every write by a condition. Raises `TransactionRollbackError` if the
+    transaction conflicts with another one; the caller may then repeat the whole transaction.
     """
     with translated_errors(engine), engine.begin() as connection:
         yield connection
@@ -48,7 +51,9 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
-    """Call `write` in a write transaction and return its result; repeat both once after a conflict with another one.
+    """Call `write` in a write transaction and return its result.
+
+    After a conflict with another transaction, repeat once.
 
     Deadlocks and serialization failures are such conflicts. `write` must have no effects outside the database.
     """
@@ -62,10 +67,10 @@ def run_transaction(engine: Engine, write: Callable[[Connection], T]) -> T:
 
 @contextmanager
 def read_transaction(engine: Engine) -> Iterator[Connection]:
-    """Read from one consistent snapshot. Keep it short: the write-ahead log grows while a reader is open.
+    """Run the block on one consistent snapshot. Keep it short, since the write-ahead log grows while a reader is open.
 
-    It is always rolled back, so nothing that a query does becomes visible. Raises `RecordError` if another program has
-    begun to write a file that this one may only read; the data may then be torn.
+    The transaction is always rolled back, so no effect of a query becomes visible. Raises `RecordError` if another
+    program has begun to write a file that this one may read but not write, because the data may then mix two states.
     """
     options: dict[str, Any] = {"eatnas_read_only": True}
     if is_postgresql(engine):
@@ -86,7 +91,7 @@ def read_transaction(engine: Engine) -> Iterator[Connection]:
 
 
 class _GcPaused:
-    """Pauses the cyclic garbage collector: it takes a third of the time of a large result, and rows have no cycles."""
+    """Pauses the cyclic garbage collector, which takes a third of the time of a large result. Rows have no cycles."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -118,7 +123,7 @@ def mark_write(
     context: DefaultExecutionContext,
     _many: bool,
 ) -> None:
-    """Note that a transaction changes searches or candidates, which other hosts wait for. An event listener."""
+    """Mark a transaction that changes searches or candidates, so that other hosts are notified. An event listener."""
     if (context.isinsert or context.isupdate or context.isdelete) and cursor.rowcount != 0:
         table = getattr(context.invoked_statement, "table", None)
         if table is candidate or table is search:

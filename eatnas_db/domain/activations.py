@@ -1,8 +1,8 @@
 """Count the values that a training holds in memory for each image of a batch.
 
-Every convolution keeps its input for the backward pass, batch norm its input, and ReLU its output, which is also the
+For the backward pass, a convolution and a batch norm keep their inputs, and a ReLU keeps its output, which is also the
 input of the next convolution. So a convolution with batch norm and ReLU adds two values for each value of its output.
-While the backward pass computes the gradients of a layer, they need memory too.
+While the backward pass computes the gradients of a layer, the gradients need memory too.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ if TYPE_CHECKING:
 VALIDATION_FACTOR: Final = 4
 """A validation batch is this many times as large as a training batch, since it needs no memory for gradients."""
 IMAGE_COPIES: Final = 3
-"""Copies of an image while it is normalized."""
+"""The copies of an image that are in memory while it is normalized."""
 
 
 def count_activations(architecture: Architecture, macro: Macro, task: Task) -> int:
-    """Return the values per image of a training batch that a training holds at its peak, in training or validation.
+    """Return the number of values that a training holds at its peak, divided by the images of a training batch.
 
-    Raises `InvalidArchitectureError` if the macro has another number of blocks.
+    The peak may be in a training step or in a validation step. Raises `InvalidArchitectureError` if the architecture
+    and the macro differ in their number of blocks.
     """
     macro.require_block_count(architecture)
     return sum_activations(count_layers(architecture, macro, task), macro, task)
 
 
 def sum_activations(layers: Iterable[CountedLayer], macro: Macro, task: Task) -> int:
-    """Return the values per image at the peak of a network with these layers between its stem and its head."""
+    """Return the same number as `count_activations` for a network with these layers between its stem and its head."""
     image = task.channels * task.resolution**2
     stem = convolution(3, task.channels, macro.stem_channels, task.resolution, stride=macro.stem_stride)
     kept = image + stem.kept
     training, validation = kept + stem.held, max(IMAGE_COPIES * image, stem.validation)
     channels, side = macro.stem_channels, output_side(task.resolution, macro.stem_stride)
     for _, layer, cost, times in layers:
-        # Each of several equal layers keeps its values, so the last one has the peak.
+        # Each of several equal layers keeps its values, so the peak is in the last of them.
         training = max(training, kept + (times - 1) * cost.kept + cost.training)
         validation = max(validation, cost.validation)
         kept += times * cost.kept

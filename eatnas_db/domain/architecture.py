@@ -1,4 +1,4 @@
-"""Architectures: blocks of five primitives, and their two notations.
+"""Architectures, their blocks of five primitives, and the two notations of an architecture.
 
 The authors' notation is a list of integers, `[[2, 0, 1, 3, 1.0], …]` (op, kernel, skip, depth, width factor). The
 readable notation is `mb6_k3_d4_w1.0_skip/sep_k5_d1_w0.5/…`. Both describe the same architectures and round-trip.
@@ -39,7 +39,7 @@ _READABLE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block: `depth` layers of one operation and kernel; `width` is a factor for the base channels of the macro."""
+    """A block of `depth` equal layers. `kernel` is in pixels; `width` is a factor on the base channels of the macro."""
 
     op: str
     kernel: int
@@ -57,7 +57,7 @@ class Block:
     @classmethod
     @cache
     def of(cls, op: str, kernel: int, skip: bool, depth: int, width: float) -> Block:
-        """Return the block with these values; there are only a few hundred, and each is made once."""
+        """Return the block with these values. There are only a few hundred different blocks; each is created once."""
         return cls(op=op, kernel=kernel, skip=skip, depth=depth, width=width)
 
     @property
@@ -77,7 +77,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class OperatorBlock(Block):
-    """A block of a space with further operators, which the space checks."""
+    """A block of a space with other operators than those of EAT-NAS. The space checks its operator."""
 
     def __post_init__(self) -> None:
         _require_allowed(self, [primitive for primitive in PRIMITIVES if primitive != "op"])
@@ -85,7 +85,7 @@ class OperatorBlock(Block):
 
 @dataclass(frozen=True, slots=True)
 class ChoiceBlock:
-    """A block of named choices; its text is `op=conv,kernel=3`."""
+    """A block of named choices, which is written as `op=conv,kernel=3`."""
 
     choices: tuple[tuple[str, PrimitiveValue], ...]
 
@@ -123,7 +123,7 @@ class ChoiceBlock:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A genotype: the blocks between the stem and the head, in order. The space defines the type of its blocks."""
+    """A genotype: the blocks between the stem and the head, in order. The space defines the type of the blocks."""
 
     blocks: tuple[Any, ...]
 
@@ -187,7 +187,10 @@ def _block_from_code(number: int, row: object) -> Block:
 
 
 def parse_block(text: str, operators: Collection[str] = OPS) -> Block:
-    """Parse one block in the readable notation. Raises `InvalidArchitectureError` without the number of the block."""
+    """Parse one block in the readable notation.
+
+    Raises `InvalidArchitectureError`; the caller adds the number of the block.
+    """
     match = _READABLE.fullmatch(text.strip())
     if match is None or match["op"] not in operators:
         known = "" if operators == OPS else f" (operators: {', '.join(operators)})"

@@ -1,6 +1,6 @@
-"""The arithmetic of a recipe: the environment of its workers, which fixes the kernels of torch, oneDNN and MKL.
+"""The arithmetic of a recipe: environment variables of workers that fix the kernels of torch, oneDNN and MKL.
 
-The libraries read these variables when they are loaded, so a worker is started for one arithmetic.
+The libraries read these variables when they are loaded, so each worker process has one arithmetic.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ PORTABLE_SETTINGS: Final = {
     "MKL_CBWR": "COMPATIBLE",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
 }
-"""Instructions that every x86-64 processor since 2013 has, and the mode in which MKL treats all makers alike."""
+"""The instructions of every x86-64 processor since 2013, and MKL's mode for equal results on Intel and AMD."""
 
 FIXED_SETTINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
-"""Set in every worker: cuBLAS is deterministic only with the first; the second turns TF32 off."""
+"""Set in every worker. The first variable makes cuBLAS deterministic; the second turns TF32 off."""
 
 FAST_MATH: Final = (
     *("DNNL_DEFAULT_FPMATH_MODE", "MKL_BLAS_COMPUTE_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
     *("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_CUDNN_ALLOW_TF32"),
 )
-"""Each worker starts without these variables: they make libraries compute float32 values in a lower precision."""
+"""Removed from every worker, because they let libraries compute float32 values in a lower precision."""
 
 SETTINGS: Final = (
     *PORTABLE_SETTINGS,
@@ -33,7 +33,10 @@ SETTINGS: Final = (
     *("MKL_ENABLE_INSTRUCTIONS", "ONEDNN_CPU_ISA_HINTS", "TORCH_CUDNN_USE_HEURISTIC_MODE_B"),
     "TORCH_CUDNN_V8_API_DISABLED",
 )
-"""Removed or fixed in workers with portable arithmetic. Native workers obey them, and they are recorded with scores."""
+"""Removed or fixed in workers with portable arithmetic.
+
+Native workers keep them, and the record stores them with scores.
+"""
 
 
 def arithmetic_of(spec: Mapping[str, Any]) -> str:
@@ -42,7 +45,7 @@ def arithmetic_of(spec: Mapping[str, Any]) -> str:
 
 
 def worker_variables(environment: Mapping[str, str], arithmetic: str) -> dict[str, str]:
-    """Return the environment of a worker that is started from a process with this one."""
+    """Return the environment of a worker, derived from the environment of the process that starts it."""
     removed = {*FAST_MATH, *(SETTINGS if arithmetic == PORTABLE else ())}
     kept = {name: value for name, value in environment.items() if name not in removed}
     return {**kept, **added_settings(arithmetic)}
@@ -54,7 +57,7 @@ def added_settings(arithmetic: str) -> dict[str, str]:
 
 
 def recorded_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a worker's environment that may decide its bits."""
+    """Return the variables of a worker's environment that may change the bits of its results."""
     return {name: environment[name] for name in sorted(SETTINGS) if name in environment}
 
 

@@ -1,7 +1,7 @@
-"""The space of NAS-Bench-201: one cell of four nodes, whose six edges have an operation each.
+"""The space of NAS-Bench-201: one cell of four nodes and six edges. Each edge has an operation.
 
 A network has a stem and three stages of equal cells. A residual block between two stages halves the side and doubles
-the channels. A node is the sum of its edges; an edge reads an earlier node.
+the channels. The value of a node is the sum of its incoming edges. An edge applies its operation to an earlier node.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STAGES: Final = 3
 
 
 class Stage(NamedTuple):
-    """A stage: the channels and the side of its cells, and the channels and the side of the stage before."""
+    """The channels and the side (in pixels) of the cells of a stage, and those of the stage before (`inputs`)."""
 
     channels: int
     side: int
@@ -83,7 +83,7 @@ class CellSpace(SpaceDefinition):
         return stages
 
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
+        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
         operations = [str(block.value("op")) for block in self.effective(architecture)]
         stages = self.stages(task)
         parts = [convolution(3, task.channels, self.channels, task.resolution)]
@@ -108,7 +108,7 @@ class CellSpace(SpaceDefinition):
         plain_mult_adds += last.channels * task.classes
         params = plain_params + sum(part.params for part in parts)
         mult_adds = plain_mult_adds + sum(part.mult_adds for part in parts)
-        # An edge keeps its output; the convolutions keep their input and the input of their batch norm.
+        # An edge keeps its output. A convolution keeps its input and the input of its batch norm.
         nodes = self.cells * len(EDGES) * sum(stage.channels * stage.side**2 for stage in stages)
         kept = task.channels * task.resolution**2 + nodes + sum(part.kept for part in parts)
         return Cost(params, mult_adds), kept + max(part.held for part in parts)

@@ -1,7 +1,8 @@
 """Count the parameters and mult-adds of an architecture without building the network.
 
-The counts follow the authors' code. Parameters are all trainable ones, including batch-norm's gamma and beta and the
-bias of the classifier. Mult-adds are those of convolutions and the classifier, without batch-norm, bias and pooling.
+The counts follow the authors' code. They include all trainable parameters: also gamma and beta of batch norm, and the
+bias of the classifier. They include the mult-adds of convolutions and the classifier, but not of batch norm, bias and
+pooling.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Cost:
 
 
 class CountedLayer(NamedTuple):
-    """A layer of the block at `position` (from 0), its cost, and how many such layers follow one another."""
+    """`times` equal layers of the block at `position` (from 0), and the cost of each."""
 
     position: int
     layer: Layer
@@ -37,7 +38,10 @@ class CountedLayer(NamedTuple):
 
 
 def compute_cost(architecture: Architecture, macro: Macro, task: Task) -> Cost:
-    """Count one network. Raises `InvalidArchitectureError` if the macro has another number of blocks."""
+    """Return the cost of a network.
+
+    Raises `InvalidArchitectureError` if architecture and macro differ in their blocks' number.
+    """
     macro.require_block_count(architecture)
     return sum_costs(count_layers(architecture, macro, task), macro, task)
 
@@ -57,7 +61,7 @@ def sum_costs(layers: Iterable[CountedLayer], macro: Macro, task: Task) -> Cost:
 
 
 def count_layers(architecture: Architecture, macro: Macro, task: Task) -> Iterator[CountedLayer]:
-    """Yield the different layers of every block in order."""
+    """Yield the layers of every block in order, and equal layers of a block once with their number."""
     side = output_side(task.resolution, macro.stem_stride)
     channels = macro.stem_channels
     for position, block in enumerate(architecture.blocks):

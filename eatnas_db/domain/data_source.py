@@ -1,4 +1,4 @@
-"""The sources of data sets that a name can begin with, as in `torchvision:EuroSAT`."""
+"""The sources of data sets. The name of a data set can begin with one, as in `torchvision:EuroSAT`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WITH_PATH: Final = (HUGGING_FACE, CSV)
 
 
 def split_source(name: str) -> tuple[str, str]:
-    """Return the source and the rest of a data set's name; the source is empty if the name begins with none."""
+    """Return the source and the rest of a data set's name. The source is empty if the name does not begin with one."""
     source, colon, rest = name.partition(":")
     return (source, rest) if colon and source in SOURCES else ("", name)
 
@@ -25,7 +25,7 @@ def names_a_path(name: str) -> bool:
 
 
 def with_absolute_path(name: str, folder: Path) -> str:
-    """Return the name with a path that does not depend on the working folder: a relative one is below `folder`."""
+    """Return the name with an absolute path; a relative path starts at `folder`."""
     source, rest = split_source(name)
     if source not in _WITH_PATH or not rest:
         return name

@@ -1,4 +1,4 @@
-"""The state of a search's images at its creation, and whether images that are loaded later are the same."""
+"""The state of the images when a search is created, and the comparison with the images that workers load later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 NO_DATA: Final = "none"
-"""The value of `data.name` for a training of the user's own that reads no images."""
+"""The value of `data.name` for a user's own training function that reads no images."""
 NO_DATA_DIGEST: Final = "0" * 64
 NO_DATA_RESOLUTION: Final = 32
 NO_DATA_CHANNELS: Final = 3
@@ -19,9 +19,10 @@ NO_DATA_CLASSES: Final = 10
 class DataState:
     """Digests of the images of a search.
 
-    `data_digest` covers the images in memory; for streamed images only names, sizes and classes. Only streamed images
-    have the other digests: `files_digest` also covers modification times; `content_digest` covers the bytes, and is
-    None if they have not been read. Only the data set of a package has `plugin`, the identity of its source.
+    `data_digest` covers the images in memory, or the names, sizes and classes of streamed images. Only streamed images
+    have the other two digests: `files_digest` also covers modification times; `content_digest` covers the bytes, and is
+    None if nobody has read all files yet. `plugin` is the identity of the source of a plug-in's data set, otherwise
+    None.
     """
 
     data_digest: str

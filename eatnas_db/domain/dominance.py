@@ -20,10 +20,13 @@ def dominates(first: Values, second: Values) -> bool:
 
 
 def find_front(vectors: Sequence[Values]) -> list[int]:
-    """Return the positions of the vectors that no other dominates, in ascending order; of equal ones only the first."""
+    """Return the positions of the vectors that no other dominates, in ascending order.
+
+    Of equal vectors, keep the first.
+    """
     front: list[Values] = []
     positions = []
-    # A vector comes after all that dominate it, and after the first of its equals.
+    # This order puts each vector after all vectors that dominate it, and after the first vector that equals it.
     for position in sorted(range(len(vectors)), key=vectors.__getitem__, reverse=True):
         vector = vectors[position]
         # With two objectives, the last vector of the front has its largest second value.
@@ -33,15 +36,16 @@ def find_front(vectors: Sequence[Values]) -> list[int]:
             front.append(vector)
             positions.append(position)
         elif len(vector) != 2:
-            # It probably dominates the next vectors too, so it is compared first.
+            # The dominating vector probably dominates the next vectors too, so compare it first from now on.
             front.insert(0, front.pop(better))
     return sorted(positions)
 
 
 def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
-    """Return the same positions as `find_front`, if neither the first `known` vectors nor the others dominate another.
+    """Return the same positions as `find_front` if the first `known` vectors are a front, and the others too.
 
-    Each of the others is compared with the known ones alone, so the time grows with the vectors that are new.
+    No vector may dominate one of its own part. Each of the others is compared only with the known vectors, so the time
+    grows with the number of the others.
     """
     front = vectors[:known]
     added = [
@@ -60,11 +64,11 @@ def extend_front(vectors: Sequence[Values], known: int) -> list[int]:
 def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
     """Return the positions of the vectors by front, each in ascending order.
 
-    No vector dominates another of the same front, and each vector of a later front is dominated by one of the front
-    before it.
+    No vector dominates another one of its front. Each vector of a later front is dominated by a vector of the front
+    before.
     """
     fronts: list[list[int]] = []
-    # A vector comes after all vectors that dominate it, so its front is known when it is reached.
+    # This order puts each vector after all vectors that dominate it, so its front is known when the loop reaches it.
     for position in sorted(range(len(vectors)), key=lambda number: vectors[number], reverse=True):
         vector = vectors[position]
         for front in fronts:
@@ -81,9 +85,9 @@ def sort_into_fronts(vectors: Sequence[Values]) -> list[list[int]]:
 def crowding_distances(front: Sequence[Values]) -> list[float]:
     """Return the distance of each vector of a front from its neighbours, as in NSGA-II (Deb et al., 2002).
 
-    It is the mean, over the objectives, of the gap between the two neighbours as a share of the front's extent. The
-    first and the last vector of an objective have an infinite distance. Of equal vectors only the first has a distance;
-    the others have 0. Ties within an objective are ordered by position.
+    The distance is the mean over the objectives of the gap between the two neighbours, as a share of the front's
+    extent. The first and the last vector of each objective have an infinite distance. Of equal vectors, the first has
+    the distance and the others have 0. Ties within an objective are ordered by position.
     """
     distinct = list({vector: number for number, vector in reversed(list(enumerate(front)))}.values())
     distinct.sort()
@@ -93,7 +97,7 @@ def crowding_distances(front: Sequence[Values]) -> list[float]:
             distances[number] = math.inf
         return distances
     for objective in range(len(front[0])):
-        # Halves, because the difference of two large numbers may be infinite.
+        # Compute with halves, because the difference of two large numbers may be infinite.
         halves = {number: front[number][objective] / 2 for number in distinct}
         ordered = sorted(distinct, key=lambda number: -halves[number])
         extent = halves[ordered[0]] - halves[ordered[-1]]
@@ -106,9 +110,9 @@ def crowding_distances(front: Sequence[Values]) -> list[float]:
 
 
 def rank_and_crowding(vectors: Sequence[Values]) -> list[tuple[int, float]]:
-    """Return the front of each vector, counted from 0, and the negative of its crowding distance there.
+    """Return the number of each vector's front, from 0, and the negative of its crowding distance in this front.
 
-    In ascending order these are the preferences of NSGA-II.
+    NSGA-II prefers vectors in the ascending order of these pairs.
     """
     keys = [(0, 0.0)] * len(vectors)
     for number, front in enumerate(sort_into_fronts(vectors)):
@@ -118,7 +122,7 @@ def rank_and_crowding(vectors: Sequence[Values]) -> list[tuple[int, float]]:
 
 
 def hypervolume(points: Sequence[Values], reference: Values) -> float:
-    """Return the volume of all vectors that a point dominates and that dominate the reference point.
+    """Return the volume of the region that a point dominates and that dominates the reference point.
 
     Exact sums over sorted points make the result independent of their order.
     """

@@ -17,12 +17,12 @@ from eatnas_db.domain.transfer import PerturbationLimits, perturb
 from eatnas_db.errors import SpaceExhaustedError
 
 GUIDED_RANDOM_BIRTHS: Final = 8
-"""The first births of a guided search from scratch are random."""
+"""The number of random first births of a guided search from scratch."""
 GUIDED_MIN_SCORES: Final = 4
-"""With fewer visible births, evolution decides in a guided search without sources."""
+"""With fewer visible births, a guided search without sources leaves births to evolution."""
 
 MODEL_STARTS: Final = 4
-"""The number of the best candidates of its sources with which a search with `transfer.start: model` starts."""
+"""A search with `transfer.start: model` starts with this number of the best candidates of its sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,15 @@ class Member:
     code: str
     values: Values = ()
     rung: int = 0
-    """The last rung that it was trained to; 0 without rungs."""
+    """The last rung that the member was trained to; 0 without rungs."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitialArchitecture:
-    """The basic architecture that an initial population is grown from."""
+    """The basic architecture whose perturbations are the initial population."""
 
     candidate_id: int | None
-    """The candidate of the source search; or birth 0 of this search, None while birth 0 itself is decided."""
+    """The candidate of the source search, or else birth 0 of this search; None while birth 0 itself is decided."""
     basic: Architecture
     before: Architecture
     """The architecture of the source search's candidate, before it was stretched for this task."""
@@ -56,7 +56,7 @@ class InitialArchitecture:
 
 @dataclass(frozen=True, slots=True)
 class BirthPrediction:
-    """The prediction of the model for a guided birth; the table `prediction` gives the units."""
+    """The prediction of the model for a guided birth; the table `prediction` describes the columns."""
 
     low: float
     middle: float
@@ -71,12 +71,12 @@ class BirthPrediction:
     kernel: tuple[float, ...]
     noise: float
     slopes: tuple[float, ...] | None = None
-    """The slope of each source; None without sources."""
+    """The slope of each source, in the order of the sources; None without sources."""
 
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """A decided birth; `replica` numbers retrainings, and a guided birth has a prediction."""
+    """A decided birth. `replica` numbers retrainings of one architecture; only a guided birth has a `prediction`."""
 
     number: int
     origin: Origin
@@ -110,8 +110,8 @@ def count_initial_births(population: int, *, guided: bool, from_scratch: bool) -
 def count_model_births(population: int, lag: int) -> tuple[int, int]:
     """Return the numbers of starts and of random births of a search with `transfer.start: model`.
 
-    As many births as may be in training at once are decided without any score. With a lag above `MODEL_STARTS`, half of
-    the further ones are random: they limit the harm of a source that does not agree.
+    The first `lag` births, at most the population, are decided without any score. If `lag` exceeds `MODEL_STARTS`, half
+    of the further births are random, to limit the harm of a source whose scores do not agree.
     """
     births = min(population, max(MODEL_STARTS, lag))
     random = max(0, births - MODEL_STARTS) // 2
@@ -152,11 +152,11 @@ def decide_birth(
     is_held: DigestLookup,
     initial: InitialArchitecture | None = None,
 ) -> Birth:
-    """Decide birth `number`: a pure function of the seed, the visible population and the networks already held.
+    """Decide birth `number` from the seed, the visible population and the networks that the search already holds.
 
     The first `population_size` births are random samples or, with `initial`, the basic architecture and its
-    perturbations. Later births are mutations of the winner of a tournament. If every neighbour of the winner is held
-    or over the limits, another tournament is run without it. With no member left, the birth is a random sample.
+    perturbations. Later births are mutations of the winner of a tournament. If every neighbour of the winner is held or
+    over the limits, the next tournament is run without this winner. With no member left, the birth is a random sample.
     Raises `SpaceExhaustedError` if no sample is found either.
     """
     if number < population_size and initial is not None:
@@ -205,16 +205,16 @@ def select_removed(population: Sequence[Member], limit: int, removal: str, *, se
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """The last value of quality that counted as a rise, and the step of that rise."""
+    """The last quality that counted as a rise (the mark), and the step of this rise."""
 
     mark: float
     since: int
 
 
 def update_plateau(before: Plateau | None, step: int, quality: float | None, flat_by: float) -> Plateau | None:
-    """Return the plateau after a step: a quality above the mark by more than `flat_by` is the new mark.
+    """Return the plateau after a step. A quality that exceeds the mark by more than `flat_by` becomes the new mark.
 
-    It depends on the qualities of the steps alone, beginning with the first step of a full population.
+    The plateau depends only on the qualities of the steps from the first full population on.
     """
     if quality is not None and (before is None or quality > before.mark + flat_by):
         return Plateau(quality, step)
@@ -229,7 +229,7 @@ def is_flat(plateau: Plateau | None, step: int, *, population: int, flat_steps: 
 def _root_mean_square(values: Sequence[float]) -> float:
     try:
         return math.sqrt(math.fsum(value**2 for value in values) / len(values))
-    except OverflowError:  # An objective with a large exponent gives numbers whose squares are too large.
+    except OverflowError:  # An objective with a large exponent gives values whose squares overflow.
         largest = max(map(abs, values))
         return largest * math.sqrt(math.fsum((value / largest) ** 2 for value in values) / len(values))
 

@@ -1,4 +1,4 @@
-"""What happens to a candidate after a failed attempt: another attempt, later or with less memory, or failure."""
+"""Decide after a failed attempt whether the candidate is tried again, later or with less memory, or fails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eatnas_db.domain.states import FailureKind, MemoryFallback
 MAX_OWN_FAILURES: Final = 3
 MAX_LOST_ATTEMPTS: Final = 20
 BACKOFF_SECONDS: Final = 10.0
-"""After the second own failure; doubled after each further one."""
+"""The delay after the second failure of the candidate's own; doubled after each further one."""
 MAX_BACKOFF_SECONDS: Final = BACKOFF_SECONDS * 2 ** (MAX_OWN_FAILURES - 2)
 
 NOT_RETRIED: Final = frozenset(
@@ -22,27 +22,27 @@ NOT_RETRIED: Final = frozenset(
         FailureKind.MISSING_PLUGIN,
     }
 )
-"""Kinds that another attempt would only repeat."""
+"""The kinds of failure that another attempt would only repeat."""
 NOT_ITS_OWN: Final = frozenset({FailureKind.LOST, FailureKind.PARENT_MISSING})
-"""Kinds that the candidate did not cause."""
+"""The kinds of failure that the candidate did not cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureDecision:
-    """How a candidate continues, and its counters after the failure."""
+    """The next state of a candidate, and its counters after the failure."""
 
     gives_up: bool
     own_failures: int
     lost_attempts: int
     memory_fallback: MemoryFallback
     backoff_seconds: float
-    """Until the next attempt may start."""
+    """The seconds until the next attempt may start."""
 
 
 def decide_after_failure(
     kind: FailureKind, *, progressed: bool, own_failures: int, lost_attempts: int, memory_fallback: MemoryFallback
 ) -> FailureDecision:
-    """Decide how a candidate continues after a failed attempt; the counters are those before the failure.
+    """Decide how a candidate continues after a failed attempt. The arguments are its counters before the failure.
 
     An attempt counts against the candidate only if the candidate caused the failure and recorded no epoch or
     checkpoint (`progressed`). Kills and reboots never count, except 20 in a row without progress. A candidate that

@@ -23,11 +23,14 @@ METHODS_OFF: Final[dict[str, Any]] = {
     "devices": 1,
     "from": None,
 }
-"""The keys that only recipes of final models have, and their defaults. A recipe contains the keys with other values."""
+"""The keys that only recipes of final models have, and their defaults.
+
+A stored recipe leaves out keys at their defaults.
+"""
 AUGMENTED_CHANNELS: Final = (1, 3)
 """The numbers of channels that RandAugment and TrivialAugment can change."""
 PRESETS: Final[dict[str, dict[str, Any]]] = {
-    # 250 epochs with label smoothing; the paper does not state the rest of its recipe.
+    # The paper states 250 epochs with label smoothing, and nothing else of its recipe.
     "eatnas-paper": {
         "epochs": 250,
         "label_smoothing": 0.1,
@@ -43,8 +46,9 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
 def final_recipe(training: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe of final models of a search with this section `training`.
 
-    A key of the section `final` takes precedence over its preset, and the preset over `training`. `final.from` is not
-    in it: only the record knows the weights that it names. Raises `InvalidSpecError` if the keys contradict each other.
+    A key of the section `final` takes precedence over its preset, and the preset over `training`. The recipe does not
+    contain `final.from`, because only the record knows the weights that this key names. Raises `InvalidSpecError` if
+    the keys contradict each other.
     """
     keys = {key: value for key, value in final.items() if value is not None and key != "from"}
     chosen = PRESETS.get(keys.pop("preset", ""), {}) | keys

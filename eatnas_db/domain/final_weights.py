@@ -1,4 +1,7 @@
-"""The weights that final models start from: `final.from`, and its form in a stored recipe. Standard library only."""
+"""The weights that final models start from, as `final.from` names them and as a recipe stores them.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, Final
 from eatnas_db.domain.states import Origin
 
 FROM: Final = "from"
-"""The key of the section `final`, and of the recipe."""
+"""The key in the section `final`, and in the recipe."""
 RANDOM: Final = "none"
 """The value of `final.from` for random initial weights."""
 _SOURCE: Final = re.compile(r"([^/\s]+)(?:/([1-9][0-9]{0,17}))?")
@@ -18,14 +21,14 @@ _SOURCE: Final = re.compile(r"([^/\s]+)(?:/([1-9][0-9]{0,17}))?")
 
 @dataclass(frozen=True, slots=True)
 class WeightSource:
-    """A trained final model: its search, its candidate, and the SHA-256 of its last checkpoint."""
+    """The weights of a trained final model: its search, its candidate, and the SHA-256 of its last checkpoint."""
 
     search: str
     candidate: int
     digest: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return the form in the record."""
+        """Return the source as plain JSON values, as a recipe stores it."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -43,13 +46,16 @@ def parse_source(text: str) -> tuple[str, int | None] | None:
 
 
 def source_of(training: Mapping[str, Any], code: str) -> WeightSource | None:
-    """Return the weights that a final model of this architecture starts from, by its search's section `training`."""
+    """Return the weights that a final model of this architecture starts from; `training` is a section of its spec."""
     source = (training.get(FROM) or {}).get(code)
     return None if source is None else WeightSource(**source)
 
 
 def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | None:
-    """Return the source of a candidate's initial weights as SEARCH/CANDIDATE, by the spec of its search."""
+    """Return the source of a final model's weights as SEARCH/CANDIDATE, or None.
+
+    `spec` is the stored spec of its search.
+    """
     if origin != Origin.FINAL or not isinstance(spec, dict):  # a spec that was damaged by hand
         return None
     source = source_of(spec["training"], code)
@@ -57,7 +63,7 @@ def describe_source(spec: Mapping[str, Any], origin: str, code: str) -> str | No
 
 
 def own_training(training: Mapping[str, Any], code: str) -> dict[str, Any]:
-    """Return a search's section `training` for one of its architectures: without the weights of the others."""
+    """Return the section `training` for one architecture of a search, without the weight sources of the others."""
     source = source_of(training, code)
     return dict(training) if source is None else {**training, FROM: source.to_json()}
 

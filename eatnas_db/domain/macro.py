@@ -1,4 +1,4 @@
-"""Macros: the fixed parts of a network, around the blocks that a search is free to choose.
+"""Macros: the fixed parts of a network around the blocks that a search chooses.
 
 `eatnas-imagenet` is the network that the authors released. The strides and sizes of the smaller macros are our own
 choice: no source gives the paper's small-scale network.
@@ -49,7 +49,7 @@ class Macro(SpaceDefinition):
     inheritance: ClassVar[str | None] = "eatnas_training.inheritance.transfer:inherit_weights"
 
     def __post_init__(self, operators: tuple[Operator, ...]) -> None:
-        # Operators are no field, because they are not data: `to_json` has their names.
+        # `operators` is no dataclass field, because operators are not JSON values: `to_json` stores their names.
         object.__setattr__(self, "operators", operators)
 
     @property
@@ -59,14 +59,14 @@ class Macro(SpaceDefinition):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Macro:
-        """Return the macro that `to_json` was called on; JSON has lists instead of tuples."""
+        """Return the macro that `to_json` was called on."""
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
         }
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the macro as plain JSON values; operators by name, and only if they are not those of EAT-NAS."""
+        """Return the macro as plain JSON values. They include its operators' names only if a package defines one."""
         stored = asdict(self)
         if self.has_own_operators:
             stored["ops"] = list(self._operator_names)
@@ -74,7 +74,7 @@ class Macro(SpaceDefinition):
 
     @cached_property
     def runs_code_of_packages(self) -> bool:
-        """Whether its operators, or its class, belong to an installed package."""
+        """Whether an installed package, and not this one, defines its class or one of its operators."""
         is_known = type(self) is Macro and all(operator in BUILT_IN_OPERATORS for operator in self._operators)
         return not is_known
 
@@ -120,10 +120,10 @@ class Macro(SpaceDefinition):
         return parse_block(text, self._operator_names)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all architectures of the same network.
+        """Return the one architecture that represents all architectures that build the same network.
 
-        It has no skip that no layer can use (SepConv adds the identity only if shape and stride allow it). If several
-        widths give the same number of channels, it has the smallest of them.
+        This architecture has no skip that no layer can use (SepConv adds the identity only if shape and stride allow
+        it). If several widths give the same number of channels, it has the smallest of these widths.
         """
         self.require_block_count(architecture)
         inputs = self.stem_channels
@@ -137,7 +137,7 @@ class Macro(SpaceDefinition):
         return Architecture(tuple(blocks))
 
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
+        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
         self.require_block_count(architecture)
         layers = list(count_layers(architecture, self, task))
         return sum_costs(layers, self, task), sum_activations(layers, self, task)
@@ -151,7 +151,7 @@ class Macro(SpaceDefinition):
         return self.parse(code) if isinstance(code, str) else Architecture.from_code(code)
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return the text that identifies the network: it is the same in all macros."""
+        """Return the text that identifies the network; the text does not depend on the macro."""
         return str(effective)
 
     @property

@@ -1,14 +1,15 @@
-"""Estimate the GPU memory that a training needs before any has run on that device. Pure.
+"""Estimate the GPU memory that a training needs, before any training has run on the device. Pure.
 
     bytes = CONTEXT + 16 · parameters + bytes per value · activations · batch size
 
-- CONTEXT: the memory that CUDA, cuDNN, cuBLAS's workspaces and a few kernels take before the first tensor.
+- CONTEXT: the memory of CUDA, cuDNN, cuBLAS's workspaces and a few kernels before the first tensor.
 - 16 bytes per parameter: the weight, its gradient, its momentum and one temporary copy.
 - Activations: the values per image that are kept for the backward pass, counted from the architecture
   (`domain.activations`). A value has 4 bytes in float32 and 2 in bfloat16.
 
-Once trainings have finished, the largest ratio of measured to estimated memory in the search corrects further
-estimates. The ratio leaves out memory that does not depend on the network, which would distort it for small networks.
+Once trainings have finished, further estimates are multiplied by the largest ratio of measured to estimated memory in
+the search. Memory that does not depend on the network is left out of this ratio, because it would distort the ratio of
+small networks.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Final
 CONTEXT_BYTES: Final = 1 << 30
 BYTES_PER_PARAMETER: Final = 16
 WORKSPACES_BYTES: Final = 128 << 20
-"""Held by cuBLAS and cuDNN in torch's allocator for any network; part of the context."""
+"""The bytes that cuBLAS and cuDNN hold in torch's allocator for any network; part of the context."""
 MIN_MEASURED_SHARE: Final = 0.1
 MEASURED_SHARE_MARGIN: Final = 1.15
-"""A factor on top of a measured share: the next network may reuse its memory less well."""
+"""A factor on the measured share, because the next network may reuse memory less well."""
 
 
 def bytes_per_value(precision: str) -> int:
@@ -30,12 +31,12 @@ def bytes_per_value(precision: str) -> int:
 
 
 def variable_bytes(params: int, activations: int, batch_size: int, precision: str = "float32") -> int:
-    """Return the estimated bytes of a training beyond a context."""
+    """Return the estimated bytes of a training without the context. `activations` counts values per image."""
     return BYTES_PER_PARAMETER * params + bytes_per_value(precision) * activations * batch_size
 
 
 def measured_share_of_estimate(*, peak_bytes: int, images_bytes: int, estimated_bytes: int) -> float:
-    """Return the share of its `variable_bytes` that a training used; `images_bytes` of the peak held the data set."""
+    """Return the bytes that a training used as a share of its `variable_bytes`; `images_bytes` are left out."""
     used_bytes = peak_bytes - images_bytes - WORKSPACES_BYTES
     return max(MIN_MEASURED_SHARE, used_bytes / estimated_bytes)
 
@@ -43,7 +44,7 @@ def measured_share_of_estimate(*, peak_bytes: int, images_bytes: int, estimated_
 def expected_bytes(
     params: int, activations: int, batch_size: int, measured_share: float | None, precision: str = "float32"
 ) -> int:
-    """Return the expected bytes of a training beyond a context; `measured_share` is the largest of its search."""
+    """Return the expected bytes of a training without the context; `measured_share` is the largest of its search."""
     return int(_corrected(measured_share) * variable_bytes(params, activations, batch_size, precision))
 
 

@@ -1,4 +1,4 @@
-"""Fitness: one number from a metric and a cost, larger for a better candidate."""
+"""Compute the fitness of a candidate from a metric and a cost. A better candidate has a larger fitness."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ VALIDATION_LOSS: Final = "val_loss"
 BUILT_IN_METRICS: Final = (VALIDATION_ACCURACY, VALIDATION_LOSS)
 """The metrics that the built-in training measures after each epoch."""
 TEST_ACCURACY: Final = "test_accuracy"
-"""The metric of final models; a search never sees it."""
+"""The metric of final models; no decision of a search depends on it."""
 PARAMS: Final = "params"
 MULT_ADDS: Final = "mult_adds"
 LATENCY: Final = "latency_ms"
 COST_METRICS: Final = (LATENCY, PARAMS, MULT_ADDS)
-"""The metrics of several objectives that are no scores: no training measures them."""
+"""The metrics of several objectives that no training measures."""
 METRIC_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_.-]{0,31}$"
-"""The names of metrics. The tables have 32 characters for them, and MLflow permits these characters."""
+"""The pattern of metric names: the tables store 32 characters, and MLflow permits these characters."""
 RESERVED_METRICS: Final = frozenset(
     {
         *(TEST_ACCURACY, "test_loss", LATENCY, PARAMS, MULT_ADDS),
@@ -33,9 +33,9 @@ RESERVED_METRICS: Final = frozenset(
         *("number", "attempt", "seconds", "ended_at", "memory_bytes", "load", "metrics"),
     }
 )
-"""The names of other values in the record, in MLflow, and in the answers that have a column for a metric.
+"""Names that the record, MLflow or the columns of queries use for other values.
 
-No metric of a training of the user's own may have one of them.
+No metric of a user's own training function may have one of these names.
 """
 
 
@@ -73,7 +73,7 @@ class Objective:
     def from_spec(cls, spec: Mapping[str, Any]) -> Objective:
         """Return the objective of a stored spec, which leaves out `metric` and `direction` at their defaults.
 
-        Of several objectives, it is the first that the training measures.
+        With several objectives, return the first one that the training measures.
         """
         section = spec["objective"]
         for entry in section.get("metrics") or ():
@@ -129,8 +129,8 @@ def fitness(
 ) -> float:
     """Return `value * (mult_adds / target) ** exponent`, as in MnasNet (arXiv 1807.11626).
 
-    A metric to minimize counts with the opposite sign, so that the larger fitness is always the better one. A negative
-    number is divided by the factor: a cost that lowers the fitness of accurate networks also lowers that of others.
+    A metric to minimize enters with the opposite sign, so that a larger fitness is always better. A negative value is
+    divided by the factor instead, so that a higher cost lowers every fitness, negative or positive.
     """
     signed = value if direction is Direction.MAXIMIZE else -value
     if target is None:

@@ -22,19 +22,19 @@ DIRECTIONS: Final = {
     VALIDATION_LOSS: Direction.MINIMIZE,
     **dict.fromkeys(COST_METRICS, Direction.MINIMIZE),
 }
-"""The metrics that every search may use, with the direction in which each improves."""
+"""The metrics that every search may use, with their directions."""
 
 MIN_OBJECTIVES: Final = 2
 MAX_OBJECTIVES: Final = 4
 MAX_POPULATION: Final = {2: 1000, 3: 200, 4: 200}
-"""The largest population by the number of objectives: each birth compares all members with each other."""
+"""The largest population by the number of objectives, since each birth compares all pairs of members."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencySettings:
     """How the latency of a network is measured: the median time of `runs` batches on a kind of device.
 
-    `device` is `cpu` or `cuda`; `threads` counts on a processor only.
+    `device` is `cpu` or `cuda`; `threads` applies to `cpu` only.
     """
 
     device: str
@@ -45,7 +45,7 @@ class LatencySettings:
 
 @dataclass(frozen=True, slots=True)
 class OptimizedMetric:
-    """One of several metrics to optimize; `reference` is where the hypervolume begins, if the spec sets it."""
+    """One of several metrics to optimize; `reference` is its value in the hypervolume's reference point, or None."""
 
     metric: str
     direction: Direction
@@ -66,7 +66,7 @@ class OptimizedMetric:
 
 
 def list_objectives(spec: Mapping[str, Any]) -> tuple[OptimizedMetric, ...]:
-    """Return the objectives of a stored spec; none if it has a single one."""
+    """Return the objectives of a stored spec; empty if the search has one objective."""
     return tuple(_read_objective(entry) for entry in spec["objective"].get("metrics") or ())
 
 
@@ -78,7 +78,7 @@ def _read_objective(entry: Mapping[str, Any]) -> OptimizedMetric:
 
 
 def latency_settings(objectives: Iterable[OptimizedMetric]) -> LatencySettings | None:
-    """Return how latency is measured, or None if no objective needs it. Then births depend on the machine."""
+    """Return how latency is measured, or None if it is no objective. With latency, births depend on the machine."""
     return next((objective.latency for objective in objectives if objective.latency is not None), None)
 
 
@@ -102,11 +102,10 @@ def orient_values(objectives: Sequence[OptimizedMetric], values: Sequence[float]
 def choose_reference(
     objectives: Sequence[OptimizedMetric], initial: Sequence[Sequence[float]]
 ) -> tuple[float, ...] | None:
-    """Return the point from which the hypervolume is counted.
+    """Return the reference point of the hypervolume.
 
-    It has the reference of each objective: the one in the spec, 0 for the accuracy, and otherwise the worst value among
-    the `initial` births. Return None if the worst value is needed and
-    there are no initial births.
+    The coordinate of each objective is its reference in the spec, otherwise 0 for the accuracy, and otherwise the worst
+    value among the `initial` births. Return None if a worst value is needed and there are no initial births.
     """
     reference = []
     for number, objective in enumerate(objectives):
@@ -124,10 +123,9 @@ def choose_reference(
 def relative_hypervolume(
     objectives: Sequence[OptimizedMetric], vectors: Iterable[Values], reference: Sequence[float]
 ) -> float:
-    """Return the hypervolume of vectors from `orient_values`, each objective counted in multiples of its reference.
+    """Return the hypervolume of vectors from `orient_values`, in multiples of each objective's reference.
 
-    An objective whose reference is 0 is counted in its own unit. With the accuracy and a cost, the hypervolume is from
-    0 to 1.
+    An objective with reference 0 is measured in its own unit. With the accuracy and a cost, the result is from 0 to 1.
     """
     units = [abs(value) or 1.0 for value in reference]
     points = [tuple(value / unit for value, unit in zip(vector, units, strict=True)) for vector in vectors]

@@ -1,4 +1,4 @@
-"""Operators: the computation of a layer of a block, its cost, its module, and its inheritance.
+"""Operators: the computation of a block's layers, with its cost, its torch module and its weight inheritance.
 
 `sep`, `mb3` and `mb6` are the operators of EAT-NAS. A package adds others by an entry point of the group
 `eatnas_db.operators`.
@@ -17,9 +17,9 @@ EXPANSION: Final = {"mb3": 3, "mb6": 6}
 
 
 class Layer(NamedTuple):
-    """One layer of a block: it maps `inputs` channels of `side` x `side` pixels to `outputs` channels.
+    """A layer of a block, from `inputs` channels of `side` x `side` pixels to `outputs` channels.
 
-    `skip`: the block asks for a shortcut. Only the first layer of a block has a `stride` above 1.
+    `skip` is whether the block asks for a shortcut. Only the first layer of a block has a `stride` above 1.
     """
 
     kernel: int
@@ -55,7 +55,7 @@ class Part(NamedTuple):
 
 
 class LayerCost(NamedTuple):
-    """The cost of a whole layer: the sums of its parts, and the most memory that one of them needs."""
+    """The cost of a layer: the sums over its parts, and the most memory that one part needs."""
 
     params: int
     mult_adds: int
@@ -68,10 +68,11 @@ class LayerCost(NamedTuple):
 class Operator:
     """An operator by name.
 
-    `count` returns the parts of a layer, in the order of their computation. It is pure and needs no torch. `module` is
-    the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only workers
-    import it. `inherit` is the reference of a function that copies weights from a parent's layer to its child's and
-    returns the number of copied elements; None: such a layer keeps its initial weights.
+    `count` is a pure function without torch, which returns the parts of a layer in the order of their computation.
+    `module` is the reference `module:name` of a function or class that returns the `torch.nn.Module` of a layer. Only
+    workers import `module`. `inherit` is the reference of a function that copies weights from a parent's layer to its
+    child's layer and returns the number of copied elements. With `inherit` None, the child's layer keeps its initial
+    weights.
     """
 
     name: str
@@ -88,9 +89,10 @@ def output_side(side: int, stride: int) -> int:
 def convolution(
     kernel: int, inputs: int, outputs: int, side: int, *, stride: int = 1, groups: int = 1, beside: int = 0
 ) -> Part:
-    """Count a convolution without bias and its batch norm; a ReLU after them adds nothing.
+    """Count a convolution without bias and the batch norm after it. A ReLU after both adds nothing.
 
-    `side` is the side of the input. `beside`: values of a shortcut that stay in memory meanwhile.
+    `side` is the side of the input in pixels. `beside` is the number of values of a shortcut that stay in memory
+    meanwhile.
     """
     after = output_side(side, stride)
     weights = kernel * kernel * inputs * outputs // groups
@@ -127,7 +129,7 @@ def _count_separable(layer: Layer) -> list[Part]:
         convolution(layer.kernel, layer.inputs, layer.inputs, layer.side, stride=layer.stride, groups=layer.inputs),
         convolution(1, layer.inputs, layer.outputs, layer.output_side, beside=shortcut),
     ]
-    # The next convolution keeps the sum of a body without a last norm and its shortcut.
+    # The next convolution keeps the sum of the body and its shortcut as its input.
     return [*parts, Part(0, 0, kept=result)] if shortcut else parts
 
 
@@ -141,7 +143,8 @@ def _count_bottleneck(expansion: int) -> Callable[[Layer], list[Part]]:
             convolution(1, hidden, layer.outputs, after, beside=shortcut),
         ]
         if layer.skip and not layer.keeps_shape:
-            # The bypass keeps the input of its norm; the sum of both branches replaces the output of the body's norm.
+            # The bypass keeps the input of its batch norm. The sum of both branches replaces the output of the body's
+            # batch norm.
             bypass = convolution(1, layer.inputs, layer.outputs, after)
             parts.append(Part(bypass.params, bypass.mult_adds, kept=layer.outputs * after**2))
         return parts

@@ -1,4 +1,4 @@
-"""Numbers and booleans of a YAML file together with their texts: a field that holds a text takes `010` as written."""
+"""Numbers and booleans of a YAML file together with their texts, so that a text field receives `010` as written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PlainScalar:
-    """A scalar without quotes that YAML reads as a number or a boolean: its text and that value."""
+    """An unquoted YAML scalar that is a number or a boolean: its text and its value."""
 
     text: str
     value: int | float | bool

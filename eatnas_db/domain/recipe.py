@@ -1,4 +1,4 @@
-"""The recipe that a candidate is trained by, and whether it inherits weights. Reads stored specs without pydantic."""
+"""Derive from a stored spec a candidate's recipe, and whether it inherits weights. Without pydantic."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from eatnas_db.domain.states import RETRAINED, Origin
 
 INHERITED: Final = "inherited"
 BALANCED: Final = "balanced"
-"""The value of `data.class_weights` that is part of a recipe."""
+"""The value of `data.class_weights` that becomes part of a recipe."""
 CHILD_LEARNING_RATE_FACTOR: Final = 1 / 3
 FINAL_EPOCHS_FACTOR: Final = 4
-"""A final model is trained for this many times the epochs of its search, unless the user gives a number."""
+"""A final model is trained for this many times the epochs of its search, unless the user sets its epochs."""
 
 
 def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | None) -> bool:
     """Return whether a candidate starts from its parent's weights; `spec` is the stored spec of its own search.
 
-    Only a mutation has a parent to inherit from in its own search. The parents of all other origins are candidates of
-    the search that was transferred, or an imported architecture, which has no weights and cannot be combined with
-    `transfer.weights: inherited`.
+    Only a mutation has a parent in its own search. Any other parent is a candidate of the transferred search or an
+    imported architecture. An imported architecture has no weights, so it cannot be combined with `transfer.weights:
+    inherited`.
     """
     if parent_id is None or origin in RETRAINED:
         return False
@@ -30,7 +30,7 @@ def inherits_weights(spec: Mapping[str, Any], *, origin: str, parent_id: int | N
 
 
 def without_timing(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a training section that affect results: all but the interval of checkpoints.
+    """Return the fields of a section `training` that affect results: all except the interval of checkpoints.
 
     Native arithmetic is left out, because older specs do not contain the field.
     """
@@ -47,7 +47,7 @@ def class_weights_of(data: Mapping[str, Any]) -> dict[str, str]:
 
 
 def recipe_of(spec: Mapping[str, Any], *, inheriting: bool) -> dict[str, Any]:
-    """Return a candidate's training section; one that inherits weights has its own epochs and learning rate."""
+    """Return a candidate's recipe. If it inherits weights, it has the epochs and the learning rate of `inheritance`."""
     recipe = dict(spec["training"])
     if inheriting:
         child = spec["inheritance"]

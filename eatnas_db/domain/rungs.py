@@ -1,4 +1,4 @@
-"""Rungs: short trainings after which only the best candidates continue. This module owns their rules.
+"""The rules of rungs: short trainings after which only the best candidates continue.
 
 A candidate stops for good at a rung, or continues to the next one. The decision for birth b depends on the results of
 the births up to b - lag at the same rung, and never on the order in which trainings end.
@@ -17,15 +17,15 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from eatnas_db.domain.states import RETRAINED
 
 COMPARED_BIRTHS: Final = 100
-"""The number of births before b - lag whose results decide. It bounds the cost of a decision in a long history."""
+"""The most births whose results decide at a rung. This limit bounds the cost of a decision in a long search."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rungs:
     """The epochs of each rung, the last of which is the whole training.
 
-    `keep` is the largest share of the candidates at a rung that continues. `resumes`: a candidate that continues
-    resumes its checkpoint; otherwise each rung is a training of its own.
+    At most the share `keep` of the candidates at a rung continues. `resumes` is whether a candidate that continues
+    resumes its checkpoint; otherwise each rung is a separate training.
     """
 
     epochs: tuple[int, ...]
@@ -39,7 +39,7 @@ class Rungs:
 
     @property
     def mean_epochs(self) -> float:
-        """The mean epochs that a candidate is trained for if the share `keep` continues at each rung."""
+        """The mean number of epochs of a candidate if the share `keep` continues at each rung."""
         # A candidate that resumes its checkpoint trains only the epochs between two rungs.
         before = (0, *self.epochs) if self.resumes else (0,) * len(self.epochs)
         trained = (epochs - done for epochs, done in zip(self.epochs, before, strict=False))
@@ -58,7 +58,7 @@ class RungResult(NamedTuple):
 
 
 class OnRung(Protocol):
-    """Anything with the number of a rung and a fitness."""
+    """An object with the number of a rung and a fitness."""
 
     @property
     def rung(self) -> int:
@@ -90,8 +90,8 @@ def rungs_of(spec: Mapping[str, Any], origin: str | None = None) -> Rungs | None
 def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> bool:
     """Return whether a candidate continues after a rung, given the results of earlier births at that rung.
 
-    It must be within the best share `keep` of the results, its own included, and less than this share may have
-    continued. Ties go to the earlier birth.
+    The candidate continues if it is within the best share `keep` of the results, including its own, and if fewer than
+    this share of the earlier candidates have continued. Ties go to the earlier birth.
     """
     allowed = math.floor(keep * (len(earlier) + 1))
     not_worse = sum(result.fitness >= fitness for result in earlier)
@@ -100,7 +100,7 @@ def is_promoted(fitness: float, earlier: Sequence[RungResult], keep: float) -> b
 
 
 def on_highest_rung(members: Iterable[_Member]) -> list[_Member]:
-    """Return the members on the highest rung that any member has reached. Only these compare by fitness."""
+    """Return the members on the highest rung that any member has reached. Only their fitness values are comparable."""
     listed = list(members)
     highest = max((member.rung for member in listed), default=0)
     return [member for member in listed if member.rung == highest]

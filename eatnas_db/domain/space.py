@@ -22,12 +22,12 @@ T = TypeVar("T")
 MAX_PROPOSALS: Final = 2000
 """A space counts as exhausted after this many proposals."""
 UNSHRUNK_PROPOSALS: Final = 64
-"""The number of first proposals that are taken as drawn; later ones over a limit are shrunk until they fit."""
+"""The number of first draws that are used unchanged. A later draw over a limit is shrunk until it fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One primitive of one block (from 1), before and after."""
+    """The values of one primitive before and after a mutation; `block` counts from 1."""
 
     block: int
     primitive: str
@@ -40,9 +40,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A drawn architecture, its effective form with digest and cost, and the changes from its parent.
+    """A drawn architecture, its effective form with the digest and cost, and the changes from its parent.
 
-    `activations` are the values per image that its training holds in memory.
+    `activations` is the number of values per image that its training holds at its peak.
     """
 
     architecture: Architecture
@@ -59,9 +59,9 @@ DigestLookup = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A space, the task that its networks are built for, and hard limits on proposed architectures.
+    """A space definition, the task of its networks, and hard limits on proposed architectures.
 
-    `macro` defines the primitives and the network around the blocks.
+    `macro` is the space definition: the primitives, and the network around the blocks.
     """
 
     macro: SpaceDefinition
@@ -69,7 +69,7 @@ class Space:
     limits: Limits = field(default_factory=Limits)
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all architectures of the same network."""
+        """Return the one architecture that represents all architectures that build the same network."""
         return self._call(f"read {architecture}", self._represent, architecture)
 
     def _represent(self, architecture: Architecture) -> Architecture:
@@ -134,7 +134,7 @@ class Space:
         )
 
     def mutate(self, parent: Architecture, rng: KeyedRng, is_held: DigestLookup) -> Proposal:
-        """Return the parent with one primitive of one block changed, as a network that the search does not hold.
+        """Return the parent with one primitive of one block changed, as a network that the search does not hold yet.
 
         The change is uniform over blocks, then primitives, then other values, among the allowed changes. Raises
         `SpaceExhaustedError` if no change is allowed.
@@ -153,7 +153,7 @@ class Space:
 
     @property
     def neighbour_count(self) -> int:
-        """The number of architectures that differ from another in one primitive of one block."""
+        """The number of architectures that differ from a given one in one primitive of one block."""
         return sum(len(allowed) - 1 for primitives in self.macro.blocks for allowed in primitives.values())
 
     @property
@@ -174,7 +174,7 @@ class Space:
             make_block = self.macro.make_block
             return Architecture(
                 tuple(
-                    # From left to right, which is the order of the draws.
+                    # `map` draws from left to right, so the order of the draws is fixed.
                     make_block(position, tuple(map(choose, primitives.values())))
                     for position, primitives in enumerate(self.macro.blocks)
                 )
@@ -183,7 +183,10 @@ class Space:
         return self._call("make an architecture", make)
 
     def _call(self, task: str, method: Callable[..., T], *arguments: object) -> T:
-        """Call a method of the space. Raises `PluginError` if code of a package fails or never returns."""
+        """Call a method of the space.
+
+        Raises `PluginError` if the code of a plug-in raises an error or exceeds the time limit.
+        """
         if not self.macro.runs_code_of_packages:
             return method(*arguments)
         try:
@@ -210,7 +213,7 @@ class Space:
 
 
 def require_round_trip(macro: SpaceDefinition, architecture: Architecture) -> None:
-    """Raise `PluginError` if the text or the code of an architecture stands for another one in its space."""
+    """Raise `PluginError` if the text or the code of an architecture stands for another architecture."""
     code = macro.to_code(architecture)
     for name, notation, read in (
         ("text", str(architecture), macro.parse(str(architecture))),

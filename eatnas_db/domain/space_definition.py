@@ -25,9 +25,9 @@ Primitives = Mapping[str, tuple[PrimitiveValue, ...]]
 class SpaceDefinition(ABC):
     """The primitives of each block, and the network around the blocks.
 
-    All methods are pure, and none needs torch: the daemon calls them to decide births. Only workers import `network`,
-    the reference `module:name` of a function from an architecture, the definition and a task to a `torch.nn.Module`,
-    and `inheritance`, the reference of a function that writes a parent's weights into a child; None: no child
+    All methods are pure and none needs torch, because the daemon calls them to decide births. Only workers import the
+    two references `module:name`. `network` names a function that builds a `torch.nn.Module` from an architecture, the
+    definition and a task. `inheritance` names a function that writes a parent's weights into a child; None: no child
     inherits.
     """
 
@@ -42,10 +42,10 @@ class SpaceDefinition(ABC):
 
     @abstractmethod
     def measure(self, architecture: Architecture, task: Task) -> tuple[Cost, int]:
-        """Return the cost of the network, and the values per image that a training holds in memory at its peak."""
+        """Return the cost of the network, and the number of values per image that a training holds at its peak."""
 
     def effective(self, architecture: Architecture) -> Architecture:
-        """Return the one architecture that represents all architectures of the same network."""
+        """Return the one architecture that represents all architectures that build the same network."""
         return architecture
 
     def make_block(self, position: int, values: tuple[PrimitiveValue, ...]) -> Any:
@@ -53,7 +53,7 @@ class SpaceDefinition(ABC):
         return ChoiceBlock(tuple(zip(self.blocks[position], values, strict=True)))
 
     def parse_block(self, position: int, text: str) -> Any:
-        """Return the block at `position` from its text. Raises `InvalidArchitectureError` without the position."""
+        """Parse the text of the block at `position`. Raises `InvalidArchitectureError` without the position."""
         return ChoiceBlock.parse(text, self.blocks[position])
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +62,10 @@ class SpaceDefinition(ABC):
 
     @property
     def runs_code_of_packages(self) -> bool:
-        """Whether its methods, or what they call, belong to an installed package, which may do anything."""
+        """Whether the methods run code of an installed package other than this one.
+
+        Such code may block or raise any error.
+        """
         return not type(self).__module__.startswith("eatnas_db.")
 
     @cached_property
@@ -94,7 +97,7 @@ class SpaceDefinition(ABC):
         return self.parse(str(code))
 
     def digest_text(self, effective: Architecture) -> str:
-        """Return the text that identifies the network of an effective architecture among the networks of all spaces."""
+        """Return the text that identifies the network of an effective architecture among all spaces."""
         return f"{self.name}:{effective}"
 
     def require_block_count(self, architecture: Architecture) -> None:

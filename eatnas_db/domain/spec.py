@@ -69,7 +69,7 @@ class DataSpec(SpecSection):
 
 
 class TrainingSpec(SpecSection):
-    """The recipe: everything that affects the results of a training but the architecture, the images and the seed."""
+    """The recipe: everything that affects a training's results, except the architecture, the images and the seed."""
 
     epochs: int = Field(10, ge=1, le=100_000)
     batch_size: int = Field(64, ge=2, le=65_536)
@@ -101,7 +101,7 @@ class TrainingSpec(SpecSection):
         return self
 
     def without_timing(self) -> dict[str, Any]:
-        """Return the fields that affect results: all but the interval of checkpoints."""
+        """Return the fields that affect results: all except the interval of checkpoints."""
         return without_timing(self.model_dump())
 
 
@@ -329,7 +329,7 @@ class SearchSpec(SpecSection):
         return tuple(warnings)
 
     def macro(self) -> Macro:
-        """Return the macro of EAT-NAS that `space` names or defines; `spaces.space_of_spec` knows all spaces."""
+        """Return the macro of EAT-NAS that `space` names or defines; `spaces.space_of_spec` accepts all spaces."""
         return PRESETS[self.space] if isinstance(self.space, str) else self.space.to_macro()
 
 
@@ -358,5 +358,5 @@ def parse_spec(
         spec = SearchSpec.model_validate(tree, context=context)
     except ValidationError as error:
         raise InvalidSpecError("\n".join(describe_errors(error, SearchSpec))) from None
-    final_recipe(spec.training.model_dump(), spec.final.to_keys())  # to report contradictory keys now
+    final_recipe(spec.training.model_dump(), spec.final.to_keys())  # raises if keys contradict each other
     return spec

@@ -19,7 +19,8 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
         location = _location(details)
         path = ".".join(location)
         if location == ["space"] and details["type"] in ("string_type", "model_type"):
-            # `space` is a name or a macro: pydantic reports an error for each, and neither is helpful.
+            # `space` is a name or a macro. Pydantic reports an error for each alternative, and neither error is
+            # helpful.
             if not isinstance(details["input"], dict) and not any("space:" in line for line in lines):
                 lines.append(f"space: expected a name or a macro (given: {plain_values(details['input'])!r})")
         elif details["type"] == "extra_forbidden":
@@ -34,7 +35,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[str]
             if details["type"] == "model_type":
                 message = "expected a section of keys and values"
             shown = "" if isinstance(given, dict | BaseModel) else f" (given: {given!r})"
-            key = f"{path}: " if path else ""  # a rule about two sections names their keys itself
+            key = f"{path}: " if path else ""  # the message of a rule about two sections names their keys
             lines.append(f"{key}{message[:1].lower()}{message[1:]}{shown}")
     return lines
 

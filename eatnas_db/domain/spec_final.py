@@ -16,7 +16,7 @@ from eatnas_db.errors import InvalidSpecError
 class FinalSpec(SpecSection):
     """How `search final` changes the recipe of the search. A key that is not set comes from the preset or the search.
 
-    The value that turns a method off also overrides the preset.
+    A value that turns a method off also takes precedence over the preset.
     """
 
     preset: Literal["eatnas-paper", "strong"] | None = None

@@ -1,4 +1,4 @@
-"""The part of the spec about several objectives: a section for each metric, and the rules for all of them."""
+"""The part of the spec about several objectives: a section for each metric, and the rules for all metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eatnas_db.domain.spec_errors import describe_unknown
 from eatnas_db.domain.spec_section import SpecSection
 
 REMOVAL_BY_RANK: Final = "worst"
-"""The rule of removal of a search with several objectives, unless its spec gives another."""
+"""The default rule of removal in a search with several objectives."""
 DEFAULT_RUNS: Final = 30
 
 
@@ -80,16 +80,16 @@ def require_metrics(metrics: Sequence[MetricSpec], known: Collection[str]) -> No
 
 
 def require_population(metrics: Sequence[MetricSpec], population: int) -> None:
-    """Raise `ValueError` if a population is too large for the comparison of all its members at each birth."""
+    """Raise `ValueError` if a population is too large to compare all pairs of its members at each birth."""
     largest = MAX_POPULATION[len(metrics)]
     if population > largest:
         raise ValueError(f"evolution.population is at most {largest} with {len(metrics)} metrics (given: {population})")
 
 
 def expand_objectives(tree: Any) -> Any:
-    """Return a spec with a list of objectives as the mapping `{metrics: …}`, and with the default removal for it.
+    """Return a spec in which a list of objectives is the mapping `{metrics: …}`, with the default removal for it.
 
-    `tree` is unchecked. A spec that names its removal keeps it.
+    `tree` is not validated yet. A removal in the spec takes precedence over the default.
     """
     if not isinstance(tree, dict):
         return tree

@@ -1,4 +1,4 @@
-"""The training of the user's own that a spec names, as the record stores it."""
+"""The user's own training function that a spec names, as the record stores it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ ProgramOptions = Annotated[dict[str, Any], BeforeValidator(lambda value: require
 class ProgramSpec(SpecSection):
     """A function of an installed package, written as `module:name`.
 
-    The record adds the version of the package and the digest of its source when it creates the search. A spec that
-    already has them is accepted only if this very source is installed.
+    When a search is created, the record adds the version of the package and the digest of its source. A spec that
+    already contains them is accepted only if exactly this source is installed.
     """
 
     reference: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")
@@ -64,7 +64,7 @@ class ProgramSpec(SpecSection):
 
 
 def known_to_program(metrics: Sequence[MetricSpec]) -> list[str]:
-    """Return the metrics that a search with a program may optimize: its own metrics, and the size of networks."""
+    """Return the metrics that a search with a program may optimize: its own metrics, and the costs of networks."""
     return [*(entry.metric for entry in metrics if entry.metric != LATENCY), PARAMS, MULT_ADDS]
 
 

@@ -11,7 +11,9 @@ from eatnas_db.domain.spec import TrainingSpec
 
 
 class TrainingRecipe(TrainingSpec):
-    """A recipe with the methods of final models, all off by default. Stored recipes contain them only if they are on.
+    """A recipe with the methods of final models, all off by default.
+
+    A stored recipe contains a method only if it is on.
 
     `docs/final-models.md` describes each of them.
     """

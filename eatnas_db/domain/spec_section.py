@@ -31,7 +31,8 @@ class SpecSection(BaseModel):
         known = type(self).model_fields
         unset = {name for name in self.stored_if_set if getattr(self, name) == known[name].default}
         aliases = {name: field.alias for name, field in known.items() if field.alias is not None}
-        # A nested section is serialized by the names of its fields, which Python's keywords are not.
+        # Pydantic serializes a nested section by its field names. A key that is a Python keyword has another field
+        # name.
         return {aliases.get(name, name): value for name, value in fields.items() if name not in unset}
 
     @classmethod

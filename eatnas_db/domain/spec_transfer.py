@@ -12,7 +12,7 @@ from eatnas_db.errors import InvalidArchitectureError
 
 MAX_MULT_ADDS: Final = 2**63 - 1
 MAX_SOURCES: Final = 8
-"""The searches whose models one search may use. Each adds to the time of a birth."""
+"""The most searches whose models one search may use, since each adds to the time of a birth."""
 
 
 class TransferSpec(SpecSection):

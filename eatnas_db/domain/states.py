@@ -1,4 +1,4 @@
-"""The states of candidates and searches, and the table of transitions that the guards in SQL are generated from."""
+"""The states of candidates and searches, and the table of transitions from which the SQL guards are generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class CandidateState(StrEnum):
     PENDING = "pending"
     LEASED = "leased"
     WAITING = "waiting"
-    """Trained up to a rung; whether it continues is not decided yet."""
+    """Trained up to a rung, and waiting for the decision whether it continues."""
     SCORED = "scored"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -51,9 +51,9 @@ EDGES: Final[dict[Transition, tuple[frozenset[CandidateState], CandidateState]]]
 """The states that each transition starts from, and the state that it ends in. No edge leaves a settled state."""
 
 UNSETTLED: Final = frozenset({CandidateState.PENDING, CandidateState.LEASED, CandidateState.WAITING})
-"""States in which a candidate is still to be trained, or may be."""
+"""The states of candidates that are in training or may still be trained."""
 SETTLED: Final = frozenset({CandidateState.SCORED, CandidateState.FAILED, CandidateState.CANCELLED})
-"""States in which a candidate no longer delays the births after it."""
+"""The states in which a candidate no longer delays later births."""
 
 
 class Origin(StrEnum):
@@ -66,7 +66,7 @@ class Origin(StrEnum):
     SURVIVOR = "survivor"
     """A candidate of the source search, carried over unchanged."""
     IMPORTED = "imported"
-    """Given by the user: as `transfer.basic`, or with its score by `db import`."""
+    """An architecture that the user gave as `transfer.basic`, or with its score to `db import`."""
     REEVALUATION = "reevaluation"
     """A candidate of another search, trained again from scratch with another seed."""
     FINAL = "final"
@@ -84,12 +84,14 @@ class SearchKind(StrEnum):
 
     EVOLUTION = "evolution"
     REEVALUATION = "reevaluation"
-    """Trains the best candidates of another search from scratch with fresh seeds; it has no further births."""
+    """Trains the best candidates of another search from scratch with fresh seeds, and has no other births."""
     FINAL = "final"
-    """Trains the winners of another search with a longer recipe on training and validation images, and evaluates each
-    once on the test part; it has no further births."""
+    """Trains the winners of another search with a longer recipe on training and validation images.
+
+    It evaluates each once on the test part, and has no other births.
+    """
     RETRY = "retry"
-    """Trains failed candidates of another search from scratch, outside its population; it has no further births."""
+    """Trains failed candidates of another search from scratch, outside its population, and has no other births."""
     IMPORTED = "imported"
     """Has scores that were measured elsewhere, and trains nothing; other searches may start from it."""
 
@@ -107,9 +109,12 @@ class MemoryFallback(IntEnum):
 
     NONE = 0
     ALONE = 1
-    """Without another training on its device."""
+    """Trained without another training on its device."""
     HALVED = 2
-    """Alone, and with each batch in two halves. This changes batch-norm's statistics, so results report a deviation."""
+    """Trained alone, with each batch in two halves.
+
+    This changes the statistics of batch norm, so results report a deviation.
+    """
 
 
 class FailureKind(StrEnum):
@@ -123,7 +128,7 @@ class FailureKind(StrEnum):
     TIME_LIMIT = "time_limit"
     UNREADABLE_DATA = "unreadable_data"
     INVALID_REPORT = "invalid_report"
-    """A training of the user's own broke a rule of its reports, for example left out an epoch."""
+    """The user's own training function broke a rule of its reports, for example left out an epoch."""
     MISSING_PLUGIN = "missing_plugin"
     """A plug-in of the search is not installed, has changed or cannot be loaded; the host sets the search aside."""
     PARENT_MISSING = "parent_missing"

@@ -1,7 +1,7 @@
-"""Elastic transfer, pure: perturb and stretch a basic architecture for another task, or carry over a population.
+"""Elastic transfer: perturb and stretch a basic architecture for another task, or carry over a population. Pure.
 
-In the paper, the initial population consists of small random perturbations of the basic architecture; no source says
-how small. We change one primitive in each of one to `max_blocks` blocks.
+In the paper, the initial population consists of small random perturbations of the basic architecture. No source gives
+their size. Here a perturbation changes one primitive in each of one to `max_blocks` blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STRETCH_PRIMITIVES: Final = ("depth", "width")
 
 @dataclass(frozen=True, slots=True)
 class PerturbationLimits:
-    """How far a perturbation may go: the largest number of changed blocks, and the primitives it may change."""
+    """The largest number of blocks that a perturbation changes, and the primitives that it may change."""
 
     max_blocks: int
     primitives: tuple[str, ...]
@@ -100,8 +100,8 @@ def stretch(
 ) -> Architecture:
     """Return the basic architecture, widened, deepened or reduced step by step towards `mult_adds`.
 
-    Each step moves one primitive to its next or previous value: the move that comes closest. The last step is the one
-    after which no move comes closer.
+    Each step moves one primitive to its next or previous value, and takes the move that comes closest to `mult_adds`.
+    The steps end when no move comes closer.
     """
     architecture = basic
     distance = abs(space.propose(architecture).cost.mult_adds - mult_adds)

@@ -1,4 +1,4 @@
-"""Compute with one thread: the matrices are small, and the trainings need the other cores."""
+"""Limit linear algebra to one thread: the matrices are small, and trainings need the other cores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architectures of a space as codes: the index of the value of every primitive of every block."""
+"""Convert between the architectures of a space and codes: the index of the value of each primitive of each block."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from eatnas_db.guidance.encoding import Code, Encoding
 
 
 class BlockCodes:
-    """A space of codes for the model. It includes codes over the limits, and several codes of equal networks."""
+    """The codes of a search space. They include architectures over the limits, and several codes of one network."""
 
     def __init__(self, space: Space) -> None:
         self._space = space
         self._values = [list(primitives.values()) for primitives in space.macro.blocks]
         named = [item for primitives in space.macro.blocks for item in primitives.items()]
-        # Positions count as one primitive only if their values are the same, too.
+        # Two positions belong to one primitive only if both its name and its values are the same.
         numbers = {item: number for number, item in enumerate(dict.fromkeys(named))}
         self.encoding = Encoding(
             levels=tuple(len(values) for _, values in named),
@@ -26,7 +26,7 @@ class BlockCodes:
         )
 
     def encode(self, architecture: Architecture) -> Code:
-        """Return the code of an architecture's effective form."""
+        """Return the code of an architecture's effective form, with one index for each position of `encoding`."""
         return tuple(
             allowed.index(block.value(primitive))
             for block, primitives in zip(self._space.effective(architecture), self._space.macro.blocks, strict=True)
@@ -34,7 +34,7 @@ class BlockCodes:
         )
 
     def decode(self, code: Code) -> Architecture:
-        """Return the architecture of a code."""
+        """Return the architecture of a code, the inverse of `encode` for effective architectures."""
         indices = iter(code)
         return Architecture(
             tuple(
@@ -44,7 +44,7 @@ class BlockCodes:
         )
 
     def sample(self, rng: KeyedRng) -> Code:
-        """Return a random code."""
+        """Return a random code, uniform over all codes."""
         return tuple(rng.randbelow(level) for level in self.encoding.levels)
 
     def neighbours(self, code: Code) -> list[Code]:
@@ -57,7 +57,7 @@ class BlockCodes:
         ]
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code:
-        """Return a code with `count` primitives changed."""
+        """Return a code with `count` primitives changed to other values."""
         mutant = list(code)
         for position in rng.sample(len(code), count):
             other = rng.randbelow(self.encoding.levels[position] - 1)

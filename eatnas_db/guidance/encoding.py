@@ -1,4 +1,4 @@
-"""Codes as vectors of integers, and the two ways in which the model compares them."""
+"""Codes as vectors of integers, and the two features by which the model compares them: distances and totals."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 Code = tuple[int, ...]
-"""The index of the value at each position."""
+"""The index of the value at each position of an architecture."""
 Codes = NDArray[np.int64]
-"""Codes as rows, positions as columns."""
+"""An array with shape (codes, positions)."""
 Reals = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """The positions of a code: the number of values of each, whether they are ordered, and their primitive.
+    """The positions of a code: the number of values, whether the values are ordered, and the number of the primitive.
 
     Positions of one primitive have the same values, for instance the kernels of all blocks.
     """
@@ -29,14 +29,15 @@ class Encoding:
     primitives: tuple[int, ...]
 
     def distances(self, left: Codes, right: Codes) -> Reals:
-        """Return the mean distance over positions of each pair, from 0 to 1, with shape (left, right).
+        """Return the distance of each pair of codes, from 0 to 1, with shape (left, right).
 
-        Different values have the distance 1, or their difference in rank as a share of the largest if ordered.
+        It is the mean over the positions. At a position, two different values have the distance 1 or, if the values are
+        ordered, their difference in rank as a share of the largest difference.
         """
         return np.asarray(cdist(self._coordinates(left), self._coordinates(right), "cityblock")) / len(self.levels)
 
     def totals(self, codes: Codes) -> Reals:
-        """Return how often each value of each primitive occurs in a code, as a share of the primitive's positions."""
+        """Return the share of each primitive's positions that has each value, with shape (codes, values)."""
         columns = []
         for primitive, positions in self._positions.items():
             part = codes[:, positions]
@@ -44,7 +45,7 @@ class Encoding:
         return np.stack(columns, 1)
 
     def _coordinates(self, codes: Codes) -> Reals:
-        """Return numbers whose absolute differences add up to the distances over all positions."""
+        """Return coordinates, one row for each code, whose cityblock distances are the sums over the positions."""
         columns = []
         for position, level in enumerate(self.levels):
             if self.ordered[position]:
@@ -65,5 +66,5 @@ class Encoding:
 
 
 def as_array(codes: Sequence[Code], positions: int) -> Codes:
-    """Return codes as an array, which has all columns even if there are no codes."""
+    """Return codes as an array with shape (codes, positions), also if there are no codes."""
     return np.array(codes, dtype=np.int64).reshape(len(codes), positions)

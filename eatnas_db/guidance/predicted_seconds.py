@@ -11,13 +11,13 @@ import numpy as np
 from eatnas_db.guidance.encoding import Reals
 
 FIXED_SHARE: Final = 1 / 3
-"""The share of the median network's seconds that does not depend on its mult-adds, as in our measured searches."""
+"""The share of the median network's seconds that does not depend on mult-adds, as measured in our searches."""
 
 
 def predict_seconds(mult_adds: Sequence[int], scored: Sequence[int]) -> Reals:
-    """Return the seconds of networks with these mult-adds, as multiples of those of the median scored network.
+    """Return the seconds of networks with these mult-adds, in multiples of the median scored network's seconds.
 
-    `scored`: the mult-adds of the scored networks.
+    `scored` are the mult-adds of the scored networks. The result has shape (networks,).
     """
     median = max(statistics.median(scored), 1)
     return FIXED_SHARE + (1 - FIXED_SHARE) * np.array(mult_adds, dtype=np.float64) / median

@@ -1,4 +1,7 @@
-"""A Gaussian process over codes. Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 2 and 5."""
+"""A Gaussian process over codes.
+
+The formulas are from Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters 2 and 5.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ LIKELIHOOD_MARGIN: Final = 1e-6
 
 
 class Kernel(NamedTuple):
-    """A mixture of three similarities: linear and exponential in the distance, and Gaussian in the totals."""
+    """A weighted sum of three kernels: linear and exponential in the distance, and Gaussian in the totals."""
 
     linear: float
     exponential: float
@@ -41,13 +44,13 @@ KERNELS: Final = (
     Kernel(0.34, 0.33, 0.33, 10, 0.5),
 )
 NOISES: Final = (SMALLEST_NOISE, 0.03, 0.1, 0.25, 0.5, 1.0)
-"""Variances of the noise, relative to that of the process."""
+"""The variances of the noise, relative to the variance of the process."""
 
 
 class ProcessModel(NamedTuple):
-    """A kernel, a noise and the slopes of the sources, chosen by the scores among the first `births` births.
+    """A kernel, a noise variance and the slopes of the sources, chosen by the scores of the first `births` births.
 
-    The prior mean is the sum of the predictions of the sources, each times its slope; without sources it is 0.
+    The prior mean is the sum of the sources' predictions, each multiplied by its slope. It is 0 without sources.
     """
 
     kernel: Kernel
@@ -58,7 +61,7 @@ class ProcessModel(NamedTuple):
 
 @dataclass(frozen=True)
 class Points:
-    """Codes with their totals: how often each value of each primitive occurs."""
+    """Codes, with shape (points, positions), and their `Encoding.totals`."""
 
     codes: Codes
     totals: Reals
@@ -82,14 +85,14 @@ def make_points(encoding: Encoding, codes: Codes) -> Points:
 
 
 def normal_scores(scores: Reals) -> Reals:
-    """Map scores to the quantiles of a normal distribution by their rank; equal scores get the same value."""
+    """Map scores by their ranks to the quantiles of a standard normal distribution. Equal scores get equal values."""
     ordered = np.sort(scores)
     ranks = (np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")) / 2
     return np.asarray(ndtri(ranks / len(scores)), dtype=np.float64)
 
 
 def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) -> Reals:
-    """Return the covariances of each pair of points, with shape (left, right)."""
+    """Return the prior covariance of each pair of points, with shape (left, right)."""
     result = np.zeros((len(left), len(right)))
     if kernel.linear or kernel.exponential:
         distances = encoding.distances(left.codes, right.codes)
@@ -101,13 +104,13 @@ def covariance(encoding: Encoding, kernel: Kernel, left: Points, right: Points) 
 
 
 def choose_model(encoding: Encoding, points: Points, targets: Reals, expected: Reals | None = None) -> ProcessModel:
-    """Return the model with the largest marginal likelihood, the scale being fitted to each.
+    """Return the model with the largest marginal likelihood. The scale of each model is fitted to the targets.
 
-    `expected`: the predictions of each source at the points, as columns.
+    `targets` has shape (points,). `expected` has the predictions of the sources, with shape (points, sources).
     """
     best, best_likelihood = ProcessModel(KERNELS[0], NOISES[-1]), -np.inf
     for model, likelihood in likelihoods(encoding, points, targets, expected):
-        # A margin, so that rounding does not choose between models of equal likelihood.
+        # The margin keeps rounding from choosing between models of equal likelihood.
         if likelihood > best_likelihood + LIKELIHOOD_MARGIN:
             best, best_likelihood = model, likelihood
     return best
@@ -116,7 +119,11 @@ def choose_model(encoding: Encoding, points: Points, targets: Reals, expected: R
 def likelihoods(
     encoding: Encoding, points: Points, targets: Reals, expected: Reals | None = None
 ) -> Iterator[tuple[ProcessModel, float]]:
-    """Yield each kernel with each noise and slopes, and the logarithm of its marginal likelihood."""
+    """Yield each combination of kernel, noise and slopes, with the logarithm of its marginal likelihood.
+
+    The scale is the one with the largest likelihood, and a constant is left out (Rasmussen and Williams, equation 5.8).
+    `targets` has shape (points,), and `expected` has shape (points, sources).
+    """
     count = len(targets)
     if expected is None:
         expected = np.zeros((count, 0))
@@ -137,13 +144,13 @@ def likelihoods(
 
 
 def list_slopes(sources: int) -> list[tuple[float, ...]]:
-    """Return the slopes to choose from: 0, 1/2 or 1 for each source, with a sum of at most 1; all 0 comes first."""
+    """Return the combinations of slopes: 0, 1/2 or 1 for each source, with a sum of at most 1. All 0 comes first."""
     return [slopes for slopes in product((0.0, 0.5, 1.0), repeat=sources) if sum(slopes) <= 1]
 
 
 def prior_mean(slopes: Sequence[float], expected: Reals) -> Reals:
-    """Return the prior mean at each point from the predictions of the sources, which are the columns."""
-    # A sum in a fixed order: a product of matrices rounds differently with other numbers of points.
+    """Return the prior mean, with shape (points,), from the sources' predictions, with shape (points, sources)."""
+    # Sum in a fixed order, because the rounding of a matrix product depends on the number of points.
     total = np.zeros(len(expected))
     for slope, column in zip(slopes, expected.T, strict=True):
         total += slope * column
@@ -152,20 +159,20 @@ def prior_mean(slopes: Sequence[float], expected: Reals) -> Reals:
 
 @dataclass(frozen=True)
 class Posterior:
-    """The process conditioned on scored points, and on pending points with their predicted mean.
+    """The process conditioned on scored points and on pending points, whose targets are their predicted means.
 
-    Pending points change only the variance.
+    So pending points change only the variance. Rasmussen and Williams, equations 2.23 and 2.24.
     """
 
     encoding: Encoding
     model: ProcessModel
     points: Points
     scored: int
-    """The first points are scored, the others are pending."""
+    """The number of scored points, which come first; the others are pending."""
     weights: Reals
-    """The covariances of a point with the scored points times these weights are its mean."""
+    """The mean of a point is the dot product of these weights and its covariances with the scored points."""
     leverages: Reals
-    """The diagonal of the inverse covariance of the scored points, with noise."""
+    """The diagonal of the inverse of the scored points' covariance matrix with noise."""
     factor: Reals
     scale: float
 
@@ -173,7 +180,7 @@ class Posterior:
     def fit(
         cls, encoding: Encoding, model: ProcessModel, *, points: Points, targets: Reals, pending: Points
     ) -> Posterior:
-        """Condition the process on scored and pending points."""
+        """Condition the process on scored points and their targets, with shape (points,), and on pending points."""
         everything = Points.concatenate(points, pending)
         matrix = covariance(encoding, model.kernel, everything, everything)
         matrix[np.diag_indices_from(matrix)] += model.noise
@@ -192,11 +199,11 @@ class Posterior:
         )
 
     def fitted(self, targets: Reals) -> Reals:
-        """Return the mean at each scored point."""
+        """Return the mean at each scored point; `targets` are those of `fit`."""
         return targets - self.model.noise * self.weights
 
     def agreement(self, targets: Reals) -> float:
-        """Return the correlation of the targets with their predictions from all other points, 0 for equal targets.
+        """Return the correlation of the targets with their leave-one-out predictions; 0 if all targets are equal.
 
         Rasmussen and Williams, equation 5.12.
         """
@@ -207,13 +214,13 @@ class Posterior:
         return float(((targets - targets.mean()) * (left_out - left_out.mean())).mean()) / deviations
 
     def mean(self, points: Points) -> Reals:
-        """Return the mean of the process at each point."""
+        """Return the mean of the process at each point, with shape (points,)."""
         cross = covariance(self.encoding, self.model.kernel, points, self.points.select(slice(0, self.scored)))
-        # A sum for each point, so that the result does not depend on the other points.
+        # Sum for each point separately, because the rounding of a matrix product depends on the other points.
         return np.asarray((cross * self.weights).sum(1), dtype=np.float64)
 
     def predict(self, points: Points) -> tuple[Reals, Reals]:
-        """Return the mean and the standard deviation of the process at each point, without noise."""
+        """Return the mean and the standard deviation of the process, without noise, each with shape (points,)."""
         cross = covariance(self.encoding, self.model.kernel, points, self.points)
         mean = cross[:, : self.scored] @ self.weights
         solved = solve_triangular(self.factor, cross.T, lower=True)

@@ -1,4 +1,4 @@
-"""Propose the next code from the scores so far: a pure function of the seed, the birth and the rows before it."""
+"""Propose the next code from the scores so far. The functions are pure: all randomness is in their argument `rng`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MUTANTS: Final = 12
 RANDOM_CODES: Final = 100
 MODEL_GROWTH: Final = 1.3
 WATCHED_SCORES: Final = 16
-"""With fewer scores, their agreement with predictions is a matter of chance."""
+"""With fewer scores, the agreement of scores and predictions would be a matter of chance."""
 MIN_AGREEMENT: Final = 0.1
-"""The smallest correlation between left-out scores and their predictions with which the model decides births."""
+"""The model decides births if scores correlate at least this much with their leave-one-out predictions."""
 TOLERANCE: Final = 1e-6
-"""Values that differ by less count as equal, since another processor may round them differently."""
+"""Values that differ by less count as equal, because processors may round them differently."""
 
 
 class CodeSpace(Protocol):
@@ -52,12 +52,12 @@ class CodeSpace(Protocol):
         ...
 
     def mutate(self, code: Code, count: int, rng: KeyedRng) -> Code | None:
-        """Return a code that differs in `count` positions, or None if the drawn one is not in the space."""
+        """Return a random code that differs in `count` positions, or None if the drawn code is not in the space."""
         ...
 
 
 class ScoredCode(NamedTuple):
-    """A scored birth, with its score at its last rung; a birth on a higher rung is the better one."""
+    """A scored birth with the score at its last rung. A birth on a higher rung is better than any on a lower rung."""
 
     birth: int
     code: Code
@@ -66,13 +66,15 @@ class ScoredCode(NamedTuple):
 
 
 Seconds = Callable[[Sequence[Code]], Reals]
-"""Returns the predicted device seconds of codes, relative to those of a typical one."""
+"""Returns the predicted device seconds of codes, relative to a typical code, with shape (codes,)."""
 
 
 class EvaluatedPool(NamedTuple):
-    """The codes to choose from, the birth that each is derived from (None for a random one), and their predictions.
+    """The codes to choose from, with their predictions in arrays with shape (codes,).
 
-    The code with the largest `acquisition` is chosen: the improvement, or the improvement per predicted second.
+    `parent_of` is the birth from which a code is derived, or None for a random code. `acquisition` is the expected
+    improvement, or the expected improvement per predicted second. The accepted code with the largest acquisition is
+    chosen.
     """
 
     codes: list[Code]
@@ -84,16 +86,16 @@ class EvaluatedPool(NamedTuple):
     agreement: float
     scores: int
     parents_fitted: Reals
-    """The fitted means of the codes that the pool is derived from, and of the next best code."""
+    """The fitted means of the parents of the pool, and of the best scored code that is no parent."""
 
     @property
     def hands_over(self) -> bool:
-        """Whether the scores and their predictions do not agree, so that evolution decides."""
+        """Whether evolution decides the birth, because scores and predictions do not agree."""
         return self.scores >= WATCHED_SCORES and self.agreement < MIN_AGREEMENT
 
 
 class GuidedProposal(NamedTuple):
-    """A proposed code, the birth it was derived from (None for a random one), and the prediction for it."""
+    """A proposed code with its prediction, and the birth from which it is derived (None for a random code)."""
 
     code: Code
     parent_birth: int | None
@@ -101,12 +103,12 @@ class GuidedProposal(NamedTuple):
 
 
 def min_scores(sources: Sequence[SourceModel]) -> int:
-    """Return the number of scores with which the model decides births; the models of sources replace scores."""
+    """Return the fewest scores with which the model decides births: 1 with sources, whose models replace scores."""
     return 1 if sources else GUIDED_MIN_SCORES
 
 
 def model_rows(visible: int) -> int:
-    """Return the number of first births that choose the model; it changes when the births have grown by 30%."""
+    """Return the number of first births whose scores choose the model. It grows with every 30% of further births."""
     size = float(GUIDED_MIN_SCORES)
     while size * MODEL_GROWTH <= visible:
         size *= MODEL_GROWTH
@@ -116,7 +118,7 @@ def model_rows(visible: int) -> int:
 def fit_model(
     encoding: Encoding, rows: Sequence[ScoredCode], births: int, sources: Sequence[SourceModel] = ()
 ) -> ProcessModel:
-    """Choose the kernel, the noise and the slopes by `rows`, the scored ones among the first `births` births."""
+    """Choose the kernel, the noise and the slopes by `rows`, the scored births among the first `births` births."""
     if sources and not rows:
         return model_of_sources(sources)._replace(births=births)
     points = _points(encoding, [row.code for row in rows])
@@ -125,18 +127,24 @@ def fit_model(
 
 
 def fit_source(encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel | None = None) -> SourceModel:
-    """Return the model of a source from its scored births; by default, they choose its kernel and noise, too."""
+    """Return the model of a source from its scored births. They also choose its kernel and noise if `model` is None."""
     points, targets = _points(encoding, [row.code for row in rows]), rank_targets(rows)
     return SourceModel.fit(encoding, model or choose_model(encoding, points, targets), points, targets)
 
 
 def model_of_sources(sources: Sequence[SourceModel]) -> ProcessModel:
-    """Return the model without enough scores: that of the first source, and half the mean of all predictions."""
+    """Return the model of a search without scores.
+
+    It has the kernel and noise of the first source, and its prior mean is half the mean of the sources' predictions.
+    """
     return sources[0].posterior.model._replace(births=0, slopes=(0.5 / len(sources),) * len(sources))
 
 
 def centre(expected: Reals) -> Reals:
-    """Return the predictions of each source at scored points less their mean: their level has no meaning here."""
+    """Subtract from each source's predictions, with shape (points, sources), their mean over the points.
+
+    Targets of different searches have no common level, so only differences between points count.
+    """
     return expected - expected.mean(0) if len(expected) else expected
 
 
@@ -153,10 +161,11 @@ def propose(
 ) -> GuidedProposal | None:
     """Return the accepted code with the largest expected improvement, or None if evolution should decide.
 
-    With `seconds`, return that with the largest improvement per predicted second.
+    With `seconds`, return the code with the largest expected improvement per predicted second.
 
-    This is the case with fewer than `GUIDED_MIN_SCORES` scores, if predictions and scores do not agree, or if no code
-    is accepted. `rows` holds at most `MAX_ROWS` scored births, `pending` the codes whose score is not visible yet.
+    Evolution should decide with fewer than `min_scores` scores, if predictions and scores do not agree, or if no code
+    is accepted. `rows` holds at most `MAX_ROWS` scored births, and `pending` the codes whose scores are not visible
+    yet.
     """
     pool = evaluate_pool(space, model, rows, pending, rng, sources, seconds=seconds)
     if pool is None or pool.hands_over:
@@ -201,7 +210,7 @@ def evaluate_pool(
         return None
     encoding, targets = space.encoding, rank_targets(rows)
     points = _points(encoding, [row.code for row in rows])
-    # A source without influence needs no prediction.
+    # A source with slope 0 has no influence, so it needs no prediction.
     used = [source for slope, source in zip(model.slopes, sources, strict=True) if slope]
     slopes = [slope for slope in model.slopes if slope]
     expected = predict_all(used, points)
@@ -230,7 +239,10 @@ def evaluate_pool(
 
 
 def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:
-    """Return the expected improvement over `best`. Jones, Schonlau and Welch, 1998, equation 15."""
+    """Return the expected improvement over `best` at each point, with the shape of `mean` and `deviation`.
+
+    Jones, Schonlau and Welch, Efficient Global Optimization (1998), equation 15.
+    """
     gain = mean - best
     standardized = gain / deviation
     density = np.exp(-0.5 * standardized**2) / np.sqrt(2 * np.pi)
@@ -238,7 +250,7 @@ def expected_improvement(mean: Reals, deviation: Reals, best: float) -> Reals:
 
 
 def _collect_pool(space: CodeSpace, parents: Sequence[ScoredCode], rng: KeyedRng) -> dict[Code, int | None]:
-    """Return neighbours and mutants of the parents and random codes, each with the birth of its first parent."""
+    """Return neighbours and mutants of the parents, and random codes, each with the birth of its first parent."""
     pool: dict[Code, int | None] = {}
     for parent in parents:
         for neighbour in space.neighbours(parent.code):
@@ -256,9 +268,9 @@ def _collect_pool(space: CodeSpace, parents: Sequence[ScoredCode], rng: KeyedRng
 def _choose(
     pool: Sequence[Code], acquisition: Reals, rng: KeyedRng, accepts: Callable[[Code], bool]
 ) -> tuple[int, float] | None:
-    """Return the place of the accepted code with the largest value, and its lead over the next one.
+    """Return the index of the accepted code with the largest acquisition, and its lead over the next code.
 
-    Codes within the tolerance of the best one tie, and a random draw decides.
+    If other codes are within `TOLERANCE` of the best one, a random draw decides between them.
     """
     tied: list[int] = []
     for place in sorted(range(len(pool)), key=lambda place: (-acquisition[place], pool[place])):
@@ -275,13 +287,13 @@ def _points(encoding: Encoding, codes: Sequence[Code]) -> Points:
 
 
 def rank_targets(rows: Sequence[ScoredCode]) -> Reals:
-    """Return the normal scores of births by rung and score."""
+    """Return the normal scores of births, ranked by rung and score, with shape (rows,)."""
     order = {key: place for place, key in enumerate(sorted({(row.rung, row.score) for row in rows}))}
     return normal_scores(np.array([float(order[row.rung, row.score]) for row in rows]))
 
 
 def _as_fitness(rows: Sequence[ScoredCode], targets: Reals, values: Reals) -> tuple[float, float, float]:
-    """Map normal scores back to fitness, along the scores of the rows."""
+    """Map three normal scores to fitness by interpolation between the scores of the rows."""
     order = np.argsort(targets, kind="stable")
     low, middle, high = np.interp(values, targets[order], np.array([row.score for row in rows])[order])
     return float(low), float(middle), float(high)

@@ -1,4 +1,4 @@
-"""The models of other searches, whose predictions are the prior mean of a search."""
+"""The models of source searches. Their predictions make the prior mean of a transferred search."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from eatnas_db.guidance.process import Points, Posterior, ProcessModel
 
 @dataclass(frozen=True)
 class SourceModel:
-    """The model of a finished search: a process conditioned on its scores, in normal scores of that search."""
+    """The model of a finished search: a Gaussian process conditioned on the normal scores of its births."""
 
     posterior: Posterior
 
     @classmethod
     def fit(cls, encoding: Encoding, model: ProcessModel, points: Points, targets: Reals) -> SourceModel:
-        """Condition the process on all scores of the source."""
+        """Condition the process on the targets of all scored points of the source, with shape (points,)."""
         return cls(Posterior.fit(encoding, model, points=points, targets=targets, pending=points.select(slice(0, 0))))
 
     def predict(self, points: Points) -> Reals:
-        """Return the expected normal score at each point."""
+        """Return the expected normal score at each point, with shape (points,)."""
         return self.posterior.mean(points)
 
 

@@ -1,4 +1,4 @@
-"""Check a recorded birth against the model, with a tolerance for processors that round differently."""
+"""Check a recorded birth against the model. Allow for differences in rounding between processors."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from eatnas_db.guidance.proposals import (
 from eatnas_db.guidance.sources import SourceModel, predict_all
 
 ROUNDING: Final = 1e-9
-"""Values from different processors differ by less."""
+"""Values that different processors compute differ by less than this."""
 
 
 def may_choose_model(
     encoding: Encoding, rows: Sequence[ScoredCode], model: ProcessModel, sources: Sequence[SourceModel] = ()
 ) -> bool:
-    """Return whether the scored rows choose this kernel, noise and slopes, or others of nearly the same likelihood."""
+    """Return whether `rows` choose `model`, or another model whose likelihood differs only by rounding."""
     if sources and not rows:
         return model._replace(births=0) == model_of_sources(sources)
     points = make_points(encoding, as_array([row.code for row in rows], len(encoding.levels)))
@@ -54,9 +54,9 @@ def may_propose(
     *,
     seconds: Seconds | None = None,
 ) -> bool:
-    """Return whether the model proposes the recorded code, or leaves the birth to evolution (None).
+    """Return whether the model proposes the recorded code or, if `is_recorded` is None, leaves the birth to evolution.
 
-    A choice that is not certain, because it depends on rounding, is right.
+    If the choice depends on rounding, return True.
     """
     pool = evaluate_pool(space, model, rows, pending, rng, sources, seconds=seconds)
     if pool is None:
@@ -69,7 +69,7 @@ def may_propose(
 
 
 def _is_best(pool: EvaluatedPool, accepts: Callable[[Code], bool], is_recorded: Callable[[Code], bool]) -> bool:
-    """Return whether the recorded code is accepted and nearly the best of the accepted ones."""
+    """Return whether the recorded code is accepted and has nearly the largest acquisition of all accepted codes."""
     best_first = sorted(range(len(pool.codes)), key=lambda place: -pool.acquisition[place])
     best = next((pool.acquisition[place] for place in best_first if accepts(pool.codes[place])), None)
     if best is None:

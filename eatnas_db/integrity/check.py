@@ -1,6 +1,6 @@
 """Check a whole record: the database file, the rows and the checkpoint files.
 
-Each check reads in a short transaction of its own, so a record can be checked while it is in use.
+Each check reads in short transactions, so a record can be checked while it is in use.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def list_violations(
 ) -> Iterator[Violation]:
     """Yield every invariant that does not hold.
 
-    Checkpoint files below `artifacts` are compared by size, and with `whole_files` by content too. `on_unchecked` is
-    called with each search that cannot be replayed because one of its plug-ins is missing. Raises `RecordError` if the
-    database cannot be read.
+    The sizes of checkpoint files below `artifacts` are compared with the record, and with `whole_files` their contents
+    too. `on_unchecked` is called for each search that cannot be replayed because one of its plug-ins is missing. Raises
+    `RecordError` if the database cannot be read.
     """
     on_sqlite = not is_postgresql(engine)
     damage = check_database_file(engine) if on_sqlite else []

@@ -15,7 +15,7 @@ from eatnas_db.schema.trainings import checkpoint
 
 
 def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool) -> list[Violation]:
-    """Check that every file exists with the recorded size and, with `whole_files`, the recorded content."""
+    """Check that every recorded file exists and has its recorded size and, with `whole_files`, its recorded content."""
     columns = (checkpoint.c.path, checkpoint.c.bytes, checkpoint.c.digest)
     with read_transaction(engine) as connection:
         rows = connection.execute(select(*columns).order_by(*columns)).all()
@@ -31,7 +31,7 @@ def check_checkpoint_files(engine: Engine, artifacts: Path, *, whole_files: bool
             if not is_postgresql(engine):  # otherwise the file may be in another host's home
                 missing.append(row.path)
     if missing or different:
-        # The daemon may have removed some of them together with their rows in the meantime.
+        # The daemon may have removed some of these files together with their rows in the meantime.
         with read_transaction(engine) as connection:
             kept = set(connection.execute(select(checkpoint.c.path)).scalars())
         missing, different = ([path for path in paths if path in kept] for paths in (missing, different))

@@ -21,7 +21,7 @@ from eatnas_db.schema.searches import search
 from eatnas_db.spaces import read_space
 
 _BATCH: Final = 5000
-"""Candidates read in one transaction."""
+"""The number of candidates that one transaction reads."""
 
 
 class _StoredMutation(NamedTuple):
@@ -121,7 +121,7 @@ def _has_genotype(row: _StoredGenotype, space: Space, proposed: Architecture) ->
 def _mutations_of(
     row: _StoredGenotype, proposed: Architecture, parse: Callable[[str], Architecture]
 ) -> list[_StoredMutation]:
-    # A candidate without a parent, or whose parent's row is missing, has no mutations.
+    # A candidate has no mutations if it has no parent or its parent's row is missing.
     changes = () if row.parent_code is None else list_changes(parse(row.parent_code), proposed)
     return [
         _StoredMutation(change.block, change.primitive, str(change.before), str(change.after)) for change in changes
@@ -129,7 +129,7 @@ def _mutations_of(
 
 
 def _parser_of(space: Space) -> Callable[[str], Architecture]:
-    """Return a function that parses a code of the space; it parses each of the few hundred different blocks once."""
+    """Return a function that parses codes of a space and caches each of the few hundred different blocks."""
     parse_block = cache(space.macro.parse_block)
     last = len(space.macro.blocks) - 1
 

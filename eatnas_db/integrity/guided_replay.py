@@ -1,4 +1,4 @@
-"""Compare recorded births with the model of their search. It is loaded only for searches with such births."""
+"""Compare recorded guided births with the model of their search. Imported only for searches that have some."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _is_left_to_evolution(
 
 
 def _is_chosen(record: SearchRecord, space: Space, inputs: GuidedInputs, model: ProcessModel) -> bool:
-    """Return whether the stored model is the model of the birth before, or may have been chosen for this birth."""
+    """Return whether the stored model is the model of the previous birth, or may have been chosen for this birth."""
     if isinstance(inputs.model, ProcessModel):
         return inputs.model == model
     is_current = model.births == births_of_model(inputs.number - record.lag + 1)

@@ -1,6 +1,6 @@
-"""Replay every search from its record: births, parents, removals and fitness follow from spec, seed and scores.
+"""Replay every search from its record, since births, parents, removals and fitness follow from spec, seed and scores.
 
-A settled birth never changes, so a search that is in use can be replayed up to its last settled birth.
+Settled births never change, so a running search can be replayed up to its last settled birth.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from eatnas_db.schema.trainings import measurement, score
 from eatnas_db.spaces import read_space
 
 _BATCH: Final = 2000
-"""Births read in one transaction."""
+"""The number of births that one transaction reads."""
 MODEL_BIRTHS: Final = 200
-"""About this many births of a search are compared with its model, at equal distances: each takes up to 0.1 s."""
+"""About this many births of a search, evenly spaced, are compared with its model. Each comparison takes up to 0.1 s."""
 
 
 class _ReplayedBirth(NamedTuple):
@@ -75,7 +75,7 @@ class _StoredStep(NamedTuple):
 
 @dataclass(slots=True)
 class _Offenders:
-    """The ids of candidates and the names of steps that differ from the replay, and searches that have none."""
+    """The candidates and steps that differ from the replay, and the searches that cannot be replayed."""
 
     births: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -88,7 +88,7 @@ class _Offenders:
 def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) -> Iterator[Violation]:
     """Replay each search with the functions that made its decisions, and yield the differences from the record.
 
-    `on_unchecked` is called for each search whose plug-in cannot be used: no fault of the record.
+    `on_unchecked` is called for each search whose plug-in cannot be used, which is no fault of the record.
     """
     with read_transaction(engine) as connection:
         searches = list_searches(connection)
@@ -112,7 +112,10 @@ def check_replay(engine: Engine, on_unchecked: NoteCallback = lambda _: None) ->
 
 
 class _Replay:
-    """One search, replayed birth by birth with the recorded population, so that one change gives one finding."""
+    """The replay of one search.
+
+    It compares each birth with the recorded population, so that one fault gives one finding.
+    """
 
     def __init__(self, engine: Engine, record: SearchRecord, offenders: _Offenders) -> None:
         self._engine, self._record, self._offenders = engine, record, offenders
@@ -129,15 +132,15 @@ class _Replay:
         self._steps: dict[int, _StoredStep] = {}
         self._objectives = list_objectives(record.spec)
         self._selects = bool(self._objectives) and record.kind == SearchKind.EVOLUTION
-        """Whether several objectives decide its births and removals."""
+        """Whether several objectives decide the births and removals of the search."""
         self._metrics: dict[int, dict[str, float]] = {}
-        """The scores and measurements of the candidates of the batch, for several objectives."""
+        """The scores and measurements of the candidates in the batch; used with several objectives."""
         self._initial_values: list[list[float]] = []
         """The values of the objectives of the initial births."""
         self._initial: InitialArchitecture | None = None
 
     def run(self) -> None:
-        """Read the births in batches, and check each of them and each step."""
+        """Read the births in batches, and check each birth and each step."""
         first = 0
         while first < self._record.born:
             with read_transaction(self._engine) as connection:
@@ -244,7 +247,7 @@ class _Replay:
             self._offenders.fitness.append(birth.id)
 
     def _matches(self, birth: _ReplayedBirth) -> tuple[bool, bool]:
-        """Return whether the architecture and the origin, and whether the parent of a birth are as decided."""
+        """Return whether a birth's architecture and origin match the decision, and whether its parent matches."""
         record = self._record
         proposal = self._space.propose(self._space.parse(birth.code))
         same_network = (proposal.digest, proposal.cost.params, proposal.cost.mult_adds) == (
@@ -282,10 +285,10 @@ class _Replay:
         return is_birth and same_network, decided.parent_id == birth.parent_id
 
     def _follows_from_model(self, birth: _ReplayedBirth) -> bool:
-        """Return whether the model may have decided a birth; in a long search, only some are compared."""
+        """Return whether the model may have decided a birth. In a long search, only some births are compared."""
         if birth.birth % (self._record.born // MODEL_BIRTHS + 1):
             return True
-        # Only here, because the model loads SciPy.
+        # Import only here, because the model loads SciPy.
         from eatnas_db.integrity.guided_replay import RecordedBirth, follows_from_model
 
         recorded = RecordedBirth(birth.id, birth.birth, birth.code)
@@ -295,7 +298,7 @@ class _Replay:
     def _has_fitness(self, birth: _ReplayedBirth) -> bool:
         if birth.measured is None:
             return False
-        if birth.origin == Origin.FINAL:  # A final model is not judged by its cost.
+        if birth.origin == Origin.FINAL:  # The cost does not enter the fitness of a final model.
             return birth.fitness == birth.measured
         fitness = self._objective.fitness(birth.measured, birth.mult_adds)
         rungs = rungs_of(self._record.spec, birth.origin)
@@ -313,7 +316,7 @@ class _Replay:
         return birth.objectives == list(values)
 
     def _advance(self, last: int) -> None:
-        """Make the recorded steps up to `last`, and compare each with what the functions decide."""
+        """Compare each recorded step up to `last` with the step that the functions decide."""
         while self._step < last and self._unapplied:
             birth = self._unapplied.popleft()
             self._step += 1

@@ -1,4 +1,4 @@
-"""Replay the decisions at rungs: they follow from the spec and from the results of earlier births."""
+"""Replay the decisions at rungs, which follow from the spec and from the results of earlier births."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _read_rows(engine: Engine, record: SearchRecord) -> list[_RungRow]:
 
 
 def _check_search(record: SearchRecord, rows: Sequence[_RungRow]) -> tuple[list[int], list[int]]:
-    """Return the candidates whose result or decision is wrong."""
+    """Return the ids of the candidates with a wrong result, and of those with a wrong decision."""
     rungs = rungs_of(record.spec)
     assert rungs is not None
     results = [
@@ -94,7 +94,7 @@ def _check_search(record: SearchRecord, rows: Sequence[_RungRow]) -> tuple[list[
 
 
 def _is_sound(reached: Sequence[_RungRow], rungs: Rungs) -> bool:
-    """Return whether the rungs of one candidate have no gaps, and its score is the score at the last one."""
+    """Return whether the rungs of one candidate have no gaps, and its score is the score at its last rung."""
     last = reached[-1]
     if last.number is None:
         return last.state != CandidateState.SCORED

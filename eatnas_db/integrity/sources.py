@@ -1,4 +1,4 @@
-"""Check the sources of searches with `transfer.start: model`: their models know the same scores as before."""
+"""Check that the sources of searches with `transfer.start: model` still have the scores to which models were fitted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eatnas_db.spaces import read_space
 
 
 def check_sources(engine: Engine) -> Iterator[Violation]:
-    """Yield the searches whose sources lack scores, have other ones, or choose another model."""
+    """Yield the searches whose sources lack scores, have changed scores, or choose another model."""
     changed: list[str] = []
     with read_transaction(engine) as connection:
         for record in list_searches(connection):
@@ -32,7 +32,7 @@ def check_sources(engine: Engine) -> Iterator[Violation]:
 
 
 def _has_sources(connection: Connection, record: SearchRecord) -> bool:
-    # Only here, because the model loads SciPy.
+    # Import only here, because the model loads SciPy.
     from eatnas_db.guidance.blas_threads import one_thread
     from eatnas_db.guidance.block_codes import BlockCodes
     from eatnas_db.guidance.process import Kernel, ProcessModel

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 SHOWN: Final = 5
-"""Number of offending rows that a violation lists."""
+"""The most offenders that a violation lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Violation:
 
 
 NoteCallback = Callable[[str], None]
-"""Called with one sentence about what could not be checked."""
+"""Called with one sentence about a check that was not possible."""
 
 
 def summarize(invariant: str, what: str, offenders: Iterable[int | str]) -> list[Violation]:

@@ -1,4 +1,4 @@
-"""Query the candidates that have been attempted, as MLflow shows them."""
+"""Query the candidates with at least one attempt. Each becomes a run in MLflow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eatnas_db.schema.trainings import attempt, epoch, lease, measurement
 class AttemptedCandidate:
     """A candidate with at least one attempt. Times are Unix times in seconds.
 
-    `attempt` is the number of the newest attempt; `device_name`, `device_kind` and `host_name` say where it ran.
+    `attempt` is the number of the newest attempt, which ran on `device_name` (of `device_kind`) at `host_name`.
     `started_at` is the start of the first attempt, `device_seconds` the sum over all attempts, `epochs` the number of
     recorded epochs. `last_report_at` is the end of the last epoch, or the start of the newest attempt if there is none.
     """
@@ -49,13 +49,14 @@ class AttemptedCandidate:
     host_name: str
     lease_host_id: int | None
     latency_ms: float | None = None
-    """The median latency, if the search has several objectives and latency is one of them."""
+    """The median latency if latency is an objective of the search, otherwise None."""
 
 
 def list_attempted_ids(connection: Connection, after_event: int | None) -> list[int]:
     """Return the ids of the attempted candidates that may have changed after this event, in order.
 
-    These are the candidates with newer events and those in training. Return all if `after_event` is None.
+    These are candidates with newer events, and candidates in training. Return all attempted ids if `after_event` is
+    None.
     """
     if after_event is None:
         return list(connection.execute(_ALL_ATTEMPTED).scalars())

@@ -1,4 +1,4 @@
-"""Compare the predictions for guided births with the measured fitness."""
+"""Compare the predicted fitness of guided births with the measured fitness."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ EXPECTED_SHARE: Final = 0.683
 
 @dataclass(frozen=True, slots=True)
 class PredictedFitness:
-    """The predicted fitness of a guided birth: its middle, and the ends of one standard deviation around it.
+    """The predicted fitness of a guided birth, with the bounds of one standard deviation below and above.
 
-    The model knew `scores` scored births; `agreement` is the correlation of these with their left-out predictions.
+    The model knew `scores` scored births. `agreement` is the correlation of their scores with leave-one-out
+    predictions.
     """
 
     low: float
@@ -36,11 +37,11 @@ class PredictedFitness:
 
 @dataclass(frozen=True, slots=True)
 class PredictedBirth:
-    """A guided birth with its prediction and its fitness; `within`: the fitness is between low and high.
+    """A guided birth with its prediction and its fitness. `within` is whether the fitness is between `low` and `high`.
 
-    `mean`, `deviation`, `improvement` and `margin` are in normal scores: the prediction, its standard deviation, the
-    expected improvement, and its lead over the next best network. `kernel`, `noise` and `slopes` are the model's;
-    `slopes` has the slope of each source in the order of `list_source_names`, and is None in a search without sources.
+    Four fields are in normal scores: the predicted `mean`, its standard `deviation`, the expected `improvement`, and
+    its `margin` over the next best network. `kernel`, `noise` and `slopes` describe the model. `slopes` has the slope
+    of each source in the order of `list_source_names`, and is None in a search without sources.
     """
 
     id: int
@@ -70,8 +71,8 @@ _PREDICTED_FIELDS: Final = tuple(field.name for field in fields(PredictedBirth))
 class Calibration:
     """The quality of a search's predictions.
 
-    `share_within` is the share of scored predictions whose fitness was within one standard deviation; a model that
-    knows its own errors has about `EXPECTED_SHARE`. `correlation` is that of predicted and measured fitness.
+    `share_within` is the share of predictions whose measured fitness is within one standard deviation. It is near
+    `EXPECTED_SHARE` if the model estimates its errors well. `correlation` is between predicted and measured fitness.
     """
 
     predicted: int
@@ -87,14 +88,14 @@ def list_predictions(connection: Connection, search_id: int, page: Page) -> list
 
 
 def _read_prediction(*columns: Any) -> PredictedBirth:
-    """Return a row of `_select_predictions`, whose last two columns are JSON."""
+    """Make a `PredictedBirth` from a row of `_select_predictions`, whose last two columns are JSON texts."""
     row = dict(zip(_PREDICTED_FIELDS, columns, strict=True))
     decoded = {name: None if row[name] is None else tuple(json.loads(row[name])) for name in ("kernel", "slopes")}
     return PredictedBirth(**{**row, **decoded})
 
 
 def get_predicted_fitness(connection: Connection, candidate_id: int) -> PredictedFitness | None:
-    """Return the prediction for a candidate; None if the model did not decide its birth."""
+    """Return the prediction for a candidate, or None if the model did not decide its birth."""
     columns = (prediction.c.low, prediction.c.middle, prediction.c.high, prediction.c.scores, prediction.c.agreement)
     query = select(*columns, prediction.c.slopes, candidate.c.search_id, search.c.spec)
     query = query.join_from(prediction, candidate).join(search, search.c.id == candidate.c.search_id)
@@ -114,7 +115,7 @@ def get_predicted_fitness(connection: Connection, candidate_id: int) -> Predicte
 
 
 def list_source_names(connection: Connection, search_id: int) -> tuple[str, ...]:
-    """Return the names of the searches whose scores the model of a search uses, in their order."""
+    """Return the names of a search's sources, in the order of their slopes."""
     query = (
         select(search.c.name)
         .join(transfer_source, transfer_source.c.source_id == search.c.id)
@@ -133,7 +134,7 @@ def explain_proposal(
     *,
     per_second: bool = False,
 ) -> str:
-    """Return in one sentence why the model proposed a network; `slopes` has the slope of each source by its name.
+    """Explain in one sentence why the model proposed a network. `slopes` has the name and slope of each source.
 
     `per_second`: the search maximizes the improvement per predicted device second.
     """
@@ -148,7 +149,7 @@ def explain_proposal(
 
 
 def get_calibration(connection: Connection, search_id: int) -> Calibration:
-    """Return the quality of a search's predictions; without a scored prediction, its figures are None."""
+    """Return the quality of a search's predictions. Its figures are None if no predicted candidate is scored."""
     rows = _select_predictions(search_id).subquery()
     predicted, fitness = rows.c.predicted, rows.c.fitness
     scored = select(rows).where(fitness.is_not(None)).subquery()
@@ -169,7 +170,7 @@ def get_calibration(connection: Connection, search_id: int) -> Calibration:
 
 
 def _correlation(pairs: Sequence[tuple[float, ...]]) -> float | None:
-    """Return the correlation of centred pairs, or None if one side does not vary."""
+    """Return the correlation of centred pairs, or None if one side is constant."""
     xx, yy, xy = (sum(pair[i] * pair[j] for pair in pairs) for i, j in ((0, 0), (1, 1), (0, 1)))
     return xy / (xx * yy) ** 0.5 if xx > 0 and yy > 0 else None
 
@@ -194,7 +195,7 @@ def _select_predictions(search_id: int) -> Select[tuple[object, ...]]:
             prediction.c.noise,
             prediction.c.mean,
             prediction.c.deviation,
-            # As text, because PostgreSQL does not compare JSON, and a page may have conditions on every column.
+            # Cast to text: PostgreSQL does not compare JSON, and a page may have conditions on every column.
             cast(prediction.c.kernel, Text).label("kernel"),
             cast(prediction.c.slopes, Text).label("slopes"),
         )

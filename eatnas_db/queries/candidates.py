@@ -1,4 +1,4 @@
-"""Query everything that the record knows about one candidate."""
+"""Query all recorded details of one candidate."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class CandidateAttempt:
 class CandidateEpoch:
     """An epoch of a candidate's training; `number` counts from 0.
 
-    `memory_bytes` is the memory that the worker held on the device at the end of the epoch, and `load` the share of the
-    device in use, or of one core on a processor. `metrics` are the further metrics of a training of the user's own.
+    `memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or of one
+    processor core, in use. `metrics` are the further metrics of a user's own training function.
     """
 
     number: int
@@ -70,7 +70,7 @@ class CandidateEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CandidateScore:
-    """The value of a metric under a seed, with the device and the software versions that it was measured with."""
+    """The value of a metric under a seed, with the device and the software versions of the measurement."""
 
     metric: str
     seed: int
@@ -85,8 +85,8 @@ class CandidateDetails:
     """A candidate with its blocks, attempts, epochs and scores.
 
     `changes` describes its mutations, as in `block 5 kernel 3 → 7`. `digest` belongs to the effective genotype.
-    `prediction` is the model's, if the model decided the birth. `rungs` is empty in a search without rungs.
-    `weights_from` is the final model, as SEARCH/CANDIDATE, that a final model starts from; None: random weights.
+    `prediction` is None unless the model decided the birth. `rungs` is empty in a search without rungs. `weights_from`
+    is the final model (as SEARCH/CANDIDATE) whose weights this final model starts from; None: random weights.
     """
 
     id: int
@@ -132,7 +132,7 @@ def parse_candidate_id(name_or_id: str) -> int | None:
 
 
 def can_be_id(candidate_id: int) -> bool:
-    """Return whether a number may be the id of a candidate; the drivers refuse one that no integer column can hold."""
+    """Return whether a number may be an id. The drivers refuse numbers that no integer column can hold."""
     return 0 < candidate_id <= _LARGEST_ID
 
 

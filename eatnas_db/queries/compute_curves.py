@@ -1,4 +1,4 @@
-"""Compare searches: how much compute each needs until its population reaches some quality."""
+"""Compare searches by the device seconds that each needs until its population reaches a quality."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEFAULT_LEVELS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """The value of a population after a step, and the device seconds spent until then."""
+    """The value of a population after a step, and the device seconds until this step."""
 
     step: int
     device_seconds: float
@@ -29,10 +29,10 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class ComputeCurve:
-    """The values of a search's population over device seconds; it starts when the initial population is complete.
+    """The values of a search's population over device seconds, from the complete initial population on.
 
-    The points include `seconds_before`: the device seconds that the searches that this one was transferred from, and
-    their re-evaluations, had used until the transfer.
+    The seconds of each point include `seconds_before`, the device seconds that the search's sources and their
+    re-evaluations had used until the transfer.
     """
 
     search: str
@@ -42,9 +42,9 @@ class ComputeCurve:
 
 @dataclass(frozen=True, slots=True)
 class LevelReached:
-    """The device seconds that a search needed to reach a level, None if it never did.
+    """The device seconds that a search needed to reach a level; None if it did not reach the level.
 
-    `ratio` is relative to the first of the compared searches.
+    `ratio` is the seconds as a multiple of the first compared search's seconds.
     """
 
     level: float
@@ -63,7 +63,7 @@ def list_compute_curves(
 def list_levels_reached(curves: Sequence[ComputeCurve], levels: Sequence[float] = ()) -> tuple[LevelReached, ...]:
     """Return one row for each level and curve.
 
-    The default levels are five values, evenly spaced from the lowest start of a curve to the highest value of all.
+    The default levels are five evenly spaced values from the lowest start of a curve to the highest value of any curve.
     """
     rows = []
     for level in levels or _default_levels(curves):
@@ -75,7 +75,7 @@ def list_levels_reached(curves: Sequence[ComputeCurve], levels: Sequence[float] 
 
 
 def list_reservations(searches: Sequence[SearchRecord]) -> list[str]:
-    """Return a sentence for each reason not to compare the scores of these searches."""
+    """Return one sentence for each reason why the scores of these searches may not be comparable."""
     if len(searches) < 2:
         return []
     reservations = []
@@ -104,7 +104,7 @@ def _describe_task(record: SearchRecord) -> tuple[str, ...]:
 
 def _compute_curve(connection: Connection, record: SearchRecord, measure: Measure, alone: bool) -> ComputeCurve:
     before = 0.0 if alone else _seconds_before(connection, record)
-    # The first members of a population are no fair start: a lucky first candidate would count as a high level.
+    # Start with the full population: in a smaller one, a lucky first candidate would count as a high level.
     points = tuple(
         CurvePoint(step=step.number, device_seconds=before + step.device_seconds, value=value)
         for step in list_steps(connection, record.id, after=record.population - 1)
@@ -114,10 +114,10 @@ def _compute_curve(connection: Connection, record: SearchRecord, measure: Measur
 
 
 def _seconds_before(connection: Connection, record: SearchRecord) -> float:
-    """Return the device seconds of all searches that a search comes from, directly or not; each counts once.
+    """Return the device seconds of all sources of a search, and of their sources. Each source counts once.
 
-    A source counts with the seconds that it had used at the last transfer from it: a source that is extended later
-    does not change the curves of the searches that came from it before.
+    A source counts with the seconds that it had used at the last transfer from it. So extending a source does not
+    change the curves of searches that were transferred from it before.
     """
     seconds: dict[int, float] = {}
     waiting = [record.id]

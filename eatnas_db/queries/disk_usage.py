@@ -1,4 +1,4 @@
-"""Measure the disk usage of a home, and select the files to delete when it is limited."""
+"""Measure the disk usage of a home, and select the files to delete if the usage exceeds a limit."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _LOG: Final = re.compile(r"candidate-(\d+)\.log")
 
 
 class RemovalOrder(IntEnum):
-    """The order in which files are deleted. Checkpoints from which a training may continue are never deleted."""
+    """The order in which files are deleted. A checkpoint from which a training may resume is never deleted."""
 
     LEFTOVER = 1
     """Checkpoint files without a row, and logs of candidates that have ended."""
     OLDER = 2
     """Checkpoints of candidates that have ended, except the newest of each."""
     CACHE = 3
-    """Decoded image folders: the next worker decodes them again."""
+    """Caches of decoded image folders, which the next worker would decode again."""
     NEWEST = 4
-    """The newest ones, in finished searches: a candidate whose weights are needed again is trained again."""
+    """The newest checkpoints in finished searches. If a candidate's weights are needed again, it is trained again."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemovableFile:
-    """A file that may be deleted; `row` is its path in the record, or None if the record does not hold it."""
+    """A file that may be deleted; `row` is its path in the record, or None if the record has no row for it."""
 
     path: Path
     bytes: int
@@ -80,7 +80,7 @@ class DiskUsage:
 
 @dataclass(frozen=True, slots=True)
 class _RecordedFiles:
-    """What the record knows about files.
+    """The data of the record about files.
 
     `searches` maps ids, as text, to names; `unfinished` holds the ids of candidates that are pending or in training;
     `orders` maps paths of checkpoints to their removal order, or to None if they must stay.
@@ -96,8 +96,8 @@ def measure_disk_usage(
 ) -> DiskUsage:
     """Read the record in one short transaction, then measure the files of the home.
 
-    `unchanged` remembers the files from one call to the next, and `now` comes from a monotonic clock: files that may
-    still be written are not removable. Without it they count as removable, for callers that remove nothing.
+    `unchanged` remembers the files from one call to the next, and `now` comes from a monotonic clock. With `unchanged`,
+    files that may still be written are not removable. Callers that remove nothing leave it out.
     """
     with read_transaction(engine) as connection:
         recorded = _read_recorded_files(connection)
@@ -137,9 +137,9 @@ def measure_disk_usage(
 
 
 def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
-    """Return the files to delete so that the home uses at most `limit` bytes, or all removable ones if that is too few.
+    """Return the files to delete so that the home uses at most `limit` bytes; all removable files if they are too few.
 
-    They come in the order of `RemovalOrder`, the oldest first.
+    The files are in the order of `RemovalOrder`, and within it the oldest first.
     """
     selected: list[RemovableFile] = []
     excess = usage.bytes - limit
@@ -154,9 +154,9 @@ def select_for_removal(usage: DiskUsage, limit: int) -> list[RemovableFile]:
 def _removable_checkpoint(
     recorded: _RecordedFiles, artifacts: Path, file: FoundFile, *, settled: bool
 ) -> list[RemovableFile]:
-    """Return a file below `artifacts` in a list, which is empty if the file must stay.
+    """Return a list with the file, or an empty list if the file must stay.
 
-    `settled`: whether nobody has written it for the grace period.
+    `settled` is whether the file has not changed during the grace period.
     """
     path = Path(file.path)
     row = path.relative_to(artifacts).as_posix()
@@ -200,7 +200,7 @@ def _read_recorded_files(connection: Connection) -> _RecordedFiles:
 
 
 def _read_removal_orders(connection: Connection) -> dict[str, RemovalOrder | None]:
-    """Return the removal order of every checkpoint by its path, None for checkpoints that must stay."""
+    """Return the removal order of every checkpoint by its path; None for a checkpoint that must stay."""
     query = (
         select(
             checkpoint.c.path,

@@ -52,7 +52,7 @@ _CANDIDATE_MESSAGES: Final = {
 }
 _SEARCH_MESSAGES: Final = {"cancelled": "the search was cancelled", "resumed": "the search was resumed"}
 _REASON_MESSAGES: Final = {"paused": "the search was paused: {reason}"}
-"""Messages of events that have a reason only if a daemon has caused them."""
+"""The messages of events that have a reason only if a daemon, and not a user, has caused them."""
 _BIRTH_MESSAGES: Final = {
     "random": "born as a random sample",
     "mutation": "born as a mutation of candidate {parent_id}",
@@ -85,9 +85,9 @@ def describe_event(
     fitness: float | None,
     detail: Mapping[str, Any],
 ) -> str:
-    """Return an event as a sentence; `origin`, `parent_id` and `fitness` belong to its candidate, if it has one.
+    """Describe an event in a sentence; `origin`, `parent_id` and `fitness` belong to its candidate, if it has one.
 
-    A later version may have written kinds and details that are unknown here; they are listed as they are stored.
+    Kinds and details that a later version has written are shown as they are stored.
     """
     facts = {"attempt": attempt, "parent_id": parent_id, **detail}
     if fitness is not None:

@@ -42,8 +42,8 @@ def list_events(
 ) -> tuple[RecordedEvent, ...]:
     """Return the newest events, the newest last; `offset` skips the newest ones.
 
-    They can be limited to a search, a candidate, a kind, and to ids above `after` and up to `until`. A reader that
-    follows the events must read up to a `database.changes.EventWatermark`: events below it are complete.
+    Only events of the search, the candidate and the kind are returned, with ids above `after` and up to `until`. A
+    reader that follows events must set `until` to an `EventWatermark`, because later events may still be missing.
     """
     query = (
         select(

@@ -28,7 +28,7 @@ class FailedAttempt:
 
 
 def describe_last_failure(connection: Connection, search_id: int) -> str | None:
-    """Return kind and message of the failure of a search's last failed birth, as one line; None if none has failed."""
+    """Return the failure of a search's last failed birth in one line; None if no birth has failed."""
     query = (
         select(attempt.c.failure, attempt.c.message)
         .select_from(candidate)
@@ -45,7 +45,10 @@ def describe_last_failure(connection: Connection, search_id: int) -> str | None:
 
 
 def list_failures(connection: Connection, search_id: int, page: Page = EVERYTHING) -> tuple[FailedAttempt, ...]:
-    """Return a page of a search's failed and lost attempts in order of birth and attempt. Raises `ConflictError`."""
+    """Return a page of a search's failed and lost attempts in order of birth and attempt.
+
+    Raises `ConflictError` for a page with an unknown column.
+    """
     query = (
         select(
             candidate.c.id.label("candidate_id"),

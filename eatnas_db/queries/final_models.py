@@ -1,4 +1,4 @@
-"""Query the final models of candidates and how often the test part was used."""
+"""Query the final models of candidates, and the number of evaluations on the test part."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from eatnas_db.schema.trainings import score
 class FinalModel:
     """A final model of the candidate `candidate_id`, in the search of final models `search`.
 
-    `recipe` is the part of its training section that affects results. `accuracy` is the accuracy on the test part, None
-    before the test.
+    `recipe` has the fields of its section `training` that affect results. `accuracy` is the accuracy on the test part;
+    None before the evaluation.
     """
 
     candidate_id: int
@@ -50,14 +50,14 @@ def group_tested_models(connection: Connection, candidate_ids: Select[tuple[int]
 
 
 def count_test_evaluations(connection: Connection, search_id: int) -> int:
-    """Return how often the test part was used by the final models of a search, or by a search of final models."""
+    """Count the evaluations of a search's final models on the test part; a search of final models counts its own."""
     of_search = (search.c.id == search_id) | ((search.c.source_id == search_id) & (search.c.kind == SearchKind.FINAL))
     query = select(func.count()).select_from(event).join(search, search.c.id == event.c.search_id)
     return int(connection.execute(query.where(of_search, event.c.kind == "tested")).scalar_one())
 
 
 def list_needed_sources(connection: Connection) -> dict[int, str]:
-    """Return the final models whose weights an unfinished search starts from, with the name of one such search."""
+    """Return the ids of final models whose weights an unfinished search starts from, with the name of the search."""
     unfinished = select(search.c.name, search.c.spec).where(
         search.c.kind == SearchKind.FINAL, search.c.finished_at.is_(None)
     )

@@ -1,6 +1,6 @@
 """Compute the fingerprint of a search: searches with equal results have equal fingerprints.
 
-Attempts, ids and the times and hosts of the training do not enter it, and neither do devices.
+Attempts, ids, times, hosts and devices do not change the fingerprint.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from eatnas_db.schema.searches import search
 from eatnas_db.schema.trainings import epoch, provenance, rung, score
 
 _BATCH: Final = 1000
-"""Rows fetched at a time."""
+"""The number of rows that are fetched at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The SHA-256 of a search's results in hexadecimal digits, and the number of candidates that entered it."""
+    """The SHA-256 of a search's results in hexadecimal digits, and the number of candidates that it covers."""
 
     sha256: str
     candidates: int
 
 
 class _RowsByBirth:
-    """The rows of a table that belongs to candidates, read in step with the candidates in order of birth."""
+    """The rows of a table by candidate, read in parallel to the candidates in order of birth."""
 
     def __init__(self, connection: Connection, query: Select[Any]) -> None:
         rows = connection.execute(query).yield_per(_BATCH)
@@ -41,7 +41,7 @@ class _RowsByBirth:
         self._birth, self._rows = self._next_group()
 
     def of(self, birth: int) -> list[list[Any]]:
-        """Return the rows of one candidate; successive calls pass ascending births."""
+        """Return the rows of one candidate. The births of successive calls must ascend."""
         if self._birth != birth:
             return []
         rows = [list(row[1:]) for row in self._rows]
@@ -53,7 +53,7 @@ class _RowsByBirth:
 
 
 def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
-    """Return the present fingerprint of a search; an unfinished search has one as well."""
+    """Return the fingerprint of the present results of a search, which may be unfinished."""
     seed, spec = connection.execute(select(search.c.seed, search.c.spec).where(search.c.id == search_id)).one()
     queries = [_select_mutations(search_id), _select_epochs(search_id), _select_scores(search_id)]
     if rungs_of(spec) is not None:
@@ -63,7 +63,7 @@ def get_fingerprint(connection: Connection, search_id: int) -> Fingerprint:
     count = 0
     for row in connection.execute(_select_candidates(search_id)).yield_per(_BATCH):
         mutations, epochs, scores, *rungs = (table.of(row.birth) for table in tables)
-        # Only a training of the user's own has further metrics.
+        # Only a user's own training function reports further metrics.
         epochs = [values if values[-1] is not None else values[:-1] for values in epochs]
         # Scores are sorted in Python because databases order text by different rules.
         sha256.update(_to_line([*row, mutations, epochs, sorted(scores, key=lambda values: values[:2]), *rungs]))
@@ -105,7 +105,7 @@ def _select_epochs(search_id: int) -> Select[Any]:
         epoch.c.learning_rate,
         epoch.c.metrics,
     )
-    # How far a candidate was trained before it was cancelled depends on the time of the command.
+    # The epochs of a cancelled candidate depend on the time of the cancellation, so leave them out.
     kept = _select_by_birth(search_id, epoch, *columns).where(candidate.c.state != CandidateState.CANCELLED)
     return kept.order_by(candidate.c.birth, epoch.c.number)
 
@@ -118,7 +118,7 @@ def _select_scores(search_id: int) -> Select[Any]:
 
 def _select_rungs(search_id: int) -> Select[Any]:
     columns = (rung.c.number, rung.c.epochs, rung.c.fitness, rung.c.promoted)
-    # The time of a cancellation decides which rungs the candidate has reached.
+    # The rungs of a cancelled candidate depend on the time of the cancellation, so leave them out.
     kept = _select_by_birth(search_id, rung, *columns).where(candidate.c.state != CandidateState.CANCELLED)
     return kept.order_by(candidate.c.birth, rung.c.number)
 

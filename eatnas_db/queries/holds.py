@@ -18,7 +18,7 @@ from eatnas_db.schema.trainings import lease
 class RecordedHold:
     """A search that a host has set aside since `since_at`; the host tries again at `retry_at`. Times are Unix times.
 
-    `cause` is `data` if the host cannot read the search's images, and `error` if the search itself fails.
+    `cause` is a `HoldCause`, for example `data` if the host cannot read the search's images.
     """
 
     search: str
@@ -31,7 +31,7 @@ class RecordedHold:
 
 
 def list_holds(connection: Connection, search_id: int | None = None) -> tuple[RecordedHold, ...]:
-    """Return the unfinished searches that hosts have set aside, or the hosts that have set one search aside."""
+    """Return the holds of all unfinished searches, or of one search."""
     query = (
         select(
             search.c.name,

@@ -12,15 +12,15 @@ from eatnas_db.schema.hosts import device, host, worker
 from eatnas_db.schema.trainings import lease
 
 HOST_LOST: Final = "the host gave no sign of life"
-"""The recorded ending of workers whose host disappeared."""
+"""The recorded ending of a worker whose host disappeared."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedDevice:
-    """A device as the daemon of its host saw it at `seen_at`.
+    """The state of a device that its host's daemon reported at `seen_at`.
 
-    `waits` is the reason why no worker may start on it, None if one may. `paused_at` is the time at which a user paused
-    it. Times are Unix times in seconds.
+    `waits` is the reason why no worker may start on the device; None if a worker may start. `paused_at` is the time at
+    which a user paused the device. Times are Unix times in seconds.
     """
 
     host: str
@@ -38,8 +38,8 @@ class RecordedDevice:
 class RecordedHost:
     """A host that has worked on the record.
 
-    `alive` means that its daemon is connected to the server, and `lost` that it disappeared without a regular stop.
-    `in_training` is the number of its candidates in training.
+    `alive` is whether its daemon is connected to the server, and `lost` whether the daemon disappeared without a
+    regular stop. `in_training` is the number of candidates that the host trains.
     """
 
     name: str
@@ -64,7 +64,7 @@ def list_hosts(connection: Connection) -> tuple[RecordedHost, ...]:
         .correlate(host)
         .scalar_subquery()
     )
-    # A worker without an ending counts as lost.
+    # A worker without a recorded ending counts as lost.
     ending = select(func.coalesce(worker.c.ending, HOST_LOST)).where(worker.c.id == newest_worker).scalar_subquery()
     query = select(
         host.c.id,

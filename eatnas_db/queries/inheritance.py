@@ -1,4 +1,4 @@
-"""Query from which candidates a candidate inherits its weights."""
+"""Query the candidates from which a candidate inherits its weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class InheritanceLink:
-    """A candidate of an inheritance chain, with what is needed to train it again.
+    """A candidate of an inheritance chain, with all data that are needed to train it again.
 
-    `seed`, `spec`, `macro` and `task` belong to its search. `inherited` says whether its training started from the
-    weights of the link before, and `halved` whether it trained each batch in two halves. In a search with
-    `rungs`, its training ended at `rung`.
+    `seed`, `spec`, `macro` and `task` belong to its search. `inherited` is whether its training started from the
+    weights of the previous link, and `halved` whether the training split each batch in two halves. In a search with
+    `rungs`, the training ended at `rung`.
     """
 
     candidate_id: int
@@ -47,14 +47,14 @@ class InheritanceLink:
 
     @property
     def stop_after(self) -> int | None:
-        """The epochs of the recipe after which it stopped at a rung; None if it was trained to the end."""
+        """The number of epochs after which its training stopped at a rung; None if the training had all epochs."""
         if self.rungs is None or not self.rungs.resumes or self.rung == self.rungs.last:
             return None
         return self.rungs.epochs[self.rung]
 
 
 def has_unsettled_child(candidate_id: ColumnElement[int] = candidate.c.id) -> Exists:
-    """Return the condition that a candidate has a child which is still to be trained and may need its weights."""
+    """Return the SQL condition that a candidate has an unsettled child, which may need the candidate's weights."""
     child = candidate.alias("child")
     return exists().where(child.c.parent_id == candidate_id, child.c.state.in_(UNSETTLED))
 

@@ -1,4 +1,4 @@
-"""Find the Pareto front of many vectors with NumPy; `domain.dominance` defines the front and needs no package."""
+"""Find the Pareto front of many vectors with NumPy. `domain.dominance` defines the front without NumPy."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from eatnas_db.database.batches import split_in_batches
 from eatnas_db.domain.dominance import Values, find_front
 
 FEW_VECTORS: Final = 1000
-"""Up to this number, plain Python is fast enough, and NumPy need not be loaded."""
+"""Up to this number of vectors, plain Python is fast enough, and NumPy need not be loaded."""
 BLOCK: Final = 256
 MAXIMUM_EXACT: Final = 2**53
-"""Larger integers are rounded as floats, which would change comparisons."""
+"""Larger integers would be rounded to floats, which could change comparisons."""
 
 
 def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
-    """Return the same positions as `find_front`."""
+    """Return the same positions as `domain.dominance.find_front`."""
     if len(vectors) <= FEW_VECTORS or len(vectors[0]) == 2 or not all(map(_is_exact, vectors)):
         return find_front(vectors)
     try:
@@ -24,7 +24,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
     except ImportError:  # eatnas-db-core has none
         return find_front(vectors)
 
-    # A vector comes after all that dominate it, and after the first of its equals.
+    # This order puts each vector after all vectors that dominate it, and after the first vector that equals it.
     order = sorted(range(len(vectors)), key=vectors.__getitem__, reverse=True)
     values = np.array([vectors[position] for position in order], dtype=np.float64)
     front: list[int] = []
@@ -38,7 +38,7 @@ def find_front_of_many(vectors: Sequence[Values]) -> list[int]:
 
 
 def _at_least(first: Any, second: Any) -> Any:
-    """Return a matrix: whether each vector of `first` is at least as good in every objective as each of `second`."""
+    """Return whether each vector of `first` is at least as good in every objective as each of `second`, as a matrix."""
     better = first[:, None, 0] >= second[None, :, 0]
     for objective in range(1, first.shape[1]):
         better &= first[:, None, objective] >= second[None, :, objective]

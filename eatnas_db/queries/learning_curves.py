@@ -1,4 +1,4 @@
-"""Query how candidates learned: their metrics after each epoch."""
+"""Query the learning curves of candidates: their metrics after each epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy"
 
 @dataclass(frozen=True, slots=True)
 class LearningPoint:
-    """The results after `epochs` epochs; None where the training does not measure them."""
+    """The results after `epochs` epochs. A field is None if the training does not measure it."""
 
     epochs: int
     metric: float | None
@@ -29,7 +29,7 @@ class LearningPoint:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """The results of one candidate in order; `in_training`: more may follow."""
+    """The points of one candidate in order. `in_training` is whether further points may follow."""
 
     candidate_id: int
     birth: int
@@ -38,7 +38,7 @@ class LearningCurve:
 
 
 def list_candidates_in_training(connection: Connection, search_id: int, limit: int) -> list[int]:
-    """Return the ids of candidates of a search that are in training, the oldest first, at most `limit`."""
+    """Return the ids of at most `limit` candidates of a search that are in training, the oldest first."""
     query = (
         select(lease.c.candidate_id)
         .join(candidate, candidate.c.id == lease.c.candidate_id)
@@ -54,7 +54,7 @@ def list_learning_curves(
 ) -> tuple[LearningCurve, ...]:
     """Return the curves of candidates that have finished an epoch, in the given order.
 
-    Of a training of more than `max_points` epochs only an evenly spaced sample is read, to which the last one belongs.
+    Of a training with more than `max_points` epochs, only evenly spaced epochs and the last one are read.
     """
     of_candidates = epoch.c.candidate_id.in_(candidate_ids)
     last = connection.execute(select(func.max(epoch.c.number)).where(of_candidates)).scalar() or 0

@@ -1,4 +1,4 @@
-"""Which candidates are leased, and by which hosts."""
+"""Query the leases by host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_db.schema.trainings import lease
 
 @dataclass(frozen=True, slots=True)
 class ForeignLease:
-    """A lease of another host; `counter` goes up with each of its heartbeats."""
+    """A lease of another host, which increments `counter` with each heartbeat."""
 
     token: LeaseToken
     counter: int
@@ -28,7 +28,7 @@ def list_own_leases(connection: Connection, host_id: int) -> frozenset[LeaseToke
 
 
 def list_foreign_leases(connection: Connection, host_id: int) -> tuple[ForeignLease, ...]:
-    """Return the leases of all hosts but one."""
+    """Return the leases of all hosts except this one."""
     query = (
         select(lease.c.candidate_id, lease.c.attempt, lease.c.counter, lease.c.host_id, host.c.name)
         .join(host)

@@ -22,10 +22,10 @@ from eatnas_db.schema.searches import search
 
 @dataclass(frozen=True, slots=True)
 class LineageEntry:
-    """An ancestor or a descendant; `generation` is the number of births between it and the candidate in question.
+    """An ancestor or a descendant; `generation` is its distance in generations from the queried candidate.
 
-    `gain` is its fitness minus its parent's, and None if they belong to different searches or ended on different rungs,
-    or if one of them has no fitness. `rung` is its last rung; 0 in a search without rungs.
+    `gain` is its fitness minus its parent's fitness. `gain` is None if the two belong to different searches, ended on
+    different rungs, or have no fitness. `rung` is its last rung; 0 in a search without rungs.
     """
 
     id: int
@@ -42,15 +42,15 @@ class LineageEntry:
     share_inherited: float | None = None
     lineage_epochs: int | None = None
     reason: str | None = None
-    """Why the model proposed it; None if evolution decided the birth."""
+    """The reason why the model proposed the candidate; None if evolution decided the birth."""
     rung: int = 0
     weights_from: str | None = None
-    """The final model, as SEARCH/CANDIDATE, that a final model starts from."""
+    """The final model, as SEARCH/CANDIDATE, whose weights this final model starts from."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredChild:
-    """A scored child of a candidate in a lineage that is not in the lineage itself."""
+    """A scored child of a candidate in a lineage. The child is not in the lineage itself."""
 
     id: int
     parent_id: int
@@ -61,7 +61,7 @@ class ScoredChild:
 
 
 class ScoredBirth(NamedTuple):
-    """The fitness of a candidate, by its search and its birth."""
+    """The search, the birth and the fitness of a scored candidate."""
 
     search: str
     birth: int
@@ -109,7 +109,7 @@ class _FamilyRow(NamedTuple):
 
 
 def get_lineage(connection: Connection, candidate_id: int) -> tuple[LineageEntry, ...]:
-    """Return the candidate, its parent, and so on up to its root. Raises `NotFoundError`."""
+    """Return the candidate and all its ancestors, the candidate first. Raises `NotFoundError`."""
     return _list_family(connection, candidate_id, _family_ids(candidate_id, upward=True))[::-1]
 
 
@@ -119,7 +119,7 @@ def list_descendants(connection: Connection, candidate_id: int) -> tuple[Lineage
 
 
 def list_scored_children(connection: Connection, lineage: Sequence[int]) -> list[ScoredChild]:
-    """Return the scored children of the candidates of a lineage, except those in the lineage itself.
+    """Return the scored children of the candidates in a lineage, without children that are in the lineage.
 
     Re-evaluations and final models are not children.
     """
@@ -137,7 +137,7 @@ def list_scored_children(connection: Connection, lineage: Sequence[int]) -> list
 
 
 def list_scored_births(connection: Connection, names: Iterable[str]) -> list[ScoredBirth]:
-    """Return the fitness of all scored candidates of these searches in order of birth, without retrained ones."""
+    """Return the fitness of all scored candidates of these searches in order of birth, without retrainings."""
     query = (
         select(search.c.name, candidate.c.birth, candidate.c.fitness)
         .join(candidate, candidate.c.search_id == search.c.id)
@@ -195,8 +195,8 @@ def _list_family(connection: Connection, candidate_id: int, family: CTE) -> tupl
         .outerjoin(mutation, mutation.c.candidate_id == candidate.c.id)
         .outerjoin(prediction, prediction.c.candidate_id == candidate.c.id)
     )
-    # A lineage grows with its search, so one statement reads all of it. The rows arrive almost in order: Python sorts
-    # such rows faster than a database.
+    # A lineage grows with its search, so one statement reads it whole. The rows arrive almost in order, and Python
+    # sorts such rows faster than a database.
     rows = [_FamilyRow._make(row) for row in connection.execute(query)]
     rows.sort(key=itemgetter(0, 1, 2, 3))
     return tuple(_to_entries(connection, rows))
@@ -226,7 +226,7 @@ def _to_entries(connection: Connection, rows: Sequence[_FamilyRow]) -> Iterable[
         parent_conditions, parent_fitness = measured[row.parent_id]
         conditions = (row.search_id, row.rung)
         measured[row.id] = (conditions, row.fitness)
-        # Fitness values of two tasks, two recipes or two rungs cannot be compared.
+        # Fitness values of different tasks, recipes or rungs are not comparable.
         gain = None
         if parent_conditions == conditions and row.fitness is not None and parent_fitness is not None:
             gain = row.fitness - parent_fitness

@@ -1,4 +1,4 @@
-"""Query the metric that a search optimizes, as it was measured."""
+"""Query the measured values of the metric that a search optimizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eatnas_db.schema.candidates import candidate
 
 
 def list_metric_values(connection: Connection, candidate_ids: Collection[int]) -> dict[int, float]:
-    """Return the values of the metrics that the searches of these candidates optimize, by the candidates' ids."""
+    """Return, by candidate id, the value of the metric that the candidate's search optimizes."""
     query = select(candidate.c.id, candidate.c.accuracy).where(candidate.c.accuracy.is_not(None))
     return {
         row[0]: row[1]

@@ -20,8 +20,8 @@ _BOOLEANS: Final[dict[str, bool]] = {"True": True, "False": False}
 class MutationStatistics:
     """The effect of one kind of mutation in a search.
 
-    A gain is the fitness of a child minus its parent's. `improved` is the share of scored children with a gain above 0,
-    `joined` the share of all children that joined the population.
+    A gain is the fitness of a child minus the fitness of its parent. `improved` is the share of scored children with a
+    gain above 0. `joined` is the share of all children that joined the population.
     """
 
     primitive: str
@@ -64,7 +64,7 @@ def describe_change(block: int, primitive: str, before: str, after: str) -> str:
 def list_mutation_statistics(
     connection: Connection, search_id: int, block: int | None = None
 ) -> tuple[MutationStatistics, ...]:
-    """Return every kind of mutation, in one block or in all blocks; the highest mean gain comes first."""
+    """Return the statistics of every kind of mutation, in one block or in all blocks, by descending mean gain."""
     parent = candidate.alias("parent")
     gain = case((candidate.c.rung == parent.c.rung, candidate.c.fitness - parent.c.fitness))
     query = (

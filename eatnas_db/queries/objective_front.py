@@ -43,14 +43,15 @@ _COLUMNS = (
 
 
 def get_objectives(connection: Connection, search_id: int) -> tuple[OptimizedMetric, ...]:
-    """Return the objectives of a search that has several, otherwise none."""
+    """Return the objectives of a search with several objectives; empty in a search with one."""
     return list_objectives(connection.execute(select(search.c.spec).where(search.c.id == search_id)).scalar_one())
 
 
 def list_objective_front(connection: Connection, search_id: int) -> tuple[ObjectiveValues, ...]:
     """Return the Pareto front of a search with several objectives, the fittest first.
 
-    Of equal candidates, only the oldest belongs to it. The front is empty in a search with one objective.
+    Of candidates with equal values, only the oldest belongs to the front. The front is empty in a search with one
+    objective.
     """
     front = _find_front(connection, search_id)
     rows = list_objective_values(connection, list(front))
@@ -80,7 +81,7 @@ def order_by_preference(connection: Connection, search_id: int, candidate_ids: S
 
 
 def list_objective_values(connection: Connection, candidate_ids: Sequence[int]) -> list[ObjectiveValues]:
-    """Return the values of candidates of searches with several objectives."""
+    """Return the values of these candidates; their searches have several objectives."""
     query = select(*_COLUMNS).where(candidate.c.objectives.is_not(None))
     return [
         _read(row)
@@ -90,7 +91,7 @@ def list_objective_values(connection: Connection, candidate_ids: Sequence[int]) 
 
 
 def sample_objective_values(connection: Connection, search_id: int, max_points: int) -> tuple[ObjectiveValues, ...]:
-    """Return the scored candidates of a search; of more than `max_points` births only an evenly spaced sample."""
+    """Return the scored candidates of a search, or of an evenly spaced sample of at most `max_points` births."""
     born = connection.execute(
         select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
     ).scalar_one()

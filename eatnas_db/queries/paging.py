@@ -1,7 +1,7 @@
-"""Select a page of rows: the conditions, the order and the range that a user asks for.
+"""Select a page of rows by the user's conditions, order and range.
 
-`fetch_page` lets the database select, for rows that come from one statement. `select_page` does the same with rows that
-are put together in Python. Both give the same rows in the same order.
+`fetch_page` lets the database select from the rows of one statement. `select_page` selects from rows that Python has
+assembled. Both apply the same rules.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Page:
     """The rows to show and their order.
 
     `where` holds conditions such as `params<=100000`. As in SQL, a row without a value in the column meets no
-    comparison with a value; `column=` selects these rows, and `column!=` all others. `sort` is a column, or `-column`
-    for the largest first; rows without a value in that column come last. By default all rows are shown in the order of
-    the query.
+    comparison with a value. `column=` selects the rows without a value, and `column!=` all other rows. `sort` is a
+    column, or `-column` for the largest first; rows without a value in that column come last. By default all rows are
+    shown in the order of the query.
     """
 
     limit: int | None = None
@@ -66,7 +66,7 @@ class Page:
 
     @property
     def end(self) -> int | None:
-        """Number of rows up to the last one of the page; None if the page is open."""
+        """The number of rows up to the end of the page; None if the page has no limit."""
         return None if self.limit is None else self.offset + self.limit
 
     @property
@@ -95,7 +95,7 @@ class Condition:
 
     @property
     def matches_missing(self) -> bool:
-        """Whether rows without a value in the column meet the condition: only `COLUMN=` asks for them."""
+        """Whether rows without a value in the column meet the condition; they meet only `COLUMN=`."""
         return self.value == "" and self.sign == "="
 
     def compare(self, value: Any) -> Any:
@@ -128,12 +128,12 @@ def fetch_page(
 ) -> list[_T]:
     """Return a page of the rows of a query, each made by `row_type` from the output columns.
 
-    Conditions and `sort` may name any output column. The query comes without an order: it is ordered by the output
-    columns `order`, which have no NULLs ("-" in front: the largest first). They also break ties of `sort`. Raises
-    `ConflictError`.
+    Conditions and `sort` may name any output column. The query must have no ORDER BY. Its default order is by the
+    output columns `order`, which have no NULLs; a leading "-" means the largest first. They also break ties of `sort`.
+    Raises `ConflictError` for a condition or a column that does not fit.
     """
     if page.selects:
-        # Output columns can be compared only outside the query: some are aggregates.
+        # Compare output columns outside the query, because some of them are aggregates.
         rows = query.subquery()
         query = select(rows)
         for condition in page.conditions:
@@ -150,9 +150,9 @@ def fetch_page(
 
 
 def select_page(rows: Iterable[_T], page: Page, *, row_type: type[_T]) -> list[_T]:
-    """Return those of the dataclass instances `rows` that belong to a page.
+    """Return the dataclass instances among `rows` that belong to a page.
 
-    Raises `ConflictError` for a condition that does not fit the fields of `row_type`, also if there are no rows.
+    Raises `ConflictError` for a condition that does not fit the fields of `row_type`, even if there are no rows.
     """
     _require_fitting(page, row_type)
     selected = list(rows)
@@ -212,7 +212,7 @@ def _meets_in_sql(connection: Connection, column: ColumnElement[Any], condition:
 
 
 def _sort_key(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """Order text by code point, as SQLite and Python do, whatever the server's language is."""
+    """Return a sort key that orders text by code point, as SQLite and Python do, on servers with any locale."""
     is_text = not isinstance(column.type, Integer | Float | Numeric | Boolean)
     return column.collate("C") if is_text and is_postgresql(connection) else column
 

@@ -1,4 +1,4 @@
-"""Query the trade-off between the metric of a search and cost, and its Pareto front."""
+"""Query the Pareto front and the trade-off between the metric of a search and the cost of networks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CostMetric = Literal["mult_adds", "params"]
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """A candidate's accuracy, or the metric that its search optimizes instead, and the cost of its network."""
+    """The metric of a candidate (the accuracy, or the metric that its search optimizes) and the cost of its network."""
 
     id: int
     birth: int
@@ -36,7 +36,7 @@ def list_front(
     cost: CostMetric = "mult_adds",
     direction: Direction = Direction.MAXIMIZE,
 ) -> tuple[Tradeoff, ...]:
-    """Return the Pareto front, cheapest first: each candidate is more accurate than all that cost no more.
+    """Return the Pareto front, cheapest first. Each of its candidates is better than all candidates that cost no more.
 
     `direction` is the direction of the metric that the search optimizes.
     """
@@ -50,7 +50,7 @@ def list_front(
         .order_by(cost_column, best_first, candidate.c.birth)
         .limit(1)
     )
-    # Each statement continues along the index where the one before stopped: together they read the index once.
+    # Each statement continues along the index where the previous one stopped, so together they read the index once.
     following = cheapest.where(cost_column > bindparam("cost"), better)
     front: list[Tradeoff] = []
     row = connection.execute(cheapest).first()
@@ -62,7 +62,7 @@ def list_front(
 
 
 def list_tradeoffs(connection: Connection, search_id: int, max_points: int = 5000) -> tuple[Tradeoff, ...]:
-    """Return the scored candidates; of more than `max_points` births only an evenly spaced sample."""
+    """Return the scored candidates of a search, or of an evenly spaced sample of at most `max_points` births."""
     born = connection.execute(
         select(func.count()).select_from(candidate).where(candidate.c.search_id == search_id)
     ).scalar_one()

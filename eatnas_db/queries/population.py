@@ -1,4 +1,4 @@
-"""Query the population of a search, at present or after any step."""
+"""Query the present population of a search, or the population after any step."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class PopulationMember:
 
 
 LIVING: Final = and_(candidate.c.joined.is_not(None), candidate.c.left.is_(None))
-"""The candidate is a member of the present population; also the condition of a partial index."""
+"""The SQL condition for members of the present population, which is also the condition of a partial index."""
 
 
 class MembersQuery(NamedTuple):
-    """Two range reads by two partial indexes, with the parameters `search_id` and `step`."""
+    """Two queries that each read a range of a partial index. Their parameters are `search_id` and `step`."""
 
     living: Select[Any]
-    """The members after the step that are still members."""
+    """Selects the members after the step that are still members."""
     left_later: Select[Any]
-    """The members after the step that have left since."""
+    """Selects the members after the step that have left since."""
 
 
 def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
@@ -52,7 +52,7 @@ def select_members(*columns: ColumnElement[Any]) -> MembersQuery:
 
 
 def list_population(connection: Connection, search_id: int, at: int | None = None) -> tuple[PopulationMember, ...]:
-    """Return the present members, or those after step `at`, in order of birth.
+    """Return the present members, or the members after step `at`, in order of birth.
 
     Raises `NotFoundError` if the search has not reached the step.
     """

@@ -1,4 +1,4 @@
-"""Query the share of each primitive's values in the population, at several steps of a search."""
+"""Query the share of the population that has each value of a primitive, at several steps of a search."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRIMITIVES: Final = ("op", "kernel", "skip", "depth", "width")
 
 @dataclass(frozen=True, slots=True)
 class PrimitiveShare:
-    """The members of the population after a step that have this value in this block, and their mean fitness."""
+    """The members of the population after a step that have a value in a block: their share and their mean fitness."""
 
     step: int
     block: int
@@ -32,14 +32,14 @@ _Value = str | int | bool | float
 
 
 class _BlockGroup(NamedTuple):
-    """The members of the population after a step that have an equal block at a position."""
+    """The members of the population after a step that have the same block at a position."""
 
     step: int
     position: int
     values: dict[str, _Value]
     members: int
     fitness: float
-    """Sum over the members."""
+    """The sum over the members."""
 
 
 class _Key(NamedTuple):
@@ -54,7 +54,7 @@ def list_primitives(
 ) -> tuple[PrimitiveShare, ...]:
     """Return the shares at `points` evenly spaced steps, the last of which is the present one.
 
-    They are sorted by block, primitive, value and step. Raises `NotFoundError` if no member has this block.
+    The rows are sorted by block, primitive, value and step. Raises `NotFoundError` if no member has this block.
     """
     settled = connection.execute(select(search.c.settled).where(search.c.id == search_id)).scalar_one()
     steps = sorted({settled * number // points for number in range(1, points + 1)} - {0})
@@ -127,7 +127,7 @@ def _group_blocks(connection: Connection, search_id: int, steps: list[int], posi
 
 
 def _group_choices(connection: Connection, members: Subquery, position: int | None) -> list[_BlockGroup]:
-    """Return the groups of a space without rows in `block`, from the texts of its architectures."""
+    """Return the groups of a space whose blocks have no rows in `block`, by parsing the texts of its architectures."""
     group = (members.c.step, architecture.c.genotype)
     query = (
         select(*group, func.count(), func.sum(members.c.fitness))

@@ -1,4 +1,7 @@
-"""Query the progress of a search. Only counters and small index ranges are read, so it can be repeated every second."""
+"""Query the progress of a search.
+
+The queries read only counters and small index ranges, so they suit frequent polling.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from eatnas_db.schema.trainings import attempt
 
 @dataclass(frozen=True, slots=True)
 class SearchCounters:
-    """The numbers of candidates of a search by state, and its use of time. Times are Unix times in seconds.
+    """The numbers of candidates of a search by state, and its times. Times are Unix times in seconds.
 
-    `pending` includes candidates that wait for the decision at a rung, `failed` includes cancelled candidates, and
-    `done` is the sum of `scored` and `failed`. `started_at` is the start of the first training.
+    `pending` includes candidates that wait for a decision at a rung, and `failed` includes cancelled candidates. `done`
+    is the sum of `scored` and `failed`. `started_at` is the start of the first training.
     """
 
     budget: int

@@ -26,7 +26,7 @@ class PopulationStep:
     device_seconds: float
     at: float
     hypervolume: float | None = None
-    """The hypervolume of several objectives, from the step on at which all initial births are settled."""
+    """The hypervolume of several objectives; None before all initial births are settled, and with one objective."""
 
 
 _COLUMNS = tuple(step.c[field.name] for field in fields(PopulationStep))
@@ -42,7 +42,7 @@ def list_steps(
 ) -> tuple[PopulationStep, ...]:
     """Return the steps after number `after` in order, or a page of them.
 
-    With `max_points`, a longer search yields about that many evenly spaced steps and its last one. Raises
+    With `max_points`, a longer search gives about this many evenly spaced steps and its last step. Raises
     `ConflictError` for a page with an unknown column.
     """
     query = select(*_COLUMNS).where(step.c.search_id == search_id, step.c.number > after)

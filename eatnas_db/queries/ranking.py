@@ -1,8 +1,8 @@
-"""Rank the candidates of a search: the one definition of "best".
+"""Rank the candidates of a search. Only this module defines "best".
 
-Candidates that were re-evaluated come first, by the mean of their re-evaluations; the others follow by their last
-rung, where a search has rungs, and by fitness. Ties go to the older candidate. Accuracy on the test part is shown and
-never ranks. In a search with several objectives, the ranking holds the Pareto front alone.
+Re-evaluated candidates come first, by the mean of their re-evaluations. The others follow by their last rung, if the
+search has rungs, and by fitness. Ties go to the older candidate. The accuracy on the test part is shown, but does not
+affect the ranking. With several objectives, the ranking contains only the Pareto front.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ HALVED_BATCH: Final = "half micro-batch"
 class RankedCandidate:
     """A scored candidate in the ranking.
 
-    `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None below
-    two), and `reevaluation_seeds` their number. They share one recipe, the one with the most epochs
-    (`reevaluation_epochs`). `test`, `test_spread` and `test_seeds` are the same for the test
-    accuracy of its final models that share the recipe of the newest one, and `test_weights_from` is the final model, as
-    SEARCH/CANDIDATE, that these start from. `deviation` says how its training differed
-    from the recipe after it ran out of memory. `rung` is its last rung; 0 in a search without rungs.
+    `reevaluation` is the mean fitness of its re-evaluations, `reevaluation_spread` their standard deviation (None with
+    fewer than two), and `reevaluation_seeds` their number. Only re-evaluations with the most epochs
+    (`reevaluation_epochs`) count. `test`, `test_spread` and `test_seeds` are the mean, the standard deviation and the
+    number of test accuracies of its final models; only models with the recipe of the newest one count.
+    `test_weights_from` is the final model, as SEARCH/CANDIDATE, whose weights they start from. `deviation` describes
+    how its training differed from the recipe after it ran out of memory. `rung` is its last rung; 0 in a search without
+    rungs.
     """
 
     id: int
@@ -78,9 +79,10 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
     if front is not None:
         scored = scored.where(candidate.c.id.in_(select_ids(connection, front)))
     retrained = _select_retrained(search_id)
-    # They belong to this search. A condition on it would make SQLite read the whole search.
+    # These candidates belong to the search already. A condition on the search would make SQLite read all its
+    # candidates.
     few = _add_measures(connection, scored.where(candidate.c.id.in_(retrained)))
-    # The others have no measures to add. They may be a million, so the database selects the page among them.
+    # The other candidates have no measures to add. There may be a million of them, so the database selects their page.
     others = scored.add_columns(*_NO_MEASURES).where(
         candidate.c.search_id == search_id, candidate.c.id.not_in(retrained)
     )
@@ -90,10 +92,10 @@ def rank_candidates(connection: Connection, search_id: int, page: Page) -> tuple
 
 
 def list_to_reevaluate(connection: Connection, search_id: int, top: int) -> tuple[RankedCandidate, ...]:
-    """Return the `top` candidates to re-evaluate, in the order of the ranking.
+    """Return the `top` candidates to re-evaluate, in the order of the ranking without re-evaluations.
 
-    Candidates that were born after an earlier re-evaluation compete as well, so fitness alone decides. With several
-    objectives these are the least crowded candidates of the Pareto front, so that they cover it.
+    Earlier re-evaluations do not count, so that candidates born after them have the same chance. With several
+    objectives, return the least crowded candidates of the Pareto front, which cover the front best.
     """
     front = list_front_ids(connection, search_id)
     if front is None:
@@ -109,13 +111,13 @@ def list_fittest(connection: Connection, search_id: int, top: int) -> tuple[Rank
 
 
 def rank_among(connection: Connection, candidate_ids: Select[tuple[int]]) -> tuple[RankedCandidate, ...]:
-    """Return the scored candidates that a subquery selects, in the order of the ranking."""
+    """Return the scored candidates among those that a subquery selects, in the order of the ranking."""
     chosen = _candidates().where(candidate.c.id.in_(candidate_ids), candidate.c.fitness.is_not(None))
     return tuple(_sort_by_rank(_add_measures(connection, chosen)))
 
 
 def list_living(connection: Connection, search_id: int) -> tuple[RankedCandidate, ...]:
-    """Return the current population in the order of the ranking; with several objectives, by rank and crowding."""
+    """Return the present population in the order of the ranking; with several objectives, by rank and crowding."""
     living = _candidates().where(candidate.c.search_id == search_id, LIVING)
     rows = {row.id: row for row in _sort_by_rank(_add_measures(connection, living))}
     return tuple(rows[candidate_id] for candidate_id in order_by_preference(connection, search_id, list(rows)))
@@ -163,7 +165,7 @@ _NO_MEASURES: Final = (
 
 
 def _select_retrained(search_id: int) -> Select[tuple[int]]:
-    """Select the candidates that have re-evaluations or final models, finished or not."""
+    """Select the candidates that have re-evaluations or final models, even unfinished ones."""
     return (
         select(candidate.c.parent_id)
         .join(search, search.c.id == candidate.c.search_id)
@@ -189,7 +191,7 @@ def _add_measures(connection: Connection, query: Select[Any]) -> list[RankedCand
 def _group_reevaluations(
     connection: Connection, candidate_ids: Select[tuple[int]]
 ) -> dict[int, dict[int, list[float]]]:
-    """Return the fitness values of each candidate's re-evaluations by their epochs, in which alone recipes differ."""
+    """Return the fitness values of each candidate's re-evaluations by epochs: their recipes differ in nothing else."""
     query = (
         select(candidate.c.parent_id, candidate.c.fitness, search.c.spec["training"]["epochs"].as_integer())
         .join(search, search.c.id == candidate.c.search_id)
@@ -208,7 +210,7 @@ def _group_reevaluations(
 def _with_reevaluation(row: RankedCandidate, by_epochs: dict[int, list[float]]) -> RankedCandidate:
     if not by_epochs:
         return row
-    # Values of different recipes have no common mean.
+    # A mean over different recipes would have no meaning.
     epochs = max(by_epochs)
     values = by_epochs[epochs]
     mean, spread = _mean_and_spread(values)
@@ -222,7 +224,7 @@ def _with_reevaluation(row: RankedCandidate, by_epochs: dict[int, list[float]]) 
 
 
 def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidate:
-    # Accuracies under different recipes have no common mean.
+    # A mean over different recipes would have no meaning.
     values = [model.accuracy for model in models if model.accuracy is not None and model.recipe == models[-1].recipe]
     if not values:
         return row
@@ -234,6 +236,6 @@ def _with_test(row: RankedCandidate, models: list[FinalModel]) -> RankedCandidat
 
 def _mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     """Return the mean, and the standard deviation if there are at least two values."""
-    import statistics  # most rankings have no re-evaluation, and loading it takes time
+    import statistics  # imported here because it is slow to load, and most rankings have no re-evaluation
 
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -16,7 +16,7 @@ from eatnas_db.schema.trainings import rung
 
 @dataclass(frozen=True, slots=True)
 class RungCount:
-    """How many candidates of a search have reached a rung and continued after it; `best` is the best score there."""
+    """The numbers of candidates that reached a rung and that continued after it, and the best score at the rung."""
 
     rung: int
     epochs: int
@@ -27,9 +27,9 @@ class RungCount:
 
 @dataclass(frozen=True, slots=True)
 class CandidateRung:
-    """The score of a candidate at a rung, and whether it continued (None: not decided yet).
+    """The score of a candidate at a rung, and whether the candidate continued (None: not decided yet).
 
-    `began_from` is `scratch`, or `checkpoint` if the training to this rung resumed the training to the rung before.
+    `began_from` is `checkpoint` if the training to this rung resumed the training to the previous rung, else `scratch`.
     """
 
     rung: int
@@ -42,7 +42,7 @@ class CandidateRung:
 
 
 def count_rungs(connection: Connection, search_id: int, spec: Mapping[str, Any]) -> tuple[RungCount, ...]:
-    """Return a row for each rung of a search; none for a search without rungs."""
+    """Return the counts of each rung of a search; empty in a search without rungs."""
     rungs = rungs_of(spec)
     if rungs is None:
         return ()

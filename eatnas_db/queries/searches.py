@@ -18,14 +18,14 @@ from eatnas_db.schema.candidates import FITTEST_FIRST, candidate
 from eatnas_db.schema.searches import search
 
 RUN_WITH_SOURCE: Final = (SearchKind.REEVALUATION, SearchKind.RETRY)
-"""The kinds of searches that `run` trains together with their source."""
+"""The kinds of searches that `search run` trains together with their source."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRecord:
     """A row of the table of searches, and its status: running, waiting, paused, finished, failed or cancelled.
 
-    `waiting` is the reason for which it waits, `pause_reason` the reason for which a daemon has paused it. A search
+    `waiting` is the reason why the search waits, and `pause_reason` the reason why a daemon has paused it. A search
     that ends without a scored candidate has failed. The first `initial_births` are decided without any score. Equal
     failures are counted from birth `streak_start` on.
     """
@@ -74,7 +74,7 @@ class SearchRecord:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether its spec, its macro or its task is not JSON: somebody edited the record by hand."""
+        """Whether its spec, its macro or its task is not JSON, because somebody edited the record by hand."""
         return any(isinstance(value, DamagedJson) for value in (self.spec, self.macro, self.task))
 
     def require_whole(self) -> None:
@@ -84,23 +84,23 @@ class SearchRecord:
 
     @property
     def has_sources(self) -> bool:
-        """Whether the scores of other searches are the prior of its model."""
+        """Whether the predictions of other searches' models are the prior of its model."""
         return bool(self.spec["transfer"]["start"] == "model")
 
     @property
     def objectives(self) -> tuple[OptimizedMetric, ...]:
-        """The objectives of a search that has several, otherwise none."""
+        """The objectives of a search with several objectives; empty in a search with one."""
         return list_objectives(self.spec)
 
     @property
     def machine_dependence(self) -> str | None:
-        """The reason why the births of the search depend on the machine; None if they do not."""
+        """The reason why the births of the search depend on the machine; None if they do not depend on it."""
         latency = latency_settings(self.objectives)
         return None if latency is None else f"births depend on {LATENCY}, which is measured on {latency.device}"
 
     @property
     def births_allowed(self) -> int:
-        """The number of births after which the search ends: its budget, or fewer if its quality is flat."""
+        """The number of births after which the search ends: its budget, or fewer if its quality has become flat."""
         return births_allowed(self.budget_candidates, self.ends_at)
 
     @property
@@ -110,7 +110,7 @@ class SearchRecord:
 
     @property
     def ended(self) -> str | None:
-        """The reason why the search ended; None before the end."""
+        """The reason why the search ended; None if it has not ended."""
         if self.wish == DesiredState.CANCELLED:
             return "cancelled"
         if self.finished_at is None:
@@ -130,13 +130,13 @@ class SearchRecord:
 
 
 def births_allowed(budget_candidates: int, ends_at: int | None) -> int:
-    """Return the number of births after which a search ends: its budget, or fewer if its quality is flat."""
+    """Return the number of births after which a search ends: its budget, or `ends_at` if that is less."""
     return budget_candidates if ends_at is None else min(budget_candidates, ends_at)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """The status of a search, its settled births out of its budget, and its best fitness."""
+    """The status of a search, its settled births, its budget and its best fitness."""
 
     name: str
     status: str
@@ -175,7 +175,7 @@ def get_open_reevaluation(connection: Connection, search_id: int) -> SearchRecor
 
 
 def measure_device_seconds(connection: Connection, search_id: int) -> float:
-    """Return the device seconds of a search and of its re-evaluations so far."""
+    """Return the device seconds that a search and its re-evaluations have used so far."""
     is_reevaluation = (search.c.source_id == search_id) & (search.c.kind == SearchKind.REEVALUATION)
     query = select(search.c.device_seconds).where((search.c.id == search_id) | is_reevaluation).order_by(search.c.id)
     return math.fsum(connection.execute(query).scalars())
@@ -214,12 +214,12 @@ def list_search_summaries(connection: Connection) -> tuple[SearchSummary, ...]:
 
 
 def fetch_searches(connection: Connection, query: Select[Any], **parameters: Any) -> tuple[SearchRecord, ...]:
-    """Return the searches that a SELECT of whole rows of `search` finds, in its order."""
+    """Return the searches that `query` selects, in its order. `query` must select whole rows of `search`."""
     return tuple(_record(row, row.waiting) for row in connection.execute(query, parameters))
 
 
 def _waiting(connection: Connection, row: Row[Any]) -> str | None:
-    """Return why a search waits. A reason that affects all searches, such as a full disk, comes first."""
+    """Return the reason why a search waits, or None. A reason for all searches, such as a full disk, comes first."""
     waiting: str | None = row.waiting
     if waiting is None and row.held is not None and not is_trained_elsewhere(connection, row.id):
         return str(row.held)

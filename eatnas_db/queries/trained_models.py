@@ -1,4 +1,4 @@
-"""Query a trained model: a scored candidate with the checkpoint of its weights and its description."""
+"""Query a trained model: a scored candidate with its checkpoint and its description."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Ancestor:
 class TrainedModel:
     """A scored candidate and its weights.
 
-    `is_final` says whether it was trained on the validation images too. `architecture_digest`
-    belongs to the effective genotype. `data` is the section of the spec, `data_digest` covers the training and
-    the validation images. `recipe` is the recipe behind the score, with the precision. `checkpoint` is relative
-    to the home's artifacts; `checkpoint_digest` is the SHA-256 of its content, and `host` the machine that wrote it.
+    `is_final` is whether the model was trained on the validation images too. `architecture_digest` is the digest of the
+    effective genotype. `data` is the section of the spec. `data_digest` covers the training and the validation images.
+    `recipe` is the recipe behind the score, with the precision. `checkpoint` is a path relative to the home's
+    artifacts, `checkpoint_digest` the SHA-256 of the content, and `host` the machine that wrote the checkpoint.
     """
 
     candidate_id: int
@@ -109,9 +109,9 @@ def get_trained_model(connection: Connection, candidate_id: int) -> TrainedModel
 
 
 def find_best_model(connection: Connection, name: str) -> int:
-    """Return the candidate whose model represents a search: its best final model, else its best candidate.
+    """Return the id of a search's best model: its best final model, or its best candidate without final models.
 
-    Only the ranking decides, never the test accuracy. Of several final models of a candidate, it is the first seed of
+    The ranking decides, and never the test accuracy. Of several final models of a candidate, return the first seed of
     the newest recipe. Raises `NotFoundError`, and `ConflictError` if no candidate is scored.
     """
     record = get_search(connection, name)
@@ -125,7 +125,7 @@ def find_best_model(connection: Connection, name: str) -> int:
 
 
 def _find_best_final(connection: Connection, record: SearchRecord) -> int | None:
-    """Return the first seed of the newest recipe among the final models of the best candidate that has some."""
+    """Return the final model, the first seed of the newest recipe, of the best candidate that has a final model."""
     if record.kind == SearchKind.FINAL:
         of_record = [search.c.id == record.id]
     else:
@@ -187,7 +187,7 @@ def _newest_checkpoint(candidate_id: int) -> Select[Any]:
 
 
 def _weights_missing(connection: Connection, candidate_id: int, parent_id: int | None, record: SearchRecord) -> str:
-    """Return the message for a scored candidate without a checkpoint, with the command that trains it again."""
+    """Return the error message for a scored candidate without a checkpoint, with the command that trains it again."""
     if record.kind == SearchKind.IMPORTED:
         return f"candidate {candidate_id} has no weights: its score was imported, and nothing was trained"
     name, trained, again = record.name, candidate_id, ""

@@ -1,6 +1,6 @@
-"""Query the candidates in training, and the searches that must wait for them.
+"""Query the candidates in training, and the searches that wait for them.
 
-Only indexes and small tables are read, so the queries can be repeated every second.
+The queries read only indexes and small tables, so they suit frequent polling.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from eatnas_db.schema.trainings import attempt, epoch, lease
 
 @dataclass(frozen=True, slots=True)
 class TrainingActivity:
-    """A candidate in training, the slot that trains it, and how many of its epochs are done.
+    """A candidate in training, the slot that trains it, and its finished epochs.
 
     `device` is a UUID and `started_at` a Unix time in seconds.
     """
@@ -51,7 +51,7 @@ class IdleSlot:
 
 @dataclass(frozen=True, slots=True)
 class BlockedSearch:
-    """A search whose lag allows no further birth before one of its candidates in training ends."""
+    """A search whose lag allows no further birth until one of its candidates in training ends."""
 
     name: str
     in_training: int
@@ -59,7 +59,7 @@ class BlockedSearch:
 
 
 def list_blocked_searches(connection: Connection) -> tuple[BlockedSearch, ...]:
-    """Return the searches that leave workers idle because of their strict order."""
+    """Return the searches that leave workers idle because their births have a strict order."""
     workers = select(func.count()).where(worker.c.ended_at.is_(None)).scalar_subquery()
     leases = select(func.count()).select_from(lease).scalar_subquery()
     if not connection.execute(select(workers > leases)).scalar():
@@ -106,7 +106,7 @@ def list_idle_slots(connection: Connection) -> tuple[IdleSlot, ...]:
 
 def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ...]:
     """Return every candidate in training, by host and slot."""
-    # A separate statement, because a planner might otherwise start from all attempts of the record.
+    # This is a separate statement, because a planner might otherwise start from all attempts of the record.
     leased = connection.execute(select(lease.c.candidate_id)).scalars().all()
     epochs_done = select(func.coalesce(func.max(epoch.c.number) + 1, 0)).where(epoch.c.candidate_id == candidate.c.id)
     query = (
@@ -155,6 +155,6 @@ def list_training_activity(connection: Connection) -> tuple[TrainingActivity, ..
 
 
 def _epochs_of_training(spec: Mapping[str, Any], origin: str, done: int) -> int:
-    """Return the epochs at which a training ends: those of its recipe, or of its next rung."""
+    """Return the number of epochs at which a training ends: the epochs of its recipe or of its next rung."""
     rungs = rungs_of(spec, origin)
     return int(spec["training"]["epochs"]) if rungs is None else rungs.next_epochs(done)

@@ -1,4 +1,4 @@
-"""Query how a search used the slots of its hosts, and why they were idle. Times are Unix times in seconds."""
+"""Query how a search used the slots of its hosts, and why slots were idle. Times are Unix times in seconds."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ UNKNOWN_ENDING: Final = "cause unknown"
 
 @dataclass(frozen=True, slots=True)
 class SlotUtilisation:
-    """The use that a search made of one slot.
+    """The use of one slot by a search.
 
-    Shares are of the search's wall time: `busy` is the share in which a worker of the slot had a candidate, `training`
-    the share in which it was inside training and validation steps. `device_seconds` are fewer where several slots
-    shared a device.
+    `busy` and `training` are shares of the search's wall time. During `busy`, a worker of the slot had a candidate.
+    During `training`, the worker was in training and validation steps. `device_seconds` counts only the slot's share of
+    a device that several slots used at once.
     """
 
     host: str
@@ -46,7 +46,7 @@ class SlotUtilisation:
 
 @dataclass(frozen=True, slots=True)
 class IdleTime:
-    """Seconds that a slot spent outside the steps of the search for one cause, and their share of the wall time."""
+    """The seconds that a slot spent outside the search's steps for one cause, and their share of the wall time."""
 
     host: str
     slot: int
@@ -58,7 +58,7 @@ class IdleTime:
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """The use that a search made of all slots; `busy` and `training` are means over the slots.
+    """The use of all slots by a search; `busy` and `training` are means over the slots.
 
     The wall time runs from the first attempt to the last one and includes pauses.
     """
@@ -79,7 +79,7 @@ class _Span(NamedTuple):
     end: float
 
     def overlap(self, start: float, end: float) -> float:
-        """Return the seconds that this span shares with another one."""
+        """Return the seconds that this span shares with the span from `start` to `end`."""
         return max(0.0, min(self.end, end) - max(self.start, start))
 
 
@@ -90,7 +90,7 @@ class _SlotKey(NamedTuple):
 
 
 class _WorkerTimes(NamedTuple):
-    """The attempts of one worker for one search, and their seconds."""
+    """The attempts of one worker for one search: their number and their seconds."""
 
     worker_id: int
     attempts: int
@@ -103,7 +103,7 @@ class _WorkerTimes(NamedTuple):
 
 @dataclass(slots=True)
 class _WorkerUse:
-    """A worker process and the seconds that it spent for this search and for others."""
+    """A worker process, and the seconds that it spent on this search and on other searches."""
 
     slot: _SlotKey
     lifetime: _Span
@@ -159,14 +159,14 @@ def _slot_utilisation(slot: _SlotKey, workers: Sequence[_WorkerUse], wall_second
         attempts=sum(use.attempts for use in workers),
         device_seconds=sum(use.device_seconds for use in workers),
         busy_seconds=busy,
-        # A clock that is set back makes attempts longer than the wall time.
+        # If the clock was set back, attempts can be longer than the wall time.
         busy=min(1.0, busy / wall_seconds) if wall_seconds > 0 else 0.0,
         training=min(1.0, in_steps / wall_seconds) if wall_seconds > 0 else 0.0,
     )
 
 
 def _list_idle_causes(workers: Sequence[_WorkerUse], whole: _Span, pauses: Sequence[_Span]) -> list[tuple[str, float]]:
-    """Return the causes for which a slot was idle with their seconds, the most frequent cause first."""
+    """Return the causes of a slot's idle time with their seconds, the longest first."""
     causes: dict[str, float] = defaultdict(float)
     idle_since, cause = whole.start, BEFORE_FIRST_WORKER
     for use in workers:
@@ -185,7 +185,7 @@ def _list_idle_causes(workers: Sequence[_WorkerUse], whole: _Span, pauses: Seque
 def _list_worker_times(
     connection: Connection, search_id: int, now: float, span: _Span | None = None
 ) -> list[_WorkerTimes]:
-    """Return what each worker did for a search, or the part of it that lies in a span of time."""
+    """Return the times of each worker for a search, cut to `span` if it is given."""
     started_at: ColumnElement[float] = attempt.c.started_at
     ended_at: ColumnElement[float] = func.coalesce(attempt.c.ended_at, now)
     if span is not None:
@@ -214,7 +214,7 @@ def _list_worker_times(
 def _list_workers(
     connection: Connection, search_id: int, own_times: Sequence[_WorkerTimes], whole: _Span, now: float
 ) -> list[_WorkerUse]:
-    """Return all workers of the slots that the search used, by slot and in order of time."""
+    """Return all workers of the slots that the search used, ordered by slot and time."""
     if not own_times:
         return []
     workers = _find_workers(connection, [times.worker_id for times in own_times], now)
@@ -230,7 +230,7 @@ def _list_workers(
 
 
 def _find_workers(connection: Connection, worker_ids: Sequence[int], now: float) -> dict[int, _WorkerUse]:
-    """Return these workers and all others of their slots, by id."""
+    """Return these workers, and all other workers of their slots, by id."""
     query = (
         select(
             worker.c.id,
@@ -270,8 +270,8 @@ def _list_searches_during(connection: Connection, search_id: int, span: _Span) -
 
 
 def _list_pauses(connection: Connection, search_id: int, span: _Span) -> Iterator[_Span]:
-    """Yield the pauses of a search, cut to the span."""
-    # The sum keeps planners from the index of the search's events, most of which belong to its candidates.
+    """Yield the pauses of a search within a span."""
+    # The sum keeps planners from using the index of the search's events, because most of them belong to candidates.
     query = (
         select(event.c.kind, event.c.at)
         .where(event.c.candidate_id.is_(None), event.c.search_id + 0 == search_id)

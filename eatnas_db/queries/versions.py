@@ -1,4 +1,4 @@
-"""A short text that changes when the record of a search changes, so that a reader knows whether to read again."""
+"""Compute a short text that changes when the record of a search changes, so that a reader knows when to read again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ RETRAININGS: Final = (SearchKind.REEVALUATION, SearchKind.RETRY, SearchKind.FINA
 
 
 def get_version(connection: Connection, record: SearchRecord) -> str:
-    """Return a digest of the state of a search. Only small index ranges are read, whatever the length of the search.
+    """Return a digest of the state of a search. It reads only small index ranges, also in a long search.
 
-    It changes with each event of the search and of its retrainings, each epoch in training, and each change of its
-    status.
+    The digest changes with each event of the search and its retrainings, each new epoch, and each change of its status.
     """
     is_retraining = (search.c.source_id == record.id) & search.c.kind.in_(RETRAININGS)
     searches = select(search.c.id).where(or_(search.c.id == record.id, is_retraining))

@@ -1,4 +1,4 @@
-"""The views for SQL queries of the user. Their names and columns stay the same when the tables change."""
+"""The views for the user's SQL queries. Their names and columns stay the same when the tables change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures, and the candidates of a search that have them."""
+"""The tables of architectures and of candidates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ architecture = define_table(
     Column("digest", String(32), nullable=False, unique=True),
     Column("genotype", Text, nullable=False),
 )
-"""An effective genotype in readable form; one row, in however many searches it occurs."""
+"""An effective genotype in readable form. All searches share its row."""
 
 
 block = define_table(
@@ -43,7 +43,7 @@ block = define_table(
     Column("width", Float, nullable=False),
     rowid=False,
 )
-"""A block of an architecture, numbered from 1. A GROUP BY finds out which kernels survive in block 5."""
+"""A block of an architecture, numbered from 1. It allows a GROUP BY over the values of a block."""
 
 
 candidate = define_table(
@@ -107,12 +107,12 @@ Index(
 )
 Index("ix_eatnas_candidate_parent", candidate.c.parent_id)
 FITTEST_FIRST: Final = (candidate.c.rung.desc(), candidate.c.fitness.desc(), candidate.c.birth)
-"""The order of scored candidates by fitness; see `domain.rungs`."""
+"""The order of scored candidates, by rung and fitness; see `domain.rungs`."""
 Index("ix_eatnas_candidate_fitness", candidate.c.search_id, *FITTEST_FIRST)
 
 
 _ACCURATE = text("accuracy IS NOT NULL")
-# In the order in which the query of the Pareto front walks, with all columns that it reads.
+# The columns are in the order in which the query of the Pareto front walks, and cover all columns that it reads.
 for _cost in (candidate.c.mult_adds, candidate.c.params):
     define_partial_index(
         f"ix_eatnas_candidate_by_{_cost.name}",
@@ -125,8 +125,8 @@ for _cost in (candidate.c.mult_adds, candidate.c.params):
 
 
 PENDING = text("state = 'pending'")
-"""A literal and not a bound parameter: else no planner uses the partial index."""
-# The state is constant here, but with two equalities a planner prefers this index to the one on births.
+"""A literal instead of a bound parameter, because planners do not use a partial index with a parameter."""
+# The state is constant in this index, but as a column it makes planners prefer this index to the index on births.
 define_partial_index(
     "ix_eatnas_candidate_pending",
     candidate.c.search_id,
@@ -168,7 +168,7 @@ mutation = define_table(
     Column("after", String(8), nullable=False),
     rowid=False,
 )
-"""A change from the parent to the child: one primitive of one block."""
+"""A change of one primitive of one block from the parent to the child."""
 
 
 prediction = define_table(

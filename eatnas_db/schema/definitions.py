@@ -1,7 +1,7 @@
-"""Define tables under common rules: one name prefix, named constraints and one type of id.
+"""Define tables by common rules: a name prefix, named constraints and one type of ids.
 
-The prefix lets the database be shared with MLflow or Optuna. Times are seconds since 1970 (UTC) on the clock of the
-host that writes them; no decision depends on them.
+With the prefix, MLflow or Optuna can share the database. Times are seconds since 1970 (UTC) on the clock of the host
+that writes them. No decision depends on times.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement, TextClause
 
 PREFIX: Final = "eatnas_"
 
-# SQLite assigns ids only in a column that is declared as exactly INTEGER.
+# SQLite assigns ids only in a column whose declared type is exactly INTEGER.
 Id: Final = BigInteger().with_variant(Integer, "sqlite")
 
 _METADATA: Final = MetaData(
@@ -30,9 +30,9 @@ _METADATA: Final = MetaData(
 
 
 def define_table(name: str, *items: SchemaItem, rowid: bool = True, reuse_ids: bool = True) -> Table:
-    """Add a table to the schema. `rowid=False` stores its rows in the primary key's index on SQLite.
+    """Add a table to the schema. With `rowid=False`, SQLite stores the rows in the index of the primary key.
 
-    `reuse_ids=False` keeps SQLite from assigning the ids of deleted rows again. PostgreSQL never does.
+    With `reuse_ids=False`, SQLite never assigns the id of a deleted row again. PostgreSQL never does so.
     """
     return Table(PREFIX + name, _METADATA, *items, sqlite_with_rowid=rowid, sqlite_autoincrement=not reuse_ids)
 
@@ -40,7 +40,10 @@ def define_table(name: str, *items: SchemaItem, rowid: bool = True, reuse_ids: b
 def define_partial_index(
     name: str, *columns: Column[Any] | ColumnElement[Any], where: TextClause, unique: bool = False
 ) -> None:
-    """Index the rows that meet a condition, which must not have parameters: planners recognize only its text."""
+    """Index the rows that meet a condition.
+
+    The condition must have no parameters, because planners compare its text.
+    """
     index = Index(name, *columns, unique=unique, sqlite_where=where)
     assert index.table is not None
 
@@ -52,6 +55,6 @@ def define_partial_index(
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
-    """Allow only the values of an enumeration in a column."""
+    """Return a constraint that allows only the values of an enumeration in a column."""
     allowed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({allowed})", name=column)

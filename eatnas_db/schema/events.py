@@ -1,4 +1,4 @@
-"""Events: what happened, in order."""
+"""The table of events, in the order in which they happened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ event = define_table(
     Column("kind", String(32), nullable=False),
     Column("detail", Text),
 )
-"""An event, inserted by the transaction that it describes."""
+"""An event, inserted in the transaction of the change that it describes."""
 
 Index("ix_eatnas_event_search", event.c.search_id, event.c.id)
 Index("ix_eatnas_event_candidate", event.c.candidate_id, event.c.id)

@@ -1,4 +1,4 @@
-"""Searches that a host has set aside."""
+"""The table of searches that a host has set aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts, their devices and their workers."""
+"""The tables of hosts, devices and workers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ host = define_table(
     Column("seen_at", Float, nullable=False),
     Column("owner", String(32)),
 )
-"""A machine with its own home; `owner` is a random token of the daemon that was started last under this name."""
+"""A machine with its own home. `owner` is a random token of the last daemon that was started under this name."""
 
 
 device = define_table(
@@ -44,8 +44,8 @@ device = define_table(
 )
 """A GPU by its UUID, or a host's CPU.
 
-`paused_at` is the time since which a user keeps the device unused. The rest is the last report of its host's daemon;
-`waits` is the reason why no worker may start on it, or null.
+`paused_at` is the time at which a user paused the device. The other columns are the last report of its host's daemon;
+`waits` is the reason why no worker may start on the device, or null.
 """
 
 
@@ -59,4 +59,4 @@ worker = define_table(
     Column("ended_at", Float),
     Column("ending", Text),
 )
-"""A worker process, from its first message to its end."""
+"""A worker process, recorded from its first message on."""

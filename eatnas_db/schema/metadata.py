@@ -1,4 +1,4 @@
-"""The metadata of the whole schema: import it from here, so that no table is missing."""
+"""The metadata of the whole schema. Import the metadata from this module, so that no table is missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import MetaData
 
-# Importing a module adds its tables to the metadata.
+# The import of a module adds its tables to the metadata.
 from eatnas_db.schema import candidates, events, holds, hosts, searches, trainings  # noqa: F401
 from eatnas_db.schema.record import record
 

@@ -1,4 +1,4 @@
-"""The identity of a record and the version of its tables."""
+"""The table with the identity of a record, and the revision of the schema."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ record = define_table(
     Column("uuid", String(32), nullable=False),
     Column("created_at", Float, nullable=False),
 )
-"""One row: the UUID of the record, which a copy or another mount point does not change."""
+"""One row with the UUID of the record. Copies share the UUID, and a move does not change it."""

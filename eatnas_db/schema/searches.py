@@ -1,4 +1,4 @@
-"""Searches and the quality of their populations."""
+"""The tables of searches, their sources and the steps of their populations."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ search = define_table(
 )
 """A search: its spec as the user gave it, and its counters. `born` is the number of the next birth.
 
-`source_id` is the search that this one was transferred from, re-evaluates or trains final models of; `source_seconds`
-are the device seconds that it and its re-evaluations had used when this search was created. `basic_code` is
-the architecture that the search starts with; a transferred search also names the candidate of the source that it
-comes from, `basic_id`. The first `initial_births` are decided without any score. `data_state` is a
-`domain.data_state.DataState`, with which workers compare the images that they load; null: they compare nothing.
-With `stop_when: quality_flat`, `quality_mark` and `flat_since` are the last rise of the quality and its step, and
-`ends_at` is the number of births after which the search ends. A search has `failed` if it ended without a scored
-candidate. `pause_reason` is the reason for which a daemon has paused the search; null if a user has.
-Equal failures are counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory
-among its trainings.
+`source_id` is the search that this search was transferred from, re-evaluates or trains final models of.
+`source_seconds` are the device seconds that the source and its re-evaluations had used when this search was created.
+`basic_code` is the architecture that the search starts with, and `basic_id` the candidate of the source that has it, if
+the search was transferred. The first `initial_births` are decided without any score. `data_state` is a
+`domain.data_state.DataState`. Workers compare the images that they load with it, unless it is null. With `stop_when:
+quality_flat`, `quality_mark` is the quality after its last rise, `flat_since` the step of this rise, and `ends_at` the
+number of births after which the search ends. A search has `failed` if it ended without a scored candidate.
+`pause_reason` is the reason why a daemon has paused the search; null if a user has paused it. Equal failures are
+counted from birth `streak_start` on. `memory_share` is the largest ratio of used to estimated memory among its
+trainings.
 """
 
 Index("ix_eatnas_search_source", search.c.source_id)
@@ -100,16 +100,16 @@ transfer_source = define_table(
 )
 """A source of a search with `transfer.start: model`: a search whose scores are the prior of the model.
 
-The model of the source knows its `scores` best and latest scored births among the first `births`, which were settled
-when the search was created and never change. `digest` is the SHA-256 of these births, their codes and their scores.
-`kernel` and `noise` belong to the model of the source. `device_seconds` are those that the source and its
-re-evaluations had used when the search was created.
+The source's model knows the `scores` best and latest scored births among its first `births`. These births were settled
+when the search was created, so they never change. `digest` is the SHA-256 of their numbers, codes and scores. `kernel`
+and `noise` belong to the source's model. `device_seconds` are the device seconds that the source and its re-evaluations
+had used when the search was created.
 """
 
 Index("ix_eatnas_transfer_source_source", transfer_source.c.source_id)
 
 _OPEN = text("finished_at IS NULL")
-# In the order in which supervisors look for work.
+# The index has the order in which supervisors look for work.
 define_partial_index("ix_eatnas_search_open", search.c.priority.desc(), search.c.id, where=_OPEN)
 
 
@@ -129,7 +129,7 @@ step = define_table(
 )
 """The size and quality of the population after `number` settled births.
 
-`hypervolume` belongs to several objectives and is known once all initial births are settled; null otherwise.
-`device_seconds` is the device time that these births had used when they were settled. It is summed by birth and not by
-time, so that a curve is the same on one slot and on eight.
+`hypervolume` is null with one objective, and until all initial births are settled. `device_seconds` is the device time
+that these births had used when they were settled. The sum runs over births instead of time, so that a curve is the same
+on one slot and on eight.
 """

@@ -1,4 +1,4 @@
-"""Attempts at training a candidate, and their results."""
+"""The tables of attempts at training a candidate, and of their results."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ provenance = define_table(
     Column("cpu_capability", String(MAX_CAPABILITY_NAME), nullable=False),
     Column("settings", JSON, nullable=False),
 )
-"""The conditions that a score was measured under; one row for each distinct combination.
+"""The conditions of a measurement. Each distinct combination has one row.
 
-`settings` are the environment variables of the worker that may decide the bits of its results.
+`settings` are the environment variables of the worker that may change the bits of its results.
 """
 
 
@@ -63,9 +63,9 @@ attempt = define_table(
 )
 """An attempt at training a candidate. The attempts of a candidate are numbered from 1 without gaps.
 
-`step_seconds` is the time in training and validation steps, null if the device seconds are the same. `device_seconds`
-is the attempt's share of it where several trainings used the device at once: on a GPU the device seconds of all
-attempts sum to wall time. `peak_bytes` is the largest amount of GPU memory that it used, if it was scored.
+`step_seconds` is the time in training and validation steps; null if it equals the device seconds. `device_seconds` is
+the attempt's share of this time if several trainings used the device at once, so the device seconds of all attempts on
+a GPU add up to wall time. `peak_bytes` is the most GPU memory that a scored attempt used.
 """
 
 
@@ -87,9 +87,9 @@ lease = define_table(
     Column("images_per_second", Float),
     Column("device_share", Float, nullable=False, server_default=text("1")),
 )
-"""The present holder of a candidate. A separate, narrow table: heartbeats change no index of candidates.
+"""The present holder of a candidate. The table is separate, so that heartbeats change no index of candidates.
 
-`device_share` is the training's share of its device so far: its device seconds relative to its seconds in steps.
+`device_share` is the training's share of its device so far: its device seconds divided by its seconds in steps.
 """
 
 
@@ -113,10 +113,9 @@ epoch = define_table(
 """An epoch of a candidate's training, numbered from 0.
 
 The validation columns of a final model are null, because it trains on the validation images too. `metrics` are the
-further metrics of a training of the user's own, which may leave the columns empty; null: the built-in training.
-`memory_bytes` is the
-device memory of the worker at the end of the epoch. `load` is the share of the device in use; of a CPU, the share of
-one core.
+further metrics of a user's own training function, which may leave the columns empty; null with the built-in training.
+`memory_bytes` is the device memory of the worker at the end of the epoch. `load` is the share of the GPU, or of one
+processor core, in use.
 """
 
 
@@ -153,8 +152,9 @@ measurement = define_table(
 )
 """A metric that was measured on a device after the training, such as the latency in milliseconds.
 
-`median`, `low` and `high` are the quartiles of `runs` measurements. `quiet` is whether the processor had little other
-work meanwhile; null where that is unknown. It depends on the machine, so it is no score and no part of the fingerprint.
+`low`, `median` and `high` are the quartiles of `runs` measurements. `quiet` is whether the processor had little other
+work meanwhile; null if that is unknown. A measurement depends on the machine, so it is no score and not part of the
+fingerprint.
 """
 
 
@@ -175,7 +175,7 @@ rung = define_table(
 )
 """The result of a candidate at a rung, numbered from 0: its scores after `epochs` epochs.
 
-`promoted` is whether the candidate continues; null before that is decided. Searches without rungs have no rows.
+`promoted` is whether the candidate continues; null before the decision. Searches without rungs have no rows.
 """
 
 

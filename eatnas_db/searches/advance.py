@@ -1,4 +1,4 @@
-"""Advance a search: settle the births that have ended, breed the next ones, finish the search.
+"""Advance a search: settle the births that have ended, breed the next births, and finish the search.
 
 Each step reads the recorded state and does only the missing work, so a crash between two steps loses nothing.
 """
@@ -23,8 +23,8 @@ def advance_search(
 ) -> bool:
     """Settle, breed and finish or pause a search that was read in this transaction.
 
-    Return whether it needs no training now. `prepared`: the only source of births that need the model; None: they are
-    decided in this transaction.
+    Return whether the search needs no training now. Births that need the model are taken from `prepared` only; if it is
+    None, they are decided in this transaction.
 
     On a server, the transaction must have locked the search (`database.locks.lock_searches`). Raises `CollisionError`
     or `TransactionRollbackError` if another program has advanced the search since it was read.
@@ -39,7 +39,7 @@ def advance_search(
 
 
 def settle_births(connection: Connection, search_id: int, now: float) -> int:
-    """Settle every birth that has ended, in the order of births, and return the number of new steps."""
+    """Settle every birth that has ended, in the order of births. Return the number of new steps."""
     return settle(connection, AdvanceState.of(lock_search(connection, search_id)), now)
 
 

@@ -1,4 +1,4 @@
-"""A search while one transaction advances it."""
+"""The state of a search while a transaction advances it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.queries.searches import SearchRecord, births_allowed
 
 @dataclass(slots=True)
 class AdvanceState:
-    """The record of a search as it was read, and the values that the transaction has changed since then."""
+    """The record of a search as the transaction read it, and the values that the transaction has changed since then."""
 
     search: SearchRecord
     born: int
@@ -23,19 +23,19 @@ class AdvanceState:
     ends_at: int | None
     plateau: Plateau | None
     objectives: tuple[OptimizedMetric, ...] = ()
-    """The objectives of a search that has several; a search that retrains candidates selects none of them."""
+    """The objectives of a search with several objectives; empty if the search retrains candidates and selects none."""
     reference: tuple[float, ...] | None = None
-    """The reference of their hypervolume, if it has been read."""
+    """The reference point of the hypervolume; None until it is read."""
     population: list[Member] | None = None
-    """The members after the last settled birth, if they have been read."""
+    """The members after the last settled birth; None until they are read."""
     settled_failure: bool = False
-    """Whether a failed birth was settled."""
+    """Whether this transaction has settled a failed birth."""
     awaits_model: bool = False
-    """Whether the next birth has to be decided by the model before another transaction."""
+    """Whether the next birth must first be decided by the model, outside a transaction."""
 
     @classmethod
     def of(cls, search: SearchRecord) -> AdvanceState:
-        """Return the state in which a transaction finds a search."""
+        """Return the state of a search at the start of a transaction."""
         mark, since = search.quality_mark, search.flat_since
         return cls(
             search=search,
@@ -48,7 +48,7 @@ class AdvanceState:
         )
 
     def orient(self, values: Sequence[float] | None) -> Values:
-        """Return the values of several objectives as a member has them; none where they decide nothing."""
+        """Return the values of several objectives for a `Member`; empty if they decide nothing in this search."""
         return orient_values(self.objectives, values) if self.objectives and values is not None else ()
 
     @property
@@ -63,7 +63,7 @@ class AdvanceState:
 
     @property
     def visible_step(self) -> int:
-        """The step whose population the next birth is bred from."""
+        """The step after which the population decides the next birth."""
         return self.born - self.search.lag + 1
 
     @property

@@ -1,4 +1,4 @@
-"""The basic architecture of a search: choose it in the source search and adapt it to another task."""
+"""Choose the basic architecture of a search in its source, and adapt the architecture to another task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it loads pydantic
 
 
 class BasicChoice(NamedTuple):
-    """The candidate that a transfer starts from, and the reason for which it was chosen."""
+    """The candidate that a transfer starts from, and the reason why it was chosen."""
 
     candidate_id: int
     code: str
@@ -28,7 +28,7 @@ class BasicChoice(NamedTuple):
 
 
 def choose_basic_candidate(connection: Connection, source: SearchRecord, candidate_id: int | None) -> BasicChoice:
-    """Return the given candidate of a search, or its best. Raises `NotFoundError` or `ConflictError`."""
+    """Return a given candidate of a search, or the best candidate. Raises `NotFoundError` or `ConflictError`."""
     if candidate_id is not None:
         query = select(candidate.c.code).where(candidate.c.id == candidate_id, candidate.c.search_id == source.id)
         code = connection.execute(query).scalar() if can_be_id(candidate_id) else None
@@ -51,9 +51,9 @@ def choose_basic_candidate(connection: Connection, source: SearchRecord, candida
 
 
 def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space: Space) -> Architecture:
-    """Return an architecture for the task of `space`, stretched if the spec asks for it; errors name it by `label`.
+    """Return an architecture for the task of `space`, stretched if the spec asks for that. Errors name it by `label`.
 
-    Raises `ConflictError` if the number of blocks differs, `SpaceExhaustedError` if it is over the limits.
+    Raises `ConflictError` if the number of blocks differs, and `SpaceExhaustedError` if the result is over the limits.
     """
     require_block_count(before, label, space)
     mult_adds = spec.transfer.stretch_to
@@ -71,7 +71,7 @@ def adapt_architecture(before: Architecture, label: str, spec: SearchSpec, space
 
 
 def parse_code(code: str, label: str, space: Space) -> Architecture:
-    """Return the architecture of a code in a space. Raises `ConflictError` if it belongs to another space."""
+    """Return the architecture of a code. Raises `ConflictError` if the code belongs to another space than `space`."""
     try:
         return space.parse(code)
     except InvalidArchitectureError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def breed(connection: Connection, state: AdvanceState, now: float, prepared: PreparedBirths | None = None) -> int:
-    """Insert births until the next one cannot be decided yet, and return their number.
+    """Insert births until the next birth cannot be decided yet. Return their number.
 
     Births that need the model are taken from `prepared`, or decided here if it is None.
     """
@@ -48,9 +48,9 @@ def breed(connection: Connection, state: AdvanceState, now: float, prepared: Pre
 
 
 def _decide_births(connection: Connection, state: AdvanceState, prepared: PreparedBirths | None) -> Iterator[Birth]:
-    """Yield the next births that can be inserted together; the caller counts each of them in `state.born`.
+    """Yield the next births that can be inserted together. The caller must add each of them to `state.born`.
 
-    Birth 0 alone, where it is the parent of the other initial births. Raises `SpaceExhaustedError`.
+    Birth 0 is yielded alone if it is the parent of the other initial births. Raises `SpaceExhaustedError`.
     """
     record, first = state.search, state.born
     space, is_initial = space_of(record), first < state.search.initial_births
@@ -59,7 +59,7 @@ def _decide_births(connection: Connection, state: AdvanceState, prepared: Prepar
     decided: set[str] = set()
     while state.can_breed and (state.born < record.initial_births) == is_initial and state.born - first < MAX_BIRTHS:
         if state.needs_model:
-            # One at a time: the next birth reads this one from the record.
+            # Decide one birth at a time, because the next birth reads this birth from the record.
             yield from _decide_guided_birth(connection, state, space, is_stored, prepared)
             return
         birth = _decide_birth(connection, state, space, lambda digest: digest in decided or is_stored(digest), initial)
@@ -96,11 +96,11 @@ def _decide_guided_birth(
     is_held: DigestLookup,
     prepared: PreparedBirths | None,
 ) -> Iterator[Birth]:
-    """Yield the birth that the model decides, or that of evolution if the model does not.
+    """Yield the birth that the model decides, or that evolution decides if the model does not.
 
-    Yield nothing, and note this in the state, if the birth was not prepared or if the record has changed since then.
+    If the birth was not prepared, or the record has changed since then, yield nothing and set a flag in the state.
     """
-    # Only here, because the model loads SciPy.
+    # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     record, number = state.search, state.born
@@ -119,12 +119,12 @@ def _decide_guided_birth(
 
 
 def _has_changed(found: PreparedBirth, inputs: GuidedInputs, is_held: DigestLookup) -> bool:
-    """Return whether the record has changed in the data that decided a birth."""
+    """Return whether the data that decided a birth have changed in the record."""
     return found.inputs != inputs or (found.birth is not None and is_held(found.birth.proposal.digest))
 
 
 def _initial_architecture(connection: Connection, state: AdvanceState, space: Space) -> InitialArchitecture | None:
-    """Return the architecture that the initial population is grown from, or None if it is random."""
+    """Return the basic architecture of the initial population, or None if that population is random."""
     record = state.search
     if record.basic_code is None or record.has_sources:
         return None

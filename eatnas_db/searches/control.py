@@ -22,7 +22,7 @@ _EVENT_OF_STATE = {
 
 
 def set_waiting_reason(connection: Connection, reason: str | None) -> None:
-    """Set the reason for which all unfinished searches wait; None if they do not wait."""
+    """Set the reason why all unfinished searches wait; None if they do not wait."""
     connection.execute(update(search).where(search.c.finished_at.is_(None)).values(waiting=reason))
 
 
@@ -33,7 +33,7 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
         raise ConflictError(f"search {name!r} is finished; add to its budget with `eatnas-db search extend {name}`")
     connection.execute(update(search).where(search.c.id == record.id).values(wish=desired, pause_reason=None))
     if desired == DesiredState.RUN:
-        remove_holds_of_search(connection, record.id)  # The user may have removed the cause.
+        remove_holds_of_search(connection, record.id)  # The user may have removed the cause of the hold.
     detail = {"birth": record.born, "step": record.settled}
     record_event(connection, now, _EVENT_OF_STATE[desired], search_id=record.id, detail=detail)
     if desired == DesiredState.CANCELLED:
@@ -45,10 +45,10 @@ def set_desired_state(connection: Connection, name: str, desired: DesiredState, 
 def extend_search(
     connection: Connection, name: str, *, candidates: int = 0, device_hours: float = 0.0, now: float
 ) -> tuple[int, float | None]:
-    """Add candidates and device hours to the budget of a search; a finished search continues.
+    """Add candidates and device hours to the budget of a search. A finished search then continues.
 
-    Return the new budget: the candidates, and the device seconds or None if they are unlimited. Raises
-    `NotFoundError` or `ConflictError`.
+    Return the new budget: the number of candidates, and the device seconds (None: unlimited). Raises `NotFoundError` or
+    `ConflictError`.
     """
     record = _lock_changeable(connection, name)
     if record.kind == SearchKind.IMPORTED:
@@ -82,7 +82,7 @@ def extend_search(
             budget_device_seconds=seconds,
             finished_at=None,
             failed=False,
-            # The number of steps without a rise of the quality, after which a search ends, starts again.
+            # The search starts again to count the steps without a rise of quality after which it ends.
             ends_at=None,
             flat_since=record.flat_since if record.ends_at is None else record.ends_at,
         )

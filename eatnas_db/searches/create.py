@@ -39,8 +39,8 @@ def create_search(
 ) -> int:
     """Insert a search with its initial population and return its id.
 
-    `data_state`: the digests with which workers compare the images that they load. Raises `ConflictError` or
-    `SpaceExhaustedError`.
+    Workers compare the images that they load with `data_state`. Raises `ConflictError` if the name is taken, and
+    `SpaceExhaustedError` if the limits leave too few networks.
     """
     if spec.transfer.start == "model":
         raise ConflictError(
@@ -107,7 +107,7 @@ def insert_search(
         "wish": DesiredState.RUN,
         "created_at": now,
     }
-    # The insert itself detects a name that is taken, so another program cannot insert the name in between.
+    # The insert itself detects a taken name, so no other program can take the name between a check and the insert.
     search_id = connection.execute(insert_or_ignore(search).values(values).returning(search.c.id)).scalar()
     if search_id is None:
         raise ConflictError(f"a search named {spec.name!r} already exists; choose another name")
@@ -124,8 +124,8 @@ def _count_initial_births(spec: SearchSpec, slots: int, *, from_scratch: bool) -
 def lag_of(spec: SearchSpec, slots: int) -> int:
     """Return the lag of the spec.
 
-    The default is twice the slots, but few enough that the first tournament is complete, and at least
-    `MIN_DEFAULT_LAG`.
+    The default is twice the slots. It is at least `MIN_DEFAULT_LAG`, and small enough that the first tournament has all
+    its members.
     """
     if spec.evolution.lag is not None:
         return spec.evolution.lag

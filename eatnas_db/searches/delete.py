@@ -1,4 +1,4 @@
-"""Delete a search with everything that the record holds about it."""
+"""Delete a search with all its rows in the record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from eatnas_db.schema.trainings import attempt, checkpoint, epoch, lease, measur
 
 @dataclass(frozen=True, slots=True)
 class DeletedSearch:
-    """A search that is no longer in the record, and the candidates that it had."""
+    """The id and name of a deleted search, and the ids of its candidates."""
 
     id: int
     name: str
@@ -34,8 +34,8 @@ class DeletedSearch:
 def require_deletable(connection: Connection, name: str) -> int:
     """Return the number of candidates of a search that nothing depends on.
 
-    Raises `NotFoundError`, or `ConflictError` if other searches come from it or need its weights, or if it is in
-    training.
+    Raises `NotFoundError`. Raises `ConflictError` if other searches were made from this search or need its weights, or
+    if it is in training.
     """
     record = get_search(connection, name)
     modelled = select(transfer_source.c.search_id).where(transfer_source.c.source_id == record.id)
@@ -62,7 +62,7 @@ def require_deletable(connection: Connection, name: str) -> int:
 
 
 def delete_search(connection: Connection, name: str, now: float) -> DeletedSearch:
-    """Delete a search, its candidates, their trainings and their events; architectures may belong to other searches.
+    """Delete a search, its candidates, their trainings and their events. Keep architectures, which searches share.
 
     The caller deletes the files. Raises `NotFoundError` or `ConflictError`, as `require_deletable` does.
     """
@@ -72,7 +72,7 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
     search_id = record.id
     candidates = select(candidate.c.id).where(candidate.c.search_id == search_id)
     candidate_ids = tuple(connection.execute(candidates).scalars())
-    # This event gets the highest id, so that no later event gets the id of a deleted one: readers follow the ids.
+    # This event has the highest id, so no later event gets the id of a deleted event. Readers follow the ids.
     record_event(connection, now, "deleted", detail={"search": name, "candidates": len(candidate_ids)})
     for table in (score, rung, measurement, epoch, checkpoint, lease, mutation, prediction, attempt):
         connection.execute(delete(table).where(table.c.candidate_id.in_(candidates)))
@@ -86,7 +86,7 @@ def delete_search(connection: Connection, name: str, now: float) -> DeletedSearc
 
 
 def _forget_retries(connection: Connection, record: SearchRecord) -> None:
-    """Delete the events of the retries that a search made, so that their candidates may be retried again."""
+    """Delete the events of the retries in a search, so that the failed candidates may be retried again."""
     retried = select(event.c.id, event.c.detail).where(event.c.search_id == record.source_id, event.c.kind == "retried")
     ids = [row.id for row in connection.execute(retried) if json.loads(row.detail)["search"] == record.name]
     for batch in split_in_batches(ids):

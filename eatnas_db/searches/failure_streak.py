@@ -15,15 +15,15 @@ from eatnas_db.schema.trainings import attempt
 from eatnas_db.searches.advance_state import AdvanceState
 
 DEFAULT_EQUAL_FAILURES: Final = 10
-"""For searches that were created before the spec had `budget.equal_failures`."""
+"""The default for searches that were created before the spec had `budget.equal_failures`."""
 MAX_REASON_LENGTH: Final = 500
 _NUMBER: Final = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
 def pause_after_equal_failures(connection: Connection, state: AdvanceState, now: float) -> bool:
-    """Pause the search if the births settled last have all failed for one reason; return whether it is paused.
+    """Pause the search if its last settled births have all failed for one reason. Return whether it is paused.
 
-    Births before the last such pause do not count again.
+    Births before the previous such pause do not count again.
     """
     record = state.search
     needed = record.spec["budget"].get("equal_failures", DEFAULT_EQUAL_FAILURES)

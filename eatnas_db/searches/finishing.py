@@ -18,7 +18,7 @@ from eatnas_db.searches.retrain import insert_reevaluation
 
 
 def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
-    """Mark a search finished if nothing of it is left to train. Return whether it is finished.
+    """Mark a search finished if it has nothing left to train. Return whether it is finished.
 
     A search without a scored candidate has failed.
     """
@@ -33,7 +33,7 @@ def finish(connection: Connection, state: AdvanceState, now: float) -> bool:
     if connection.execute(finished).first() is None:
         raise TransactionRollbackError(f"another host has finished search {record.name!r}; try again")
     detail: dict[str, Any] = {"why": _reason(state, all_settled)}
-    if not all_settled:  # The birth at which the device hours end depends on the machine.
+    if not all_settled:  # The device hours end at a birth that depends on the machine.
         detail |= {"birth": state.born, "step": state.settled}
     record_event(connection, now, "finished", search_id=record.id, detail=detail)
     reevaluation = record.spec["reevaluation"]

@@ -1,4 +1,4 @@
-"""Fit the models of a transfer's sources before the transaction that stores them, so that its lock is held briefly."""
+"""Fit the models of a transfer's sources before the transaction that stores them, so that its locks are brief."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # they load pydantic and SciPy
 
 T = TypeVar("T")
 MAX_FITS: Final = 5
-"""Scores of settled births hardly ever change, so the first fit is nearly always the last one."""
+"""The most fits. Scores of settled births hardly ever change, so nearly always one fit is enough."""
 
 
 def write_with_sources(
@@ -31,9 +31,9 @@ def write_with_sources(
     task: Task,
     write: Callable[[Connection, tuple[FittedSource, ...]], T],
 ) -> T:
-    """Fit the models of the sources of a transfer, and call `write` with them in a transaction; return its result.
+    """Fit the models of a transfer's sources, call `write` with them in a transaction, and return its result.
 
-    `write` raises `SourceChangedError` if the scores of a source have changed since; then they are fitted again.
+    If `write` raises `SourceChangedError`, because the scores of a source have changed since the fit, fit again.
     """
 
     def fit_and_write() -> T:
@@ -47,10 +47,13 @@ def write_with_sources(
 
 
 def _fit_sources(engine: Engine, source_name: str, spec: SearchSpec, task: Task) -> tuple[FittedSource, ...]:
-    """Return the models of the sources; none if there are none, or if they cannot be used: `write` raises the error."""
+    """Return the models of the sources.
+
+    Return none if a source cannot be used, because `write` then raises the error.
+    """
     if spec.transfer.start != "model":
         return ()
-    # Only here, because the model loads SciPy.
+    # Import only here, because the model loads SciPy.
     from eatnas_db.scored_births import list_scored
     from eatnas_db.transfer_sources import fit_scores
 

@@ -26,7 +26,7 @@ _INITIAL_VALUES: Final = (
 def compute_hypervolume(connection: Connection, state: AdvanceState, population: Sequence[Member]) -> float | None:
     """Return the hypervolume of the population after the present step.
 
-    Return None with one objective, and before all initial births are settled: the reference may depend on them.
+    Return None with one objective, and before all initial births are settled, since the reference may depend on them.
     """
     if not state.objectives or state.settled < state.search.population:
         return None

@@ -1,4 +1,4 @@
-"""The searches that a supervisor has something to do for. The database finds them with one statement."""
+"""Find the searches that a supervisor can advance or lease from, with one statement of the database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CAN_BREED: Final = and_(
 _TRAINS: Final = (
     select(lease.c.candidate_id)
     .join(candidate, candidate.c.id == lease.c.candidate_id)
-    # The sum keeps planners from using an index on the search, which would read its whole history.
+    # The sum keeps planners from using an index on the search, with which they would read all its candidates.
     .where(candidate.c.search_id + 0 == search.c.id)
     .exists()
 )
@@ -47,7 +47,7 @@ _ALL_SETTLED: Final = and_(
 )
 _CAN_FINISH: Final = and_(or_(_OVER_BUDGET, _ALL_SETTLED), ~_TRAINS)
 _CAN_ADVANCE: Final = and_(_RUNS, or_(_CAN_BREED, _CAN_SETTLE, _CAN_DECIDE, _CAN_FINISH))
-"""The conditions of `advance_state`, `settling`, `rung_decisions`, `breeding` and `finishing`, for the database."""
+"""The conditions of `advance_state`, `settling`, `rung_decisions`, `breeding` and `finishing` in SQL."""
 
 BY_PRIORITY: Final = (search.c.priority.desc(), search.c.id)
 
@@ -67,11 +67,12 @@ def lock_active_searches(
     everything: bool,
     now: float,
 ) -> frozenset[int] | None:
-    """Lock the searches to advance, those with leases of a host, and the first `to_lease` of those to lease from.
+    """Lock the searches to advance, the searches with leases of a host, and the first `to_lease` searches to lease.
 
-    No other host changes them until the transaction ends. The others are not locked, because a server would write each
-    lock; `everything` locks all open searches nevertheless. `held`: ids of searches to lock as well. Return the ids of
-    the locked searches; None: on SQLite a write transaction locks the whole database.
+    Until the transaction ends, no other host changes these searches. Further searches are not locked, because a server
+    would write each lock to disk, unless `everything` asks for all open searches. `held` are the ids of searches to
+    lock as well. Return the ids of the locked searches, or None on SQLite, where a write transaction locks the whole
+    database.
     """
     if not is_postgresql(connection):
         return None
@@ -92,10 +93,10 @@ def list_active_searches(
 ) -> tuple[SearchRecord, ...]:
     """Return, by priority, the searches that can be advanced.
 
-    `only`: the name of a search; its re-evaluations and retries are included. Of the searches with these ids,
-    `stopping` adds those that no longer run, as their workers have to stop, and `held` those that still run.
+    `only` is the name of a search, and includes its re-evaluations and retries. `stopping` are ids of searches to add
+    if they no longer run, because their workers have to stop. `held` are ids of searches to add if they still run.
     """
-    # Subqueries, because no planner would use the index of the open searches for alternatives.
+    # Use subqueries, because planners do not use the index of the open searches for an OR.
     advancing = select(search.c.id).where(_CAN_ADVANCE, _is_meant(only))
     given = and_(search.c.id.in_([*stopping, *held]), _is_meant(only))
     stopped = and_(search.c.id.in_(stopping), search.c.wish != DesiredState.RUN)
@@ -109,9 +110,11 @@ def list_active_searches(
 def list_leasable_searches(
     connection: Connection, only: str | None, now: float, *, limit: int, after: Sequence[SearchRecord] = ()
 ) -> tuple[SearchRecord, ...]:
-    """Return, by priority, the first running searches with a candidate to lease; `after`: those returned before.
+    """Return, by priority, the first running searches with a candidate to lease.
 
-    On a server they are locked; those that another host has locked are left out.
+    `after` are the searches of earlier calls.
+
+    On a server the searches are locked, and searches that another host has locked are left out.
     """
     query = _select_leasable(only, now, after).limit(limit)
     return fetch_searches(connection, query.with_for_update(of=search, skip_locked=True, key_share=True))
@@ -125,7 +128,7 @@ def read_leasable_searches(
 
 
 def has_running_search(connection: Connection, only: str) -> bool:
-    """Return whether a search, one of its re-evaluations or its retries runs."""
+    """Return whether a search runs, or one of its re-evaluations, or its retries."""
     return connection.execute(select(search.c.id).where(_RUNS, _is_meant(only)).limit(1)).first() is not None
 
 

@@ -26,21 +26,21 @@ _MEMBERS: Final = select_members(
 
 
 def join_population(connection: Connection, steps: Mapping[int, int]) -> None:
-    """Add candidates to the population, each from its step on."""
+    """Add candidates to the population; `steps` maps their ids to the steps at which they join."""
     if steps:
         rows = [{"candidate_id": candidate_id, "step": step} for candidate_id, step in steps.items()]
         connection.execute(_JOIN, rows)
 
 
 def leave_population(connection: Connection, steps: Mapping[int, int]) -> None:
-    """Remove candidates from the population, each from its step on."""
+    """Remove candidates from the population; `steps` maps their ids to the steps at which they leave."""
     if steps:
         rows = [{"candidate_id": candidate_id, "step": step} for candidate_id, step in steps.items()]
         connection.execute(_LEAVE, rows)
 
 
 def list_members(connection: Connection, state: AdvanceState, step: int) -> list[Member]:
-    """List the members of the population after `step`, which has been made, in order of birth."""
+    """List the members of the population after `step`, an existing step, in order of birth."""
     if step == state.settled and state.population is not None:
         return state.population
     parameters = {"search_id": state.search.id, "step": step}

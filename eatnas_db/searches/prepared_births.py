@@ -1,4 +1,7 @@
-"""Decide guided births before the transaction that inserts them. It compares the data that decided them."""
+"""Decide guided births before the transaction that inserts them.
+
+The transaction compares the data that decided them.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ if TYPE_CHECKING:
     from eatnas_db.guided_births import GuidedInputs
 
 MAX_PREPARED: Final = 8
-"""Births of one search that are decided one after the other before the first of them is inserted."""
+"""The most births of one search that are decided before the first of them is inserted."""
 
 _SELECT_SEARCH: Final = select(search).where(search.c.id == bindparam("search_id"))
 
 
 class PreparedBirth(NamedTuple):
-    """A guided birth with the data that decided it; the birth is None if evolution should decide."""
+    """A guided birth and the data that decided it. The birth is None if evolution should decide."""
 
     inputs: GuidedInputs
     birth: Birth | None
@@ -36,7 +39,7 @@ class PreparedBirths(Protocol):
     """The births that were decided before a transaction."""
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search, or None if it was not decided yet; then a later transaction inserts it."""
+        """Return a birth of a search, or None if it is not decided yet. A later transaction inserts it in that case."""
         ...
 
     def discard(self, search_id: int) -> None:
@@ -45,7 +48,7 @@ class PreparedBirths(Protocol):
 
 
 class LeftToDaemon:
-    """No births: a command leaves those that need the model to a daemon, which decides them before a transaction."""
+    """The prepared births of a command: none. A command leaves births that need the model to a daemon."""
 
     def take(self, search_id: int, number: int) -> None:
         """Return no birth."""
@@ -55,8 +58,8 @@ class LeftToDaemon:
 
 
 def prepare_births(engine: Engine, search_id: int) -> tuple[PreparedBirth, ...]:
-    """Decide the next guided births of a search by one snapshot of the record, and write nothing."""
-    # Only here, because the model loads SciPy.
+    """Decide the next guided births of a search from one snapshot of the record. Writes nothing."""
+    # Import only here, because the model loads SciPy.
     from eatnas_db.guided_births import decide_guided_birth, read_inputs
 
     prepared: list[PreparedBirth] = []

@@ -1,4 +1,4 @@
-"""The fronts of searches with several objectives, from one cleanup of checkpoints to the next."""
+"""Remember the fronts of searches with several objectives from one cleanup of checkpoints to the next."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Scored(NamedTuple):
 
 
 class _Front(NamedTuple):
-    """The front of the births before `settled`, in order of birth, and the ids of all that keep their checkpoints."""
+    """The front of the births before `settled`, in order of birth, and the ids of candidates that keep checkpoints."""
 
     settled: int
     objectives: tuple[OptimizedMetric, ...]
@@ -45,23 +45,23 @@ class _Front(NamedTuple):
 
 
 class RetainedFronts:
-    """Finds the candidates that no other one with a checkpoint dominates.
+    """Finds the candidates that no other candidate with a checkpoint dominates.
 
-    A settled birth never changes. So a cleanup reads only the births that have been settled since the last one, and
-    nothing if there are none. The caller calls `forget` if its transaction has failed.
+    A settled birth never changes, so a cleanup reads only the births that were settled since the previous cleanup. The
+    caller must call `forget` if its transaction fails.
     """
 
     def __init__(self) -> None:
         self._fronts: dict[int, _Front] = {}
 
     def forget(self) -> None:
-        """Forget everything, because it may come from a transaction that was rolled back."""
+        """Forget all fronts, because they may come from a transaction that was rolled back."""
         self._fronts.clear()
 
     def list_kept(self, connection: Connection, settled: dict[int, int]) -> dict[int, frozenset[int] | None]:
-        """Return the front of each search, given the settled births of all that have candidates to delete.
+        """Return the front of each search. `settled` are the settled births of searches with candidates to delete.
 
-        The front is None if a search has damaged values: it keeps everything, and the others continue.
+        The front of a search with damaged values is None, so that this search keeps everything.
         """
         fronts: dict[int, _Front] = {}
         kept: dict[int, frozenset[int] | None] = {}
@@ -84,13 +84,13 @@ class RetainedFronts:
         rows = [_Scored(*row) for row in found]
         before = [row for row in rows if row.birth < settled]
         vectors = _extend(known, before)
-        # A birth that is not settled yet may dominate others already.
+        # A birth that is not settled yet may already dominate others.
         kept = _extend(known._replace(vectors=vectors), rows[len(before) :])
         return known._replace(settled=settled, vectors=vectors, kept=frozenset(kept))
 
 
 def _extend(front: _Front, rows: Sequence[_Scored]) -> dict[int, Values]:
-    """Return the front of its members and of younger candidates, in order of birth."""
+    """Return the front of a known front's members and of younger candidates, in order of birth."""
     added = [orient_values(front.objectives, row.objectives) for row in rows]
     first = find_front_of_many(added) if added else []
     ids = [*front.vectors, *(rows[place].id for place in first)]

@@ -37,21 +37,21 @@ _HELD: Final = (
     .join(candidate, candidate.c.id == checkpoint.c.candidate_id)
     .subquery("held")
 )
-"""The checkpoints, with the place of their candidate among those of its search that have one.
+"""The checkpoints, each with the rank of its candidate among the candidates of the search that have a checkpoint.
 
-The fittest candidates of a search keep their checkpoints, so they are the fittest among these too.
+The fittest candidates of a search keep their checkpoints, so they also have the first ranks here.
 """
 
 
 def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | None = None) -> list[str]:
     """Delete the rows of the unneeded checkpoints of all searches, and return the paths to remove after the commit.
 
-    Needed are the checkpoints of candidates that are unsettled, live, may be the parent of a birth that is not decided
-    yet, have an unsettled child, or are among the fittest, one of which the ranking calls the best. With several
-    objectives, the front is needed too: the ranking holds nothing else. The table contains little else, so reading it
-    stays cheap. The work does not depend on the number of searches. `fronts`: those of earlier calls.
+    A checkpoint is needed if its candidate is unsettled, is a member of the population, may become the parent of a
+    birth that is not decided yet, has an unsettled child, or is among the fittest, which include the best of the
+    ranking. With several objectives, the candidates of the front need their checkpoints too. The table contains few
+    other checkpoints, so reading all of it is cheap. `fronts` remembers the fronts from one call to the next.
     """
-    # A spec that was damaged by hand must not fail the statement: all searches would stop.
+    # A spec that somebody damaged by hand must not fail the statement, because all searches would stop.
     if is_postgresql(connection):
         top = case((func.json_typeof(_STORED_TOP) == "number", _STORED_TOP.as_float()))
     else:
@@ -71,7 +71,7 @@ def drop_unneeded_checkpoints(connection: Connection, fronts: RetainedFronts | N
     settled = {row.search_id: row.settled for row in rows if row.has_objectives}
     kept = (fronts or RetainedFronts()).list_kept(connection, settled)
     paths = [row.path for row in rows if not _is_kept(kept.get(row.search_id, NOBODY), row.id)]
-    # Another host may drop the same rows, in another order.
+    # Another host may delete the same rows in another order.
     free = select(checkpoint.c.path).where(checkpoint.c.path.in_(paths)).with_for_update(skip_locked=True)
     dropped = list(connection.execute(free).scalars()) if paths else []
     if dropped:

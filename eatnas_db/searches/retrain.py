@@ -42,7 +42,7 @@ class Retraining:
 def create_reevaluation(
     connection: Connection, name: str, *, top: int, seeds: int, epochs: int | None = None, now: float
 ) -> str:
-    """Insert a search that trains the `top` best candidates of search `name` from scratch, each with fresh `seeds`.
+    """Insert a search that trains the `top` best candidates of search `name` from scratch, with `seeds` seeds each.
 
     Return the name of the new search. Raises `NotFoundError` or `ConflictError`.
     """
@@ -70,10 +70,10 @@ def create_final_training(
 ) -> str:
     """Insert a search that trains final models of search `name` and tests each of them once.
 
-    The models are those of `candidate_ids`, otherwise of the `top` winners. Each is trained from scratch with fresh
-    `seeds` on training and validation images together. The keys of `final`, and `epochs`, take precedence over the
-    section `final` of the search's spec. `again` permits candidates that the same recipe has tested before. Return the
-    name of the new search. Raises `NotFoundError`, `ConflictError` or `InvalidSpecError`.
+    Train final models of `candidate_ids`, or else of the `top` best candidates. Each is trained from scratch with
+    `seeds` fresh seeds on training and validation images together. The keys of `final`, and `epochs`, take precedence
+    over the section `final` of the search's spec. `again` permits candidates that have a tested final model of the same
+    recipe. Return the name of the new search. Raises `NotFoundError`, `ConflictError` or `InvalidSpecError`.
     """
     lock_searches(connection, select(search.c.id).where(search.c.name == name))
     record = get_search(connection, name)
@@ -113,7 +113,10 @@ def create_final_training(
 
 
 def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a section `final`, without its weights. Raises `InvalidSpecError`."""
+    """Return the recipe of final models with the keys of a section `final`, without weights.
+
+    Raises `InvalidSpecError`.
+    """
     training = final_recipe(record.spec["training"], keys)
     if "auto_augment" in training and record.task["channels"] not in AUGMENTED_CHANNELS:
         raise InvalidSpecError(
@@ -126,9 +129,9 @@ def _final_training(record: SearchRecord, keys: Mapping[str, Any]) -> dict[str, 
 def _unused_replicas(
     connection: Connection, candidate_id: int, training: dict[str, Any], *, seeds: int, again: bool
 ) -> range:
-    """Return numbers for further final models of a candidate with the recipe of `training`.
+    """Return unused replica numbers for further final models of a candidate with the recipe of `training`.
 
-    Raises `ConflictError` if the recipe has tested the candidate before, unless `again`.
+    Raises `ConflictError` if a final model of this recipe was tested before, unless `again` is true.
     """
     models = list_final_models(connection, [candidate_id])
     same_recipe = [model for model in models if model.recipe == without_timing(training)]
@@ -152,7 +155,7 @@ def insert_reevaluation(
     epochs: int | None,
     now: float,
 ) -> str:
-    """Insert a search that trains candidates of `source`, given by id and code, once per seed; return its name.
+    """Insert a search that trains candidates of `source`, given by id and code, once per seed. Return its name.
 
     The seeds are distinct from those of all earlier re-evaluations of a candidate.
     """
@@ -190,7 +193,7 @@ def insert_retrainings(
     training: dict[str, Any],
     now: float,
 ) -> str:
-    """Insert a search whose births are all given; return its name."""
+    """Insert a search whose births are all known at once. Return its name."""
     budget = {**source.spec["budget"], "candidates": len(retrainings), "device_hours": None}
     if kind == SearchKind.FINAL:  # the time limit applies to the recipe of the search
         budget["candidate_seconds"] = None
@@ -210,7 +213,7 @@ def insert_retrainings(
         "task": source.task,
         "data_digest": source.data_digest,
         "data_state": source.data_state,
-        # Trained before other searches, because a user waits for the result.
+        # Train this search before other searches, because a user waits for the result.
         "priority": source.priority + 1,
         "population": len(retrainings),
         "initial_births": len(retrainings),
@@ -231,7 +234,7 @@ def insert_retrainings(
 def append_retrainings(
     connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float
 ) -> None:
-    """Add births to a search whose births are all given; if it is finished, it continues."""
+    """Add births to a search of retrainings. A finished search then continues."""
     total = record.born + len(retrainings)
     connection.execute(
         update(search)
@@ -250,7 +253,7 @@ _ORIGINS: Final = {
     SearchKind.FINAL: Origin.FINAL,
     SearchKind.RETRY: Origin.RETRY,
 }
-"""The origin of the candidates of a search whose births are all given."""
+"""The origin of the candidates by the kind of a search of retrainings."""
 
 
 def _insert_births(connection: Connection, record: SearchRecord, retrainings: Sequence[Retraining], now: float) -> None:
@@ -271,9 +274,9 @@ def _insert_births(connection: Connection, record: SearchRecord, retrainings: Se
 def _insert_with_unused_name(
     connection: Connection, values: dict[str, Any], spec: dict[str, Any], *, prefix: str, suffix: str
 ) -> tuple[int, str]:
-    """Insert a search named PREFIX.SUFFIX, or with a number after it where that name is taken; return its id and name.
+    """Insert a search named PREFIX.SUFFIX, with a number after it if that name is taken. Return its id and name.
 
-    The insert itself finds out which names are taken, so it cannot collide with a search that another program creates.
+    The insert itself detects a taken name, so no other program can take the name between a check and the insert.
     """
     statement = insert_or_ignore(search).returning(search.c.id)
     for number in count(1):

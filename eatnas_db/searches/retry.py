@@ -1,8 +1,8 @@
 """Retry failed candidates: train them again outside the population of their search.
 
 A failed candidate stays failed, because later births may have been decided from a population without it. Its retry is a
-new candidate of a search that has its own births: the retries of an evolution belong to one search of kind `retry`; a
-failed re-evaluation or final model gets another replica in its own search.
+new candidate. The retries of an evolution belong to one search of kind `retry`. The retry of a re-evaluation or a final
+model is another replica in the same search.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Retry(NamedTuple):
 def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: float) -> tuple[Retry, ...]:
     """Train failed candidates again, each once. Raises `NotFoundError` or `ConflictError`, and then changes nothing.
 
-    The candidates may belong to several searches. A candidate can be retried once; if its retry fails too, that one can
-    be retried.
+    The candidates may belong to several searches. A candidate can be retried once. If its retry fails too, the retry
+    can be retried.
     """
     ids = list(dict.fromkeys(candidate_ids))
     _lock(connection, ids)
@@ -54,12 +54,12 @@ def retry_candidates(connection: Connection, candidate_ids: Sequence[int], now: 
 
 
 def list_retried(connection: Connection, candidate_ids: Sequence[int]) -> set[int]:
-    """Return those of the candidates that were retried before."""
+    """Return the candidates among these that were retried before."""
     return set(_list_retries(connection, candidate_ids))
 
 
 def _list_retries(connection: Connection, candidate_ids: Sequence[int]) -> dict[int, int]:
-    """Return the id of the retry of each candidate that has one; a cancelled retry is none."""
+    """Return the retries of candidates that were retried, by candidate id. A cancelled retry does not count."""
     events = _select_in_batches(connection, _EARLIER_RETRIES, candidate_ids)
     retries = {row.candidate_id: int(json.loads(row.detail)["retry"]) for row in events}
     states = {row.id: row.state for row in _select_in_batches(connection, _CANDIDATES, list(retries.values()))}
@@ -92,7 +92,7 @@ _CHILDREN: Final = (
 
 
 def _lock(connection: Connection, ids: Sequence[int]) -> None:
-    """Lock the searches of the candidates and the searches that retry them, in one statement and in the lock order."""
+    """Lock the candidates' searches and the searches of their retries, in one statement and in the lock order."""
     own = {row.search_id for row in _select_in_batches(connection, _SEARCHES, ids)}
     retrying = (search.c.kind == SearchKind.RETRY) & search.c.source_id.in_(own)
     lock_searches(connection, select(search.c.id).where(search.c.id.in_(own) | retrying))
@@ -149,7 +149,7 @@ def _retry_of_search(
 def _record_retries(
     connection: Connection, target: SearchRecord, first_birth: int, failed: Sequence[Row[Any]], now: float
 ) -> list[Retry]:
-    """Record the event of each retry with the birth of the failed candidate, which it leaves as it is."""
+    """Record the event of each retry at the failed candidate. The failed candidate itself stays unchanged."""
     born = connection.execute(_CHILDREN, {"search_id": target.id, "first": first_birth}).all()
     details = {
         row.id: {"retry": child.id, "search": target.name, "birth": row.birth}
@@ -161,7 +161,7 @@ def _record_retries(
 
 
 def _open_retry_search(connection: Connection, record: SearchRecord) -> SearchRecord | None:
-    """Return the search that retries candidates of a search, unless there is none or it is cancelled."""
+    """Return the search that retries candidates of a search, or None if there is none or it is cancelled."""
     query = (
         select(search)
         .where(

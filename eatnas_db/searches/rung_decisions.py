@@ -1,4 +1,4 @@
-"""Decide which candidates continue after a rung, in the order of births; `domain.rungs` has the rule."""
+"""Decide in the order of births which candidates continue after a rung, by the rule in `domain.rungs`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _SELECT_RESULTS: Final = (
 
 
 def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> None:
-    """Promote or stop every candidate whose earlier births have their results at its rung, or have settled."""
+    """Promote or stop every waiting candidate for which all earlier births have a result at its rung or are settled."""
     record = state.search
     rungs = rungs_of(record.spec) if record.kind == SearchKind.EVOLUTION else None
     if rungs is None:
@@ -59,10 +59,10 @@ def decide_rungs(connection: Connection, state: AdvanceState, now: float) -> Non
 def _list_earlier_results(
     connection: Connection, state: AdvanceState, birth: int, number: int, undecided: Sequence[int]
 ) -> list[RungResult] | None:
-    """Return the results at a rung that decide about a birth, or None while some of them are open.
+    """Return the results at a rung that decide about a birth, or None while one of them is missing.
 
-    `undecided`: earlier births that wait at this rung, in ascending order. Many may wait for a slow one, so the
-    database is asked only if none of them is compared.
+    `undecided` are earlier births that wait at this rung, in ascending order. Many births may wait for one slow birth,
+    so the database is queried only if no undecided birth is among those to compare.
     """
     end = max(0, birth - state.search.lag + 1)
     first = max(0, end - COMPARED_BIRTHS)

@@ -1,4 +1,4 @@
-"""Import scores that were measured elsewhere as a finished search, from which other searches may start."""
+"""Import scores that were measured elsewhere as a finished search. Other searches may start from it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from eatnas_db.settings import Settings
 from eatnas_db.spaces import find_space, list_plugin_spaces
 
 POPULATION: Final = 20
-"""The population of an imported search: its best candidates."""
+"""The most members in the population of an imported search, which consists of its best candidates."""
 DEVICE: Final = "imported"
 MAX_TASK_LENGTH: Final = 100
 NOT_IMPORTED: Final = (TEST_ACCURACY, "test_loss", *COST_METRICS)
@@ -57,7 +57,7 @@ NOT_IMPORTED: Final = (TEST_ACCURACY, "test_loss", *COST_METRICS)
 
 @dataclass(frozen=True, slots=True)
 class ImportedSearch:
-    """The name of the new search, the number of its candidates, and the columns of the file that were not read."""
+    """The name of the new search, the number of its candidates, and the ignored columns of the file."""
 
     search: str
     candidates: int
@@ -66,7 +66,7 @@ class ImportedSearch:
 
 @dataclass(frozen=True, slots=True)
 class ScoreOrigin:
-    """The task on which scores were measured, the metric, and whether larger values of it are better."""
+    """The task on which scores were measured, the metric, and its direction."""
 
     task: str
     metric: str
@@ -74,7 +74,7 @@ class ScoreOrigin:
 
 
 def make_import_spec(name: str, space: str, origin: ScoreOrigin, candidates: int) -> SearchSpec:
-    """Return the spec that the record stores of imported scores. Raises `InvalidSpecError`."""
+    """Return the spec that the record stores for imported scores. Raises `InvalidSpecError`."""
     population = max(2, min(POPULATION, candidates))
     tree: dict[str, Any] = {
         "name": name,
@@ -85,7 +85,7 @@ def make_import_spec(name: str, space: str, origin: ScoreOrigin, candidates: int
         "reevaluation": {"top": 0},
     }
     spec = parse_spec(tree, plugin_spaces=list_plugin_spaces())
-    # Set after the validation, which accepts only metrics that a training measures; here nothing is trained.
+    # Set the objective after the validation, which accepts only metrics that a training measures.
     return spec.model_copy(update={"objective": ObjectiveSpec(metric=origin.metric, direction=origin.direction.value)})
 
 
@@ -118,7 +118,10 @@ def import_score_file(
     task: Task,
     on_progress: ProgressCallback = lambda *_: None,
 ) -> ImportedSearch:
-    """Import a file into the record of `settings` as a finished search: everything or nothing. Raises `EatnasError`."""
+    """Import a file into the record of `settings` as a finished search.
+
+    Raises `EatnasError`, and then imports nothing.
+    """
     if not re.fullmatch(NAME_PATTERN, name):
         raise ConflictError(
             f"{name!r} is no name of a search: it has at most 64 letters, digits, `_`, `.` and `-`, and begins with a "
@@ -253,8 +256,8 @@ def _require_new(connection: Connection, sha256: str, name: str, file: Path) -> 
 
 
 def _record_worker(connection: Connection, host: str, now: float) -> int:
-    """Record this process as the worker of the attempts, which has ended already."""
-    host_id = find_host(connection, host, now)  # a daemon of this host keeps working
+    """Record a worker for the attempts, with this process as its id. The worker has ended already."""
+    host_id = find_host(connection, host, now)  # does not block a running daemon of this host
     device_id = register_device(connection, host_id, cpu_uuid(host), "cpu", "CPU")
     worker_id = record_worker_start(connection, device_id, 0, os.getpid(), now)
     record_worker_end(connection, worker_id, "it imported scores", now)

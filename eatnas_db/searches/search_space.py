@@ -1,4 +1,4 @@
-"""The search space of a recorded search, and of a spec."""
+"""Make the search space of a recorded search or of a spec."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it loads pydantic
 
 
 def space_of(search: SearchRecord) -> Space:
-    """Return the space that a search samples from: its macro, its task and the limits of its objective."""
+    """Return the space of a search, with its macro, its task and the limits of its objective."""
     objective = search.spec["objective"]
     limits = Limits(objective["max_params"], objective["max_mult_adds"])
     return Space(read_space(search.macro), Task(**search.task), limits)

@@ -29,10 +29,10 @@ from eatnas_db.searches.hypervolume import compute_hypervolume
 from eatnas_db.searches.population import join_population, leave_population, list_members
 
 DEFAULT_FLAT_POPULATIONS: Final = 4
-"""Quality is flat after this many populations of steps without a rise, unless the spec sets `flat_steps`."""
+"""The default of `flat_steps` is this many times the size of the population."""
 
 FIRST_BIRTHS: Final = 4
-"""Births read by the first statement; each further one reads `GROWTH` times as many."""
+"""The births that the first statement reads. Each further statement reads `GROWTH` times as many."""
 GROWTH: Final = 8
 
 _BIRTH_SECONDS: Final = select(func.sum(attempt.c.device_seconds)).where(attempt.c.candidate_id == candidate.c.id)
@@ -64,7 +64,7 @@ _ADVANCE_SETTLED: Final = (
 
 
 class _Birth(NamedTuple):
-    """A birth that may have ended, with the device seconds of its attempts, and with those of all births before it."""
+    """A birth that may have ended, with its device seconds and the device seconds of all births before it."""
 
     id: int
     birth: int
@@ -131,7 +131,7 @@ def _settle_births(connection: Connection, state: AdvanceState, births: Sequence
 
 
 def _change_population(state: AdvanceState, population: list[Member], birth: _Birth, changes: _Changes) -> None:
-    """Let a scored candidate join at the present step, and let one leave if the population is over its limit."""
+    """Let a scored candidate join at the present step. Let a member leave if the population exceeds its limit."""
     assert birth.fitness is not None
     record, number = state.search, state.settled
     values = state.orient(birth.objectives)
@@ -159,16 +159,16 @@ def _step_row(state: AdvanceState, summary: PopulationSummary, seconds: float, n
 
 
 def _check_plateau(connection: Connection, state: AdvanceState, quality: float | None, now: float) -> None:
-    """Record a rise of quality, or that quality is flat and the search ends.
+    """Record that quality has risen, or that it is flat and the search ends.
 
-    The search ends with the births that may be in flight when the step is made: the first `step + lag - 1`. On every
-    machine these are born whatever the step finds, and the next birth is not decided before the step is known.
+    The search ends after the first `step + lag - 1` births, which are those that may be in training when the step is
+    made. On every machine, these births are decided without this step, and the next birth is decided after it.
     """
     record, number = state.search, state.settled
     if number < record.population or state.ends_at is not None:
         return
     if state.plateau is not None and number <= state.plateau.since:
-        return  # The search was extended before its last births were settled. These do not count, now or later.
+        return  # The search was extended before these births were settled, so they do not count.
     evolution = record.spec["evolution"]
     plateau = update_plateau(state.plateau, number, quality, evolution["flat_by"])
     flat_steps = evolution["flat_steps"] or DEFAULT_FLAT_POPULATIONS * record.population

@@ -56,10 +56,10 @@ def create_transfer(
     """Insert a search whose initial population comes from another search, and return its id.
 
     The population grows from `candidate_id` of the source or its best candidate; with `transfer.start: survivors` it
-    begins with the source's population. `force` permits a source that is not finished. `fitted`: the models of the
-    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); None: this transaction fits them. Raises
-    `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or `SourceChangedError`; the
-    caller then rolls back.
+    begins with the source's population. `force` permits a source that is not finished. `fitted` are the models of the
+    sources with `transfer.start: model` (`fitted_sources.write_with_sources`); if it is None, this transaction fits
+    them. Raises `NotFoundError`, `ConflictError`, `SpaceExhaustedError`, `InvalidArchitectureError` or
+    `SourceChangedError`; the caller then rolls back.
     """
     _require_no_basic_architecture(spec, source_name)
     source = get_search(connection, source_name)
@@ -115,9 +115,9 @@ def _require_no_basic_architecture(spec: SearchSpec, source_name: str) -> None:
 
 
 def _require_weights(spec: SearchSpec, source: SearchRecord) -> None:
-    """Raise `ConflictError` if weights are to be inherited and the source has none, or those of another arithmetic.
+    """Raise `ConflictError` if weights are to be inherited but the source has no weights or another arithmetic.
 
-    In another arithmetic, a lost parent could not be replayed.
+    With another arithmetic, a parent whose weights are lost could not be trained again bit by bit.
     """
     if spec.transfer.weights == INHERITED and source.kind == SearchKind.IMPORTED:
         raise ConflictError(
@@ -141,9 +141,9 @@ def _select_survivors(
     *,
     slots: int,
 ) -> tuple[list[BasicChoice], SurvivorSelection]:
-    """Rank the population or the best of the sources behind the basic candidate, and select from the ranking.
+    """Rank the source's population or the best candidates of all sources, the basic candidate first, and select.
 
-    The selection is empty with `transfer.start: perturbations`.
+    Return the ranking and the selection. The selection is empty with `transfer.start: perturbations`.
     """
     if spec.transfer.start == "perturbations":
         return [basic], SurvivorSelection((), 0, 0)
@@ -162,7 +162,7 @@ def _select_survivors(
     architectures = [parse_code(choice.code, f"candidate {choice.candidate_id}", space) for choice in ranking]
     selection = select_survivors(architectures, space, limit)
     if len(selection.survivors) > spec.budget.candidates:
-        # Otherwise an extension would continue with perturbations where a larger budget has survivors.
+        # Otherwise, an extended search would add perturbations where a larger first budget has survivors.
         noun = "survivors" if spec.transfer.start == "survivors" else "candidates"
         raise ConflictError(
             f"budget.candidates is {spec.budget.candidates}, but {len(selection.survivors)} {noun} of search "
@@ -179,7 +179,7 @@ def _insert_survivors(
     selection: SurvivorSelection,
     now: float,
 ) -> None:
-    """Insert the survivors of a ranking as the first births; the first of them is the basic architecture."""
+    """Insert the survivors of a ranking as the first births, beginning with the basic architecture."""
     births = [
         Birth(
             number,
@@ -193,7 +193,7 @@ def _insert_survivors(
 
 
 def _require_source(connection: Connection, source: SearchRecord, force: bool) -> SearchRecord | None:
-    """Raise `ConflictError` if a search cannot be transferred from; return its re-evaluation if that is unfinished."""
+    """Raise `ConflictError` if a search cannot be a source. Return its unfinished re-evaluation, or None."""
     if source.kind not in (SearchKind.EVOLUTION, SearchKind.IMPORTED):
         raise ConflictError(
             f"search {source.name!r} cannot be transferred: it measures candidates of another search; "

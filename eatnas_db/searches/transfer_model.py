@@ -1,4 +1,4 @@
-"""Transfer with `transfer.start: model`: check the sources, and store the scores that the model will know."""
+"""For `transfer.start: model`, check the sources and store the scores that the model will know."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # they load pydantic and SciPy
 MIN_SOURCE_SCORES: Final = 4
 """With fewer scores, a source has no model."""
 MAX_STARTS: Final = 300
-"""The best candidates of each source among which the starts are selected."""
+"""The number of each source's best candidates among which the starts are selected."""
 
 
 class SourceChangedError(CollisionError):
@@ -35,7 +35,7 @@ class SourceChangedError(CollisionError):
 
 
 def list_sources(connection: Connection, source: SearchRecord, spec: SearchSpec, space: Space) -> list[SearchRecord]:
-    """Return the sources of a search with `transfer.start: model`, otherwise none.
+    """Return the sources of a search with `transfer.start: model`; empty for any other start.
 
     Raises `NotFoundError`, or `ConflictError` if a source cannot be used.
     """
@@ -76,9 +76,10 @@ def insert_sources(
 ) -> None:
     """Store the sources of a new search's model, each with the births that its model knows.
 
-    `fitted`: models that were fitted before the transaction; None: fit them here. Raises `SourceChangedError`.
+    `fitted` are models that were fitted before the transaction; if it is None, fit them here. Raises
+    `SourceChangedError` if the scores have changed since the fit.
     """
-    # Only here, because the model loads SciPy.
+    # Import only here, because the model loads SciPy.
     from eatnas_db.scored_births import list_scored
     from eatnas_db.transfer_sources import fit_scores, is_current, store_sources
 
@@ -133,7 +134,7 @@ def _require_same_primitives(source: SearchRecord, space: Space) -> None:
 
 
 def describe_difference(before: Mapping[str, Sequence[Any]], after: Mapping[str, Sequence[Any]]) -> str | None:
-    """Return the first primitive whose values differ, with the values of the source and of the new search."""
+    """Describe the first primitive whose values differ between the source and the new search; None if none does."""
     for primitive in dict.fromkeys([*before, *after]):
         theirs, ours = (list(blocks.get(primitive, ())) for blocks in (before, after))
         if theirs != ours:
@@ -146,7 +147,7 @@ def _describe_values(values: Sequence[PrimitiveValue]) -> str:
 
 
 def _require_scores(connection: Connection, source: SearchRecord) -> None:
-    """Raise `ConflictError` unless the source has scores from which a model can be made."""
+    """Raise `ConflictError` unless the source has enough scores for a model."""
     scored = select(candidate.c.fitness).where(
         candidate.c.search_id == source.id, candidate.c.birth < source.settled, candidate.c.fitness.is_not(None)
     )

@@ -1,4 +1,4 @@
-"""Find the trained final models whose weights new final models start from."""
+"""Find the trained final models from whose weights new final models start."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def find_weight_sources(
 ) -> dict[str, dict[str, Any]]:
     """Return the source of the weights for each architecture of `record`, given by candidate and code.
 
-    The sources are the final models of the search that `reference` names, or that search itself if it trains final
-    models; its second part is the id of one final model, or of the candidate that it was trained for. Of several final
-    models of an architecture, the first is taken. Raises `NotFoundError` or `ConflictError`.
+    The first part of `reference` names a search of final models, or a search that has final models. The second part is
+    the id of one final model or of its original candidate, or None. Of several final models of an architecture, the
+    first is taken. Raises `NotFoundError` or `ConflictError`.
     """
     source = get_search(connection, reference[0])
     models = _list_models(connection, source, reference[1])
@@ -44,7 +44,7 @@ def find_weight_sources(
 
 
 def describe_reference(reference: tuple[str, int | None]) -> str:
-    """Return the reference as the user writes it."""
+    """Return the reference in the user's notation, SEARCH or SEARCH/CANDIDATE."""
     name, candidate_id = reference
     return repr(name if candidate_id is None else f"{name}/{candidate_id}")
 
@@ -98,7 +98,7 @@ def _without_versions(macro: dict[str, Any]) -> dict[str, Any]:
 def _first_usable(
     connection: Connection, models: Sequence[Row[Any]], reference: tuple[str, int | None]
 ) -> WeightSource:
-    """Return the first of these final models that is trained and has its last checkpoint."""
+    """Return the weights of the first final model that is trained and has its last checkpoint."""
     trained = [model for model in models if model.state == CandidateState.SCORED]
     for model in trained:
         last = select(checkpoint.c.digest).where(

@@ -1,4 +1,7 @@
-"""Checks for the tests of packages that extend eatnas-db. Each is imported on first use, because it loads torch."""
+"""Checks for the tests of packages that extend eatnas-db.
+
+Each check is imported on first use, because it loads torch.
+"""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Check a data set of a package as searches use it."""
+"""Check a plug-in's data set in the way in which searches use it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.interpreter import python_command
 
 PROGRAM: Final = "eatnas_training.prepare"
 HASH_SEEDS: Final = ("1", "2")
-"""Python's own order of sets differs between these two processes."""
+"""With these two hash seeds, Python orders sets differently."""
 
 
 def check_dataset(
@@ -22,9 +22,9 @@ def check_dataset(
 ) -> dict[str, Any]:
     """Check a data set by the name that a spec uses, and return its description.
 
-    Two processes of their own read all its items; both must get the same digest. `test_part`: also read the test part,
-    as final models do. `timeout`: the seconds for each process. `data`: further keys of the section `data` of a spec,
-    for example `resolution=32` or `options={…}`. Raises `AssertionError` with one line that says what is wrong.
+    Two new processes read all items and must get the same digest. With `test_part`, they also read the test part, as
+    final models do. `timeout` is the limit for each process in seconds. `data` are further keys of a spec's section
+    `data`, for example `resolution=32` or `options={…}`. Raises `AssertionError` with the fault in one line.
     """
     section = {"name": name, "root": str(Path(root).absolute()), **data}
     first, second = (_run("describe", section, hash_seed, timeout) for hash_seed in HASH_SEEDS)
@@ -39,7 +39,7 @@ def check_dataset(
 
 
 def _run(command: str, section: Mapping[str, Any], hash_seed: str, timeout: float) -> dict[str, Any]:
-    # A package under test may be importable only because of this process's path.
+    # The package under test may be importable only through this process's `sys.path`.
     path = os.pathsep.join(entry for entry in sys.path if entry)
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Check an operator: its cost against torch, and the promises that a search relies on."""
+"""Check an operator: its cost against torch, and the properties that a search relies on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CHECKED_LAYERS: Final = tuple(
         (3, 5, 7), (False, True), ((8, 8), (8, 12), (12, 5)), (8, 7), (1, 2)
     )
 )
-"""Layers of every kind that a space can ask for."""
+"""Layers with every combination of properties that a space can ask for."""
 
 
 def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS) -> None:
-    """Raise `AssertionError` with the reason if an operator breaks a promise.
+    """Raise `AssertionError` with the reason if an operator lacks a property that searches rely on.
 
     For each layer the cost function and `torch.utils.flop_counter` must count the same parameters and mult-adds. The
     module must be a function of the layer alone, return finite values of the right shape, draw no random numbers in
@@ -55,7 +55,7 @@ def check_operator(operator: Operator, layers: Iterable[Layer] = CHECKED_LAYERS)
 
 
 def require_no_torch(module: str) -> None:
-    """Raise `AssertionError` if the import of a module loads torch: the daemon and the commands import it."""
+    """Raise `AssertionError` if the import of a module loads torch, because the daemon and the commands import it."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run(python_command("-c", code), capture_output=True, text=True, check=False)
     assert done.returncode == 0, (

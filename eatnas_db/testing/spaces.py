@@ -16,11 +16,11 @@ CHECKED_TASK: Final = Task(resolution=8, channels=1, classes=10)
 
 
 def check_space(space: SpaceDefinition, task: Task = CHECKED_TASK, *, samples: int = 20, networks: int = 5) -> None:
-    """Raise `AssertionError` or `OperatorError` with the reason if a space breaks a promise.
+    """Raise `AssertionError` or `OperatorError` with the reason if a space lacks a property that searches rely on.
 
-    For `samples` random architectures the text and the code round-trip, the effective form is stable and costs the
-    same, and every change of one primitive gives a valid architecture. `networks` of them are built, counted with
-    `torch.utils.flop_counter`, and computed.
+    For `samples` random architectures, the text and the code must round-trip, the effective form must be stable and
+    have the same cost, and every change of one primitive must give a valid architecture. `networks` of them are built,
+    counted with `torch.utils.flop_counter`, and run.
     """
     require_no_torch(type(space).__module__)
     for number, primitives in enumerate(space.blocks, 1):

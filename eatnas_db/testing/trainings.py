@@ -1,4 +1,4 @@
-"""Check a training of the user's own: repeatable, resumable, and free of global randomness."""
+"""Check that a user's own training function is repeatable, resumable and independent of global random state."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def check_training(
     device: str = "cpu",
     **recipe: Any,
 ) -> dict[str, float]:
-    """Train one candidate without images three times, and return its scores.
+    """Train one candidate three times without images, and return its scores by metric.
 
     `reference` is `module:name` or the function itself; `recipe` are further keys of `training`. Raises
-    `AssertionError` if the training fails, if the same seed gives other numbers, or if a training that is stopped at
-    each checkpoint and resumed differs from an uninterrupted one.
+    `AssertionError` if the training fails, if the same seed gives different numbers, or if a training that is stopped
+    and resumed at each checkpoint differs from an uninterrupted training.
     """
     if not isinstance(reference, str):
         reference = f"{reference.__module__}:{reference.__qualname__}"
