@@ -1,4 +1,4 @@
-"""The lock of the one daemon that works on a record; the kernel releases it when the daemon's process ends."""
+"""Lock a record for one daemon. The kernel releases the lock when the process of the daemon ends."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class LinkedRecordError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class RecordUser:
-    """The process that has exclusive use of a record; messages call it `program`."""
+    """The process that has exclusive use of a record; `program` is its name in messages."""
 
     process: LockHolder
     program: str = DAEMON
 
     @property
     def is_daemon(self) -> bool:
-        """Return whether the process is a daemon or `run`, not a command that changes the database."""
+        """Return whether the process is a daemon or `run`, and not a command that changes the database."""
         return self.program == DAEMON
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class RecordUser:
 
 @contextmanager
 def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
-    """Hold the lock for the length of a block, and write the identity of this process into its file.
+    """Hold the lock during a block, and write the identity of this process into the lock file.
 
     Raises `ConflictError` if another process holds it.
     """
@@ -65,9 +65,9 @@ def hold_daemon_lock(lock_file: Path, program: str = DAEMON) -> Iterator[None]:
 
 @contextmanager
 def hold_record(settings: Settings, program: str = DAEMON) -> Iterator[None]:
-    """Hold a record for the length of a block: the daemon's lock, and on SQLite the database file itself.
+    """Hold a record during a block: lock the lock file and, on SQLite, the database file itself.
 
-    Raises `ConflictError` if another process holds either.
+    Raises `ConflictError` if another process holds one of these locks.
     """
     with hold_daemon_lock(settings.lock_file, program):
         descriptor = None if settings.database_file is None else _open_for_lock(settings.database_file)
@@ -95,21 +95,21 @@ def find_record_user(lock_file: Path) -> RecordUser | None:
             return None
         if user is not None:
             return user
-        # The process has the lock, but has not written its name yet.
+        # The process has the lock, but may not have written its name yet.
         time.sleep(RETRY_SECONDS)
     return RecordUser(UNKNOWN_PROCESS, "an unknown process")
 
 
 _opened: Final[dict[tuple[int, int], int]] = {}
-"""The database files that this process has opened for a lock, by device and inode; never closed, see below."""
+"""The descriptors of locked database files, by device and inode. `_open_for_lock` explains why they stay open."""
 
 
 def _open_for_lock(database: Path) -> int | None:
-    """Return a descriptor whose lock holds for all names of the file; None if the system has no such lock.
+    """Return a descriptor whose lock applies to all hard links of the file; None if the system has no such lock.
 
-    Closing it would release SQLite's own locks on the file, which belong to the process, not to a descriptor.
+    Closing the descriptor would release SQLite's own locks on the file, because they belong to the process.
     """
-    # On other systems this lock would exclude SQLite's own.
+    # On other systems this lock would conflict with SQLite's own locks.
     if sys.platform != "linux" or not database.exists():
         return None
     status = database.stat()
@@ -137,6 +137,6 @@ def _acquire(file: TextIO, lock_file: Path) -> None:
         user = find_record_user(lock_file)
         if user is not None:
             raise ConflictError(f"{user} works on this record already; `fuser {lock_file}` finds the process")
-        # Another process holds the lock for a moment only, to read the pid.
+        # Another process may hold the lock for a short time, to read the pid.
         time.sleep(RETRY_SECONDS)
     raise ConflictError(f"{lock_file} is locked again and again; try again")

@@ -1,4 +1,4 @@
-"""The options of a daemon: which resources of the machine it may use. Kept in a file for the next start."""
+"""The options of a daemon: the resources of the machine that it may use. A file keeps them for the next start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from eatnas_db.worker_settings import (
 )
 
 READY_PREFIX: Final = "daemon is running"
-"""The beginning of the line that a daemon prints when it accepts signals and starts workers."""
+"""The beginning of the line that a daemon prints when it is ready: it handles signals and starts workers."""
 POLICIES: Final = ("yield", "stay")
 _LOCAL_OPTIONS: Final = ("devices", "exclude", "max_per_device", "allow", "policy")
 _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
@@ -32,7 +32,7 @@ _RAY_OPTIONS: Final = ("address", "cpus_per_worker", "gpus_per_worker")
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
-    """Which resources of the machine a daemon may use, as given on the command line.
+    """The resources of the machine that a daemon may use, as given on the command line.
 
     Raises `ConflictError` for an invalid value, and for options that have no effect with the launcher.
     """
@@ -76,9 +76,9 @@ class DaemonOptions:
 
 
 def change_options(previous: DaemonOptions, changes: DaemonOptions) -> DaemonOptions:
-    """Return the previous options with those that are given in `changes`.
+    """Return the previous options, replaced by the options that are given in `changes`.
 
-    The options of another launcher than the one that `changes` names are dropped.
+    If `changes` names another launcher, the options of the previous launcher are dropped.
     """
     given = {name: value for name, value in asdict(changes).items() if value not in (None, ())}
     if changes.launcher is not None:
@@ -106,7 +106,7 @@ def _require_head_address(address: str) -> None:
 
 
 def _require_resources(cpus: float | None, gpus: float | None) -> None:
-    """Check what each worker occupies."""
+    """Check the resources of each worker."""
     if cpus is not None and not is_number_of_cpus(cpus):
         raise ConflictError(f"--cpus-per-worker {cpus:g}: expected {CPUS}")
     if gpus is not None and not is_share_of_gpu(gpus):
@@ -114,7 +114,7 @@ def _require_resources(cpus: float | None, gpus: float | None) -> None:
 
 
 def complete_options(options: DaemonOptions, settings: WorkerSettings) -> DaemonOptions:
-    """Return the options with the settings of the environment and the home in place of those that are not given.
+    """Fill in the options that are not given from the settings of the environment and the home.
 
     Settings of another launcher have no effect. Raises `ConflictError` for options that contradict the launcher.
     """
@@ -131,7 +131,7 @@ def complete_options(options: DaemonOptions, settings: WorkerSettings) -> Daemon
 
 
 def describe_options(options: DaemonOptions) -> str:
-    """Return the options that were given, as they are written on the command line."""
+    """Return the given options as command-line text."""
     return " ".join(options.arguments())
 
 

@@ -22,9 +22,10 @@ PROGRAM: Final = "eatnas_training.prepare"
 class DataDescription:
     """The shape of a data set after its transformations, the size of each part, and the digests.
 
-    `data_digest` covers the content; if the images are streamed, only names, sizes and classes. Only streamed images
-    have the other digests: `files_digest` also covers modification times, and `content_digest` the bytes, if they have
-    been read. `plugin`: the identity of a plug-in's source. `notes`: a sentence for each omission of a search.
+    `data_digest` covers the content, or the names, sizes and classes of streamed images. Only streamed images have the
+    other two digests: `files_digest` also covers modification times, and `content_digest` the bytes, if all files have
+    been read. `plugin` is the identity of a plug-in's source. `notes` has a sentence for each kind of file that a
+    search leaves out.
     """
 
     resolution: int
@@ -41,7 +42,7 @@ class DataDescription:
 
     @property
     def state(self) -> DataState:
-        """The digests, and the plug-in that supplies the images."""
+        """The digests, and the plug-in that provides the images."""
         return DataState(self.data_digest, self.files_digest, self.content_digest, self.plugin)
 
 
@@ -61,8 +62,8 @@ NO_IMAGES: Final = DataDescription(
 class PreparedData:
     """A data set whose files have all been read.
 
-    `folder` describes an image folder: its classes, skipped files and unreadable images. If the folder has no
-    resolution, or has images that cannot be read, the fields that depend on these are None.
+    `folder` describes an image folder: its classes, skipped files and unreadable images. If no resolution is given or
+    some images are unreadable, the fields that depend on them are None.
     """
 
     resolution: int | None

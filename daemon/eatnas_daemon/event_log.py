@@ -1,4 +1,4 @@
-"""The daemon's log: one line for each event of the record, each worker that ends, and each problem."""
+"""Write the daemon's log: one line for each event of the record, each ended worker, and each problem."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MAX_BYTES: Final = 10_000_000
 BACKUP_COUNT: Final = 3
 INTERVAL_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 60.0
-"""Delay after an unexpected exception."""
+"""The seconds to wait after an unexpected exception."""
 MAX_EVENTS: Final = 1000
-"""Number of events that are read at a time."""
+"""The number of events that are read at a time."""
 ROUTINE_KINDS: Final = frozenset(
     {"born", "leased", "scored", "released", "resumed", "started_afresh", "checkpoint_adopted"}
 )
-"""Events of a candidate whose training goes well; the record has them, the log leaves them out."""
+"""Events of candidates that train without problems. The log leaves them out, and the record has them."""
 
 
 def open_log(file: Path) -> logging.Logger:
@@ -43,7 +43,7 @@ def open_log(file: Path) -> logging.Logger:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    # When the disk is full, the logger's own errors must not fill the terminal.
+    # If the disk is full, the logger would otherwise print an error for each line.
     logging.raiseExceptions = False
     return logger
 
@@ -56,7 +56,7 @@ class _LoggedWorker:
 
 
 class EventLog:
-    """Logs what is new after each tick of a supervisor."""
+    """Logs new events, ended workers and problems after each tick of a supervisor."""
 
     def __init__(self, engine: Engine, log: logging.Logger) -> None:
         self._engine, self._log = engine, log
@@ -68,7 +68,7 @@ class EventLog:
             self._last_event_id = max((event.id for event in list_events(connection, limit=1)), default=0)
 
     def update(self, supervisor: Supervisor, *, at_once: bool = False) -> None:
-        """Log workers that ended and problems; once a second, or `at_once`, also the events of the record."""
+        """Log ended workers and problems. Once a second, or with `at_once`, also log the events of the record."""
         self._log_workers(supervisor)
         self._log_trouble(supervisor.trouble)
         for error in supervisor.errors:

@@ -1,4 +1,4 @@
-"""The process that holds a lock, identified so that another process with the same pid is never mistaken for it."""
+"""Identify the process that holds a lock, such that another process with the same pid is not mistaken for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_FIELD: Final = 19
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A process. Its pid is valid only within one pid namespace and until the next boot of its machine.
+    """A process by its pid, which is valid only in its pid namespace and until the next boot of its machine.
 
     `started` is the start time of the process on the kernel's clock, which distinguishes it from a later
     process with the same pid.
@@ -35,12 +35,12 @@ class LockHolder:
 
     @property
     def is_visible(self) -> bool:
-        """Return whether the pid is valid here: in this container and on this machine since it was started."""
+        """Return whether the pid is valid for this process: same pid namespace, and same boot of the machine."""
         return (self.boot, self.namespace) == (_boot(), _namespace())
 
     @property
     def is_identified(self) -> bool:
-        """Return whether the lock's file contains more than a pid."""
+        """Return whether the lock file contains more than a pid."""
         return self.boot != ""
 
     @property
@@ -63,7 +63,8 @@ class LockHolder:
                 return True
             descriptor = os.pidfd_open(self.pid)
             try:
-                # Check again: from here on, the descriptor refers to this process even if another one gets its pid.
+                # Check again, because from now on the descriptor refers to one process, even if another process gets
+                # the pid.
                 if not self.is_running:
                     return False
                 signal.pidfd_send_signal(descriptor, number)
@@ -92,7 +93,7 @@ def current_process() -> LockHolder:
 
 
 def parse_holder(content: Any) -> LockHolder | None:
-    """Return the process that plain data describes, or None for anything else. A missing field is empty."""
+    """Return the process that plain data describes, or None if they describe none. A missing field becomes empty."""
     if not isinstance(content, Mapping) or type(content.get("pid")) is not int:
         return None
     texts = {name: str(content.get(name, ""))[:255] for name in ("started", "boot", "namespace", "host")}
@@ -112,7 +113,7 @@ def _read_stat(pid: int, field: int) -> str | None:
     if not (PROC / "self" / "stat").exists():
         return _ask_psutil(pid, field)
     try:
-        # The name in parentheses may contain spaces and parentheses itself.
+        # The process name, in parentheses, may itself contain spaces and parentheses.
         fields = (PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
         return fields[field].decode()
     except (OSError, IndexError):
@@ -120,8 +121,8 @@ def _read_stat(pid: int, field: int) -> str | None:
 
 
 def _ask_psutil(pid: int, field: int) -> str | None:
-    """Return the same as `_read_stat`, on systems without /proc."""
-    # Commands that need no psutil start faster without it.
+    """Return the same field as `_read_stat` on systems without /proc."""
+    # Import only here, because psutil is slow to load and few commands need it.
     import psutil
 
     with suppress(psutil.Error, ValueError, OverflowError):

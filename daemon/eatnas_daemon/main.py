@@ -1,6 +1,7 @@
-"""The composition root of the daemon: builds a supervisor and everything around it, and runs it.
+"""The composition root of the daemon: builds a supervisor with all its parts, and runs it.
 
-`python -m eatnas_daemon.main` supervises every search of a home; with `--only NAME` one search until it ends.
+`python -m eatnas_daemon.main` supervises every search of a home. With `--only NAME` it supervises one search until the
+search ends.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ WATCH_SECONDS: Final = 0.2
 DRIVERLESS_SECONDS: Final = 60.0
 """Seconds between two probes of the devices if the NVIDIA driver is missing or does not work."""
 ANSWER_SECONDS: Final = 20.0
-"""Seconds to wait for a server, less than the length of a lease, because workers get no heartbeats meanwhile."""
+"""Seconds to wait for a server. Less than the length of a lease, because workers get no heartbeats meanwhile."""
 BUSY_SECONDS: Final = 5.0
-"""Seconds to wait for another program's transaction; the supervisor does not read its workers' messages meanwhile."""
+"""Seconds to wait for another program's transaction. The supervisor reads no messages of its workers meanwhile."""
 
 
 class ProgressDisplay(Protocol):
@@ -81,7 +82,7 @@ def run_search(settings: Settings, name: str, options: DaemonOptions, display: P
 
     While another daemon works on the database, only show the progress. Raises `EatnasError`.
     """
-    # Until the supervisor handles signals, no training has to be checkpointed.
+    # Until the supervisor handles signals, no training runs that would need a checkpoint, so exit at once.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(PREEMPTED))
     engine = open_record(settings.database_url)
     reported: str | None = None
@@ -132,7 +133,7 @@ def supervise(
 ) -> None:
     """Run a supervisor and its followers until a signal arrives, or until the search `only` is finished.
 
-    The caller holds the lock. Raises `EatnasError`; errors are logged too.
+    The caller must hold the lock of the record. Raises `EatnasError`, after logging it.
     """
     require_module(TRAINING)
     engine = open_record(settings.database_url, busy_seconds=BUSY_SECONDS, answer_seconds=ANSWER_SECONDS)
@@ -177,7 +178,7 @@ def supervise(
 
 @dataclass(frozen=True, slots=True)
 class _DevicePlan:
-    """How workers are started, the number of slots on the processor, and the GPUs that may be used."""
+    """The launcher of workers, the number of slots on the processor, and the scheduler of GPUs."""
 
     launcher: WorkerLauncher
     cpu_slots: int
@@ -193,13 +194,16 @@ class _DevicePlan:
 
 
 def _plan_workers(settings: Settings, options: DaemonOptions) -> _DevicePlan:
-    """Decide where workers run, by the options and by the settings of the environment and the home."""
+    """Decide where workers run from the options and the settings of the environment and the home."""
     options = complete_options(options, read_worker_settings(settings.home, os.environ))
     return _plan_cluster(settings, options) if options.uses_ray else _plan_devices(settings, options)
 
 
 def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
-    """Decide which workers a Ray cluster is asked for. Raises `EatnasError` if this machine cannot be part of one."""
+    """Decide which workers to request from a Ray cluster.
+
+    Raises `EatnasError` if this machine cannot join a cluster.
+    """
     require_ray()
     needs = WorkerNeeds(options.cpus_per_worker or 1.0, options.gpus_per_worker or 0.0)
     address, marker = options.address or find_address(os.environ), settings.home / f"{settings.lock_file.stem}.ray"
@@ -213,7 +217,7 @@ def _plan_cluster(settings: Settings, options: DaemonOptions) -> _DevicePlan:
 
 
 def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
-    """Probe the devices and decide how many slots the processor has and which GPUs are used.
+    """Probe the devices. Decide the number of slots on the processor, and the GPUs to use.
 
     Raises `EatnasError` if the options name a device that does not exist.
     """
@@ -257,7 +261,10 @@ def _plan_devices(settings: Settings, options: DaemonOptions) -> _DevicePlan:
 
 
 def _followers(settings: Settings) -> list[Follower]:
-    """Return the MLflow follower unless it is off, and the one that runs configured hooks. Raises `EatnasError`."""
+    """Return the MLflow follower unless MLflow is off, and the follower of hooks if hooks are configured.
+
+    Raises `EatnasError`.
+    """
     environment = {
         "EATNAS_DB_URL": settings.database_url,
         "EATNAS_HOME": str(settings.home),
@@ -274,7 +281,7 @@ def _followers(settings: Settings) -> list[Follower]:
 
 
 def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOptions) -> str:
-    """Return the reason why this process only watches, and its options that have no effect."""
+    """Describe why this process only shows the progress, and name its options that have no effect."""
     given = describe_options(options)
     unused = f"; {given} has no effect while it runs" if given else ""
     cause = f"{user} works on this record" if isinstance(user, RecordUser) else str(user)
@@ -282,7 +289,7 @@ def _describe_other_user(user: RecordUser | LinkedRecordError, options: DaemonOp
 
 
 def _is_unfinished(engine: Engine, name: str) -> bool:
-    """Return whether the search, its re-evaluation or its retries still have to run. Raises `NotFoundError`."""
+    """Return whether the search, its re-evaluation or its retries are unfinished. Raises `NotFoundError`."""
     with read_transaction(engine) as connection:
         row = get_search(connection, name)
         retrainings = list_open_retrainings(connection, row.id)

@@ -1,4 +1,4 @@
-"""Export trained models and classify images with them. The training package does the work, in its own process."""
+"""Export trained models, and classify images with exported models, in a process of the training package."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FORMATS: Final = {"safetensors": ".safetensors", "pt2": ".pt2", "onnx": ".onnx",
 MODULE_FORMATS: Final = ("safetensors", "python")
 """The formats of a network that runs without this program."""
 Publish = Callable[[TrainedModel, Path, Path], None]
-"""Publishes a model, given its module of Python and its weights."""
+"""Publishes a model, given the files of its Python module and its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A written file: its accuracy on validation images, and the largest difference from the checkpoint's logits."""
+    """An exported file, its accuracy on validation images, and the largest difference from the checkpoint's logits."""
 
     file: str
     bytes: int
@@ -37,9 +37,9 @@ class ExportedFile:
 
 
 def parse_formats(names: Sequence[str], output: Path) -> list[str]:
-    """Return the formats that the user named, also separated by commas, else the format of `output`'s suffix.
+    """Return the formats in `names`, which may be separated by commas, or else the format of `output`'s suffix.
 
-    A module of Python loads a safetensors file, so `python` includes that. Raises `ConflictError`.
+    `python` includes `safetensors`, because the Python module loads such a file. Raises `ConflictError`.
     """
     formats = [part.strip() for name in names for part in name.split(",")]
     if not formats:
@@ -63,8 +63,8 @@ def export_model(
 ) -> list[ExportedFile]:
     """Export the model of a candidate or of a search in these formats.
 
-    `publish` gets the model and the files of the format `python`, which exist only during the call.
-    If it fails, the exported files stay. Raises `EatnasError`.
+    `publish` is called with the model and the files of the format `python`, which exist only during this call. If
+    `publish` fails, the exported files stay. Raises `EatnasError`.
     """
     targets = {name: str(path) for name, path in target_files(output, formats).items()}
     for path in targets.values():
@@ -73,7 +73,7 @@ def export_model(
     fields = {**export_fields(settings, trained), "force": force}
     if publish is None:
         return _run_export(fields, targets)
-    # In the same file system, because finished files are renamed.
+    # Use the same file system, because finished files are renamed.
     with TemporaryDirectory(prefix=".eatnas-mlflow-", dir=output.parent) as folder:
         module = {name: str(path) for name, path in target_files(Path(folder) / "model", MODULE_FORMATS).items()}
         files = _run_export(fields, targets)
@@ -88,11 +88,11 @@ def _run_export(fields: dict[str, Any], targets: Mapping[str, str]) -> list[Expo
 
 
 def target_files(output: Path, formats: Sequence[str]) -> dict[str, Path]:
-    """Return the file of each format: `output` with the format's suffix, which replaces that of another format.
+    """Return the file of each format: `output` with the suffix of the format, which replaces a known suffix.
 
     Raises `ConflictError` if `output` has no file name.
     """
-    if output.name in ("", ".."):  # also of an empty argument, which is the path `.`
+    if output.name in ("", ".."):  # an empty argument is the path `.`, which has no name either
         raise ConflictError(f"{output} is a folder; give a file name")
     stem = output.with_suffix("") if output.suffix in FORMATS.values() else output
     return {name: stem.with_name(stem.name + FORMATS[name]) for name in formats}

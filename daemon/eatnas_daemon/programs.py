@@ -1,4 +1,4 @@
-"""Check a training of the user's own before a search uses it. Its module is imported in a process of its own."""
+"""Check a user's own training function before a search uses it, by importing its module in a new process."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ PROGRAM: Final = "eatnas_training.programs.check"
 
 
 IMPORT_SECONDS: Final = 600.0
-"""The import of torch alone can take a minute on a busy machine."""
+"""The limit for an import. On a busy machine, the import of torch alone can take a minute."""
 
 
 def check_program(reference: str, *, timeout: float = IMPORT_SECONDS) -> None:
     """Import a program and check its arguments. Raises `PluginError` with the reason in one line.
 
-    `timeout`: the seconds that the import may take.
+    `timeout` is the limit for the import in seconds.
     """
     try:
         run_training_program(PROGRAM, request={"reference": reference}, timeout=timeout)

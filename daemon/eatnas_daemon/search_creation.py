@@ -1,9 +1,9 @@
-"""Create searches: check the spec, read the data set in a training process, insert the search.
+"""Create searches: check the spec, read the data set in a process of the training package, and insert the search.
 
-Also a program, for callers that must not import this package:
-`python -m eatnas_daemon.search_creation [SPEC.yaml] [--slots N] [--from SOURCE [--candidate ID] [--force]]`. Without
-a file it reads the spec as JSON from stdin. `EATNAS_HOME` and `EATNAS_DB_URL` name the home and the database. It prints
-`{"id": …, "name": …}`; an error is one line on stderr and exit status 1.
+This module is also a program, for callers that must not import this package: `python -m eatnas_daemon.search_creation
+[SPEC.yaml] [--slots N] [--from SOURCE [--candidate ID] [--force]]`. Without a file, the program reads the spec as JSON
+from stdin. `EATNAS_HOME` and `EATNAS_DB_URL` name the home and the database. The program prints `{"id": …, "name": …}`.
+After an error it prints one line on stderr and exits with status 1.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class CreatedSearch:
 class TransferSource:
     """The search whose best candidate starts a transferred search.
 
-    `candidate_id`: start with this candidate instead. `force`: accept a source that is not finished.
+    `candidate_id` is the candidate to start with instead. `force` permits a source that is not finished.
     """
 
     search: str
@@ -75,7 +75,7 @@ class TransferSource:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTransfer:
-    """A transfer that could be made: its spec, its task, and sentences about the networks that it would start with."""
+    """A transfer that is possible: its spec, its task, and sentences about the networks that it would start with."""
 
     spec: SearchSpec
     task: Task
@@ -85,7 +85,7 @@ class PlannedTransfer:
 
 MAX_SPEC_MEGABYTES: Final = 1
 START_EVENTS: Final = ("transferred", "survivors_taken", "sources_modelled")
-"""The events about the networks that a transferred search starts with."""
+"""The kinds of events that describe the first networks of a transferred search."""
 
 
 class _UndoneError(Exception):
@@ -93,7 +93,7 @@ class _UndoneError(Exception):
 
 
 def read_spec_file(path: Path) -> Any:
-    """Return the unchecked content of a YAML spec. Raises `InvalidSpecError`."""
+    """Return the content of a YAML spec without validating it. Raises `InvalidSpecError` if it is not YAML."""
     try:
         return parse_yaml(read_input(path, most_megabytes=MAX_SPEC_MEGABYTES).decode("utf-8-sig"))
     except DataError as error:
@@ -107,7 +107,7 @@ def read_spec_file(path: Path) -> Any:
 
 
 def parse_overrides(assignments: Sequence[str], form: str = "section.key=value") -> dict[str, Any]:
-    """Return the YAML values of assignments of this form by key. Raises `InvalidSpecError`."""
+    """Return the values of assignments of the form `form`, parsed as YAML, by key. Raises `InvalidSpecError`."""
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -128,14 +128,15 @@ def parse_overrides(assignments: Sequence[str], form: str = "section.key=value")
 
 
 def _replaced_key(key: str, overrides: Mapping[str, Any]) -> str | None:
-    """Return the earlier key that a later assignment to `key` would replace: the same, or one of that section."""
+    """Return the key of an earlier assignment that an assignment to `key` would replace; None if there is none."""
     return next((earlier for earlier in overrides if earlier == key or earlier.startswith(f"{key}.")), None)
 
 
 def describe_task(settings: Settings, spec: SearchSpec) -> tuple[Task, DataDescription]:
-    """Read a spec's data set and return the task that it defines, and its description. Raises `DataError`.
+    """Read a spec's data set. Return the task that it defines, and its description. Raises `DataError`.
 
-    A training of the user's own may have no data set; then the costs of networks are those for images of a fixed shape.
+    A user's own training function may use no data set. The costs of networks are then counted for images of a fixed
+    shape.
     """
     if spec.data.name == NO_DATA:
         side = spec.data.resolution or NO_DATA_RESOLUTION
@@ -154,14 +155,14 @@ def create_search_from_spec(
 ) -> CreatedSearch:
     """Create a search with its initial population from the content of a spec.
 
-    `source`: start with the best candidate of another search and with perturbations of it. `slots`: the number of
-    slots that the search will run on, which decides its lag; default: what this machine has. Inserts everything or
-    nothing. Raises `EatnasError`.
+    With `source`, the search starts with the best candidate of another search and its perturbations. `slots` is the
+    number of slots that the search will run on, which decides its lag; by default, the slots of this machine. Raises
+    `EatnasError`, and then inserts nothing.
     """
     parsed = parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces())
     spec = _with_program(_with_absolute_paths(parsed))
     _require_measured_device(spec)
-    # Reading the data takes seconds; a record that cannot be opened is reported before.
+    # Open the record first, because reading the data takes seconds before an error would be raised.
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
     slots = slots or _default_slots(spec)
@@ -192,7 +193,7 @@ def create_search_from_spec(
 def plan_transfer(
     settings: Settings, tree: Any, *, overrides: Mapping[str, Any], slots: int | None, source: TransferSource
 ) -> PlannedTransfer:
-    """Create a transferred search, describe its start, and undo it: nothing is written. Raises `EatnasError`."""
+    """Create a transferred search, describe its start, and roll the creation back. Raises `EatnasError`."""
     spec = _with_absolute_paths(parse_spec(tree, overrides, plugin_spaces=list_plugin_spaces()))
     open_record(settings.database_url).dispose()
     task, description = describe_task(settings, spec)
@@ -244,7 +245,7 @@ def _require_measured_device(spec: SearchSpec) -> None:
 
 
 def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
-    """Return the spec with paths that do not depend on the working folder."""
+    """Return the spec with absolute paths."""
     changes = {}
     if spec.data.root:
         changes["root"] = str(expand_home(Path(spec.data.root)).absolute())
@@ -254,7 +255,7 @@ def _with_absolute_paths(spec: SearchSpec) -> SearchSpec:
 
 
 def _with_program(spec: SearchSpec) -> SearchSpec:
-    """Return the spec with the identity of its training program. Raises `PluginError` if it cannot be used."""
+    """Return the spec with the identity of its training program. Raises `PluginError` if the program cannot be used."""
     program = spec.training.program
     if program is None:
         return spec
@@ -267,7 +268,7 @@ def _with_program(spec: SearchSpec) -> SearchSpec:
 
 
 def _default_slots(spec: SearchSpec) -> int:
-    # Only a lag that the spec leaves open depends on the slots.
+    # The slots matter only if the spec does not set the lag.
     return 1 if spec.evolution.lag is not None else count_slots(probe_once(Nvml()), os.environ)
 
 

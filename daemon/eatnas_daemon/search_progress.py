@@ -1,4 +1,4 @@
-"""The progress of a search as one line: settled candidates, best fitness, status."""
+"""Describe the progress of a search in one line: settled candidates, best fitness, status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFRESH_SECONDS: Final = 0.5
 
 
 def is_supervised(settings: Settings, connection: Connection) -> bool:
-    """Return whether a daemon or `run` works on this database: on this host, or on a server on any host."""
+    """Return whether a daemon or `run` works on this database. On a server, it may be on any host."""
     if is_postgresql(connection):
         return bool(list_connected_hosts(connection))
     user = find_record_user(settings.lock_file)
@@ -30,7 +30,7 @@ def is_supervised(settings: Settings, connection: Connection) -> bool:
 
 
 def current_status(row: SearchRecord | SearchSummary, supervised: bool) -> str:
-    """Return the status of a search; a search that should run waits if no daemon works on the database."""
+    """Return the status of a search. A search that should run is waiting if no daemon works on the database."""
     should_run = row.status.startswith(("running", "waiting"))
     return "waiting: no daemon" if should_run and not supervised else row.status
 
@@ -51,7 +51,7 @@ def describe_failures(connection: Connection, row: SearchRecord) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ProgressLine:
-    """The progress of a search, or of its re-evaluation while that runs."""
+    """The progress of a search or, while its re-evaluation runs, of the re-evaluation."""
 
     name: str
     settled: int
@@ -93,7 +93,7 @@ class ProgressPrinter:
         self._printed = ""
 
     def refresh(self, *, at_once: bool = False, trouble: str | None = None) -> None:
-        """Print the progress if it changed; reads the database at most twice a second unless `at_once`."""
+        """Print the progress if it has changed. Reads the database at most twice a second unless `at_once` is true."""
         now = time.monotonic()
         if now < self._next_at and not at_once:
             return
@@ -101,7 +101,7 @@ class ProgressPrinter:
         try:
             progress = read_progress_line(self._engine, self._settings, self._name, trouble)
         except RecordError as error:
-            # The supervisor goes on when the database can be reached again.
+            # The supervisor continues when the database is reachable again.
             line = f"{self._name}  {error}"
         else:
             line = f"{progress.name}  {progress}"

@@ -1,4 +1,4 @@
-"""Run a program of the training package in its own process: a request goes in, an answer comes out, both JSON."""
+"""Run a program of the training package in a new process. The request and the answer are JSON."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def run_training_program(
 ) -> Any:
     """Run `python -m module` with `request` on its stdin and return the answer from its stdout.
 
-    `environment` is added to this process's own; `timeout` is in seconds. `show_progress`: if stderr is a terminal, let
-    the program write its progress to it; the program must have the option `--progress-fd`. Raises
-    `MissingPackageError` if the training package is not installed, and `DataError` with the
-    last line that the program printed on stderr, or if the program does not answer within `timeout`.
+    `environment` is added to the environment of this process; `timeout` is in seconds. With `show_progress`, the
+    program writes its progress to stderr if that is a terminal; the program must have the option `--progress-fd`.
+    Raises `MissingPackageError` if the training package is not installed, and `DataError` with the last line that the
+    program printed on stderr, or if the program does not answer within `timeout`.
     """
     require_module(TRAINING)
     program = " ".join([module, *arguments])
-    # The program's own stderr is captured, because its last line is the error.
+    # Pass another descriptor for the progress: stderr of the program is captured, because its last line is the error.
     progress_fd = os.dup(2) if show_progress and os.isatty(2) else None
     options = [] if progress_fd is None else ["--progress-fd", str(progress_fd)]
     try:

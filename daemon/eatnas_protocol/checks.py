@@ -1,4 +1,4 @@
-"""Check the fields of a report before the supervisor uses it: a worker may be damaged, or of another version."""
+"""Check the fields of a report before the supervisor uses it, since a worker may be damaged or of another version."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from eatnas_protocol.long_texts import shorten_middle
 from eatnas_protocol.messages import Message, Report
 
 MAX_INTEGER: Final = 2**63 - 1
-"""The largest integer that a database stores."""
+"""The largest integer that the databases can store."""
 MAX_SECONDS: Final = 1e12
 """The largest time, and the largest difference of two times."""
 Check = Callable[[Any], bool]
 
 
 def check_report(message: Message) -> None:
-    """Raise `ValueError` if a message is no report, or has a field of another type or out of range."""
+    """Raise `ValueError` if a message is no report, or if one of its fields has a wrong type or is out of range."""
     name = type(message).__name__
     if not isinstance(message, Report):
         raise ValueError(f"{name} is no report")

@@ -1,6 +1,6 @@
-"""Messages as bytes on a pipe: four bytes of length, big-endian, then the JSON array `[class name, fields]`.
+"""Encode messages as bytes on a pipe: four bytes of length, big-endian, then the JSON array `[class name, fields]`.
 
-Each worker has a pair of pipes for messages; its stdout and stderr stay free for the candidate's log.
+Each worker has two pipes for messages, so that its stdout and stderr are free for the candidate's log.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ _LONG_WORD: Final = re.compile(rf"\S{{{MAX_CHARACTERS + 1},}}")
 
 
 def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """Return a text of at most `limit` characters: its beginning and its end if it is longer."""
+    """Return a text of at most `limit` characters. Of a longer text, keep the beginning and the end."""
     if len(text) <= limit:
         return text
     tail = (limit - 1) // 2
@@ -18,5 +18,5 @@ def shorten_middle(text: str, limit: int = MAX_CHARACTERS) -> str:
 
 
 def shorten_words(text: str) -> str:
-    """Return a text whose very long words, such as values that a message repeats, are shortened in the middle."""
+    """Shorten very long words of a text in the middle. Such words are often values that a message repeats."""
     return _LONG_WORD.sub(lambda match: shorten_middle(match[0]), text)

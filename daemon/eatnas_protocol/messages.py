@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Train this candidate; resume from its newest valid checkpoint in `checkpoint_folder`.
+    """Train this candidate, and resume from its newest valid checkpoint in `checkpoint_folder`.
 
     `code`: the architecture in the notation of its space, which `macro` defines.
     `inherits`: start from the weights of the parent, the last of `ancestors`. These are the fields of one `Assign`
@@ -56,7 +56,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """A trained final model that a training starts from: its name for messages, its network and its last checkpoint.
+    """A trained final model from whose weights a training starts: its name, its network and its last checkpoint.
 
     `code`, `macro` and `task` are as in `Assign`. `digest` is the SHA-256 of the checkpoint's content.
     """
@@ -88,7 +88,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """Stop the current training as for `Release`, then exit."""
+    """Stop the current training as `Release` does, then exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class Ready:
 
     On a GPU, `gpu_uuid` is the UUID that torch reports, and `marker_bytes` is the size of a block of memory that the
     worker holds until its first assignment. The driver's list of processes shows on which GPU the block lies.
-    `half_precision`: whether the recipe's precision `auto` is bfloat16 on the device. `settings`: the environment
-    variables of the worker that may decide the bits of its results.
+    `half_precision` is whether the recipe's precision `auto` means bfloat16 on the device. `settings` are the
+    environment variables of the worker that may change the bits of its results.
     """
 
     pid: int
@@ -132,8 +132,8 @@ class Unavailable:
 class Phase:
     """The training enters a phase.
 
-    `phase` is `loading`, `building`, `training`, `validating`, `testing`, `measuring`, `saving`, `restoring` or
-    `disk full`, or `program` while a training of the user's own works, which may be silent for long.
+    `phase` is `loading`, `building`, `training`, `validating`, `testing`, `measuring`, `saving`, `restoring` or `disk
+    full`, or `program` while a user's own training function runs, which may be silent for long.
     """
 
     candidate: int
@@ -143,10 +143,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The position of a training: `epoch` (from 0), and `batch` of `batches` done in it.
+    """The position of a training: `epoch` (from 0), and the number of finished batches (`batch` of `batches`) in it.
 
-    `device_seconds`: seconds in training and validation steps since the assignment. `memory_bytes`: GPU memory that
-    the worker holds now.
+    `device_seconds` are the seconds in training and validation steps since the assignment. `memory_bytes` is the GPU
+    memory that the worker holds now.
     """
 
     candidate: int
@@ -162,8 +162,8 @@ class Progress:
 class EpochDone:
     """The metrics of one epoch. A final model has no validation metrics.
 
-    `seconds`: time in steps. `ended_at`: the worker's clock, in seconds since 1970. `metrics`: the further metrics of a
-    training of the user's own; None for the built-in training.
+    `seconds` is the time in steps. `ended_at` is the time on the worker's clock, in seconds since 1970. `metrics` are
+    the further metrics of a user's own training function; None for the built-in training.
     """
 
     candidate: int
@@ -181,7 +181,7 @@ class EpochDone:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """A checkpoint file is complete on disk; training resumes from it at (`epoch`, `batch`).
+    """A checkpoint file is complete on disk. Training resumes from it at `batch` of `epoch`.
 
     `path` is its name in the checkpoint folder, `digest` the SHA-256 of its content.
     """
@@ -197,9 +197,9 @@ class Checkpointed:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The training found checkpoints of its candidate and starts at (`epoch`, `batch`).
+    """The training found checkpoints of its candidate and starts at `batch` of `epoch`.
 
-    `path` is None if none of them can be used. `damaged` maps each unusable file to the reason.
+    `path` is None if no checkpoint can be used. `damaged` maps each unusable file to the reason.
     """
 
     candidate: int
@@ -214,7 +214,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class AncestorRetrained:
-    """The weights of candidate `ancestor` were missing or damaged; the worker has trained it again."""
+    """The worker has trained candidate `ancestor` again, because its weights were missing or damaged."""
 
     candidate: int
     attempt: int
@@ -261,10 +261,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The training stopped on request; it resumes from the last `Checkpointed`, if any.
+    """The training stopped on request. It resumes from the last `Checkpointed`, if there is one.
 
-    `left_behind`: what a training of the user's own has left in the process, such as threads. If it is not empty, a
-    fresh worker has to replace this one, since other candidates must not notice it.
+    `left_behind` describes changes of the process by a user's own training function, such as running threads. If it is
+    not empty, a new worker must replace this worker, because such changes could affect other candidates.
     """
 
     candidate: int

@@ -1,4 +1,4 @@
-"""A plot of a candidate's ancestors among all candidates of their searches, with a table of the mutations below it."""
+"""Plot a candidate's ancestors among all candidates of their searches, with a table of the mutations below."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_ANCESTORS: Final = 60
-"""The table has no room for the rows of more ancestors."""
+"""The most ancestors for whose rows the table has room."""
 MARKERS: Final = "osD^vP*"
 FITNESS_LABEL: Final = "fitness (comparable within one search only)"
 MUTATIONS_OF_ORIGIN: Final = {"random": "random sample", "basic": "the basic architecture, unchanged"}
-"""The text for a candidate without mutations, by its origin."""
+"""The text in place of the mutations of a candidate without mutations, by its origin."""
 WIDTH: Final = 10.0
 SCATTER_HEIGHT: Final = 3.9
 ROW_HEIGHT: Final = 0.26
@@ -34,7 +34,7 @@ MAX_POINTS: Final = 2000
 
 
 class _Panel(NamedTuple):
-    """The part of the x axis that belongs to a search: birth 0 is at `offset`; there are `births` births."""
+    """The part of the x axis that belongs to a search: `births` births, the first of which is at `offset`."""
 
     search: str
     offset: int

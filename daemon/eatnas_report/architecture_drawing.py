@@ -1,4 +1,4 @@
-"""An architecture as JSON values and as an SVG drawing."""
+"""Describe an architecture as JSON values and as an SVG drawing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Bar:
 def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Return the network as JSON values: stem, head, and each block with its channels and output side.
 
-    A network of another kind of space is described by its blocks alone. No plug-in is needed.
+    In a space other than a macro, only the blocks are described. No plug-in is needed.
     """
     if not is_macro(stored_macro):
         size = {"resolution": task.resolution, "classes": task.classes}
@@ -70,20 +70,20 @@ def describe_architecture(code: str, stored_macro: Mapping[str, Any], task: Task
 
 
 def is_macro(stored_space: Mapping[str, Any]) -> bool:
-    """Return whether a stored space is a macro of EAT-NAS, and not of a class of a package."""
+    """Return whether a stored space is a macro of EAT-NAS, and not a space with a class of its own."""
     return "stem_channels" in stored_space and "plugin" not in stored_space
 
 
 def drawing_height(blocks: int) -> int:
-    """Return the height of the drawing of a network with a number of blocks, in pixels at its width of 640."""
+    """Return the height in pixels of the drawing of a network with this number of blocks; its width is 640."""
     stem_and_head, image_and_classes = 2, 2
     return DRAWING_MARGIN + ROW_HEIGHT * (blocks + stem_and_head + image_and_classes)
 
 
 def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, title: str) -> str:
-    """Return an SVG of the network from top to bottom: the length of a bar shows channels, a stack shows depth.
+    """Return an SVG of the network from top to bottom. The length of a bar shows channels; a stack of bars shows depth.
 
-    In another kind of space all bars are equally long. No plug-in is needed.
+    In a space other than a macro, all bars are equally long. No plug-in is needed.
     """
     if not is_macro(stored_macro):
         blocks_only = [
@@ -110,7 +110,7 @@ def draw_architecture(code: str, stored_macro: Mapping[str, Any], task: Task, ti
 
 
 def _read(code: str, stored_macro: Mapping[str, Any]) -> tuple[Architecture, Macro]:
-    """Return the blocks and the channels of a network, whose operators need not be installed."""
+    """Return the architecture and the macro of a network without loading its operators, which need not be installed."""
     names = tuple(stored_macro.get("ops", OPS))
     plain = {key: value for key, value in stored_macro.items() if key not in ("ops", "plugins")}
     return Architecture(tuple(parse_block(text, names) for text in code.split("/"))), Macro.from_json(plain)

@@ -1,4 +1,4 @@
-"""The live page of one candidate: its network, how it learned, its attempts and its ancestors."""
+"""Render the live page of one candidate: its network, its learning curve, its attempts and its ancestors."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ MAX_TRACEBACK_CHARACTERS: Final = 20_000
 class CandidateData:
     """A candidate with its search, its network, its learning curve and its ancestors, newest first.
 
-    `lineage` and `related` (other children of the ancestors) may be samples; `generations` and `related_total` are the
-    full numbers.
+    `lineage` and `related` (other children of the ancestors) may be samples of `generations` and `related_total`
+    candidates.
     """
 
     search: SearchRecord
@@ -50,7 +50,7 @@ class CandidateData:
 
 
 def load_candidate_data(connection: Connection, candidate_id: int) -> CandidateData:
-    """Read what the page of a candidate shows. Raises `NotFoundError`."""
+    """Read the data for the page of a candidate. Raises `NotFoundError`."""
     details = get_candidate(connection, candidate_id)
     search = get_search(connection, details.search)
     ancestors = get_lineage(connection, candidate_id)
@@ -80,7 +80,7 @@ def render_candidate(data: CandidateData) -> str:
 
 
 def candidate_fragment(data: CandidateData) -> Fragment:
-    """Return everything that the page of a candidate shows and that changes."""
+    """Return the changing part of the page of a candidate."""
     details = data.details
     title = f"candidate {details.id}, birth {details.birth}"
     drawing = draw_architecture(data.genotype, data.search.macro, Task(**data.search.task), title)

@@ -1,4 +1,4 @@
-"""The data of a report, read from the record in one transaction and limited to what a report can show."""
+"""Read the data of a report from the record in one transaction, limited to the amount that a report can show."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MAX_ANCESTORS: Final = 200
 MAX_RELATED: Final = 400
 MAX_TRAINING_CURVES: Final = 16
 MAX_FINGERPRINTED: Final = 100_000
-"""With more candidates, the fingerprint alone takes longer than the rest of the report."""
+"""With more candidates, the fingerprint is left out, because it would take longer than the whole report."""
 PRIMITIVE_STEPS: Final = 20
 
 T = TypeVar("T")
@@ -78,17 +78,17 @@ WITH_BEST: Final = frozenset(
         ReportPart.VERSIONS,
     }
 )
-"""The parts that need the ranking."""
+"""The parts whose data include the ranking."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """Everything that the report of one search shows; a part that was not asked for is empty.
+    """The data of the report of one search. A part that was not requested is empty.
 
-    `best` is the best candidate by re-evaluation if there was one, otherwise the same as `fittest`. `lineage` (the
-    best and its ancestors, newest first) and `related` (other children of these) may be samples; `generations` and
-    `related_total` are the full numbers. `steps` is a sample if the search is long. `fingerprint` is None for searches
-    that are too long to compute it here. `genotypes` belong to the first of `top`.
+    `best` is the best candidate by re-evaluation; without re-evaluations it equals `fittest`. `lineage` (the best
+    candidate and its ancestors, newest first) and `related` (other children of these) may be samples of `generations`
+    and `related_total` candidates. `steps` is a sample if the search is long. `fingerprint` is None if the search has
+    too many candidates to compute it here. `genotypes` belong to the first candidates of `top`.
     """
 
     search: SearchRecord
@@ -126,7 +126,7 @@ class _PartReader:
     parts: Collection[ReportPart]
 
     def read(self, part: ReportPart, query: Callable[[], T], otherwise: T) -> T:
-        """Return the result of a query if its part is wanted."""
+        """Return the result of a query if its part is requested, else `otherwise`."""
         return query() if part in self.parts else otherwise
 
 
@@ -192,7 +192,7 @@ def load_report_data(
 
 
 def _name_sources(connection: Connection, search: SearchRecord) -> str | None:
-    """Return the names of the searches that a search comes from, or None."""
+    """Return the names of the sources of a search, or None if it has none."""
     names = list_source_names(connection, search.id)
     return ", ".join(names) or next((row.name for row in list_searches(connection) if row.id == search.source_id), None)
 

@@ -1,4 +1,4 @@
-"""Times, durations, sizes and nested settings as text."""
+"""Format times, durations, sizes and nested settings as text."""
 
 from __future__ import annotations
 

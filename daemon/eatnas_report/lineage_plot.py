@@ -1,4 +1,4 @@
-"""Plots of ancestors and descendants as image files."""
+"""Plot ancestors and descendants into image files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PlotPoint:
 
 
 def draw_lineage(file: Path, relatives: Sequence[LineageEntry], births: Sequence[ScoredBirth] = ()) -> None:
-    """Draw a line of descent among all scored candidates (`births`), or a wider or longer family by generation."""
-    # A child's id is higher than its parent's, also across searches.
+    """Draw a line of descent among all scored candidates (`births`), or a larger family by generation."""
+    # The id of a child is higher than the id of its parent, also across searches.
     oldest_first = sorted(relatives, key=lambda relative: relative.id)
     is_line = all(child.parent_id == parent.id for parent, child in pairwise(oldest_first))
     if is_line and len(oldest_first) <= MAX_ANCESTORS:
@@ -40,8 +40,11 @@ def draw_lineage(file: Path, relatives: Sequence[LineageEntry], births: Sequence
 
 
 def _draw_generations(file: Path, family: Sequence[LineageEntry], title: str) -> None:
-    """Draw each scored relative by generation and fitness, with a line to its parent; emphasize the best's line."""
-    # Not at module level, where it would slow down the start of the command line.
+    """Draw each scored relative by generation and fitness, with a line to its parent.
+
+    Emphasize the best one's ancestors.
+    """
+    # Import only here, because the import would slow down the start of the command line.
     from matplotlib.ticker import MaxNLocator
 
     generation: dict[int | None, int] = {}
@@ -90,7 +93,7 @@ def _trace_best(family: Sequence[LineageEntry]) -> list[int]:
 
 
 def _rank(member: LineageEntry) -> tuple[float, int]:
-    # The fitness of a metric to minimize is negative, so 0 would be the best.
+    # The fitness of a metric to minimize is negative, so 0 would rank as the best.
     return -math.inf if member.fitness is None else member.fitness, -member.id
 
 
@@ -99,7 +102,7 @@ def _draw_edge(axes: Axes, parent: PlotPoint, child: PlotPoint, **style: Any) ->
 
 
 def _draw_points(axes: Axes, points: Sequence[PlotPoint], size: int = 46) -> None:
-    """Draw points, with another colour and marker for each search."""
+    """Draw points with a colour and a marker for each search."""
     for number, search in enumerate(dict.fromkeys(point.search for point in points)):
         members = [point for point in points if point.search == search]
         axes.scatter(

@@ -1,4 +1,4 @@
-"""The pages of the live server: whole pages as HTML, and their changing parts as HTML and plots."""
+"""Render the pages of the live server: whole pages as HTML, and their changing parts as HTML and plots."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from eatnas_report.templating import read_template, render_template
 NEEDS_ALSO: Final[Mapping[ReportPart, frozenset[ReportPart]]] = {
     ReportPart.PREDICTIONS: frozenset({ReportPart.LINEAGE}),
 }
-"""The parts whose data a template shows in addition to its own."""
+"""The further parts whose data the template of a part shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A part of a page: HTML, and the plots of its figures by their ids, which the browser draws."""
+    """A part of a page: HTML, and by their ids the plots that the browser draws."""
 
     html: str
     plots: Mapping[str, Any]
 
     def to_json(self) -> str:
-        """Return the fragment as the browser reads it."""
+        """Return the fragment as JSON for the browser."""
         return json.dumps({"html": self.html, "plots": self.plots})
 
 
@@ -52,7 +52,7 @@ class SearchRow:
 
     @property
     def state(self) -> str:
-        """The first word of the status, a class of the style sheet."""
+        """The first word of the status, which is a class of the style sheet."""
         return self.status.partition(":")[0].partition(" ")[0]
 
 
@@ -64,7 +64,7 @@ def render_list(searches: Fragment, activity: Fragment) -> str:
 def render_search(
     search: SearchRecord, overview: Fragment, activity: Fragment, preview: QualityPreview | None = None
 ) -> str:
-    """Return the page of one search, whose other parts the browser asks for when they come into view."""
+    """Return the page of one search. The browser requests its other parts when they come into view."""
     parts = [
         (part, content.title, reserve_space(part, search))
         for part, content in PARTS.items()
@@ -82,7 +82,7 @@ def render_search(
 
 
 def render_error(title: str, message: str, *, asks_token: bool) -> str:
-    """Return the page of an error; with a field for the token if one is needed."""
+    """Return the page of an error, with a field for the token if `asks_token` is true."""
     return _render("live_error.html.jinja", title=title, message=message, asks_token=asks_token)
 
 
@@ -98,12 +98,12 @@ def searches_fragment(rows: Sequence[SearchRow]) -> Fragment:
 
 
 def activity_fragment(slots: ReportTable, waits: Sequence[str], idle: str) -> Fragment:
-    """Return what the slots do and why work waits; `idle` is shown if there are no slots."""
+    """Return the table of slots and the reasons why searches wait; `idle` is shown if there are no slots."""
     return Fragment(render_template("live_activity.html.jinja", slots=slots, waits=waits, idle=idle), {})
 
 
 def part_fragment(part: ReportPart, data: ReportData) -> Fragment:
-    """Return a part of the report of a search; empty if a search of this kind does not have it."""
+    """Return a part of the report of a search; an empty fragment if this kind of search does not have the part."""
     filled = fill_part(part, data)
     if filled is None:
         return Fragment("", {})

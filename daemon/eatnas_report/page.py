@@ -1,4 +1,4 @@
-"""The report of a search: one HTML page that contains everything, and that works without a network."""
+"""Render the report of a search: one self-contained HTML page, which works without a network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def render_page(data: ReportData) -> str:
         embeds_figures=True,
         reserved=None,
         script_digests=[_digest(plotly), _digest(script)],
-        # Plotly and the files of this package are the only values that are not escaped.
+        # Only Plotly and the files of this package are not escaped.
         style=Markup(read_template("report.css")),  # noqa: S704
         plotly=Markup(plotly),  # noqa: S704
         script=Markup(script),  # noqa: S704

@@ -1,4 +1,4 @@
-"""Colours for all figures: Okabe and Ito's palette, which colour-blind readers can distinguish."""
+"""The colours of all figures: Okabe and Ito's palette, whose colours colour-blind readers can distinguish."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class PartContent:
-    """The title of a part, and a function that returns the values of its template `part_….html.jinja`."""
+    """The title of a part, and a function that returns the values for its template `part_….html.jinja`."""
 
     title: str
     values: Callable[[ReportData], dict[str, Any]]
@@ -104,7 +104,7 @@ def may_have_part(part: ReportPart, search: SearchRecord) -> bool:
 
 
 def fill_part(part: ReportPart, data: ReportData) -> FilledPart | None:
-    """Return a part with its values; None if a search of this kind does not have it."""
+    """Return a part with its values; None if this kind of search does not have the part."""
     return FilledPart(part, PARTS[part].values(data)) if may_have_part(part, data.search) else None
 
 

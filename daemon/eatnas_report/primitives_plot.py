@@ -1,4 +1,4 @@
-"""A plot of the population's primitives as an image file."""
+"""Plot the primitives of the population into an image file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain drawing of the population's fitness, which the browser shows until it has loaded the interactive figures."""
+"""Draw a simple preview of the population's fitness, which the browser shows until the interactive figures load."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_report.palette import BLUE, GREEN, VERMILION
 PREVIEW_STEPS: Final = 300
 TICKS: Final = 6
 _SIDE: Final = 1000
-"""The width and the height of the drawing in its own units; the browser stretches it."""
+"""The width and the height of the drawing in SVG units. The browser stretches the drawing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The space that the live page keeps free for figures that are not drawn yet, so that nothing below them moves."""
+"""Reserve space on the live page for figures that are not drawn yet, so that nothing below them moves."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from eatnas_report.figures.population import FRONT_HEIGHT, primitive_height
 from eatnas_report.formats import flatten
 
 VALUES_IN_USE: Final = {"op": 3, "kernel": 3, "depth": 3, "width": 3, "skip": 2}
-"""About how many values of a primitive a population has in each block."""
+"""The assumed number of values of a primitive that a population has in each block."""
 BLOCKS_OF_OTHER_SPACES: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class ReservedFigure:
-    """The space of a figure: `height` in pixels, or as a part of a drawing's width of 640."""
+    """The space of a figure: `height` in pixels or, for a drawing, in units of which its width has 640."""
 
     height: int
     half_width: bool = True
@@ -36,7 +36,7 @@ class ReservedSpace:
 
 
 def reserve_space(part: ReportPart, search: SearchRecord) -> ReservedSpace:
-    """Return about the space that a part of a search takes as soon as the search has scored candidates."""
+    """Return the approximate space that a part takes once the search has scored candidates."""
     blocks = len(search.macro["strides"]) if is_macro(search.macro) else BLOCKS_OF_OTHER_SPACES
     half = ReservedFigure(FIGURE_HEIGHT)
     match part:

@@ -1,4 +1,4 @@
-"""Even samples of long histories, so that a figure stays readable and small."""
+"""Sample long histories evenly, so that figures stay readable and small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def sample_evenly(rows: Sequence[T], limit: int) -> list[T]:
-    """Return at most `limit` rows, evenly spaced, the first and the last among them."""
+    """Return at most `limit` evenly spaced rows, including the first and the last."""
     if len(rows) <= limit:
         return list(rows)
     return [rows[round(number * (len(rows) - 1) / (limit - 1))] for number in range(limit)]

@@ -27,7 +27,7 @@ Row = tuple[str, ...]
 class ReportColumn:
     """A column of a table; `kind` is its class in the style sheet.
 
-    The cells of the kind `candidate` are ids, which lead to the pages of candidates where there are such pages.
+    Cells of the kind `candidate` are ids. They are links if the page has pages of candidates.
     """
 
     title: str
@@ -39,7 +39,7 @@ CANDIDATE: Final = ReportColumn("id", "candidate")
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """Columns, and rows with one text for each column. The last column may hold long text, which wraps anywhere."""
+    """Columns, and rows with one text for each column. Long text in the last column may wrap anywhere."""
 
     columns: tuple[ReportColumn, ...]
     rows: Sequence[Row]
@@ -56,7 +56,7 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class OverviewItem:
-    """A title and a value of the overview; `wide` for a value that needs a line of its own.
+    """A title and a value of the overview; `wide` is whether the value needs its own line.
 
     `candidate` is the id of the candidate that the value belongs to.
     """
@@ -115,7 +115,10 @@ def _best_items(data: ReportData) -> Iterator[OverviewItem]:
 
 
 def top_table(data: ReportData) -> ReportTable:
-    """Return the best candidates, with a column for another kind of score only if one of them has it."""
+    """Return the table of the best candidates.
+
+    A further kind of score has a column only if a candidate has this score.
+    """
     optional = [
         (title, values)
         for title, values in (
@@ -150,7 +153,7 @@ def _top_row(candidate: RankedCandidate, optional: list[float | None]) -> Row:
 
 
 def objective_front_table(data: ReportData) -> ReportTable:
-    """Return the Pareto front of several objectives, with a column for each of them."""
+    """Return the Pareto front of several objectives, with a column for each objective."""
     metrics = [objective.metric for objective in data.search.objectives]
     rows = [
         (
@@ -166,7 +169,7 @@ def objective_front_table(data: ReportData) -> ReportTable:
 
 
 def lineage_table(data: HasLineage) -> ReportTable:
-    """Return the newest ancestors of a candidate and the candidate itself, oldest first."""
+    """Return the table of a candidate and its newest ancestors, oldest first."""
     relatives = data.lineage[::-1][-MAX_LINEAGE_ROWS:]
     columns = (CANDIDATE, *_texts("search"), *_numbers("birth"), *_texts("origin", "mutations"))
     rows = [
@@ -218,7 +221,7 @@ def time_table(data: ReportData) -> ReportTable:
 
 
 def slot_time_table(data: ReportData) -> ReportTable:
-    """Return how all slots together spent the wall time: in training, and idle by cause, longest first."""
+    """Return the time of all slots by use: training first, then the causes of idle time, longest first."""
     utilisation = data.utilisation
     assert utilisation is not None
     seconds_by_cause: dict[str, float] = defaultdict(float)
@@ -234,7 +237,7 @@ def slot_time_table(data: ReportData) -> ReportTable:
 
 
 def spec_tables(data: ReportData) -> tuple[ReportTable, ReportTable]:
-    """Return the search's specification in two halves, which fit next to each other."""
+    """Return the spec of the search in two tables, which fit next to each other."""
     rows = [(key, _spec_value(value)) for key, value in flatten(data.search.spec).items()]
     rows.append(("(data digest)", data.search.data_digest))
     half = -(-len(rows) // 2)
@@ -243,7 +246,7 @@ def spec_tables(data: ReportData) -> tuple[ReportTable, ReportTable]:
 
 
 def version_table(data: ReportData) -> ReportTable:
-    """Return the software versions and the device that the best candidate was trained with."""
+    """Return the software versions and the device of the best candidate's training."""
     rows = [(name, version) for score in data.scores[:1] for name, version in score.versions.items()]
     rows += [("device", score.device) for score in data.scores[:1]]
     return ReportTable(_texts("component", "version"), rows)

@@ -17,12 +17,12 @@ _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Render a template of this package. Values are escaped, and unprintable characters in them are replaced."""
+    """Render a template of this package. Escapes values, and replaces their unprintable characters."""
     return _environment().get_template(name).render(**values)
 
 
 def read_template(name: str) -> str:
-    """Return the source of a file in the template folder, such as a script that is inserted as it is."""
+    """Return the content of a file in the template folder, for example of a script."""
     environment = _environment()
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
@@ -45,7 +45,7 @@ def _environment() -> Environment:
 
 
 def _mark_code(text: str) -> Markup:
-    """Return a sentence as HTML: what stands in backquotes, such as a command, is code."""
+    """Return a sentence as HTML in which text in backquotes, such as a command, becomes a `code` element."""
     escaped = str(escape(_replace_unprintable(text)))
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))  # noqa: S704
 

@@ -1,4 +1,4 @@
-"""Curves in a terminal, drawn with braille characters of two by four dots each."""
+"""Draw curves in a terminal with braille characters of two by four dots each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answer of a program on stdout, apart from what libraries and data sets print there."""
+"""Write the answer of a program to stdout, and keep the output of libraries and data sets out of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 
 def take_stdout() -> Callable[[Any], None]:
-    """Return a function that writes an answer as JSON to the present stdout; all other output now goes to stderr."""
+    """Return a function that writes an answer as JSON to the present stdout.
+
+    From now on, all other output goes to stderr.
+    """
     answer_fd = os.dup(1)
     os.dup2(2, 1)
 

@@ -1,4 +1,4 @@
-"""Build the network of an architecture in any space, and check the network if a package has a part in it."""
+"""Build the network of an architecture in any space, and check the network if it contains code of a plug-in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eatnas_training.data.random_states import watch_global_draws
 from eatnas_training.network import initialize
 
 PROBES: Final = 2
-"""Images of the checks: a batch norm needs more than one."""
+"""The number of images in the checks. A batch norm needs more than one."""
 
 
 class OperatorError(Exception):
@@ -32,7 +32,7 @@ def build(architecture: Architecture, space: SpaceDefinition, task: Task) -> nn.
 
 
 def build_initialized(architecture: Architecture, space: SpaceDefinition, task: Task, seed: int) -> nn.Module:
-    """Return the network of an architecture with the initial weights of a seed."""
+    """Return the network of an architecture with the initial weights that `seed` determines."""
     model = build(architecture, space, task)
     initialize(model, seed)
     return model
@@ -43,10 +43,10 @@ def build_with_plugins(
 ) -> nn.Module:
     """Return the network of an architecture whose space or operators come from packages, with initial weights.
 
-    torch's global generator starts from `seed`, so that the parameters of a package's modules depend on it alone.
-    `recorded`: the cost that the daemon has counted.
-    Raises `OperatorError` if the package raises an exception, if two calls build different networks, if the cost is
-    not the analytic one, if the output is not finite, or if anything draws from a global generator.
+    torch's global generator is seeded with `seed`, so that the parameters of a plug-in's modules depend only on `seed`.
+    `recorded` is the cost that the daemon has counted. Raises `OperatorError` if the plug-in raises an exception, if
+    two calls build different networks, if the counted cost differs from the plug-in's cost function, if the output is
+    not finite, or if code draws from another global generator.
     """
     culprit = name_plugins(architecture, space)
     try:
@@ -81,7 +81,7 @@ def _build_seeded(architecture: Architecture, space: SpaceDefinition, task: Task
     with watch_global_draws() as drawn:
         torch.manual_seed(derive_seed(seed, "operator"))
         model = build_initialized(architecture, space, task, seed)
-    # torch's own modules draw their initial weights from its generator, which the seed determines.
+    # Draws from torch's generator are allowed, because torch's own modules draw their initial weights from it.
     if others := [library for library in drawn if library != "torch"]:
         raise OperatorError(_describe_draws(culprit, others))
     return model
@@ -116,7 +116,7 @@ def _require_cost(model: nn.Module, expected: Cost, task: Task, culprit: str) ->
 
 
 def measure_network(model: nn.Module, task: Task) -> tuple[int, int]:
-    """Return the trainable parameters of a network, and the mult-adds for one image that torch counts."""
+    """Return the trainable parameters of a network, and its mult-adds for one image, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode  # takes time to load, and few searches need it
 
     params = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -2,7 +2,7 @@
 
 Reads `{"codes": […], "macro": …, "task": …, "data": …, "training": …, "device": "cpu"}` from stdin and prints
 `[{"images_per_second": …, "seconds_per_epoch": …, "first_seconds": …}, …]`. `first_seconds` is the time to build a
-network and train one step, `images_per_second` the speed of the later steps.
+network and train one step. `images_per_second` is the speed of the later steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TIMED_STEPS: Final = 3
 
 
 def calibrate(request: Mapping[str, Any], clock: Clock = time.perf_counter) -> list[dict[str, float]]:
-    """Measure each code; an epoch includes its validation. Raises `EatnasError`."""
+    """Measure the speed of each code. An epoch includes its validation. Raises `EatnasError`."""
     return [_measure(request, code, clock) for code in request["codes"]]
 
 
@@ -56,7 +56,7 @@ def _measure(request: Mapping[str, Any], code: list[list[int | float]] | str, cl
     for _ in range(runner.warm_up_steps - 1):
         _step(runner)
     if isinstance(runner.data.train, StreamedPart):
-        # The batches decoded in advance come faster than those after them.
+        # Skip the batches that were decoded in advance, since they are faster than later batches.
         for _ in range(BATCHES_AHEAD):
             _step(runner)
     steps = max(1, min(TIMED_STEPS, runner.batches - 1))
@@ -79,7 +79,7 @@ def _step(runner: StepRunner) -> None:
 
 
 def _validation_seconds(runner: StepRunner, clock: Clock) -> float:
-    """Estimate the seconds for all validation images from the second batch of them."""
+    """Estimate the seconds for all validation images from their second batch."""
     sums = torch.zeros_like(runner.state.sums)
     count = len(runner.data.held_out.labels)
     start = runner.validate_step(0, sums)
@@ -103,7 +103,8 @@ def main() -> None:
     try:
         answer = calibrate(json.load(sys.stdin))
     except (EatnasError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        # CUDA errors continue with advice for developers. torch without CUDA raises AssertionError.
+        # Print the first line only, because CUDA errors continue with advice for developers. Without CUDA, torch raises
+        # AssertionError.
         print(repr(error) if isinstance(error, KeyError) else first_line(error), file=sys.stderr)
         sys.exit(1)
     write_answer(answer)

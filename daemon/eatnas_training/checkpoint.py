@@ -1,4 +1,4 @@
-"""Save checkpoints of a training and resume from them; `eatnas_db.checkpoint_files` has their names and format.
+"""Save checkpoints of a training and resume from them. `eatnas_db.checkpoint_files` defines their names and format.
 
 Torch is imported inside the functions that use it, because the simulated worker of the tests imports this module.
 """
@@ -25,12 +25,15 @@ from eatnas_protocol.messages import Assign, Checkpointed, Phase, Resumed
 from eatnas_training.worker_protocol import StopRequest
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""The disk is full, the quota is used up, or the file exceeds the process's limit."""
+"""The errors of a full disk, of an exhausted quota, and of a file over the limit of the process."""
 RETRY_SECONDS: Final = 1.0
 
 
 def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed:
-    """Write a checkpoint that resumes at (`epoch`, `batch`). Raises `OSError`, for example if the disk is full."""
+    """Write a checkpoint from which training resumes at `batch` of `epoch`.
+
+    Raises `OSError`, for example on a full disk.
+    """
     name = str(CheckpointName(assign.candidate, assign.attempt, epoch, batch))
     written = write_checkpoint(Path(assign.checkpoint_folder) / name, content)
     return Checkpointed(
@@ -47,7 +50,10 @@ def save(assign: Assign, epoch: int, batch: int, content: bytes) -> Checkpointed
 def save_with_retries(
     assign: Assign, epoch: int, batch: int, content: bytes, stop_request: Callable[[], StopRequest]
 ) -> Iterator[Checkpointed | Phase]:
-    """Save; while the disk is full, report it and try again until there is space or a stop is requested."""
+    """Save a checkpoint.
+
+    While the disk is full, yield a phase and try again, until there is space or a stop is requested.
+    """
     while True:
         try:
             yield save(assign, epoch, batch, content)
@@ -64,9 +70,9 @@ def save_with_retries(
 def resume(assign: Assign, restore: Callable[[bytes], None]) -> Resumed | None:
     """Pass the candidate's checkpoints to `restore`, most advanced first, until it accepts one.
 
-    `restore` raises `ValueError`, `KeyError` or `TypeError` to refuse the content. Other exceptions are passed on,
-    since they do not prove that the file is damaged. Return None if there are no checkpoints. Checkpoints of the
-    attempts up to `begins_after` are removed; if that fails, they are ignored.
+    `restore` raises `ValueError`, `KeyError` or `TypeError` to refuse the content. Other exceptions propagate, because
+    they do not prove that the file is damaged. Return None if there are no checkpoints. Checkpoints of attempts up to
+    `begins_after` are removed, or ignored if the removal fails.
     """
     folder = Path(assign.checkpoint_folder)
     damaged: dict[str, str] = {}

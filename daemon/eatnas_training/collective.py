@@ -1,4 +1,4 @@
-"""Sums over the processes of one training on several devices."""
+"""Compute sums over the processes of a training on several devices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class CollectiveError(Exception):
 
 
 def open_store(rank: int, count: int, port: int, seconds: float) -> Any:
-    """Return the store by which the processes find each other; the process of rank 0 chooses a port if it is 0."""
+    """Return the store through which the processes find each other.
+
+    With `port` 0, the process of rank 0 chooses a port.
+    """
     timeout = timedelta(seconds=seconds)
     return distributed.TCPStore(  # type: ignore[attr-defined]
         HOST, port, count, is_master=rank == 0, timeout=timeout, wait_for_workers=False
@@ -27,8 +30,8 @@ def open_store(rank: int, count: int, port: int, seconds: float) -> Any:
 
 
 def join(store: Any, rank: int, count: int, seconds: float) -> None:
-    """Connect this process with the others; a later exchange fails if it takes longer than `seconds`."""
-    if sys.platform == "linux":  # the name of the machine may have no address
+    """Connect this process with the others. Each later exchange fails if it takes longer than `seconds`."""
+    if sys.platform == "linux":  # gloo would otherwise look up the name of the machine, which may have no address
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         distributed.init_process_group(
@@ -45,10 +48,10 @@ def leave() -> None:
 
 
 def add_up(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its sum over all processes. All tensors of one type are added in one piece.
+    """Replace each tensor by its sum over all processes. All tensors of one dtype are added in one piece.
 
-    A single piece has the same bits in every step. torch's DistributedDataParallel changes its pieces after the first
-    step of a process, so with more than two processes a resumed training would add in another order.
+    In a single piece, every step adds in the same order. torch's DistributedDataParallel changes its pieces after the
+    first step of a process, so with more than two processes a resumed training would add in another order.
     """
     try:
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -62,7 +65,7 @@ def add_up(tensors: Sequence[Tensor]) -> None:
 
 
 def broadcast(content: bytes | None) -> bytes:
-    """Return the content that the process of rank 0 passes; the others pass None."""
+    """Return the content of rank 0 in every process. The other processes pass None."""
     try:
         size = torch.tensor([0 if content is None else len(content)])
         distributed.broadcast(size, 0)

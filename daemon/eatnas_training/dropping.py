@@ -1,4 +1,4 @@
-"""Stochastic depth and dropout, whose draws are keyed by the batch."""
+"""Stochastic depth and dropout, with draws that are keyed by the batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_training.network import ResidualLayer
 
 
 class RandomDrops:
-    """Drop bodies of residual layers and inputs of the classifier of a network in training mode.
+    """Drops bodies of residual layers and inputs of the classifier of a network in training mode.
 
     `stochastic_depth` is the share of images for which the body of the last residual layer is dropped; it grows
     linearly from the first layer. `dropout` is the share of inputs of the classifier that are set to 0.
@@ -28,14 +28,14 @@ class RandomDrops:
         self._body_factors: Sequence[Tensor] = ()
         self._feature_factors: Tensor | None = None
         self.part = slice(None)
-        """The images of the batch that the next forward pass computes."""
+        """The slice of the batch that the next forward pass computes."""
         for number, body in enumerate(bodies):
             body.register_forward_hook(self._drop_body(number))
         if dropout:
             classifier.register_forward_pre_hook(self._drop_features)
 
     def draw(self, key: BatchKey, count: int) -> None:
-        """Draw for the `count` images of a batch."""
+        """Draw the dropped bodies and inputs for the `count` images of a batch."""
         generator = torch.Generator().manual_seed(key.draw_seed("drops"))
         kept = 1 - torch.tensor(self._rates)[:, None]
         body_factors = (torch.rand((len(self._rates), count), generator=generator) < kept) / kept

@@ -1,4 +1,4 @@
-"""One-line messages from exceptions."""
+"""Make one-line messages from exceptions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def first_line(error: BaseException) -> str:
 
 
 def unreadable(error: OSError, path: str | Path | None = None) -> DataError:
-    """Return the error for a file or folder that the system cannot read; `path` if the error does not name it."""
+    """Return the error for an unreadable file or folder. `path` names it if the error does not."""
     return DataError(f"{error.filename or path} cannot be read: {error.strerror or error}")
 
 

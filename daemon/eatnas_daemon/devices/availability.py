@@ -1,4 +1,4 @@
-"""Decide whether one more worker may start on a device, and why not."""
+"""Decide whether one more worker may start on a device, and give the reason if not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from eatnas_daemon.devices.model import (
 from eatnas_daemon.devices.options import UNSEEN_PROCESSES, DeviceOptions
 
 BUSY_PERCENT: Final = 20
-"""A GPU with a higher utilisation is in use by somebody else if no worker of this daemon runs on it."""
+"""If a GPU without a worker of this daemon has a higher utilisation, another user's process uses it."""
 
 
 class Cause(StrEnum):
-    """Why a device is available or not, as a keyword."""
+    """The reason why a device is available or not, as a keyword."""
 
     FREE = "free"
     ERROR = "error"
@@ -46,7 +46,7 @@ class Availability:
     reason: str
     cause: Cause = Cause.FREE
     other_processes: tuple[GpuProcess, ...] = ()
-    """The processes of others that make it unavailable."""
+    """The other users' processes that make the device unavailable."""
 
 
 def check_availability(
@@ -59,8 +59,8 @@ def check_availability(
 ) -> Availability:
     """Return whether one more worker that needs `needed_bytes` may start on a device.
 
-    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that they report; it
-    counts if the driver does not report their memory.
+    `worker_pids` are the workers of this daemon on the device. `worker_bytes` is the memory that the workers report,
+    which is used if the driver does not report it.
     """
     excluded = _excluded_reason(device, options)
     if excluded is not None:
@@ -119,7 +119,7 @@ def _invisible_reason(device: DeviceSnapshot, options: DeviceOptions) -> str | N
 def _check_other_use(
     device: DeviceSnapshot, options: DeviceOptions, worker_pids: Collection[int], worker_bytes: int | None
 ) -> Availability | None:
-    """Return the availability if processes of others use the device, otherwise None."""
+    """Return the availability if other users' processes use the device, otherwise None."""
     computing = [
         process for process in device.processes if process.kind == "compute" and process.pid not in worker_pids
     ]

@@ -10,7 +10,7 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot
 from eatnas_daemon.devices.options import DeviceOptions, parse_options
 
 PERMANENT_CAUSES: Final = frozenset({Cause.EXCLUDED, Cause.ERROR, Cause.UNSUPPORTED})
-"""The causes for which a GPU does not become free by waiting."""
+"""The causes for which waiting does not make a GPU free."""
 
 
 def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0) -> int:
@@ -26,18 +26,18 @@ def count_cpu_slots(cpu: DeviceSnapshot, workers: int = 0, needed_bytes: int = 0
 
 
 def count_usable_gpus(devices: Sequence[DeviceSnapshot], options: DeviceOptions) -> int:
-    """Return the number of GPUs that a daemon may use now or later, when other processes have left them."""
+    """Return the number of GPUs that a daemon may use now, or later when other processes have left them."""
     gpus = [device for device in devices if device.kind != CPU]
     return sum(check_availability(gpu, options).cause not in PERMANENT_CAUSES for gpu in gpus)
 
 
 def count_slots(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> int:
-    """Return the number of trainings that a daemon runs here at a time: one per usable GPU, or else one per core."""
+    """Return the number of trainings that a daemon runs here at once: one per usable GPU or, without one, per core."""
     options = parse_options(devices, environment=environment)
     return count_usable_gpus(devices, options) or max(1, devices[-1].cores if options.use_cpu else 0)
 
 
 def find_free_device(devices: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> DeviceSnapshot:
-    """Return the device on which a training would start now: the first free GPU, or else the CPU, which is last."""
+    """Return the device on which a training would start now: the first free GPU, or else the CPU."""
     options = parse_options(devices, environment=environment)
     return next((device for device in devices if check_availability(device, options).free), devices[-1])

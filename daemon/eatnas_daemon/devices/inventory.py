@@ -1,4 +1,4 @@
-"""List the devices of this machine with their availability, as a daemon of one home would see them."""
+"""List the devices of this machine with their availability for a daemon of one home."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from eatnas_db.errors import NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class InventoryEntry:
-    """A device, its availability, and how many workers of this home run on it."""
+    """A device, its availability, and the number of this home's workers on it."""
 
     device: DeviceSnapshot
     availability: Availability
     workers: int
     cpu_slots: int | None
-    """How many workers the CPU has room for; None for a GPU."""
+    """The number of workers that the CPU has room for; None for a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Inventory:
 
     entries: tuple[InventoryEntry, ...]
     driver_error: str | None
-    """Why no GPU is known."""
+    """The reason why no GPU is known; None if there is none."""
 
 
 def take_inventory(
@@ -52,7 +52,7 @@ def take_inventory(
 ) -> Inventory:
     """Check every device for one more worker that needs `needed_bytes`.
 
-    `lock_file` is that of the home whose daemon and workers count as our own. Raises `NotFoundError` for an unknown
+    `lock_file` belongs to the home whose daemon and workers count as our own. Raises `NotFoundError` for an unknown
     device and `ConflictError` for options that permit no device.
     """
     nvml = Nvml()
@@ -86,7 +86,7 @@ def with_driver_error(error: NotFoundError, nvml: Nvml) -> NotFoundError:
 def _check(
     device: DeviceSnapshot, options: DeviceOptions, worker_pids: Sequence[int], needed_bytes: int, *, has_gpus: bool
 ) -> InventoryEntry:
-    # Without GPUs all workers are on the CPU. With GPUs the driver reports which workers are on them.
+    # Without GPUs, all workers run on the CPU. With GPUs, the driver reports which workers run on a GPU.
     on_device = [process.pid for process in device.processes if process.pid in worker_pids]
     own = worker_pids if device.kind == CPU and not has_gpus else on_device
     return InventoryEntry(
@@ -98,7 +98,7 @@ def _check(
 
 
 def _find_processes(lock_file: Path) -> tuple[LockHolder | None, list[int]]:
-    """Return the home's daemon, if it runs on this machine, and the process ids of its workers."""
+    """Return the home's daemon, if it runs on this machine, and the pids of its workers."""
     user = find_record_user(lock_file)
     if user is None or not user.process.is_running:
         return None, []

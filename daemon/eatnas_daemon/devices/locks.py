@@ -1,4 +1,4 @@
-"""Lock a device for one daemon with a lock file. The kernel drops the lock when the process ends."""
+"""Lock a device for one daemon by a lock file. The kernel releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eatnas_daemon.lock_holder import current_process, parse_holder
 from eatnas_db.errors import ConflictError
 from eatnas_db.file_lock import is_locked, try_lock
 
-# Not `tempfile.gettempdir()`: TMPDIR may be private to one user, and daemons of other users would not look there.
+# Do not use `tempfile.gettempdir()`: TMPDIR may be private to one user, and all users' daemons share the locks.
 LOCK_FOLDER: Final = Path("/tmp")  # noqa: S108
 LOCK_ATTEMPTS: Final = 20
 LOCK_RETRY_SECONDS: Final = 0.01
@@ -32,7 +32,7 @@ class DeviceLock:
         self._descriptor = descriptor
 
     def refresh(self) -> None:
-        """Update the file's timestamps, so that cleaners of temporary files keep it."""
+        """Update the timestamps of the lock file, so that cleaners of temporary files keep it."""
         os.utime(self._descriptor)
 
     def release(self) -> None:
@@ -48,7 +48,7 @@ class DeviceLocks:
     def __init__(self, folder: Path = LOCK_FOLDER, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._monotonic = folder, monotonic
         self._locks: dict[str, tuple[DeviceLock, float]] = {}
-        """Each lock and when it was acquired."""
+        """Each lock, and the time at which it was acquired."""
 
     @property
     def held(self) -> frozenset[str]:
@@ -68,7 +68,7 @@ class DeviceLocks:
         return lock is not None
 
     def release(self, uuid: str) -> float:
-        """Unlock a device and return how many seconds it was locked."""
+        """Unlock a device. Return the seconds for which it was locked."""
         lock, acquired_at = self._locks.pop(uuid)
         lock.release()
         return self._monotonic() - acquired_at
@@ -102,7 +102,7 @@ def acquire_lock(uuid: str, folder: Path = LOCK_FOLDER) -> DeviceLock | None:
             raise ConflictError(f"cannot open lock file {path}: {error.strerror}") from None
         try:
             if not try_lock(descriptor):
-                # `find_lock_owner` in another process holds a shared lock for a moment.
+                # `find_lock_owner` in another process may hold a shared lock for a short time.
                 time.sleep(LOCK_RETRY_SECONDS)
             elif path.stat().st_ino == os.fstat(descriptor).st_ino:
                 _write_owner(descriptor)
@@ -129,7 +129,7 @@ def find_lock_owner(uuid: str, folder: Path = LOCK_FOLDER) -> LockOwner | None:
 
 
 def _open(path: Path) -> int:
-    # No O_CREAT for an existing file: the kernel refuses it for a file of another user in a sticky folder.
+    # Open an existing file without O_CREAT, which the kernel refuses for another user's file in a sticky folder.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         try:
@@ -148,7 +148,7 @@ def _open(path: Path) -> int:
 
 def _write_owner(descriptor: int) -> None:
     text = json.dumps({"user": psutil.Process().username(), **current_process().to_json()})
-    with suppress(OSError):  # on a full disk the lock holds without the owner's name
+    with suppress(OSError):  # on a full disk, the lock works without the owner's name
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, text.encode(), 0)
 

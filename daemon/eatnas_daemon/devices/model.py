@@ -12,9 +12,9 @@ CPU: Final = "cpu"
 CUDA: Final = "cuda"
 GIB: Final = 1 << 30
 UNATTRIBUTED_BYTES: Final = GIB
-"""Memory in use that needs no explanation: that of the driver itself, or of one worker's CUDA context."""
+"""Memory in use that needs no explanation: it may belong to the driver itself or to one worker's CUDA context."""
 MPS_PREFIX: Final = "nvidia-cuda-mps"
-"""The start of the process names of NVIDIA's Multi-Process Service."""
+"""The prefix of the process names of NVIDIA's Multi-Process Service (MPS)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ProcessIdentity:
     started_at: float | None = None
     """Unix time."""
     is_eatnas_worker: bool = False
-    """Whether it is a worker of an eatnas-db daemon, which follows the same rules of sharing."""
+    """Whether it is a worker of another eatnas-db daemon, which follows the same rules of sharing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class GpuProcess:
 
     pid: int
     kind: str
-    """`compute`, or `graphics` for a process that only renders."""
+    """`compute`, or `graphics` for a process that renders and does not compute."""
     used_bytes: int | None = None
     identity: ProcessIdentity | None = None
-    """None if this machine has no such process: in a container the driver may report the host's process ids."""
+    """None if this machine has no such process: in a container, the driver may report pids of the host."""
 
     @property
     def is_mps_server(self) -> bool:
-        """Whether it is a server of MPS, which computes for all its clients, including the workers of this daemon."""
+        """Whether it is an MPS server, which computes for all its clients, including workers of this daemon."""
         return self.identity is not None and (self.identity.name or "").startswith(MPS_PREFIX)
 
     def __str__(self) -> str:
@@ -52,12 +52,12 @@ class GpuProcess:
 
 @dataclass(frozen=True, slots=True)
 class LockOwner:
-    """The eatnas-db daemon that holds the lock of a device, as its lock file names it."""
+    """The eatnas-db daemon that holds the lock of a device, by the content of the lock file."""
 
     user: str | None = None
     process: LockHolder | None = None
     error: str | None = None
-    """Why the lock file cannot be read."""
+    """The reason why the lock file cannot be read; None if it was read."""
 
     def __str__(self) -> str:
         return self.error or f"{self.user or 'owner unknown'}, {self.process or 'pid unknown'}"
@@ -80,17 +80,17 @@ class DeviceSnapshot:
     """Whether the driver does not report the processes."""
     mig_enabled: bool = False
     compute_prohibited: bool = False
-    """Whether an administrator has prohibited computing on it."""
+    """Whether an administrator has prohibited computing on the device."""
     compute_exclusive: bool = False
-    """Whether it admits one computing process at a time."""
+    """Whether the device admits one computing process at a time."""
     memory_errors: int | None = None
-    """Uncorrectable memory errors since the driver was loaded."""
+    """The number of uncorrectable memory errors since the driver was loaded."""
     locked_by: LockOwner | None = None
     error: str | None = None
-    """Why the device does not work."""
+    """The reason why the device does not work; None if it works."""
     cores: int = 0
     load_average: float = 0.0
-    """Of the CPU, over the last minute."""
+    """The load of the CPU over the last minute."""
 
     @property
     def used_bytes(self) -> int:
@@ -107,7 +107,7 @@ class DeviceSnapshot:
 
     @property
     def attribution_error(self) -> str | None:
-        """Return why the memory in use cannot be attributed to processes, or None if it can."""
+        """Return the reason why the memory in use cannot be attributed to processes, or None if it can."""
         computing = [process for process in self.processes if process.kind == "compute"]
         if self.processes_unknown:
             return "the driver does not report the processes on it"
@@ -121,7 +121,7 @@ class DeviceSnapshot:
 
 
 CPU_DEVICE: Final = DeviceSnapshot(CPU, CPU, "processor")
-"""The CPU without any measurement. The database stores its name."""
+"""The CPU without measurements. The database stores its name."""
 
 
 def format_gib(size: int) -> str:
@@ -130,5 +130,5 @@ def format_gib(size: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace the characters that a terminal would interpret, as in the process names of other users."""
+    """Replace the characters that a terminal would interpret, since process names of other users may contain any."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -1,4 +1,4 @@
-"""Probe the devices in a background thread, so that a driver that hangs does not block the caller."""
+"""Probe the devices in a background thread, so that a hanging driver does not block the caller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_daemon.devices.nvml import Nvml
 from eatnas_daemon.devices.probe import probe_cpu, probe_devices
 
 DRIVER_TIMEOUT_SECONDS: Final = 15.0
-"""How long a command waits for a driver that does not respond."""
+"""The seconds that a command waits for a driver that does not respond."""
 
 
 def probe_once(nvml: Nvml, timeout_seconds: float = DRIVER_TIMEOUT_SECONDS) -> list[DeviceSnapshot]:
@@ -48,7 +48,7 @@ class DeviceMonitor:
         self.interval_seconds, self._timeout_seconds = interval_seconds, timeout_seconds
         self._latest: Sequence[DeviceSnapshot] = ()
         self.probe_started_at = -math.inf
-        """When the probe behind the current snapshots started, in monotonic seconds; -inf before the first."""
+        """The monotonic time at which the probe behind the current snapshots started; -inf before the first probe."""
         self._error: Exception | None = None
         self._responded, self._closed = threading.Event(), threading.Event()
         self._responded_at = monotonic()
@@ -57,7 +57,8 @@ class DeviceMonitor:
     def snapshots(self, *, wait: bool = True) -> list[DeviceSnapshot]:
         """Return the snapshots of the last probe. With `wait`, wait for the first probe.
 
-        If the driver no longer responds, the GPUs carry an error. Raises what the probe raised.
+        If the driver no longer responds, the snapshots of GPUs have an error. Raises the exception of the probe, if it
+        raised one.
         """
         if wait:
             self._responded.wait(self._timeout_seconds)

@@ -16,10 +16,10 @@ _UNAVAILABLE_VALUE_ERRORS: Final = (
     pynvml.NVMLError_NotSupported,
     pynvml.NVMLError_FunctionNotFound,
     pynvml.NVMLError_NoPermission,
-    # Raised for a function that the driver has only under an older name. Not a subclass of `NVMLError`.
+    # NVML raises this error, which is no `NVMLError`, for a function that the driver has only under an older name.
     getattr(pynvml, "NVMLLibraryMismatchError", pynvml.NVMLError_FunctionNotFound),
 )
-"""A device or driver that does not provide a value. It is not broken."""
+"""Errors of a working device or driver that does not provide a value."""
 _DRIVER_ERRORS: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver is installed",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: (
@@ -35,7 +35,7 @@ _DRIVER_ERRORS: Final = {
 
 
 class Nvml:
-    """A session with the driver. The first read opens it; the first read after a failure opens it again.
+    """A session with the driver. The first read, and the first read after a failure, open the session.
 
     `library` is pynvml or an object with the same functions.
     """
@@ -46,12 +46,12 @@ class Nvml:
         self._known: dict[str, DeviceSnapshot] = {}
         self._uuid_at: dict[int, str] = {}
         self.error: str | None = None
-        """Why the last read found no GPU."""
+        """The reason why the last read found no GPU."""
 
     def read_gpus(self) -> list[DeviceSnapshot]:
         """Return a snapshot of every GPU, without locks and process identities.
 
-        A GPU that an earlier read found and that has disappeared is included with an error.
+        A GPU that an earlier read found but this read did not find is included with an error.
         """
         try:
             count = self._count()
@@ -97,7 +97,7 @@ class Nvml:
         handle = library.nvmlDeviceGetHandleByIndex(index)
         mode = _value_or_none(lambda: library.nvmlDeviceGetMigMode(handle))
         mig = mode is not None and mode[0] == pynvml.NVML_DEVICE_MIG_ENABLE
-        # Processes before memory: the memory of a process that ends in between would belong to nobody.
+        # Query processes before memory. Otherwise, memory of a process that ends in between would have no owner.
         processes = self._query_processes(handle)
         total, free = self._query_memory(handle, mig=mig)
         rates = _value_or_none(lambda: library.nvmlDeviceGetUtilizationRates(handle))
@@ -128,11 +128,12 @@ class Nvml:
         try:
             memory = self._library.nvmlDeviceGetMemoryInfo(handle)
         except pynvml.NVMLError_NotSupported:
-            # The GPU shares the machine's memory. What other processes use of that is not in use on the GPU.
+            # The GPU shares the machine's memory. The memory of processes that do not use the GPU must not count as
+            # used.
             available = psutil.virtual_memory().available
             return available, available
         except pynvml.NVMLError_NoPermission:
-            if not mig:  # MIG mode is unsupported, and that is the better reason to give
+            if not mig:  # MIG mode is unsupported, which is the better reason to report
                 raise
             return 0, 0
         return int(memory.total), int(memory.free)
@@ -143,7 +144,7 @@ class Nvml:
         if computing is None:
             return None
         rendering = _value_or_none(lambda: self._library.nvmlDeviceGetGraphicsRunningProcesses(handle)) or []
-        # A process that renders and computes is in both lists and counts as computing.
+        # A process that renders and computes is in both lists. It counts as computing.
         processes = {entry.pid: GpuProcess(entry.pid, "graphics", entry.usedGpuMemory) for entry in rendering}
         processes |= {entry.pid: GpuProcess(entry.pid, "compute", entry.usedGpuMemory) for entry in computing}
         return tuple(processes.values())

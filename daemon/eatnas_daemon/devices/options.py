@@ -1,4 +1,4 @@
-"""Parse what the command line and the environment say about devices."""
+"""Parse the options and environment variables about devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import ConflictError, NotFoundError
 
 UNSEEN_PROCESSES: Final = "unseen"
-"""The word for `--allow` that permits memory in use by processes that the driver does not report."""
+"""The value of `--allow` that permits memory in use by processes that the driver does not report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class DeviceOptions:
     visible: frozenset[str] | None = None
     """The GPUs that CUDA_VISIBLE_DEVICES lists; None if it is not set."""
     has_ambiguous_indices: bool = False
-    """Whether CUDA_VISIBLE_DEVICES contains indices which CUDA may count differently from the driver."""
+    """Whether CUDA_VISIBLE_DEVICES contains indices that CUDA may count in another order than the driver."""
     has_mig_slices: bool = False
     """Whether CUDA_VISIBLE_DEVICES lists slices of GPUs in MIG mode."""
     max_per_device: int | None = None
     allowed: frozenset[str] = frozenset()
     """The users and programs whose processes do not make a GPU unavailable."""
     use_cpu: bool = True
-    """Whether the CPU trains even if `--devices` does not name it."""
+    """Whether workers train on the CPU even if `--devices` does not name it."""
 
 
 def parse_options(
@@ -43,7 +43,7 @@ def parse_options(
     allowed: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> DeviceOptions:
-    """Parse indices, UUIDs, their beginnings and `cpu`, separated by commas.
+    """Parse lists of devices: indices, UUIDs, beginnings of UUIDs and `cpu`, separated by commas.
 
     Raises `NotFoundError` for an unknown device and `ConflictError` for options that permit no device.
     """
@@ -70,9 +70,9 @@ def parse_options(
 
 
 def find_device(word: str, snapshots: Sequence[DeviceSnapshot], option: str) -> str:
-    """Return the UUID of the device that `word` names: an index, a UUID, its beginning, or `cpu`.
+    """Return the UUID of a device; `word` is an index, a UUID, the beginning of a UUID, or `cpu`.
 
-    `option` is the name of the option for the error. Raises `NotFoundError`, which suggests the nearest name.
+    `option` is the name of the option for error messages. Raises `NotFoundError`, which suggests the most similar name.
     """
     matches = _matching_uuids(word, snapshots)
     if len(matches) == 1:
@@ -98,7 +98,7 @@ def _matching_uuids(word: str, snapshots: Sequence[DeviceSnapshot]) -> list[str]
 
 
 def _has_ambiguous_indices(snapshots: Sequence[DeviceSnapshot], environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES contains indices while CUDA, which sorts by speed, may count GPUs its own way."""
+    """Return whether CUDA_VISIBLE_DEVICES contains indices that may be ambiguous, because CUDA sorts GPUs by speed."""
     words = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
     if environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or not any(word.strip().isdigit() for word in words):
         return False
@@ -106,7 +106,7 @@ def _has_ambiguous_indices(snapshots: Sequence[DeviceSnapshot], environment: Map
 
 
 def _hides_all_gpus(environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES has one of the values by which users and Slurm hide all GPUs."""
+    """Return whether CUDA_VISIBLE_DEVICES has one of the values with which users and Slurm hide all GPUs."""
     return environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1", "NoDevFiles")
 
 

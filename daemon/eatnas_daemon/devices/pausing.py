@@ -1,4 +1,4 @@
-"""Find the device that a user pauses or resumes, in the database or on this machine."""
+"""Pause and resume devices, which are found in the database or on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eatnas_db.errors import NotFoundError
 
 @dataclass(frozen=True, slots=True)
 class LocalDevice:
-    """A device of this machine as the database identifies it."""
+    """A device of this machine, with the fields by which the database identifies it."""
 
     uuid: str
     kind: str
@@ -54,7 +54,7 @@ def find_local_device(word: str, host_name: str) -> LocalDevice:
 def set_paused(
     connection: Connection, uuid: str, local: LocalDevice | None, host_name: str, *, paused: bool, now: float
 ) -> bool:
-    """Pause or resume a device, and return whether that changed anything. Registers a `local` device first."""
+    """Pause or resume a device. Return whether this changed anything. A `local` device is registered first."""
     if local is not None:
         host_id = hosts.register_host(connection, host_name, now)
         hosts.register_device(connection, host_id, local.uuid, local.kind, local.name)

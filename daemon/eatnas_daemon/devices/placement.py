@@ -1,4 +1,4 @@
-"""Bind a worker to one device, and check that it runs there."""
+"""Bind a worker to one device, and check that the worker runs on this device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from eatnas_daemon.devices.model import CPU, DeviceSnapshot, format_gib
 
 @dataclass(frozen=True, slots=True)
 class PlacementError:
-    """Why a worker is not on its GPU."""
+    """The reason why a worker is not on its GPU."""
 
     message: str
     is_certain: bool = False
-    """Whether the worker is on another GPU. Otherwise a later probe may still show it."""
+    """Whether the worker is on another GPU. Otherwise a later probe may still show it on its own GPU."""
 
     @classmethod
     def on_other_gpu(cls, uuid: str, other: str) -> PlacementError:
@@ -35,7 +35,7 @@ def torch_device_name(device: DeviceSnapshot) -> str:
 def find_placement_error(
     uuid: str, pid: int, block_bytes: int, before: Sequence[DeviceSnapshot], after: Sequence[DeviceSnapshot]
 ) -> PlacementError | None:
-    """Return why a worker is not visible on the device `uuid`, or None if it is.
+    """Return the reason why a worker is not visible on the device `uuid`, or None if it is visible.
 
     The worker allocates a block of `block_bytes` between the snapshots `before` and `after`.
     """

@@ -16,7 +16,7 @@ from eatnas_daemon.devices.model import CPU_DEVICE, DeviceSnapshot, ProcessIdent
 from eatnas_daemon.devices.nvml import Nvml
 
 CGROUP_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
-"""Linux limits a container to this quota of CPU time per period, both in microseconds."""
+"""The file with the CPU quota of a container: microseconds of CPU time, and the length of the period."""
 
 
 def probe_devices(nvml: Nvml, folder: Path = LOCK_FOLDER) -> list[DeviceSnapshot]:
@@ -67,7 +67,7 @@ def identify_process(pid: int) -> ProcessIdentity | None:
     except psutil.AccessDenied:
         return ProcessIdentity()
     except psutil.NoSuchProcess:
-        # A /proc mounted with hidepid hides the processes of other users, which exist nevertheless.
+        # If /proc is mounted with hidepid, it hides the processes of other users, although they exist.
         with suppress(PermissionError):
             try:
                 os.kill(pid, 0)

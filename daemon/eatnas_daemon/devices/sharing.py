@@ -1,4 +1,4 @@
-"""Share GPUs with other users: yield to their processes, wait, and come back."""
+"""Share GPUs with other users: yield a GPU to their processes, wait, and use it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_BACKOFF_SECONDS: Final = 3600.0
 
 
 class SharingPolicy(StrEnum):
-    """What the workers do when another process starts on their device."""
+    """The reaction of workers to another process that starts on their device."""
 
     YIELD = "yield"
     STAY = "stay"
@@ -37,7 +37,7 @@ class DeviceStatus:
 
 
 class DeviceSharing:
-    """The devices of one daemon: decides which are available, locks them, and yields them to other processes."""
+    """The devices of one daemon. Decides which are available, locks them, and yields them to other processes."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class DeviceSharing:
         self._locks = DeviceLocks(folder, monotonic)
         self._yielding: set[str] = set()
         self._suspected: set[str] = set()
-        """Devices on which unattributed memory has indicated another process, once so far."""
+        """Devices on which unattributed memory has indicated another process in the last probe."""
         self._backoffs: dict[str, tuple[int, float]] = {}
-        """How often in a row a device was yielded, and the monotonic time at which it may be used again."""
+        """By device, the number of times in a row that it was yielded, and the monotonic time of its next use."""
 
     def statuses(
         self,
@@ -91,7 +91,8 @@ class DeviceSharing:
         device = replace(snapshot, locked_by=None) if snapshot.uuid in self._locks.held else snapshot
         availability = check_availability(device, self._options, worker_pids, needed_bytes, worker_bytes=worker_bytes)
         if should_yield(self._policy, device, availability, worker_pids):
-            # Workers report their memory a little after they have taken it, so memory alone must indicate it twice.
+            # Workers report memory a little after they allocate it, so memory alone must indicate another process
+            # twice.
             if availability.other_processes or device.uuid in self._suspected:
                 self._yielding.add(device.uuid)
             self._suspected.add(device.uuid)
@@ -99,7 +100,7 @@ class DeviceSharing:
             self._suspected.discard(device.uuid)
         wait_seconds = self._backoffs.get(device.uuid, (0, now))[1] - now
         if device.uuid in self._yielding:
-            # Workers that are leaving finish it before they return, even if the other process is gone by now.
+            # Workers that have begun to leave finish leaving, even if the other process has gone meanwhile.
             availability = replace(availability, free=False)
         elif availability.free and wait_seconds > 0:
             reason = f"yielded to another process; used again {_within(wait_seconds)}"
@@ -136,7 +137,7 @@ def should_yield(
 ) -> bool:
     """Return whether the workers must leave a device because another process uses it.
 
-    Of two eatnas-db daemons, the one that started later leaves. If the order is unknown, both leave.
+    Of two eatnas-db daemons, the daemon that started later leaves. If the order is unknown, both leave.
     """
     if policy is SharingPolicy.STAY or availability.cause is not Cause.IN_USE or not worker_pids:
         return False
@@ -148,7 +149,7 @@ def should_yield(
 
 
 def _will_yield(process: GpuProcess, started_at: float | None) -> bool:
-    """Whether another process is the worker of an eatnas-db daemon and started later than ours."""
+    """Return whether another process is a worker of another eatnas-db daemon and started later than our workers."""
     identity = process.identity or ProcessIdentity()
     if not identity.is_eatnas_worker or started_at is None or identity.started_at is None:
         return False
@@ -158,10 +159,10 @@ def _will_yield(process: GpuProcess, started_at: float | None) -> bool:
 def next_backoff(
     count: int, used_seconds: float, rng: KeyedRng, min_seconds: float = MIN_BACKOFF_SECONDS
 ) -> tuple[int, float]:
-    """Return how often in a row a device has now been yielded, and for how many seconds to stay away.
+    """Return the number of times in a row that a device has been yielded, and the seconds to stay away from it.
 
-    `count` is the previous number. The wait doubles each time and is random, so that two daemons which yield to each
-    other at the same moment do not return at the same moment.
+    `count` is the number before this time. The wait doubles each time. It is random, so that two daemons that yield to
+    each other at the same moment do not return at the same moment.
     """
     count = 1 if used_seconds >= MAX_BACKOFF_SECONDS else count + 1
     longest = min(min_seconds * 2 ** (count - 1), MAX_BACKOFF_SECONDS)
@@ -169,7 +170,7 @@ def next_backoff(
 
 
 def describe_unavailable(statuses: Sequence[DeviceStatus]) -> str:
-    """Return why devices are not free as one message, with devices of the same reason grouped."""
+    """Describe in one message why devices are not free, and group the devices with the same reason."""
     groups: dict[str, list[DeviceSnapshot]] = {}
     for status in statuses:
         if not status.availability.free:

@@ -1,4 +1,4 @@
-"""The loop of a follower process: runs a function on changes of the record until the parent process ends."""
+"""The loop of a follower process, which calls a function on changes of the record until its parent process ends."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def follow(
 
     Return early if the database file is deleted or replaced.
 
-    `changed`: another program has committed since the last call that succeeded. Exceptions of type `errors` are
-    logged, of several in a row the first one only.
+    `changed` is whether another program has committed since the last successful call. Exceptions of the type `errors`
+    are logged, but only the first of several in a row.
     """
     parent = os.getppid()
     database = None if is_postgresql(engine) else FileIdentity(Path(str(engine.url.database)), "the database")
     watch = watch_changes(engine)
     changed = failing = ended = False
     while True:
-        # The last call comes after the parent's end, and so sees what the parent wrote last.
+        # The last call comes after the end of the parent, so it sees the parent's last writes.
         ended = ended or os.getppid() != parent
         if database is not None and not database.is_unchanged:
-            # If a new record has replaced it, the follower of another daemon reads that one.
+            # If a new record has replaced the file, the follower of another daemon reads the new record.
             break
         changed = watch.changed() or changed or ended
         try:
@@ -56,7 +56,7 @@ def follow(
 
 
 def _wait_for_end_of_input(seconds: float) -> bool:
-    """Wait for some seconds; return True early if the standard input is a pipe that is closed meanwhile."""
+    """Wait for some seconds. Return True early if stdin is a pipe and is closed meanwhile."""
     try:
         piped = stat.S_ISFIFO(os.fstat(0).st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""Start a follower: a process that reads the record, for MLflow or hooks, and that no search waits for."""
+"""Start a follower: a process that reads the record, for MLflow or hooks. No search waits for it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Final
 from eatnas_db.interpreter import python_command
 
 RESTART_SECONDS: Final = 30.0
-"""Shortest time between two starts of a follower."""
+"""The shortest time between two starts of a follower."""
 
 
 def low_priority_python(nice: str | None) -> tuple[str, ...]:
-    """Return a command that runs a module of Python; `nice` is the path of that program, if there is one."""
+    """Return a command that runs a Python module, through `nice` if the path of that program is given."""
     return (*((nice, "-n", "10") if nice else ()), *python_command("-m"))
 
 
 class Follower:
-    """A follower process: runs a module with its arguments, and starts it again if it dies.
+    """A follower process, which runs a module. It is started again if it dies.
 
-    It ends by itself when its parent ends, or when its standard input is closed.
+    The process ends by itself when its parent ends or its stdin is closed.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Follower:
         log_file: Path,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        # URLs go into the environment: they may hold passwords, and every user can read a process's arguments.
+        # Pass URLs in the environment: they may hold passwords, and every user can read the arguments of a process.
         self._command, self._environment = (*low_priority_python(shutil.which("nice")), *program), dict(environment)
         self._log_file, self._monotonic = log_file, monotonic
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +48,7 @@ class Follower:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process. An error is ignored: a follower that cannot start must not end a search."""
+        """Start the process. Errors are ignored, because a follower that cannot start must not end a search."""
         self._running, self._started_at = True, self._monotonic()
         with contextlib.suppress(OSError):
             self._process = self._launch()
@@ -67,7 +67,7 @@ class Follower:
     def _launch(self) -> subprocess.Popen[bytes]:
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal must not interrupt its last writes.
+            # Start a new session, so that Ctrl-C in the terminal does not interrupt the last writes.
             return subprocess.Popen(
                 self._command,
                 env={**os.environ, **self._environment},

@@ -1,4 +1,4 @@
-"""Exclude GPUs on which workers do not start, or on which one training after another fails."""
+"""Exclude GPUs on which workers do not start or several trainings in a row fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eatnas_db.domain.rng import KeyedRng
 MAX_UNANSWERED_PROBES: Final = 3
 """Workers leave a GPU that does not answer this many probes in a row."""
 MAX_FAILED_CANDIDATES: Final = 2
-"""A GPU is excluded after its workers did not survive this many candidates in a row."""
+"""A GPU is excluded after this many candidates in a row ended their workers."""
 PAUSED: Final = Availability(False, "paused; resume it with `eatnas-db devices resume`", Cause.PAUSED)
 
 
@@ -23,23 +23,23 @@ class DeviceHealth:
 
     unanswered_probes: int = 0
     failed_candidates: set[int] = field(default_factory=set)
-    """Candidates whose workers did not survive, since the last success."""
+    """The candidates since the last success that ended their workers."""
     exclusions: int = 0
-    """Number of exclusions in a row."""
+    """The number of exclusions in a row."""
     excluded_until: float = 0.0
     reason: str | None = None
-    """Reason of the last exclusion."""
+    """The reason of the last exclusion."""
 
 
 class HealthTracker:
-    """The health of all GPUs of a supervisor. Each exclusion of a GPU lasts longer than the one before."""
+    """The health of a supervisor's GPUs. Each exclusion of a GPU lasts longer than its previous exclusion."""
 
     def __init__(self, rng: KeyedRng, min_backoff_seconds: float = MIN_BACKOFF_SECONDS) -> None:
         self._rng, self._min_backoff_seconds = rng, min_backoff_seconds
         self._devices: dict[str, DeviceHealth] = {}
 
     def record_failure(self, uuid: str, candidate_id: int, now: float) -> None:
-        """Count a candidate whose training ended its worker; exclude the GPU after several such candidates."""
+        """Count a candidate whose training ended its worker. Exclude the GPU after several such candidates."""
         health = self._health(uuid)
         health.failed_candidates.add(candidate_id)
         if len(health.failed_candidates) >= MAX_FAILED_CANDIDATES:
@@ -47,7 +47,7 @@ class HealthTracker:
             self.exclude(uuid, "one training after another ends its worker there", now)
 
     def record_success(self, uuid: str) -> None:
-        """Note that a training finished; earlier failures no longer count."""
+        """Reset the failures of a GPU, because a training has finished on it."""
         health = self._health(uuid)
         health.failed_candidates.clear()
         health.exclusions, health.excluded_until, health.reason = 0, 0.0, None
@@ -59,7 +59,7 @@ class HealthTracker:
         health.reason, health.excluded_until = reason, now + seconds
 
     def apply(self, status: DeviceStatus, paused: Collection[str], now: float) -> DeviceStatus:
-        """Return the status of a GPU that takes its health, and the pauses set by users, into account."""
+        """Return the status of a GPU, changed if its health or a user's pause excludes it."""
         uuid, availability = status.device.uuid, status.availability
         health = self._health(uuid)
         health.unanswered_probes = health.unanswered_probes + 1 if availability.cause is Cause.ERROR else 0

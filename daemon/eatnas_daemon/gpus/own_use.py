@@ -1,4 +1,4 @@
-"""Tell this daemon's own use of a GPU from that of others in the driver's reports."""
+"""Remove this daemon's own past use of GPUs from the driver's reports."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from eatnas_daemon.devices.monitor import DeviceMonitor
 from eatnas_daemon.lock_holder import current_process
 
 ENDED_SECONDS: Final = 10.0
-"""The driver may still report a worker this long after its end."""
+"""The driver may still report a worker for this long after its end."""
 LOCK_SECONDS: Final = 1.0
-"""A probe this long after a lock was released may still show it."""
+"""A probe may still show a lock for this long after its release."""
 
 
 class OwnUseFilter:
-    """Removes workers that ended recently, and this daemon's locks, from the last probe of the devices.
+    """Removes this daemon's recently ended workers and its locks from the last probe of the devices.
 
-    The driver reports both with a delay; without the filter they would look like another user's.
+    Probes show both with a delay. Without the filter, they would look like the use of another daemon.
     """
 
     def __init__(self, monitor: DeviceMonitor) -> None:
@@ -34,7 +34,7 @@ class OwnUseFilter:
         self._running.add(pid)
 
     def update(self, running: set[int], locked: Iterable[str], now: float) -> None:
-        """Note the pids of the running workers and the UUIDs of the devices that this daemon has locked."""
+        """Set the pids of the running workers and the UUIDs of the devices that this daemon has locked."""
         self._ended_at |= dict.fromkeys(self._running - running, now)
         self._running = running
         for pid, ended_at in list(self._ended_at.items()):
@@ -43,7 +43,7 @@ class OwnUseFilter:
         self._locked_at |= dict.fromkeys(locked, now)
 
     def snapshots(self) -> list[DeviceSnapshot]:
-        """Return the devices as of the last probe, without this daemon's past use."""
+        """Return the devices of the last probe without this daemon's past use."""
         return [self._without_own_use(device) for device in self._monitor.snapshots(wait=False)]
 
     def _without_own_use(self, device: DeviceSnapshot) -> DeviceSnapshot:
@@ -57,7 +57,7 @@ class OwnUseFilter:
         )
 
     def _is_own_lock(self, device: DeviceSnapshot) -> bool:
-        """Return whether the probe saw this daemon's lock: with its pid, or while the pid was being written."""
+        """Return whether the probe saw a lock of this daemon: with its pid, or before the pid was written."""
         owner = device.locked_by
         if owner is None or owner.error is not None:
             return False

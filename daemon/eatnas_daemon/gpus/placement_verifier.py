@@ -1,4 +1,4 @@
-"""Verify that a new worker runs on its own GPU, before it is given a training."""
+"""Verify that a new worker runs on its own GPU before it gets a training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from eatnas_daemon.workers.worker_state import WorkerState
 from eatnas_protocol.messages import Ready
 
 MAX_ATTEMPTS: Final = 3
-"""A worker that is not on its GPU in this many probes is misplaced."""
+"""A worker counts as misplaced after this many probes that do not show it on its GPU."""
 
 
 class PlacementVerifier:
-    """Compares probes of the GPUs from before a worker's start with those after it allocated memory."""
+    """Compares the GPUs before a worker's start with the GPUs after the worker has allocated memory."""
 
     def __init__(self, monitor: DeviceMonitor) -> None:
         self._monitor = monitor
@@ -24,11 +24,11 @@ class PlacementVerifier:
         """The probe before the start of a slot's worker, by the slot's number."""
 
     def note_start(self, slot: Slot) -> None:
-        """Keep the last probe as the one before the start of the slot's next worker."""
+        """Keep the last probe, for the comparison after the slot's next worker has started."""
         self._before_start[slot.number] = self._monitor.snapshots(wait=False)
 
     def verify(self, slot: Slot) -> str | None:
-        """Mark the slot's worker as verified once it is on its GPU; return a reason if it is misplaced."""
+        """Mark the slot's worker as verified if it is on its GPU. Return the reason if it is misplaced."""
         worker = slot.worker
         if worker is None or worker.ready is None or worker.placement.verified:
             return None
@@ -62,10 +62,10 @@ class PlacementVerifier:
         error = find_placement_error(uuid, worker.process.pid, ready.marker_bytes, before, after)
         hidden = any(device.uuid == uuid and device.attribution_error is not None for device in after)
         if error is not None and hidden and _is_same_gpu(uuid, ready.gpu_uuid):
-            return None  # The driver does not show processes, and CUDA itself names this GPU.
+            return None  # The driver shows no processes, but CUDA itself names this GPU.
         return error
 
 
 def _is_same_gpu(uuid: str, reported: str | None) -> bool:
-    """Compare the driver's UUID with CUDA's, which may have no prefix."""
+    """Return whether the driver's UUID and CUDA's UUID, which may lack the prefix, are equal."""
     return reported is not None and uuid.removeprefix("GPU-") == reported.removeprefix("GPU-")

@@ -1,4 +1,4 @@
-"""The scheduler of a supervisor's GPUs: uses those that are free, and leaves them to other users."""
+"""The scheduler of a supervisor's GPUs: uses free GPUs, and yields them to other users."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ MAX_FAILED_STARTS: Final = 2
 
 
 class GpuScheduler:
-    """Opens and closes the slots on GPUs. It never waits for the driver.
+    """Opens and closes the slots on GPUs. Never waits for the driver.
 
-    `max_workers`: the limit on all GPUs together, None for as many as fit. `workers_per_device`: the limit on each.
+    `max_workers` limits the workers on all GPUs together, unless it is None. `workers_per_device` limits the workers on
+    each GPU.
     """
 
     follows_demand: Final = False
@@ -67,10 +68,10 @@ class GpuScheduler:
         self.problem: str | None = None
 
     def set_demand(self, slots: int) -> None:
-        """Ignore the demand: a GPU of this machine is held as long as it is free."""
+        """Ignore the demand, because slots on GPUs of this machine stay open without it."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
-        """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""
+        """Add slots on available GPUs, evict workers from unavailable GPUs, and remove empty slots."""
         now = self._monotonic()
         self.statuses = self._assess(slots, paused, now)
         for status in self.statuses:
@@ -93,20 +94,20 @@ class GpuScheduler:
         self._own_use.add_worker(pid)
 
     def record_failure(self, uuid: str, candidate_id: int) -> None:
-        """Note that a training on a GPU failed in a way that its worker does not survive."""
+        """Count a failure that ended the worker of a training on a GPU."""
         self._health.record_failure(uuid, candidate_id, self._monotonic())
 
     def record_success(self, uuid: str) -> None:
-        """Note that a training on a GPU finished."""
+        """Reset the failures of a GPU, because a training has finished on it."""
         self._health.record_success(uuid)
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU for one more training besides those in `slots`; 0 if it is not known."""
+        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
         status = self._status(uuid)
         return 0 if status is None else _available_bytes(status.device, slots)
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is not known."""
+        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
         status = self._status(uuid)
         percent = None if status is None else status.device.utilisation_percent
         return None if percent is None else percent / 100
@@ -138,7 +139,7 @@ class GpuScheduler:
         ]
 
     def _open_slot(self, device: DeviceSnapshot, slots: list[Slot], here: list[Slot], now: float) -> None:
-        """Let one more worker start on a GPU that is free; the next one only when this one trains."""
+        """Let one more worker start on an available GPU. A further worker starts only when this worker trains."""
         empty = [slot for slot in here if slot.worker is None]
         if empty and empty[0].failed_starts >= MAX_FAILED_STARTS:
             self._health.exclude(device.uuid, _start_failure(empty[0]), now)
@@ -160,7 +161,7 @@ class GpuScheduler:
             slots.append(slot)
 
     def _is_another_wanted(self, device: DeviceSnapshot, slots: list[Slot], here: list[Slot]) -> bool:
-        """Return whether to add a slot on a GPU: the first at once, each further one when all others train."""
+        """Return whether to add a slot on a GPU: the first slot at once, a further slot when all others train."""
         if self._max_workers is not None and sum(slot.on_gpu for slot in slots) >= self._max_workers:
             return False
         if not here:
@@ -171,7 +172,7 @@ class GpuScheduler:
             return False
         if any(slot.on_gpu and not slot.busy for slot in slots) or any(slot.needs_device_alone for slot in here):
             return False
-        # One context for the starting worker; the other must be free when its training is placed.
+        # Two contexts: one for the starting worker, and one that must stay free when its training is placed.
         return _available_bytes(device, here) >= 2 * CONTEXT_BYTES + max(expected)
 
     def _verify(self, slot: Slot, now: float) -> None:
@@ -184,7 +185,7 @@ class GpuScheduler:
 
 
 def _available_bytes(device: DeviceSnapshot, slots: Iterable[Slot]) -> int:
-    """Return the free memory of a device once all trainings on it hold what they are expected to."""
+    """Return the free memory of a device minus the expected memory that its trainings do not hold yet."""
     return device.free_bytes - sum(slot.worker.outstanding_bytes for slot in slots if slot.worker is not None)
 
 

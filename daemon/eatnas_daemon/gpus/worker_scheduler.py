@@ -1,4 +1,4 @@
-"""The interface between a supervisor and the scheduler of its GPUs, and the scheduler of a host without GPUs."""
+"""The interface of schedulers of GPUs, and the scheduler of a supervisor without GPUs."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from eatnas_daemon.workers.timeouts import Timeouts
 
 
 class WorkerScheduler(Protocol):
-    """Decides which GPUs a supervisor uses and how many workers run on each."""
+    """Decides which GPUs a supervisor uses, and the number of workers on each."""
 
     @property
     def statuses(self) -> Sequence[DeviceStatus]:
-        """Return the GPUs as of the last update."""
+        """Return the status of each GPU at the last update."""
 
     @property
     def problem(self) -> str | None:
-        """Return why no worker can train on any device, if a resource outside this machine is the cause."""
+        """Return the reason why no worker can train, if it lies outside this machine; otherwise None."""
 
     @property
     def follows_demand(self) -> bool:
         """Return whether the number of workers depends on `set_demand`."""
 
     def set_demand(self, slots: int) -> None:
-        """Set the number of slots that running trainings take and waiting candidates could take."""
+        """Set the number of slots that running trainings take plus those that waiting candidates could take."""
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
-        """Add slots on GPUs that are free, evict workers from GPUs that are not, and remove empty slots."""
+        """Add slots on available GPUs, evict workers from unavailable GPUs, and remove empty slots."""
 
     def add_worker(self, pid: int) -> None:
         """Register a worker that was just started on a GPU."""
 
     def record_failure(self, uuid: str, candidate_id: int) -> None:
-        """Note that a training on a GPU failed in a way that its worker does not survive."""
+        """Count a failure that ended the worker of a training on a GPU."""
 
     def record_success(self, uuid: str) -> None:
-        """Note that a training on a GPU finished."""
+        """Reset the failures of a GPU, because a training has finished on it."""
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU for one more training besides those in `slots`; 0 if it is not known."""
+        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is not known."""
+        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
 
     def is_broken(self, uuid: str) -> bool:
         """Return whether a GPU does not answer."""

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds: float) -> None:
     log = _open_daemon_log(settings.logs / "daemon.log")
     engine = open_record(settings.database_url)
-    # The process of a daemon that has just ended may still deliver its last notifications.
+    # The follower of a daemon that has just ended may still deliver the last notifications.
     with exclusive_lock(settings.home / "hooks.lock"):
         notifier = Notifier(engine, settings, hooks, log, since)
 
@@ -60,7 +60,7 @@ def _run(settings: Settings, hooks: HooksConfig, since: float, interval_seconds:
 
 
 def _open_daemon_log(file: Path) -> logging.Logger:
-    """Return a logger that appends to the daemon's log in its format, also after the daemon renames the file."""
+    """Return a logger that appends to the daemon's log in the same format, even after the daemon renames the file."""
     handler = WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
     formatter.converter = time.gmtime

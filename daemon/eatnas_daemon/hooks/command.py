@@ -29,7 +29,7 @@ class HookCommand:
     timeout_seconds: float
 
     def run(self, payload: dict[str, Any]) -> str | None:
-        """Run the command with a notification's payload; return the error if it fails."""
+        """Run the command with the payload of a notification. Return the error if it fails, otherwise None."""
         try:
             with tempfile.TemporaryFile() as stdin, self._open_log(payload) as log:
                 stdin.write(json.dumps(payload).encode())
@@ -63,7 +63,7 @@ class HookCommand:
             log = self.log_file.open("ab", buffering=0)
             line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} {payload['event']} of {payload['search']}\n"
             log.write(line.encode())
-        except OSError:  # A full disk costs the log, not the notification.
+        except OSError:  # On a full disk, the output is lost, but the notification is delivered.
             return Path(os.devnull).open("ab")
         return log
 

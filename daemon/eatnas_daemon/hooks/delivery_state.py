@@ -1,4 +1,4 @@
-"""Which events a hook command has received, kept in a file across restarts of the daemon."""
+"""The events that a hook command has received, in a file that outlives the daemon."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from eatnas_db.atomic_files import atomic_write
 
 @dataclass(slots=True)
 class DeliveryState:
-    """The delivered events: all up to `delivered_until`, and those after it in `delivered`.
+    """The delivered events: all events up to `delivered_until`, and the later events in `delivered`.
 
-    `delivered_until_at` is the time of the event `delivered_until`, None if the record did not hold it. A restored
-    record gives the same ids to other events, which this time tells apart.
+    `delivered_until_at` is the time of the event `delivered_until`; None if the record had no such event. A restored
+    record assigns the same ids to new events, which this time distinguishes from the old events.
     """
 
     record_uuid: str
@@ -22,7 +22,7 @@ class DeliveryState:
     delivered_until_at: float | None = None
     delivered: set[int] = field(default_factory=set)
     waiting_reasons: dict[str, str] = field(default_factory=dict)
-    """The delivered waiting reason of each search."""
+    """The waiting reason of each search that was delivered last."""
 
     @classmethod
     def read(cls, file: Path, record_uuid: str) -> DeliveryState | None:

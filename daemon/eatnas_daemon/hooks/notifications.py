@@ -1,4 +1,4 @@
-"""Notifications: events of a search that one call of the hook command reports, and the facts that it receives."""
+"""Collect notifications: events that one call of the hook command reports, and their payload."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from eatnas_db.queries.searches import get_search, list_searches
 from eatnas_db.settings import Settings
 
 COLLECTED_KINDS: Final = ("failed", "waiting")
-"""Kinds that may come in large numbers: further events are collected and reported in one call."""
+"""Kinds of events that may come in large numbers. One call reports all events of such a kind and search."""
 MAX_EVENTS: Final = 10_000
-"""Number of events of a kind that are read at a time."""
+"""The number of events of a kind that are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """Events of one kind and search, the newest last; without events a search that waits.
+    """Events of one kind and search, the newest last. Without events, it reports a waiting search.
 
-    `message`: what happened, as a sentence. `at`: seconds since 1970.
+    `message` describes it in a sentence; `at` is in seconds since 1970.
     """
 
     kind: str
@@ -38,17 +38,17 @@ class Notification:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Return what limits to the rate of calls apply to."""
+        """Return the kind and the search, for which calls are limited to a rate."""
         return self.kind, self.search
 
     def is_delivered(self, state: DeliveryState) -> bool:
-        """Return whether the command has received it."""
+        """Return whether the command has received this notification."""
         if self.events:
             return all(event.id in state.delivered for event in self.events)
         return state.waiting_reasons.get(self.search) == self.waiting_reason
 
     def mark_delivered(self, state: DeliveryState) -> None:
-        """Note that the command has received it."""
+        """Record in the state that the command has received this notification."""
         state.delivered |= {event.id for event in self.events}
         if self.waiting_reason is not None:
             state.waiting_reasons[self.search] = self.waiting_reason
@@ -57,7 +57,7 @@ class Notification:
 def list_notifications(
     connection: Connection, kinds: Collection[str], state: DeliveryState, until: int
 ) -> list[Notification]:
-    """Return the notifications that are not delivered, the oldest first; of events up to the id `until` only.
+    """Return the undelivered notifications, the oldest first. Events with ids above `until` are left out.
 
     Removes from `state` the waiting reasons of searches that no longer wait.
     """

@@ -1,4 +1,4 @@
-"""Decide which notifications are due, run the hook command on them, and keep what has been delivered."""
+"""Decide which notifications are due, run the hook command on them, and store the delivered events."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from eatnas_db.settings import Settings
 
 TIMEOUT_SECONDS: Final = 60.0
 COLLECTION_SECONDS: Final = 600.0
-"""Time after a call during which further events of the same kind and search are collected."""
+"""The time after a call during which further events of the same kind and search are collected."""
 RETRY_DELAYS_SECONDS: Final = (10.0, 60.0)
-"""Delays before the second and the third try of a command that failed; the third failure is the last try."""
+"""The delays before the second and the third try of a command that failed. There is no fourth try."""
 
 
 class Notifier:
-    """Runs the hook command for each new notification, one after the other.
+    """Runs the hook command for each new notification, one at a time.
 
-    `since`: seconds since 1970; when no delivery state exists yet, events before are not reported.
-    `has_pending`: whether notifications wait for a later call, so that another one is worth it without new events.
+    If no delivery state exists yet, events before `since` (in seconds since 1970) are not reported. `has_pending` is
+    whether notifications wait for a later call of `deliver`, even without new events.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Notifier:
         self._state_file = settings.home / "hooks.json"
         self._delivered_at: dict[tuple[str, str], float] = {}
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}
-        """Of each kind and search, the number of failed calls in a row and the time of the next try."""
+        """By kind and search, the number of failed calls in a row and the time of the next try."""
         self.has_pending = False
         self._watermark = EventWatermark()
         self._state = self._load_state(since)
         self._save_state()
 
     def deliver(self, *, last: bool = False) -> None:
-        """Run the command on every notification that is due; the `last` call tries all of them once."""
+        """Run the command on every notification that is due. The `last` call tries all notifications once."""
         until = self._watermark.advance(self._engine)
         with read_transaction(self._engine) as connection:
             notifications = list_notifications(connection, self._kinds, self._state, until)
@@ -97,7 +97,7 @@ class Notifier:
         self._save_state()
 
     def _schedule_retry(self, notification: Notification, error: str) -> bool:
-        """Log a failure of the command; return False after the last try."""
+        """Log a failure of the command. Return False after the last try."""
         tries = self._failures.get(notification.key, (0, 0.0))[0] + 1
         self._log.warning(
             "hooks.on_event failed for event %s of %s (try %d of %d): %s; see hooks.log for its output",
@@ -120,7 +120,7 @@ class Notifier:
                 return DeliveryState(record_uuid, get_newest_event_before(connection, since))
             reached = state.delivered_until_at
             if reached != get_event_time(connection, state.delivered_until):
-                # A backup was restored: the ids after its last event belong to new events, which are later.
+                # A backup was restored, so ids after its last event belong to new events, which have later times.
                 until = 0 if reached is None else get_newest_event_before(connection, math.nextafter(reached, math.inf))
                 return DeliveryState(record_uuid, until)
             return state

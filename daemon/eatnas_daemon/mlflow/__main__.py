@@ -34,14 +34,14 @@ class LiveSync:
         self._store_file: tuple[int, int] | None = None
 
     def update(self, changed: bool, last: bool) -> None:
-        """Write the record's changes, if it has `changed`, and update the pictures that are due.
+        """Write the record's changes if it has `changed`. Update the pictures that are due.
 
-        The `last` call updates all outdated pictures, and marks what the supervisor had leased as abandoned.
+        The `last` call updates all outdated pictures, and marks the supervisor's leased candidates as abandoned.
         """
         if self._store_file is not None and identify_store_file(self._tracking_uri) != self._store_file:
-            # MLflow keeps a deleted file open and would continue to write to it, so this program starts again.
+            # MLflow keeps a deleted file open and would continue to write to it, so restart this program.
             os.execv(sys.executable, sys.orig_argv)  # noqa: S606
-        sync, self._sync = self._sync, None  # kept only if this call succeeds
+        sync, self._sync = self._sync, None  # restored only if this call succeeds
         if sync is None and changed:
             client = open_store(self._engine, self._tracking_uri, print_to_stderr)
             self._store_file = identify_store_file(self._tracking_uri)
@@ -56,7 +56,7 @@ class LiveSync:
         self._sync = sync
 
     def log_error(self, error: Exception) -> None:
-        """Print an error to stderr in one line, and note it for `daemon status`."""
+        """Print an error to stderr in one line, and store it for `daemon status`."""
         self._log(f"{describe_error(self._tracking_uri, error)}; {suggest_repair(self._tracking_uri)}")
 
     def _log(self, message: str) -> None:
@@ -74,17 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=float, default=EVERY_SECONDS, help="seconds between two checks for changes")
     let_output_escape()
     options = parser.parse_args(arguments)
-    # URLs may hold passwords, and every user can read a process's arguments.
+    # Read URLs from the environment: they may hold passwords, and every user can read the arguments of a process.
     database_url, tracking_uri = os.environ.get("EATNAS_DB_URL"), os.environ.get("MLFLOW_TRACKING_URI")
     if not database_url or not tracking_uri:
         parser.error("set EATNAS_DB_URL and MLFLOW_TRACKING_URI")
-    # Under load a handler of Python's own runs late, and an interpreter with MLflow takes minutes to exit. MLflow's
-    # store and the record survive an end at any moment.
+    # End at once on SIGTERM: under load, a Python signal handler runs late, and an interpreter with MLflow takes
+    # minutes to exit. MLflow's store and the record survive an end at any moment.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         engine = open_record(database_url)
         live_sync = LiveSync(engine, tracking_uri, problem_file(load_settings(os.environ)))
-        # This program survives every error of MLflow, of its store and of the network.
+        # Catch every exception, because this program must survive all errors of MLflow, its store and the network.
         follow(engine, options.every, live_sync.update, live_sync.log_error, Exception)
     except EatnasError as error:
         sys.exit(str(error))

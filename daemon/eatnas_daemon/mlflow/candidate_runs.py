@@ -1,4 +1,4 @@
-"""MLflow's runs of candidates: one for each candidate that was attempted."""
+"""Write MLflow's runs of candidates: one run for each candidate with an attempt."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STATUSES: Final = {
     CandidateState.WAITING: SCHEDULED,
 }
 ABANDONED: Final = "KILLED"
-"""Status of a candidate whose daemon died while training it; the next daemon resumes it."""
+"""The status of a candidate whose daemon died during the training. The next daemon resumes the training."""
 ENDED: Final = ("FINISHED", "FAILED", "KILLED")
 PROGRESS_TAGS: Final = ("eatnas.state", "eatnas.attempt", "eatnas.epochs")
 NOTE_TAG: Final = "mlflow.note.content"
@@ -52,7 +52,7 @@ FILES_TAG: Final = "eatnas.drawn"
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """The MLflow experiment of a search, and the properties that its candidates share."""
+    """The MLflow experiment of a search, and properties that all its candidates share."""
 
     experiment_id: str
     recipe: dict[str, Any]
@@ -62,9 +62,9 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class CandidateRun:
-    """A candidate's run, and how much of the candidate it contains.
+    """A candidate's run, and the part of the candidate's data that it contains.
 
-    `progress` holds the values of `PROGRESS_TAGS`, `has_files` whether the architecture's files are uploaded.
+    `progress` has the values of `PROGRESS_TAGS`; `has_files` is whether the architecture's files are uploaded.
     """
 
     run_id: str
@@ -103,9 +103,9 @@ class CandidateRuns:
         *,
         look_up: bool,
     ) -> bool:
-        """Bring a candidate's run up to date. Return whether anything had to be written.
+        """Bring a candidate's run up to date. Return whether this wrote anything.
 
-        `live_hosts` are the ids of the hosts with a running supervisor, or None if every lease is live. `look_up`:
+        `live_hosts` are the ids of the hosts with a running supervisor, or None if every lease is live. With `look_up`,
         search MLflow for an unknown run before creating it, since another program may have created it.
         """
         key = self._key(candidate.id)
@@ -140,13 +140,13 @@ class CandidateRuns:
         return _read_run(run)
 
     def _note(self, candidate: AttemptedCandidate) -> dict[str, str]:
-        """Return the description of a run: why the model proposed the network, if it did."""
+        """Return the description of a run: the reason why the model proposed the network, if the model proposed it."""
         with read_transaction(self._engine) as connection:
             prediction = get_predicted_fitness(connection, candidate.id)
         return {} if prediction is None else {NOTE_TAG: prediction.reason}
 
     def _upload_files(self, run_id: str, candidate: AttemptedCandidate, experiment: Experiment) -> bool:
-        """Upload the architecture as JSON and as a drawing. Log only the first error, and go on without files."""
+        """Upload the architecture as JSON and as a drawing. After an error, log it once and continue without files."""
         if not self._store_accepts_files:
             return False
         try:
@@ -164,7 +164,7 @@ class CandidateRuns:
         self, run: CandidateRun, candidate: AttemptedCandidate, recipe: dict[str, Any], status: str, *, has_files: bool
     ) -> None:
         with read_transaction(self._engine) as connection:
-            # Fewer epochs than the run has: the candidate has begun from scratch.
+            # If the candidate has fewer epochs than its run, its training has begun again from scratch.
             first = run.epochs if run.epochs <= candidate.epochs else 0
             epochs = list_epochs(connection, candidate.id, first=first, end=candidate.epochs)
         log_in_batches(
@@ -214,7 +214,8 @@ def _params(candidate: AttemptedCandidate, recipe: dict[str, Any]) -> list[Param
 
     blocks = {f"block{number}": block for number, block in enumerate(candidate.genotype.split("/"), 1)}
     sizes = {"params": candidate.params, "mult_adds": candidate.mult_adds, "origin": candidate.origin}
-    if sources := list_sources(recipe):  # one for each architecture, whose code is no name of a parameter
+    # a source for each architecture, whose code is not allowed in a parameter's name
+    if sources := list_sources(recipe):
         recipe = {**recipe, FROM: ", ".join(map(str, sources))}
     return [Param(key, str(value)) for key, value in {**flatten(recipe), **blocks, **sizes}.items()]
 

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 RUNNING: Final = "RUNNING"
 SCHEDULED: Final = "SCHEDULED"
-"""Status of a search or candidate that is not finished and that no daemon works on."""
+"""The status of an unfinished search or candidate that no daemon works on."""
 SEARCH_TAG: Final = "eatnas.summary"
 CANDIDATE_TAG: Final = "eatnas.candidate"
 RUNS_PER_PAGE: Final = 500
 METRICS_PER_BATCH: Final = 800
-"""MLflow accepts 1000 items per request; the parameters and tags of a run share its last batch of metrics."""
+"""MLflow accepts 1000 items per request. The parameters and tags of a run are sent with its last batch of metrics."""
 MAX_ERROR_CHARACTERS: Final = 300
 
 
 def open_store(engine: Engine, tracking_uri: str, log: Callable[[str], None] = lambda _: None) -> MlflowClient:
     """Connect to a store, and create its tables if it is new.
 
-    A lock on the record serializes this: two programs that create a store at once would corrupt it.
+    A lock on the record serializes this function, because two programs that create a store at once would corrupt it.
     """
     with task_lock(engine, "mlflow", log):
         client = connect(tracking_uri)
@@ -40,7 +40,7 @@ def open_store(engine: Engine, tracking_uri: str, log: Callable[[str], None] = l
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """Return MLflow's client, without telemetry and without retries of its own."""
+    """Return a client of MLflow without telemetry and without MLflow's own retries."""
     configure_mlflow()
     from mlflow.tracking import MlflowClient
 
@@ -52,9 +52,10 @@ def configure_mlflow() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["DO_NOT_TRACK"] = "true"
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
-    # MLflow logs the traceback of each error that it also raises.
+    # Silence MLflow's log, since MLflow also raises each error that it logs.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")
-    # A request that MLflow repeats after a lost answer would create a second run; our retry looks the run up first.
+    # If MLflow repeated a request after a lost answer, it would create a second run. Our retry searches for the run
+    # first.
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
@@ -85,7 +86,8 @@ def log_in_batches(
 ) -> None:
     """Log metrics, parameters and tags to a run in as few requests as MLflow accepts.
 
-    The tags say how much the run contains, so they go with the last metrics: stores write metrics before tags.
+    The tags describe the part of the data that the run contains, so they are sent with the last metrics. Stores write
+    metrics before tags.
     """
     while len(metrics) > METRICS_PER_BATCH:
         client.log_batch(run_id, metrics=metrics[:METRICS_PER_BATCH])
@@ -99,7 +101,7 @@ def to_milliseconds(seconds: float) -> int:
 
 
 def describe_error(tracking_uri: str, error: Exception) -> str:
-    """Return one line for a log: the store, the kind of error and the first line of its message."""
+    """Describe an error in one line: the store, the class of the error and the first line of its message."""
     first_line = (str(error).splitlines() or [""])[0]
     message = f"MLflow at {tracking_uri}: {type(error).__name__}: {first_line}"
     return shorten_middle(hide_passwords(message, tracking_uri), MAX_ERROR_CHARACTERS)
@@ -125,6 +127,6 @@ def identify_store_file(tracking_uri: str) -> tuple[int, int] | None:
 
 
 def find_artifact_folder(tracking_uri: str) -> Path | None:
-    """Return the folder for the files of an SQLite store, next to it; None for a server, which has its own place."""
+    """Return the artifact folder next to an SQLite store; None for a server, which stores artifacts itself."""
     file = sqlite_file(tracking_uri)
     return None if file is None else file.absolute().parent / "mlflow-artifacts"

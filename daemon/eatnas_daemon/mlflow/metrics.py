@@ -24,7 +24,7 @@ SCORE_METRICS: Final = (
     "lineage_epochs",
     LATENCY,
 )
-"""`params` and `mult_adds` are parameters of the run too; MLflow sorts and plots only metrics by value."""
+"""`params` and `mult_adds` are also parameters of the run, but MLflow sorts and plots only metrics by value."""
 
 
 def epoch_metrics(epochs: Sequence[CandidateEpoch], device_kind: str) -> list[Metric]:
@@ -40,7 +40,7 @@ def epoch_metrics(epochs: Sequence[CandidateEpoch], device_kind: str) -> list[Me
 
 
 def score_metrics(candidate: AttemptedCandidate) -> list[Metric]:
-    """Return the metrics of a scored candidate, with the number of its last epoch; none without a score."""
+    """Return the metrics of a scored candidate, with the number of its last epoch; empty without a score."""
     from mlflow.entities import Metric
 
     if candidate.fitness is None or candidate.ended_at is None:

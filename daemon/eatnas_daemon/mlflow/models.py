@@ -1,4 +1,4 @@
-"""Log exported networks to MLflow, as models of their runs, and register them."""
+"""Log exported networks to MLflow as models of their candidates' runs, and register them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class LoggedModel:
 def log_model(
     engine: Engine, tracking_uri: str, model: TrainedModel, *, module: Path, weights: Path, register: str | None
 ) -> LoggedModel:
-    """Log an exported module and its weights to the run of their candidate, and register them under a name.
+    """Log an exported module and its weights to the run of the candidate. Register the model under `register` if given.
 
-    A run that MLflow does not have yet is written first. Raises `RecordError` if MLflow is not usable or refuses the
-    name.
+    If MLflow does not have the run yet, it is written first. Raises `RecordError` if MLflow is not usable or refuses
+    the name.
     """
     configure_mlflow()
     from mlflow.exceptions import MlflowException
@@ -63,7 +63,7 @@ def _find_run(engine: Engine, client: MlflowClient, model: TrainedModel) -> Run:
     with read_transaction(engine) as connection:
         record_uuid = get_record_uuid(connection)
     condition = f"tags.`eatnas.record` = '{record_uuid}' AND tags.`eatnas.search` = '{model.search}'"
-    # A deleted search of the same name also has an experiment.
+    # A deleted search of the same name may have an experiment too.
     for experiment in client.search_experiments(filter_string=condition):
         run = find_run(client, str(experiment.experiment_id), CANDIDATE_TAG, f"{record_uuid}/{model.candidate_id}")
         if run is not None:
@@ -77,9 +77,9 @@ def _log_model(client: MlflowClient, run: Run, module: Path, weights: Path, regi
 
     mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_registry_uri(client.tracking_uri)
-    # The experiment decides where the files of the model are stored.
+    # The experiment decides where MLflow stores the files of the model.
     mlflow.set_experiment(experiment_id=run.info.experiment_id)
-    # MLflow's progress bars and advice on model code do not concern the user of this program.
+    # Hide MLflow's progress bars and its advice on model code, which do not concern our users.
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logged = Model.log(

@@ -1,4 +1,4 @@
-"""The descriptions that MLflow shows above an experiment and above the run of a search, in Markdown."""
+"""Write the Markdown descriptions of experiments and of searches' runs for MLflow's pages."""
 
 from __future__ import annotations
 

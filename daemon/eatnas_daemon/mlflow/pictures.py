@@ -1,4 +1,4 @@
-"""The plots and the report of each search: rendered in a child process, uploaded to the search's run."""
+"""Render the plots and the report of each search in a child process, and upload them to the search's run."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PICTURES_TAG: Final = "eatnas.drawn"
-"""The revision of the search when its uploaded pictures were rendered."""
+"""The tag with the revision of the search that the uploaded pictures show."""
 MIN_INTERVAL_SECONDS: Final = 60.0
 MIN_INTERVAL_SHARE: Final = 0.02
-"""Pictures are rendered again after a minute, or after this share of the search's age if that is longer."""
+"""Pictures are rendered again after a minute, or after this share of the search's age if it is longer."""
 RENDER_TIMEOUT_SECONDS: Final = 600.0
 
 
@@ -30,14 +30,14 @@ class RenderProcess:
     """Renders one search at a time in a child process, so that slow plots do not delay the runs."""
 
     def __init__(self, database_url: str, monotonic: Callable[[], float] = time.monotonic) -> None:
-        # The environment carries the URL because it may hold a password; arguments are visible to every user.
+        # Pass the URL in the environment: it may hold a password, and every user can read the arguments of a process.
         self._environment = {**os.environ, "EATNAS_DB_URL": database_url}
         self._monotonic = monotonic
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._deadline = 0.0
         self.search_id: int | None = None
-        """The id of the search that was started last, until `clear()` deletes its files."""
+        """The id of the search that is being rendered or was rendered last, until `clear` deletes its files."""
 
     def start(self, search: SearchRecord) -> None:
         """Start to render a search."""
@@ -53,7 +53,7 @@ class RenderProcess:
         self.search_id = search.id
 
     def poll(self, *, wait: bool) -> Path | None:
-        """Return the folder of the rendered files, or None while the process is still running.
+        """Return the folder of the rendered files, or None while the process is running.
 
         Raises `RuntimeError` with the last line of its output if the process failed.
         """
@@ -82,7 +82,7 @@ class RenderProcess:
 
 @dataclass(slots=True)
 class TrackedSearch:
-    """A search, its current revision, and the revisions of its uploaded and of its last rendered pictures."""
+    """A search, its current revision, the revision of its uploaded pictures, and that of its last rendered pictures."""
 
     search: SearchRecord
     run_id: str
@@ -106,7 +106,7 @@ class SearchPictures:
         self._tracked: dict[int, TrackedSearch] = {}
 
     def track(self, search: SearchRecord, run_id: str, revision: str, uploaded: str) -> None:
-        """Set a search's current revision. `uploaded` counts only for a search that is not tracked yet."""
+        """Set a search's current revision. `uploaded` is used only if the search is not tracked yet."""
         tracked = self._tracked.get(search.id)
         if tracked is None:
             self._tracked[search.id] = TrackedSearch(search, run_id, revision, uploaded)
@@ -114,7 +114,7 @@ class SearchPictures:
             tracked.search, tracked.revision = search, revision
 
     def update(self, *, at_once: bool) -> None:
-        """Start to render a search whose pictures are due, and upload what has been rendered.
+        """Upload rendered pictures, and start to render a search whose pictures are due.
 
         With `at_once`, render and upload all outdated pictures before returning. Errors are logged, never raised.
         """
@@ -157,7 +157,7 @@ class SearchPictures:
             if folder is None:
                 return False
             self._client.log_artifacts(tracked.run_id, str(folder))
-            # The revision when rendering started: the pictures may show newer data, never older data.
+            # Store the revision from before the rendering: the pictures may show newer data, but never older data.
             self._client.set_tag(tracked.run_id, PICTURES_TAG, tracked.rendered)
             tracked.uploaded = tracked.rendered
         except Exception as error:  # any error of the render process or of MLflow's artifact store

@@ -21,12 +21,12 @@ class MlflowProblem:
 
 
 def problem_file(settings: Settings) -> Path:
-    """Return the file of a home's latest problem with MLflow; it does not exist while there is none."""
+    """Return the file with a home's latest problem with MLflow. The file exists only while there is a problem."""
     return settings.logs / "mlflow-problem.json"
 
 
 def read_problem(settings: Settings) -> MlflowProblem | None:
-    """Return the latest problem of the process that writes to MLflow; None if it has none."""
+    """Return the present problem of the process that writes to MLflow; None if it has no problem."""
     try:
         content = json.loads(problem_file(settings).read_text(encoding="utf-8"))
         return MlflowProblem(message=str(content["message"]), since_at=float(content["since_at"]))
@@ -35,12 +35,12 @@ def read_problem(settings: Settings) -> MlflowProblem | None:
 
 
 def record_problem(file: Path, message: str) -> None:
-    """Write a problem. A full disk is ignored, because the search must go on."""
+    """Store a problem. Ignores a full disk, because the search must continue."""
     with suppress(OSError), atomic_write(file) as opened:
         opened.write(json.dumps(asdict(MlflowProblem(message, time.time()))).encode())
 
 
 def clear_problem(file: Path) -> None:
-    """Delete the note of a problem that is over."""
+    """Delete the file of a problem that is solved."""
     with suppress(OSError):
         file.unlink(missing_ok=True)

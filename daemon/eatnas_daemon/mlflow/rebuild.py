@@ -19,9 +19,9 @@ JOURNAL_ENDINGS: Final = ("-wal", "-shm", "-journal")
 def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confirmed: bool) -> list[Path]:
     """Rename the files of an SQLite store, and return their new names.
 
-    Raises `ConflictError` for a store that is not an SQLite file, and for one that is not the home's own, at
-    `home_uri`, unless the user has confirmed it. A daemon that writes to the store notices that its file is gone, and
-    opens the new one.
+    Raises `ConflictError` if the store is not an SQLite file. Also raises it if the store is not the home's own store
+    `home_uri`, unless the user has `confirmed` this. A daemon that writes to the store notices that the file is gone,
+    and opens a new store.
     """
     file, artifacts = sqlite_file(tracking_uri), find_artifact_folder(tracking_uri)
     if file is None or artifacts is None:
@@ -42,7 +42,7 @@ def move_store_aside(engine: Engine, tracking_uri: str, *, home_uri: str, confir
 
 
 def _list_renamings(file: Path, artifacts: Path, number: int) -> list[tuple[Path, Path]]:
-    """Return the old and new paths of a store. SQLite finds a journal by the name of its database plus an ending."""
+    """Return the old and new paths of a store's files, including the journals, which SQLite finds by their names."""
     kept = file.with_name(f"{file.name}.old-{number}")
     journals = [(Path(f"{file}{ending}"), Path(f"{kept}{ending}")) for ending in JOURNAL_ENDINGS]
     return [*journals, (file, kept), (artifacts, artifacts.with_name(f"{artifacts.name}.old-{number}"))]

@@ -1,4 +1,4 @@
-"""MLflow's runs of searches: for each search one run, named `summary`, with the metrics of its population."""
+"""Write MLflow's runs of searches: one run named `summary` per search, with the metrics of its population."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ MAX_PARAM_CHARACTERS: Final = 500
 
 @dataclass(slots=True)
 class SearchRun:
-    """A search's run, and how much of the search it contains.
+    """A search's run, and the part of the search's data that it contains.
 
-    `revision` is the search's revision when the run was last written, `steps` the number of steps with metrics.
+    `revision` is the search's revision at the last write of the run; `steps` is the number of steps with metrics.
     """
 
     run_id: str
@@ -77,7 +77,7 @@ class SearchRuns:
         *,
         has_daemon: bool,
     ) -> None:
-        """Bring the run of every search up to date. `has_daemon`: a supervisor works on the record."""
+        """Bring the run of every search up to date. `has_daemon` is whether a supervisor works on the record."""
         for search in searches:
             revision, status = _revision(search, searches), _status(search, has_daemon=has_daemon)
             run = self._runs.get(search.id)
@@ -104,7 +104,7 @@ class SearchRuns:
         )
         params = [Param(key, str(value)[:MAX_PARAM_CHARACTERS]) for key, value in flatten(search.spec).items()]
         self._client.log_batch(run.info.run_id, params=params)
-        # One paragraph, because MLflow's page folds away all but the first.
+        # Write one paragraph, because MLflow's page hides all further paragraphs.
         link = link_to_run("Summary of the search", experiment_id, run.info.run_id)
         note = f"{link}: progress, best candidate, plots and report. {introduce(search)}"
         self._client.set_experiment_tag(experiment_id, "mlflow.note.content", note)

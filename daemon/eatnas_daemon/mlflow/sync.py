@@ -1,4 +1,4 @@
-"""Write a record to MLflow. MLflow is only a view: nothing is read back, and a lost store can be written again."""
+"""Write a record to MLflow. No decision reads MLflow, so a lost store can be written again from the record."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ if TYPE_CHECKING:
 CANDIDATES_PER_QUERY: Final = 500
 MAX_TAG_CHARACTERS: Final = 5000
 SEARCH_ID_TAG: Final = "eatnas.search_id"
-"""A search is found by its id: a new search may have the name of a deleted one, whose experiment is kept."""
+"""The tag with a search's id. Names are ambiguous: a new search may have the name of a deleted search."""
 
 
 def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
     """Bring an MLflow store up to date with the whole record. Return the number of candidate runs written.
 
-    Raises `RecordError` if MLflow is not reachable or not usable. Errors of `pictures` alone are printed to stderr.
+    Raises `RecordError` if MLflow is not reachable or not usable. Errors while rendering `pictures` are printed to
+    stderr.
     """
     configure_mlflow()
     try:
@@ -60,7 +61,7 @@ def sync(engine: Engine, tracking_uri: str, *, pictures: bool = True) -> int:
         mlflow_sync.update_pictures(at_once=True)
     except EatnasError:
         raise
-    # The reader of a damaged store, or of one whose first migration was killed, can raise any exception.
+    # Reading a store that is damaged, or whose first migration was killed, can raise any exception.
     except Exception as error:
         raise RecordError(f"{describe_error(tracking_uri, error)}; {suggest_repair(tracking_uri)}") from error
     return written
@@ -80,7 +81,7 @@ def list_experiment_ids(engine: Engine, tracking_uri: str) -> dict[str, str]:
 
 
 def list_views(engine: Engine, tracking_uri: str, base_url: str) -> dict[str, ViewLink]:
-    """Return links to the runs of a record's searches by their names, the newest search first."""
+    """Return links to the views of a record's searches by name, the newest search first."""
     ids = list_experiment_ids(engine, tracking_uri)
     with read_transaction(engine) as connection:
         metrics = {search.name: search.objective.metric for search in list_searches(connection)}
@@ -93,10 +94,10 @@ def print_to_stderr(message: str) -> None:
 
 
 class MlflowSync:
-    """Writes missing data to MLflow, and remembers what it has written, so that later calls process only changes.
+    """Writes missing data to MLflow. Remembers the written data, so that later calls process only changes.
 
     Every write can be repeated: experiments and runs are found by their tags, and MLflow stores equal metrics once.
-    After an error, a new `MlflowSync` continues from what the store contains.
+    After an error, a new `MlflowSync` continues from the content of the store.
     """
 
     def __init__(
@@ -127,9 +128,10 @@ class MlflowSync:
     def sync_changes(self, stopping_pid: int | None = None) -> int:
         """Bring MLflow up to date. Return the number of candidate runs written.
 
-        `stopping_pid`: a supervisor that is about to exit; what it has leased no longer counts as running.
+        `stopping_pid` is a supervisor that is about to exit. The candidates that it has leased no longer count as
+        running.
         """
-        # Without the lock, two programs could both create a run that is missing.
+        # Without the lock, two programs could create the same missing run.
         with task_lock(self._engine, "mlflow", print_to_stderr):
             newest_event = self._watermark.advance(self._engine)
             with read_transaction(self._engine) as connection:
@@ -150,7 +152,7 @@ class MlflowSync:
         return written
 
     def update_pictures(self, *, at_once: bool = False) -> None:
-        """Render and upload the pictures that are due, or all outdated ones with `at_once`."""
+        """Render and upload the pictures that are due or, with `at_once`, all outdated pictures."""
         if self._pictures is not None:
             self._pictures.update(at_once=at_once)
 
@@ -164,7 +166,7 @@ class MlflowSync:
                     candidate,
                     self._experiments[candidate.search_id],
                     live_hosts,
-                    # In the first call, `_open_experiment` has just listed all runs.
+                    # In the first call this is not needed, because `_open_experiment` has just listed all runs.
                     look_up=self._synced_event is not None,
                 )
         return written
@@ -198,7 +200,7 @@ class MlflowSync:
 
     def _create_experiment(self, search: SearchRecord) -> str:
         name, record = f"eatnas/{search.name}", self._record_uuid[:8]
-        # A name that is taken belongs to another record or to a deleted search.
+        # A taken name belongs to another record or to a deleted search.
         names = (name, f"{name} ({record})", f"{name} ({record}, search {search.id})")
         name = next((name for name in names if self._client.get_experiment_by_name(name) is None), names[-1])
         folder = find_artifact_folder(self._client.tracking_uri)
@@ -219,7 +221,7 @@ class MlflowSync:
 def _list_live_hosts(connection: Connection, stopping_pid: int | None) -> frozenset[int] | None:
     """Return the ids of the hosts whose supervisor works on the record; None if every lease is live.
 
-    On SQLite there is at most one supervisor: none of the leases is live without it, all are with it.
+    On SQLite there is at most one supervisor. If it runs, all leases are live; otherwise none is live.
     """
     if is_postgresql(connection):
         return list_connected_hosts(connection)

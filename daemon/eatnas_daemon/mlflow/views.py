@@ -1,4 +1,4 @@
-"""The view of an experiment's runs that MLflow opens: the training view, with columns for fitness, metric and cost."""
+"""Define the view of an experiment's runs that MLflow opens, with columns for fitness, metric and cost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VIEW_TAG: Final = "mlflow.sharedViewState."
 
 @dataclass(frozen=True, slots=True)
 class RunsView:
-    """The view of the runs of a search; its columns are fitness, the metric that the search optimizes, and cost."""
+    """The view of a search's runs. Its columns are fitness, the metric that the search optimizes, and cost."""
 
     metric: str = VALIDATION_ACCURACY
 
@@ -40,7 +40,7 @@ class RunsView:
 
     @property
     def key(self) -> str:
-        """The name of the view in MLflow's addresses."""
+        """The key of the view in the URLs of MLflow's pages."""
         return hashlib.sha256(self.content.encode()).hexdigest()
 
     @property
@@ -57,7 +57,7 @@ class RunsView:
 
 @dataclass(frozen=True, slots=True)
 class ViewLink:
-    """The address of a view, and its columns in words."""
+    """The URL of a view, and its columns in words."""
 
     columns: str
     url: str

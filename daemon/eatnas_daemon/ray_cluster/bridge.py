@@ -1,7 +1,8 @@
 """`python -m eatnas_daemon.ray_cluster.bridge`: the one process of a daemon that talks to Ray.
 
-It asks Ray for an actor for each worker that the daemon starts, and copies bytes between the daemon's pipes and the
-worker's. When it ends, Ray ends its actors. It ends when the daemon does, or when the cluster no longer knows it.
+The bridge asks Ray for an actor for each worker that the daemon starts, and copies bytes between the pipes of the
+daemon and of the worker. When the bridge ends, Ray ends its actors. The bridge ends when the daemon ends, or when the
+cluster no longer knows it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from eatnas_daemon.ray_cluster.versions import describe_connection_error
 
 POLL_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 10.0
-"""How long to wait for an answer of the head before it counts as gone."""
+"""The seconds without an answer after which the head counts as gone."""
 CLOSE_SECONDS: Final = 5.0
 REFUSAL_SECONDS: Final = 60.0
-"""How long no worker is sent to a node that refused one."""
+"""The seconds for which no worker is sent to a node that refused one."""
 TOO_MANY_FILES: Final = "the bridge to the Ray cluster has too many open files; raise `ulimit -n` for the daemon"
 
 
@@ -46,7 +47,7 @@ class Bridge:
         self._actors = Actors(self._new_actor, ray.kill)
 
     async def run(self) -> None:
-        """Start the workers that the daemon asks for, until it ends or the cluster is another one."""
+        """Start the workers that the daemon requests, until the daemon ends or the cluster is replaced."""
         tasks = [asyncio.create_task(self._accept()), asyncio.create_task(self._watch_cluster())]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -75,9 +76,10 @@ class Bridge:
             self._refused_until[relay.refused_by] = time.monotonic() + REFUSAL_SECONDS
 
     def _new_actor(self) -> tuple[Any, float | None]:
-        """Ask Ray for an actor, which drives Ray's autoscaler while it is pending.
+        """Request an actor from Ray. A pending actor makes Ray's autoscaler add nodes.
 
-        The actor stays away from nodes that have refused workers; ask again after the seconds that come with it.
+        Return the actor, which is not placed on nodes that have refused workers, and the seconds after which to request
+        another actor.
         """
         now = time.monotonic()
         refused = [node for node, until in self._refused_until.items() if until > now]
@@ -89,7 +91,10 @@ class Bridge:
         return actor, REFUSAL_SECONDS if refused else None
 
     async def _watch_cluster(self) -> None:
-        """Report the size of the cluster; return when it no longer has this process's node: it is another cluster."""
+        """Report the size of the cluster.
+
+        Return when the cluster no longer has this process's node, since it was replaced.
+        """
         own_node, gcs = self._context.get_node_id(), self._context.gcs_address
         silent_since: float | None = None
         query: asyncio.Task[list[dict[str, Any]]] | None = None
@@ -112,7 +117,7 @@ class Bridge:
 
 
 def _refuse(fds: list[int]) -> None:
-    """Refuse a request whose descriptors this process could not take over."""
+    """Refuse a request whose file descriptors this process could not receive."""
     if fds:
         with socket.socket(fileno=fds.pop(0)) as control:
             send_if_possible(control, {"exit_status": 1, "reason": TOO_MANY_FILES})
@@ -135,10 +140,10 @@ def _connects(address: str) -> bool:
 
 
 def _connect(control: socket.socket, address: str) -> bool:
-    """Connect to the cluster. Report a problem to the daemon, and return False, if that fails."""
+    """Connect to the cluster. If this fails, report the problem to the daemon and return False."""
     try:
         if address != "auto":
-            # Ray itself would try for minutes.
+            # Check the address first, because Ray itself would try for minutes.
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False, namespace="eatnas-db")
@@ -149,7 +154,7 @@ def _connect(control: socket.socket, address: str) -> bool:
 
 
 def _exit_with_daemon(control: socket.socket) -> None:
-    """Exit soon after the daemon has closed its end, even if Ray blocks the main thread."""
+    """Exit soon after the daemon has closed its socket, even if Ray blocks the main thread."""
     poll = select.poll()
     poll.register(control, select.POLLHUP)
     while not any(event & select.POLLHUP for _, event in poll.poll()):
@@ -172,12 +177,12 @@ def main() -> int:
     if not _connect(control, options.address):
         return 1
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Ctrl-C and `kill` of a group also reach the daemon, which lets its workers checkpoint first.
+        # Ignore signals to the process group: they also reach the daemon, which lets its workers checkpoint first.
         signal.signal(number, signal.SIG_IGN)
     ray.cloudpickle.register_pickle_by_value(remote_worker)
     bridge = Bridge(control, options.address, WorkerNeeds(options.cpus, options.gpus))
     asyncio.run(bridge.run())
-    # Ray ends the actors of a process that is gone, so a shutdown that blocks must not keep it.
+    # Exit even if the shutdown blocks: Ray ends the actors of an ended process.
     threading.Timer(CLOSE_SECONDS, os._exit, [0]).start()
     ray.shutdown()
     os._exit(0)

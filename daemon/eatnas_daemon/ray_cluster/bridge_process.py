@@ -1,4 +1,4 @@
-"""The daemon's side of its bridge to a Ray cluster: starts it, passes pipes to it, starts it again if it dies."""
+"""Start a bridge to a Ray cluster, pass pipes to it, and restart it if it dies. The daemon's side."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BRIDGE_PROGRAM: Final = "eatnas_daemon.ray_cluster.bridge"
 FIRST_RESTART_SECONDS: Final = 1.0
 MAX_RESTART_SECONDS: Final = 30.0
 SILENT_SECONDS: Final = 60.0
-"""A bridge that has reported nothing for so long is killed; its workers count as lost."""
+"""A bridge that has reported nothing for this time is killed, and its workers count as lost."""
 CONNECT_SECONDS: Final = 180.0
-"""The same limit while it connects."""
+"""The same limit while the bridge connects."""
 CLOSE_SECONDS: Final = 8.0
 MAX_LOG_BYTES: Final = 10_000_000
-"""A larger log file is renamed when a bridge starts; the one before is removed."""
+"""A larger log file is renamed when a bridge starts. The previous renamed file is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,10 @@ class ClusterNode:
 
 
 class BridgeProcess:
-    """The process that talks to Ray. `problem` is the reason why there is no connection to the cluster, in one line.
+    """The process that talks to Ray. `problem` is the reason in one line why the cluster is not connected, or None.
 
-    `home`: the folder that all nodes must share. The file `marker` in it proves to an actor that its node sees the same
-    folder.
+    `home` is the folder that all nodes must share. By the file `marker` in it, an actor checks that its node sees the
+    same folder.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class BridgeProcess:
         self._token = secrets.token_hex(16)
         self.problem: str | None = None
         self.nodes: tuple[ClusterNode, ...] | None = None
-        """The nodes that are alive; None while there is no connection."""
+        """The living nodes; None without a connection."""
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._starts, self._start_after, self._silent = 0, 0.0, False
@@ -70,9 +70,10 @@ class BridgeProcess:
         return None if self._process is None else self._process.pid
 
     def poll(self) -> None:
-        """Read what the bridge has reported, and start it again if it has ended. Never waits."""
+        """Read the reports of the bridge, and restart the bridge if it has ended. Never waits."""
         now = self._monotonic()
-        if now - self._polled_at > SILENT_SECONDS / 2:  # this process was suspended
+        # this process was suspended, so the silence is not the bridge's fault
+        if now - self._polled_at > SILENT_SECONDS / 2:
             self._heard_at = now
         self._polled_at = now
         if self._read():
@@ -87,7 +88,10 @@ class BridgeProcess:
             self._start(now)
 
     def launch(self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int) -> None:
-        """Let the bridge start a worker with these ends of its pipes. Raises `OSError` if there is no bridge."""
+        """Let the bridge start a worker, with these ends of the worker's pipes.
+
+        Raises `OSError` if there is no bridge.
+        """
         if self._control is None:
             raise BrokenPipeError(f"there is no connection to the Ray cluster at {self.address}")
         common = {"home": str(self._home), "marker": str(self._marker), "token": self._token}
@@ -97,7 +101,7 @@ class BridgeProcess:
             raise BrokenPipeError(f"the bridge to the Ray cluster takes no requests: {error.strerror}") from error
 
     def close(self) -> None:
-        """End the bridge, and with it the actors."""
+        """End the bridge, which ends its actors."""
         with contextlib.suppress(OSError):
             self._marker.unlink(missing_ok=True)
         if self._control is not None:
@@ -112,7 +116,7 @@ class BridgeProcess:
             self._process = None
 
     def _read(self) -> bool:
-        """Process the packets that arrived; return whether there were any."""
+        """Process the packets that have arrived. Return whether there were any."""
         heard = False
         with contextlib.suppress(BlockingIOError, EOFError):
             while self._control is not None:
@@ -141,7 +145,7 @@ class BridgeProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(others.fileno(),),
-                    # Ctrl-C in the terminal must not end it before the workers have checkpointed.
+                    # Ctrl-C in the terminal must not end the bridge before the workers have checkpointed.
                     start_new_session=True,
                 )
         except OSError as error:
@@ -154,7 +158,7 @@ class BridgeProcess:
         self._control, self._heard_at, self._silent = own, now, False
 
     def _end(self, now: float) -> None:
-        """Note the end of the bridge; all of its workers have ended with it."""
+        """Handle the end of the bridge, whose workers have all ended too."""
         assert self._process is not None
         if self._control is not None:
             self._control.close()
@@ -176,7 +180,7 @@ class BridgeProcess:
 
 
 def _rotate(log_file: Path) -> None:
-    """Rename a log file that is too large: a bridge that cannot connect is started again and again."""
+    """Rename a log file that is too large, since a bridge that cannot connect is restarted again and again."""
     with contextlib.suppress(FileNotFoundError):
         if log_file.stat().st_size > MAX_LOG_BYTES:
             log_file.replace(log_file.with_name(f"{log_file.name}.1"))

@@ -1,4 +1,4 @@
-"""Decide how many workers a daemon asks a Ray cluster for, and explain why none of them trains."""
+"""Decide the number of workers that a daemon requests from a Ray cluster, and explain why none of them trains."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from eatnas_daemon.workers.timeouts import Timeouts
 
 FREE: Final = Availability(True, "free")
 CONNECT_SECONDS: Final = 20.0
-"""A connection usually takes less, and is no problem until then."""
+"""A missing connection is reported as a problem only after this time, since connecting takes a while."""
 CONNECTING: Final = (
     "connecting to the Ray cluster at {address}; if this lasts, check that --address has the port of its head, by "
     "default 6379"
 )
 PENDING_SECONDS: Final = 60.0
-"""Workers that are pending for so long wait for room."""
+"""Workers that are pending for longer than this wait for room in the cluster."""
 IDLE_SECONDS: Final = 60.0
-"""A worker for which no candidate waits keeps its place on a node for so long."""
+"""An idle worker for which no candidate waits keeps its place on a node for this time."""
 NO_CANDIDATE_WAITS: Final = "no candidate waits for it"
 
 
 class ClusterScheduler:
-    """Has one slot for each worker that the cluster has room for, or as many as the user wants, if candidates wait.
+    """Opens a slot for each waiting candidate, up to the room in the cluster or the number that the user sets.
 
-    Ray decides on which node a worker runs. A slot without a node is pending, which drives Ray's autoscaler. A worker
-    that stays idle ends, so that the autoscaler can end its node.
+    Ray decides on which node a worker runs. The worker of a slot without a node is pending, which makes Ray's
+    autoscaler add nodes. A worker that stays idle ends, so that the autoscaler can remove its node.
     """
 
     follows_demand: Final = True
@@ -53,15 +53,15 @@ class ClusterScheduler:
         self._started_at = monotonic()
         self._demand: int | None = None
         self._idle_since: dict[tuple[int, int], float] = {}
-        """The time since which workers are idle, by their slot and the number of their trainings."""
+        """The times since which workers are idle, by slot and number of trainings."""
         self.problem: str | None = None
 
     def set_demand(self, slots: int) -> None:
-        """Set the number of slots that running trainings take and waiting candidates could take."""
+        """Set the number of slots that running trainings take plus those that waiting candidates could take."""
         self._demand = slots
 
     def update(self, slots: list[Slot], paused: Collection[str], timeouts: Timeouts) -> None:
-        """Follow the size of the cluster and the pauses set by users."""
+        """Adapt the slots to the size of the cluster and to the pauses set by users."""
         self._bridge.poll()
         self._end_idle_workers(slots, timeouts)
         for slot in slots:
@@ -77,7 +77,7 @@ class ClusterScheduler:
         self.problem = self._find_problem(slots, paused)
 
     def _end_idle_workers(self, slots: Sequence[Slot], timeouts: Timeouts) -> None:
-        """Ask the workers to exit that no candidate has needed for long."""
+        """Ask workers to exit that have been idle for a long time."""
         now = self._monotonic()
         workers = [(slot.number, slot.worker) for slot in slots if slot.worker is not None]
         idle = {(number, worker.trainings): worker for number, worker in workers if worker.idle}
@@ -90,21 +90,22 @@ class ClusterScheduler:
                 staying -= 1
 
     def _count_wanted(self, slots: Sequence[Slot]) -> int:
-        """Return the number of slots that are needed now, including those of workers that are not idle for long."""
+        """Return the number of slots that are needed now, including the slots of workers that became idle recently."""
         nodes, wanted = self._bridge.nodes, self._max_workers
         if wanted is None:
-            # Without a connection the slots of the lost workers stay. Without room one slot drives the autoscaler.
+            # Without a connection, the slots of lost workers stay. Without room, one pending slot makes the autoscaler
+            # add nodes.
             wanted = len(slots) if nodes is None else max(1, sum(node.workers for node in nodes))
         if self._demand is None:
             return wanted
         staying = [slot.worker for slot in slots if slot.worker is not None and not slot.worker.exiting]
         needed = max(self._demand, sum(not worker.process.pending for worker in staying))
-        # The slot of a paused GPU stays without a worker, so another one has to take its place.
+        # The slot of a paused GPU stays without a worker, so another slot has to replace it.
         closed = sum(slot.worker is None and not slot.may_start for slot in slots)
         return min(wanted, needed + closed)
 
     def _resize(self, slots: list[Slot], timeouts: Timeouts) -> None:
-        """Add slots, or remove those that are empty or pending."""
+        """Add slots, or remove empty and pending slots."""
         nodes, wanted = self._bridge.nodes, self._count_wanted(slots)
         empty = [slot for slot in slots if slot.worker is None][: max(0, len(slots) - wanted)]
         slots[:] = [slot for slot in slots if slot not in empty]
@@ -127,7 +128,7 @@ class ClusterScheduler:
         workers = [slot.worker for slot in slots if slot.worker is not None]
         trains = any(worker.ready is not None for worker in workers)
         for slot in slots:
-            # A worker may be lost while it starts; two in a row are a problem even if others train.
+            # A single worker may be lost while it starts. Two in a row are a problem even if other workers train.
             if slot.start_error is not None and slot.failed_starts > trains:
                 return f"workers cannot be started: {slot.start_error}"
         if not workers or not all(worker.process.pending for worker in workers):
@@ -135,34 +136,34 @@ class ClusterScheduler:
             return None
         now = self._monotonic()
         self._pending_since = now if self._pending_since is None else self._pending_since
-        # Ray needs some seconds to start an actor even if a node is free.
+        # Even if a node is free, Ray needs some seconds to start an actor.
         starts = any(node.workers for node in self._bridge.nodes) and now - self._pending_since < PENDING_SECONDS
         return None if starts else _describe_pending(self._bridge)
 
     def add_worker(self, pid: int) -> None:
-        """Ignore the worker; Ray gives it its GPU."""
+        """Ignore the worker, because Ray assigns its GPU."""
 
     def record_failure(self, uuid: str, candidate_id: int) -> None:
-        """Ignore the failure; Ray places the next worker."""
+        """Ignore the failure, because Ray places the next worker."""
 
     def record_success(self, uuid: str) -> None:
         """Ignore the success."""
 
     def available_bytes(self, uuid: str, slots: Collection[Slot]) -> int:
-        """Return the memory of a GPU for one more training besides those in `slots`; 0 if it is not known."""
+        """Return the memory of a GPU that the trainings in `slots` leave for one more training; 0 if it is unknown."""
         device = self._find(uuid)
         if device is None:
             return 0
         return device.free_bytes - sum(slot.worker.outstanding_bytes for slot in slots if slot.worker is not None)
 
     def load(self, uuid: str) -> float | None:
-        """Return the utilization of a GPU between 0 and 1, or None if it is not known."""
+        """Return the utilization of a GPU between 0 and 1, or None if it is unknown."""
         device = self._find(uuid)
         percent = None if device is None else device.utilisation_percent
         return None if percent is None else percent / 100
 
     def is_broken(self, uuid: str) -> bool:
-        """Return False: a node that does not answer ends its actors."""
+        """Return False, because Ray ends the actors of a node that does not answer."""
         return False
 
     def close(self) -> None:
@@ -174,7 +175,7 @@ class ClusterScheduler:
 
 
 def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[DeviceStatus]:
-    """Return the GPUs of the workers, as their nodes have reported them."""
+    """Return the status of the workers' GPUs, as their nodes have reported them."""
     statuses: dict[str, DeviceStatus] = {}
     for slot in slots:
         if slot.worker is not None and slot.on_gpu and slot.device.uuid != UNPLACED_UUID:
@@ -184,7 +185,7 @@ def _gpu_statuses(slots: Sequence[Slot], paused: Collection[str]) -> list[Device
 
 
 def _describe_pending(bridge: BridgeProcess) -> str:
-    """Return why all workers are pending: no node has room, or none is large enough."""
+    """Return the reason why all workers are pending: no node has room, or no node is large enough."""
     nodes = bridge.nodes or ()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     size = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'} with {cpus:g} CPUs and {gpus:g} GPUs"

@@ -1,4 +1,4 @@
-"""Wait for file descriptors in an event loop, and allow enough of them."""
+"""Wait for file descriptors in an event loop, and raise the limit of their number."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import suppress
 
 
 def allow_many_files() -> None:
-    """Raise this process's limit of open files as far as it may: each worker takes three and some connections."""
+    """Raise this process's limit of open files to the maximum: each worker needs three files and some connections."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def readable(descriptor: int) -> None:
-    """Return when a descriptor has something to read, or its other end is closed."""
+    """Return when a descriptor is readable, or its other end is closed."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_reader(descriptor, event.set)
@@ -27,7 +27,7 @@ async def readable(descriptor: int) -> None:
 
 
 async def writable(descriptor: int) -> None:
-    """Return when a descriptor takes bytes, or its other end is closed."""
+    """Return when a descriptor is writable, or its other end is closed."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
     loop.add_writer(descriptor, event.set)

@@ -17,7 +17,7 @@ from eatnas_daemon.workers.worker_process import WorkerProcess
 from eatnas_db.domain.arithmetic import NATIVE, recorded_settings
 
 FROM_DAEMON: tuple[str, ...] = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables that workers take from the daemon's environment; the rest comes from their node's."""
+"""The variables that workers take from the daemon's environment. All other variables come from their node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RayLauncher:
     environment: Mapping[str, str] | None = None
 
     def log_file(self, slot: int) -> Path:
-        """Return the file for the output of a slot's workers that belongs to no candidate."""
+        """Return the log file for the output of a slot's workers outside trainings."""
         return self.log_folder / f"worker-{slot}.log"
 
     def with_arithmetic(self, arithmetic: str) -> RayLauncher:
@@ -39,7 +39,7 @@ class RayLauncher:
         return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Ask for a worker; it is pending until a node has room. Raises `OSError`."""
+        """Request a worker, which is pending until a node has room. Raises `OSError`."""
         environment = os.environ if self.environment is None else self.environment
         own = {name: environment[name] for name in FROM_DAEMON if name in environment}
         on_gpu = device.kind != CPU

@@ -1,6 +1,6 @@
-"""Copy the bytes between the daemon's pipes of one worker and the actor that holds the worker.
+"""Copy bytes between the daemon's pipes for one worker and the actor that holds the worker.
 
-It knows Ray only as actors whose methods return awaitables, so that tests need no cluster.
+This module uses Ray only as actors whose methods return awaitables, so that tests need no cluster.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from eatnas_daemon.ray_cluster.requests import receive_packet, send_if_possible,
 
 CHUNK_BYTES: Final = 1 << 16
 READ_SECONDS: Final = 1.0
-"""How long the actor waits for the worker before it reports that nothing was written."""
+"""The seconds that the actor waits for output of the worker before it returns none."""
 SILENT_SECONDS: Final = 10.0
-"""An actor that has not answered for so long is reported to the daemon."""
+"""An actor that has not answered for this time is reported to the daemon."""
 KILL_SECONDS: Final = 2.0
 
 
 class ActorLostError(Exception):
-    """The actor has ended, with the worker in it."""
+    """The actor, and the worker in it, have ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actors:
-    """The cluster as a relay sees it.
+    """The functions of the cluster that a relay uses.
 
-    `start` returns a new actor, and the seconds after which to ask for another one if it is still pending. `kill` ends
-    an actor; it may block.
+    `start` returns a new actor, and the seconds after which to request another actor if this one is still pending.
+    `kill` ends an actor, and may block.
     """
 
     start: Callable[[], tuple[Any, float | None]]
@@ -43,7 +43,7 @@ class Actors:
 
 
 class Relay:
-    """One worker: its actor, its two pipes, and the socket over which its state is reported to the daemon."""
+    """The connection to one worker: its actor, its two pipes, and the socket that reports its state to the daemon."""
 
     def __init__(
         self, request: dict[str, Any], control: socket.socket, command_fd: int, report_fd: int, actors: Actors
@@ -69,7 +69,7 @@ class Relay:
             if work.done():
                 ended = work.result()
         except Exception as error:
-            # Not only `ActorLostError`: the reason must reach the daemon in any case.
+            # Catch every exception, because the daemon must get the reason in any case.
             ended["reason"] = self._describe_loss(error)
         finally:
             for task in (work, killed):
@@ -100,7 +100,7 @@ class Relay:
                 self._node = await asyncio.wait_for(_answer(self._actor.locate.remote()), seconds)
                 break
             await self._end_actor()
-        # From now on the worker is no longer pending: a start that takes too long is the node's fault.
+        # From now on the worker is no longer pending, so a start that takes too long counts as a fault of the node.
         send_if_possible(self._control, {"node": self._node})
         return dict(await self._answer_or_report_silence(self._actor.start.remote(self._request)))
 
@@ -122,12 +122,12 @@ class Relay:
             if content == b"":
                 return
             if content is not None:
-                # The daemon has closed its end only if it has killed the worker.
+                # The daemon closes its end only after it has killed the worker.
                 with contextlib.suppress(BrokenPipeError):
                     await write_all(self._report_fd, content)
 
     async def _answer_or_report_silence(self, reference: Awaitable[Any]) -> Any:
-        """Return the actor's answer; report to the daemon how long it takes if it takes long."""
+        """Return the answer of the actor. If it takes long, report the time to the daemon."""
         answer, asked_at = asyncio.ensure_future(_answer(reference)), time.monotonic()
         try:
             while not (await asyncio.wait([answer], timeout=SILENT_SECONDS))[0]:
@@ -137,7 +137,7 @@ class Relay:
             answer.cancel()
 
     async def _wait_for_kill(self) -> None:
-        """Return when the daemon asks to kill the worker, or has closed its end of the socket."""
+        """Return when the daemon requests to kill the worker, or has closed its end of the socket."""
         while True:
             await readable(self._control.fileno())
             with contextlib.suppress(BlockingIOError):
@@ -149,7 +149,7 @@ class Relay:
                     return
 
     async def _kill_actor(self) -> None:
-        """End the worker with its descendants, then the actor. An actor that is frozen or pending is ended alike."""
+        """End the worker with its descendants, and then the actor. This also ends a frozen or pending actor."""
         if self._started:
             with contextlib.suppress(TimeoutError, ActorLostError):
                 await asyncio.wait_for(_answer(self._actor.kill.remote()), KILL_SECONDS)
@@ -160,7 +160,7 @@ class Relay:
             await asyncio.wait_for(asyncio.to_thread(self._actors.kill, self._actor), KILL_SECONDS)
 
     async def _report_end(self, ended: dict[str, Any]) -> None:
-        # Unlike a state, which the next one replaces, the end must arrive even if the daemon has read nothing for long.
+        # A later state replaces a lost state, but the end must arrive, even if the daemon has read nothing for long.
         with contextlib.suppress(OSError):
             while True:
                 try:
@@ -179,7 +179,7 @@ class Relay:
 
 
 async def _answer(reference: Awaitable[Any]) -> Any:
-    """Return the value of a call of an actor. Raises `ActorLostError` if the actor is gone."""
+    """Return the result of a method call on an actor. Raises `ActorLostError` if the actor is gone."""
     try:
         return await reference
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A worker process on a node of a Ray cluster, with the interface of one on this machine."""
+"""A worker process on a node of a Ray cluster, with the interface of a local worker process."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class RemoteWorkerProcess(WorkerProcess):
 
     @property
     def suspended(self) -> bool:
-        """Return whether the process was stopped on its node, or its node does not answer."""
+        """Return whether the process is stopped on its node, or its node does not answer."""
         return bool(self._actor.latest("suspended", False)) or self.unreachable_seconds > 0
 
     @property
     def unreachable_seconds(self) -> float:
-        """Return how long the actor has not answered; 0 if it answers."""
+        """Return the seconds for which the actor has not answered; 0 if it answers."""
         return float(self._actor.latest("silent_seconds", 0.0))
 
     @property
@@ -59,11 +59,11 @@ class RemoteWorkerProcess(WorkerProcess):
 
     @property
     def loss_reason(self) -> str | None:
-        """Return why the worker was lost, if its end has no other cause."""
+        """Return the reason why the worker was lost, or None if it ended by itself."""
         return self._actor.reason
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:
-        """Return the device on which the worker reports to be. Raises `ValueError` if it reports no GPU."""
+        """Return the device that the worker reports. Raises `ValueError` if it should be on a GPU and reports none."""
         node, cores = self._actor.latest("node", "unknown"), int(self._actor.latest("cores", 1))
         if not self._on_gpu:
             return DeviceSnapshot(f"cpu:ray:{node}", CPU, f"processor of the Ray node {node}", cores=cores)
@@ -73,7 +73,7 @@ class RemoteWorkerProcess(WorkerProcess):
         return self.read_device(DeviceSnapshot(uuid, CUDA, f"GPU of the Ray node {node}"))
 
     def read_device(self, device: DeviceSnapshot) -> DeviceSnapshot:
-        """Return the last snapshot of a GPU of the worker's node; `device` if the driver there does not report it."""
+        """Return the node's last snapshot of the worker's GPU, or `device` if the node's driver does not report it."""
         node = self._actor.latest("node", "unknown")
         for gpu in self._actor.latest("gpus", ()):
             if gpu["uuid"] == device.uuid:
@@ -91,7 +91,7 @@ class RemoteWorkerProcess(WorkerProcess):
 
 
 class ActorState:
-    """The last state of an actor that its bridge has reported; it takes the place of the process."""
+    """The last state of an actor that the bridge has reported. It replaces a `subprocess.Popen`."""
 
     def __init__(self, control: socket.socket) -> None:
         self.pid = 0
@@ -115,7 +115,7 @@ class ActorState:
 
     @property
     def ended(self) -> bool:
-        """Return whether the end of the worker is known."""
+        """Return whether the bridge has reported the end of the worker."""
         self._update()
         return self._exit_status is not None
 
@@ -144,7 +144,7 @@ class ActorState:
         self._control.close()
 
     def _update(self) -> None:
-        """Read what the bridge has reported."""
+        """Read the reports of the bridge."""
         with suppress(BlockingIOError):
             while not self._closed and self._exit_status is None:
                 try:
@@ -158,5 +158,5 @@ class ActorState:
 
 
 def _full_uuid(reported: str) -> str:
-    """Return a GPU's UUID as the driver writes it, with a prefix. Torch leaves the prefix out."""
+    """Return a GPU's UUID with the prefix that the driver writes and torch leaves out."""
     return reported if reported.startswith(("GPU-", "MIG-")) else f"GPU-{reported}"

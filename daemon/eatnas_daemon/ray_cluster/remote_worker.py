@@ -1,7 +1,7 @@
-"""The actor that holds one worker process on a node of a Ray cluster, with the pipes to it.
+"""The actor that holds one worker process, and the pipes to it, on a node of a Ray cluster.
 
-Ray pickles this module by value, so that its code is always the daemon's own. It imports only the standard library
-until it has compared the versions of the packages on the node with those of the daemon.
+Ray pickles this module by value, so that its code is always the daemon's own. The actor imports only the standard
+library until it has compared the package versions on the node with the daemon's versions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
     "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
 )
-"""Replaces itself by a command that the kernel kills when the thread that started it ends, and its process with it."""
+"""A program that replaces itself by a command. The kernel kills the command when the thread that started it ends."""
 
 
 class RemoteWorker:
-    """One worker process. Each method may run in a thread of its own; `start` comes before all but `locate`."""
+    """One worker process. Methods may run in different threads.
+
+    Call `start` before all other methods except `locate`.
+    """
 
     def __init__(self) -> None:
         self._node = socket.gethostname()
@@ -38,11 +41,11 @@ class RemoteWorker:
         self._error: str | None = None
 
     def locate(self) -> str:
-        """Return the name of the node, without reading any file of it."""
+        """Return the name of the node without reading its files."""
         return self._node
 
     def start(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start the process. Return the node's name and its cores, or the reason for a refusal as `refused`."""
+        """Start the process. Return the node's name and cores or, under `refused`, the reason of a refusal."""
         refused = self._find_obstacle(request)
         if refused is None:
             # The kernel kills the worker when this thread ends, so the thread stays until the worker has ended.
@@ -94,7 +97,7 @@ class RemoteWorker:
         if not request["on_gpu"]:
             variables["CUDA_VISIBLE_DEVICES"] = ""
         elif gpus := _own_gpus():
-            # Ray sets it too, unless the node's RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES forbids that.
+            # Ray also sets this variable, unless RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES is set on the node.
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         worker_in, self._command_fd = os.pipe()
         self._report_fd, worker_out = os.pipe()
@@ -125,7 +128,7 @@ class RemoteWorker:
         return DeviceMonitor(nvml.read_gpus)
 
     def write(self, content: bytes) -> None:
-        """Write to the worker's pipe, and wait if it is full. An empty text closes the pipe."""
+        """Write to the worker's pipe, and wait while it is full. Empty content closes the pipe."""
         if not content:
             os.close(self._command_fd)
         with contextlib.suppress(BrokenPipeError):
@@ -133,7 +136,10 @@ class RemoteWorker:
                 content = content[os.write(self._command_fd, content) :]
 
     def read(self, seconds: float) -> tuple[bytes | None, dict[str, Any]]:
-        """Return what the worker has written, and its state. Wait up to `seconds`; None means nothing was written."""
+        """Wait up to `seconds` for output of the worker.
+
+        Return the output (None if there was none) and the worker's state.
+        """
         content, poll = None, select.poll()
         poll.register(self._report_fd, select.POLLIN)
         if poll.poll(seconds * 1000):
@@ -141,7 +147,7 @@ class RemoteWorker:
         return content, self._measure()
 
     def _measure(self) -> dict[str, Any]:
-        """Return the memory and the CPU time of the worker, whether it is stopped, and the state of the node's GPUs."""
+        """Return the worker's memory and CPU time, whether it is stopped, and the state of the node's GPUs."""
         import psutil
 
         measured: dict[str, Any] = {}
@@ -160,12 +166,12 @@ class RemoteWorker:
         if self._monitor is None:
             return []
         names = ("uuid", "name", "index", "total_bytes", "free_bytes", "utilisation_percent")
-        with contextlib.suppress(Exception):  # The worker itself meets an error of its driver.
+        with contextlib.suppress(Exception):  # If the driver fails, the worker itself reports the error.
             return [{name: getattr(gpu, name) for name in names} for gpu in self._monitor.snapshots(wait=False)]
         return []
 
     def finish(self) -> int:
-        """Return the exit status of a worker that has closed its pipe; kill it if it does not exit."""
+        """Return the exit status of a worker that has closed its pipe. Kill the worker if it does not exit."""
         assert self._process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(EXIT_SECONDS)
@@ -187,7 +193,7 @@ def _node_id() -> str | None:
 
 
 def _own_gpus() -> list[str]:
-    """Return the GPUs that Ray has given to this actor, as CUDA_VISIBLE_DEVICES names them; none outside a cluster."""
+    """Return the GPUs that Ray has assigned to this actor, as in CUDA_VISIBLE_DEVICES; empty outside a cluster."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return []
@@ -195,7 +201,7 @@ def _own_gpus() -> list[str]:
 
 
 def _installed_version(name: str) -> str | None:
-    """Return the public part of a version: builds for other devices differ in the local part after the plus sign."""
+    """Return the installed version without the local part after the plus sign, which names the build for a device."""
     try:
         return importlib.metadata.version(name).partition("+")[0]
     except importlib.metadata.PackageNotFoundError:
@@ -206,5 +212,5 @@ def _open_log(file: Path) -> Any:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         return file.open("ab")
-    except OSError:  # A full disk costs the log, not the training.
+    except OSError:  # On a full disk, the log is lost, but the training continues.
         return Path(os.devnull).open("ab")

@@ -1,4 +1,4 @@
-"""What the daemon and its bridge to a Ray cluster say to each other: JSON objects, one per packet of a socket."""
+"""The packets between the daemon and its bridge to a Ray cluster. Each packet of the socket is a JSON object."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKET_BYTES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class WorkerNeeds:
-    """What each worker occupies on a node: CPUs, and a GPU or a part of one."""
+    """The resources of a node that each worker occupies: CPUs, and a GPU or a part of one."""
 
     cpus: float = 1.0
     gpus: float = 0.0
@@ -24,7 +24,7 @@ class WorkerNeeds:
 
     def count_workers(self, cpus: float, gpus: float) -> int:
         """Return the number of workers for which a node with these resources has room."""
-        # A share is a part of one GPU: the rests of two GPUs make no third share.
+        # A worker's share is a part of one GPU, so the remainders of two GPUs cannot be combined.
         by_gpus = int(gpus + 1e-6) * int((1 + 1e-6) / self.gpus) if self.gpus else None
         by_cpus = int((cpus + 1e-6) / self.cpus) if self.cpus else None
         counts = [count for count in (by_gpus, by_cpus) if count is not None]
@@ -32,7 +32,7 @@ class WorkerNeeds:
 
 
 def new_socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected sockets that keep the limits of packets and see the end of the other. Linux only."""
+    """Return two connected sockets that preserve packet boundaries and notice when the other is closed. Linux only."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 

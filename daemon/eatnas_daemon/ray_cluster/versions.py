@@ -1,4 +1,4 @@
-"""The versions that all nodes of a Ray cluster must have in common, and the errors of a cluster that differs."""
+"""The package versions that all nodes of a Ray cluster must share, and errors about the connection to a cluster."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from eatnas_db.errors import ConflictError, EatnasError
 from eatnas_db.worker_settings import ADDRESS, require_head_address
 
 COMPARED: Final = ("torch", "numpy")
-"""Beside eatnas-db itself: the packages that decide the bits of a score."""
+"""The packages, besides eatnas-db itself, that decide the bits of a score."""
 
 
 def require_ray() -> None:
-    """Raise `EatnasError` unless this machine can be part of a Ray cluster."""
+    """Raise `EatnasError` unless this machine can join a Ray cluster."""
     require_module("ray")
     if sys.platform != "linux":
         raise ConflictError("--launcher ray needs Linux; start the daemon on a node of the cluster")
 
 
 def find_address(environment: Mapping[str, str]) -> str:
-    """Return the address of a head that is not given: Ray's own `RAY_ADDRESS`, else `auto`. Raises `EatnasError`."""
+    """Return the default address of the head: Ray's own `RAY_ADDRESS`, else `auto`. Raises `EatnasError`."""
     address = environment.get("RAY_ADDRESS") or "auto"
     try:
         require_head_address(address)
@@ -36,7 +36,7 @@ def find_address(environment: Mapping[str, str]) -> str:
 
 
 def compared_versions() -> dict[str, str]:
-    """Return the versions that a node must have too, without the parts that name a build for a device."""
+    """Return the versions that each node must have, without the parts that name the build for a device."""
     versions = installed_versions()
     for name in COMPARED:
         try:
@@ -47,7 +47,7 @@ def compared_versions() -> dict[str, str]:
 
 
 def describe_connection_error(error: BaseException, address: str) -> str:
-    """Return in one line why there is no connection to a cluster, and what to do."""
+    """Describe in one line why a cluster cannot be connected, and what to do."""
     text = " ".join(str(error).split())
     if "Version mismatch" in text:
         return (

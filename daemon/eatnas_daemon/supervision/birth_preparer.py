@@ -1,4 +1,4 @@
-"""Decide births that need the model in a thread, so that neither the transaction nor the workers wait for them."""
+"""Decide births that need the model in a thread, so that neither the transaction nor the workers wait."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from eatnas_db.searches.prepared_births import PreparedBirth, prepare_births
 
 
 class BirthPreparer:
-    """Prepares the births that a transaction asked for and did not find. The end wakes the supervisor.
+    """Prepares births that a transaction has requested but that were not decided yet. Wakes the supervisor at the end.
 
-    `prepare` decides the next births of a search; `executor` runs it, one search at a time.
+    `prepare` decides the next births of a search. `executor` runs `prepare` for one search at a time.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class BirthPreparer:
         selector.register(self._read_fd, selectors.EVENT_READ)
 
     def take(self, search_id: int, number: int) -> PreparedBirth | None:
-        """Return a birth of a search that was decided by an earlier state of the record, or None if there is none.
+        """Return a birth of a search that was decided before this transaction, or None if there is none.
 
-        A missing birth is decided after `start`. Raises the exception of the decision, if it raised one.
+        The next `start` decides a missing birth. Raises the exception of the decision, if the decision raised one.
         """
         self._asked.add(search_id)
         future = self._running.get(search_id)
@@ -51,7 +51,7 @@ class BirthPreparer:
                     if birth.inputs.number == number:
                         return birth
             except Exception:
-                del self._running[search_id]  # The next transaction asks again.
+                del self._running[search_id]  # The next transaction requests the births again.
                 raise
         self._wanted.add(search_id)
         return None
@@ -61,7 +61,7 @@ class BirthPreparer:
         self._wanted.add(search_id)
 
     def start(self) -> None:
-        """After a transaction, decide the births that it did not find."""
+        """Decide the births that the last transaction requested and did not find."""
         asked, self._asked = self._asked, set()
         self._running = {
             search_id: future for search_id, future in self._running.items() if search_id in asked or not future.done()
@@ -79,7 +79,7 @@ class BirthPreparer:
         return False
 
     def close(self) -> None:
-        """Wait for the end of the decision that runs, and forget all others."""
+        """Wait for the running decision, and cancel all others."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._selector.unregister(self._read_fd)
         os.close(self._read_fd)

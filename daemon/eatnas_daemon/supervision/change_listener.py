@@ -1,4 +1,4 @@
-"""Notice the changes that other programs make to the database."""
+"""Notice changes of the database by other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eatnas_db.database.changes import watch_changes
 
 
 class ChangeListener:
-    """Collects whether the database has changed since the last successful transaction of the supervisor.
+    """Remembers whether the database has changed since the last successful transaction of the supervisor.
 
     On a server, notifications wake the supervisor through its selector.
     """
@@ -26,7 +26,7 @@ class ChangeListener:
 
     @property
     def holds_host(self) -> bool:
-        """Return whether the lock of the host is held; it is lost with the connection to the server."""
+        """Return whether the lock of the host is held. A lost connection to the server releases the lock."""
         return self._watch.holds_host
 
     def poll(self) -> None:

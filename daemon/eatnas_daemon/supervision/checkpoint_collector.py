@@ -1,4 +1,4 @@
-"""Remove the checkpoint files of this host that the record no longer names, while searches run."""
+"""While searches run, remove the checkpoint files of this host that the record no longer names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from eatnas_db.unchanged_files import UnchangedFiles
 
 
 class CheckpointCollector:
-    """Collects the artifacts folder of a host every `interval_seconds`, beginning at once.
+    """Cleans the artifacts folder of a host every `interval_seconds`, the first time at once.
 
-    The folder holds the checkpoints of living candidates only, so that a collection stays cheap.
+    The folder contains few files besides needed checkpoints, so a collection stays cheap.
     """
 
     def __init__(self, engine: Engine, artifacts: Path, interval_seconds: float) -> None:
@@ -25,12 +25,12 @@ class CheckpointCollector:
         self._unchanged = UnchangedFiles()
 
     def collect(self, now: float) -> None:
-        """Collect when a collection is due; an error of the database is left to the next one."""
+        """Collect if a collection is due. After an error of the database, the next collection tries again."""
         if now >= self._collect_at:
             self._collect_at = now + self._interval_seconds
             self.collect_at_once(now)
 
     def collect_at_once(self, now: float) -> None:
-        """Collect, for example after the end of the last search, whose final rows another host may have deleted."""
+        """Collect now. Used after the end of the last search, whose last rows another host may have deleted."""
         with suppress(RecordError, OSError):
             collect_checkpoints(self._engine, self._artifacts, self._unchanged, now)

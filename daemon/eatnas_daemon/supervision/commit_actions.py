@@ -1,4 +1,4 @@
-"""The actions of a supervisor that must wait until its transaction has committed."""
+"""The actions that a supervisor takes after its transaction has committed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from eatnas_protocol.messages import Cancel, Failed, Finished
 
 @dataclass(frozen=True, slots=True)
 class CommitActions:
-    """Actions to run after the transaction commits."""
+    """The actions to take after the transaction has committed."""
 
     assigned: list[tuple[Slot, Assignment]]
-    """Assignments to send to workers."""
+    """The assignments to send to workers."""
     stale: list[Slot]
-    """Slots whose trainings have to stop, because they lost their leases."""
+    """The slots whose trainings must stop, because they have lost their leases."""
     obsolete_files: list[str]
-    """Checkpoint files to remove, relative to the artifacts."""
+    """The checkpoint files to remove, relative to the artifacts folder."""
     finished: bool
     """Whether the only search of the supervisor has ended."""
 
@@ -33,7 +33,7 @@ class CommitActions:
 def run_commit_actions(
     actions: CommitActions, slots: list[Slot], artifacts: Path, timeouts: Timeouts, now: float
 ) -> None:
-    """Forget what the database has by now, then stop, assign and remove what the transaction has decided."""
+    """Drop the reports that are recorded now. Then stop trainings, send assignments and remove files."""
     for slot in slots:
         if slot.worker is not None:
             _forget_recorded(slot, slot.worker, timeouts, now)
@@ -46,12 +46,12 @@ def run_commit_actions(
     for path in actions.obsolete_files:
         file = find_artifact(artifacts, path)
         if file is not None:
-            with suppress(OSError):  # The next collection removes it.
+            with suppress(OSError):  # The next collection removes the file.
                 file.unlink()
 
 
 def record_gpu_results(slots: list[Slot], gpu_scheduler: WorkerScheduler) -> None:
-    """Report to the GPU scheduler which trainings have finished, and which have cost their workers."""
+    """Report finished trainings, and trainings that ended their workers, to the GPU scheduler."""
     for slot in slots:
         for report in slot.worker.reports if slot.on_gpu and slot.worker is not None else ():
             if isinstance(report, Finished):
@@ -61,7 +61,7 @@ def record_gpu_results(slots: list[Slot], gpu_scheduler: WorkerScheduler) -> Non
 
 
 def _forget_recorded(slot: Slot, worker: WorkerState, timeouts: Timeouts, now: float) -> None:
-    """Forget the reports of a worker, its training if that has ended, and the worker itself if it has."""
+    """Drop the recorded reports of a worker, its training if the training has ended, and the worker if it has ended."""
     if worker.has_final_report:
         worker.end_training()
     worker.reports.clear()
@@ -75,5 +75,5 @@ def _remove_partial_files(worker: WorkerState) -> None:
     if worker.training is not None:
         assign = worker.training.assignment.message
         for file in list_partial_files(Path(assign.checkpoint_folder), assign.candidate, assign.attempt):
-            with suppress(OSError):  # The next start removes it as an orphan.
+            with suppress(OSError):  # The next attempt removes the file.
                 file.unlink()

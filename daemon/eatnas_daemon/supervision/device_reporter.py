@@ -11,7 +11,7 @@ from eatnas_db import hosts
 
 
 class DeviceReporter:
-    """Writes the statuses with each heartbeat, and whenever a GPU becomes free or stops being free."""
+    """Writes the statuses with each heartbeat, and when the availability of a GPU changes."""
 
     def __init__(self, host_id: int, gpu_scheduler: WorkerScheduler) -> None:
         self._host_id, self._gpu_scheduler = host_id, gpu_scheduler

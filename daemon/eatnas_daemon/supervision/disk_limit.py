@@ -16,7 +16,7 @@ from eatnas_db.unchanged_files import UnchangedFiles
 class DiskLimit:
     """Removes files that no training needs when the home folder exceeds `max_bytes`; None means no limit.
 
-    Checks rarely, since it reads the size of every file while no worker is served.
+    Checks rarely, because a check reads the size of every file while the supervisor serves no worker.
     """
 
     def __init__(

@@ -35,12 +35,12 @@ from eatnas_db.settings import Settings
 from eatnas_protocol.messages import Cancel, Release
 
 PAGE: Final = 16
-"""Searches read at a time to lease candidates from."""
+"""The number of searches that are read at a time, to lease candidates from."""
 
 
 @dataclass(slots=True)
 class Dispatch:
-    """What a dispatcher has decided in a transaction; `finished`: the only search has ended."""
+    """The decisions of a dispatcher in a transaction; `finished` is whether the supervisor's only search has ended."""
 
     finished: bool
     assigned: list[tuple[Slot, Assignment]] = field(default_factory=list)
@@ -52,9 +52,9 @@ class Dispatch:
 
 
 class Dispatcher:
-    """Decides which idle worker gets which candidate, and which trainings have to stop.
+    """Leases candidates for idle workers, and decides which trainings must stop.
 
-    `only`: the name of the one search to work on, None for all.
+    `only` is the name of the one search to work on, or None for all searches.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Dispatcher:
         self._locked: frozenset[int] | None = frozenset()
 
     def lock_searches(self, connection: Connection, wall: float, *, everything: bool) -> None:
-        """Lock the searches that this transaction works on, or all open ones."""
+        """Lock the searches that this transaction works on or, with `everything`, all open searches."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         may_lease = sum(worker.idle or bool(worker.reports) for worker in workers)
         self._locked = lock_active_searches(
@@ -90,12 +90,12 @@ class Dispatcher:
         )
 
     def before_repetition(self) -> None:
-        """Forget what a transaction that was rolled back has read."""
+        """Forget the data that a rolled-back transaction has read."""
         self._fronts.forget()
 
     def dispatch(self, connection: Connection, now: float, wall: float, *, draining: bool) -> Dispatch:
         """Advance searches, and lease candidates for idle workers unless the supervisor drains."""
-        # The end of a search may begin its re-evaluation, so the next transaction decides whether all have ended.
+        # The end of a search may start its re-evaluation, so only the next transaction knows whether all have ended.
         only_ended = self._only is not None and not has_running_search(connection, self._only)
         dispatch = Dispatch(finished=only_ended)
         self._now = now
@@ -120,13 +120,13 @@ class Dispatcher:
     def _may_change(self, search_id: int) -> bool:
         """Return whether this transaction has locked a search.
 
-        Another host may have changed a search between the locks and the list of active searches, and may advance it
-        now. A later transaction advances it if anything is left to do.
+        Another host may have changed a search after this transaction took its locks, and may be advancing the search
+        now. A later transaction advances the search if something is left to do.
         """
         return self._locked is None or search_id in self._locked
 
     def _lease_candidates(self, connection: Connection, dispatch: Dispatch, wall: float) -> None:
-        """Lease candidates for idle workers, from searches of higher priority first."""
+        """Lease candidates for idle workers, from the searches of the highest priority first."""
         idle = [slot for slot in self._slots if slot.worker is not None and slot.worker.idle]
         idle = without_taken(idle, self._slots)
         rows: Sequence[SearchRecord] = ()
@@ -143,7 +143,7 @@ class Dispatcher:
     def _lease_to_able(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search to workers of its arithmetic; if there are too few, replace one of the others.
+        """Lease candidates of a search for workers of its arithmetic. If they are too few, replace another worker.
 
         Return the slots that stay idle.
         """
@@ -161,10 +161,10 @@ class Dispatcher:
     def _lease_on_several(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], devices: int, dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search whose trainings take several slots each; return the slots that stay idle.
+        """Lease candidates of a search whose trainings take several slots each. Return the slots that stay idle.
 
-        A daemon that uses GPUs alone sets the search aside. The idle slots begin with those of the search's arithmetic:
-        the worker needs it, and its ranks inherit it.
+        A daemon that uses only GPUs sets the search aside. Slots of the search's arithmetic come first in `idle`: the
+        worker needs this arithmetic, and its ranks inherit it.
         """
         if all(slot.on_gpu for slot in self._slots):
             if self._holds.max_leases(row.id, wall) != 0:
@@ -191,9 +191,9 @@ class Dispatcher:
     def _replace_one(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], arithmetic: str, wall: float
     ) -> list[Slot]:
-        """Replace the worker of an idle slot if candidates wait for the arithmetic; return the slots that stay idle.
+        """Replace the worker of an idle slot if candidates wait for this arithmetic. Return the slots that stay idle.
 
-        Workers that already start for this arithmetic are counted, so that no more than needed are replaced.
+        Workers that are starting for this arithmetic count too, so that no more workers than needed are replaced.
         """
         slot, *rest = idle
         alone = not any(other.busy for other in self._slots if other.device.uuid == slot.device.uuid)
@@ -222,7 +222,7 @@ class Dispatcher:
     def _lease(
         self, connection: Connection, row: SearchRecord, idle: list[Slot], dispatch: Dispatch, wall: float
     ) -> list[Slot]:
-        """Lease candidates of a search for idle slots; return the slots that stay idle."""
+        """Lease candidates of a search for idle slots. Return the slots that stay idle."""
         allowed = self._holds.limit_leases(connection, row, len(idle), wall)
         still_idle: list[Slot] = []
         for number, slot in enumerate(idle):
@@ -252,7 +252,7 @@ class Dispatcher:
         return still_idle
 
     def _lease_filter(self, slot: Slot, row: SearchRecord, assigned: Sequence[Assignment]) -> LeaseFilter | None:
-        """Return which candidates fit on a slot's device next to its other trainings; None if none does.
+        """Return a filter for candidates that fit on a slot's device next to its other trainings; None if none fits.
 
         `assigned` are the new assignments on the same device.
         """
@@ -276,7 +276,7 @@ class Dispatcher:
 
 
 def _next_arithmetic(slot: Slot) -> str | None:
-    """Return the arithmetic of a slot's worker, or of the one that replaces it."""
+    """Return the arithmetic of a slot's worker or, if the worker is being replaced, of the next worker."""
     if slot.worker is not None and not slot.worker.exiting:
         return slot.worker.arithmetic
     return slot.arithmetic

@@ -1,4 +1,4 @@
-"""Assign an unexpected exception to its search or its worker, so that all others continue."""
+"""Attribute an unexpected exception to a search or a worker, so that all others continue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eatnas_db.errors import RecordError, StaleLeaseError, UnstorableTextError
 
 
 class SearchError(Exception):
-    """The transaction failed at one search; without that search it may succeed."""
+    """The transaction failed at one search. Without that search it may succeed."""
 
     def __init__(self, search_id: int, error: Exception) -> None:
         super().__init__(describe_fault(error))
@@ -23,7 +23,7 @@ class SearchError(Exception):
 
 
 class WorkerError(Exception):
-    """The transaction failed at the reports of one worker; without them it may succeed."""
+    """The transaction failed at the reports of one worker. Without these reports it may succeed."""
 
     def __init__(self, slot: Slot, error: Exception) -> None:
         super().__init__(describe_fault(error))
@@ -43,7 +43,7 @@ def faults_of_search(connection: Connection, search_id: int) -> Iterator[None]:
 
 @contextmanager
 def faults_of_worker(connection: Connection, slot: Slot) -> Iterator[None]:
-    """Raise `WorkerError` for an exception in this block, unless it concerns the database or an outdated lease."""
+    """Raise `WorkerError` for an exception in this block, unless it concerns the database or a stale lease."""
     try:
         yield
     except StaleLeaseError:

@@ -1,4 +1,4 @@
-"""Stale leases: those that others took from this host, and those of hosts that are dead."""
+"""Find stale leases: leases that this host has lost, and leases of dead hosts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class LeaseFencing:
     def __init__(self, host_id: int, slots: list[Slot], lease_seconds: float, now: float) -> None:
         self._host_id, self._slots, self._lease_seconds = host_id, slots, lease_seconds
         self._silent: dict[LeaseToken, tuple[int, float]] = {}
-        """Of each lease of another host, its counter and the seconds for which it has not changed."""
+        """By lease of another host, its counter and the seconds for which the counter has not changed."""
         self._observed_at = now
 
     def stale_slots(self, connection: Connection, wall: float) -> list[Slot]:
-        """Return the slots that train without a lease: the candidate was cancelled, or this host was presumed dead.
+        """Return the slots that train without a lease, after a cancellation or because this host was presumed dead.
 
-        Releases the leases that no slot knows about: the answer to their commit was lost.
+        Releases leases that belong to no slot, because the answer to their commit was lost.
         """
         leased = list_own_leases(connection, self._host_id)
         trainings = [(slot, slot.training.token) for slot in self._slots if slot.training is not None]
@@ -38,7 +38,7 @@ class LeaseFencing:
     def find_dead_leases(self, connection: Connection, now: float) -> list[ForeignLease]:
         """Return the leases of other hosts whose counter has not changed for a lease length.
 
-        The time since the last call counts as half a lease length at most, since this host may have been suspended.
+        At most half a lease length counts as the time since the last call, because this host may have been suspended.
         """
         observed = min(now - self._observed_at, self._lease_seconds / 2)
         self._observed_at = now
@@ -56,7 +56,7 @@ class LeaseFencing:
         return dead
 
     def expire_leases(self, connection: Connection, dead: Sequence[ForeignLease], wall: float) -> bool:
-        """End the dead leases that have not changed since; return whether there were any."""
+        """End the dead leases whose counters still have not changed. Return whether there were any."""
         lost: set[int] = set()
         for lease in dead:
             reason = f"host {lease.host_name} gives no sign of life"

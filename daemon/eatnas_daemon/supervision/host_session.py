@@ -1,4 +1,4 @@
-"""Register a supervisor's host in the database when it starts, and end its workers' rows when it stops."""
+"""Register the host in the database when a supervisor starts, and end its workers' rows when the supervisor stops."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class SupervisedHost:
 
     id: int
     owner: str
-    """The token of this supervisor; on a server, every write checks it."""
+    """The token of this supervisor. On a server, every write checks it."""
     processor: str
-    """UUID of the processor in the database."""
+    """The UUID of the processor in the database."""
     paused: frozenset[str]
-    """UUIDs of the devices that are paused when the supervisor starts."""
+    """The UUIDs of the devices that are paused when the supervisor starts."""
 
 
 def start_host_session(
     engine: Engine, changes: ChangeListener, name: str, now: float, *, with_processor: bool
 ) -> SupervisedHost:
-    """Register the host, and take back the leases that an earlier supervisor has left.
+    """Register the host, and end the leases that an earlier supervisor has left.
 
     Raises `ConflictError` if another supervisor runs under this host's name.
     """
@@ -55,10 +55,10 @@ def start_host_session(
         for left_id in [host_id] if is_postgresql(connection) else hosts.list_host_ids(connection):
             hosts.record_lost_workers(connection, left_id, "the daemon was restarted", now)
         connected = list_connected_hosts(connection)
-        # A new daemon tries all searches at once.
+        # A new daemon retries all searches immediately.
         remove_holds_of_other_sessions(connection, connected - {host_id})
         if connected <= {host_id}:
-            # A reason that an earlier daemon has left.
+            # Clear the reason that an earlier daemon has left.
             set_waiting_reason(connection, None)
         return owner
 
@@ -69,7 +69,10 @@ def start_host_session(
 
 
 def end_host_session(engine: Engine, host: SupervisedHost, now: float) -> None:
-    """Mark the workers of the host as ended. Raises `RecordError`, and `OwnershipError` if another daemon owns it."""
+    """Mark the workers of the host as ended.
+
+    Raises `RecordError`, and `OwnershipError` if another daemon owns the host.
+    """
 
     def end(connection: Connection) -> None:
         hosts.require_owner(connection, host.id, host.owner)

@@ -15,7 +15,10 @@ from eatnas_db.settings import Settings
 
 
 class Ownership:
-    """The home, the lock file and the SQLite file as they were when the supervisor started; on a server its host."""
+    """The files that a supervisor owns since its start: the home, the lock file and the SQLite file.
+
+    On a server, its host.
+    """
 
     def __init__(self, settings: Settings, host: SupervisedHost, changes: ChangeListener) -> None:
         self._host, self._changes = host, changes
@@ -25,15 +28,15 @@ class Ownership:
         self._files: Sequence[FileIdentity] = files
 
     def require_files(self) -> None:
-        """Raise `OwnershipError` if one of the files was deleted or replaced: another daemon may use the new file."""
+        """Raise `OwnershipError` if a file was deleted or replaced, because another daemon may use the new file."""
         for file in self._files:
             file.require_unchanged()
 
     def require_host(self, connection: Connection) -> None:
-        """Raise `OwnershipError` if another daemon has the host; no other can take it until the transaction ends.
+        """Raise `OwnershipError` if another daemon has the host. Until the transaction ends, no daemon can take it.
 
-        Raises `RecordError` if the lock of the host was lost with its connection, because other programs would not see
-        that this supervisor works. The listener takes the lock again.
+        Raises `RecordError` if the lock of the host was lost with its connection: without the lock, other programs do
+        not notice this supervisor. The listener acquires the lock again.
         """
         hosts.require_owner(connection, self._host.id, self._host.owner)
         if not self._changes.holds_host:

@@ -1,4 +1,4 @@
-"""The one transaction of a tick: everything that a supervisor writes to the database."""
+"""Write to the database, in one transaction per tick, all reports and decisions of a supervisor."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from eatnas_protocol.messages import Ready
 
 
 class Recorder:
-    """Writes heartbeats, reports and decisions, all in the transaction of the caller.
+    """Writes heartbeats, reports and decisions in the transaction of the caller.
 
-    Nothing that it changes in memory is lost if the transaction fails: the next one writes it again.
+    If the transaction fails, the next transaction writes the same reports again.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Recorder:
         self._wall = wall
 
     def write(self, connection: Connection, now: float, *, changed: bool, draining: bool) -> CommitActions:
-        """Write everything that is due. `changed`: other programs may have changed the database.
+        """Write everything that is due. `changed` is whether other programs may have changed the database.
 
         Raises `RecordError`, and `SearchError` or `WorkerError` if only one search or worker is the cause.
         """
@@ -65,7 +65,7 @@ class Recorder:
         heartbeat = now >= self._heartbeat_at
         dead = self._fencing.find_dead_leases(connection, now) if heartbeat else []
         waits_otherwise = self._waiting_reason.changes(draining=draining)
-        # Before all other writes: see the lock order in `database.locks`.
+        # Lock before all other writes, as the lock order in `database.locks` demands.
         self._dispatcher.lock_searches(connection, wall, everything=bool(dead) or waits_otherwise)
         stale = self._fencing.stale_slots(connection, wall) if changed or heartbeat else []
         if heartbeat:
@@ -75,7 +75,7 @@ class Recorder:
             self._placement.set_paused(hosts.list_paused_devices(connection, self._host.id))
         self._device_reporter.write(connection, wall, heartbeat=heartbeat)
         if self._fencing.expire_leases(connection, dead, wall):
-            # Replaces the reason that a dead host has left by this host's own.
+            # Replace the reason that a dead host has left by the reason of this host.
             set_waiting_reason(connection, self._waiting_reason.text)
         self._holds.write(connection, wall, changed=changed or heartbeat)
         obsolete_files = self._write_workers(connection, stale, wall, draining=draining)
@@ -91,7 +91,7 @@ class Recorder:
         )
 
     def _write_workers(self, connection: Connection, stale: list[Slot], wall: float, *, draining: bool) -> list[str]:
-        """Write the reports and ends of all workers; add slots that lost their leases to `stale`."""
+        """Write the reports and ends of all workers. Add slots that have lost their leases to `stale`."""
         obsolete_files: list[str] = []
         for slot in self._slots:
             with faults_of_worker(connection, slot):
@@ -108,27 +108,27 @@ class Recorder:
 
     @property
     def waiting_reason(self) -> str | None:
-        """Return why no candidate is trained, as of the last transaction."""
+        """Return the reason why no candidate is trained, as of the last transaction; None if one is trained."""
         return self._waiting_reason.text
 
     def after_commit(self, now: float) -> None:
-        """Schedule the next heartbeat after one was committed."""
+        """Schedule the next heartbeat if the transaction has committed one."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + self._heartbeat_seconds
         self._waiting_reason.after_commit()
         self._holds.after_commit()
 
     def set_aside(self, fault: SearchError) -> None:
-        """Set a search aside; the next transaction records it."""
+        """Set a search aside. The next transaction records this."""
         self._holds.add_failure(fault.search_id, HoldCause.ERROR, str(fault))
 
     def after_failure(self, reason: str) -> None:
-        """Prepare to write again what a failed transaction has written; reports stay with their workers."""
+        """Prepare to repeat the writes of a failed transaction. Reports are kept by their workers."""
         self.before_repetition()
         self._waiting_reason.text = reason
 
     def before_repetition(self) -> None:
-        """Forget the workers that a rolled-back transaction has registered, and the waiting reason that it wrote."""
+        """Forget the workers and the waiting reason that a rolled-back transaction has written."""
         self._waiting_reason.before_repetition()
         self._dispatcher.before_repetition()
         for slot in self._slots:

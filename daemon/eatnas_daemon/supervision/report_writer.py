@@ -1,4 +1,4 @@
-"""Write the reports of a worker, and its end, to the database."""
+"""Write the reports and the end of a worker to the database."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from eatnas_protocol.messages import AncestorRetrained, Checkpointed, EpochDone,
 
 
 class ReportWriter:
-    """Writes what the workers of a host have reported since the last transaction."""
+    """Writes the reports of a host's workers since the last transaction."""
 
     def __init__(self, host: SupervisedHost, gpu_scheduler: WorkerScheduler) -> None:
         self._host, self._gpu_scheduler = host, gpu_scheduler
 
     def write_reports(self, connection: Connection, slot: Slot, now: float) -> list[str]:
-        """Write the reports of a slot's worker; return the checkpoint files to remove after the commit.
+        """Write the reports of a slot's worker. Return the checkpoint files to remove after the commit.
 
         Raises `StaleLeaseError`.
         """
@@ -78,7 +78,8 @@ class ReportWriter:
         self, connection: Connection, worker: WorkerState, training: RunningTraining, report: Failed, now: float
     ) -> None:
         if report.kind in (FailureKind.UNREADABLE_DATA, FailureKind.MISSING_PLUGIN):
-            # The machine, its images or its packages are at fault, not the candidate: `SearchHolds` tries again later.
+            # The machine, its images or its packages are at fault, and not the candidate. `SearchHolds` tries again
+            # later.
             time = training.time
             transitions.release(connection, training.token, time.device_seconds, now, step_seconds=time.step_seconds)
             return
@@ -96,12 +97,12 @@ class ReportWriter:
         )
 
     def write_time(self, connection: Connection, slot: Slot) -> None:
-        """Write the time that a training without a lease has used: its candidate was cancelled, for example."""
+        """Write the time that a training without a lease has used, for example of a cancelled candidate."""
         if slot.training is not None:
             _write_time(connection, slot.training)
 
     def write_end(self, connection: Connection, worker: WorkerState, now: float, *, draining: bool) -> None:
-        """Write the end of a worker, and the failure of a training that it has left without a final report."""
+        """Write the end of a worker, and the failure of its training if the last report of the training is missing."""
         failure = worker.kill_reason or _cause_of_death(worker.exit_status)
         if worker.worker_id is not None:
             reason = "the daemon was stopped" if draining and worker.exiting else failure.message

@@ -1,4 +1,4 @@
-"""The searches that a supervisor has set aside on its host, with the reasons and the times of the next tries."""
+"""Keep track of the searches that a supervisor has set aside on its host, and try them again later."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _HOLD_CAUSES: Final[dict[str, HoldCause]] = {
     FailureKind.UNREADABLE_DATA: HoldCause.DATA,
     FailureKind.MISSING_PLUGIN: HoldCause.PLUGIN,
 }
-"""The failures of a training that are no fault of its candidate."""
+"""The kinds of failures that set a search aside, and the cause of the hold."""
 MEMORY_SECONDS: Final = 600.0
-"""A search that fails again within this time continues with the delay that it had before."""
+"""If a search fails again within this time, its delay continues to grow from the previous delay."""
 
 
 class _Failure(NamedTuple):
@@ -33,19 +33,19 @@ class _Lifted(NamedTuple):
 
 
 class SearchHolds:
-    """Keeps a copy of the holds of one host in memory, so that a transaction without news reads none."""
+    """Keeps a copy of the holds of one host in memory, so that a transaction without changes reads none."""
 
     def __init__(self, host_id: int, slots: list[Slot]) -> None:
         self._host_id, self._slots = host_id, slots
         self._holds: dict[int, SearchHold] = {}
         self._failures: dict[int, _Failure] = {}
-        """Failures that the database does not have yet, by search."""
+        """The failures that are not recorded yet, by search."""
         self._lifted: dict[int, _Lifted] = {}
         self._tries: dict[int, LeaseToken] = {}
-        """The training that tests whether the data and the plug-ins of a search are available again, by search."""
+        """By search, the training that tests whether the data and the plug-ins are available again."""
 
     def add_failure(self, search_id: int, cause: HoldCause, reason: str) -> None:
-        """Set a search aside with the next transaction that commits."""
+        """Set a search aside in the next transaction that commits."""
         self._failures[search_id] = _Failure(cause, reason)
 
     def set_aside(self, connection: Connection, search_id: int, reason: str, now: float) -> None:
@@ -53,7 +53,10 @@ class SearchHolds:
         self._place(connection, search_id, _Failure(HoldCause.DATA, reason), now)
 
     def write(self, connection: Connection, now: float, *, changed: bool) -> None:
-        """Write the changes. `changed`: other programs may have changed the holds, or a transaction was lost."""
+        """Write the changes.
+
+        `changed` is whether other programs may have changed the holds, or a transaction has failed.
+        """
         if changed:
             self._holds = list_holds_of_host(connection, self._host_id)
         for slot in self._slots:
@@ -81,12 +84,12 @@ class SearchHolds:
         return [search_id for search_id, held in self._holds.items() if held.cause == HoldCause.ERROR]
 
     def allows_advance(self, search_id: int, now: float) -> bool:
-        """Return whether the search may be advanced now."""
+        """Return whether the search may be advanced now: it has no hold, or its next try is due."""
         held = self._holds.get(search_id)
         return held is None or held.cause != HoldCause.ERROR or held.is_due(now)
 
     def max_leases(self, search_id: int, now: float) -> int | None:
-        """Return the number of candidates of the search that may be leased now: 1 for a try; None: no limit."""
+        """Return the number of candidates of a search that may be leased now: 1 for a try, None for no limit."""
         held = self._holds.get(search_id)
         if held is None:
             return None
@@ -98,7 +101,7 @@ class SearchHolds:
         return 0 if trains else 1
 
     def limit_leases(self, connection: Connection, search: SearchRecord, count: int, now: float) -> int:
-        """Return how many of `count` further candidates of a search may be leased now, by its budget and its hold."""
+        """Return the number, at most `count`, of candidates that a search's budget and hold allow to lease now."""
         limits = [count]
         if (slots := search.spec["budget"].get("slots")) is not None:
             limits.append(slots - count_leased(connection, search.id))
@@ -107,16 +110,16 @@ class SearchHolds:
         return max(0, min(limits))
 
     def record_lease(self, search_id: int, token: LeaseToken) -> None:
-        """Take the training as a try if the search is set aside."""
+        """Use this training as the next try if the search is set aside."""
         if search_id in self._holds:
             self._tries[search_id] = token
 
     def record_advance(self, connection: Connection, search_id: int, now: float) -> None:
-        """End the hold of a search that could be advanced."""
+        """End the hold of a search that has been advanced without an error."""
         self._lift(connection, search_id, HoldCause.ERROR, now)
 
     def after_commit(self) -> None:
-        """Forget the failures that the database has by now."""
+        """Forget the failures that are recorded now."""
         self._failures.clear()
 
     def _place(self, connection: Connection, search_id: int, failure: _Failure, now: float) -> None:

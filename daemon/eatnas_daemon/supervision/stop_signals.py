@@ -1,4 +1,4 @@
-"""Stop on signals: the first one drains, and the second one ends this process even if it waits for something."""
+"""Stop on signals: the first signal drains. The second signal ends this process even if it is blocked."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Final
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_STATUS: Final = 75
-"""The exit status of a process that ends without its last writes: start it again."""
+"""The exit status of a process that ends without its last writes (`EX_TEMPFAIL`)."""
 GRACE_SECONDS: Final = 2.0
-"""Time between the second signal and the end of the process."""
+"""The seconds between the second signal and the end of the process."""
 
 
 @contextmanager
 def stop_on_signals(
     stop: Callable[[], None], kill: Callable[[], None], grace_seconds: float = GRACE_SECONDS
 ) -> Iterator[None]:
-    """Call `stop` on each signal. If the block has not ended soon after the second one, call `kill` and exit.
+    """Call `stop` on each signal. If the block has not ended soon after the second signal, call `kill` and exit.
 
-    A thread counts the signals. Python calls a signal handler only when the main thread returns from a call such as a
-    statement on the database, which may never happen. `kill` is called in that thread.
+    A thread counts the signals, because Python runs a signal handler only when the main thread returns from a blocking
+    call, for example a statement on the database. `kill` is called in that thread.
     """
     ended = threading.Event()
     with _signals() as receiver:
@@ -42,7 +42,7 @@ def stop_on_signals(
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """Yield a socket from which the number of each signal can be read; it ends with this block."""
+    """Yield a socket from which the number of each signal can be read. The socket is closed with the block."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

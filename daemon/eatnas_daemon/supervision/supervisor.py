@@ -1,4 +1,4 @@
-"""The supervisor: a loop that runs workers and writes their reports. No other process on its host writes for them."""
+"""The supervisor: a loop that runs workers and writes their reports to the database."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from eatnas_db.searches.open_searches import list_leasable_searches
 from eatnas_db.settings import Settings
 
 MAX_FAULTS: Final = 20
-"""Transactions that one tick tries. Each leaves out the searches and workers at which earlier ones failed."""
+"""The most transactions of one tick. Each leaves out the searches and workers at which the previous ones failed."""
 MAX_ERRORS: Final = 20
 
 
 class Supervisor:
     """Keeps every slot training until `stop()` is called, or until the search `only` is finished.
 
-    `engine` should wait only briefly for a locked database, since no worker is served meanwhile. `slots`: their
-    number on the processor; the GPU scheduler adds and removes those on GPUs. `cores`: those of the processor, by
-    default all that this process may use. `max_bytes`: limit of the home folder's size.
+    `engine` should wait only briefly for a locked database, because the supervisor serves no worker meanwhile. `slots`
+    is the number of slots on the processor; the GPU scheduler adds and removes slots on GPUs. `cores` is the number of
+    cores for trainings, by default all cores that this process may use. `max_bytes` limits the size of the home folder.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Supervisor:
         self.finished = False
         self.trouble: str | None = None
         self.errors: list[str] = []
-        """Tracebacks of unexpected exceptions, for a log; the reader empties the list."""
+        """The tracebacks of unexpected exceptions, for the log. The reader empties the list."""
 
     def _new_recorder(self, only: str | None, launcher: WorkerLauncher) -> Recorder:
         host, slots, gpus, timeouts = self._host, self.slots, self._gpu_scheduler, self._timeouts
@@ -123,7 +123,7 @@ class Supervisor:
         return self._pool.slots
 
     def run(self, on_tick: Callable[[Supervisor], None] = lambda _: None) -> None:
-        """Tick until the work is done. The first SIGTERM or SIGINT drains, the second one kills the workers."""
+        """Tick until the work is done. The first SIGTERM or SIGINT drains, and the second kills the workers."""
         with stop_on_signals(self.stop, self._pool.kill):
             try:
                 while not self._is_over():
@@ -132,7 +132,7 @@ class Supervisor:
                     self._selector.select(self._timeouts.tick)
             finally:
                 self._close()
-                # If another supervisor owns the files by now, it does the following instead.
+                # If another supervisor owns the files now, that supervisor ends the workers' rows.
                 with suppress(RecordError, OwnershipError):
                     self._ownership.require_files()
                     end_host_session(self._engine, self._host, self._wall())
@@ -140,7 +140,7 @@ class Supervisor:
                         self._collector.collect_at_once(self._monotonic())
 
     def stop(self) -> None:
-        """Drain: workers checkpoint and exit. The second call kills them. Safe in a signal handler."""
+        """Drain: let workers checkpoint and exit. The second call kills the workers. Safe in a signal handler."""
         self._killing = self._draining
         self._draining = True
         self._pool.accepts_starts = False
@@ -148,8 +148,8 @@ class Supervisor:
     def tick(self) -> None:
         """Serve the workers once, and write what is due to the database in one transaction.
 
-        An unexpected exception is kept in `errors`; the next tick begins from the start. Raises `EatnasError`, among
-        others if the home or the database is no longer the supervisor's own.
+        An unexpected exception is added to `errors`, and the next tick starts again. Raises `EatnasError`, for example
+        if another daemon owns the home or the database now.
         """
         now = self._monotonic()
         self._ownership.require_files()
@@ -194,7 +194,7 @@ class Supervisor:
         except OwnershipError:
             raise
         except Exception as error:
-            # The transaction may have been committed if only the answer was lost: compare again.
+            # If only the answer was lost, the transaction has been committed, so compare with the database again.
             self._changes.changed = True
             is_expected = isinstance(error, RecordError)
             reason = str(error) if is_expected else f"unexpected error: {describe_fault(error)}"
@@ -220,7 +220,8 @@ class Supervisor:
     def _commit(self, now: float) -> CommitActions:
         """Write in one transaction.
 
-        Repeat the transaction once after a conflict. If it fails at one search or worker, repeat it without that one.
+        Repeat the transaction once after a conflict. If it fails at one search or worker, repeat it without that search
+        or worker.
         """
         conflicts = 0
         for _ in range(MAX_FAULTS):
@@ -249,7 +250,7 @@ class Supervisor:
         self.errors = [*self.errors, format_fault(error)][-MAX_ERRORS:]
 
     def _is_over(self) -> bool:
-        if self._killing:  # The next daemon takes back the leases that the database still has.
+        if self._killing:  # The next daemon ends the leases that are still recorded.
             return all(worker.ended for worker in self._pool.workers)
         if self._draining:
             return not self._pool.workers
@@ -264,7 +265,7 @@ class Supervisor:
 
 
 def _first_arithmetic(engine: Engine, only: str | None, now: float) -> str:
-    """Return the arithmetic of the search that is trained first, so that the first workers need not be replaced."""
+    """Return the arithmetic of the search that is trained first, so that no first worker has to be replaced."""
     searches = run_transaction(engine, lambda connection: list_leasable_searches(connection, only, now, limit=1))
     try:
         return arithmetic_of(searches[0].spec) if searches else NATIVE

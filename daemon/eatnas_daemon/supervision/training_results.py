@@ -26,18 +26,21 @@ from eatnas_protocol.messages import Assign, Finished
 def record_result(
     connection: Connection, worker: WorkerState, training: RunningTraining, report: Finished, now: float
 ) -> None:
-    """Record the score of a training. Raises `StaleLeaseError`, or `MetricError` if it has no usable score."""
+    """Record the score of a training.
+
+    Raises `StaleLeaseError`, and `MetricError` if the training has no usable score.
+    """
     assignment = training.assignment
     message = assignment.message
     recipe = {**without_timing(message.training), **class_weights_of(message.data), "precision": report.precision}
-    if message.split_batches:  # a deviation from the recipe, recorded with the score
+    if message.split_batches:  # split batches deviate from the recipe, so the recorded recipe names them
         recipe["micro_batch"] = images_per_pass(message)
     if message.stop_after is not None:
         recipe["stopped_after"] = message.stop_after
     leased, objective, values = assignment.leased, assignment.objective, None
     metrics = _metrics(report, final=message.final_model)
     if message.final_model:
-        value = metrics[TEST_ACCURACY]  # A final model is not judged by its cost.
+        value = metrics[TEST_ACCURACY]  # The cost does not enter the fitness of a final model.
     else:
         if objective.metric not in metrics:
             raise MetricError(f"the training has not measured {objective.metric}")
@@ -78,7 +81,7 @@ def _metrics(report: Finished, *, final: bool) -> dict[str, float]:
 
 
 def _costs(assignment: Assignment, report: Finished) -> dict[str, float]:
-    """Return the metrics that are not scores: those of the architecture, and the latency if it was measured."""
+    """Return the metrics that are not scores: the costs of the network, and the latency if it was measured."""
     costs: dict[str, float] = {PARAMS: assignment.leased.params, MULT_ADDS: assignment.leased.mult_adds}
     return costs if report.latency_ms is None else {**costs, LATENCY: report.latency_ms}
 

@@ -1,4 +1,4 @@
-"""The reason why candidates are not trained, shown as the status of the searches."""
+"""Record the reason why candidates are not trained, which is shown as the status of searches."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from eatnas_daemon.workers.slots import Slot
 from eatnas_db.searches.control import set_waiting_reason
 
 DISK_FULL: Final = "disk full"
-"""The phase of a worker that waits for disk space to write a checkpoint."""
+"""The phase in which a worker waits for disk space to write a checkpoint."""
 
 
 class WaitingReason:
     """Writes the reason to the database whenever it changes.
 
-    `text` is the reason as of the last transaction, or the error of the last one that failed.
+    `text` is the reason in the last transaction, or the error of the last transaction if it failed.
     """
 
     def __init__(
@@ -77,7 +77,10 @@ class WaitingReason:
         return self._no_free_device()
 
     def _no_free_device(self) -> str | None:
-        """Return why no device is free. The text changes with the causes only, not with every figure in it."""
+        """Return the reason why no device is free.
+
+        The text changes only if the causes change, and not with every figure in it.
+        """
         statuses = list(self._gpu_scheduler.statuses)
         if self._placement.processor_paused and any(not slot.on_gpu for slot in self._slots):
             statuses.append(DeviceStatus(CPU_DEVICE, PAUSED))

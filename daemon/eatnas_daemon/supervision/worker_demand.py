@@ -1,4 +1,4 @@
-"""The number of workers that the open searches can use now, for a scheduler that starts and ends workers by it."""
+"""Count the workers that the open searches can use now, for a scheduler that follows the demand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from eatnas_db.queries.searches import SearchRecord
 from eatnas_db.searches.open_searches import read_leasable_searches
 
 MAX_SEARCHES: Final = 16
-"""Searches that are counted, the most urgent first."""
+"""The most searches that are counted, in order of priority."""
 
 
 class WorkerDemand:
     """Counts the trainings that run on this host, and the candidates that wait for a worker.
 
-    Reads nothing from the database for a scheduler that does not follow the demand.
+    If the scheduler does not follow the demand, nothing is read from the database.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class WorkerDemand:
         self._update_at = 0.0
 
     def update(self, connection: Connection, now: float, wall: float) -> None:
-        """Give the scheduler the present demand if an update is due. `now` is monotonic time."""
+        """Pass the present demand to the scheduler if an update is due. `now` is monotonic, `wall` is Unix time."""
         if not self._scheduler.follows_demand or now < self._update_at:
             return
         self._update_at = now + self._interval_seconds
@@ -52,7 +52,10 @@ class WorkerDemand:
         self._scheduler.set_demand(self._count_running(connection) + waiting)
 
     def _count_running(self, connection: Connection) -> int:
-        """Return the slots that trainings take; a training on several devices takes one for each process."""
+        """Return the number of slots that trainings take.
+
+        A training on several devices takes one slot for each process.
+        """
         trainings = [slot.training for slot in self._slots if slot.training is not None]
         starting = max(0, len(list_own_leases(connection, self._host_id)) - len(trainings))
         return starting + sum(int(training.assignment.message.training.get("devices", 1)) for training in trainings)

@@ -1,4 +1,4 @@
-"""Decide on which devices workers may start, and which they must leave."""
+"""Decide on which devices workers may start, and which devices workers must leave."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class WorkerPlacement:
         return self._processor in self._paused
 
     def set_paused(self, paused: frozenset[str]) -> None:
-        """Set the UUIDs of the paused devices; a change takes effect with the next update."""
+        """Set the UUIDs of the paused devices. A change takes effect with the next update."""
         if paused != self._paused:
             self._paused, self._update_at = paused, -math.inf
 

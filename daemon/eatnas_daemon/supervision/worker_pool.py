@@ -1,4 +1,4 @@
-"""The worker processes of a supervisor: starts them, reads their messages, and kills the ones that hang."""
+"""Start the worker processes of a supervisor, read their messages, and kill workers that hang."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from eatnas_protocol.messages import EpochDone, Failed, FinalReport, Heartbeat, 
 class WorkerPool:
     """The slots of a supervisor and the processes in them.
 
-    `slots` holds those on the processor from the start; the GPU scheduler adds and removes those on GPUs.
-    `cores`: those of the processor. `arithmetic`: the one for which workers start in slots that demand none.
-    `accepts_starts`: False while the supervisor drains; a signal handler may change it at any moment.
+    `slots` contains the slots on the processor from the start; the GPU scheduler adds and removes slots on GPUs.
+    `cores` is the number of cores for trainings. `arithmetic` is the default arithmetic of workers. `accepts_starts` is
+    False while the supervisor drains; a signal handler may change it at any moment.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class WorkerPool:
         self._cores, self._arithmetic = cores, arithmetic
         self._received_at = now
         self._blocked: set[int] = set()
-        """Descriptors of workers that have not read all commands."""
+        """The descriptors of the pipes from which workers have not read all commands."""
 
     @property
     def workers(self) -> list[WorkerState]:
-        """Return the workers that the database does not have as ended."""
+        """Return the workers whose end is not recorded yet."""
         return [slot.worker for slot in self.slots if slot.worker is not None]
 
     def excuse_suspension(self, now: float) -> None:
-        """Move the deadlines of all workers if this process was suspended since the last tick."""
+        """Extend the deadlines of all workers if this process was suspended since the last tick."""
         gap = now - self._ticked_at
         self._ticked_at = now
         if gap > self._timeouts.suspension:
@@ -64,7 +64,7 @@ class WorkerPool:
                 worker.stop_by = None if worker.stop_by is None else worker.stop_by + gap
 
     def receive(self, now: float) -> None:
-        """Read the messages that arrived, and reap the workers that ended."""
+        """Read the messages that have arrived, and reap the workers that have ended."""
         share_device_time(self.slots, now - self._received_at, self._cores)
         self._received_at = now
         for slot in self.slots:
@@ -81,7 +81,7 @@ class WorkerPool:
                 worker.note_loss()
 
     def _receive(self, slot: Slot, worker: WorkerState, now: float) -> bool:
-        """Process the messages of one worker; return whether it has closed its pipe."""
+        """Process the messages of one worker. Return whether the worker has closed its pipe."""
         if worker.rejected:
             return worker.process.discard()
         try:
@@ -91,7 +91,7 @@ class WorkerPool:
                 if slot.receive(message, now):
                     self._process(message, slot, worker, now)
         except Exception as error:
-            # Not only `ValueError`: an unusable message of any kind ends only its worker.
+            # Catch every exception, so that an unusable message of any kind ends only its own worker.
             worker.reject(f"the worker sent an unusable message ({describe_fault(error)})")
             return False
         return ended
@@ -120,7 +120,7 @@ class WorkerPool:
             if failure is None:
                 continue
             if worker.process.suspended:
-                # A suspension is not the candidate's fault; it counts as a kill.
+                # A suspension is not the candidate's fault, so it counts as a kill.
                 failure = WorkerFailure(FailureKind.LOST, f"the worker was suspended: {failure.message}")
             worker.kill_reason = failure
             worker.process.kill()
@@ -138,7 +138,7 @@ class WorkerPool:
                 worker.process.kill()
 
     def launch(self, now: float) -> None:
-        """Start workers in the empty slots where one may start."""
+        """Start workers in the empty slots that accept one."""
         for slot in self.slots:
             if slot.worker is not None or not slot.may_start or now < slot.start_after or not self.accepts_starts:
                 continue
@@ -147,7 +147,7 @@ class WorkerPool:
             try:
                 process = self._launch(slot, arithmetic)
             except Exception as error:
-                # Not only `OSError`: what prevents one start must not keep the other slots from training.
+                # Catch every exception, because a failed start must not keep the other slots from training.
                 text = describe_os_error(error) if isinstance(error, OSError) else describe_fault(error)
                 slot.record_failed_start(now, self._timeouts, text)
                 continue
@@ -162,7 +162,7 @@ class WorkerPool:
         return launcher.launch(slot.number, slot.device)
 
     def send_heartbeats(self, now: float) -> None:
-        """Send heartbeats when they are due; this does not depend on the database."""
+        """Send heartbeats if they are due, even if the database cannot be reached."""
         if now < self._heartbeat_at:
             return
         self._heartbeat_at = now + self._timeouts.lease / 3
@@ -170,7 +170,7 @@ class WorkerPool:
             worker.process.send(Heartbeat(self._timeouts.lease))
 
     def flush(self) -> None:
-        """Send commands that a pipe did not take before; the selector reports when it takes more."""
+        """Send the rest of commands to full pipes. The selector reports when a pipe is writable again."""
         blocked = set()
         for worker in self.workers:
             if not worker.process.has_closed_pipe:

@@ -1,4 +1,4 @@
-"""Assignments: what a worker needs to train a leased candidate, with the ancestors that it may inherit from."""
+"""Create assignments: all data that a worker needs to train a leased candidate, including its ancestors."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class Assignment:
     message: Assign
     objective: Objective
     objectives: tuple[OptimizedMetric, ...]
-    """The objectives of the search if it has several."""
+    """The objectives of a search with several objectives; empty in a search with one."""
     lineage_epochs: int
-    """Epochs behind the candidate's score: its own and those of the ancestors that it inherits from."""
+    """The epochs behind the candidate's score: its own epochs and those of ancestors whose weights it inherits."""
     remaining_device_seconds: float | None
-    """Seconds of training steps until the candidate's time limit; None without a limit."""
+    """The seconds in steps until the candidate's time limit; None without a limit."""
     precision: str = "float32"
     """The precision in which the device trains."""
     expected_bytes: int = 0
-    """Expected GPU memory, without the context."""
+    """The expected GPU memory in bytes, without the CUDA context."""
     rung: Rung | None = None
     """The rung that the candidate is trained to, if its search has rungs."""
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether an earlier attempt ran out of memory next to others."""
+        """Return whether an earlier attempt ran out of memory next to other trainings."""
         return self.leased.memory_fallback != MemoryFallback.NONE
 
 
@@ -106,7 +106,7 @@ def create_assignment(
 
 
 def _expected_bytes(search: SearchRecord, leased: LeasedCandidate, message: Assign, precision: str) -> int:
-    """Return the expected GPU memory of a training, with its largest images."""
+    """Return the expected GPU memory of a training in bytes, at its largest resolution."""
     enlarged = message.training.get("end_resolution")
     scale = (enlarged / search.task["resolution"]) ** 2 if enlarged else 1.0
     activations = round(leased.activations * max(1.0, scale))
@@ -114,9 +114,9 @@ def _expected_bytes(search: SearchRecord, leased: LeasedCandidate, message: Assi
 
 
 def _initial_weights(connection: Connection, settings: Settings, source: WeightSource) -> tuple[InitialWeights, int]:
-    """Return the final model that a training starts from, and the epochs behind it.
+    """Return the final model from whose weights a training starts, and the epochs behind these weights.
 
-    Its network is unknown if its search was deleted; the training then ends with a message.
+    If the search of that model was deleted, its network is unknown, and the training fails with a message.
     """
     chain = list_inheritance_chain(connection, source.candidate, whole=False)
     if not chain:
@@ -138,7 +138,7 @@ def _initial_weights(connection: Connection, settings: Settings, source: WeightS
 def _train_to_next_rung(
     connection: Connection, rungs: Rungs, leased: LeasedCandidate, message: Assign
 ) -> tuple[Rung, Assign]:
-    """Return the next rung of a candidate, and its message changed to end there."""
+    """Return the next rung of a candidate, and the message changed to end at this rung."""
     reached = get_reached_rungs(connection, leased.token.candidate)
     rung = Rung(reached.rungs, rungs.epochs[reached.rungs], is_last=reached.rungs == rungs.last)
     if rungs.resumes:
@@ -148,12 +148,12 @@ def _train_to_next_rung(
 
 
 def images_per_pass(message: Assign) -> int:
-    """Return the number of images that a training computes at once: a batch, or half of it."""
+    """Return the number of images that a training computes at once: a whole batch, or half a batch."""
     return int(message.training["batch_size"]) // (2 if message.split_batches else 1)
 
 
 def _ancestors(connection: Connection, search: SearchRecord, leased: LeasedCandidate) -> tuple[InheritanceLink, ...]:
-    """Return the candidate's parent; if the parent's weights are missing, also the ancestors to train them from."""
+    """Return the candidate's parent. If the parent's weights are missing, also return the ancestors to train again."""
     if leased.parent_id is None:
         return ()
     if not inherits_weights(search.spec, origin=leased.origin, parent_id=leased.parent_id):
@@ -202,7 +202,7 @@ def _assign_message(
     objective_metric: str = VALIDATION_ACCURACY,
     stop_after: int | None = None,
 ) -> Assign:
-    """Return the message; `source` has the spec, macro and task of the candidate's search."""
+    """Return the message to a worker; `source` has the spec, macro and task of the candidate's search."""
     data = settings.locate_data(source.spec["data"])
     space = read_space(source.macro)
     return Assign(

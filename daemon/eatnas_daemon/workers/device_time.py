@@ -1,4 +1,4 @@
-"""Share out a device's time among the trainings that use it at once."""
+"""Divide the time of a device among the trainings that use it at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP_PHASES: Final = frozenset({"training", "validating", "testing", "restoring"
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """A training, and the capacity of the device that it can use alone: a GPU, or the threads of its recipe."""
+    """A training, and the units of its device that it can use at most: one GPU, or the threads of its recipe."""
 
     training: RunningTraining
     units: int
@@ -29,8 +29,9 @@ class _Demand:
 def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None:
     """Give each training its share of the last `seconds` of its device.
 
-    A GPU is shared equally by the trainings in steps, so that their device seconds sum to wall time. A processor has
-    `cores` for its trainings, each of which uses as many as it has threads; only what exceeds the cores is shared.
+    Trainings in steps share a GPU equally, so that their device seconds add up to wall time. On a processor with
+    `cores`, each training uses as many cores as it has threads. Shares are below 1 only if there are more threads than
+    cores.
     """
     by_device: defaultdict[str, list[_Demand]] = defaultdict(list)
     capacity: dict[str, int] = {}
@@ -45,7 +46,7 @@ def share_device_time(slots: Iterable[Slot], seconds: float, cores: int) -> None
     for uuid, demands in by_device.items():
         used = sum(demand.units for demand in demands if demand.in_steps)
         for demand in demands:
-            # A training outside its steps gets a share too, because it may do all of its steps before the next call.
+            # A training outside steps gets a share too, because it may start and finish steps before the next call.
             total = used if demand.in_steps else used + demand.units
             share = min(1.0, capacity[uuid] / total)
             demand.training.time.observe(seconds if demand.in_steps else 0.0, share)

@@ -1,4 +1,4 @@
-"""Start worker processes: a new Python interpreter for each, in a session of its own, with two pipes."""
+"""Start worker processes. Each is a new Python interpreter in a new session, with two pipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eatnas_db.domain.arithmetic import NATIVE, worker_variables
 from eatnas_db.interpreter import python_command
 
 TRAINING_PROGRAM: Final = ("-m", "eatnas_training.worker")
-"""The arguments of the Python interpreter that start a worker."""
+"""The arguments with which the Python interpreter starts a worker."""
 
 
 class WorkerLauncher(Protocol):
@@ -29,15 +29,16 @@ class WorkerLauncher(Protocol):
         """Return a launcher for recipes of another arithmetic."""
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Start a worker; it sends `Ready` once it can train. Raises `OSError`."""
+        """Start a worker, which sends `Ready` when it can train. Raises `OSError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """Starts workers of one program, which tests and benchmarks replace by a simulated one.
+    """Starts workers on this machine. Tests and benchmarks replace the program by a simulated worker.
 
-    `program`: the arguments of the Python interpreter, without those that `launch` adds. `arithmetic`: that of the
-    recipes which the workers train by (`domain.arithmetic`). `environment`: None means that of this process.
+    `program` has the interpreter's arguments before those that `launch` adds. `arithmetic` is the arithmetic of the
+    workers' recipes (`domain.arithmetic`). `environment` is the base of the workers' environment; None: the environment
+    of this process.
     """
 
     log_folder: Path
@@ -54,7 +55,7 @@ class Launcher:
         return replace(self, arithmetic=arithmetic)
 
     def launch(self, slot: int, device: DeviceSnapshot = CPU_DEVICE) -> WorkerProcess:
-        """Start a worker that sees no GPU but its own; it sends `Ready` once it can train. Raises `OSError`."""
+        """Start a worker that sees only its own device. It sends `Ready` when it can train. Raises `OSError`."""
         environment = os.environ if self.environment is None else self.environment
         worker_in, command_fd = os.pipe()
         report_fd, worker_out = os.pipe()
@@ -83,5 +84,5 @@ class Launcher:
         try:
             self.log_folder.mkdir(parents=True, exist_ok=True)
             return self.log_file(slot).open("ab")
-        except OSError:  # A full disk costs the log, not the training.
+        except OSError:  # On a full disk, the log is lost, but the training continues.
             return Path(os.devnull).open("ab")

@@ -17,10 +17,10 @@ class CpuMeter:
     measured_at: float
     cpu_seconds: float
     load: float | None = None
-    """CPU seconds per second before the last measurement; None before the second one."""
+    """The CPU seconds per second between the last two measurements; None before the second measurement."""
 
     def measure(self, now: float, cpu_seconds: float) -> None:
-        """Update the load. Two measurements at one moment share it."""
+        """Update the load. Two measurements at the same time have the same load."""
         if now > self.measured_at:
             self.load = (cpu_seconds - self.cpu_seconds) / (now - self.measured_at)
             self.measured_at, self.cpu_seconds = now, cpu_seconds
@@ -28,23 +28,23 @@ class CpuMeter:
 
 @dataclass(slots=True)
 class GpuMemory:
-    """GPU memory of a worker: its own figure, and the part of it that the driver's figures include by now."""
+    """The GPU memory of a worker: the figure that it reports, and the part that the driver already shows."""
 
     reported_bytes: int = 0
     sampled_bytes: int = 0
     visible_bytes: int = 0
 
     def sample(self) -> None:
-        """Note the reported figure when the driver is asked; the figure before it is visible from now on."""
+        """Call this with each probe of the driver. The figure at the previous probe counts as visible from now on."""
         self.visible_bytes = min(self.sampled_bytes, self.reported_bytes)
         self.sampled_bytes = self.reported_bytes
 
 
 @dataclass(slots=True)
 class TrainingTime:
-    """The time of a training: seconds in its steps, and its share of them if others used the device too.
+    """The time of a training: its seconds in steps, and its share of them if other trainings used the device too.
 
-    The worker reports the seconds in steps at intervals. `observe` collects the shares between two reports.
+    The worker reports its seconds in steps at intervals. `observe` collects the shares between two reports.
     """
 
     step_seconds: float = 0.0
@@ -54,13 +54,13 @@ class TrainingTime:
     _last_share: float = 1.0
 
     def observe(self, seconds: float, share: float) -> None:
-        """Note that the training had this share of its device during the last `seconds`."""
+        """Add a period: the training had `share` of its device during the last `seconds`."""
         self._observed_seconds += seconds
         self._shared_seconds += seconds * share
         self._last_share = share
 
     def report(self, step_seconds: float) -> None:
-        """Store the seconds in steps since the assignment, as the worker reports them."""
+        """Store the seconds in steps since the assignment that the worker has reported."""
         share = self._shared_seconds / self._observed_seconds if self._observed_seconds > 0 else self._last_share
         self.device_seconds += max(0.0, step_seconds - self.step_seconds) * share
         self.step_seconds = max(self.step_seconds, step_seconds)
@@ -82,10 +82,10 @@ class RunningTraining:
     phase: str = "loading"
     progress: Progress | None = None
     longest_silence: float = 0.0
-    """Longest time in seconds between two messages so far."""
+    """The longest time in seconds between two messages so far."""
     images_per_second: float | None = None
     resource_uses: dict[int, ResourceUse] = field(default_factory=dict)
-    """Use of the device, by epoch."""
+    """The use of the device by epoch."""
 
     @property
     def token(self) -> LeaseToken:
@@ -103,7 +103,7 @@ class RunningTraining:
         return subject == (self.token.candidate, self.token.attempt)
 
     def update(self, progress: Progress, silence: float) -> None:
-        """Take over a progress message that arrived `silence` seconds after the message before it."""
+        """Store a progress message that arrived `silence` seconds after the previous message."""
         if self.progress is not None:
             self.longest_silence = max(self.longest_silence, silence)
             self.images_per_second = self._rate(self.progress, progress) or self.images_per_second

@@ -1,4 +1,4 @@
-"""Slots: places for one worker each, on the processor or on a GPU."""
+"""Slots on the processor or on a GPU. Each is a place for one worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.domain.arithmetic import NATIVE
 from eatnas_protocol.messages import Message, Ready
 
 MAX_DOUBLINGS: Final = 60
-"""After this many doublings the delay has reached every limit; larger powers would overflow."""
+"""The most doublings of a delay. Every limit is reached before, and larger powers would overflow."""
 
 
 @dataclass(slots=True)
@@ -24,12 +24,12 @@ class Slot:
     number: int
     device: DeviceSnapshot = CPU_DEVICE
     may_start: bool = True
-    """Whether a worker may start now; on a GPU each start is decided separately."""
+    """Whether a worker may start now. On a GPU, each start is decided separately."""
     arithmetic: str | None = None
-    """The arithmetic for which the next worker starts; None: the one that the supervisor started with."""
+    """The arithmetic of the next worker; None: the default arithmetic of the supervisor."""
     worker: WorkerState | None = None
     failed_starts: int = 0
-    """Number of workers in a row that ended before they were ready."""
+    """The number of workers in a row that ended before they were ready."""
     start_error: str | None = None
     start_after: float = 0.0
 
@@ -50,37 +50,37 @@ class Slot:
 
     @property
     def needs_device_alone(self) -> bool:
-        """Return whether the running training ran out of memory before and must have its device alone."""
+        """Return whether the running training must have its device alone, because it ran out of memory before."""
         return self.busy and self.training is not None and self.training.assignment.needs_device_alone
 
     def start_worker(self, process: WorkerProcess, now: float, arithmetic: str = NATIVE) -> WorkerState:
-        """Put a process that was just started into the slot."""
+        """Put a process that has just been started into the slot."""
         placement = PlacementCheck(verified=not self.on_gpu)
         self.worker = WorkerState(process, self.device, now, placement, arithmetic=arithmetic)
         return self.worker
 
     def receive(self, message: Message, now: float) -> bool:
-        """Process a message of the worker; return False if it is about an earlier training and therefore ignored."""
+        """Process a message of the worker. Return False if the message is about an earlier training and was ignored."""
         if isinstance(message, Ready):
             self.failed_starts, self.start_error = 0, None
             self._place_worker(message)
         return self.worker is not None and self.worker.receive(message, now)
 
     def _place_worker(self, ready: Ready) -> None:
-        """Take over the device on which others have placed the worker, if they have."""
+        """Set the device of the slot if a cluster has placed the worker on it."""
         device = None if self.worker is None else self.worker.process.find_device(ready)
         if self.worker is not None and device is not None:
             self.device = self.worker.device = device
             self.worker.placement.verified = True
 
     def evict_worker(self, reason: str, now: float, timeouts: Timeouts) -> None:
-        """Ask the worker to release its training and to exit; no other worker starts before that is allowed again."""
+        """Ask the worker to release its training and to exit. No other worker starts until this is allowed again."""
         self.may_start = False
         if self.worker is not None:
             self.worker.request_exit(now, timeouts, reason)
 
     def replace_worker(self, reason: str, now: float, timeouts: Timeouts) -> None:
-        """Ask the worker to exit, for a fresh one to start."""
+        """Ask the worker to exit, so that a new worker starts."""
         if self.worker is not None:
             self.worker.request_exit(now, timeouts, f"replaced by a fresh worker: {reason}")
 
@@ -92,7 +92,7 @@ class Slot:
         self.may_start = self.may_start and not self.on_gpu
 
     def record_failed_start(self, now: float, timeouts: Timeouts, error: str | None) -> None:
-        """Count a worker that ended before it was ready, or did not start; the delay doubles with each failure."""
+        """Count a worker that did not start or ended before it was ready. The delay doubles with each such failure."""
         self.failed_starts, self.start_error = self.failed_starts + 1, error
         delay = timeouts.restart * 2.0 ** min(self.failed_starts - 1, MAX_DOUBLINGS)
         self.start_after = now + min(delay, timeouts.max_restart)

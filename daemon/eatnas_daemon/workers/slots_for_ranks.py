@@ -1,4 +1,4 @@
-"""The slots of trainings on several devices: each process of such a training takes a slot of the processor."""
+"""Find slots for trainings on several devices. Each process of such a training takes a slot on the processor."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from eatnas_daemon.workers.slots import Slot
 
 
 def without_taken(idle: Sequence[Slot], slots: Sequence[Slot]) -> list[Slot]:
-    """Return the idle slots without those that the further processes of running trainings take."""
+    """Return the idle slots that no further process of a running training takes."""
     taken = sum(_count_taken(slot, slots) - 1 for slot in slots if slot.busy and not slot.on_gpu)
     return _without(idle, taken)
 
 
 def count_needed(devices: int, slots: Sequence[Slot]) -> int:
-    """Return the number of slots that a training on this many devices takes: one each, or all if there are fewer.
+    """Return the number of slots that a training on `devices` devices takes: one each, or all slots if they are fewer.
 
-    Slots without a worker do not count, because they may stay without one.
+    Slots without a worker do not count, because they may stay empty.
     """
     staffed = sum(slot.worker is not None and not slot.on_gpu for slot in slots)
     return max(1, min(devices, staffed))
@@ -25,8 +25,8 @@ def count_needed(devices: int, slots: Sequence[Slot]) -> int:
 def split_for_training(idle: Sequence[Slot], devices: int, slots: Sequence[Slot]) -> tuple[Slot | None, list[Slot]]:
     """Return the slot for a training on several devices, and the slots that stay idle for others.
 
-    While too few slots are idle there is no slot for it, and none of the processor stays for others: it would never
-    start next to a search with many short trainings.
+    While too few slots are idle, return no slot for it, and no idle slot on the processor for others. Otherwise the
+    training would never start next to a search with many short trainings.
     """
     own = [slot for slot in idle if not slot.on_gpu]
     needed = count_needed(devices, slots)

@@ -1,4 +1,4 @@
-"""A running worker process: send it commands, read its reports, kill it, reap it."""
+"""Send commands to a running worker process, read its reports, kill it, and reap it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from eatnas_protocol.messages import Command, Heartbeat, Message, Ready
 READ_BYTES: Final = 1 << 16
 MAX_CHUNKS: Final = 64
 EXIT_SECONDS: Final = 5.0
-"""Time for a worker to exit after it has closed its pipe."""
+"""The time for a worker to exit after it has closed its pipe."""
 REAP_SECONDS: Final = 0.2
-"""Time in which most workers exit; the supervisor waits for it once."""
+"""The time in which most workers exit. The supervisor waits for this time once."""
 KILL_SECONDS: Final = 1.0
-"""Time for a worker to exit after it was killed."""
+"""The time for a worker to exit after it was killed."""
 
 
 class ChildProcess(Protocol):
-    """What a worker needs of a process: a `subprocess.Popen`, or one that others control."""
+    """The process of a worker: a `subprocess.Popen`, or a process on another machine."""
 
     @property
     def pid(self) -> int:
@@ -38,9 +38,9 @@ class ChildProcess(Protocol):
 
 
 class WorkerProcess:
-    """A worker process in a session of its own, and the two pipes to it.
+    """A worker process in its own session, and the two pipes to it.
 
-    `command_fd` is the end for commands to the worker, `report_fd` the end for its reports.
+    `command_fd` is our end of the pipe for commands, and `report_fd` our end of the pipe for reports.
     """
 
     def __init__(self, process: ChildProcess, command_fd: int, report_fd: int) -> None:
@@ -49,7 +49,7 @@ class WorkerProcess:
         self._decoder = Decoder()
         self._closed = False
         self._pipe_closed_at: float | None = None
-        # A worker that is frozen or damaged must never keep the supervisor waiting.
+        # Make both ends non-blocking, because a frozen or damaged worker must never block the supervisor.
         for descriptor in (command_fd, report_fd):
             os.set_blocking(descriptor, False)
 
@@ -65,25 +65,25 @@ class WorkerProcess:
 
     @property
     def unreachable_seconds(self) -> float:
-        """Return how long the machine of the process has not answered; 0 for a process of this machine."""
+        """Return the seconds for which the machine of the process has not answered; 0 for a process on this machine."""
         return 0.0
 
     @property
     def loss_reason(self) -> str | None:
-        """Return why a process ended that others control, if that is known."""
+        """Return the reason why a process on another machine ended; None if it is unknown or the process is local."""
         return None
 
     def find_device(self, ready: Ready) -> DeviceSnapshot | None:
-        """Return the device that a worker has been placed on; None if it was known before the start."""
+        """Return the device on which a cluster has placed the worker; None if the device was known before the start."""
         return None
 
     def read_device(self, device: DeviceSnapshot) -> DeviceSnapshot:
-        """Return the last snapshot of the worker's device; `device` if there is none."""
+        """Return the last snapshot of the worker's device, or `device` if there is no newer one."""
         return device
 
     @property
     def suspended(self) -> bool:
-        """Return whether the process was stopped by SIGSTOP or Ctrl-Z and therefore cannot report."""
+        """Return whether the process is stopped by SIGSTOP or Ctrl-Z, and so cannot report."""
         with contextlib.suppress(psutil.Error):
             return bool(psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED)
         return False
@@ -104,15 +104,16 @@ class WorkerProcess:
 
     @property
     def blocked_fd(self) -> int | None:
-        """Return the descriptor that takes the rest of the commands when it is writable; None if all are sent."""
+        """Return the descriptor of the command pipe if commands wait for it to be writable; None if all are sent."""
         return self.command_fd if self._unsent and not self._closed else None
 
     def send(self, command: Command) -> None:
-        """Send a command, without waiting; `flush` sends what the pipe does not take now.
+        """Send a command without waiting. If the pipe is full, `flush` sends the rest later.
 
-        A dead worker does not get it; `receive` reports its end. A worker that reads nothing gets no more heartbeats.
+        Commands to a dead worker are dropped; `receive` reports its end. A worker that reads nothing gets no more
+        heartbeats.
         """
-        if self._closed:  # Another file may have the descriptor's number by now.
+        if self._closed:  # Another file may have the number of the closed descriptor now.
             return
         if isinstance(command, Heartbeat) and self._unsent:
             return
@@ -120,7 +121,7 @@ class WorkerProcess:
         self.flush()
 
     def flush(self) -> None:
-        """Send the bytes that the pipe takes now."""
+        """Send as many waiting bytes as the pipe accepts now."""
         if self._closed:
             return
         try:
@@ -132,9 +133,9 @@ class WorkerProcess:
             self._unsent.clear()
 
     def receive(self) -> tuple[list[Message], bool]:
-        """Return the messages that arrived, without waiting, and whether the worker has closed its pipe.
+        """Return the messages that have arrived, and whether the worker has closed its pipe. Never waits.
 
-        Raises `ValueError` for bytes that are no message; call `discard` afterwards.
+        Raises `ValueError` for bytes that are no message. Call `discard` after this error.
         """
         messages: list[Message] = []
         for chunk in self._read_chunks():
@@ -144,11 +145,11 @@ class WorkerProcess:
         return messages, False
 
     def discard(self) -> bool:
-        """Discard the bytes that arrived, without waiting; return whether the worker has closed its pipe."""
+        """Discard the bytes that have arrived. Return whether the worker has closed its pipe. Never waits."""
         return any(not chunk for chunk in self._read_chunks())
 
     def _read_chunks(self) -> Iterator[bytes]:
-        """Yield at most `MAX_CHUNKS` chunks that arrived: a worker that floods its pipe must not delay the others."""
+        """Yield at most `MAX_CHUNKS` chunks, so that a worker that floods its pipe does not delay the others."""
         for _ in range(MAX_CHUNKS):
             try:
                 chunk = os.read(self.report_fd, READ_BYTES)
@@ -160,14 +161,15 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill the process and its descendants."""
-        if not self._closed:  # Another process may have the pid by now.
+        if not self._closed:  # After the process was reaped, another process may have its pid.
             kill_process_tree(self._process.pid)
 
     def reap(self, now: float) -> int | None:
-        """Return the exit status of a worker that has closed its pipe, negative for a signal; None if it still exits.
+        """Return the exit status of a worker that has closed its pipe (negative for a signal); None while it exits.
 
-        A worker that does not exit is killed, and reported as killed even if that takes long: a driver may block a
-        killed process, for example after a GPU was lost. `subprocess` reaps it when it starts another process.
+        A worker that does not exit in time is killed. It is reported as killed even if it does not end soon, because a
+        driver may block a killed process, for example after a GPU was lost. `subprocess` reaps such a process when it
+        starts another.
         """
         first = self._pipe_closed_at is None
         self._pipe_closed_at = now if self._pipe_closed_at is None else self._pipe_closed_at
@@ -185,11 +187,11 @@ class WorkerProcess:
 
     @property
     def has_closed_pipe(self) -> bool:
-        """Return whether the worker has closed its pipe and only has to be reaped."""
+        """Return whether the worker has closed its pipe, so that it only has to be reaped."""
         return self._pipe_closed_at is not None
 
     def close(self) -> int:
-        """Reap a worker that was killed or has closed its pipe; return its exit status, negative for a signal."""
+        """Reap a worker that was killed or has closed its pipe. Return its exit status, negative for a signal."""
         try:
             status = self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:

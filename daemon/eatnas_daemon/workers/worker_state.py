@@ -1,4 +1,4 @@
-"""The supervisor's view of one worker process: what it reported, what it was asked, and whether it is overdue."""
+"""The supervisor's view of one worker process: its reports, the requests to it, and its time limits."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from eatnas_protocol.messages import (
 
 SLOW_PHASES: Final = frozenset({"loading", "building", "program"})
 SETTLING_TRAININGS: Final = 5
-"""Number of trainings after which the memory of a worker process should no longer grow."""
+"""The number of trainings after which the memory of a worker process should no longer grow."""
 MAX_MEMORY_GROWTH: Final = 1.5
-"""A worker is replaced if its memory is this many times its memory after `SETTLING_TRAININGS`."""
+"""A worker is replaced if its memory exceeds its memory after `SETTLING_TRAININGS` by this factor."""
 SILENCE_FACTOR: Final = 20
-"""A training hangs if it is silent for this many times its longest silence so far."""
+"""A training counts as hung after a silence of this many times its longest silence so far."""
 
 
 class WorkerFailure(NamedTuple):
@@ -54,36 +54,36 @@ class PlacementCheck:
 
 @dataclass(slots=True)
 class WorkerState:
-    """A worker process, from its start until the database has its end."""
+    """A worker process, from its start until its end is recorded."""
 
     process: WorkerProcess
     device: DeviceSnapshot
     last_message_at: float
     placement: PlacementCheck
     arithmetic: str = NATIVE
-    """The arithmetic of the recipes that the worker can train by."""
+    """The arithmetic of the recipes that the worker can train."""
     ready: Ready | None = None
     ready_at: float = 0.0
     worker_id: int | None = None
-    """Row of the worker in the database; None until its `Ready` is recorded."""
+    """The id of the worker in the database; None until its `Ready` is recorded."""
     training: RunningTraining | None = None
     reports: list[Message] = field(default_factory=list)
-    """Messages that are not recorded yet."""
+    """The messages that are not recorded yet."""
     memory: GpuMemory = field(default_factory=GpuMemory)
     trainings: int = 0
     settled_memory_bytes: int = 0
-    """Memory of the process after `SETTLING_TRAININGS`."""
+    """The memory of the process in bytes after `SETTLING_TRAININGS`."""
     stop_by: float | None = None
-    """Deadline of a stop request."""
+    """The deadline of a stop request."""
     exiting: bool = False
     exit_reason: str | None = None
-    """Reason for an exit request, unless the daemon itself stops."""
+    """The reason of an exit request; None if the daemon itself stops."""
     kill_reason: WorkerFailure | None = None
     unavailable_reason: str | None = None
-    """Reported by a worker that cannot train on its device."""
+    """The reason that a worker has reported if it cannot train on its device."""
     exit_status: int | None = None
     rejected: bool = False
-    """Whether the worker sent an unusable message; all later messages are ignored."""
+    """Whether the worker has sent an unusable message. All later messages are ignored."""
 
     @property
     def on_gpu(self) -> bool:
@@ -92,17 +92,17 @@ class WorkerState:
 
     @property
     def ended(self) -> bool:
-        """Return whether the process is gone; the database may not have its end yet."""
+        """Return whether the process has ended. Its end may not be recorded yet."""
         return self.exit_status is not None
 
     @property
     def cancelled(self) -> bool:
-        """Return whether the worker was asked to exit while it waited for a place, before it had a process."""
+        """Return whether the worker was asked to exit before a cluster had started its process."""
         return self.exiting and not self.process.pid
 
     @property
     def has_final_report(self) -> bool:
-        """Return whether the last report on the training arrived."""
+        """Return whether the last report of the training has arrived."""
         return any(isinstance(report, FinalReport) for report in self.reports)
 
     @property
@@ -124,7 +124,7 @@ class WorkerState:
         return requested
 
     def receive(self, message: Message, now: float) -> bool:
-        """Process a message; return False if it is about an earlier training and therefore ignored.
+        """Process a message. Return False if the message is about an earlier training and was ignored.
 
         Raises `ValueError` for a message that no worker of this version sends.
         """
@@ -160,7 +160,7 @@ class WorkerState:
         return True
 
     def note_loss(self) -> None:
-        """Note why the process ended, if others control it and its end has no other cause."""
+        """Store the reason why a process on another machine ended, if its end has no other cause."""
         reason = self.process.loss_reason
         if reason is not None and self.kill_reason is None:
             self.kill_reason = WorkerFailure(FailureKind.LOST, reason)
@@ -168,7 +168,7 @@ class WorkerState:
                 self.unavailable_reason = reason
 
     def reject(self, reason: str) -> None:
-        """Kill the worker because of a bad message, and discard its reports that the database does not have."""
+        """Kill the worker because of an unusable message, and discard its reports that are not recorded yet."""
         self.rejected = True
         if self.worker_id is None:
             self.ready = None
@@ -183,25 +183,25 @@ class WorkerState:
         """Send an assignment."""
         self.training = RunningTraining(assignment, CpuMeter(now, 0.0 if self.on_gpu else self.process.cpu_seconds))
         self.last_message_at, self.stop_by = now, None
-        # The memory of the training before is free again and must not count as the memory of this one.
+        # The memory of the previous training is free again, so it must not count as memory of this training.
         self.memory = GpuMemory()
         self.process.send(assignment.message)
 
     def measure_epoch(self, epoch: int, now: float, gpu_load: float | None) -> None:
-        """Measure the use of the device by an epoch that just ended."""
+        """Measure the use of the device by an epoch that has just ended."""
         if self.training is None:
             return
         if self.on_gpu:
             self.training.resource_uses[epoch] = ResourceUse(self.memory.reported_bytes, gpu_load)
             return
         cpu_seconds, memory_bytes = self.process.cpu_seconds, self.process.memory_bytes
-        if not memory_bytes:  # The process is gone; only its last messages are left.
+        if not memory_bytes:  # The process has ended, and only its last messages are left.
             return
         self.training.cpu.measure(now, cpu_seconds)
         self.training.resource_uses[epoch] = ResourceUse(memory_bytes, self.training.cpu.load)
 
     def count_training(self, timeouts: Timeouts) -> str | None:
-        """Count a finished training; return a reason to replace the worker, if there is one."""
+        """Count a finished training. Return a reason to replace the worker, or None."""
         self.trainings += 1
         memory_bytes = self.process.memory_bytes
         if self.trainings == SETTLING_TRAININGS:
@@ -225,7 +225,7 @@ class WorkerState:
         if self.exiting:
             return
         self.process.send(Exit())
-        if self.process.pending:  # There is no process that could read it.
+        if self.process.pending:  # No process exists that could read a command.
             self.process.kill()
         self.exiting, self.exit_reason, self.stop_by = True, reason, now + timeouts.stop
 
@@ -237,14 +237,14 @@ class WorkerState:
 
     @property
     def outstanding_bytes(self) -> int:
-        """Expected GPU memory of the training that the driver's figures do not include yet."""
+        """Return the expected GPU memory of the training that the driver's figures do not include yet."""
         if self.training is None or not self.busy:
             return 0
         return max(0, self.training.assignment.expected_bytes - self.memory.visible_bytes)
 
     @property
     def claimed_bytes(self) -> int:
-        """GPU memory that the worker reports, or the expected amount before its first progress message."""
+        """Return the GPU memory that the worker reports or, before its first progress message, the expected memory."""
         if self.training is not None and self.busy and self.training.progress is None:
             return self.training.assignment.expected_bytes
         return self.memory.reported_bytes
@@ -252,7 +252,7 @@ class WorkerState:
     def overdue(self, now: float, timeouts: Timeouts) -> WorkerFailure | None:
         """Return the reason to kill the worker if it exceeds a time limit."""
         if self.process.unreachable_seconds > timeouts.silence:
-            # Also in a phase that may be silent for long, because the machine itself is silent.
+            # This applies even in a phase that may be silent for long, because the machine itself does not answer.
             return WorkerFailure(FailureKind.LOST, f"its node has not answered for {timeouts.silence:g} s")
         if self.stop_by is not None and now > self.stop_by:
             if self.exit_reason is not None:

@@ -1,4 +1,4 @@
-"""The parts that all figures of a report share. Plotly draws them in the reader's browser."""
+"""The common parts of all figures of a report. Plotly draws the figures in the reader's browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from markupsafe import Markup
 FIGURE_HEIGHT: Final = 380
 """The height of most figures in pixels."""
 MAX_MARKED_POINTS: Final = 40
-"""A line with more points has no marker at each point, since the markers would overlap."""
+"""A line with more points than this has no markers, since the markers would overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class ReportFigure:
 
     @property
     def json(self) -> Markup:
-        """The plot as JSON for a script element, where only `<` could be read as markup."""
+        """The plot as JSON for a script element, in which only `<` could be read as markup."""
         return Markup(str(self.plot.to_json()).replace("<", "\\u003c"))  # noqa: S704
 
 

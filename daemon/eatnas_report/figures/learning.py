@@ -23,7 +23,10 @@ _LOSSES: Final[tuple[tuple[str, str, Value], ...]] = (
 
 
 def learning_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the metric and the losses of the best candidates over their epochs; nothing before the first epoch."""
+    """Draw the metric and the losses of the best candidates over their epochs.
+
+    Return no figure before the first epoch.
+    """
     which = "the best candidates" + (" and of those in training" if any(c.in_training for c in data.curves) else "")
     return draw_learning_curves(data.curves, data.search.objective, which)
 
@@ -33,7 +36,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve], objective: Objective, 
     figures = []
     for name, title, value in (("metric", objective.label, _METRIC), *_LOSSES):
         measured = [curve for curve in curves if any(value(point) is not None for point in curve.points)]
-        # The loss is drawn once if it is also the metric.
+        # If the loss is also the metric, draw it once.
         if measured and not (name == "val-loss" and objective.metric == "val_loss"):
             caption = f"{title[0].upper()}{title[1:]} of {which}, by number of epochs."
             plot = _plot_curves(measured, title, value)

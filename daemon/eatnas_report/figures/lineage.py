@@ -23,7 +23,7 @@ SYMBOLS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "p
 
 
 class HasLineage(Protocol):
-    """A candidate and its ancestors, newest first, and other children of these; both may be samples."""
+    """A candidate with its ancestors, newest first, and other children of the ancestors. Both may be samples."""
 
     @property
     def lineage(self) -> tuple[LineageEntry, ...]:
@@ -43,7 +43,7 @@ class HasLineage(Protocol):
 
 
 class Edge(NamedTuple):
-    """A line between a parent and a child: generation and fitness of both."""
+    """A line between a parent and a child, with the generation and the fitness of both."""
 
     parent_generation: int
     parent_fitness: float | None
@@ -52,7 +52,7 @@ class Edge(NamedTuple):
 
 
 def lineage_figures(data: HasLineage) -> list[ReportFigure]:
-    """Draw a candidate, its ancestors and their other children; nothing without a candidate."""
+    """Draw a candidate, its ancestors and their other children. Return no figure without a candidate."""
     if not data.lineage:
         return []
     oldest_first = data.lineage[::-1]
@@ -113,7 +113,7 @@ def _add_edges(plot: Any, edges: Iterable[Edge], line: dict[str, Any], name: str
 
 
 def _add_ancestors(plot: Any, oldest_first: Sequence[LineageEntry], generation: dict[int, int]) -> None:
-    """Add the best and its ancestors, with another symbol and colour for each search."""
+    """Add the best candidate and its ancestors, with a symbol and a colour for each search."""
     labelled = len(oldest_first) <= MAX_MARKED_POINTS
     for number, search in enumerate(dict.fromkeys(relative.search for relative in oldest_first)):
         members = [relative for relative in oldest_first if relative.search == search]
@@ -152,7 +152,7 @@ def _describe_related(child: ScoredChild) -> str:
 
 
 def _describe_blocks(code: str, changes: Sequence[str]) -> list[str]:
-    """Return the blocks as rows of a text table, those with a change marked."""
+    """Return the blocks as rows of a text table, in which changed blocks are marked."""
     changed_blocks = {change.split(" ")[1] for change in changes}
     try:
         blocks = Architecture.parse(code).blocks

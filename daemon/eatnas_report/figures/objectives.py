@@ -12,7 +12,10 @@ from eatnas_report.palette import BLUE, GREY
 
 
 def objective_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the first objective over each of the others; nothing with one objective or before the first score."""
+    """Draw the first objective over each other objective.
+
+    Return no figure with one objective or before the first score.
+    """
     metrics = [objective.metric for objective in data.search.objectives]
     if not data.objective_front:
         return []

@@ -20,7 +20,7 @@ HOURS_FROM_SECONDS: Final = 7200
 SHARE_COLOURS: Final = [[0, "#ffffff"], [1, "#08306b"]]
 """One hue from light to dark keeps the order in black and white and for colour-blind readers."""
 PRIMITIVE_ORDER: Final = ("op", "kernel", "depth", "width", "skip")
-"""The two with the most values come first, so that figures next to each other have similar heights."""
+"""The two primitives with the most values come first, so that figures next to each other have similar heights."""
 
 
 class BlockValue(NamedTuple):
@@ -31,7 +31,7 @@ class BlockValue(NamedTuple):
 
 
 def quality_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the fitness of the population over births and over device time; nothing while it is empty."""
+    """Draw the fitness of the population over births and over device time. Return no figure for an empty population."""
     steps = [step for step in data.steps if step.mean is not None]
     if not steps:
         return []
@@ -95,7 +95,7 @@ def _plot_quality(steps: Sequence[PopulationStep], x: list[float], x_title: str)
 
 
 def front_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the metric against mult-adds with the Pareto front; nothing before the first score."""
+    """Draw the metric against mult-adds with the Pareto front. Return no figure before the first score."""
     if not data.front:
         return []
     objective = data.search.objective
@@ -152,7 +152,7 @@ def primitive_figures(data: ReportData) -> list[ReportFigure]:
 
 
 def primitive_height(rows: int) -> int:
-    """Return the height of a heat map with a number of rows, in pixels."""
+    """Return the height in pixels of a heat map with this number of rows."""
     return 120 + 17 * rows
 
 

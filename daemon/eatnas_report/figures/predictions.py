@@ -1,4 +1,4 @@
-"""The figure of the predictions for guided births: expected and reached fitness."""
+"""The figure of the predictions for guided births: predicted and measured fitness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ MAX_PREDICTIONS: Final = 1000
 
 
 def prediction_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the fitness of guided births over their predicted fitness; nothing if no such birth has a score."""
+    """Draw the fitness of guided births over their predicted fitness.
+
+    Return no figure if no guided birth has a score.
+    """
     scored = [row for row in data.predictions if row.fitness is not None]
     if not scored:
         return []

@@ -16,7 +16,10 @@ _OUTLINE: Final = {"color": BLACK, "width": 1}
 
 
 def failure_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw the number of attempts that ended without a score, by kind of failure; nothing if there are none."""
+    """Draw the number of attempts that ended without a score, by kind of failure.
+
+    Return no figure if there are none.
+    """
     if not data.failures:
         return []
     counts = Counter((failure.failure, failure.state == CandidateState.FAILED) for failure in data.failures)
@@ -40,14 +43,14 @@ def failure_figures(data: ReportData) -> list[ReportFigure]:
 
 
 def utilisation_figures(data: ReportData) -> list[ReportFigure]:
-    """Draw how much of the time each slot worked on the search; nothing before the first attempt."""
+    """Draw the share of time that each slot worked on the search. Return no figure before the first attempt."""
     if data.utilisation is None or not data.utilisation.slots:
         return []
     slots = sample_evenly(data.utilisation.slots, MAX_SLOTS)[::-1]
     plot = new_plot("share of the search's wall time", "")
     plot.add_bar(
         orientation="h",
-        # With the device, since a slot may have moved to another one.
+        # Name the device too, because a slot may have moved to another device.
         y=[escape_markup(f"{slot.host} slot {slot.slot}, {slot.device}") for slot in slots],
         x=[slot.busy for slot in slots],
         text=[f"{slot.busy:.0%}" for slot in slots],

@@ -12,19 +12,19 @@ Bytes = NDArray[np.uint8]
 Integers = NDArray[np.int64]
 
 RESIDENT_BYTES: Final = 2**30
-"""Images in memory take at most this many bytes; files of images that would take more are streamed."""
+"""The most bytes of images in memory. Image files that would take more are streamed."""
 SKIP: Final = "skip"
 """The value of `data.on_unreadable` that leaves out images that cannot be read."""
 _RESIZE_CHUNK: Final = 1024
-"""Images that are resized at a time; it bounds the memory for their float64 values."""
+"""The number of images that are resized at a time, which bounds the memory for their float64 values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
     """`images` uint8 `[N, C, H, W]`, `labels` int64 `[N]` from 0 to `classes - 1`.
 
-    `skipped`: the names of files that cannot be read and are left out. `identity`: the content that a data set of a
-    package adds to the digest. `class_names`: the names of the classes in the order of their labels, if it gives any.
+    `skipped` are the names of unreadable files that are left out. `identity` is the text that a plug-in's data set adds
+    to the digest. `class_names` are the names of the classes in the order of their labels, or None.
     """
 
     images: Bytes
@@ -38,7 +38,7 @@ class Images:
 def resize_images(images: Bytes, side: int | None) -> Bytes:
     """Resize `[N, C, H, W]` to `side` × `side` with a triangle filter, which averages areas when shrinking.
 
-    With `side` None the images stay as they are.
+    With `side` None, return the images unchanged.
     """
     height, width = images.shape[2:]
     if side is None or (height, width) == (side, side):
@@ -52,7 +52,7 @@ def resize_images(images: Bytes, side: int | None) -> Bytes:
 
 
 def _filter_weights(length: int, side: int) -> NDArray[np.float64]:
-    """Return weights `[side, length]`; each row sums to 1."""
+    """Return the weights of the filter, `[side, length]`. Each row sums to 1."""
     scale = length / side
     support = max(1.0, scale)
     centers = (np.arange(side) + 0.5) * scale - 0.5

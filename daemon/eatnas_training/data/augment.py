@@ -11,22 +11,22 @@ from eatnas_training.data.batches import BatchKey, to_device
 from eatnas_training.data.policies import draw_operations
 
 SHIFT_SHARE: Final = 8
-"""Images are shifted by up to their height divided by this."""
+"""The largest shift of an image is its height divided by this number."""
 MIRRORING: Final = ("flip", "crop_flip")
 """The values of `training.augment` that mirror half of the images."""
 
 
 def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
-    """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of them.
+    """Shift each image of `[B, C, H, W]` by up to an eighth of its height; `crop_flip` also mirrors half of the images.
 
-    `flip` only mirrors. The draws are keyed by (seed, epoch, batch). Pixels shifted in are 0. `none` returns the batch
-    unchanged. The operations of a policy follow.
+    `flip` only mirrors, and `none` changes nothing. Pixels that are shifted in are 0. The operations of a policy are
+    applied at the end. The draws are keyed by (seed, epoch, batch).
     """
     draws = draw_shifts(key, len(images), images.shape[2])
     shifted = images if draws is None else shift_images(images, to_device(draws, images.device), key.augment)
     if key.policy == "none":
         return shifted
-    # Each operation creates an image and leaves the one before as it is.
+    # Each operation creates a new image and does not change its input.
     count, side = len(images), images.shape[-1]
     changed = list(shifted.contiguous())
     for number, operations in enumerate(draw_operations(key, count, side)):
@@ -36,9 +36,9 @@ def augment_batch(images: Tensor, key: BatchKey) -> Tensor:
 
 
 def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
-    """Draw the shifts down and across and whether to mirror: int64 `[3, count, 1]`; None if nothing is to be changed.
+    """Draw vertical shifts, horizontal shifts and mirrorings: int64 `[3, count, 1]`; None if there are no changes.
 
-    They are drawn on the CPU, so that every device gets the same draws, and are copied in one piece.
+    The draws are made on the CPU, so that every device gets the same draws, and are copied in one piece.
     """
     if key.augment == "none":
         return None
@@ -51,7 +51,7 @@ def draw_shifts(key: BatchKey, count: int, height: int) -> Tensor | None:
 
 
 def shift_images(images: Tensor, draws: Tensor, augment: str) -> Tensor:
-    """Shift and mirror the images `[B, C, H, W]` by the draws of `draw_shifts`, which are on their device."""
+    """Shift and mirror the images `[B, C, H, W]` by the draws of `draw_shifts`, which must be on the same device."""
     count, _, height, width = images.shape
     device = images.device
     down, across, mirror = draws

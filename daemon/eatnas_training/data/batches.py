@@ -1,4 +1,4 @@
-"""Batches of images on a device, independent of where the images lie."""
+"""Batches of images on a device, for images in memory and for streamed images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from eatnas_db.domain.rng import derive_seed
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """The key of a training batch; it alone decides which images the batch holds and how they are augmented."""
+    """The key of a training batch. Only the key decides the images of the batch and their augmentation."""
 
     augment: str
     seed: int
@@ -26,7 +26,7 @@ class BatchKey:
     policy: str = "none"
     rank: int = 0
     ranks: int = 1
-    """The batch is divided among this number of processes, and the key is the key of one part."""
+    """The number of processes that divide the batch. The key belongs to one part."""
 
     def indices(self, count: int) -> Tensor:
         """Return the indices of the part's images among `count`: int64 `[B]` on the CPU."""
@@ -56,9 +56,10 @@ class DataPart(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedData:
-    """Both parts, normalized alike, and the digest of both. `state` describes the images of the search.
+    """Both parts of a data set, normalized alike, and their digest. `state` describes the images of the search.
 
-    `held_out` is the validation images. A final model trains on them too, and its `held_out` is the test images.
+    `held_out` contains the validation images. A final model trains on them, and its `held_out` contains the test
+    images.
     """
 
     train: DataPart
@@ -80,7 +81,8 @@ _cached_epoch_order = lru_cache(maxsize=2)(epoch_order)
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a CPU tensor to a device without waiting for the device's pending work.
 
-    A copy from pageable memory would wait. torch keeps the pinned memory until the copy is complete.
+    A copy from pageable memory would wait, so the tensor is pinned. torch keeps the pinned memory until the copy is
+    complete.
     """
     if device.type != "cuda":
         return tensor.to(device)
@@ -88,6 +90,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def normalize(images: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Convert uint8 `[B, C, H, W]` to float32, channels-last, by `mean` and 1 / deviation `[1, C, 1, 1]`."""
+    """Convert uint8 `[B, C, H, W]` to float32, channels-last. `mean` and `scale` (1 / deviation) are `[1, C, 1, 1]`."""
     floats = (images.to(torch.float32) - mean) * scale
     return floats.contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ _FOLDER: Final = "a folder of your own: root"
 
 @dataclass(frozen=True, slots=True)
 class DataSetInfo:
-    """The size of a data set and its source. A figure of 0 depends on its files."""
+    """The size and the source of a data set. A number of 0 means that it depends on the files."""
 
     images: int
     test_images: int
@@ -50,9 +50,9 @@ SOURCE_SETS: Final[dict[str, DataSetInfo]] = {
     HUGGING_FACE: DataSetInfo(0, 0, 0, 0, 0, "a folder of Parquet files", False),
     CSV: DataSetInfo(0, 0, 0, 3, 0, "a CSV file of paths and labels", False),
 }
-"""The sources that a name can begin with."""
+"""The sources with which the name of a data set can begin."""
 FORMS: Final = {TORCHVISION: "torchvision:CLASS", HUGGING_FACE: "hf:PATH", CSV: "csv:PATH"}
-"""How a name with a source is written."""
+"""The notation of a name with each source."""
 
 
 def get_data_set(name: str) -> DataSetInfo:
@@ -64,19 +64,19 @@ def get_data_set(name: str) -> DataSetInfo:
 
 
 def is_map_style(name: str) -> bool:
-    """Return whether a data set is read item by item, and not by a reader of this package for its files."""
+    """Return whether a data set is read item by item, and not by this package's reader for its file format."""
     return name not in DATA_SETS and split_source(name)[0] != CSV
 
 
 def describe_plugin(name: str) -> dict[str, str] | None:
-    """Return the identity of the package's source for a data set of a package, else None. Raises `DataError`."""
+    """Return the identity of the source of a plug-in's data set; None for other data sets. Raises `DataError`."""
     if not is_map_style(name) or split_source(name)[0]:
         return None
     return find_data_plugin(name).identity().to_json()
 
 
 def find_data_plugin(name: str) -> Plugin:
-    """Return the plug-in for a name, or for `module:function`. Raises `DataError` with the most similar name."""
+    """Return the plug-in with a name, or `module:function`. Raises `DataError` with the most similar name."""
     try:
         plugins = list_plugins(DATASETS)
         if name in plugins:

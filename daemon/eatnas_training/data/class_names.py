@@ -27,13 +27,13 @@ _NAMES: Final = {
 
 
 def list_class_names(data: Mapping[str, Any], classes: int | None = None) -> tuple[str, ...]:
-    """Return the names of the classes of a `DataSpec`: its own, its folders', or digits. Raises `DataError`.
+    """Return the class names of a `DataSpec`: from the data set, from its folders, or numbers. Raises `DataError`.
 
-    `classes`: their number, for a data set that names none.
+    `classes` is the number of classes, for a data set without names.
     """
     name = str(data["name"])
     if is_file_set(name):
-        # Other programs read these names as UTF-8; a folder's name may be any bytes.
+        # A folder's name may be any bytes, but other programs read these names as UTF-8.
         return tuple(os.fsencode(label).decode("utf-8", "replace") for label in list_training_files(data).class_names)
     if is_map_style(name):
         part = open_map_style(data, train=True)

@@ -1,4 +1,4 @@
-"""Image files and labels that a CSV file lists, as an `ImageFolder`."""
+"""Read a CSV file that lists image files and labels, as an `ImageFolder`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COLUMNS: Final = {
     "label": ("label", "class", "target"),
     "split": ("split",),
 }
-"""The names of each column that are known, in lower case. The split is optional."""
+"""The known names of each column, in lower case. The column for the split is optional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def csv_file(data: Mapping[str, Any]) -> Path:
 
 
 def list_csv(data: Mapping[str, Any], *, train: bool) -> ImageFolder:
-    """List the images of one part of a `DataSpec`. The classes are the labels of the training part.
+    """List the images of one part of a `DataSpec`. The labels of the training part define the classes.
 
     Relative paths are below the folder of the CSV file. Raises `DataError` that names the line.
     """
@@ -125,7 +125,7 @@ def _parse_row(file: Path, top: Path, line: int, cells: list[str], places: Mappi
 
 
 def _require_single_files(file: Path, rows: Sequence[_Row]) -> None:
-    """Raise `DataError` if a file is listed twice: it could be a training and a validation image."""
+    """Raise `DataError` if a file is listed twice, since it could become both a training and a validation image."""
     first: dict[str, int] = {}
     for row in rows:
         if (line := first.setdefault(row.name, row.line)) != row.line:

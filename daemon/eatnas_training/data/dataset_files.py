@@ -1,4 +1,4 @@
-"""Readers for the file formats of the named data sets. NumPy only, except that SVHN needs SciPy.
+"""Read the file formats of the built-in data sets. Needs only NumPy, except that SVHN needs SciPy.
 
 A damaged file raises a `DataError` that names the file and the remedy.
 """
@@ -39,8 +39,8 @@ _CIFAR_FILES: Final = {
 
 
 def read_digits(*, train: bool) -> Images:
-    """Read the 1,797 digits of scikit-learn, of which a fixed draw of 360 is the test part. Raises `DataError`."""
-    # The file is found without an import, because importing scikit-learn takes a second and loads SciPy.
+    """Read the 1,797 digits of scikit-learn. A fixed draw of 360 digits is the test part. Raises `DataError`."""
+    # Find the file without an import, because importing scikit-learn takes a second and loads SciPy.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("digits: the images come with scikit-learn, which is missing; pip install scikit-learn")
@@ -66,7 +66,7 @@ def read_idx_set(root: Path, name: str, classes: int, *, train: bool) -> Images:
 
 
 def find_file(root: Path, name: str, file: str) -> Path | None:
-    """Find a file of a data set in its folder below `root`, in `root/name` or in `root`; IDX files also as .gz."""
+    """Find a file of a data set in its folder below `root`, in `root/name` or in `root`. IDX files may end in .gz."""
     suffixes = ("", ".gz") if name in IDX_SETS else ("",)
     for folder in (root / FOLDERS[name], root / name, root):
         for suffix in suffixes:
@@ -134,9 +134,9 @@ def _read(path: Path) -> bytes:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Read lists, strings and NumPy arrays, the content of CIFAR's files. Any other pickle could run code."""
+    """Read lists, strings and NumPy arrays, as in CIFAR's files. Refuses other pickles, which could run code."""
 
-    # Taken from an array, because the function's module has another name in each version of NumPy.
+    # Take the function from an array, because the name of its module differs between versions of NumPy.
     _reconstruct = np.zeros(0).__reduce__()[0]
 
     def find_class(self, module: str, name: str) -> Any:
@@ -186,5 +186,5 @@ def read_svhn(root: Path, classes: int, *, train: bool) -> Images:
     except Exception as error:  # SciPy's reader can raise any exception on a damaged file
         raise DataError(f"{path} is not a file of SVHN ({first_line(error)}); {_download_again('SVHN')}") from error
     images = np.ascontiguousarray(images.reshape(32, 32, 3, -1).transpose(3, 2, 0, 1))
-    labels = np.where(labels == 10, 0, labels)  # its class 10 is the digit 0
+    labels = np.where(labels == 10, 0, labels)  # SVHN's class 10 is the digit 0
     return Images(images, _check_labels(path, "SVHN", labels, len(images), classes), classes)

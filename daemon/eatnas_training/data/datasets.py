@@ -1,4 +1,4 @@
-"""Data sets in memory: the split into training and validation images, and the digest of the images used."""
+"""Load data sets into memory: split them into training and validation images, and compute the digest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from eatnas_training.data.folder_content import (
 from eatnas_training.data.image_folder import ImageFolder
 
 VALIDATION_SHARE: Final = 5
-"""By default one image in this many is for validation."""
+"""The default share of validation images is one divided by this number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class FinalData:
-    """The images of a final model: `train` is the training images followed by the validation images.
+    """The images of a final model. `train` contains the training images, followed by the validation images.
 
     `digest` covers every byte; `search_digest` is the digest of the training and validation images in a search.
     """
@@ -71,9 +71,9 @@ def training_steps(data: Mapping[str, Any]) -> Steps[TrainingData]:
 
 
 def load_final(data: Mapping[str, Any]) -> FinalData:
-    """Load the images that a final model is trained and tested on.
+    """Load the images on which a final model is trained and tested.
 
-    Raises `DataError` like `load_training`, and if there is no test part.
+    Raises `DataError` for the same reasons as `load_training`, and if there is no test part.
     """
     return finish(final_steps(data))
 
@@ -110,7 +110,7 @@ def _require_same_kind(name: str, train: Images, test: Images) -> None:
 
 
 def load_test(data: Mapping[str, Any]) -> Images:
-    """Load the test images of a `DataSpec`: for final models, never for a search. Raises `DataError`."""
+    """Load the test images of a `DataSpec`. Only for final models, never for a search. Raises `DataError`."""
     return finish(testing_steps(data))
 
 
@@ -128,9 +128,9 @@ def _select(images: Images, indices: Integers, data: Mapping[str, Any]) -> Image
 def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -> tuple[Integers, Integers]:
     """Return the sorted indices of the training and of the validation images among `count` with these labels.
 
-    The order depends on `split_seed` only: with fewer training images they are a subset, and the validation images
-    stay the same. With `stratify` it also depends on the labels, and both parts have the share of each class that the
-    whole has, within one image. Raises `DataError` if there are too few images for both.
+    The draw depends on `split_seed` only: a smaller number of training images is a subset of a larger one, and the
+    validation images stay the same. With `stratify` the draw also depends on the labels, and both parts have the class
+    shares of the whole data set, within one image. Raises `DataError` if there are too few images for both parts.
     """
     validation = data.get("validation_images") or count // VALIDATION_SHARE
     train = data.get("train_images") or count - validation
@@ -149,7 +149,7 @@ def split(count: int, data: Mapping[str, Any], labels: Integers | None = None) -
 
 
 def _spread_classes(labels: Integers, order: Integers) -> Integers:
-    """Return the indices in an order whose every beginning has the same shares of the classes, within one image."""
+    """Return the indices in an order in which every prefix has the class shares of the whole, within one image."""
     ordered = labels[order]
     position = np.empty(len(labels), np.float64)
     for label in np.unique(ordered):
@@ -159,7 +159,7 @@ def _spread_classes(labels: Integers, order: Integers) -> Integers:
 
 
 def image_side(data: Mapping[str, Any]) -> int:
-    """Return the side that images are resized to. Raises `DataError` if the spec does not set it."""
+    """Return the side to which images are resized. Raises `DataError` if the spec does not set it."""
     side = data.get("resolution") or get_data_set(str(data["name"])).side
     if not side:
         raise DataError(f"{data['name']}: set data.resolution, the side that images are resized to")
@@ -192,7 +192,7 @@ def _load(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
 
 
 def _read_image_folder(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[Images]:
-    """Return the center square of each file, resized."""
+    """Return the resized center square of each file."""
     side = image_side(data)
     if folder.resident_bytes(side) > RESIDENT_BYTES:
         raise DataError(
@@ -212,7 +212,7 @@ def _read_image_folder(folder: ImageFolder, data: Mapping[str, Any]) -> Steps[Im
 def readable_files(folder: ImageFolder, content: FolderContent, data: Mapping[str, Any]) -> Integers:
     """Return the indices of the files that can be read.
 
-    Raises `DataError` if there are others, unless the spec skips them.
+    Raises `DataError` if there are unreadable files, unless the spec skips them.
     """
     if content.unreadable and data.get("on_unreadable") != SKIP:
         raise unreadable_error(folder, content.unreadable)
@@ -238,5 +238,5 @@ def _digest(parts: list[Images], indices: list[Integers]) -> str:
 
 
 def skipped_bytes(skipped: Sequence[str]) -> bytes:
-    """Return the bytes that skipped files add to a digest: none without skipped files."""
+    """Return the bytes that skipped files add to a digest; empty without skipped files."""
     return b"".join(b"skipped " + os.fsencode(name) + b"\n" for name in skipped)

@@ -1,4 +1,4 @@
-"""Decoding of image files in threads, with ImageNet's crops."""
+"""Decode image files in threads, with the crops that are usual for ImageNet."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAX_ASPECT_RATIO: Final = 4 / 3
 CROP_TRIES: Final = 10
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom in pixels."""
+"""Left, top, right and bottom of a crop in pixels."""
 _Task = tuple[Future[Bytes], Callable[[], Bytes]]
 
 
 class DecoderPool:
-    """A pool of daemon threads, which end with this object.
+    """A pool of daemon threads that end with this object.
 
     A `ThreadPoolExecutor` would delay the exit of the interpreter until all queued images are decoded.
     """
@@ -68,8 +68,8 @@ def _stop_threads(queue: SimpleQueue[_Task | None], threads: int) -> None:
 def draw_crops(key: BatchKey, count: int) -> Sequence[list[float] | None]:
     """Return the random numbers of `count` images, or None for images that get the center crop.
 
-    For each image: an area and an aspect ratio for each try, two numbers for the position and one for mirroring, all
-    from 0 to 1. `flip` has the last one alone.
+    The numbers of an image are an area and an aspect ratio for each try, two numbers for the position and one for
+    mirroring, all from 0 to 1. With `flip` there is only the number for mirroring.
     """
     if key.augment == "none":
         return [None] * count
@@ -89,9 +89,9 @@ def decode_image(
     state: FileState | None = None,
     operations: Sequence[Operation] = (),
 ) -> Bytes:
-    """Decode an image file to uint8 `[side, side, 3]`: the center crop, or the random crop of several `draws`.
+    """Decode an image file to uint8 `[side, side, 3]`: the center crop or, with several `draws`, a random crop.
 
-    The operations change the crop before it is mirrored. Raises `DataError`, also if the file is not in the given
+    The operations change the crop before it is mirrored. Raises `DataError`, also if the file does not have the given
     state.
     """
     image = open_image(path, state)
@@ -104,7 +104,7 @@ def decode_image(
 
 
 def center_crop(width: int, height: int, share: float = CENTER_SHARE) -> Box:
-    """Return the centre square of an image; its side is this share of the shorter side."""
+    """Return the centre square of an image. Its side is `share` of the image's shorter side."""
     half = min(width, height) * share / 2
     return width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half
 

@@ -1,4 +1,4 @@
-"""Check what the data set of a package says about its items, before any is read."""
+"""Check the description that a plug-in's data set gives of its items, before an item is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Download of the data sets that are on the web, verified by MD5."""
+"""Download data sets from the web, and verify their files by MD5."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from eatnas_training.data.catalog import IDX_SETS
 from eatnas_training.data.dataset_files import FOLDERS, find_file, read_idx
 
 MIRROR_VARIABLE: Final = "EATNAS_DATA_MIRROR"
-"""The environment variable for the URL of a mirror, which has each file at NAME/FILE."""
+"""The environment variable for the URL of a mirror. The mirror must have each file at NAME/FILE."""
 TIMEOUT_SECONDS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of a data set: the MD5 of each file, and name and MD5 of the archive that holds them, if any."""
+    """The source of a data set: the MD5 of each file, and the name and MD5 of their archive if there is one."""
 
     url: str
     files: Mapping[str, str]
@@ -108,8 +108,8 @@ def _is_valid(root: Path, name: str, file: str, md5: str) -> bool:
         return False
     if name not in IDX_SETS:
         return _md5(path) == md5
-    # The bytes of a .gz file depend on the program that wrote it, and Debian compresses them again. The format has
-    # its own checksum.
+    # Do not compare the MD5 of an existing .gz file: Debian compresses the files again, which changes the bytes. The
+    # format has its own checksum.
     try:
         read_idx(path, 3 if "images" in file else 1)
     except DataError:
@@ -118,12 +118,12 @@ def _is_valid(root: Path, name: str, file: str, md5: str) -> bool:
 
 
 def _path_of(root: Path, name: str, file: str) -> Path:
-    """Return the path of an existing file, or the path for its download."""
+    """Return the path of a file if it exists, otherwise the path for its download."""
     return find_file(root, name, file.removesuffix(".gz")) or root / FOLDERS[name] / file
 
 
 def _download(name: str, source: Source, file: str, md5: str, folder: Path) -> None:
-    """Download `folder/file`; it appears complete and with the right MD5, or not at all."""
+    """Download `folder/file`. The file appears only when it is complete and has the right MD5."""
     mirror = os.environ.get(MIRROR_VARIABLE)
     url = f"{mirror.rstrip('/')}/{name}/{file}" if mirror else f"{source.url}/{file}"
     advice = f"put {file} into {folder} manually, or set {MIRROR_VARIABLE} to a URL that has {name}/{file}"
@@ -151,7 +151,7 @@ def _unpack(archive: Path, root: Path, name: str, files: Mapping[str, str]) -> N
     folder = FOLDERS[name]
     with tarfile.open(archive) as tar:
         for file in files:
-            # Only the content comes from the archive; the path to write is ours.
+            # Take only the content from the archive, because a path in it could lead out of the folder.
             content = tar.extractfile(f"{folder}/{file}")
             if content is None:
                 raise DataError(f"{archive}: {folder}/{file} is not a file in it; delete the archive and try again")

@@ -1,4 +1,4 @@
-"""Data sets that are files of images: folders with one folder for each class, and CSV files that list images."""
+"""List the files of data sets: folders with one folder for each class, and CSV files that list images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_training.data.image_folder import TEST, ImageFolder, list_test_folde
 
 
 def is_file_set(name: str) -> bool:
-    """Return whether a data set is a folder or a list of image files."""
+    """Return whether a data set is a folder of image files or a CSV file that lists them."""
     return name in FOLDER_SETS or split_source(name)[0] == CSV
 
 

@@ -27,14 +27,14 @@ from eatnas_training.data.folder_content import FolderContent, LoadProgress, Ste
 from eatnas_training.data.image_folder import ImageFolder
 
 FORMAT: Final = 1
-"""Part of the key; another decoding of the same files needs another number."""
+"""A part of the key. A change of the decoding needs a new number."""
 POLL_SECONDS: Final = 0.25
-"""Time between two attempts to take a lock that another process holds."""
+"""The time between two attempts to acquire a lock that another process holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """The files of a folder in the cache: `key` names them. With `side` None there are no images."""
+    """The files of a folder in the cache, which are named by `key`. With `side` None there are no images."""
 
     cache: Path
     key: str
@@ -47,11 +47,11 @@ class CacheEntry:
 
     @property
     def content_file(self) -> Path:
-        """The digest of the files and the unreadable ones."""
+        """The file with the digest and the unreadable files."""
         return self.cache / f"{self.key}.json"
 
     def load(self) -> FolderContent | None:
-        """Return the content with its images mapped from the file; None if the entry is missing or damaged."""
+        """Return the content, with its images mapped into memory; None if the entry is missing or damaged."""
         try:
             stored = json.loads(self.content_file.read_bytes())
             unreadable = {int(index): str(reason) for index, reason in stored["unreadable"].items()}
@@ -65,11 +65,11 @@ class CacheEntry:
             return None
 
     def store(self, folder: ImageFolder, side: int | None) -> Steps[FolderContent]:
-        """Read the folder into the entry; call it only while holding the lock. Raises `OSError`.
+        """Read the folder into the entry. The caller must hold the lock. Raises `OSError`.
 
-        A content that may change while the files stay the same is returned, but not stored.
+        Content that may change although the files stay the same is returned but not stored.
         """
-        for leftover in self.cache.glob(f"{self.key}.*.partial"):  # of processes that were killed
+        for leftover in self.cache.glob(f"{self.key}.*.partial"):  # files of processes that were killed
             leftover.unlink(missing_ok=True)
         target, temporary = None, self.cache / f"{self.key}.{os.getpid()}.partial"
         try:
@@ -97,7 +97,10 @@ class CacheEntry:
         return content
 
     def _remove_older_states(self, folder: ImageFolder, side: int) -> None:
-        """Remove the images of earlier states of a folder, except the newest: a missing file may come back."""
+        """Remove the images of earlier states of a folder.
+
+        Keep the newest of them, because a missing file may come back.
+        """
         states: list[tuple[float, Path]] = []
         for file in self.cache.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
@@ -111,7 +114,7 @@ class CacheEntry:
 
 
 def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int | None) -> CacheEntry:
-    """Return the entry of a folder whose center squares have this side."""
+    """Return the entry for a folder with center squares of this side."""
     if side is None:
         return content_entry(cache, files_digest)
     pillow = importlib.metadata.version("pillow")
@@ -120,16 +123,16 @@ def cache_entry(cache: Path, folder: ImageFolder, files_digest: str, side: int |
 
 
 def content_entry(cache: Path, files_digest: str) -> CacheEntry:
-    """Return the entry of a folder without its images: the unreadable files, and the digest of all bytes."""
+    """Return the entry for a folder without images, which has only the unreadable files and the digest of all bytes."""
     return CacheEntry(cache, hashlib.sha256(f"{FORMAT} {files_digest}".encode()).hexdigest(), None)
 
 
 def read_folder(
     cache: Path | None, folder: ImageFolder, files_digest: str, side: int | None, *, again: bool = False
 ) -> Steps[FolderContent]:
-    """Return the content of a folder, from the cache if it is there, else from its files.
+    """Return the content of a folder, from the cache if possible, else from its files.
 
-    `again`: read the files even if they are in the cache. A cache that cannot be written is no error.
+    With `again`, read the files even if the content is in the cache. A cache that cannot be written is no error.
     """
     if cache is None:
         return (yield from read_content(folder, side))
@@ -157,9 +160,9 @@ def read_folder(
 
 
 def _create_array(path: Path, shape: tuple[int, ...]) -> Any:
-    """Create a file for an array and map it. Raises `OSError` if the disk is too full.
+    """Reserve a file for an array, and map it into memory. Raises `OSError` if the disk is too full.
 
-    Without the reservation, a full disk would kill the process when it writes to the array.
+    Without the reservation, the kernel would kill the process when it writes to the array on a full disk.
     """
     array: Bytes = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):

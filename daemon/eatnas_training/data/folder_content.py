@@ -21,21 +21,21 @@ from eatnas_training.data.image_files import REMEDY, read_image
 from eatnas_training.data.image_folder import ImageFolder
 
 CHUNK: Final = 32
-"""Files that a thread gets between two reports of progress."""
+"""The number of files that a thread gets between two reports of progress."""
 REPORT_SECONDS: Final = 0.5
-"""Time between two reports of progress."""
+"""The time between two reports of progress."""
 LISTED_BETWEEN: Final = 1000
-"""Files that are listed between two checks of the clock."""
+"""The number of files that are listed between two checks of the clock."""
 UNKNOWN_SIZE: Final = -1
 NAMED: Final = 3
-"""Unreadable files that an error names."""
+"""The most unreadable files that an error names."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """`done` of `total` images are read, or listed. `waiting`: another process reads them."""
+    """`done` of `total` images are read or listed. `waiting` is whether another process reads them."""
 
     done: int
     total: int
@@ -50,14 +50,14 @@ class LoadProgress:
 
 
 Steps = Generator[LoadProgress, None, T]
-"""A calculation that yields its progress at least once a second, unless a file takes longer, and returns a result."""
+"""A calculation that yields its progress, at least once a second unless a file takes longer, and returns a result."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileTimes:
     """The sizes in bytes and the modification times in nanoseconds of the files of a folder, both int64 `[N]`.
 
-    `UNKNOWN_SIZE`: the file is missing.
+    A missing file has the size `UNKNOWN_SIZE`.
     """
 
     sizes: Integers
@@ -68,9 +68,9 @@ class FileTimes:
 class FolderContent:
     """The content of an image folder.
 
-    `images`: uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was asked for. `digest`: SHA-256
-    over names, classes and bytes of all files. `unreadable`: the reason for each index. `may_change`: an `OSError`
-    prevented the reading of a file; the error may pass although the file stays the same.
+    `images` is uint8 `[N, 3, side, side]`, zero for unreadable files; None if no side was requested. `digest` is the
+    SHA-256 of the names, classes and bytes of all files. `unreadable` maps indices to reasons. `may_change` is whether
+    an `OSError` prevented the reading of a file: such an error may pass although the file stays the same.
     """
 
     images: Bytes | None
@@ -83,7 +83,7 @@ Reporter = Callable[[LoadProgress], None]
 
 
 def ignore_progress(_progress: LoadProgress) -> None:
-    """Do nothing: the reporter of calls that show no progress."""
+    """Do nothing. The default reporter, for calls that show no progress."""
 
 
 def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
@@ -97,7 +97,7 @@ def finish(steps: Steps[T], report: Reporter = ignore_progress) -> T:
 
 
 def read_file_times(folder: ImageFolder) -> Steps[FileTimes]:
-    """Return the sizes and modification times of all files; a missing file does not raise."""
+    """Return the sizes and modification times of all files. A missing file raises no error."""
     times = np.empty((2, len(folder.names)), np.int64)
     reported = time.monotonic()
     for index, name in enumerate(folder.names):
@@ -114,7 +114,7 @@ def read_file_times(folder: ImageFolder) -> Steps[FileTimes]:
 
 
 def files_digest(folder: ImageFolder, times: FileTimes) -> str:
-    """Return the digest of names, sizes, classes and modification times: a change of the folder changes it."""
+    """Return the digest of names, sizes, classes and modification times. It changes if the folder changes."""
     sha = hashlib.sha256("\n".join(["files", *folder.class_names, ""]).encode(errors="surrogateescape"))
     rows = zip(folder.labels.tolist(), times.sizes.tolist(), times.modified.tolist(), folder.names, strict=True)
     while lines := [f"{label} {size} {modified} {name}\n" for label, size, modified, name in islice(rows, 10_000)]:
@@ -123,7 +123,7 @@ def files_digest(folder: ImageFolder, times: FileTimes) -> str:
 
 
 def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = None) -> Steps[FolderContent]:
-    """Read and decode all files on all cores; write the center squares, resized to `side`, into `target`."""
+    """Read and decode all files on all cores. Write the center squares, resized to `side`, into `target`."""
     if side is not None and target is None:
         target = np.zeros((len(folder.names), 3, side, side), np.uint8)
     sha = hashlib.sha256()
@@ -134,7 +134,7 @@ def read_content(folder: ImageFolder, side: int | None, target: Bytes | None = N
     size, count = CHUNK * threads, len(folder.names)
     yield LoadProgress(0, count)
     reported = time.monotonic()
-    # Each thread resizes by matrix products; additional threads of BLAS would only wait for each other.
+    # Limit BLAS to one thread, because each of our threads computes matrix products to resize.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         # Submit one chunk at a time, so that an interrupted process exits without decoding a long queue.
         for start in range(0, count, size):
@@ -159,14 +159,16 @@ def count_cores() -> int:
 def _read_file(folder: ImageFolder, side: int | None, target: Bytes | None, index: int) -> tuple[str, str | None, bool]:
     """Decode a file into its place in `target`.
 
-    Return the digest of its bytes, the reason if it cannot be read, and whether this may pass while the file stays.
+    Return the digest of its bytes, the reason if it is unreadable, and whether this error may pass without a change of
+    the file.
     """
     path = folder.path(index)
     try:
         with open(path, "rb") as file:  # noqa: PTH123
             content = file.read()
     except OSError as error:
-        # The size of a broken link is unknown, so the key of the cache changes when its target comes back.
+        # A broken link counts as permanent, because its size is unknown, so the key of the cache changes when its
+        # target comes back.
         is_broken_link = isinstance(error, FileNotFoundError) and os.path.islink(path)  # noqa: PTH114
         return "", f"{path} cannot be read: {error.strerror}", not is_broken_link
     digest = hashlib.sha256(content).hexdigest()
@@ -188,7 +190,7 @@ def _center_square(pixels: Bytes) -> Bytes:
 
 
 def unreadable_error(folder: ImageFolder, unreadable: dict[int, str]) -> DataError:
-    """Return the error that names the first unreadable files and the number of the others."""
+    """Return the error with the names of the first unreadable files and the number of further ones."""
     reasons = [unreadable[index] for index in sorted(unreadable)]
     if len(reasons) == 1:
         return DataError(reasons[0])

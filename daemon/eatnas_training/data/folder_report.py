@@ -1,4 +1,4 @@
-"""Describe an image folder to its owner: its classes, skipped files and unreadable images."""
+"""Describe an image folder to the user: its classes, skipped files and unreadable images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from eatnas_training.data.image_folder import ImageFolder
 class FolderReport:
     """The content of an image folder.
 
-    `images_by_class`: a row for each class, with its images in both parts. `skipped`: the files and folders that
-    are left out, with the reason. `unreadable`: a row for each image that cannot be read.
+    `images_by_class` has a row for each class with the numbers of its images in both parts. `skipped` are the skipped
+    files and folders with reasons. `unreadable` has a row for each unreadable image.
     """
 
     images_by_class: list[dict[str, Any]]
@@ -33,7 +33,7 @@ class FolderReport:
 def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool = True) -> FolderReport:
     """Read every file of a folder data set, even if it is in the cache.
 
-    `test`: read the test part too, if there is one. Raises `DataError`.
+    With `test`, also read the test part if there is one. Raises `DataError`.
     """
     train = list_training_files(data)
     parts = [train]
@@ -55,7 +55,7 @@ def read_image_folder(data: Mapping[str, Any], report: Reporter, *, test: bool =
 def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
     """Return a sentence for each kind of file that a search leaves out of a folder data set without an error.
 
-    `unreadable`: the names of images that the spec skips. Raises `DataError`.
+    `unreadable` are the names of images that the spec skips. Raises `DataError`.
     """
     train = list_training_files(data)
     surprises = [item for item in train.skipped if item.reason not in (HIDDEN, SYSTEM_FILE)]
@@ -70,7 +70,7 @@ def list_notes(data: Mapping[str, Any], unreadable: Sequence[str]) -> list[str]:
 def _read(part: ImageFolder, data: Mapping[str, Any], prefix: str, report: Reporter) -> list[dict[str, str]]:
     side = data.get("resolution") or get_data_set(str(data["name"])).side
     if data["name"] == "ImageNet" or not side or part.resident_bytes(side) > RESIDENT_BYTES:
-        side = None  # streamed
+        side = None  # streamed images are not resized here
     digest = files_digest(part, finish(read_file_times(part), report))
     content = finish(read_folder(data_cache(data), part, digest, side, again=True), report)
     return [

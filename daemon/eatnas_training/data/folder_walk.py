@@ -23,12 +23,12 @@ _SYSTEM_NAMES: Final = frozenset(
 )  # fmt: skip
 
 Identity = tuple[int, int]
-"""The device and the inode of a folder: equal for all links to it."""
+"""The device and the inode of a folder, which are equal for all links to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """An omission of a listing: `count` files in the folder `path`, or `path` itself, and the reason."""
+    """Something that a listing skips, with the reason: `count` files in the folder `path`, or `path` itself."""
 
     path: str
     reason: str
@@ -36,7 +36,7 @@ class Skipped:
 
 
 def skip_reason(name: str) -> str | None:
-    """Return the reason to skip a file or folder with this name, or None to read it."""
+    """Return the reason to skip a file or folder with this name, or None to keep it."""
     if name.startswith("."):
         return HIDDEN
     return SYSTEM_FILE if name.lower() in _SYSTEM_NAMES else None
@@ -49,7 +49,7 @@ def identify_folder(path: str | Path) -> Identity:
 
 
 def identify_ancestors(top: Path) -> frozenset[Identity]:
-    """Return the identities of a folder and of all folders that contain it; a link to one of them is a cycle."""
+    """Return the identities of a folder and of all folders that contain it. A link to one of them is a cycle."""
     real = Path(os.path.realpath(top))
     try:
         return frozenset(map(identify_folder, (real, *real.parents)))
@@ -61,14 +61,14 @@ def identify_ancestors(top: Path) -> frozenset[Identity]:
 class FolderWalk:
     """Lists all files below one folder of `top`, and follows links to folders.
 
-    `visited` holds the folders that are not listed again. Real folders come before links, so that a link to a folder of
-    the same class changes nothing.
+    Folders in `visited` are not listed again. Real folders come before links, so that a link to a folder of the same
+    class changes nothing.
     """
 
     top: str
     visited: set[Identity]
     files: list[str] = field(default_factory=list)
-    """Names relative to `top`."""
+    """The names of the files, relative to `top`."""
     folders: list[str] = field(default_factory=list)
     """All folders that were read, relative to `top`."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -96,7 +96,7 @@ class FolderWalk:
         return is_new
 
     def _list_real_folders(self, start: str) -> None:
-        """List a folder and the folders below it; keep links to folders for later."""
+        """List a folder and the folders below it. Keep links to folders for later."""
         pending = [start]
         while pending:
             folder = pending.pop()
@@ -104,7 +104,7 @@ class FolderWalk:
             skipped: Counter[str] = Counter()
             try:
                 with os.scandir(f"{self.top}/{folder}") as entries:
-                    for entry in entries:  # ImageNet has 1.3 million
+                    for entry in entries:  # ImageNet has 1.3 million entries
                         name = entry.name
                         path = f"{folder}/{name}"
                         if (reason := skip_reason(name)) is not None:

@@ -1,4 +1,4 @@
-"""Folders of images with one folder for each class."""
+"""List folders of images with one folder for each class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MISSPELLED_PARTS: Final = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "test", "testing"), TEST),
 }
-"""Frequent wrong names of a part's folder, in lower case, and the right name of that part."""
+"""Common wrong names of a part's folder, in lower case, and the right name."""
 NO_IMAGES: Final = "holds no files, so it is no class"
 OPTION: Final = " (--root of `data prepare`)"
 OUTSIDE: Final = "not in the folder of a class"
@@ -35,9 +35,9 @@ OUTSIDE: Final = "not in the folder of a class"
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """The image files below `top`: their sorted names relative to it, and `labels` int64 `[N]`.
+    """The image files below `top`: their sorted names relative to `top`, and `labels` int64 `[N]`.
 
-    Names are strings rather than `Path` objects, because ImageNet has more than a million and each worker lists them.
+    Names are strings instead of `Path` objects, because ImageNet has more than a million and each worker lists them.
     """
 
     top: Path
@@ -68,7 +68,7 @@ class ImageFolder:
 
 
 def list_training_folder(root: Path, name: str) -> ImageFolder:
-    """List the training part of a folder data set: its classes are the folders with files.
+    """List the training part of a folder data set. Its classes are the folders with files.
 
     Raises `DataError` if it has fewer than two classes.
     """
@@ -124,7 +124,7 @@ def _with_labels(
 
 
 def _list_folders(top: Path) -> tuple[list[str], list[Skipped]]:
-    """Return the sorted names of the folders in `top`, none if it does not exist, and the skipped entries."""
+    """Return the sorted names of the folders in `top` (empty if `top` does not exist), and the skipped entries."""
     folders: list[str] = []
     skipped: list[Skipped] = []
     try:
@@ -164,7 +164,7 @@ def _list_classes(top: Path, folders: Sequence[str]) -> tuple[dict[str, list[str
 
 
 def _refuse_misspelled_parts(root: Path, name: str) -> None:
-    """Raise `DataError` if a folder looks like a part with another name: it holds folders and no files."""
+    """Raise `DataError` if a folder looks like a part under a wrong name: it contains folders and no files."""
     for folder in _list_folders(root)[0]:
         part = _MISSPELLED_PARTS.get(folder.lower())
         if part is None or part == folder:

@@ -1,4 +1,4 @@
-"""Convert the images and labels of items to pixels of uint8 and to integers."""
+"""Convert the images of items to uint8 pixels, and the labels to integers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from eatnas_training.data.image_modes import convert_to_rgb
 from eatnas_training.error_messages import describe_exception
 
 MAX_CLASSES: Final = 1_000_000
-"""A larger label is a mistake: the classifier of each network has a row for each class."""
+"""The largest label. A larger one is a mistake, since the classifier of each network has a row for each class."""
 _GREY_MODES = ("1", "L", "LA", "La", "I", "F")
 
 
 class UnusableItemError(Exception):
-    """An item is no image with a label, or not one of this data set; the message is the reason."""
+    """An item is no image with a label, or does not fit the data set. The message is the reason."""
 
 
 def item_channels(image: Any) -> int:
@@ -82,7 +82,7 @@ def _convert_pillow(image: Image.Image, channels: int) -> Bytes:
         raise UnusableItemError(f"it is not a readable image ({describe_exception(error)})") from error
     if 0 in colours.shape:
         raise UnusableItemError("it has no pixels")
-    # The three channels of a grey image are equal.
+    # The three channels of a grey image are equal, so keep the first.
     return np.ascontiguousarray(colours.transpose(2, 0, 1)[:channels])
 
 

@@ -1,6 +1,6 @@
 """Convert Pillow's image modes to 8-bit RGB.
 
-Pillow's own `convert` clips modes of more than 8 bits at 255, so that 16-bit images turn white. Here they are scaled.
+Pillow's own `convert` clips values above 255, so that 16-bit images turn white. This module scales such images.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONVERTED: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
-"""Modes of 8 bits or less, which Pillow converts itself. Transparency is dropped."""
+"""Modes of at most 8 bits, which Pillow's `convert` handles. Transparency is dropped."""
 SIXTEEN_BITS: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
-"""Tags of TIFF. With a photometric interpretation of 0, the value 0 is white."""
+"""Tags of TIFF files. With the photometric interpretation 0, the value 0 is white."""
 
 
 class UnsupportedModeError(ValueError):
@@ -43,7 +43,7 @@ def convert_to_rgb(image: Image) -> Image:
 
 
 def _scale_integers(image: Image) -> NDArray[np.uint8]:
-    """Return values from 0 to the white of the file as 0 to 255, rounded."""
+    """Scale values from 0 to the file's white to values from 0 to 255, rounded."""
     if image.format == "FITS":  # Pillow ignores the header that defines the zero
         raise UnsupportedModeError("its pixels are 16-bit integers of FITS, which may be signed; save it as PNG")
     values = np.asarray(image).astype(np.int64)
@@ -58,7 +58,7 @@ def _scale_integers(image: Image) -> NDArray[np.uint8]:
 
 
 def _scale_floats(image: Image) -> NDArray[np.uint8]:
-    """Return values from 0 to 1 as 0 to 255, rounded."""
+    """Scale values from 0 to 1 to values from 0 to 255, rounded."""
     values = np.asarray(image, np.float64)
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # also true for NaN
         raise UnsupportedModeError(
@@ -76,7 +76,7 @@ def _grey_to_rgb(image: Image, grey: NDArray[np.uint8]) -> Image:
 
 
 def _bits_per_sample(image: Image) -> int:
-    """Return the number of bits of a value: TIFF keeps 12-bit values; all other readers scale to 16 bits."""
+    """Return the number of bits of a value. Pillow keeps 12-bit values of TIFF, and scales other formats to 16 bits."""
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
     return int(bits[0] if isinstance(bits, tuple) else bits)
 

@@ -19,13 +19,13 @@ from eatnas_training.data.random_states import refuse_global_draws
 from eatnas_training.error_messages import describe_exception
 
 PROBES: Final = 8
-"""The number of items that are read twice, to find items that depend on more than their index."""
+"""The number of items that are read twice, to detect items that depend on more than their index."""
 
 
 def read_items(part: ImageDataset, data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
-    """Read all items of one part. Raises `DataError` that names the first one that cannot be used.
+    """Read all items of one part. Raises `DataError`, which names the first unusable item.
 
-    With `on_unreadable` `skip` such items are left out.
+    With `on_unreadable: skip`, unusable items are left out instead.
     """
     name = str(data["name"])
     with refuse_global_draws(name):
@@ -43,7 +43,7 @@ def read_items(part: ImageDataset, data: Mapping[str, Any], *, train: bool) -> S
 
 @dataclass(slots=True)
 class _ItemReader:
-    """Reads items and keeps the pixels and labels of those that can be used."""
+    """Reads items, and keeps the pixels and labels of usable items."""
 
     name: str
     part: ImageDataset
@@ -52,11 +52,11 @@ class _ItemReader:
     images: Bytes | None = None
     labels: list[int] = field(default_factory=list)
     used: list[int] = field(default_factory=list)
-    """The index of each item that can be used."""
+    """The indices of the usable items."""
     unusable: dict[int, str] = field(default_factory=dict)
     channels: int | None = None
     stored_side: int | None = None
-    """The side of all items, unless they are resized."""
+    """The common side of all items, unless they are resized."""
     classes: int | None = None
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class _ItemReader:
         return count
 
     def read(self, index: int, count: int) -> None:
-        """Read one item of `count`. Raises `DataError` if it cannot be used, unless such items are skipped."""
+        """Read one of `count` items. Raises `DataError` if it is unusable, unless unusable items are skipped."""
         try:
             pixels, label = self._fetch(index)
         except UnusableItemError as error:
@@ -100,7 +100,7 @@ class _ItemReader:
         self.used.append(index)
 
     def check_again(self, count: int) -> None:
-        """Raise `DataError` if the length or one of some items has changed while the items were read."""
+        """Raise `DataError` if the length, or one of the items that are read twice, has changed during the reading."""
         if (now := self.count()) != count:
             raise DataError(f"the length of {self.name} changed from {count} to {now} while its items were read")
         for position in np.unique(np.linspace(0, len(self.used) - 1, min(PROBES, len(self.used))).astype(int)):

@@ -1,7 +1,7 @@
-"""A cache of the listings of large streamed folders: a new worker need not list and split a million files again.
+"""Cache the listings of large streamed folders, so that a new worker need not list and split a million files.
 
-A stored listing is used only if no folder in it has changed since, so that no file was added, removed or renamed. Files
-that were overwritten are found when they are read, because each must have the size and time of the listing.
+A stored listing is used only if no folder has changed since, so no file was added, removed or renamed. Overwritten
+files are detected when they are read, because each file must have the size and time in the listing.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from eatnas_training.data.folder_content import FileTimes
 
 FORMAT: Final = 1
 MIN_FILES: Final = 200_000
-"""Smaller folders are listed by every worker, which takes a second at most."""
+"""Every worker lists folders with fewer files itself, which takes at most a second."""
 SETTLED_SECONDS: Final = 2.0
-"""A folder that changed less than this before its listing may change again within the same time stamp."""
+"""If a folder changed less than this time before its listing, a later change may have the same time stamp."""
 _SEPARATOR: Final = b"\0"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """The image files of one part: names below `top`, `labels` int64 `[N]`, and the state of each at its listing."""
+    """The image files of one part: names below `top`, `labels` int64 `[N]`, and their states in the listing."""
 
     top: str
     names: list[str]
@@ -50,9 +50,9 @@ class ImageFiles:
 
 @dataclass(frozen=True, slots=True)
 class StreamedListing:
-    """The parts of a streamed folder, in order, and other facts about it as JSON.
+    """The parts of a streamed folder in order, and further facts as JSON values.
 
-    `folders`: the paths of all folders that were read for it.
+    `folders` are the paths of all folders that were listed.
     """
 
     parts: Sequence[ImageFiles]
@@ -67,7 +67,7 @@ def listing_file(cache: Path, data: Mapping[str, Any], *, final_model: bool) -> 
 
 
 def store_listing(file: Path, listing: StreamedListing, started_at: float) -> None:
-    """Store a listing that was begun at `started_at`, a Unix time, unless a folder changed meanwhile or just before."""
+    """Store a listing, unless a folder changed after or just before its start at the Unix time `started_at`."""
     arrays: dict[str, Any] = {"facts": _to_bytes([json.dumps(listing.facts)]), "folders": _to_bytes(listing.folders)}
     for number, part in enumerate(listing.parts):
         arrays[f"top{number}"], arrays[f"names{number}"] = _to_bytes([part.top]), _to_bytes(part.names)

@@ -1,4 +1,4 @@
-"""The data of an assignment on its device, resident or streamed."""
+"""Load the data of an assignment onto its device, resident or streamed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ THREADS_VARIABLE: Final = "EATNAS_DECODE_THREADS"
 
 
 def load_data(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> LoadedData:
-    """Load a `DataSpec` for a device; stream it if its images do not fit into memory. Raises `DataError`.
+    """Load a `DataSpec` for a device. Stream its images if they do not fit into memory. Raises `DataError`.
 
-    The test images are read for a final model only. The data loaded last stay in memory for the next call.
+    The test images are read only for a final model. The data that were loaded last stay in memory for the next call.
     """
     return finish(loading_steps(data, device, final_model=final_model))
 
@@ -32,13 +32,13 @@ def loading_steps(data: Mapping[str, Any], device: str, *, final_model: bool = F
     """Do the same as `load_data`, and yield the progress."""
     request = json.dumps(dict(data), sort_keys=True), device, _decode_threads(), final_model
     if request not in _loaded_last:
-        _loaded_last.clear()  # before the next data set needs the memory
+        _loaded_last.clear()  # free the memory before the next data set needs it
         _loaded_last[request] = yield from _load(data, device, final_model)
     return _loaded_last[request]
 
 
 def forget_loaded_data(data: Mapping[str, Any]) -> None:
-    """Make the next call look at all files of a `DataSpec` again."""
+    """Let the next call of `load_data` look at all files of a `DataSpec` again."""
     _loaded_last.clear()
     if is_file_set(str(data["name"])):
         forget_listing(data)

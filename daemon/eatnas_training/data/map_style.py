@@ -1,4 +1,4 @@
-"""Map-style data sets of installed packages, of torchvision and of Parquet folders."""
+"""Read map-style data sets: from plug-ins, from torchvision and from Parquet folders."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from eatnas_training.error_messages import describe_exception
 
 TRAIN: Final = "train"
 TEST: Final = "test"
-"""The parts that a data set of a package is asked for."""
+"""The names of the parts in calls of a plug-in's data set."""
 
 
 def read_map_style(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
@@ -35,12 +35,14 @@ def read_map_style(data: Mapping[str, Any], *, train: bool) -> Steps[Images]:
 def open_map_style(data: Mapping[str, Any], *, train: bool, download: bool = False) -> ImageDataset | None:
     """Open one part of a `DataSpec`; return None if there is no test part.
 
-    `download`: let torchvision download missing files. Raises `DataError`, whatever the data set's own code raises.
+    With `download`, let torchvision download missing files. Raises `DataError` for any exception of the data set's
+    code.
     """
     name = str(data["name"])
     source, rest = split_source(name)
     root, options = data_root(data), dict(data.get("options") or {})
-    load = None if source else _load_plugin(name)  # an import may draw, because it happens once for each process
+    # outside the check, because an import may draw: it happens once in each process
+    load = None if source else _load_plugin(name)
     with refuse_global_draws(name):
         try:
             if source == TORCHVISION:

@@ -1,4 +1,4 @@
-"""Folders of Parquet files as Hugging Face's `datasets` writes them: a column of images and a column of labels."""
+"""Read folders of Parquet files with a column of images and a column of labels, as Hugging Face's `datasets` writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABEL_COLUMNS: Final = ("label", "labels", "class", "cls", "target", "fine_label
 
 
 class ParquetImages:
-    """The images and labels of Parquet files, in order. One row group is in memory at a time."""
+    """The images and labels of Parquet files in order. Keeps one row group in memory at a time."""
 
     def __init__(self, files: Sequence[Path], image: str, label: str, label_numbers: Mapping[str, int]) -> None:
         self._files = [_open_file(file) for file in files]
@@ -53,7 +53,7 @@ class ParquetImages:
 def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bool) -> ImageDataset | None:
     """Open one part of a folder; return None if it has no test part.
 
-    `options`: the columns `image` and `label`, and `channels`. Raises `DataError`, or anything that pyarrow raises.
+    `options` may have the columns `image` and `label`, and `channels`. Raises `DataError`, or an exception of pyarrow.
     """
     if not path:
         raise DataError("hf: names no folder; write hf:PATH, for example hf:/data/beans")
@@ -74,7 +74,7 @@ def open_parquet(path: str, root: Path, options: Mapping[str, Any], *, train: bo
 
 
 def _find_files(folder: Path, *, train: bool) -> list[Path]:
-    """Return the files of a part, sorted by their paths; all files if none of their names has a part."""
+    """Return the files of a part, sorted by path. Return all files if no file name contains a part."""
     if not folder.is_dir():
         raise DataError(f"hf: {folder} is no folder; correct the path in data.name")
     found = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet"))
@@ -149,7 +149,7 @@ def _find_column(
 def _class_names(
     training: Sequence[Path], schema: Any, features: Mapping[str, Any], label: str
 ) -> tuple[str, ...] | None:
-    """Return the names of the classes, from the feature or from the sorted texts of the training part."""
+    """Return the names of the classes, from the stored feature or from the sorted labels of the training part."""
     feature = features.get(label)
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, list) and names:

@@ -1,6 +1,6 @@
-"""RandAugment and TrivialAugment: the operations and magnitudes of torchvision, with draws keyed by the batch.
+"""Draw the operations of RandAugment and TrivialAugment: torchvision's magnitudes, with draws keyed by the batch.
 
-torchvision's own transforms draw from torch's global generator, whose order the threads that decode images would share.
+torchvision's own transforms draw from torch's global generator. The decoding threads would share it in random order.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ RANDAUGMENT_BIN: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation on an image, by name, and its magnitude, which has a sign if the operation has two directions."""
+    """An operation on an image by name, and its magnitude.
+
+    The magnitude is signed if the operation has two directions.
+    """
 
     name: str
     magnitude: float
 
     def apply(self, image: Any) -> Any:
         """Return the changed image, a PIL image or a uint8 tensor `[..., C, H, W]`."""
-        # Only here, because torchvision takes seconds to load and most recipes have no policy.
+        # Import only here, because torchvision takes seconds to load and most recipes have no policy.
         from eatnas_training.data.policy_operations import OPERATIONS
 
         return OPERATIONS[self.name](image, self.magnitude)
@@ -35,7 +38,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Magnitudes from `low` to `high`. `scaled` ones are shares of the image's side."""
+    """The magnitudes from `low` to `high`. If `scaled`, they are shares of the image's side."""
 
     low: float = 0.0
     high: float = 0.0
@@ -59,7 +62,7 @@ _WIDE: Final = {
     "autocontrast": _Range(),
     "equalize": _Range(),
 }
-"""The operations of TrivialAugment. torchvision translates by up to 32 pixels; here it is a share of the side."""
+"""The operations of TrivialAugment. torchvision translates by up to 32 pixels; this table has shares of the side."""
 _RANDAUGMENT: Final = {
     **_WIDE,
     "shear_x": _Range(0, 0.3, signed=True),
@@ -76,7 +79,7 @@ _RANDAUGMENT: Final = {
 
 
 def draw_operations(key: BatchKey, count: int, side: int) -> Sequence[Sequence[Operation]]:
-    """Return the operations for each of the `count` images of a batch, whose side is `side` pixels."""
+    """Return the operations for each of the `count` images of a batch, with images of `side` pixels."""
     if key.policy == "none":
         return [()] * count
     generator = torch.Generator().manual_seed(key.draw_seed("policy"))

@@ -1,4 +1,4 @@
-"""The operations of RandAugment and TrivialAugment by name, as torchvision computes them."""
+"""The operations of RandAugment and TrivialAugment by name, computed by torchvision."""
 
 from __future__ import annotations
 

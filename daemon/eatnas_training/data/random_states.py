@@ -1,4 +1,4 @@
-"""The global random generators. Code that draws from them has other results in each process."""
+"""Detect draws from global random generators. Code that draws from them has different results in each process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from eatnas_db.errors import DataError
 
 @contextmanager
 def refuse_global_draws(name: str) -> Iterator[None]:
-    """Raise `DataError` if a data set draws from a global generator in this context, and restore all of them."""
+    """Raise `DataError` if a data set draws from a global generator in this context. Restore all generators."""
     with watch_global_draws() as drawn:
         yield
     if drawn:
@@ -26,7 +26,10 @@ def refuse_global_draws(name: str) -> Iterator[None]:
 
 @contextmanager
 def watch_global_draws() -> Iterator[list[str]]:
-    """Yield a list that holds, after this context, the libraries whose global generator was drawn from; restore all."""
+    """Yield a list. After the context, it has the libraries from whose global generator code drew.
+
+    Restore all generators.
+    """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn: list[str] = []
     try:

@@ -1,4 +1,4 @@
-"""Data sets that lie on the device as one tensor."""
+"""Load data sets onto the device as one tensor."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class ResidentPart:
 
 
 def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = False) -> Steps[LoadedData]:
-    """Load a `DataSpec`'s images onto a device; the test images are read for a final model only. Raises `DataError`.
+    """Load a `DataSpec`'s images onto a device. Test images are read only for a final model. Raises `DataError`.
 
-    The training images are normalized to mean 0 and deviation 1 in each channel.
+    Images are normalized such that the training images have mean 0 and deviation 1 in each channel.
     """
     if final_model:
         final = yield from datasets.final_steps(data)
@@ -73,7 +73,7 @@ def load_resident(data: Mapping[str, Any], device: str, *, final_model: bool = F
 def channel_statistics(
     images: Bytes,
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
-    """Return mean and 1 / deviation of each channel, `[1, C, 1, 1]`, from the exact counts of the 256 values."""
+    """Return the mean and 1 / deviation of each channel, `[1, C, 1, 1]`, from exact counts of the 256 values."""
     values = np.arange(256, dtype=np.float64)
     means, scales = [], []
     for channel in range(images.shape[1]):

@@ -1,4 +1,4 @@
-"""Image folders that are too large for memory: the files of each part, which are decoded during training."""
+"""List the files of image folders that are too large for memory and are decoded during training."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from eatnas_training.data.listing_cache import (
 )
 
 DIGEST_LINES = 10_000
-"""Files that are added to a digest at a time."""
+"""The number of files that are added to a digest at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamedFiles:
     """The files of a streamed data set. `digest` covers their names and sizes, not their content.
 
-    `held_out` is the validation images; for a final model it is the test images, and `train` is all others.
-    `state` describes the training folder: the digest of its parts in a search, and the digests of all its files.
-    `skipped`: the names of its files that cannot be read and are left out.
+    `held_out` has the validation images. For a final model it has the test images, and `train` has all others. `state`
+    describes the training folder: the digest of its parts in a search, and the digests of all its files. `skipped` are
+    the names of unreadable files that are left out.
     """
 
     train: ImageFiles
@@ -54,7 +54,7 @@ class StreamedFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A folder, the state of its files, and those that a spec uses if it skips unreadable ones."""
+    """A folder, the state of its files, and the files that remain if the spec skips unreadable files."""
 
     folder: ImageFolder
     times: FileTimes
@@ -62,19 +62,19 @@ class _Part:
     skipped: tuple[str, ...]
     digest: str
     may_change: bool = False
-    """Whether a file is skipped because of an error that may pass."""
+    """Whether one of the files is skipped because of an error that may pass."""
 
     def select(self, positions: Integers) -> Integers:
-        """Return the indices of files from their positions among the readable ones."""
+        """Return the indices of files, given by their positions among the readable files."""
         selected: Integers = self.readable[positions]
         return selected
 
 
 def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -> StreamedFiles | None:
-    """List the files of a `DataSpec` that is streamed; return None for a data set that fits into memory.
+    """List the files of a streamed `DataSpec`. Return None for a data set that fits into memory.
 
-    ImageNet is always streamed; another folder is if its training images exceed `RESIDENT_BYTES`. `final_model`: list
-    the parts that a final model uses. Raises `DataError`.
+    ImageNet is always streamed. Another folder is streamed if its training images exceed `RESIDENT_BYTES`. With
+    `final_model`, list the parts for a final model. Raises `DataError`.
     """
     return finish(listing_steps(data, final_model=final_model))
 
@@ -82,10 +82,10 @@ def list_streamed_files(data: Mapping[str, Any], *, final_model: bool = False) -
 def listing_steps(
     data: Mapping[str, Any], *, final_model: bool = False, reuse: bool = False, min_files: int = MIN_FILES
 ) -> Steps[StreamedFiles | None]:
-    """Do the same as `list_streamed_files`, and yield the progress: to skip files, all must have been read once.
+    """Do the same as `list_streamed_files`, and yield the progress: to skip unreadable files, all files are read once.
 
-    `reuse`: take the listing from the cache if no folder has changed since. Folders with fewer than `min_files` files
-    are not in the cache.
+    With `reuse`, take the listing from the cache if no folder has changed since. Folders with fewer than `min_files`
+    files are not cached.
     """
     name = str(data["name"])
     get_data_set(name)
@@ -144,7 +144,7 @@ def _streamed_files(listing: StreamedListing, data: Mapping[str, Any]) -> Stream
 
 
 def _digest_parts(side: int, parts: list[tuple[str, _Part, Integers]]) -> tuple[list[ImageFiles], str]:
-    """Return the files of each part, and the digest of all of them."""
+    """Return the files of each part, and the digest of all parts."""
     sha = hashlib.sha256(f"streamed, side {side}, {parts[0][1].folder.classes} classes\n".encode())
     files = [_add_part(sha, title, part, indices) for title, part, indices in parts]
     for skipped in dict.fromkeys(part.skipped for _, part, _ in parts):
@@ -170,7 +170,7 @@ def _known_content(data: Mapping[str, Any], digest: str) -> str | None:
 
 
 def _add_part(sha: Any, title: str, part: _Part, indices: Integers) -> ImageFiles:
-    """Add a part to the digest and return its files. Raises `DataError` if one of them is missing."""
+    """Add a part to the digest and return its files. Raises `DataError` if a file is missing."""
     folder, sizes = part.folder, part.times.sizes[indices]
     if (away := np.flatnonzero(sizes == UNKNOWN_SIZE)).size:
         raise DataError(f"{folder.path(int(indices[away[0]]))} cannot be read: it is missing or a broken link")

@@ -1,7 +1,7 @@
-"""Data sets that are too large for memory: images are decoded while a network trains.
+"""Stream data sets that are too large for memory: decode images while a network trains.
 
-A batch depends on its key only, not on the number of threads or on where a training resumed. Training takes random
-crops, half of them mirrored, and evaluation takes center crops, as is usual for ImageNet.
+A batch depends only on its key, and not on the number of threads or on the point where a training resumed. Training
+takes random crops, half of them mirrored, and evaluation takes center crops, as is usual for ImageNet.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from eatnas_training.data.policies import Operation, draw_operations
 from eatnas_training.data.streamed_files import StreamedFiles
 
 BATCHES_AHEAD: Final = 2
-"""Batches that are decoded in advance; they bound the memory of streaming."""
+"""The number of batches that are decoded in advance, which bounds the memory of streaming."""
 MEAN: Final = (0.485, 0.456, 0.406)
 DEVIATION: Final = (0.229, 0.224, 0.225)
-"""Mean and deviation of ImageNet's channels, of values from 0 to 1."""
+"""The mean and the deviation of ImageNet's channels, for values from 0 to 1."""
 
 Key = BatchKey | range
-"""A training batch, or a range of images for evaluation."""
+"""The key of a training batch, or a range of images for evaluation."""
 
 
 class StreamedPart:
-    """A part whose images a pool of threads decodes, crops and resizes to `side`, a few batches in advance."""
+    """A part of a data set.
+
+    A pool of threads decodes, crops and resizes its images to `side`, a few batches in advance.
+    """
 
     def __init__(self, files: ImageFiles, side: int, device: str, decoders: DecoderPool) -> None:
         self.labels = torch.from_numpy(files.labels)
@@ -66,7 +69,7 @@ class StreamedPart:
         return self._fetch([range(start, stop), *(range(first, min(first + size, count)) for first in following)])
 
     def _fetch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
-        """Return the batch of the first key, start the batches of the others, and cancel all that were started else."""
+        """Return the batch of the first key, start the batches of the other keys, and cancel all further batches."""
         for key in self._pending.keys() - set(keys):
             for future in self._pending.pop(key):
                 future.cancel()
@@ -100,7 +103,7 @@ class StreamedPart:
 
 
 def open_streamed(files: StreamedFiles, device: str, threads: int) -> LoadedData:
-    """Return a data set whose images are decoded by that many threads."""
+    """Return a data set whose images `threads` threads decode."""
     decoders = DecoderPool(threads)
     train, held_out = (StreamedPart(part, files.side, device, decoders) for part in (files.train, files.held_out))
     return LoadedData(train, held_out, Task(files.side, 3, files.classes), files.digest, files.state)

@@ -1,4 +1,4 @@
-"""The data sets of torchvision for image classification, by the names of their classes."""
+"""Open torchvision's data sets for image classification by the names of their Python classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from eatnas_db.domain.suggestions import did_you_mean
 from eatnas_db.errors import DataError
 
 SPLITS: Final = {True: ("train", "trainval", "train-standard"), False: ("test", "val", "valid")}
-"""The values of torchvision's argument `split` for the training part and for the test part, tried in this order."""
+"""The values of torchvision's argument `split` that are tried for the training and the test part, in order."""
 CHANNELS: Final = "channels"
-"""The option that is no argument of torchvision: 3 converts grey images to RGB."""
+"""The one option that is no argument of torchvision. The value 3 converts grey images to RGB."""
 
 
 def open_torchvision(
@@ -21,7 +21,7 @@ def open_torchvision(
 ) -> ImageDataset | None:
     """Open one part of a data set of torchvision; return None if it has no test part.
 
-    `options`: further arguments of its class, and `channels`. Raises `DataError`, or anything that the class raises.
+    `options` has further arguments of the class, and `channels`. Raises `DataError`, or an exception of the class.
     """
     cls = _find_class(name)
     channels = options.pop(CHANNELS, None)
@@ -46,7 +46,7 @@ def open_torchvision(
 
 
 def _find_class(name: str) -> Any:
-    from torchvision import datasets  # other data sets do without it, and it takes a second
+    from torchvision import datasets  # slow to load, and other data sets do not need torchvision
 
     classes = {known: found for known in datasets.__all__ if inspect.isclass(found := getattr(datasets, known))}
     if name not in classes:
@@ -58,7 +58,7 @@ def _find_class(name: str) -> Any:
 
 
 def _list_parameters(cls: type) -> list[str]:
-    """Return the arguments of a class, including those that it passes on to its parents by `**kwargs`."""
+    """Return the arguments of a class, including arguments that it passes to its base classes by `**kwargs`."""
     names: list[str] = []
     for parent in cls.__mro__:
         if "__init__" not in vars(parent):
@@ -71,13 +71,13 @@ def _list_parameters(cls: type) -> list[str]:
 
 
 def _open_split(cls: Any, arguments: dict[str, Any], splits: tuple[str, ...]) -> Any:
-    """Open the first split that the class knows; return None if it knows none of them."""
+    """Open the first of these splits that the class knows. Return None if it knows none."""
     refused: ValueError | None = None
     for split in splits:
         try:
             return cls(**arguments, split=split)
         except ValueError as error:
-            if repr(split) not in str(error):  # not about the name of the split
+            if repr(split) not in str(error):  # the error has another cause than the name of the split
                 raise
             refused = error
     if splits == SPLITS[True] and refused is not None:
