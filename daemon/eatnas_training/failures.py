@@ -1,4 +1,4 @@
-"""Classification of a training's exceptions: the kind of failure, and whether the process can continue."""
+"""Classify a training's exceptions: the kind of failure, and whether the process can continue."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _OUT_OF_MEMORY: Final = (
     "_ALLOCATION_FAILED",
     "NOT_INITIALIZED when calling `cublasCreate",
 )
-"""Messages of the CPU allocator and of the libraries below torch, which raise no class of their own.
+"""Messages about missing memory from the CPU allocator and from libraries below torch, which raise plain RuntimeErrors.
 
-The last one appears when a GPU is full at the first matrix product.
+The last message appears if a GPU is full at the first matrix product.
 """
 _NO_ENGINE: Final = "unable to find an engine to execute this computation"
-"""The message if cuDNN cannot compute a convolution at all, and also if no method's workspace fits into memory."""
+"""cuDNN's message for a convolution that it cannot compute, also because no method's workspace fits into memory."""
 _LOW_MEMORY_SHARE: Final = 1 / 16
-"""A GPU is low on memory if less than this share is free."""
+"""GPU memory counts as low if less than this share is free."""
 _HARDWARE: Final = (
     "uncorrectable ",
     "is/are busy or unavailable",
@@ -34,7 +34,10 @@ _HARDWARE: Final = (
     "system not yet initialized",
     "CUDA error: unknown error",
 )
-"""Messages of the CUDA runtime about failing memory or links and missing devices. No candidate causes these."""
+"""Messages of the CUDA runtime about failing memory or links and missing devices.
+
+Candidates do not cause these errors.
+"""
 _CUDA: Final = ("CUDA error", "CUDA driver error", "cuDNN ", "CUDNN_", "CUBLAS_", _NO_ENGINE)
 _ACCELERATOR_ERROR: Final[type[Exception] | tuple[()]] = getattr(torch, "AcceleratorError", ())  # since torch 2.8
 
@@ -56,7 +59,7 @@ class RankError(Exception):
 
 
 def failure_kind(error: Exception) -> FailureKind:
-    """Return the kind of failure that an exception stands for."""
+    """Return the kind of failure for an exception."""
     if isinstance(error, RankError):
         return error.kind
     if isinstance(error, DivergedError):
@@ -87,7 +90,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_gpu_memory_low() -> bool:
-    """Return whether little GPU memory is left, counting what torch has reserved and does not use."""
+    """Return whether little GPU memory is free, including memory that torch has reserved but does not use."""
     try:
         free, total = torch.cuda.mem_get_info()
         available = free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -97,7 +100,7 @@ def is_gpu_memory_low() -> bool:
 
 
 def is_cuda_error(error: Exception) -> bool:
-    """Return whether CUDA failed for another reason than memory; usually the process can compute nothing more."""
+    """Return whether CUDA failed for another reason than memory. The process can then usually compute nothing more."""
     if is_out_of_memory(error):
         return False
     return isinstance(error, _ACCELERATOR_ERROR) or (

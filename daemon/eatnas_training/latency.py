@@ -17,9 +17,9 @@ from eatnas_db.domain.macro import Task
 from eatnas_training.numerics import autocast
 
 WARM_UP_RUNS: Final = 5
-"""Batches before the measured ones: the first ones choose algorithms and fill caches."""
+"""The number of unmeasured first batches, which choose algorithms and fill caches."""
 QUIET_LOAD: Final = 0.5
-"""Up to this load of other processes, in cores over the last minute, the machine counts as quiet."""
+"""The machine counts as quiet up to this load of other processes, in cores over the last minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Latency:
 
 
 class LatencyMeasurement:
-    """The measurement of one network, a batch at a time; `settings` is a `domain.objectives.LatencySettings`.
+    """The measurement of one network, batch by batch; `settings` has the fields of `domain.objectives.LatencySettings`.
 
-    `other_load`: returns how many cores other processes keep busy, or None if that is unknown.
+    `other_load` returns the number of cores that other processes keep busy, or None if it is unknown.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LatencyMeasurement:
         self._settings, self._clock, self._other_load = settings, clock, other_load
         self._device = _measured_device(settings["device"], device)
         self._precision = precision if self._device == device else "float32"
-        # A copy, because the weights of the training itself stay where they are.
+        # Copy the network, because the weights of the training must stay on its device.
         self._model = copy.deepcopy(model).to(self._device).eval()
         generator = torch.Generator().manual_seed(0)
         shape = (settings["batch"], task.channels, task.resolution, task.resolution)
@@ -91,7 +91,7 @@ class LatencyMeasurement:
 
 
 def load_of_other_processes() -> float | None:
-    """Return the load of the last minute without one core for this process; None where no load is known."""
+    """Return the load of the last minute minus one core for this process; None on systems without a load average."""
     try:
         return max(0.0, os.getloadavg()[0] - 1)
     except OSError:
@@ -99,7 +99,7 @@ def load_of_other_processes() -> float | None:
 
 
 def _measured_device(wanted: str, device: str) -> str:
-    """Return the device to measure on: the processor, or the GPU that the worker trains on."""
+    """Return the device for the measurement: the processor, or the GPU on which the worker trains."""
     if wanted == "cpu" or torch.device(device).type == wanted:
         return "cpu" if wanted == "cpu" else device
     raise RuntimeError(

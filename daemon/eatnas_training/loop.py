@@ -1,4 +1,4 @@
-"""The training loop: a generator of reports that gives the same bits however often it is interrupted."""
+"""The training loop: a generator of reports. Interruptions do not change the bits of the results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from eatnas_training.worker_protocol import StopRequest
 
 PROGRESS_SECONDS: Final = 0.5
 LOG_SECONDS: Final = 10.0
-"""Time between two lines of the log while images are decoded."""
+"""The time between two lines of the log while images are decoded."""
 
 
 def train(
@@ -50,14 +50,14 @@ def train(
     wall_clock: Clock = time.time,
     step_seconds: float = STEP_SECONDS,
 ) -> Iterator[Report]:
-    """Train one candidate, calling `stop_request` between batches. The last report is Finished, Released or Failed."""
+    """Train one candidate, and call `stop_request` between batches. The last report is Finished, Released or Failed."""
     training = Training(assign, stop_request, device, monotonic, wall_clock)
     training.step_seconds = step_seconds
     try:
         yield from training.run()
     except Exception as error:
         if isinstance(error, DataError):
-            forget_loaded_data(assign.data)  # the next training looks at the files again
+            forget_loaded_data(assign.data)  # lets the next training look at the files again
         yield Failed(
             candidate=assign.candidate,
             attempt=assign.attempt,
@@ -95,11 +95,11 @@ class Training:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds in steps since the assignment, including those of retrained ancestors."""
+        """The seconds in steps since the assignment, including the steps of ancestors that are trained again."""
         return self.runner.device_seconds + self._ancestor_seconds
 
     def run(self) -> Iterator[Report]:
-        """Train to the end or to a stop request. Exceptions are not caught here; `train` reports them."""
+        """Train until the end or a stop request. Does not catch exceptions, which `train` reports."""
         runner, recipe = self.runner, self.runner.recipe
         yield Phase(*self._token, "loading")
         if not (yield from self._load()):
@@ -139,7 +139,8 @@ class Training:
         last = runner.state.epoch_reports[-1]
         loss, accuracy = last.val_loss, last.val_accuracy
         if self.assign.final_model:
-            # The only use of the test images. After an interruption they are evaluated again, with the same weights.
+            # This is the only use of the test images. After an interruption, they are evaluated again with the same
+            # weights.
             yield Phase(*self._token, "testing")
             test = yield from self._evaluate()
             if test is None:
@@ -156,7 +157,7 @@ class Training:
         yield self._finished(loss, accuracy, latency)
 
     def _load(self) -> Generator[Report, None, bool]:
-        """Load the images; return False if stopped. Decoding a large folder takes minutes."""
+        """Load the images, which takes minutes for a large folder. Return False if stopped."""
         logged_at = self.monotonic()
         for progress in self.runner.load_steps():
             if self.stop_request() is not StopRequest.NONE:
@@ -169,7 +170,7 @@ class Training:
         return True
 
     def _start_ranks(self) -> Generator[Report, None, bool]:
-        """Start the processes of the other ranks; return False if stopped while they load the images."""
+        """Start the processes of the other ranks. Return False if stopped while they load the images."""
         runner = self.runner
         self.ranks = RankGroup(self.assign, runner.recipe.devices, self.step_seconds, monotonic=self.monotonic)
         state = checkpoint.pack(runner.state.to_checkpoint(self._identity()))
@@ -180,7 +181,7 @@ class Training:
         return True
 
     def _resume(self) -> Generator[Report, None, bool]:
-        """Restore the newest valid checkpoint; return whether there is one."""
+        """Restore the newest valid checkpoint. Return whether there is one."""
         resumed = checkpoint.resume(self.assign, self._restore)
         if resumed is None:
             return False
@@ -196,7 +197,7 @@ class Training:
         return identity_of(self.assign, self.runner.recipe, self.runner.data.digest)
 
     def _inherit(self) -> Generator[Report, None, bool]:
-        """Start from the parent's weights, retraining missing ancestors first; return False if stopped."""
+        """Train missing ancestors again, and start from the parent's weights. Return False if stopped."""
         parent, missing = (self.parent, []) if self.parent else find_nearest_ancestor(self.assign)
         for ancestor in missing:
             retraining = Training(
@@ -239,7 +240,10 @@ class Training:
         return loss / count, correct / count
 
     def _measure_latency(self, settings: dict[str, Any]) -> Generator[Report, None, Latency | None]:
-        """Return the latency of the trained network, or None if stopped. It does not count as device time."""
+        """Return the latency of the trained network, or None if stopped.
+
+        The measurement does not count as device time.
+        """
         state = self.runner.state
         measurement = LatencyMeasurement(
             state.model,
@@ -292,9 +296,9 @@ class Training:
         return _with_latency(finished, latency)
 
     def save(self) -> Iterator[Report]:
-        """Write a checkpoint between two batches; on a full disk wait for space or for a stop request."""
+        """Write a checkpoint between two batches. On a full disk, wait for space or for a stop request."""
         yield Phase(*self._token, "saving")
-        self.runner.require_finite_loss()  # on a GPU this waits for its steps and counts them as device seconds
+        self.runner.require_finite_loss()  # on a GPU, this waits for the steps and counts the time as device seconds
         state = self.runner.state
         content = checkpoint.pack(state.to_checkpoint(self._identity()))
         yield from checkpoint.save_with_retries(self.assign, state.epoch, state.batch, content, self.stop_request)

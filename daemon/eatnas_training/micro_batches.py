@@ -1,4 +1,4 @@
-"""Batch norm over the micro-batches of one batch: its running statistics are updated once, by the whole batch."""
+"""Batch norm over micro-batches: update the running statistics once, by the whole batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class NormUpdate:
     """The update of one batch norm's running statistics by all micro-batches of a batch.
 
-    Each micro-batch is normalized by its own mean and variance. Those of the whole batch are computed from these: the
-    variance is the one within the micro-batches plus the one between their means.
+    Each micro-batch is normalized by its own mean and variance. The variance of the whole batch is the mean variance
+    within the micro-batches plus the variance between their means.
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -22,7 +22,7 @@ class NormUpdate:
         self._parts: list[tuple[int, Tensor, Tensor]] = []
         assert norm.momentum is not None
         self._momentum = norm.momentum
-        norm.momentum = 1.0  # the running statistics of a forward pass are those of its micro-batch
+        norm.momentum = 1.0  # makes the running statistics equal the statistics of the last micro-batch
         self._hook = norm.register_forward_hook(self._add_part)
 
     def _buffers(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -37,7 +37,7 @@ class NormUpdate:
         self._parts.append((inputs[0].numel() // len(mean), mean.clone(), var.clone()))
 
     def end(self) -> None:
-        """Stop observing, and update the running statistics if there was a forward pass."""
+        """Stop to observe forward passes. If there was one, update the running statistics."""
         self._hook.remove()
         self._norm.momentum = self._momentum
         mean, var, batches = self._buffers()
@@ -64,7 +64,10 @@ def one_statistics_update(norms: Iterable[nn.BatchNorm2d]) -> Iterator[None]:
 
 
 def _combine(parts: list[tuple[int, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Combine the means and variances of disjoint parts, with their counts, to the mean and unbiased variance."""
+    """Combine the counts, means and variances of disjoint parts.
+
+    Return the mean and the unbiased variance of the whole.
+    """
     total = sum(count for count, _, _ in parts)
     mean = sum((count / total) * part_mean for count, part_mean, _ in parts)
     squares = sum((count - 1) * var + count * (part_mean - mean).square() for count, part_mean, var in parts)

@@ -1,4 +1,4 @@
-"""Changes of a whole normalized batch: random erasing, mixup and cutmix. All draws are keyed by the batch."""
+"""Change whole normalized batches by random erasing, mixup and cutmix. All draws are keyed by the batch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ ERASED_RATIO: Final = (0.3, 3.3)
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """The share of the images themselves in their mixed images, and the classes of the images mixed in, int64 `[B]`."""
+    """The share of each image in its mixed image, and the labels of the images that are mixed in, int64 `[B]`."""
 
     share: float
     labels: Tensor
 
 
 def erase(images: Tensor, key: BatchKey, probability: float) -> Tensor:
-    """Set a random rectangle to 0, the mean of all images, in this share of the images `[B, C, H, W]`."""
+    """Set a random rectangle to 0, the mean of all images, in the share `probability` of the images `[B, C, H, W]`."""
     count, _, height, width = images.shape
     boxes = draw_boxes(key, count, (height, width), probability)
     return erase_boxes(images, to_device(boxes, images.device))
 
 
 def draw_boxes(key: BatchKey, count: int, sides: tuple[int, int], probability: float) -> Tensor:
-    """Draw the first and last row and column of a rectangle in each image: int64 `[4, count]`; it may be empty.
+    """Draw the first and last row and column of a rectangle, which may be empty, in each image: int64 `[4, count]`.
 
-    They are drawn on the CPU, so that every device gets the same draws, and are copied in one piece.
+    The draws are made on the CPU, so that every device gets the same draws, and are copied in one piece.
     """
     height, width = sides
     generator = torch.Generator().manual_seed(key.draw_seed("erasing"))
@@ -60,9 +60,10 @@ def erase_boxes(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: float) -> tuple[Tensor, Mix]:
-    """Mix each image of a batch with its predecessor by mixup or cutmix, whose alpha is above 0.
+    """Mix each image of a batch with the image before it, by the method whose alpha is above 0.
 
-    With both, each batch draws one of them. The share is drawn once for the batch from Beta(alpha, alpha).
+    If both alphas are above 0, each batch draws a method. The share is drawn once for the batch from Beta(alpha,
+    alpha).
     """
     draws = np.random.default_rng(key.draw_seed("mixing"))
     cuts = cutmix > 0 and (mixup == 0 or draws.random() < 0.5)
@@ -82,6 +83,6 @@ def mix(images: Tensor, labels: Tensor, key: BatchKey, *, mixup: float, cutmix: 
 
 
 def _clip(center: int, length: int, share: float) -> tuple[int, int]:
-    """Return the part within the image of a range that has this share of its length."""
+    """Return the part within the image of a range around `center` that has this share of the image's length."""
     half = round(length * share / 2)
     return max(0, center - half), min(length, center + half)

@@ -21,7 +21,7 @@ EPSILON: Final = 2e-5
 MOMENTUM: Final = 0.1
 LINEAR_DEVIATION: Final = 0.01
 SAFE_CHANNELS: Final = 8
-"""With at least this many input channels a strided 1x1 convolution is safe on every CPU."""
+"""With at least this many input channels, a strided 1x1 convolution is safe on every CPU."""
 
 
 class Convolution(nn.Conv2d):
@@ -38,8 +38,8 @@ class Convolution(nn.Conv2d):
         stride = self.stride[0]
         if self.kernel_size == (1, 1) and stride > 1 and self.in_channels < SAFE_CHANNELS:
             # On CPUs without AVX-512, oneDNN's weight gradient of this shape writes past its workspace (oneDNN issue
-            # 6035). The convolution of the subsampled images has the same bits. Pooling subsamples them, because the
-            # gradient of a slice has another memory format, which changes the bits of earlier layers.
+            # 6035). So subsample the images first, which gives the same bits. Subsample by pooling, because the
+            # gradient of a slice has another memory format, which would change the bits of earlier layers.
             return functional.conv2d(functional.avg_pool2d(images, 1, stride), self.weight)
         return super().forward(images)
 
@@ -74,16 +74,16 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits `[N, classes]`. Pooling and classifier compute in float32, in every precision."""
+        """Return the logits `[N, classes]`. In every precision, pooling and classifier compute in float32."""
         features: Tensor = self.features(images)
         if features.dtype != torch.bfloat16:
             return self._classify(features)
-        # In bfloat16 the logits of several classes are often equal, and which one counts as the largest is arbitrary.
+        # In bfloat16, several classes often have equal logits, so that the largest would be arbitrary.
         with torch.autocast(features.device.type, enabled=False):
             return self._classify(features.float())
 
     def _classify(self, features: Tensor) -> Tensor:
-        # A mean instead of AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
+        # Use a mean instead of AdaptiveAvgPool2d, whose backward pass is not deterministic on CUDA.
         logits: Tensor = self.classifier(features.mean((2, 3)))
         return logits
 
@@ -91,7 +91,7 @@ class Network(nn.Module):
 def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
     """Return the network of `architecture`; its weights are unset until `initialize`.
 
-    Raises `InvalidArchitectureError` if the macro has another number of blocks.
+    Raises `InvalidArchitectureError` if the architecture and the macro differ in their number of blocks.
     """
     macro.require_block_count(architecture)
     channels = macro.stem_channels
@@ -107,7 +107,7 @@ def build(architecture: Architecture, macro: Macro, task: Task) -> Network:
 def initialize(network: nn.Module, seed: int) -> None:
     """Set every weight and buffer as a function of `seed`: Kaiming normal (fan out) for convolutions.
 
-    The draws come from a private generator on the CPU, so initialize a network before moving it to its device.
+    The draws come from a private generator on the CPU, so initialize a network before you move it to its device.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def initialize(network: nn.Module, seed: int) -> None:
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
                 module.weight.normal_(0, LINEAR_DEVIATION, generator=generator)
-                if module.bias is not None:  # a layer of a package may have none
+                if module.bias is not None:  # a plug-in's layer may have no bias
                     module.bias.zero_()
 
 

@@ -1,4 +1,4 @@
-"""Deterministic arithmetic and its precision: the settings of torch that decide the bits of a training."""
+"""Set deterministic arithmetic and its precision: the settings of torch that decide the bits of a training."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 
 from eatnas_db.domain.arithmetic import FAST_MATH, FIXED_SETTINGS
 
-# Libraries read these at their first operation. A worker gets the same environment from its daemon.
+# Libraries read these variables at their first operation. Workers also get them from their daemon.
 os.environ.update(FIXED_SETTINGS)
 for _name in FAST_MATH:
     os.environ.pop(_name, None)
 
 
 def use_deterministic_arithmetic(*, compiled: bool = False) -> None:
-    """Make torch compute the same bits each time, in the precision that the recipe names.
+    """Make torch compute the same bits each time, in the precision of the recipe.
 
-    `compiled`: also in code that torch compiles, which only plug-ins contain.
+    With `compiled`, this includes code that torch compiles, which only plug-ins contain.
     """
     torch.set_deterministic_debug_mode("error")
     if compiled:
-        # Imports torch's compiler, which takes seconds and 150 MB.
+        # This call imports torch's compiler, which takes seconds and 150 MB.
         torch.use_deterministic_algorithms(True)
-    # Filling fresh memory with NaN only helps code that reads it before writing, and takes a tenth of a step.
+    # Do not fill new memory with NaN: this takes a tenth of a step, and affects only code that reads unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # TF32 would be a third precision, which no recipe names. An environment variable can enable it for matrix products.
+    # TF32 would be a third precision. An environment variable can enable it for matrix products.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
@@ -45,7 +45,10 @@ def resolve_precision(device: str, requested: str) -> str:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Compute a network in `precision`; weights, logits, loss and sums stay in float32 or better."""
+    """Return a context in which a network computes in `precision`.
+
+    Weights, logits, loss and sums keep at least float32.
+    """
     if precision == "float32":
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate schedule."""
+"""Make the optimizer, and compute its learning rate schedule."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ ADAM_BETA: Final = 0.999
 
 
 class _PlainOptimizer(torch.optim.Optimizer):
-    """An optimizer that does not import torch's compiler, which takes seconds and 150 MB and is never used.
+    """An optimizer that does not import torch's compiler, which would take seconds and 150 MB and is never used.
 
-    torch wraps these methods, so that compiled code does not contain them; the first call of a wrapper imports the
-    compiler.
+    torch wraps these methods to keep them out of compiled code. The first call of a wrapper would import the compiler.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -59,7 +58,7 @@ def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Opti
 
 
 def recipe_rate(step: int, recipe: TrainingRecipe, batches: int) -> float:
-    """Return the learning rate of a step of a recipe with this number of batches in each epoch."""
+    """Return the learning rate of a step (from 0) of a recipe; `batches` is the number of batches per epoch."""
     steps = recipe.epochs * batches
     return learning_rate(step, total_steps=steps, peak=recipe.learning_rate, warmup=recipe.warmup)
 
@@ -67,7 +66,7 @@ def recipe_rate(step: int, recipe: TrainingRecipe, batches: int) -> float:
 def learning_rate(step: int, total_steps: int, peak: float, warmup: float) -> float:
     """Return the rate of `step` (from 0): linear up to `peak` over the share `warmup`, then a cosine towards 0.
 
-    The rate of every step is above 0; the cosine reaches 0 one step after the last.
+    The rate of every step is above 0, because the cosine reaches 0 one step after the last step.
     """
     warmup_steps = round(total_steps * warmup)
     if step < warmup_steps:

@@ -39,7 +39,7 @@ NOT_DESCRIBED: Final[dict[str, Any]] = {
     "content_digest": None,
     "notes": [],
 }
-"""The fields that are empty without a resolution, or if files cannot be read."""
+"""The fields that are None without a resolution, or if files are unreadable."""
 
 
 def list_data_sets() -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def list_data_sets() -> list[dict[str, Any]]:
 
 
 def describe(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
-    """Return the shape of the images, the size of each part, the digests and notes about them. Raises `DataError`."""
+    """Return the shape of the images, the size of each part, the digests, and notes. Raises `DataError`."""
     files = finish(listing_steps(data), report)
     if files is not None:
         train, validation, state = files.train.labels, files.held_out.labels, files.state
@@ -81,7 +81,7 @@ def _list_notes(data: Mapping[str, Any], skipped: Sequence[str]) -> list[str]:
 
 
 def describe_final(data: Mapping[str, Any], report: Reporter = ignore_progress) -> dict[str, Any]:
-    """Return the number of images that final models are trained and tested on.
+    """Return the numbers of images on which final models are trained and tested.
 
     Raises `DataError`, also if there is no test part.
     """
@@ -97,8 +97,8 @@ def download(
 ) -> dict[str, Any]:
     """Download missing or damaged files, read both parts, and describe the data set. Raises `DataError`.
 
-    Every file of an image folder is read. If some cannot be read, the answer names them and has no digest, unless the
-    spec skips them.
+    Every file of an image folder is read. If some files are unreadable, the answer names them and has no digest, unless
+    the spec skips them.
     """
     name = str(data["name"])
     if is_map_style(name):

@@ -24,7 +24,7 @@ from eatnas_training.steps import StepRunner
 
 
 class RankMember:
-    """The exchange of this rank's steps with the other ranks."""
+    """The exchange between this rank and the other ranks in each step."""
 
     def begin_step(self) -> None:
         """Do nothing: rank 0 begins each step."""
@@ -55,7 +55,7 @@ def train(request: dict[str, Any], steps: SimpleQueue[str], report_fd: int) -> N
 
 
 def main() -> None:
-    """Read the request and then one line per step from stdin, until it is closed."""
+    """Read the request from stdin, and then one line for each step until stdin is closed."""
     parser = argparse.ArgumentParser(prog="eatnas_training.rank", description=__doc__)
     parser.add_argument("--report-fd", type=int, required=True)
     let_output_escape()
@@ -78,7 +78,7 @@ def main() -> None:
 def _read_steps(steps: SimpleQueue[str]) -> None:
     for line in sys.stdin:
         steps.put(line)
-    os._exit(0)  # the worker has ended, also while this process waits for another rank
+    os._exit(0)  # the worker has ended, so exit even while the main thread waits for another rank
 
 
 def _report(fd: int, **fields: str) -> None:

@@ -1,8 +1,8 @@
-"""The further processes of a training on several devices, as the worker sees them, which has rank 0.
+"""Start and direct the further processes of a training on several devices. The worker itself has rank 0.
 
-The worker starts one process per further rank when its training begins, and ends them with it. Every process computes
-its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the training, and its
-failure becomes the failure of the attempt.
+The worker starts one process for each further rank when a training begins, and ends them with the training. Every
+process computes its part of each batch, and the gradients are added up. A rank that dies, freezes or fails ends the
+training with its own failure.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from eatnas_training.worker_protocol import StopRequest
 
 PROGRAM: Final = "eatnas_training.rank"
 STEP_SECONDS: Final = 60.0
-"""The longest time in which all ranks finish a step after one of them has; the supervisor waits twice as long."""
+"""The longest time between the first and the last rank at the end of a step. The supervisor waits twice as long."""
 LOADING_SECONDS: Final = 900.0
-"""The longest time in which a rank loads its images."""
+"""The longest time for a rank to load its images."""
 END_SECONDS: Final = 5.0
 """The time for a rank to report its failure and to exit."""
 POLL_SECONDS: Final = 0.05
@@ -47,7 +47,7 @@ class _Rank:
     received: bytearray = field(default_factory=bytearray)
 
     def report(self) -> dict[str, str] | None:
-        """Return the first report of this rank that has arrived, without waiting."""
+        """Return the first report of this rank, or None if none has arrived yet."""
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self.report_fd, CHUNK_BYTES):
                 self.received += chunk
@@ -84,7 +84,10 @@ class RankGroup:
         return [rank.process.pid for rank in self._ranks]
 
     def is_ready(self, digest: str) -> bool:
-        """Return whether all ranks have loaded the images of this digest. Raises `RankError`."""
+        """Return whether all ranks have loaded the images with this digest.
+
+        Raises `RankError` if a rank has failed or has loaded other images.
+        """
         reports = {rank.number: rank.report() for rank in self._ranks}
         if any(rank.process.poll() is not None for rank in self._ranks):
             raise self._explain("before the first step")
@@ -98,9 +101,9 @@ class RankGroup:
     def connect(
         self, digest: str, state: bytes, stop_request: Callable[[], StopRequest]
     ) -> Generator[Phase, None, bool]:
-        """Wait until all ranks have loaded the images of this digest, and send them the state of the training.
+        """Wait until all ranks have loaded the images with this digest. Then send the state of the training to them.
 
-        Return False if stopped before. Raises `RankError`.
+        Return False if stopped before that. Raises `RankError`.
         """
         while not self.is_ready(digest):
             if stop_request() is not StopRequest.NONE:
@@ -140,12 +143,12 @@ class RankGroup:
 
     def _send(self, rank: _Rank, line: str) -> None:
         assert rank.process.stdin is not None
-        with contextlib.suppress(OSError):  # the next exchange explains why it has ended
+        with contextlib.suppress(OSError):  # the rank has ended, and the next exchange explains why
             rank.process.stdin.write(line.encode() + b"\n")
             rank.process.stdin.flush()
 
     def _explain(self, when: str) -> RankError:
-        """Return the failure of the rank that caused the others to fail."""
+        """Return the failure of the rank that made the other ranks fail."""
         suspended = [rank for rank in self._ranks if _is_suspended(rank.process.pid)]
         if suspended:
             return RankError(FailureKind.LOST, f"rank {suspended[0].number} was suspended {when}")

@@ -20,15 +20,15 @@ from eatnas_training.optimizer import make_optimizer
 NETWORK: Final = (
     "sep_k3_d1_w1.0/mb3_k5_d2_w1.0_skip/mb6_k7_d1_w1.0/sep_k5_d2_w1.0_skip/mb3_k7_d1_w1.0/mb6_k3_d1_w1.0/sep_k7_d1_w1.0"
 )
-"""A network of `eatnas-tiny` with every operation and every kernel size."""
+"""A network of the space `eatnas-tiny` with every operation and every kernel size."""
 _BUILDS: Final = "https://pytorch.org/get-started lists the builds"
 
 
 def train_all_operations(device: str) -> None:
     """Train a small network that has every operation and kernel size, in every precision.
 
-    An error that would fail each candidate shows here, and torch loads the modules that it loads at its first step.
-    Raises whatever torch raises if it cannot train on the device.
+    This detects errors that would fail each candidate. It also makes torch load the modules that torch loads at its
+    first step. Raises an exception of torch if torch cannot train on the device.
     """
     use_deterministic_arithmetic()
     model = network.build(Architecture.parse(NETWORK), PRESETS["eatnas-tiny"], Task(8, 1, 10))
@@ -42,14 +42,14 @@ def train_all_operations(device: str) -> None:
             loss = cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    loss.item()  # wait for the device, whose errors arrive late
+    loss.item()  # waits for the device, whose errors arrive late
     if device != "cpu":
-        # Raises if the cuDNN library that was loaded belongs to another torch.
+        # This raises an error if the loaded cuDNN library belongs to another version of torch.
         torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
 
 
 def describe_failure(device: str, error: Exception) -> str:
-    """Return what keeps torch from training on the device, and a remedy if one is known."""
+    """Describe the error that keeps torch from training on the device, with a remedy if one is known."""
     message = first_line(error)
     if device == "cpu":
         return message

@@ -1,4 +1,4 @@
-"""End a program whose data set hangs: no other process watches it, unlike a worker."""
+"""End a program whose data set hangs. Unlike a worker, such a program has no other process that watches it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class SilenceTimer:
         self.restart()
 
     def restart(self) -> None:
-        """Count from now."""
+        """Start the countdown again."""
         self.stop()
         self._timer = threading.Timer(self._seconds, self._exit)
         self._timer.daemon = True
         self._timer.start()
 
     def stop(self) -> None:
-        """End the count."""
+        """Stop the countdown."""
         if self._timer is not None:
             self._timer.cancel()
 

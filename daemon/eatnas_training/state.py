@@ -24,10 +24,10 @@ from eatnas_training.weight_average import WeightAverage
 
 @dataclass(slots=True)
 class TrainingState:
-    """A training between two batches.
+    """The state of a training between two batches.
 
-    `sums`: loss, correct predictions and images of the current epoch so far, float64 `[3]` on the device.
-    `precision`: `mixed` if devices of different precisions took part.
+    `sums` has the loss, the correct predictions and the images of the current epoch so far, float64 `[3]` on the
+    device. `precision` is `mixed` if devices of different precisions took part.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class TrainingState:
     share_inherited: float | None = None
     logit_distance: float | None = None
     average: WeightAverage | None = None
-    """The average of the weights, if the recipe has one: the final model."""
+    """The moving average of the weights, which is the final model; None if the recipe has no average."""
 
     @property
     def final_model(self) -> nn.Module:
@@ -55,12 +55,12 @@ class TrainingState:
         self.sums.zero_()
 
     def begin_epoch(self) -> None:
-        """Move to the first batch of the next epoch in a process that reports no epochs."""
+        """Move to the first batch of the next epoch, in a process that does not report epochs."""
         self.epoch, self.batch = self.epoch + 1, 0
         self.sums.zero_()
 
     def to_checkpoint(self, identity: str) -> dict[str, Any]:
-        """Return all that a process needs to resume this training with the same bits."""
+        """Return the complete state from which a process can resume this training with the same bits."""
         content = {
             "identity": identity,
             "model": self.model.state_dict(),
@@ -79,7 +79,7 @@ class TrainingState:
         return content
 
     def restore(self, saved: Mapping[str, Any], *, identity: str, attempt: int) -> None:
-        """Take over a checkpoint. Raises `ValueError` or `KeyError` if it belongs to another training."""
+        """Restore the state from a checkpoint. Raises `ValueError` or `KeyError` if it belongs to another training."""
         if saved["identity"] != identity:
             raise ValueError("it belongs to another network, recipe or seed")
         try:
@@ -89,7 +89,7 @@ class TrainingState:
                 self.average.model.load_state_dict(saved["average"])
             self.sums.copy_(saved["sums"])
         except RuntimeError as error:
-            if is_out_of_memory(error) or is_cuda_error(error):  # the file is not to blame
+            if is_out_of_memory(error) or is_cuda_error(error):  # the file is not the cause
                 raise
             raise ValueError(str(error)) from error
         self.epoch, self.batch = saved["epoch"], saved["batch"]
@@ -97,12 +97,13 @@ class TrainingState:
         self.share_inherited, self.logit_distance = saved["share_inherited"], saved["logit_distance"]
         reports = [EpochDone(**fields) for fields in saved["epoch_reports"]]
         self.epoch_reports = [replace(report, attempt=attempt) for report in reports]
-        # Weights are float32 in every precision, so a checkpoint of another device is used, and marked.
+        # Weights are float32 in every precision, so use a checkpoint of another precision, and mark the training as
+        # mixed.
         self.precision = self.precision if saved["precision"] == self.precision else "mixed"
 
 
 def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str:
-    """Return, as JSON, all that decides the bits of a training; a checkpoint is used only where it is equal."""
+    """Return, as JSON, all values that decide the bits of a training. A checkpoint is used only if they are equal."""
     parent: list[Any] | bool = assign.inherits
     if assign.ancestors:
         parent = [assign.ancestors[-1][key] for key in ("candidate", "code", "training", "seed", "split_batches")]
@@ -116,7 +117,7 @@ def identity_of(assign: Assign, recipe: TrainingRecipe, data_digest: str) -> str
         "data_digest": data_digest,
         "parent": parent,
     }
-    # As a string: JSON turns tuples into lists, as the pipe does.
+    # Return a string, because JSON converts tuples to lists, as the pipe does.
     return json.dumps(identity, sort_keys=True)
 
 
@@ -133,7 +134,7 @@ def build_network(assign: Assign) -> nn.Module:
 def initial_state(model: nn.Module, recipe: TrainingRecipe, device: str, precision: str) -> TrainingState:
     """Move a network to its device and return the state before the first batch."""
     model.to(device=device)
-    # In torch's stubs `Module.to` has no overload for a memory format alone.
+    # In torch's type stubs, `Module.to` has no overload with only a memory format.
     cast("Any", model).to(memory_format=torch.channels_last)
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None

@@ -1,4 +1,7 @@
-"""Training steps from tables on the device; on a GPU a step is captured once as a CUDA graph and then replayed."""
+"""Compute training steps from tables on the device.
+
+On a GPU, a step is captured once as a CUDA graph and then replayed.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,16 @@ from eatnas_training.error_messages import first_line
 from eatnas_training.step_tables import StepTables
 
 WARM_UP_STEPS: Final = 3
-"""Steps before the capture. They create the momenta, load the kernels and allocate their workspaces."""
+"""The number of steps before the capture. They create the momenta, load the kernels and allocate the workspaces."""
 MIN_STEPS: Final = 32
-"""A training of fewer steps is not worth a capture."""
+"""With fewer steps, a training is not worth a capture."""
 
 
 class StepGraph:
-    """Computes a step again and again. The first steps are calls; on a GPU the later ones replay their graph.
+    """Computes a step repeatedly. The first steps are calls; on a GPU, later steps replay the captured graph.
 
-    The step must read everything from tensors that stay where they are, and must not wait for the GPU. If it cannot be
-    captured, it is called instead, with the same bits.
+    The step must read all inputs from tensors at fixed addresses, and must not wait for the GPU. If the step cannot be
+    captured, it is called each time, with the same bits.
     """
 
     def __init__(self, device: str) -> None:
@@ -49,7 +52,7 @@ class StepGraph:
             step()
 
     def _warm_up(self, step: Callable[[], None], stream: torch.cuda.Stream) -> None:
-        """Compute the step on a stream that is not the default one, as the capture will."""
+        """Compute the step on the same side stream as the capture."""
         self._warm_ups_left -= 1
         if self._warm_ups_left:
             with _on_stream(stream):
@@ -57,13 +60,13 @@ class StepGraph:
             return
         with _on_stream(stream), _waits() as waits:
             step()
-        if waits:  # a capture would fail, and leave memory behind
+        if waits:  # a capture would fail and leak memory
             print("the training step waits for the GPU, so it is not captured as a CUDA graph", flush=True)
             self._stream = None
 
     def _capture(self, step: Callable[[], None], optimizer: torch.optim.Optimizer, stream: torch.cuda.Stream) -> None:
-        """Capture the step, which computes nothing now. On failure, call it from now on."""
-        optimizer.zero_grad(set_to_none=True)  # the graph allocates gradients of its own
+        """Capture the step, which computes nothing at this time. If this fails, call the step from now on."""
+        optimizer.zero_grad(set_to_none=True)  # the graph allocates its own gradients
         graph = torch.cuda.CUDAGraph()
         try:
             with _capturable(optimizer), torch.cuda.graph(graph, stream=stream):
@@ -84,7 +87,7 @@ class TableSteps:
 
     @property
     def warm_up_steps(self) -> int:
-        """The number of steps before those that are as fast as all others."""
+        """The number of slower first steps."""
         return WARM_UP_STEPS + 1 if self._captures else 1
 
     def run(
@@ -101,13 +104,13 @@ class TableSteps:
 
 @cache
 def _side_stream(device: str) -> torch.cuda.Stream:
-    """Return the stream of all captures of this process; each stream has workspaces of its own."""
+    """Return the one stream for all captures of this process, because each stream has its own workspaces."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
 def _on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Compute on a stream, after all work of the current one, which then waits for it."""
+    """Compute on `stream` after all work of the current stream. At the end, the current stream waits for `stream`."""
     current = torch.cuda.current_stream(stream.device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -132,7 +135,10 @@ def _waits() -> Iterator[list[str]]:
 
 @contextmanager
 def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Let torch capture an optimizer that asks for it. Fused optimizers compute the same with and without it."""
+    """Set the flag `capturable` of an optimizer in this context.
+
+    Fused optimizers compute the same with and without it.
+    """
     groups = [group for group in optimizer.param_groups if "capturable" in group]
     for group in groups:
         group["capturable"] = True

@@ -1,4 +1,4 @@
-"""The draws of the next training steps as tables on the device, so that a step reads nothing from the host."""
+"""Keep the draws of the next training steps in tables on the device, so that a step reads nothing from the host."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from eatnas_training.mixing import draw_boxes, erase_boxes
 from eatnas_training.optimizer import recipe_rate
 
 MAX_ROWS: Final = 256
-"""Rows of the tables, one for each step. The host draws this many steps in advance."""
+"""The rows of the tables, one for each step. The host draws this many steps in advance."""
 
 
 def key_of_batch(seed: int, recipe: TrainingRecipe, epoch: int, batch: int, *, rank: int = 0) -> BatchKey:
-    """Return the key of a batch of a training, or of the part of a process."""
+    """Return the key of a batch of a training, or of the part of the batch that a rank computes."""
     return BatchKey(
         augment=recipe.augment,
         seed=seed,
@@ -35,8 +35,8 @@ def key_of_batch(seed: int, recipe: TrainingRecipe, epoch: int, batch: int, *, r
 def table_part(recipe: TrainingRecipe, part: DataPart, *, resizes: bool) -> ResidentPart | None:
     """Return `part` if all draws of the recipe fit into tables, else None.
 
-    Images from files, operations of a policy, mixed images, dropped layers, averaged weights and a second resolution
-    take decisions of the host in each step, as training on several devices does.
+    The host must decide in each step about images from files, operations of a policy, mixed images, dropped layers,
+    averaged weights, a second resolution and several devices. Their recipes cannot use tables.
     """
     host_decides = (
         resizes
@@ -52,19 +52,19 @@ def table_part(recipe: TrainingRecipe, part: DataPart, *, resizes: bool) -> Resi
 
 
 def rate_dtype(device: torch.device) -> torch.dtype:
-    """Return the type of a learning rate on a device: fused optimizers read float32 there, on processors float64."""
+    """Return the dtype of a learning rate: fused optimizers read float32 on GPUs and float64 on processors."""
     return torch.float32 if device.type == "cuda" else torch.float64
 
 
 def device_rate(rate: float, device: str) -> float:
-    """Return a learning rate as a device computes with it, so that a number and a tensor give the same bits."""
+    """Return a learning rate rounded to the device's dtype, so that a number and a tensor give the same bits."""
     return float(torch.tensor(rate, dtype=rate_dtype(torch.device(device))))
 
 
 class StepTables:
-    """The images, draws and learning rate of some steps, a row for each, and the number of the next row.
+    """The images, draws and learning rates of some steps, with a row for each step, and the number of the next row.
 
-    `seek` is the host's part; it fills the tables when the next step is not in them. `read` uses the device alone.
+    The host calls `seek`, which fills the tables if the next step is not in them. `read` uses only the device.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class StepTables:
         self._rates = torch.zeros(rows, dtype=rate_dtype(device), device=device)
         self._row = integers(1)
         self._next: tuple[int, int] | None = None
-        """Epoch and batch of the step that `read` returns next; None if that step is not in the tables."""
+        """The epoch and batch that `read` returns next; None if they are not in the tables."""
         self._end = (0, 0)
-        """Epoch and batch after the last step in the tables."""
+        """The epoch and batch after the last step in the tables."""
 
     @property
     def steps(self) -> int:
-        """The steps of the whole training."""
+        """The number of steps of the whole training."""
         return self._recipe.epochs * self._batches
 
     @property
@@ -104,7 +104,7 @@ class StepTables:
         return self._row.is_cuda
 
     def seek(self, epoch: int, batch: int) -> None:
-        """Let `read` return a batch; it may be the next one or any other."""
+        """Let `read` return a batch, which may be the next batch or any other."""
         if self._next != (epoch, batch) or self._next == self._end:
             self._fill(epoch, batch)
         self._next = (epoch, batch + 1)
@@ -130,7 +130,7 @@ class StepTables:
         table[: len(rows)].copy_(to_device(torch.stack(rows), table.device))
 
     def read(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, labels and learning rate of the next step, and move to the row after it."""
+        """Return images, labels and learning rate of the next step, and advance to the following row."""
         part, row = self._part, self._row
         chosen = self._indices.index_select(0, row)[0]
         images = part.images[chosen]

@@ -1,4 +1,4 @@
-"""Training and validation steps of one assignment, and the device seconds that they take."""
+"""Compute the training and validation steps of one assignment, and measure their device seconds."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ class Exchange(Protocol):
 
 
 class StepRunner:
-    """The recipe, data, network and optimizer of one assignment; call `load` and `build` before any step.
+    """The recipe, data, network and optimizer of one assignment. Call `load` and `build` before any step.
 
-    Nothing here waits for a GPU except `read_sums`. On the CPU a step checks the loss itself.
+    On a GPU, only `read_sums` and `require_finite_loss` wait for the device. On the CPU, each step checks the loss.
 
     With `tables`, the draws of a step come from tables on the device, and on a GPU the step is captured. The bits are
-    the same. By default GPUs do so, if the recipe permits it and the memory suffices for whole batches.
+    the same. This is the default on GPUs, if the recipe permits tables and the memory suffices for whole batches.
     """
 
     data: LoadedData
     state: TrainingState
     batches: int
-    """Batches in an epoch."""
+    """The number of batches in an epoch."""
 
     def __init__(
         self,
@@ -115,9 +115,9 @@ class StepRunner:
             self._class_weights = balanced_weights(self.data.train.labels, task.classes).to(self.device)
 
     def build(self, parent: TrainedNetwork | None = None) -> None:
-        """Build the network and its optimizer before the first batch, with the weights of `parent` if given.
+        """Build the network and its optimizer before the first batch, with the weights of `parent` if it is given.
 
-        The bits do not depend on what this process computed before.
+        Earlier computations of this process do not change the bits.
         """
         torch.set_num_threads(self.recipe.threads)
         use_deterministic_arithmetic(compiled="plugins" in self.assign.macro)
@@ -140,7 +140,7 @@ class StepRunner:
 
     @property
     def warm_up_steps(self) -> int:
-        """The number of steps before those that are as fast as all others."""
+        """The number of slower first steps."""
         return 1 if self._table_steps is None else self._table_steps.warm_up_steps
 
     def train_step(self) -> None:
@@ -152,16 +152,17 @@ class StepRunner:
         if self._table_steps is not None:
             self._table_steps.run(self.state.epoch, self.state.batch, self._train_row, self.state.optimizer)
         else:
-            self._train_batch(device_rate(rate, self.device))  # a function, because freeing its tensors takes time, too
+            # a separate function, so that the time for freeing its tensors counts too
+            self._train_batch(device_rate(rate, self.device))
         for group in self.state.optimizer.param_groups:
-            group["lr"] = rate  # as checkpoints store it
+            group["lr"] = rate  # checkpoints store this number
         self.state.batch += 1
         self._add_seconds(started)
         if self.device == "cpu":  # on a GPU this would wait for the step
             self.require_finite_loss()
 
     def _train_batch(self, rate: float) -> None:
-        """Train the batch that the state names."""
+        """Train the batch at the position of the state."""
         state = self.state
         key = key_of_batch(self.assign.seed, self.recipe, state.epoch, state.batch, rank=self._rank)
         images, labels = self._train_part().batch(key)
@@ -171,7 +172,7 @@ class StepRunner:
             state.average.update(state.model, state.epoch * self.batches + state.batch)
 
     def _train_row(self, images: Tensor, labels: Tensor, rate: Tensor) -> None:
-        """Train a batch of the tables, without anything from the host."""
+        """Train a batch from the tables without data from the host."""
         self._update(images.contiguous(memory_format=torch.channels_last), labels, None, rate)
 
     def _update(self, images: Tensor, labels: Tensor, mixed: Mix | None, rate: float | Tensor) -> None:
@@ -181,7 +182,7 @@ class StepRunner:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         count, sums = len(labels), torch.zeros_like(state.sums)
-        if self.assign.split_batches and count >= 4:  # a single image has no variance
+        if self.assign.split_batches and count >= 4:  # each half needs two images for batch norm
             middle = (count + 1) // 2
             with one_statistics_update(self._norms):
                 for part in (slice(0, middle), slice(middle, count)):
@@ -202,7 +203,7 @@ class StepRunner:
         return (self._end_data if self._end_data is not None and at_end else self.data).train
 
     def _change(self, images: Tensor, labels: Tensor, key: BatchKey) -> tuple[Tensor, Mix | None]:
-        """Apply the recipe's changes to a whole batch, and draw the network's dropped parts."""
+        """Apply the recipe's changes to a whole batch, and draw the parts of the network to drop."""
         recipe = self.recipe
         if recipe.random_erasing:
             images = erase(images, key, recipe.random_erasing)
@@ -232,14 +233,17 @@ class StepRunner:
         weights, smoothing = self._class_weights, self.recipe.label_smoothing
         if weights is None:
             return cross_entropy(logits, labels, label_smoothing=smoothing)
-        # Divided by the number of images rather than by their weights, so that half a batch counts as half.
+        # Divide by the number of images instead of the sum of their weights, so that half a batch counts as half.
         total = cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum")
         return total / len(labels)
 
     def validate_step(self, start: int, sums: Tensor) -> int:
-        """Add loss, correct predictions and count of the held-out images from `start` on; return the next start."""
+        """Add loss, correct predictions and count of the held-out images from `start` on to `sums`.
+
+        Return the next start.
+        """
         started = self._monotonic()
-        factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # split batches mean that memory is short
+        factor = 1 if self.assign.split_batches else VALIDATION_FACTOR  # with split batches, memory is short
         stop = min(start + factor * self.recipe.batch_size, len(self.data.held_out.labels))
         self._validate_batch(start, stop, sums)
         self._add_seconds(started)
@@ -264,7 +268,7 @@ class StepRunner:
         return recipe_rate(step, self.recipe, self.batches)
 
     def read_sums(self, sums: Tensor) -> list[float]:
-        """Return the sums; on a GPU wait for its steps and count the time as device seconds."""
+        """Return the sums as numbers. On a GPU, wait for the steps and count the time as device seconds."""
         started = self._monotonic()
         values: list[float] = sums.tolist()
         if self.device != "cpu":
@@ -272,7 +276,7 @@ class StepRunner:
         return values
 
     def require_finite_loss(self) -> None:
-        """Raise `DivergedError` if the loss of the current epoch is not finite; on a GPU wait for its steps."""
+        """Raise `DivergedError` if the loss of the current epoch is not finite. On a GPU, wait for the steps."""
         require_finite(self.read_sums(self.state.sums)[0], self.state.epoch)
 
     def _add_seconds(self, started: float) -> None:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """An average over the steps of a training. The weight of a step's network falls with each later step.
+    """An average over the networks after each step of a training. Older networks have smaller weights.
 
-    torch's `AveragedModel` is not used: its first update waits for the GPU, and it has no decay that grows.
+    torch's `AveragedModel` is not used, because its first update waits for the GPU and its decay cannot grow.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -21,7 +21,7 @@ class WeightAverage:
         self._decay = decay
 
     def update(self, model: nn.Module, step: int) -> None:
-        """Add the network after `step`, counted from 0. The first steps decay faster, because they are worse."""
+        """Add the network after `step`, counted from 0. The first networks decay faster, because they are worse."""
         weight = 1 - min(self._decay, (1 + step) / (10 + step))
         averages, values = _tensors(self.model), _tensors(model)
         with torch.no_grad():
@@ -29,5 +29,5 @@ class WeightAverage:
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
-    """Return the weights and the running statistics. The count of batches does not take part in any computation."""
+    """Return the weights and running statistics, without the counts of batches, which no computation uses."""
     return [tensor.detach() for tensor in model.state_dict().values() if tensor.is_floating_point()]

@@ -23,7 +23,7 @@ from eatnas_training.programs import training as programs_training
 from eatnas_training.worker_protocol import StopRequest, WorkerProtocol, handle_signals
 
 MARKER_BYTES: Final = 256 << 20
-"""Large enough to tell it from the memory that a driver takes for itself."""
+"""Bytes of the marker, large enough to distinguish it from memory that the driver itself uses."""
 
 
 def versions(device: str) -> dict[str, str]:
@@ -39,7 +39,7 @@ def versions(device: str) -> dict[str, str]:
 
 
 class MemoryMarker:
-    """A block of GPU memory by which the supervisor finds the GPU of this worker. On the CPU it is empty."""
+    """A block of GPU memory by which the supervisor recognizes the GPU of this worker. On the CPU it is empty."""
 
     def __init__(self, device: str) -> None:
         self._block: torch.Tensor | None = None
@@ -50,7 +50,7 @@ class MemoryMarker:
 
     @property
     def bytes(self) -> int:
-        """The size of the block, 0 once it is freed."""
+        """The size of the block in bytes; 0 after it was freed."""
         return 0 if self._block is None else self._block.numel()
 
     def free(self) -> None:
@@ -65,7 +65,7 @@ def _trainer_of(assign: Assign) -> Callable[..., Iterator[Report]]:
 
 
 def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) -> Iterator[Report]:
-    """Train one candidate; on a GPU also measure the peak of memory, and free all of it afterwards."""
+    """Train one candidate. On a GPU, also measure the peak of memory, and free the memory afterwards."""
     if device == "cpu":
         yield from _trainer_of(assign)(assign, stop_request, device=device)
         return
@@ -73,7 +73,8 @@ def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) 
     try:
         for report in _trainer_of(assign)(assign, stop_request, device=device):
             if isinstance(report, Phase) and report.phase == "building":
-                # Measure from here: while the images load, those of the candidate before may still be in memory.
+                # Measure from here, because the previous candidate's images may be in memory until the new images are
+                # loaded.
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 images_bytes = torch.cuda.memory_allocated()
@@ -82,7 +83,7 @@ def train(assign: Assign, stop_request: Callable[[], StopRequest], device: str) 
             else:
                 yield report
     finally:
-        # Another process may need the memory before the next assignment. After a CUDA error this call fails, too.
+        # Free memory that another process may need before the next assignment. After a CUDA error, this call fails too.
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
@@ -98,7 +99,7 @@ def main() -> None:
     device: str = options.device
     protocol = WorkerProtocol(options.in_fd, options.out_fd)
     handle_signals(protocol)
-    torch.set_num_threads(1)  # until an assignment's recipe sets its own
+    torch.set_num_threads(1)  # until the recipe of an assignment sets the number
     try:
         if is_portable(os.environ):
             require_avx2()
@@ -124,7 +125,7 @@ def main() -> None:
 
     protocol.run(ready, trainer)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        os._exit(0)  # A training of the user's own has left threads, which the interpreter would wait for.
+        os._exit(0)  # A user's own training function has left threads, for which the interpreter would wait.
 
 
 if __name__ == "__main__":

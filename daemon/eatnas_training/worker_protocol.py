@@ -41,7 +41,7 @@ CHUNK_BYTES: Final = 65536
 
 
 class StopRequest(IntEnum):
-    """How the current training is to stop; a larger value overrides a smaller one."""
+    """The requested way to stop the current training. A larger value overrides a smaller one."""
 
     NONE = 0
     RELEASE = 1
@@ -49,11 +49,11 @@ class StopRequest(IntEnum):
 
 
 Trainer = Callable[[Assign, Callable[[], StopRequest]], Iterator[Report]]
-"""Trains one candidate and yields reports; calls its second argument between batches."""
+"""Trains one candidate and yields reports. It calls its second argument between batches."""
 
 
 class WorkerProtocol:
-    """Exchange messages with the supervisor over two file descriptors and train what it assigns."""
+    """Exchanges messages with the supervisor over two file descriptors, and trains the assigned candidates."""
 
     def __init__(self, in_fd: int, out_fd: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._in_fd, self._out_fd, self._monotonic = in_fd, out_fd, monotonic
@@ -72,12 +72,12 @@ class WorkerProtocol:
             self._receive(POLL_SECONDS)
             while self._assignments and not self._exiting:
                 self._train(self._assignments.popleft(), trainer)
-        # `Exit` came together with these, before their trainings began.
+        # `Exit` arrived together with these assignments, before their trainings began.
         for assign in self._assignments:
             self._send(Released(assign.candidate, assign.attempt, device_seconds=0.0))
 
     def send_unavailable(self, reason: str) -> None:
-        """Report that this worker cannot train; call it instead of `run`."""
+        """Report that this worker cannot train. Call this instead of `run`."""
         self._send(Unavailable(reason))
 
     def exit(self) -> None:
@@ -103,7 +103,8 @@ class WorkerProtocol:
                     if isinstance(report, Failed) and report.fatal:
                         self.exit()
         except Exception as error:
-            # A trainer reports the exceptions it expects. After any other the state of this process is unknown.
+            # A trainer reports the exceptions that it expects. After any other exception, the state of this process is
+            # unknown.
             if ended:
                 traceback.print_exc()
             else:
@@ -113,7 +114,7 @@ class WorkerProtocol:
             self._stop_requests.pop(self._current, None)
 
     def _receive(self, seconds: float) -> None:
-        """Handle the commands that have arrived, waiting up to `seconds` for the first."""
+        """Handle the commands that have arrived. Wait up to `seconds` for the first one."""
         if self._exiting:
             return
         while select.select([self._in_fd], [], [], seconds)[0]:
@@ -125,7 +126,7 @@ class WorkerProtocol:
             for message in self._decoder.feed(chunk):
                 self._handle(cast("Command", message))
             seconds = 0
-        # Check after reading: a process that was suspended finds the heartbeats of that time in the pipe.
+        # Check after reading, because the pipe has the heartbeats from the time in which this process was suspended.
         silence = self._monotonic() - self._received_at
         if self._lease_seconds is not None and silence > self._lease_seconds:
             self.exit()
@@ -147,13 +148,13 @@ class WorkerProtocol:
                 assert_never(command)
 
     def _request_stop(self, command: Release | Cancel, request: StopRequest) -> None:
-        # The training may have ended while the command was on its way; it must not stop the next one.
+        # The training may have ended before the command arrived, and the command must not stop the next training.
         token = (command.candidate, command.attempt)
         if token in self._stop_requests:
             self._stop_requests[token] = max(self._stop_requests[token], request)
 
     def _send(self, report: Report) -> None:
-        """Send a report; exit if the supervisor has closed the pipe or reads nothing for the length of a lease."""
+        """Send a report. Exit if the supervisor has closed the pipe or reads nothing for the length of a lease."""
         content = encode(report)
         try:
             while content:
@@ -203,9 +204,9 @@ def _log(report: Report) -> None:
             line = f"failed ({report.kind}): {report.message}\n{report.traceback}".rstrip()
         case _:
             return
-    # Unbuffered, so that a full disk costs a line of the log and never the training.
+    # Write unbuffered, so that a full disk loses a line of the log and does not end the training.
     with contextlib.suppress(OSError):
-        # A file name in a message need not be UTF-8.
+        # A file name in a message may not be valid UTF-8.
         os.write(1, f"{line}\n".encode(errors="backslashreplace"))
 
 

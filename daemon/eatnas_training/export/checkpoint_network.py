@@ -21,7 +21,7 @@ from eatnas_training.error_messages import first_line
 def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
     """Return the network of a checkpoint in evaluation mode, on the CPU.
 
-    Raises `DataError` if the file is missing or damaged, or if it is not the recorded one.
+    Raises `DataError` if the file is missing or damaged, or if its digest is not `digest`.
     """
     try:
         content = read_checkpoint(path)
@@ -40,7 +40,7 @@ def read_network(path: Path, digest: str, *, architecture: str, macro: SpaceDefi
 
 
 def network_of(state: Mapping[str, Tensor], *, architecture: str, macro: SpaceDefinition, task: Task) -> nn.Module:
-    """Return a network with these weights, in evaluation mode. Raises `ValueError` if they do not fit."""
+    """Return a network with the weights `state` in evaluation mode. Raises `ValueError` if the weights do not fit."""
     network = build(macro.parse(architecture), macro, task)
     try:
         network.load_state_dict(dict[str, Any](state))

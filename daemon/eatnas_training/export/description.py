@@ -1,4 +1,4 @@
-"""The description in every exported file: the network, and the preprocessing of its input."""
+"""The description in every exported file: the network, its scores, and the preprocessing of its input."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FORMAT: Final = "1"
 MAX_COUNT: Final = 100_000_000
 """The largest resolution, number of channels, and number of classes."""
 _AS_TEXT: Final = ("search", "architecture")
-"""Fields that are stored as they are; the others are stored as JSON."""
+"""The fields that are stored as text. All other fields are stored as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How an image becomes the input of a network: float32 `[channels, resolution, resolution]`.
+    """The steps from an image to the input of a network, float32 `[channels, resolution, resolution]`.
 
     Convert to `mode` (Pillow's `L` or `RGB`), take the centre square whose side is `crop` of the image's shorter side,
-    and resize it with antialiased bilinear `interpolation`. `rounding` says where values become whole numbers: `once`,
-    at the end, or `pillow`, as `Image.resize` does with `crop` as its box. Divide by 255, subtract `mean`, and divide
-    by `deviation`, one number for each channel.
+    and resize it with antialiased bilinear `interpolation`. `rounding` is the way in which values become whole numbers:
+    `once` at the end, or `pillow`, as in `Image.resize` with `crop` as its box. Divide by 255, subtract `mean`, and
+    divide by `deviation`, one number for each channel.
     """
 
     mode: str
@@ -45,8 +45,9 @@ class Preprocessing:
 class ModelDescription:
     """The origin of a network, its input and output, and its scores.
 
-    `final`: it was trained on the validation images too. `digests` are those of the `architecture`, the `data` and the
-    `checkpoint`. `metrics` holds the recorded scores, `lineage` the ancestors, the oldest first.
+    `final` is whether the network was trained on the validation images too. `digests` has the digests of
+    `architecture`, `data` and `checkpoint`. `metrics` has the recorded scores. `lineage` has the ancestors, the oldest
+    first.
     """
 
     search: str
@@ -69,7 +70,7 @@ class ModelDescription:
 
     @property
     def network_macro(self) -> SpaceDefinition:
-        """The space, as the network's builder takes it."""
+        """Return the space in the form that the builder of networks takes."""
         return read_space(self.macro)
 
     def require_macro(self, purpose: str) -> Macro:
@@ -82,7 +83,7 @@ class ModelDescription:
 
     @property
     def network_task(self) -> Task:
-        """The task in the form that the network's builder takes."""
+        """Return the task in the form that the builder of networks takes."""
         return Task(**self.task)
 
     def to_metadata(self) -> dict[str, str]:
@@ -111,7 +112,7 @@ class ModelDescription:
             raise _damaged(file, first_line(error)) from error
 
     def require_consistent(self, file: object) -> None:
-        """Raise `DataError`, which names the file, unless classes and preprocessing are those of the task."""
+        """Raise `DataError`, which names the file, unless the classes and the preprocessing fit the task."""
         task, preprocessing = self.network_task, self.preprocessing
         for name, found, expected in (
             ("names of classes", len(self.classes), task.classes),

@@ -1,7 +1,7 @@
 """`python -m eatnas_training.export.exporting`: write a trained model in several formats, each verified.
 
-Stdin has an `ExportRequest` as JSON. Stdout gets a JSON list with a `VerifiedFile` for each format. An error is one
-line on stderr, and then no file is written.
+The program reads an `ExportRequest` as JSON from stdin, and prints a JSON list with a `VerifiedFile` for each format.
+After an error, it prints one line on stderr and writes no file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ VERIFICATION_PROGRAM: Final = "eatnas_training.export.verification"
 class ExportRequest:
     """A request for an export: the fields of a `TrainedModel`, with absolute paths.
 
-    `targets` maps each format to its file. `force`: replace existing files.
+    `targets` maps each format to its file. With `force`, existing files are replaced.
     """
 
     model: dict[str, Any]
@@ -58,7 +58,7 @@ class ExportRequest:
 
     @property
     def images(self) -> DataRequest:
-        """The images that the model is verified with."""
+        """The request for the images with which the model is verified."""
         model = self.model
         return DataRequest(
             self.data, model["task"], model["data_digest"], model["is_final"], model["recipe"].get("end_resolution")
@@ -77,7 +77,7 @@ def export_model(request: ExportRequest, writers: Mapping[str, Writer] = WRITERS
         _require_recorded(request, images, reference)
         network = network.to(memory_format=torch.contiguous_format)
         folder = next(iter(targets.values())).parent
-        # The files get their names at once after all of them are verified, so none is ever half-written.
+        # Rename all files at the end, after their verification, so that no file is ever half-written.
         with tempfile.TemporaryDirectory(prefix=".eatnas-export-", dir=folder) as staging:
             staged = {name: Path(staging) / path.name for name, path in targets.items()}
             for name, path in staged.items():
@@ -137,7 +137,7 @@ def _require_all_free(targets: Mapping[str, Path], *, force: bool) -> None:
 
 def _require_recorded(request: ExportRequest, images: ValidationImages, logits: Tensor) -> None:
     recorded = request.model["metrics"].get(VALIDATION_ACCURACY)
-    if recorded is None:  # a final model has no accuracy on the validation images, which it was trained on
+    if recorded is None:  # a final model was trained on the validation images, so the record has no accuracy on them
         return
     require_recorded_accuracy(
         logits,
@@ -150,7 +150,7 @@ def _require_recorded(request: ExportRequest, images: ValidationImages, logits: 
 
 @contextmanager
 def _start_verifier(images: DataRequest) -> Iterator[subprocess.Popen[str]]:
-    """Start the process that reads the files back. It loads torch and the images while this one writes."""
+    """Start the process that reads the files back. It loads torch and the images while this process writes."""
     with subprocess.Popen(
         python_command("-m", VERIFICATION_PROGRAM),
         stdin=subprocess.PIPE,

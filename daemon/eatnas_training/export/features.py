@@ -1,4 +1,4 @@
-"""The feature maps of a network's stages, for detectors and other networks on top."""
+"""Compute the feature maps of a network's stages, for detectors and other networks on top."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from eatnas_db.domain.macro import Macro
 from eatnas_training.network import Network
 
 STEM_MODULES = 3
-"""Convolution, batch norm and ReLU."""
+"""The number of modules in the stem: convolution, batch norm and ReLU."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageInfo:
-    """The channels of each stage's feature map, and the factor by which its side is smaller than the image's."""
+    """The channels of each stage's feature map, and the factor by which its side is smaller than the image's side."""
 
     stage_channels: tuple[int, ...]
     stage_reductions: tuple[int, ...]
@@ -33,7 +33,7 @@ class StageInfo:
 
 
 class StageFeatures(nn.Module):
-    """The blocks of a network without its head: maps images to a list of feature maps, one for each resolution.
+    """A network without its head, which maps images to a list of feature maps, one for each resolution.
 
     The last layer of each resolution gives its feature map. `feature_info` has their channels and reductions.
     """
@@ -57,7 +57,8 @@ class StageFeatures(nn.Module):
 def _stages(architecture: Architecture, macro: Macro) -> tuple[Sequence[int], StageInfo]:
     """Return the index after the last module of each stage, and the description of the stages."""
     widths = [macro.block_channels(position, block.width) for position, block in enumerate(architecture.blocks)]
-    # The module after each part of the network, with the part's channels and reduction; the stem is the first part.
+    # For each part of the network, beginning with the stem: the index of the module after it, its channels and its
+    # reduction.
     ends = list(accumulate((block.depth for block in architecture.blocks), initial=STEM_MODULES))
     channels = [macro.stem_channels, *widths]
     reductions = list(accumulate(macro.strides, lambda factor, stride: factor * stride, initial=macro.stem_stride))

@@ -31,7 +31,7 @@ def write_safetensors(network: nn.Module, description: ModelDescription) -> byte
 
 
 def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return the program of `torch.export`, with a dynamic batch."""
+    """Return an archive with the program of `torch.export`, with a dynamic batch size."""
     buffer = io.BytesIO()
     extra_files = {PT2_DESCRIPTION: json.dumps(description.to_metadata())}
     torch.export.save(_export_program(network, description), buffer, extra_files=extra_files)
@@ -39,7 +39,7 @@ def write_pt2(network: nn.Module, description: ModelDescription) -> bytes:
 
 
 def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return the graph of torch's ONNX exporter, with a dynamic batch."""
+    """Return the graph of torch's ONNX exporter, with a dynamic batch size."""
     program = torch.onnx.export(
         _export_program(network, description),
         dynamo=True,
@@ -50,7 +50,7 @@ def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
     assert program is not None
     model: Any = program.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # it holds stack traces with paths of this machine
+        del node.metadata_props[:]  # these properties contain stack traces with paths of this machine
     for key, value in description.to_metadata().items():
         model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
@@ -58,7 +58,7 @@ def write_onnx(network: nn.Module, description: ModelDescription) -> bytes:
 
 
 def write_python(network: nn.Module, description: ModelDescription) -> bytes:
-    """Return a module that does not depend on this program."""
+    """Return the source of a Python module that does not depend on eatnas-db."""
     return write_module(description).encode()
 
 

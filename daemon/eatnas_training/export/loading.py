@@ -1,4 +1,4 @@
-"""Load an exported file, or a candidate's checkpoint, as a module of torch."""
+"""Load an exported file, or a candidate's checkpoint, as a torch module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ExportedProgramNetwork(nn.Module):
-    """The network of a `.pt2` file. It computes as in evaluation mode and cannot be trained."""
+    """The network of a `.pt2` file, which always computes as in evaluation mode and cannot be trained."""
 
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def _of_network(network: nn.Module, description: ModelDescription, *, features_o
 
 
 def _finish(module: nn.Module, description: ModelDescription) -> nn.Module:
-    """Set the attributes of a loaded model, but not as submodules, which its state dict would contain."""
+    """Set the attributes of a loaded model. They are no submodules, because the state dict would contain those."""
     module.__dict__["preprocess"] = ImageTransform(description.preprocessing)
     module.__dict__["classes"] = description.classes
     module.__dict__["description"] = description

@@ -34,8 +34,8 @@ class ModelFile:
 def open_model_file(path: Path) -> ModelFile:
     """Open an exported file; its suffix decides the format.
 
-    A `.py` file is run, and a `.pt2` file may be as dangerous, so open only files that you trust. Raises `DataError`,
-    and `NotFoundError` if there is no such file.
+    Open only files that you trust: a `.py` file is executed, and a `.pt2` file may run code too. Raises `DataError`,
+    and `NotFoundError` if the file does not exist.
     """
     readers: dict[str, Callable[[Path], ModelFile]] = {
         ".safetensors": _open_safetensors,
@@ -59,7 +59,10 @@ def open_model_file(path: Path) -> ModelFile:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Raise `DataError`, which names the file, for any exception: a damaged file can raise any in its reader."""
+    """Raise `DataError`, which names the file, for any exception in this block.
+
+    Readers of damaged files can raise any.
+    """
     try:
         yield
     except (DataError, NotFoundError, MemoryError):

@@ -1,7 +1,7 @@
 """`python -m eatnas_training.export.prediction`: classify images with an exported file.
 
-Stdin has a `PredictionRequest` as JSON. Stdout gets a JSON list with a `Prediction` for each image and class. An error
-is one line on stderr.
+The program reads a `PredictionRequest` as JSON from stdin, and prints a JSON list with a `Prediction` for each image
+and class. After an error, it prints one line on stderr.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A class of an image; rank 1 is the most probable one."""
+    """A class of an image with its rank; rank 1 is the most probable class."""
 
     image: str
     rank: int

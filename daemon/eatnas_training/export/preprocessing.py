@@ -1,4 +1,4 @@
-"""Turn an image into the input of a network, exactly as the training did."""
+"""Convert an image to the input of a network, bit by bit as the training did."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from eatnas_training.export.description import Preprocessing
 
 
 class ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision has no types
-    """A torchvision transform: an image, or uint8 `[C, H, W]`, of any size to float32 `[C, side, side]`."""
+    """A torchvision transform from an image, or uint8 `[C, H, W]`, of any size to float32 `[C, side, side]`."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.preprocessing = preprocessing
-        # The training multiplies by these two float32 numbers, so the same product gives the same bits.
+        # Multiply by the same two float32 numbers as the training, to get the same bits.
         self._mean, self._scale = (
             (torch.tensor(values, dtype=torch.float64) * 255).pow(power).to(torch.float32).reshape(-1, 1, 1)
             for values, power in ((preprocessing.mean, 1), (preprocessing.deviation, -1))
@@ -54,7 +54,7 @@ def to_pixels(image: Image.Image, preprocessing: Preprocessing) -> Bytes:
 
 
 def _channels_first(pixels: Bytes) -> Bytes:
-    # A copy, because torch needs an array that can be written.
+    # Copy the array, because torch needs a writable array.
     copied: Bytes = np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
     return copied
 

@@ -1,4 +1,6 @@
-"""Run a function as a program: its result is JSON on stdout, and an error that a user can fix is one line on stderr."""
+"""Run a function as a program: print its result as JSON on stdout, or an error that a user can fix as one line on
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ from eatnas_db.text_encoding import escape_controls
 from eatnas_training.answers import take_stdout
 
 SMALL_WORK: Final = 2e10
-"""Mult-adds that one core computes in about a second."""
+"""The mult-adds that one core computes in about a second."""
 
 
 def limit_threads(mult_adds: float) -> None:
-    """Compute on one core if the work is small, because several threads would wait longer than they work."""
+    """Use one thread for small work, for which several threads would wait longer than they compute."""
     if mult_adds <= SMALL_WORK:
         torch.set_num_threads(1)
 

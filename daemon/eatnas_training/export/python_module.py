@@ -1,4 +1,4 @@
-"""Write a network as one readable module of Python that needs torch, safetensors, NumPy and Pillow alone."""
+"""Write a network as one readable Python module, which needs only torch, safetensors, NumPy and Pillow."""
 
 from __future__ import annotations
 

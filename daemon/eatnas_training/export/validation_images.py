@@ -1,4 +1,4 @@
-"""The validation images of a model, normalized as in its training, and the same preprocessing for others."""
+"""Load the validation images of a model, normalized as in its training, and the preprocessing for other images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH_IMAGES: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class ValidationImages:
-    """The validation images of a data set, its classes, and how its images become inputs."""
+    """The validation images of a data set, its classes, and the preprocessing of images."""
 
     part: DataPart
     preprocessing: Preprocessing
@@ -48,9 +48,9 @@ def load_validation(
 ) -> ValidationImages:
     """Load the validation images of a `DataSpec`, never its test images.
 
-    `final`: normalize them as for a final model, which was trained on them too. `end_resolution`: resize them to the
-    side of the images in the last epochs of the training. Raises `DataError` if the data set
-    differs from the one that the search was created for.
+    With `final`, normalize the images as for a final model, which was trained on them too. Images are resized to
+    `end_resolution`, the side in the last epochs of the training, if it is given. Raises `DataError` if the data set
+    has changed since the search was created.
     """
     loaded = load_data(data, "cpu")
     if loaded.task != task or loaded.digest != digest:

@@ -1,7 +1,8 @@
 """`python -m eatnas_training.export.verification`: read exported files back and compare them with their checkpoint.
 
-Stdin has two lines of JSON: a `DataRequest`, and, once the files are written, a `FilesRequest`. Between the two, torch
-and the images are loaded. Stdout gets a JSON list with a `VerifiedFile` for each file. An error is one line on stderr.
+The program reads two lines of JSON from stdin: a `DataRequest` and, once the files are written, a `FilesRequest`. In
+between, it loads torch and the images. It prints a JSON list with a `VerifiedFile` for each file or, after an error,
+one line on stderr.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from eatnas_training.export.validation_images import ValidationImages, load_vali
 
 TOLERANCE: Final = 1e-4
 LARGE_LOGIT: Final = 30.0
-"""For larger logits the tolerance grows in proportion, because float32 has seven digits."""
+"""The tolerance grows in proportion to larger logits, because float32 has seven digits."""
 LOW_PRECISION_SHARE: Final = 0.02
-"""The share of the largest logit by which arithmetic below float32 may change a logit."""
+"""The share of the largest logit by which arithmetic in less than float32 may change a logit."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataRequest:
-    """The images to verify with; see `load_validation`."""
+    """A request for the images of a verification, with the arguments of `load_validation`."""
 
     data: dict[str, Any]
     task: dict[str, int]
@@ -63,7 +64,7 @@ class FilesRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedFile:
-    """A verified file: its accuracy, and the largest difference of a logit from the checkpoint's."""
+    """A verified file: its accuracy, and the largest difference of a logit from the checkpoint's logit."""
 
     file: str
     bytes: int
@@ -87,7 +88,8 @@ def require_recorded_accuracy(
 ) -> None:
     """Raise `DataError` unless the logits of a checkpoint give the accuracy that its training recorded.
 
-    An image may count either way if its two largest logits differ by less than the precision of the training.
+    If the two largest logits of an image differ by less than the precision of the training, the image may count as
+    correct or wrong.
     """
     exact = accuracy_of(logits, labels)
     margin = 10 * _tolerance(logits)
@@ -105,12 +107,12 @@ def require_recorded_accuracy(
 def verify_file(path: Path, images: ValidationImages, reference: Tensor) -> VerifiedFile:
     """Read a file back and compare it with the logits of its checkpoint.
 
-    Raises `DataError` with the largest difference if that is too large.
+    Raises `DataError`, which names the largest difference, if this difference is too large.
     """
     logits = compute_logits(open_model_file(path).forward, images.batches())
     difference = float((logits - reference).abs().max())
     allowed = _tolerance(reference)
-    if not difference <= allowed:  # a NaN is too large
+    if not difference <= allowed:  # written so that a NaN counts as too large
         raise DataError(
             f"{path.name} was not written: its logits differ from the checkpoint's by up to {difference:.3g}, and "
             f"{allowed:.3g} is allowed; please report this with the output of `eatnas-db doctor`, "

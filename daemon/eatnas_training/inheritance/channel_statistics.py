@@ -1,4 +1,4 @@
-"""Estimates per channel: mean and variance of the activations, and the weight that the next layer gives to each."""
+"""Estimate for each channel the mean and variance of its activations, and its weight in the next layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eatnas_training.inheritance.network_parts import LayerParts
 
 
 class Moments(NamedTuple):
-    """Mean and variance of each channel over images and pixels, `[channels]`, as the batch-norms imply them."""
+    """The mean and variance of each channel over images and pixels, `[channels]`, derived from batch norms."""
 
     mean: Tensor
     var: Tensor
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
         return len(self.mean)
 
     def rectified(self) -> Moments:
-        """Return the moments after a ReLU, assuming a normal distribution."""
+        """Return the moments after a ReLU, for normally distributed values."""
         deviation = self.var.sqrt().clamp(min=1e-6)
         z = self.mean / deviation
         positive = torch.special.ndtr(z)
@@ -33,7 +33,7 @@ class Moments(NamedTuple):
         return Moments(mean, (square - mean.square()).clamp(min=0))
 
     def plus(self, other: Moments) -> Moments:
-        """Return the moments of the sum, assuming independence."""
+        """Return the moments of the sum of independent values."""
         return Moments(self.mean + other.mean, self.var + other.var)
 
 
@@ -48,9 +48,9 @@ def moments_after_relu(norm: nn.BatchNorm2d) -> Moments:
 
 
 def moments_after_layer(layer: LayerParts, inputs: Moments) -> Moments:
-    """Return the moments of a layer's output, given those of its input."""
+    """Return the moments of a layer's output from the moments of its input."""
     if layer.plugin is not None:
-        # Only the operator knows what its layer computes; a batch-norm at its end gives the moments.
+        # Only the operator knows the computation of its layer, so take the moments of a batch norm at the end.
         last, count = layer.plugin.last_norm, layer.outputs
         return Moments(torch.zeros(count), torch.ones(count)) if last is None else moments_after_norm(last)
     norm = layer.last.norm
@@ -66,7 +66,7 @@ def squared_input_weights(module: nn.Conv2d | nn.Linear) -> Tensor:
 
 
 def layer_input_weights(layer: LayerParts) -> Tensor:
-    """Return how strongly a layer reads each of its input channels, as squared weights, `[inputs]`."""
+    """Return the importance of each input channel of a layer, as the sum of squared weights, `[inputs]`."""
     if layer.plugin is not None:
         return torch.ones(layer.plugin.layer.inputs)
     if layer.separable:

@@ -1,8 +1,9 @@
-"""Copying of weights between layers of different width, kernel size and depth (Net2WiderNet, kernel growth).
+"""Copy weights between layers of different width, kernel size and depth (Net2WiderNet of Chen et al., 2016; kernel
+growth).
 
-A channel map is an int64 tensor `[channels of the child]`: the index of the parent's channel that each of the
-child's channels continues, or `NEW`. Weights from new channels to inherited ones are 0, so that the inherited
-channels compute what they computed in the parent. New channels keep their initial weights.
+A channel map is an int64 tensor `[channels of the child]`. It has the index of the parent's channel that each channel
+of the child continues, or `NEW`. Weights from new channels to inherited ones are 0, so that the inherited channels
+compute what they computed in the parent. New channels keep their initial weights.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ NEW: Final = -1
 
 @dataclass(slots=True)
 class WeightCopier:
-    """Copy weights; count the copied elements and note whether the child still computes the parent's function."""
+    """Copies weights, counts the copied elements, and tracks whether the child still computes the parent's function."""
 
     exact: bool
     copied: int = 0
 
     def map_channels(self, importance: Tensor, count: int) -> Tensor:
-        """Return the channel map of `count` channels: all of the parent's, or the most important ones in order.
+        """Return the channel map of `count` channels: all of the parent's channels, or the most important in order.
 
-        `importance`: one value per channel of the parent.
+        `importance` has one value for each channel of the parent.
         """
         available = len(importance)
         if count >= available:
@@ -47,7 +48,10 @@ class WeightCopier:
         return importance.argsort(descending=True, stable=True)[:count].sort().values
 
     def copy_conv_norm(self, old: ConvNorm, new: ConvNorm, outputs: Tensor, inputs: Tensor) -> None:
-        """Copy a convolution and its batch-norm. A larger kernel has the old one in its center and zeros around it."""
+        """Copy a convolution and its batch norm.
+
+        A larger kernel gets the old kernel in its center and zeros around it.
+        """
         size, old_size = new.conv.kernel_size[0], old.conv.kernel_size[0]
         self.exact &= size >= old_size
         window, old_window = _center(size, old_size), _center(old_size, size)
@@ -64,7 +68,7 @@ class WeightCopier:
         self.copy_conv_norm(old, new, channels, torch.zeros(1, dtype=torch.int64))
 
     def copy_classifier(self, old: nn.Linear, new: nn.Linear, inputs: Tensor) -> None:
-        """Copy the classifier; the number of classes must be equal."""
+        """Copy the classifier. Both networks must have the same number of classes."""
         columns = _inherited(inputs)
         new.weight.zero_()
         new.weight[:, columns] = old.weight[:, inputs[columns]]
@@ -74,9 +78,9 @@ class WeightCopier:
     def copy_block(
         self, old: list[LayerParts], new: list[LayerParts], inputs: Tensor, outputs: Tensor, moments: Moments
     ) -> None:
-        """Copy the layers that both blocks have; the child's further layers start as the identity.
+        """Copy the layers that both blocks have. Further layers of the child start as the identity.
 
-        `moments`: of the child's input to the block.
+        `moments` are the moments of the child's input to the block.
         """
         self.exact &= len(new) >= len(old)
         for old_layer, new_layer in zip(old, new, strict=False):
@@ -84,7 +88,7 @@ class WeightCopier:
             self._copy_shortcut(old_layer, new_layer, inputs, outputs, moments)
             inputs, moments = outputs, moments_after_layer(new_layer, moments)
         for layer in new[len(old) :]:
-            if layer.plugin is not None:  # it keeps its initial weights
+            if layer.plugin is not None:  # a plug-in's layer keeps its initial weights
                 self.exact = False
                 continue
             self.exact &= initialize_as_identity(layer, moments)
@@ -129,7 +133,7 @@ class WeightCopier:
     def _copy_shortcut(
         self, old: LayerParts, new: LayerParts, inputs: Tensor, outputs: Tensor, moments: Moments
     ) -> None:
-        """Copy a bypass, turn an identity into one, or start a new bypass at zero."""
+        """Copy a bypass, convert an identity to a bypass, or start a new bypass at zero."""
         if not new.bypass:
             self.exact &= new.identity == old.identity and not old.bypass
         elif old.bypass:
@@ -144,7 +148,7 @@ class WeightCopier:
 
 
 def _inherited(channel_map: Tensor) -> Tensor:
-    """Return the indices of the child's channels that continue one of the parent's."""
+    """Return the indices of the child's channels that continue a channel of the parent."""
     return (channel_map != NEW).nonzero().flatten()
 
 

@@ -14,7 +14,7 @@ from eatnas_training.inheritance.transfer import Inheritance, NetworkSpec
 def inherit_equal_tensors(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
 ) -> Inheritance:
-    """Write the parent's tensors into `model`, the freshly initialized network of `child`, where they fit."""
+    """Copy the parent's tensors that fit into `model`, the newly initialized network of `child`."""
     state = model.state_dict()
     fitting = {name: tensor for name, tensor in parent_state.items() if _fits(state.get(name), tensor)}
     with torch.no_grad():
@@ -31,7 +31,7 @@ def inherit_equal_tensors(
 
 
 def copy_equal_layer(parent: nn.Module, child: nn.Module, layer: Layer) -> int:
-    """Copy the tensors of a parent's layer that fit into the child's, for `Operator.inherit`; return the elements."""
+    """Copy the tensors that fit from a parent's layer to its child's layer. Return the number of elements."""
     state = child.state_dict()
     fitting = {name: tensor for name, tensor in parent.state_dict().items() if _fits(state.get(name), tensor)}
     child.load_state_dict(fitting, strict=False)

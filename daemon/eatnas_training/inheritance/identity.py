@@ -1,4 +1,6 @@
-"""Layers and batch-norms that compute the identity, for added depth (Net2DeeperNet) and for new shortcuts."""
+"""Let layers and batch norms compute the identity, for added depth (Net2DeeperNet of Chen et al., 2016) and new
+shortcuts.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from eatnas_training.inheritance.channel_statistics import Moments
 from eatnas_training.inheritance.network_parts import LayerParts
 
 NEAR_ZERO_GAMMA: Final = 0.01
-"""The last gamma of a layer appended to a SepConv block with skip. At 0 the ReLU behind it would pass no gradient."""
+"""The last gamma of a layer that is appended to a SepConv block with skip.
+
+With 0, the next ReLU would pass no gradient.
+"""
 
 
 def initialize_as_identity(layer: LayerParts, inputs: Moments) -> bool:
-    """Make an appended layer compute the identity; return whether it does so exactly in eval mode.
+    """Make an appended layer compute the identity. Return whether it does so exactly in eval mode.
 
-    `inputs`: the moments of the layer's input channels.
+    `inputs` are the moments of the layer's input channels.
     """
     if not layer.identity:
         _set_identity_weights(layer, inputs)
@@ -30,13 +35,13 @@ def initialize_as_identity(layer: LayerParts, inputs: Moments) -> bool:
 
 
 def _set_identity_weights(layer: LayerParts, inputs: Moments) -> None:
-    """Make a layer without a shortcut return its inputs. The inputs of a SepConv are never negative."""
+    """Make a layer without a shortcut return its inputs, which are never negative for a SepConv."""
     *expand, depthwise, project = layer.body
     every_channel = torch.arange(inputs.channels)
     unit = torch.eye(inputs.channels).to(inputs.mean)[:, :, None, None]
     hidden, hidden_inputs, projection = every_channel, inputs, unit
     if expand:
-        # Two ReLUs lie between input and output, so x passes as max(x, 0) - max(-x, 0).
+        # There are ReLUs between input and output, so compute x as max(x, 0) - max(-x, 0).
         hidden, projection = torch.arange(2 * inputs.channels), torch.cat([unit, -unit], 1)
         signed = Moments(torch.cat([inputs.mean, -inputs.mean]), inputs.var.repeat(2))
         expand[0].conv.weight[hidden] = projection.transpose(0, 1)

@@ -1,4 +1,4 @@
-"""The weights of a trained final model, from which another final model starts."""
+"""Read the weights of a trained final model from which another final model starts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from eatnas_training.inheritance.transfer import NetworkSpec
 
 
 def read_initial_weights(source: InitialWeights) -> TrainedNetwork:
-    """Read the checkpoint of a final model: the average of its weights if it has one.
+    """Read the weights from the checkpoint of a final model, or their moving average if it has one.
 
-    Raises `DataError` if no file has its digest. The host then sets the search aside, because another host may have it.
+    Raises `DataError` if no file has the recorded digest. The host then sets the search aside, because another host may
+    have the file.
     """
     if not source.macro:
         raise DataError(

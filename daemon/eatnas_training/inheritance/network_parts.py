@@ -1,4 +1,4 @@
-"""A network taken apart into its convolutions, batch-norms and shortcuts."""
+"""Split a network into its convolutions, batch norms and shortcuts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PluginLayer:
 
     @property
     def last_norm(self) -> nn.BatchNorm2d | None:
-        """The last batch-norm, if it has weights and the output channels."""
+        """The last batch norm if it has weights and the output channels, otherwise None."""
         norms = [part for part in self.module.modules() if isinstance(part, nn.BatchNorm2d)]
         return norms[-1] if norms and norms[-1].affine and norms[-1].num_features == self.layer.outputs else None
 
@@ -51,7 +51,7 @@ class LayerParts:
     identity: bool = False
     bypass: ConvNorm | None = None
     plugin: PluginLayer | None = None
-    """The layer of an operator from a package, which has no other parts."""
+    """The layer of a plug-in's operator. Such a layer has no other parts."""
 
     @property
     def separable(self) -> bool:
@@ -60,7 +60,7 @@ class LayerParts:
 
     @property
     def family(self) -> str:
-        """The name that layers have in common if one can continue the other."""
+        """The family of the layer. Weights can be copied between layers of one family."""
         if self.plugin is not None:
             return self.plugin.operator.name
         return "separable" if self.separable else "bottleneck"
@@ -87,7 +87,7 @@ class NetworkParts:
 
 
 def split_network(model: Network, architecture: Architecture, macro: Macro, task: Task) -> NetworkParts:
-    """Return the parts of a network; they share its parameters."""
+    """Return the parts of a network, which share its parameters."""
     modules = list(model.features)
     described = [
         (macro.operator(architecture.blocks[position].op), layer)

@@ -1,4 +1,4 @@
-"""The parent's weights: from its last checkpoint, or from the nearest ancestor that has one."""
+"""Read the parent's weights from its last checkpoint, or find the nearest ancestor with a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eatnas_training.failures import ParentMissingError
 from eatnas_training.inheritance.transfer import NetworkSpec, inherit
 
 COMPARED_IMAGES: Final = 256
-"""Validation images on which the logits of parent and child are compared."""
+"""The number of validation images on which the logits of parent and child are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,14 @@ def spec_of(assign: Assign) -> NetworkSpec:
 
 
 def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[Assign]]:
-    """Return the nearest ancestor whose weights exist, and the assignments to train again after it, oldest first.
+    """Return the nearest ancestor with weights, and the assignments of later ancestors to train again, oldest first.
 
-    The ancestor is None if all of them must be trained, the first from scratch. Raises `ParentMissingError` if that
-    one inherits, too.
+    The ancestor is None if all ancestors must be trained again, the first of them from scratch. Raises
+    `ParentMissingError` if the first one inherits weights too.
     """
     missing: list[Assign] = []
     for number in reversed(range(len(assign.ancestors))):
-        # Its own parent is part of the identity of its checkpoints.
+        # Include the ancestor's own parent, which is part of the identity of its checkpoints.
         parents = assign.ancestors[max(0, number - 1) : number]
         ancestor = replace(Assign(**assign.ancestors[number]), ancestors=parents)
         weights = _final_weights(ancestor)
@@ -60,15 +60,15 @@ def find_nearest_ancestor(assign: Assign) -> tuple[TrainedNetwork | None, list[A
 def inherit_from(
     parent: TrainedNetwork, model: nn.Module, assign: Assign, data: LoadedData
 ) -> tuple[float, float | None]:
-    """Write the parent's weights into a freshly initialized network; return the share inherited and the logit distance.
+    """Write the parent's weights into a newly initialized network. Return the inherited share and the logit distance.
 
     The distance is the root mean square difference of the logits of child and parent, in standard deviations of the
     parent's logits, over up to `COMPARED_IMAGES` validation images in eval mode. It is None if the tasks differ, if it
     is not finite, and for final models.
     """
     child = spec_of(assign)
-    # Weights from a file and from a training in this process may differ in memory layout, and a sum in another order
-    # has other bits.
+    # Make the weights contiguous: weights from a file and from a training in this process may differ in memory layout,
+    # which changes the order of sums and so the bits.
     weights = {name: tensor.contiguous() for name, tensor in parent.weights.items()}
     inheritance = inherit(weights, parent.spec, model, child)
     if parent.spec.task != child.task or assign.final_model:  # the held-out images are test images
@@ -90,7 +90,7 @@ def _logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _final_weights(ancestor: Assign) -> dict[str, Tensor] | None:
-    """Return the weights from the checkpoint after the last epoch, or None if there is no valid one."""
+    """Return the weights from the checkpoint after the last epoch, or None if there is no valid checkpoint."""
     weights: dict[str, Any] = {}
 
     def accept(content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Transfer of weights from a parent network to its child by network morphism; docs/inheritance.md gives the rules."""
+"""Transfer weights from a parent network to its child by network morphism. docs/inheritance.md has the rules."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """The result of a transfer.
+    """The result of a transfer of weights.
 
-    `share`: the share of the child's parameters, by elements, that are copies of the parent's. `exact`: in eval mode
-    the child computes its parent's logits, up to rounding. `reinitialized_blocks`: the numbers, from 1, of the blocks
-    that inherit nothing.
+    `share` is the share of the child's parameters, by elements, that are copied from the parent. `exact` is whether the
+    child in eval mode computes its parent's logits, up to rounding. `reinitialized_blocks` are the numbers, from 1, of
+    the blocks that inherit nothing.
     """
 
     share: float
@@ -52,7 +52,7 @@ class Inheritance:
 def inherit(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: nn.Module, child: NetworkSpec
 ) -> Inheritance:
-    """Write the parent's weights into `model` in the way of the child's space. Raises `PluginError`."""
+    """Write the parent's weights into `model` by the function of the child's space. Raises `PluginError`."""
     reference = child.macro.inheritance
     if reference is None:
         raise PluginError(f"space {child.macro.name} has no way to inherit weights; use inheritance.weights: fresh")
@@ -63,10 +63,10 @@ def inherit(
 def inherit_weights(
     parent_state: Mapping[str, Tensor], parent: NetworkSpec, model: Network, child: NetworkSpec
 ) -> Inheritance:
-    """Write the parent's weights into `model`, the freshly initialized network of `child`, where they fit.
+    """Write the parent's weights into `model`, the newly initialized network of `child`, by network morphism.
 
-    No random numbers are drawn: new parts keep their initial weights. Raises `RuntimeError` if `parent_state` is not
-    the state of the parent's network, `ValueError` if the two have different numbers of blocks.
+    New parts keep their initial weights, so no random numbers are drawn. Raises `RuntimeError` if `parent_state` does
+    not fit the parent's network, and `ValueError` if parent and child differ in their numbers of blocks.
     """
     with torch.device("meta"):
         source = cast("Network", build(parent.architecture, parent.macro, parent.task))
@@ -99,7 +99,7 @@ def _transfer(source: Network, parent: NetworkSpec, model: Network, child: Netwo
         inputs = channels
         for layer in old_block:
             old_moments = moments_after_layer(layer, old_moments)
-        # An identity adds channels to themselves, so its output channels continue its input channels.
+        # With an identity as shortcut, the output channels must continue the input channels.
         if not (old_block[0].identity and new_block[0].identity):
             importance = old_moments.var * sum(map(layer_input_weights, old_block[1:]), next_weights)
             channels = copier.map_channels(importance, new_block[-1].outputs)

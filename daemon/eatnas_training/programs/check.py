@@ -36,7 +36,7 @@ def main() -> None:
     """Answer one request."""
     reference = json.load(sys.stdin)["reference"]
     answer = os.dup(1)
-    os.dup2(2, 1)  # what the module prints is no answer
+    os.dup2(2, 1)  # keeps the module's output out of the answer
     try:
         check(reference)
     except PluginError as error:

@@ -1,11 +1,11 @@
-"""Errors of trainings of the user's own."""
+"""Errors of users' own training functions."""
 
 from __future__ import annotations
 
 
 class InvalidReportError(Exception):
-    """The program breaks a rule of its reports; another attempt would break it again."""
+    """The program breaks a rule of its reports. Another attempt would break the rule again."""
 
 
 class ProgramStoppedError(BaseException):
-    """The training is to stop. Not an `Exception`, so that a program's own handlers let it through."""
+    """The training must stop. This is no `Exception`, so that a program's own handlers do not catch it."""

@@ -12,14 +12,14 @@ from eatnas_protocol.messages import Report
 from eatnas_training.programs.errors import InvalidReportError, ProgramStoppedError
 
 END_SECONDS: Final = 10.0
-"""Time that a function has to end after it is stopped."""
+"""The time for a function to end after it was stopped."""
 Steps = Callable[[], Iterator[Report]]
 
 
 class Handover:
-    """A function that runs in a thread of its own while the generator `reports` waits for it.
+    """A function that runs in a new thread while the generator `reports` waits for it.
 
-    Only one of both works at any time: the function waits in `perform` until its steps are done.
+    Only one of the two runs at any time: the function waits in `perform` until the generator has done its steps.
     """
 
     def __init__(self, function: Callable[[], None], monotonic: Callable[[], float]) -> None:
@@ -30,7 +30,7 @@ class Handover:
         self.stopped = False
         """Whether the function was asked to stop."""
         self.error: BaseException | None = None
-        """The exception that the function raised."""
+        """The exception that the function has raised; None if it has raised none."""
         self._finished_seconds = 0.0
         self._turn_began: float | None = None
         self._thread = threading.Thread(target=self._run, name="program", daemon=True)
@@ -39,7 +39,7 @@ class Handover:
 
     @property
     def seconds(self) -> float:
-        """The time that the function has taken so far."""
+        """The seconds that the function has run so far."""
         running = 0.0 if self._turn_began is None else self._monotonic() - self._turn_began
         return self._finished_seconds + running
 
@@ -49,7 +49,7 @@ class Handover:
         return not self._thread.is_alive()
 
     def reports(self) -> Iterator[Report]:
-        """Start the function, and yield the reports of the steps that it performs, until it ends or is stopped."""
+        """Start the function. Yield the reports of its steps until the function ends or is stopped."""
         self._consumer = threading.get_ident()
         self._thread.start()
         try:
@@ -68,9 +68,9 @@ class Handover:
         return steps
 
     def perform(self, steps: Steps) -> None:
-        """Let the generator yield the reports of some steps. Called by the function, also in threads of its own.
+        """Let the generator yield the reports of some steps. The function calls this, also from its own threads.
 
-        Raises `ProgramStoppedError` if the training is to stop, and whatever the steps raise.
+        Raises `ProgramStoppedError` if the training must stop, and any exception of the steps.
         """
         self.require_own_turn()
         failures: list[BaseException] = []
@@ -78,7 +78,8 @@ class Handover:
         def guarded() -> Iterator[Report]:
             try:
                 yield from steps()
-            except (Exception, SystemExit, KeyboardInterrupt) as error:  # also those of the program's code in steps
+            # steps may run code of the program, which may raise anything
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
                 failures.append(error)
 
         with self._lock:
@@ -91,14 +92,14 @@ class Handover:
             raise failures[0]
 
     def require_own_turn(self) -> None:
-        """Raise `InvalidReportError` where nobody would answer, so that the caller does not wait forever."""
+        """Raise `InvalidReportError` for a call that nobody would answer, so that the caller does not wait forever."""
         if os.getpid() != self._process:
             raise InvalidReportError("a child process calls report; only the process of the training may")
         if threading.get_ident() == self._consumer:
             raise InvalidReportError("the function that is given to report.checkpoint calls report; return the state")
 
     def stop(self) -> None:
-        """End the function: its present or next `perform` raises. Called by steps."""
+        """End the function: its present or next `perform` raises an error. Steps call this."""
         self.stopped = True
 
     def _run(self) -> None:

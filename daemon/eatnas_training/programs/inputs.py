@@ -1,4 +1,4 @@
-"""The arguments of a training of the user's own: the candidate's network and its task."""
+"""The arguments of a user's own training function: the candidate's network and its task."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from eatnas_training.state import build_network
 class CandidateNetwork:
     """The network of a candidate: its architecture, and the torch module that the search space builds from it.
 
-    A training that interprets the architecture itself never calls `build`.
+    A function that interprets the architecture itself need not call `build`.
     """
 
     architecture: Any
-    """An architecture of the search's space, for example with its `blocks`."""
+    """The architecture, in the classes of the search's space, for example with `blocks`."""
     _assign: Assign = field(repr=False)
 
     @property
@@ -37,12 +37,12 @@ class CandidateNetwork:
 
 @dataclass(frozen=True, slots=True)
 class TrainingTask:
-    """The task that a candidate is trained for.
+    """The task for which a candidate is trained.
 
-    `seed`: the seed of all random draws. `device`: `cpu` or `cuda:N`. `precision`: `float32` or `bfloat16`, as the
-    recipe says for this device. `resolution`, `channels` and `classes` describe the images, or with `data.name: none`
-    the images that the costs of networks are computed for. `half_batches`: the training ran out of memory twice and
-    should compute each batch in two halves.
+    `seed` is the seed of all random draws. `device` is `cpu` or `cuda:N`. `precision` is the recipe's precision on this
+    device, `float32` or `bfloat16`. `resolution`, `channels` and `classes` describe the images or, with `data.name:
+    none`, the assumed images for the costs of networks. `half_batches` is True after the training ran out of memory
+    twice: it should then compute each batch in two halves.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class TrainingTask:
 
     @property
     def data(self) -> LoadedData:
-        """The images of `data.name`: `data.train` and `data.held_out`. Raises `DataError` with `data.name: none`."""
+        """Return the images of `data.name` as `train` and `held_out`. Raises `DataError` with `data.name: none`."""
         return self._load()
 
 

@@ -1,4 +1,4 @@
-"""Find out what a training of the user's own has left behind in its process, where other candidates train after it."""
+"""Detect changes that a user's own training function has left in its process, in which other candidates train later."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _STATES: Final[Mapping[str, Callable[[], Any]]] = {
     "another default device of torch": lambda: str(torch.get_default_device()),
     "another precision of matrix products": torch.get_float32_matmul_precision,
 }
-"""What a program can change for the whole process, by the words for a change.
+"""State of the whole process that a program can change, by the description of a change.
 
 Environment variables and `sys.path` are left out, because many libraries change them when they are imported.
 """
 END_SECONDS: Final = 0.2
-"""Time for threads and child processes that are about to end."""
+"""The time for ending threads and child processes to end."""
 
 
 class ProcessState:
@@ -38,9 +38,9 @@ class ProcessState:
         self._children = {child.pid for child in _list_children()}
 
     def end_leftovers(self) -> str:
-        """Kill the child processes that were started since, and return what is left or changed; "" for nothing.
+        """Kill new child processes. Describe what else is left or changed in the process; empty if nothing is.
 
-        Threads cannot be ended. Nothing is undone: the process is to be replaced by a fresh one.
+        Threads cannot be ended, and changes are not undone: a new process must replace this one.
         """
         threads = [thread.name for thread in self._wait_for_threads()]
         found = [_count(len(threads), f"thread{'s' * (len(threads) > 1)} ({', '.join(sorted(threads)[:3])})")]
@@ -65,7 +65,7 @@ class ProcessState:
 
 
 def _is_harmless(thread: threading.Thread) -> bool:
-    return type(thread).__module__.startswith("tqdm.")  # every progress bar leaves one, which only watches bars
+    return type(thread).__module__.startswith("tqdm.")  # every tqdm bar leaves a thread that only watches bars
 
 
 def _count(number: int, words: str) -> str:
@@ -77,7 +77,7 @@ def _read_states() -> dict[str, Any]:
     for words, read in _STATES.items():
         try:
             states[words] = read()
-        except OSError:  # the working directory was removed
+        except OSError:  # the working directory no longer exists
             states[words] = None
     return states
 

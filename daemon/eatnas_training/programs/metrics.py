@@ -1,4 +1,4 @@
-"""Check the metrics that a training of the user's own reports."""
+"""Check the metrics that a user's own training function reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eatnas_training.programs.errors import InvalidReportError
 
 MAX_METRICS: Final = 32
 COLUMNS: Final = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate")
-"""The metrics of an epoch with a column of their own."""
+"""The metrics of an epoch that have their own columns."""
 
 
 def check_metrics(metrics: Mapping[str, Any], *, epoch: int, objective: str) -> dict[str, float]:

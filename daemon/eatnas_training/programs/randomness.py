@@ -1,7 +1,7 @@
-"""Keep the global generators of a training of the user's own repeatable.
+"""Keep the global random generators repeatable while a user's own training function runs.
 
-Torch's global generator is seeded at each position of the training, since layers and dropout draw from it. The
-generators of `random` and of NumPy must not be used: nothing could restore them when a training resumes.
+Layers and dropout draw from torch's global generator, so it is seeded at each position of the training. A function must
+not draw from the global generators of `random` and NumPy, because nothing restores them when a training resumes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GlobalGenerators:
         self._states = _read_states()
 
     def seed_for(self, epoch: int, checkpoint: int) -> None:
-        """Seed torch's generators for the training after its checkpoint number `checkpoint` of an epoch."""
+        """Seed torch's generators for the part of an epoch after its checkpoint number `checkpoint`."""
         torch.manual_seed(derive_seed(self._seed, "program", epoch, checkpoint))
 
     def require_unused(self) -> None:

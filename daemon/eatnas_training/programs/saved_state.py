@@ -1,4 +1,4 @@
-"""Check the state that a training of the user's own puts into a checkpoint."""
+"""Check the state that a user's own training function saves in a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_DEPTH: Final = 50
 
 
 def require_storable(state: Any, path: str = "state", depth: int = 0) -> None:
-    """Raise `InvalidReportError` unless a checkpoint can hold the state, and can be read without running its code."""
+    """Raise `InvalidReportError` unless a checkpoint can store and restore the state without running pickled code."""
     if type(state) in _PLAIN or isinstance(state, Tensor):
         return
     if depth > _MAX_DEPTH:

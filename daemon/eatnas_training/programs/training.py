@@ -1,4 +1,4 @@
-"""Train a candidate by a function of the user's own, as a generator of the same reports as the built-in training."""
+"""Train a candidate by a user's own function, as a generator of the same reports as the built-in training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def train(
             message=str(error) or type(error).__name__,
             traceback="" if isinstance(error, PluginError) else "".join(traceback.format_exception(error)),
             device_seconds=training.device_seconds,
-            # A process cannot import another version of a module, and cannot end a function that does not stop.
+            # Replace the process: it cannot import another version of a module, and cannot end a function that does not
+            # stop.
             fatal=isinstance(error, PluginError)
             or is_cuda_error(error)
             or not training.ended
@@ -75,11 +76,11 @@ class ProgramTraining:
         self._token = (assign.candidate, assign.attempt)
         self._handover: Handover | None = None
         self.left_behind = ""
-        """What the program has left in this process."""
+        """A description of changes that the program has left in this process."""
 
     @property
     def device_seconds(self) -> float:
-        """Seconds that the program has taken."""
+        """The seconds that the program has run."""
         return 0.0 if self._handover is None else self._handover.seconds
 
     @property
@@ -88,7 +89,7 @@ class ProgramTraining:
         return self._handover is None or self._handover.ended
 
     def run(self) -> Iterator[Report]:
-        """Run the program to its end or to a stop request. Exceptions are not caught here; `train` reports them."""
+        """Run the program until its end or a stop request. Does not catch exceptions, which `train` reports."""
         recipe = self._runner.recipe
         assert recipe.program is not None
         yield Phase(*self._token, "loading")
@@ -169,7 +170,7 @@ class ProgramTraining:
         return self._runner.data
 
     def _load(self) -> Generator[Report, None, bool]:
-        """Load the images, if the spec names a data set; return False if stopped."""
+        """Load the images if the spec names a data set. Return False if stopped."""
         if not self._has_data:
             return True
         for progress in self._runner.load_steps():

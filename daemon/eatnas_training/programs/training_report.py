@@ -1,4 +1,4 @@
-"""What a training of the user's own reports: epochs, progress and checkpoints."""
+"""The reports of a user's own training function: epochs, progress and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_BATCHES: Final = 2**53
 
 
 class TrainingReport:
-    """The connection of a program to the record. A program gets it as its argument `report`.
+    """The connection of a program to the record. It is the program's argument `report`.
 
-    `identity`: the values that decide the bits of the training. A checkpoint with another identity is not used.
+    `identity` has all values that decide the bits of the training. A checkpoint with another identity is not used.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class TrainingReport:
         self._monotonic, self._wall_clock = monotonic, wall_clock
         self._token = (assign.candidate, assign.attempt)
         self._epochs: list[EpochDone] = []
-        self._checkpoints = 0  # since the end of the last epoch
+        self._checkpoints = 0  # the number since the end of the last epoch
         self._began = False
-        self._releasing = False  # A stop was requested at the last `epoch`.
+        self._releasing = False  # Whether a stop was requested at the last `epoch`.
         self._saved_at, self._progressed_at, self._epoch_began = monotonic(), -math.inf, 0.0
         self.handover: Handover
 
@@ -94,7 +94,7 @@ class TrainingReport:
         def steps() -> Iterator[Report]:
             yield self._epochs[-1]
             request = self._stop_request()
-            # A program that saves its state stops with the checkpoint of this epoch, which is still to come.
+            # A program that saves its state stops after the checkpoint of this epoch, which follows.
             if request is StopRequest.CANCEL or self._releasing:
                 self.handover.stop()
             self._releasing = request is StopRequest.RELEASE
@@ -103,10 +103,10 @@ class TrainingReport:
         self._seed()
 
     def checkpoint(self, state: Any) -> None:
-        """Save what the program needs to continue from here: tensors, numbers, texts, lists and dictionaries.
+        """Save the state from which the program can resume here: tensors, numbers, texts, lists and dictionaries.
 
-        A call between two batches is cheap, since a file is written only every `training.checkpoint_seconds`. A
-        function without arguments in place of the state is called when a file is written.
+        A call between two batches is cheap, because a file is written only every `training.checkpoint_seconds`. `state`
+        may be a function without arguments, which is called only if a file is written.
         """
         self._require_own_turn()
         self._began = True
@@ -127,7 +127,7 @@ class TrainingReport:
         self._seed()
 
     def progress(self, batch: int, batches: int) -> None:
-        """Report that `batch` of `batches` of the present epoch are done.
+        """Report that `batch` of `batches` batches of the present epoch are done.
 
         A training without any report for 15 minutes counts as hung, so a program with long epochs calls this.
         """
@@ -153,8 +153,8 @@ class TrainingReport:
         self.handover.perform(steps)
 
     def _require_own_turn(self) -> None:
-        """Raise `InvalidReportError` for calls that nobody would answer, and if a global generator was used."""
-        self.handover.require_own_turn()  # first, because a fork seeds Python's generator
+        """Raise `InvalidReportError` for a call that would block forever, and after a draw from a global generator."""
+        self.handover.require_own_turn()  # checked first, because a fork changes the state of Python's generator
         self._generators.require_unused()
 
     def scores(self) -> dict[str, float]:
